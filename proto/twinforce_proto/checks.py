@@ -1,0 +1,160 @@
+"""What makes a system valid; each check gives the array to keep, or says what is wrong.
+
+The arrays given back are read-only views: never a copy of what already has the right type, and
+the caller's own array keeps its flags.
+"""
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from twinforce_proto.errors import InvalidSystemError
+
+MAX_ATOMIC_NUMBER = 118
+# Å. A coordinate beyond it is a mistake, and float32 could not resolve a bond there.
+MAX_LENGTH = 1e6
+MAX_SPIN_MULTIPLICITY = 2**31 - 1
+# The least sine-like measure of independence of two or three lattice vectors of length 1.
+MIN_INDEPENDENCE = 1e-6
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+def invalid(field: str, expected: str, got: object) -> InvalidSystemError:
+    """Return the error that says which field, what was expected and what came."""
+    return InvalidSystemError(f"{field}: expected {expected}, got {got}", field=field)
+
+
+def atomic_numbers(values: ArrayLike) -> NDArray[np.int32]:
+    """Return whole numbers from 1 to 118, shape [n_atoms], at least one."""
+    field = "atomic_numbers"
+    array = _numbers(field, values, "iuf", "whole numbers from 1 to 118, shape [n_atoms]")
+    if array.ndim != 1:
+        raise invalid(field, "shape [n_atoms]", f"shape {list(array.shape)}")
+    if not len(array):
+        raise invalid(field, "at least one atom", "none")
+    wrong = ~((array >= 1) & (array <= MAX_ATOMIC_NUMBER))
+    if array.dtype.kind == "f":
+        wrong |= array != np.floor(array)
+    if wrong.any():
+        raise invalid(field, "whole numbers from 1 to 118", _first(array, wrong))
+    return _keep(array, np.int32)
+
+
+def coordinates(field: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return finite numbers of this shape, in Å."""
+    array = _numbers(field, values, "iuf", f"numbers of shape {list(shape)}")
+    if array.shape != shape:
+        raise invalid(field, f"shape {list(shape)}", f"shape {list(array.shape)}")
+    kept = _keep(array, np.float64)
+    # One pass when all is well; NaN compares false.
+    if not (np.abs(kept) <= MAX_LENGTH).all():
+        wrong = ~(np.abs(kept) <= MAX_LENGTH)
+        raise invalid(field, f"finite numbers within ±{MAX_LENGTH:.0f} Å", _first(kept, wrong))
+    return kept
+
+
+def pbc(values: ArrayLike | None) -> NDArray[np.bool_]:
+    """Return three bools; one is meant for all directions, None for none."""
+    array = _numbers("pbc", False if values is None else values, "biu", "three bools, or one")
+    if array.shape not in ((), (3,)):
+        raise invalid("pbc", "three bools, or one", f"shape {list(array.shape)}")
+    wrong = (array != 0) & (array != 1)
+    if wrong.any():
+        raise invalid("pbc", "three bools, or one", _first(array, wrong))
+    return _keep(np.broadcast_to(array, (3,)), np.bool_)
+
+
+def cell(values: ArrayLike | None, periodic: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return lattice vectors as rows, in Å, that span the periodic directions; None: zeros."""
+    field = "cell"
+    kept = coordinates(field, np.zeros((3, 3)) if values is None else values, (3, 3))
+    vectors = kept[periodic]
+    lengths = np.linalg.norm(vectors, axis=1)
+    if not lengths.all():
+        direction = int(np.flatnonzero(periodic)[np.argmin(lengths)])
+        got = "no cell" if values is None else f"zero along direction {direction}"
+        raise invalid(
+            field, f"a vector along each periodic direction of pbc {_listed(periodic)}", got
+        )
+    if len(vectors) > 1 and _independence(vectors / lengths[:, None]) < MIN_INDEPENDENCE:
+        raise invalid(
+            field, "linearly independent vectors along periodic directions", _listed(kept)
+        )
+    return kept
+
+
+def charge(value: float | None) -> float | None:
+    """Return a finite number, in elementary charges, or None."""
+    return (
+        None if value is None else _scalar("charge", value, float, "a finite number", math.isfinite)
+    )
+
+
+def spin_multiplicity(value: int | None) -> int | None:
+    """Return a whole number, at least 1, or None."""
+    if value is None:
+        return None
+    expected = f"a whole number from 1 to {MAX_SPIN_MULTIPLICITY}"
+    return _scalar(
+        "spin_multiplicity",
+        value,
+        operator.index,
+        expected,
+        lambda number: 1 <= number <= MAX_SPIN_MULTIPLICITY,
+    )
+
+
+_T = TypeVar("_T", int, float)
+
+
+def _scalar(
+    field: str,
+    value: Any,
+    convert: Callable[[Any], _T],
+    expected: str,
+    is_valid: Callable[[_T], bool],
+) -> _T:
+    try:
+        number = None if isinstance(value, bool | str) else convert(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or not is_valid(number):
+        raise invalid(field, expected, repr(value))
+    return number
+
+
+def _numbers(field: str, values: ArrayLike, kinds: str, expected: str) -> NDArray[Any]:
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise invalid(field, expected, "rows of different lengths") from error
+    # An empty list has no type of its own.
+    if array.dtype.kind not in kinds and array.size:
+        raise invalid(field, expected, f"{array.dtype} values")
+    return array
+
+
+def _keep(array: NDArray[Any], dtype: type[_Scalar]) -> NDArray[_Scalar]:
+    kept = np.ascontiguousarray(array, dtype=dtype).view()
+    kept.flags.writeable = False
+    return kept
+
+
+def _independence(unit_vectors: NDArray[np.float64]) -> float:
+    return float(np.linalg.svd(unit_vectors, compute_uv=False)[-1])
+
+
+def _first(array: NDArray[Any], wrong: NDArray[np.bool_]) -> str:
+    if not array.ndim:
+        return str(array)
+    place = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return f"{array[place]} at {list(place)}"
+
+
+def _listed(array: NDArray[Any]) -> str:
+    return str(array.tolist())

@@ -1,0 +1,229 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FLOAT64: _ClassVar[DType]
+    FLOAT32: _ClassVar[DType]
+
+class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OUTPUT_UNSPECIFIED: _ClassVar[Output]
+    OUTPUT_ENERGY: _ClassVar[Output]
+    OUTPUT_ATOM_ENERGIES: _ClassVar[Output]
+    OUTPUT_CONSERVATIVE_FORCES: _ClassVar[Output]
+    OUTPUT_DIRECT_FORCES: _ClassVar[Output]
+    OUTPUT_CONSERVATIVE_STRESS: _ClassVar[Output]
+    OUTPUT_DIRECT_STRESS: _ClassVar[Output]
+FLOAT64: DType
+FLOAT32: DType
+OUTPUT_UNSPECIFIED: Output
+OUTPUT_ENERGY: Output
+OUTPUT_ATOM_ENERGIES: Output
+OUTPUT_CONSERVATIVE_FORCES: Output
+OUTPUT_DIRECT_FORCES: Output
+OUTPUT_CONSERVATIVE_STRESS: Output
+OUTPUT_DIRECT_STRESS: Output
+
+class Array(_message.Message):
+    __slots__ = ("dtype", "data")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    dtype: DType
+    data: bytes
+    def __init__(self, dtype: _Optional[_Union[DType, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class System(_message.Message):
+    __slots__ = ("atomic_numbers", "positions", "cell", "pbc", "charge", "spin_multiplicity")
+    ATOMIC_NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
+    PBC_FIELD_NUMBER: _ClassVar[int]
+    CHARGE_FIELD_NUMBER: _ClassVar[int]
+    SPIN_MULTIPLICITY_FIELD_NUMBER: _ClassVar[int]
+    atomic_numbers: bytes
+    positions: Array
+    cell: Array
+    pbc: _containers.RepeatedScalarFieldContainer[bool]
+    charge: float
+    spin_multiplicity: int
+    def __init__(self, atomic_numbers: _Optional[bytes] = ..., positions: _Optional[_Union[Array, _Mapping]] = ..., cell: _Optional[_Union[Array, _Mapping]] = ..., pbc: _Optional[_Iterable[bool]] = ..., charge: _Optional[float] = ..., spin_multiplicity: _Optional[int] = ...) -> None: ...
+
+class PredictRequest(_message.Message):
+    __slots__ = ("model", "systems", "outputs", "reply_dtype")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SYSTEMS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    REPLY_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    systems: _containers.RepeatedCompositeFieldContainer[System]
+    outputs: _containers.RepeatedScalarFieldContainer[Output]
+    reply_dtype: DType
+    def __init__(self, model: _Optional[str] = ..., systems: _Optional[_Iterable[_Union[System, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., reply_dtype: _Optional[_Union[DType, str]] = ...) -> None: ...
+
+class Prediction(_message.Message):
+    __slots__ = ("energy", "atom_energies", "conservative_forces", "direct_forces", "conservative_stress", "direct_stress")
+    ENERGY_FIELD_NUMBER: _ClassVar[int]
+    ATOM_ENERGIES_FIELD_NUMBER: _ClassVar[int]
+    CONSERVATIVE_FORCES_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_FORCES_FIELD_NUMBER: _ClassVar[int]
+    CONSERVATIVE_STRESS_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_STRESS_FIELD_NUMBER: _ClassVar[int]
+    energy: float
+    atom_energies: Array
+    conservative_forces: Array
+    direct_forces: Array
+    conservative_stress: Array
+    direct_stress: Array
+    def __init__(self, energy: _Optional[float] = ..., atom_energies: _Optional[_Union[Array, _Mapping]] = ..., conservative_forces: _Optional[_Union[Array, _Mapping]] = ..., direct_forces: _Optional[_Union[Array, _Mapping]] = ..., conservative_stress: _Optional[_Union[Array, _Mapping]] = ..., direct_stress: _Optional[_Union[Array, _Mapping]] = ...) -> None: ...
+
+class Provenance(_message.Message):
+    __slots__ = ("model", "version", "sha256", "dtype", "device", "service_version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    sha256: str
+    dtype: str
+    device: str
+    service_version: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., service_version: _Optional[str] = ...) -> None: ...
+
+class Timings(_message.Message):
+    __slots__ = ("queue_s", "compute_s", "batch_n_systems", "batch_n_atoms")
+    QUEUE_S_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
+    BATCH_N_SYSTEMS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_N_ATOMS_FIELD_NUMBER: _ClassVar[int]
+    queue_s: float
+    compute_s: float
+    batch_n_systems: int
+    batch_n_atoms: int
+    def __init__(self, queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., batch_n_systems: _Optional[int] = ..., batch_n_atoms: _Optional[int] = ...) -> None: ...
+
+class PredictReply(_message.Message):
+    __slots__ = ("model", "predictions", "provenance", "timings")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    predictions: _containers.RepeatedCompositeFieldContainer[Prediction]
+    provenance: Provenance
+    timings: Timings
+    def __init__(self, model: _Optional[str] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+
+class StreamRequest(_message.Message):
+    __slots__ = ("model", "outputs", "reply_dtype", "system", "move")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    REPLY_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SYSTEM_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    outputs: _containers.RepeatedScalarFieldContainer[Output]
+    reply_dtype: DType
+    system: System
+    move: Move
+    def __init__(self, model: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., reply_dtype: _Optional[_Union[DType, str]] = ..., system: _Optional[_Union[System, _Mapping]] = ..., move: _Optional[_Union[Move, _Mapping]] = ...) -> None: ...
+
+class Move(_message.Message):
+    __slots__ = ("positions", "cell")
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
+    positions: Array
+    cell: Array
+    def __init__(self, positions: _Optional[_Union[Array, _Mapping]] = ..., cell: _Optional[_Union[Array, _Mapping]] = ...) -> None: ...
+
+class StreamReply(_message.Message):
+    __slots__ = ("prediction", "error", "provenance", "timings")
+    PREDICTION_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    prediction: Prediction
+    error: Error
+    provenance: Provenance
+    timings: Timings
+    def __init__(self, prediction: _Optional[_Union[Prediction, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+
+class Error(_message.Message):
+    __slots__ = ("type", "message", "system_index", "field", "retry_after")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    SYSTEM_INDEX_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    message: str
+    system_index: int
+    field: str
+    retry_after: float
+    def __init__(self, type: _Optional[str] = ..., message: _Optional[str] = ..., system_index: _Optional[int] = ..., field: _Optional[str] = ..., retry_after: _Optional[float] = ...) -> None: ...
+
+class ModelInfo(_message.Message):
+    __slots__ = ("name", "version", "sha256", "architecture", "cutoff", "elements", "dtype", "device", "outputs", "n_parameters", "uses_charge", "uses_spin", "units", "metadata_json", "card")
+    class UnitsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    CUTOFF_FIELD_NUMBER: _ClassVar[int]
+    ELEMENTS_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    N_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    USES_CHARGE_FIELD_NUMBER: _ClassVar[int]
+    USES_SPIN_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
+    CARD_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    sha256: str
+    architecture: str
+    cutoff: float
+    elements: _containers.RepeatedScalarFieldContainer[int]
+    dtype: str
+    device: str
+    outputs: _containers.RepeatedScalarFieldContainer[Output]
+    n_parameters: int
+    uses_charge: bool
+    uses_spin: bool
+    units: _containers.ScalarMap[str, str]
+    metadata_json: str
+    card: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[str] = ..., architecture: _Optional[str] = ..., cutoff: _Optional[float] = ..., elements: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., n_parameters: _Optional[int] = ..., uses_charge: bool = ..., uses_spin: bool = ..., units: _Optional[_Mapping[str, str]] = ..., metadata_json: _Optional[str] = ..., card: _Optional[str] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelsReply(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[ModelInfo]
+    def __init__(self, models: _Optional[_Iterable[_Union[ModelInfo, _Mapping]]] = ...) -> None: ...
+
+class GetModelRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
