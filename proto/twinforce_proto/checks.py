@@ -7,10 +7,10 @@ the caller's own array keeps its flags.
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from twinforce_proto.errors import InvalidSystemError
 

@@ -1,17 +1,18 @@
-"""Domain types to and from protobuf messages, both directions side by side.
-
-Arrays travel as raw little-endian bytes, row-major; decoding looks into the message and copies
-nothing that is float64 already.
-"""
+"""Domain types to and from protobuf messages, both directions side by side."""
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from twinforce_proto.arrays import (
+    array_from_proto,
+    array_to_proto,
+    dtype_from_proto,
+    dtype_to_proto,
+)
 from twinforce_proto.errors import (
     InvalidRequestError,
     InvalidSystemError,
@@ -32,10 +33,10 @@ from twinforce_proto.v1 import inference_pb2 as pb
 # Key of the serialized `Error` in the trailing metadata of a failed gRPC call.
 ERROR_METADATA_KEY = "twinforce-error-bin"
 
-_DTYPES = {"float64": pb.FLOAT64, "float32": pb.FLOAT32}
-_NUMPY_DTYPES = {pb.FLOAT64: np.dtype("<f8"), pb.FLOAT32: np.dtype("<f4")}
-_OUTPUT_NUMBERS = {name: pb.Output.Value(f"OUTPUT_{name.upper()}") for name in OUTPUTS}
-_OUTPUT_NAMES = {number: name for name, number in _OUTPUT_NUMBERS.items()}
+_OUTPUT_NUMBERS: dict[str, pb.Output] = {
+    name: getattr(pb, f"OUTPUT_{name.upper()}") for name in OUTPUTS
+}
+_OUTPUT_NAMES: dict[int, str] = {number: name for name, number in _OUTPUT_NUMBERS.items()}
 _ARRAY_SHAPES: dict[str, tuple[int, ...]] = {
     "atom_energies": (-1,),
     "conservative_forces": (-1, 3),
@@ -43,58 +44,6 @@ _ARRAY_SHAPES: dict[str, tuple[int, ...]] = {
     "conservative_stress": (3, 3),
     "direct_stress": (3, 3),
 }
-
-
-def array_to_proto(array: NDArray[Any], dtype: str = "float64") -> pb.Array:
-    """Encode an array as "float64" or "float32"."""
-    number = dtype_to_proto(dtype)
-    data = np.ascontiguousarray(array, dtype=_NUMPY_DTYPES[number]).tobytes()
-    return pb.Array(dtype=number, data=data)
-
-
-def array_from_proto(
-    message: pb.Array,
-    field: str,
-    shape: tuple[int, ...],
-    error: type[ServiceError] = InvalidSystemError,
-) -> NDArray[np.float64]:
-    """Decode an array of this shape, where one -1 stands for any length.
-
-    Raises:
-        ServiceError: The given one, when the bytes do not fit.
-    """
-    dtype = _NUMPY_DTYPES.get(message.dtype)
-    if dtype is None:
-        got = f"{field}: expected dtype FLOAT64 (0) or FLOAT32 (1), got {message.dtype}"
-        raise error(got, field=field)
-    row = abs(int(np.prod(shape))) * dtype.itemsize
-    n_bytes = len(message.data)
-    if n_bytes % row or (-1 not in shape and n_bytes != row):
-        rows = f"a multiple of {row} bytes" if -1 in shape else f"{row} bytes"
-        expected = f"{rows} of {dtype.name} for shape {_named(shape)}"
-        raise error(f"{field}: expected {expected}, got {n_bytes} bytes", field=field)
-    array = np.frombuffer(message.data, dtype=dtype).reshape(shape)
-    return array.astype(np.float64, copy=False)
-
-
-def dtype_to_proto(dtype: str) -> pb.DType:
-    """Encode "float64" or "float32"."""
-    if dtype not in _DTYPES:
-        expected = " or ".join(_DTYPES)
-        raise InvalidRequestError(
-            f"reply_dtype: expected {expected}, got {dtype!r}", field="reply_dtype"
-        )
-    return _DTYPES[dtype]
-
-
-def dtype_from_proto(number: int) -> str:
-    """Decode a dtype to "float64" or "float32"."""
-    for name, known in _DTYPES.items():
-        if number == known:
-            return name
-    raise InvalidRequestError(
-        f"reply_dtype: expected FLOAT64 (0) or FLOAT32 (1), got {number}", field="reply_dtype"
-    )
 
 
 def outputs_to_proto(outputs: Iterable[str]) -> list[pb.Output]:
@@ -225,7 +174,7 @@ def prediction_from_proto(
     arrays = {
         name: array_from_proto(getattr(message, name), name, shape, PredictionError)
         for name, shape in _ARRAY_SHAPES.items()
-        if message.HasField(name)  # type: ignore[arg-type]
+        if message.HasField(name)
     }
     energy = message.energy if message.HasField("energy") else None
     return Prediction(energy=energy, provenance=provenance, timings=timings, **arrays)
@@ -370,7 +319,3 @@ def model_info_from_proto(message: pb.ModelInfo) -> ModelInfo:
         metadata=json.loads(message.metadata_json or "{}"),
         card=message.card,
     )
-
-
-def _named(shape: tuple[int, ...]) -> str:
-    return str(["n_atoms" if length < 0 else length for length in shape]).replace("'", "")

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from twinforce_proto.codec import (
+from twinforce_proto.arrays import (
     array_from_proto,
     array_to_proto,
-    cell_from_proto,
     dtype_from_proto,
     dtype_to_proto,
+)
+from twinforce_proto.codec import (
+    cell_from_proto,
     error_from_proto,
     error_to_proto,
     outputs_from_proto,
