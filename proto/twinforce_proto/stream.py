@@ -5,8 +5,6 @@ No I/O: the transports send what `StreamEncoder` gives and submit what `StreamDe
 
 from dataclasses import replace
 
-import numpy as np
-
 from twinforce_proto.arrays import (
     array_from_proto,
     array_to_proto,
@@ -40,25 +38,27 @@ class StreamEncoder:
     def __init__(self, model: str, reply_dtype: str = "float64") -> None:
         self._model = model
         self._reply_dtype = dtype_to_proto(reply_dtype)
-        self._system: System | None = None
+        self._composition: tuple[object, ...] | None = None
+        self._cell = b""
         self._outputs: frozenset[str] = frozenset()
 
     def encode(self, system: System, outputs: frozenset[str]) -> pb.StreamRequest:
         """Return the message for this system: a move where it is the last one, moved."""
-        message = self._opening() if self._system is None else pb.StreamRequest()
+        message = self._opening() if self._composition is None else pb.StreamRequest()
         wanted = parse_outputs(outputs)
         if wanted != self._outputs:
             message.outputs.extend(outputs_to_proto(wanted))
-        if self._system is not None and _is_moved(system, self._system):
-            message.move.CopyFrom(_move_to_proto(system, self._system))
+        composition, cell = _composition(system), system.cell.tobytes()
+        if composition == self._composition:
+            message.move.CopyFrom(_move_to_proto(system, with_cell=cell != self._cell))
         else:
             message.system.CopyFrom(system_to_proto(system))
-        self._system, self._outputs = system, wanted
+        self._composition, self._cell, self._outputs = composition, cell, wanted
         return message
 
     def reset(self) -> None:
         """Send a whole system next, as after an error the service may have forgotten the last."""
-        self._system, self._outputs = None, frozenset()
+        self._composition, self._cell, self._outputs = None, b"", frozenset()
 
     def _opening(self) -> pb.StreamRequest:
         return pb.StreamRequest(model=self._model, reply_dtype=self._reply_dtype)
@@ -110,20 +110,20 @@ def stream_reply_from_proto(message: pb.StreamReply) -> Prediction:
     )
 
 
-def _is_moved(system: System, last: System) -> bool:
+def _composition(system: System) -> tuple[object, ...]:
+    """What a move cannot change; copied, as the caller may go on writing to its own arrays."""
     return (
-        system.charge == last.charge
-        and system.spin_multiplicity == last.spin_multiplicity
-        and np.array_equal(system.pbc, last.pbc)
-        and np.array_equal(system.atomic_numbers, last.atomic_numbers)
+        system.atomic_numbers.tobytes(),
+        system.pbc.tobytes(),
+        system.charge,
+        system.spin_multiplicity,
     )
 
 
-def _move_to_proto(system: System, last: System) -> pb.Move:
-    is_same_cell = np.array_equal(system.cell, last.cell)
+def _move_to_proto(system: System, *, with_cell: bool) -> pb.Move:
     return pb.Move(
         positions=array_to_proto(system.positions),
-        cell=None if is_same_cell else array_to_proto(system.cell),
+        cell=array_to_proto(system.cell) if with_cell else None,
     )
 
 
