@@ -12,10 +12,10 @@ _URN = "urn:twinforce:error:"
 
 
 def error_to_problem(error: ServiceError) -> dict[str, Any]:
-    """Encode an error as problem details; members without a value are left out."""
+    """Encode an error as problem details; members with no value are left out."""
     members = {
         "type": f"{_URN}{type(error).__name__}",
-        "title": inspect.getdoc(type(error)),
+        "title": (inspect.getdoc(type(error)) or "").partition("\n")[0],
         "status": error.http_status,
         "detail": str(error),
         "system_index": error.system_index,

@@ -1,0 +1,21 @@
+FROM python:3.12-slim
+
+# Where torch comes from; for CUDA, say https://download.pytorch.org/whl/cu130.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+RUN useradd --uid 10001 --create-home twinforce
+WORKDIR /src
+
+# In a layer of its own, which a change of the code does not rebuild.
+COPY constraints.txt ./
+RUN pip install --no-cache-dir --constraint constraints.txt --no-deps \
+    --extra-index-url ${TORCH_INDEX} torch
+
+COPY . .
+RUN pip install --no-cache-dir --constraint constraints.txt ".[server]"
+
+USER 10001
+WORKDIR /home/twinforce
+ENV TWINFORCE_HOST=0.0.0.0
+EXPOSE 8000 8001
+ENTRYPOINT ["twinforce-server"]

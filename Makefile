@@ -1,0 +1,52 @@
+# Every target sets up its own virtual environment, once; `make` alone lists them.
+
+PYTHON ?= python3
+VENV   ?= .venv
+# Where torch comes from: the builds for CPU are a tenth of the size of those for CUDA.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format proto bench train clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP)  ## remote molecular dynamics of water with both kinds of forces: a table and a plot
+	$(BIN)/python demo/water_md.py
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## format and mend what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: $(STAMP)  ## generate the stubs beside their .proto
+	$(BIN)/python -m grpc_tools.protoc -I proto $(STUBS) proto/twinforce_proto/v1/*.proto
+
+bench: $(STAMP)  ## measure what an evaluation and a remote step cost
+	$(BIN)/python -m bench $(ARGS)
+
+train: $(STAMP)  ## train the bundled model: make train DATA=folder-of-the-water-data
+	@test -n "$(DATA)" || { echo 'make train needs the training data: make train DATA=path/to/water'; exit 2; }
+	$(BIN)/twinforce-train models/twinforce_models/training/water.yaml --data "$(DATA)" $(ARGS)
+
+clean:  ## remove the virtual environment and everything built
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV); the first time takes some minutes."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --constraint constraints.txt --no-deps --retries 1 \
+		--extra-index-url $(TORCH_INDEX) torch
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
