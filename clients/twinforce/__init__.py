@@ -1,0 +1,62 @@
+"""The thin client of a TwinForce service: energies and forces of atomistic systems.
+
+    with Client("grpc://127.0.0.1:8001") as client:
+        prediction = client.predict(System(numbers, positions, cell, pbc=True), "hybrid")
+
+Lengths in Å, energies in eV, forces in eV/Å, stresses in eV/Å³. The ASE calculator is in
+`twinforce.ase`.
+"""
+
+from twinforce._async import AsyncClient, AsyncStream
+from twinforce._client import Client, Stream
+from twinforce_proto import (
+    OUTPUTS,
+    UNITS,
+    DeadlineExceededError,
+    InvalidRequestError,
+    InvalidSystemError,
+    ModelInfo,
+    ModelLoadError,
+    NonFinitePredictionError,
+    OverloadedError,
+    Prediction,
+    PredictionError,
+    Provenance,
+    RequestCancelledError,
+    ServiceError,
+    System,
+    SystemTooLargeError,
+    Timings,
+    UnavailableError,
+    UnknownModelError,
+    UnsupportedElementError,
+    UnsupportedOutputError,
+)
+
+__all__ = [
+    "OUTPUTS",
+    "UNITS",
+    "AsyncClient",
+    "AsyncStream",
+    "Client",
+    "DeadlineExceededError",
+    "InvalidRequestError",
+    "InvalidSystemError",
+    "ModelInfo",
+    "ModelLoadError",
+    "NonFinitePredictionError",
+    "OverloadedError",
+    "Prediction",
+    "PredictionError",
+    "Provenance",
+    "RequestCancelledError",
+    "ServiceError",
+    "Stream",
+    "System",
+    "SystemTooLargeError",
+    "Timings",
+    "UnavailableError",
+    "UnknownModelError",
+    "UnsupportedElementError",
+    "UnsupportedOutputError",
+]

@@ -1,0 +1,251 @@
+"""The blocking client: drives the flows of a `Conversation` over a one-method transport."""
+
+import time
+from collections.abc import Sequence
+from threading import Lock
+from typing import Literal, Protocol, Self, TypeVar, cast, overload
+
+from google.protobuf.message import Message
+
+from twinforce._flow import DEFAULT_OUTPUTS, Call, Conversation, Flow, Options, Pause
+from twinforce._grpc import GrpcTransport
+from twinforce._rest import RestTransport
+from twinforce._url import Url, parse_url
+from twinforce_proto import ModelInfo, Prediction, System, parse_outputs
+from twinforce_proto.stream import StreamEncoder
+
+T = TypeVar("T")
+
+
+class Transport(Protocol):
+    """What a client sends its calls through."""
+
+    def send(self, call: Call) -> Message:
+        """Send a message and wait for the reply."""
+
+    def close(self) -> None:
+        """Close what is open."""
+
+
+class Connection(Transport, Protocol):
+    """The transport of a client, which walkers can open streams beside."""
+
+    def stream(self) -> Transport:
+        """Return a transport for the messages of one walker."""
+
+
+class Client:
+    """Asks a TwinForce service for predictions; one may serve many threads.
+
+    It connects when it is first used. Pickled or copied, it is a new client of the same
+    service.
+
+    Where no model is named, the only one that is served is meant, else the one called `water`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 60.0,
+        max_retries: int = 3,
+        encoding: Literal["protobuf", "json"] = "protobuf",
+        reply_dtype: Literal["float64", "float32"] = "float64",
+    ) -> None:
+        """Say where the service is and how to talk to it.
+
+        Args:
+            url: Such as grpc://host:8001 or http://host:8000; grpcs:// and https:// for TLS.
+            timeout: For a whole request, all attempts together, in s.
+            max_retries: How often to try again to reach a service that cannot be reached. One
+                that is overloaded and says when to come back is asked until the time is over.
+            encoding: Of bodies over http.
+            reply_dtype: What the arrays of replies travel as.
+
+        Raises:
+            ValueError: When it is no url of a service.
+        """
+        self._url = parse_url(url)
+        self._options = Options(
+            timeout=timeout, max_retries=max_retries, encoding=encoding, reply_dtype=reply_dtype
+        )
+        self._start()
+
+    @property
+    def url(self) -> str:
+        """Where the service is."""
+        return str(self._url)
+
+    @overload
+    def predict(
+        self, systems: System, outputs: str | Sequence[str] = ..., model: str | None = ...
+    ) -> Prediction: ...
+
+    @overload
+    def predict(
+        self, systems: Sequence[System], outputs: str | Sequence[str] = ..., model: str | None = ...
+    ) -> list[Prediction]: ...
+
+    def predict(
+        self,
+        systems: System | Sequence[System],
+        outputs: str | Sequence[str] = DEFAULT_OUTPUTS,
+        model: str | None = None,
+    ) -> Prediction | list[Prediction]:
+        """Evaluate one system, or several together.
+
+        Args:
+            systems: One, for one prediction; or a list, for a list in the same order.
+            outputs: What is wanted, of `OUTPUTS`; "hybrid" is the energy and both forces.
+            model: Its name.
+
+        Raises:
+            ServiceError: What went wrong; nothing is returned for any of the systems.
+        """
+        if isinstance(systems, System):
+            return self._run(self._conversation.predict([systems], outputs, model))[0]
+        return self._run(self._conversation.predict(systems, outputs, model))
+
+    def stream(
+        self, model: str | None = None, outputs: str | Sequence[str] = DEFAULT_OUTPUTS
+    ) -> "Stream":
+        """Return a context manager for a walker, whose systems differ in coordinates only.
+
+        Args:
+            model: Its name.
+            outputs: What is wanted of each system, where nothing else is said.
+        """
+        return Stream(self, model, outputs)
+
+    def models(self) -> list[ModelInfo]:
+        """Return what every served model declares."""
+        return self._run(self._conversation.models())
+
+    def model(self, name: str | None = None) -> ModelInfo:
+        """Return what one model declares.
+
+        Raises:
+            UnknownModelError: No such model is served.
+        """
+        return self._run(self._conversation.model(name))
+
+    def close(self) -> None:
+        """Close the connection; streams end."""
+        with self._lock:
+            self._is_closed = True
+            if self._transport is not None:
+                self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self.url!r})"
+
+    def __getstate__(self) -> tuple[Url, Options]:
+        return self._url, self._options
+
+    def __setstate__(self, state: tuple[Url, Options]) -> None:
+        self._url, self._options = state
+        self._start()
+
+    def _start(self) -> None:
+        self._conversation = Conversation(self._options)
+        self._lock = Lock()
+        self._is_closed = False
+        self._transport: Connection | None = None
+
+    def _connection(self) -> Connection:
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError(f"{self!r} is closed")
+            if self._transport is None:
+                self._transport = _connect(self._url, self._options)
+            return self._transport
+
+    def _run(self, flow: Flow[T]) -> T:
+        return _drive(flow, self._connection())
+
+
+class Stream:
+    """One walker: after the first system only what changed is sent.
+
+    That is the positions and, where it changed, the cell; a whole system goes out again when
+    the atoms, `pbc`, charge or spin are other ones, after an error, and after the connection
+    was lost. Threads may share a stream; their systems take turns.
+    """
+
+    def __init__(self, client: Client, model: str | None, outputs: str | Sequence[str]) -> None:
+        self._client = client
+        self._model = model
+        self._outputs = parse_outputs(outputs)
+        self._encoder: StreamEncoder | None = None
+        self._transport: Transport | None = None
+        self._lock = Lock()
+
+    def predict(self, system: System, outputs: str | Sequence[str] | None = None) -> Prediction:
+        """Evaluate the next system.
+
+        Args:
+            system: Best of the same atoms as the last one.
+            outputs: What is wanted of this one, if not the same as of the others.
+
+        Raises:
+            ServiceError: What went wrong; the stream can be used further.
+        """
+        wanted = self._outputs if outputs is None else parse_outputs(outputs)
+        with self._lock:
+            encoder, transport = self._open()
+            return _drive(self._client._conversation.step(encoder, system, wanted), transport)
+
+    def close(self) -> None:
+        """End the stream; a later `predict` begins a new one."""
+        with self._lock:
+            if self._transport is not None:
+                self._transport.close()
+            self._encoder = self._transport = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> tuple[StreamEncoder, Transport]:
+        connection = self._client._connection()
+        if self._encoder is None or self._transport is None:
+            model = self._client._run(self._client._conversation.name_of(self._model))
+            self._encoder = StreamEncoder(model, self._client._options.reply_dtype)
+            self._transport = connection.stream()
+        return self._encoder, self._transport
+
+
+def _connect(url: Url, options: Options) -> Connection:
+    if url.transport == "grpc":
+        return GrpcTransport(url)
+    return RestTransport(url, options.encoding)
+
+
+def _drive(flow: Flow[T], transport: Transport) -> T:
+    """Run a flow to its end with blocking I/O."""
+    try:
+        step = next(flow)
+        while True:
+            try:
+                reply = _do(step, transport)
+            except BaseException as error:
+                step = flow.throw(error)
+            else:
+                step = flow.send(reply)
+    except StopIteration as end:
+        return cast(T, end.value)
+
+
+def _do(step: Call | Pause, transport: Transport) -> Message | None:
+    if isinstance(step, Pause):
+        time.sleep(step.seconds)
+        return None
+    return transport.send(step)

@@ -1,0 +1,207 @@
+"""Calls over gRPC, blocking and with asyncio."""
+
+import asyncio
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from twinforce._flow import Call
+from twinforce._url import Url
+from twinforce_proto import DeadlineExceededError, ServiceError, UnavailableError
+from twinforce_proto.codec import ERROR_METADATA_KEY, error_from_proto
+from twinforce_proto.errors import error_of_grpc_status
+from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
+
+# gRPC sets TCP_NODELAY by itself.  A service that comes back is found again within a second.
+_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+class GrpcTransport:
+    """Unary calls, and streams beside them, over one connection."""
+
+    def __init__(self, url: Url) -> None:
+        self._url = url
+        self._channel = _open_channel(grpc, url)
+        self._stub = InferenceStub(self._channel)
+
+    def send(self, call: Call) -> Message:
+        """Send a message and wait for the reply."""
+        method = getattr(self._stub, call.method)
+        try:
+            return _message(method(call.message, timeout=call.timeout))
+        except grpc.RpcError as error:
+            raise _service_error(error, self._url, call.timeout) from error
+
+    def stream(self) -> "GrpcStream":
+        """Return a transport for the messages of one walker."""
+        return GrpcStream(self._stub, self._url)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+
+class GrpcStream:
+    """The messages of one walker over one `PredictStream`; opened again after it broke."""
+
+    def __init__(self, stub: InferenceStub, url: Url) -> None:
+        self._stub = stub
+        self._url = url
+        self._requests: SimpleQueue[Message | None] | None = None
+        self._replies: SimpleQueue[Message | grpc.RpcError | None] = SimpleQueue()
+        self._call: Any = None
+
+    def send(self, call: Call) -> Message:
+        """Send a message and wait for its reply; whatever goes wrong breaks the stream."""
+        try:
+            return self._exchange(call)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the stream, if there is one."""
+        if self._requests is not None:
+            self._requests.put(None)
+            self._requests = None
+            self._call.cancel()
+
+    def _exchange(self, call: Call) -> Message:
+        if self._requests is None:
+            self._requests = self._open()
+        self._requests.put(call.message)
+        try:
+            reply = self._replies.get(timeout=call.timeout)
+        except Empty:
+            raise _too_late(self._url, call.timeout) from None
+        if reply is None:
+            raise _ended(self._url)
+        if isinstance(reply, grpc.RpcError):
+            raise _service_error(reply, self._url, call.timeout) from reply
+        return reply
+
+    def _open(self) -> "SimpleQueue[Message | None]":
+        requests: SimpleQueue[Message | None] = SimpleQueue()
+        self._replies = SimpleQueue()
+        self._call = self._stub.PredictStream(iter(requests.get, None))
+        Thread(target=_forward, args=(self._call, self._replies), daemon=True).start()
+        return requests
+
+
+class AsyncGrpcTransport:
+    """As `GrpcTransport`, with asyncio."""
+
+    def __init__(self, url: Url) -> None:
+        self._url = url
+        self._channel = _open_channel(grpc.aio, url)
+        self._stub = InferenceStub(self._channel)
+
+    async def send(self, call: Call) -> Message:
+        """Send a message and wait for the reply."""
+        method = getattr(self._stub, call.method)
+        try:
+            return _message(await method(call.message, timeout=call.timeout))
+        except grpc.RpcError as error:
+            raise _service_error(error, self._url, call.timeout) from error
+
+    def stream(self) -> "AsyncGrpcStream":
+        """Return a transport for the messages of one walker."""
+        return AsyncGrpcStream(self._stub, self._url)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+
+class AsyncGrpcStream:
+    """As `GrpcStream`, with asyncio."""
+
+    def __init__(self, stub: InferenceStub, url: Url) -> None:
+        self._stub = stub
+        self._url = url
+        self._call: Any = None
+
+    async def send(self, call: Call) -> Message:
+        """Send a message and wait for its reply; whatever goes wrong breaks the stream."""
+        try:
+            return await asyncio.wait_for(self._exchange(call), call.timeout)
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, TimeoutError):
+                raise _too_late(self._url, call.timeout) from None
+            if isinstance(error, grpc.RpcError):
+                raise _service_error(error, self._url, call.timeout) from error
+            raise
+
+    async def close(self) -> None:
+        """End the stream, if there is one."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    async def _exchange(self, call: Call) -> Message:
+        if self._call is None:
+            self._call = self._stub.PredictStream()
+        try:
+            await self._call.write(call.message)
+        except asyncio.InvalidStateError as error:
+            raise _ended(self._url) from error
+        reply = await self._call.read()
+        if reply is grpc.aio.EOF:
+            raise _ended(self._url)
+        return _message(reply)
+
+
+def _forward(call: Any, replies: "SimpleQueue[Message | grpc.RpcError | None]") -> None:
+    """Hand over what a stream says, then its error, or None where it just ended."""
+    try:
+        for reply in call:
+            replies.put(reply)
+        replies.put(None)
+    except grpc.RpcError as error:
+        replies.put(error)
+
+
+def _open_channel(module: Any, url: Url) -> Any:
+    options = (*_OPTIONS, ("grpc.enable_http_proxy", 0 if url.is_loopback else 1))
+    if url.is_secure:
+        return module.secure_channel(url.netloc, grpc.ssl_channel_credentials(), options=options)
+    return module.insecure_channel(url.netloc, options=options)
+
+
+def _message(reply: object) -> Message:
+    assert isinstance(reply, Message)
+    return reply
+
+
+def _service_error(error: Any, url: Url, timeout: float) -> ServiceError:
+    """Return the error of the tree that a failed call stands for."""
+    for key, value in error.trailing_metadata() or ():
+        if key == ERROR_METADATA_KEY:
+            return error_from_proto(pb.Error.FromString(value))
+    status, details = error.code().name, error.details()
+    kind = error_of_grpc_status(status)
+    if kind is DeadlineExceededError:
+        return _too_late(url, timeout)
+    if kind is UnavailableError:
+        return UnavailableError(f"cannot reach {url}: {details}")
+    return kind(f"{url} answered {status}: {details}")
+
+
+def _too_late(url: Url, timeout: float) -> DeadlineExceededError:
+    return DeadlineExceededError(f"no answer from {url} within {timeout:.3g} s")
+
+
+def _ended(url: Url) -> UnavailableError:
+    return UnavailableError(f"{url} ended the stream")

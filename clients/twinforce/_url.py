@@ -1,0 +1,61 @@
+"""What a service's address says."""
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+_EXPECTED = "expected a url such as grpc://host:8001 or http://host:8000"
+_DEFAULT_PORTS = {"grpc": 8001, "grpcs": 443, "http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """Where a service is and how to talk to it."""
+
+    transport: Literal["grpc", "rest"]
+    is_secure: bool
+    host: str
+    port: int
+    path: str
+
+    def __str__(self) -> str:
+        name = "grpc" if self.transport == "grpc" else "http"
+        return f"{name}{'s' if self.is_secure else ''}://{self.netloc}{self.path}"
+
+    @property
+    def netloc(self) -> str:
+        """Host and port."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether this machine is meant, which no proxy can reach."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_url(url: str) -> Url:
+    """Return what `url` says.
+
+    Raises:
+        ValueError: When it is no url of a service.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        raise ValueError(f"{_EXPECTED}, got {url!r}")
+    try:
+        port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    except ValueError as error:
+        raise ValueError(f"{_EXPECTED}, got {url!r}: {error}") from error
+    path = parts.path.rstrip("/")
+    is_grpc = parts.scheme.startswith("grpc")
+    if parts.query or parts.fragment or parts.username or (is_grpc and path):
+        raise ValueError(f"{_EXPECTED}, got {url!r}")
+    return Url(
+        "grpc" if is_grpc else "rest", parts.scheme.endswith("s"), parts.hostname, port, path
+    )
