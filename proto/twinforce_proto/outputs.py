@@ -19,7 +19,8 @@ AUTOGRAD_OUTPUTS = frozenset({"conservative_forces", "conservative_stress"})
 # "hybrid" asks for the energy and both forces, made in one forward pass.
 _SHORTHANDS = {"hybrid": frozenset({"energy", "conservative_forces", "direct_forces"})}
 
-_CHOICE = "some of " + ", ".join((*OUTPUTS, *_SHORTHANDS))
+_CHOICES = (*OUTPUTS, *_SHORTHANDS)
+_EXPECTED = "some of " + ", ".join(_CHOICES)
 
 
 def parse_outputs(names: str | Iterable[str]) -> frozenset[str]:
@@ -30,11 +31,13 @@ def parse_outputs(names: str | Iterable[str]) -> frozenset[str]:
     """
     outputs: set[str] = set()
     for name in (names,) if isinstance(names, str) else names:
-        if name not in OUTPUTS and name not in _SHORTHANDS:
-            raise InvalidRequestError(f"outputs: expected {_CHOICE}, got {name!r}", field="outputs")
+        if name not in _CHOICES:
+            raise InvalidRequestError(
+                f"outputs: expected {_EXPECTED}, got {name!r}", field="outputs"
+            )
         outputs |= _SHORTHANDS.get(name, {name})
     if not outputs:
-        raise InvalidRequestError(f"outputs: expected {_CHOICE}, got none", field="outputs")
+        raise InvalidRequestError(f"outputs: expected {_EXPECTED}, got none", field="outputs")
     return frozenset(outputs)
 
 
