@@ -1,0 +1,177 @@
+"""The direction of dependencies, and what a bare `import twinforce` costs."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# package -> its import root, and what it may import besides itself and the standard library.
+ALLOWED = {
+    "twinforce_proto": ("proto", {"google", "grpc", "numpy"}),
+    "twinforce_models": (
+        "models",
+        {"ase", "matplotlib", "numpy", "nvalchemiops", "safetensors", "torch", "tqdm", "vesin",
+         "yaml", "twinforce_proto"},
+    ),
+    "twinforce_service": (
+        "service",
+        {"fastapi", "google", "grpc", "grpc_health", "grpc_reflection", "numpy", "orjson",
+         "prometheus_client", "pydantic", "pydantic_core", "pydantic_settings", "starlette",
+         "torch", "uvicorn", "twinforce_models", "twinforce_proto"},
+    ),
+    "twinforce": (
+        "clients",
+        {"ase", "google", "grpc", "httpx2", "matplotlib", "numpy", "tqdm", "twinforce_proto"},
+    ),
+}  # fmt: skip
+
+# What belongs to some rooms of a package only, and those rooms.
+ROOMS = [
+    ("twinforce_models", {"ase", "matplotlib", "tqdm", "yaml"}, ["training"]),
+    ("twinforce_models", {"nvalchemiops", "vesin"}, ["neighbors"]),
+    ("twinforce_service", {"fastapi", "starlette", "grpc", "grpc_health", "grpc_reflection"},
+     ["transports", "main"]),
+    ("twinforce_service", {"uvicorn"}, ["transports", "main"]),
+    ("twinforce_service", {"pydantic_settings"}, ["settings", "main"]),
+    ("twinforce_service", {"pydantic", "pydantic_core"}, ["transports", "settings", "main"]),
+    ("twinforce_service", {"torch"}, ["engine", "evaluation", "main"]),
+    ("twinforce", {"matplotlib", "tqdm"}, ["cli", "_cli"]),
+    ("twinforce", {"ase"}, ["ase", "cli", "_cli"]),
+]  # fmt: skip
+
+# Inside the service, a room never imports from one further up.
+LAYERS = ["batching", "evaluation", "engine", "transports", "main"]
+
+
+def modules(package):
+    root, _ = ALLOWED[package]
+    for path in sorted((ROOT / root / package).rglob("*.py")):
+        parts = path.relative_to(ROOT / root).with_suffix("").parts
+        yield path, ".".join(parts).removesuffix(".__init__")
+
+
+def imports(path):
+    """Return the dotted names of all that a module imports, inside functions as well."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def top_level(names):
+    return {name.split(".")[0] for name in names} - sys.stdlib_module_names
+
+
+def is_in(module, package, rooms):
+    return any((module + ".").startswith(f"{package}.{room}") for room in rooms)
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_a_package_imports_only_what_it_may(package):
+    _, allowed = ALLOWED[package]
+    for path, module in modules(package):
+        forbidden = top_level(imports(path)) - allowed - {package}
+        assert not forbidden, f"{module} imports {forbidden}"
+
+
+@pytest.mark.parametrize(("package", "libraries", "rooms"), ROOMS)
+def test_a_library_is_imported_only_in_its_rooms(package, libraries, rooms):
+    for path, module in modules(package):
+        if not is_in(module, package, rooms):
+            forbidden = top_level(imports(path)) & libraries
+            assert not forbidden, f"{module} imports {forbidden}; only {rooms} may"
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_of_the_service_imports_none_above_it(layer):
+    above = LAYERS[LAYERS.index(layer) + 1 :]
+    for path, module in modules("twinforce_service"):
+        if is_in(module, "twinforce_service", [layer]):
+            forbidden = {name for name in imports(path) if is_in(name, "twinforce_service", above)}
+            assert not forbidden, f"{module} imports {forbidden}"
+
+
+def test_only_main_builds_and_wires():
+    for path, module in modules("twinforce_service"):
+        if module != "twinforce_service.main":
+            forbidden = {n for n in imports(path) if is_in(n, "twinforce_service", ["main"])}
+            assert not forbidden, f"{module} imports {forbidden}"
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_inside_a_package_form_no_circle(package):
+    names = {module for _, module in modules(package)}
+    waiting = {
+        module: {
+            known
+            for name in imports(path)
+            for known in (name, name.rpartition(".")[0])
+            if known in names and known not in (module, package)
+        }
+        for path, module in modules(package)
+    }
+    while waiting:
+        ready = {module for module, needed in waiting.items() if not needed & waiting.keys()}
+        assert ready, f"a circle in {waiting}"
+        for module in ready:
+            del waiting[module]
+
+
+@pytest.mark.parametrize("root", ["clients", "models", "proto", "service"])
+def test_a_top_level_folder_is_an_import_root_with_one_package(root):
+    assert not (ROOT / root / "__init__.py").exists()
+    assert [path.parent.name for path in (ROOT / root).glob("*/__init__.py")] == [
+        package for package, (folder, _) in ALLOWED.items() if folder == root
+    ]
+
+
+def loaded_by(statement):
+    program = f"import sys; {statement}; print(*{{m.partition('.')[0] for m in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("statement", ["import twinforce", "import twinforce_proto.stream"])
+def test_importing_the_client_loads_nothing_heavy(statement):
+    heavy = {"ase", "fastapi", "matplotlib", "pydantic", "scipy", "torch", "tqdm", "uvicorn"}
+    assert not loaded_by(statement) & (heavy | {"twinforce_models", "twinforce_service"})
+
+
+def test_importing_the_calculator_loads_no_torch():
+    loaded = loaded_by("import twinforce.ase")
+    assert "ase" in loaded
+    assert not loaded & {"torch", "fastapi", "pydantic", "twinforce_models", "twinforce_service"}
+
+
+def as_ruff_sorts(names):
+    return sorted(names, key=lambda n: (not n.isupper(), not n[0].isupper(), n))
+
+
+@pytest.mark.parametrize("package", ["twinforce", "twinforce_proto"])
+def test_public_names_are_sorted_and_complete(package):
+    program = (
+        f"import types, {package} as p; print(*p.__all__); "
+        "print(*(n for n, v in vars(p).items() if n[0] != '_' and type(v) is not types.ModuleType))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    declared, public = (line.split() for line in done.stdout.splitlines())
+    public = [*public, *(name for name in declared if name == "__version__")]
+    assert declared == as_ruff_sorts(public)
+
+
+def test_thin_by_default():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = {line.partition(">=")[0] for line in project["dependencies"]}
+    assert required == {"grpcio", "httpx2", "numpy", "protobuf"}

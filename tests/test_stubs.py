@@ -1,0 +1,32 @@
+"""The committed stubs are what the .proto generates, and run on what pyproject.toml asks for."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from twinforce_proto.v1 import inference_pb2, inference_pb2_grpc
+
+ROOT = Path(__file__).parents[1]
+SOURCE = "twinforce_proto/v1/inference.proto"
+
+
+def test_the_committed_stubs_are_what_the_proto_file_generates(tmp_path):
+    protoc = pytest.importorskip("grpc_tools.protoc")
+    out = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
+    assert protoc.main(["protoc", f"-I{ROOT / 'proto'}", *out, SOURCE]) == 0
+    generated = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*_pb2*")}
+    assert len(generated) == 3
+    for path, text in generated.items():
+        assert (ROOT / "proto" / path).read_text() == text, f"{path} is stale: run `make proto`"
+
+
+def test_lower_bounds_are_the_versions_that_the_stubs_were_generated_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    stub = Path(inference_pb2.__file__).read_text()
+    (protobuf,) = re.findall(r"^# Protobuf Python Version: (\S+)$", stub, flags=re.MULTILINE)
+    grpc = inference_pb2_grpc.GRPC_GENERATED_VERSION
+    assert f"protobuf>={protobuf}" in project["dependencies"]
+    assert f"grpcio>={grpc}" in project["dependencies"]
+    assert f"grpcio-tools=={grpc}" in project["optional-dependencies"]["dev"]

@@ -1,0 +1,126 @@
+"""One word, one meaning: what is defined in the packages keeps to the table of words."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from twinforce_proto import OUTPUTS
+from twinforce_proto.v1 import inference_pb2 as pb
+
+ROOT = Path(__file__).parents[1]
+ROOTS = ["clients", "models", "proto", "service"]
+SOURCES = [
+    path
+    for root in ROOTS
+    for path in sorted((ROOT / root).rglob("*.py"))
+    if "_pb2" not in path.name
+]
+
+NEVER_A_NAME = re.compile(
+    r"""^(
+        nc_\w+ | grad_forces? | (?:non_?conservative)_\w+
+      | n_?atom | natoms | nsystems | num_\w+ | maximum_\w+
+      | edge_index | nl | nbrs? | ptr | potential_energy | \w*virials?
+      | \w*neighbour\w*
+    )$""",
+    re.VERBOSE,
+)
+NEVER_A_MODULE = re.compile(r"^_?(utils?|helpers?|common|misc|tools?|base\w*|managers?)$")
+NEVER_A_CLASS = re.compile(
+    r"^_?(Base\w+|\w*(Manager|Helper|Handler|Utils?)"
+    r"|Structure|Molecule|Frame|Graph|Result|Response|Job|Task|Session|User|Backend)$"
+)
+# Words of ASE, and so of the client's calculator alone.
+ONLY_ASE = {"forces", "stress", "calculator"}
+
+
+def definitions(tree):
+    """Yield every name that this module gives to something, and its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr, node.lineno
+
+
+def public_definitions(tree):
+    """Yield what a caller sees: functions, their arguments, and the attributes of classes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if not node.name.startswith("_") or node.name == "__init__":
+                arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                yield from ((each.arg, each.lineno) for each in arguments)
+            yield node.name, node.lineno
+        elif isinstance(node, ast.ClassDef):
+            for each in node.body:
+                if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
+                    yield each.target.id, each.lineno
+
+
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
+def place(path, line):
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def test_there_is_something_to_read():
+    assert len(SOURCES) > 10
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_names_keep_to_the_table_of_words(path):
+    wrong = [
+        f"{place(path, line)} {name}"
+        for name, line in definitions(parsed(path))
+        if NEVER_A_NAME.match(name)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_modules_and_classes_are_named_after_what_they_are(path):
+    assert not NEVER_A_MODULE.match(path.stem)
+    classes = [node.name for node in ast.walk(parsed(path)) if isinstance(node, ast.ClassDef)]
+    assert not [name for name in classes if NEVER_A_CLASS.match(name)]
+
+
+@pytest.mark.parametrize("root", ["models", "proto", "service"])
+def test_below_the_calculator_forces_and_stress_say_which(root):
+    wrong = [
+        f"{place(path, line)} {name}"
+        for path in SOURCES
+        if path.is_relative_to(ROOT / root)
+        for name, line in public_definitions(parsed(path))
+        if name in ONLY_ASE
+    ]
+    assert not wrong
+
+
+def test_the_wire_uses_the_same_words():
+    fields = {
+        field.name
+        for message in pb.DESCRIPTOR.message_types_by_name.values()
+        for field in message.fields
+    }
+    assert not {name for name in fields if NEVER_A_NAME.match(name) or name in ONLY_ASE}
+    assert set(OUTPUTS) <= fields
+    numbers = [name.removeprefix("OUTPUT_").lower() for name in pb.Output.keys()]  # noqa: SIM118
+    assert numbers == ["unspecified", *OUTPUTS]
+
+
+def test_spelling_is_american():
+    wrong = [
+        f"{place(path, number)} {line.strip()}"
+        for path in SOURCES
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"neighbour|behaviour|colour", line, flags=re.IGNORECASE)
+    ]
+    assert not wrong
