@@ -65,7 +65,11 @@ class RestStream:
 
     def send(self, call: Call) -> Message:
         """Send a message and wait for its reply."""
-        return _as_stream_reply(self._transport.send(_as_predict_call(call, self._whole)))
+        try:
+            reply = self._transport.send(_as_predict_call(call, self._whole))
+        except ServiceError as error:
+            raise _of_a_stream(error) from error
+        return _as_stream_reply(reply)
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -106,7 +110,11 @@ class AsyncRestStream:
 
     async def send(self, call: Call) -> Message:
         """Send a message and wait for its reply."""
-        return _as_stream_reply(await self._transport.send(_as_predict_call(call, self._whole)))
+        try:
+            reply = await self._transport.send(_as_predict_call(call, self._whole))
+        except ServiceError as error:
+            raise _of_a_stream(error) from error
+        return _as_stream_reply(reply)
 
     async def close(self) -> None:
         """Nothing is kept open."""
@@ -204,3 +212,8 @@ def _as_stream_reply(message: Any) -> pb.StreamReply:
         provenance=message.provenance if message.HasField("provenance") else None,
         timings=message.timings if message.HasField("timings") else None,
     )
+
+
+def _of_a_stream(error: ServiceError) -> ServiceError:
+    """Return the error as a stream says it, where there is only one system to speak of."""
+    return ServiceError.from_dict(error.to_dict() | {"system_index": None})

@@ -1,0 +1,304 @@
+"""The ASE calculator: any ASE program, driven by a TwinForce service.
+
+atoms.calc = TwinForceCalculator("grpc://127.0.0.1:8001", force_kind="conservative")
+"""
+
+import copy
+import warnings
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinforce._client import Client, Stream
+from twinforce._misuse import find_misuse
+from twinforce_proto import OUTPUTS, ModelInfo, Prediction, System, parse_outputs
+
+try:
+    from ase import Atoms
+    from ase.calculators.calculator import (
+        Calculator,
+        PropertyNotImplementedError,
+        all_changes,
+    )
+    from ase.stress import full_3x3_to_voigt_6_stress
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"twinforce.ase needs the ase extra: pip install 'twinforce[ase]' ({error})"
+    ) from error
+
+__all__ = ["DirectForcesWarning", "TwinForceCalculator", "system_of"]
+
+ForceKind = Literal["conservative", "direct"]
+
+_STRESSES = frozenset({"conservative_stress", "direct_stress"})
+_NO_NUMBERS = np.zeros(0, dtype=np.int32)
+
+
+class DirectForcesWarning(UserWarning):
+    """Direct forces, which are no gradient, drive something that needs one."""
+
+
+class TwinForceCalculator(Calculator):  # type: ignore[misc]
+    """Energy, forces and stress from a TwinForce service.
+
+    `force_kind` chooses which forces and stress ASE sees as `forces` and `stress`; `results`
+    holds under its own name whatever was computed: `conservative_forces`, `direct_forces`,
+    `conservative_stress`, `direct_stress` (each stress [3, 3], in eV/Å³), `atom_energies`.
+
+    A property that is asked for after another one is computed alone, once; at the next
+    structure both come from one pass. Systems that differ in coordinates only, as in molecular
+    dynamics, travel over one stream. Charge and spin are taken from `atoms.info` ("charge";
+    "spin_multiplicity" or "spin", both 2S + 1) if the model uses them. A pickled or copied
+    calculator connects by itself when it is used.
+    """
+
+    implemented_properties: ClassVar = ["energy", "free_energy", "energies", "forces", "stress"]
+    ignored_changes: ClassVar = {"initial_charges", "initial_magmoms"}
+    default_parameters: ClassVar[dict[str, Any]] = {
+        "model": None,
+        "force_kind": "conservative",
+        "both_forces": False,
+        "extra_outputs": (),
+    }
+    results: dict[str, Any]
+
+    def __init__(
+        self,
+        url: str | Client,
+        *,
+        model: str | None = None,
+        force_kind: ForceKind = "conservative",
+        both_forces: bool = False,
+        extra_outputs: Sequence[str] = (),
+        timeout: float = 60.0,
+    ) -> None:
+        """Say whom to ask, and for what.
+
+        Args:
+            url: Of the service, such as grpc://host:8001; or a client, which several
+                calculators may share and which they leave open.
+            model: Its name. None: the only one that is served, else the one called `water`.
+            force_kind: Which forces, and which stress, ASE sees.
+            both_forces: Whether forces of both kinds are computed, in one pass, whenever forces
+                are.
+            extra_outputs: What else, of `twinforce.OUTPUTS`, is always computed with forces.
+            timeout: Of a new client, in s.
+        """
+        self._client = Client(url, timeout=timeout) if isinstance(url, str) else url
+        self._owns_client = isinstance(url, str)
+        self._stream: Stream | None = None
+        self._info: ModelInfo | None = None
+        self._labels: dict[str, float | int] = {}
+        self._numbers: NDArray[np.int32] = _NO_NUMBERS
+        self._prediction: Prediction | None = None
+        self._asked: frozenset[str] = frozenset()
+        self._asked_before: frozenset[str] = frozenset()
+        self._has_warned = False
+        super().__init__(
+            model=model,
+            force_kind=force_kind,
+            both_forces=both_forces,
+            extra_outputs=tuple(extra_outputs),
+        )
+
+    @property
+    def client(self) -> Client:
+        """Whom it asks."""
+        return self._client
+
+    @property
+    def force_kind(self) -> ForceKind:
+        """Which forces ASE sees."""
+        kind: ForceKind = self.parameters["force_kind"]
+        return kind
+
+    @property
+    def prediction(self) -> Prediction | None:
+        """The last prediction, with its provenance and timings."""
+        return self._prediction
+
+    def set(self, **parameters: Any) -> dict[str, Any]:
+        """Change `model`, `force_kind`, `both_forces` or `extra_outputs`; results are forgotten."""
+        if unknown := parameters.keys() - self.default_parameters.keys():
+            raise TypeError(f"no such parameter: {', '.join(sorted(unknown))}")
+        if parameters.get("force_kind", "direct") not in ("conservative", "direct"):
+            got = parameters["force_kind"]
+            raise ValueError(f"force_kind: expected 'conservative' or 'direct', got {got!r}")
+        if parameters.get("extra_outputs"):
+            parse_outputs(parameters["extra_outputs"])
+        changed: dict[str, Any] = super().set(**parameters)
+        if changed:
+            self.reset()
+            self._forget()
+        return changed
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """Say what changed since the last calculation: charge and spin too, if the model cares."""
+        changes: list[str] = super().check_state(atoms, tol)
+        if not changes and self._info is not None:
+            changes += [] if _labels(atoms, self._info) == self._labels else ["info"]
+        return changes
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Collection[str] = ("energy",),
+        system_changes: Collection[str] = tuple(all_changes),
+    ) -> None:
+        """Fill `results` with these properties, as ASE asks for them.
+
+        Raises:
+            PropertyNotImplementedError: The model has no stress of this kind, or the system is
+                not periodic in all directions.
+            ServiceError: What else went wrong.
+        """
+        super().calculate(atoms, properties, system_changes)
+        if system_changes:
+            self.results = {}
+            self._asked, self._asked_before = frozenset(), self._asked
+        outputs = self._outputs_of(properties)
+        self._asked |= outputs
+        missing = (outputs | self._likely()) - self.results.keys()
+        if missing:
+            self._warn_of_misuse(missing)
+            self._prediction = self._predict(missing)
+            self.results.update(_results(self._prediction, self.force_kind))
+
+    def close(self) -> None:
+        """End the stream, and the client unless it was given."""
+        self._end_stream()
+        if self._owns_client:
+            self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        ours = {"_client": copy.copy(self._client), "_owns_client": True, "_stream": None}
+        return self.__dict__ | ours
+
+    def _get_name(self) -> str:
+        return "twinforce"
+
+    def _forget(self) -> None:
+        self._end_stream()
+        self._info = self._prediction = None
+        self._numbers = _NO_NUMBERS
+        self._asked = self._asked_before = frozenset()
+        self._has_warned = False
+
+    def _end_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None
+
+    def _model_info(self) -> ModelInfo:
+        if self._info is None:
+            self._info = self._client.model(self.parameters["model"])
+        return self._info
+
+    def _outputs_of(self, properties: Collection[str]) -> frozenset[str]:
+        outputs = {"energy"}
+        if "energies" in properties:
+            outputs.add("atom_energies")
+        if "forces" in properties:
+            outputs |= self._forces_outputs()
+        if "stress" in properties:
+            outputs.add(self._stress_output())
+        return frozenset(outputs)
+
+    def _forces_outputs(self) -> frozenset[str]:
+        kinds = ("conservative", "direct") if self.parameters["both_forces"] else (self.force_kind,)
+        return parse_outputs(
+            [f"{kind}_forces" for kind in kinds] + [*self.parameters["extra_outputs"]]
+        )
+
+    def _stress_output(self) -> str:
+        output = f"{self.force_kind}_stress"
+        if not self.atoms.pbc.all():
+            raise PropertyNotImplementedError(
+                "stress: expected a system that is periodic in all three directions, got pbc "
+                f"{self.atoms.pbc.tolist()}"
+            )
+        info = self._model_info()
+        if output not in info.outputs:
+            has = ", ".join(info.outputs)
+            raise PropertyNotImplementedError(f"model {info.name!r} has no {output}; it has {has}")
+        return output
+
+    def _likely(self) -> frozenset[str]:
+        """Return what will be asked of this structure too, as it was of the last one."""
+        return self._asked_before if self.atoms.pbc.all() else self._asked_before - _STRESSES
+
+    def _predict(self, outputs: frozenset[str]) -> Prediction:
+        system = system_of(self.atoms, self._model_info())
+        self._labels = _labels(self.atoms, self._model_info())
+        is_walker = np.array_equal(system.atomic_numbers, self._numbers)
+        self._numbers = system.atomic_numbers
+        if not is_walker:
+            return self._client.predict(system, tuple(outputs), self._model_info().name)
+        if self._stream is None:
+            self._stream = self._client.stream(self._model_info().name)
+        return self._stream.predict(system, tuple(outputs))
+
+    def _warn_of_misuse(self, outputs: frozenset[str]) -> None:
+        if self.force_kind != "direct" or self._has_warned or "direct_forces" not in outputs:
+            return
+        if misuse := find_misuse():
+            self._has_warned = True
+            warnings.warn(
+                f"Direct forces are not the gradient of an energy: {misuse.purpose} will drift or "
+                "not converge. Use force_kind='conservative', or a thermostat.",
+                DirectForcesWarning,
+                stacklevel=misuse.stacklevel,
+            )
+
+
+def system_of(atoms: Atoms, info: ModelInfo | None = None) -> System:
+    """Return the system that these atoms are.
+
+    Args:
+        atoms: Positions and cell in Å, as ASE has them.
+        info: Of the model, which says whether `atoms.info` is looked at for charge and spin.
+
+    Raises:
+        InvalidSystemError: When they cannot be evaluated.
+    """
+    labels: dict[str, Any] = {} if info is None else _labels(atoms, info)
+    return System(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, **labels)
+
+
+def _labels(atoms: Atoms, info: ModelInfo) -> dict[str, float | int]:
+    """Return the charge and spin of atoms, as far as the model uses them and they are known."""
+    known = atoms.info
+    spin = known.get("spin_multiplicity", known.get("spin"))
+    labels = {
+        "charge": known.get("charge") if info.uses_charge else None,
+        "spin_multiplicity": spin if info.uses_spin else None,
+    }
+    return {name: value for name, value in labels.items() if value is not None}
+
+
+def _results(prediction: Prediction, force_kind: ForceKind) -> dict[str, Any]:
+    """Return ASE's `results`: what was computed under its own name, and under ASE's.
+
+    Every array is a new one: callers may change theirs.
+    """
+    values = {name: getattr(prediction, name) for name in OUTPUTS}
+    stress = values[f"{force_kind}_stress"]
+    values |= {
+        "free_energy": values["energy"],
+        "energies": values["atom_energies"],
+        "forces": values[f"{force_kind}_forces"],
+        "stress": None if stress is None else full_3x3_to_voigt_6_stress(stress),
+    }
+    return {
+        name: np.array(value) if isinstance(value, np.ndarray) else value
+        for name, value in values.items()
+        if value is not None
+    }
