@@ -4,6 +4,7 @@ The message says the dtype; the field and the number of atoms say the shape. Dec
 the message and copies nothing that is float64 already.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -38,13 +39,13 @@ def array_from_proto(
     if dtype is None:
         got = f"{field}: expected dtype FLOAT64 (0) or FLOAT32 (1), got {message.dtype}"
         raise error(got, field=field)
-    row = abs(int(np.prod(shape))) * dtype.itemsize
-    n_bytes = len(message.data)
+    data = message.data
+    row, n_bytes = abs(math.prod(shape)) * dtype.itemsize, len(data)
     if n_bytes % row or (-1 not in shape and n_bytes != row):
         rows = f"a multiple of {row} bytes" if -1 in shape else f"{row} bytes"
         expected = f"{rows} of {dtype.name} for shape {_named(shape)}"
         raise error(f"{field}: expected {expected}, got {n_bytes} bytes", field=field)
-    array = np.frombuffer(message.data, dtype=dtype).reshape(shape)
+    array = np.frombuffer(data, dtype=dtype).reshape(shape)
     return np.asarray(array, dtype=np.float64)
 
 

@@ -18,8 +18,9 @@ MAX_ATOMIC_NUMBER = 118
 # Å. A coordinate beyond it is a mistake, and float32 could not resolve a bond there.
 MAX_LENGTH = 1e6
 MAX_SPIN_MULTIPLICITY = 2**31 - 1
-# The least sine-like measure of independence of two or three lattice vectors of length 1.
-MIN_INDEPENDENCE = 1e-6
+# Of the volume that two or three lattice vectors of length 1 span: 1 at right angles, 0 when one
+# is a combination of the others.
+MIN_UNIT_VOLUME = 1e-6
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -60,13 +61,13 @@ def coordinates(field: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArra
 
 def pbc(values: ArrayLike | None) -> NDArray[np.bool_]:
     """Return three bools; one is meant for all directions, None for none."""
-    array = _numbers("pbc", False if values is None else values, "biu", "three bools, or one")
+    expected = "three bools, or one"
+    array = _numbers("pbc", False if values is None else values, "biu", expected)
     if array.shape not in ((), (3,)):
-        raise invalid("pbc", "three bools, or one", f"shape {list(array.shape)}")
-    wrong = (array != 0) & (array != 1)
-    if wrong.any():
-        raise invalid("pbc", "three bools, or one", _first(array, wrong))
-    return _keep(np.broadcast_to(array, (3,)), np.bool_)
+        raise invalid("pbc", expected, f"shape {list(array.shape)}")
+    if array.dtype.kind != "b" and (wrong := (array != 0) & (array != 1)).any():
+        raise invalid("pbc", expected, _first(array, wrong))
+    return _keep(array if array.ndim else np.full(3, array), np.bool_)
 
 
 def cell(values: ArrayLike | None, periodic: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -81,7 +82,7 @@ def cell(values: ArrayLike | None, periodic: NDArray[np.bool_]) -> NDArray[np.fl
         raise invalid(
             field, f"a vector along each periodic direction of pbc {_listed(periodic)}", got
         )
-    if len(vectors) > 1 and _independence(vectors / lengths[:, None]) < MIN_INDEPENDENCE:
+    if len(vectors) > 1 and _volume(vectors / lengths[:, None]) < MIN_UNIT_VOLUME:
         raise invalid(
             field, "linearly independent vectors along periodic directions", _listed(kept)
         )
@@ -145,8 +146,9 @@ def _keep(array: NDArray[Any], dtype: type[_Scalar]) -> NDArray[_Scalar]:
     return kept
 
 
-def _independence(unit_vectors: NDArray[np.float64]) -> float:
-    return float(np.linalg.svd(unit_vectors, compute_uv=False)[-1])
+def _volume(vectors: NDArray[np.float64]) -> float:
+    """Return the length, area or volume that these rows span."""
+    return math.sqrt(max(0.0, float(np.linalg.det(vectors @ vectors.T))))
 
 
 def _first(array: NDArray[Any], wrong: NDArray[np.bool_]) -> str:
