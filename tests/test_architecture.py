@@ -40,8 +40,8 @@ ROOMS = [
     ("twinforce_service", {"pydantic_settings"}, ["settings", "main"]),
     ("twinforce_service", {"pydantic", "pydantic_core"}, ["transports", "settings", "main"]),
     ("twinforce_service", {"torch"}, ["engine", "evaluation", "main"]),
-    ("twinforce", {"matplotlib", "tqdm"}, ["cli", "_cli"]),
-    ("twinforce", {"ase"}, ["ase", "cli", "_cli"]),
+    ("twinforce", {"matplotlib", "tqdm"}, ["cli", "md"]),
+    ("twinforce", {"ase"}, ["ase", "cli", "md"]),
 ]  # fmt: skip
 
 # Inside the service, a room never imports from one further up.
