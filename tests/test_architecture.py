@@ -40,8 +40,8 @@ ROOMS = [
     ("twinforce_service", {"pydantic_settings"}, ["settings", "main"]),
     ("twinforce_service", {"pydantic", "pydantic_core"}, ["transports", "settings", "main"]),
     ("twinforce_service", {"torch"}, ["engine", "evaluation", "main"]),
-    ("twinforce", {"matplotlib", "tqdm"}, ["_cli", "cli", "md"]),
-    ("twinforce", {"ase"}, ["_cli", "_misuse", "ase", "cli", "md"]),
+    ("twinforce", {"matplotlib", "tqdm"}, ["cli", "md"]),
+    ("twinforce", {"ase"}, ["ase", "cli", "md"]),
 ]  # fmt: skip
 
 # Inside the service, a room never imports from one further up.
