@@ -23,6 +23,8 @@ _REPLIES: dict[Method, type[Message]] = {
     "ListModels": pb.ListModelsReply,
     "GetModel": pb.ModelInfo,
 }
+# After this long nobody waits for the reply, so the service may drop the request.
+_TIMEOUT_HEADER = "x-timeout-seconds"
 _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0)
 _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -130,8 +132,8 @@ def _transport_options(url: Url) -> dict[str, Any]:
 
 def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     """Return the HTTP request that this call stands for."""
-    accept = {"accept": _MEDIA_TYPES[encoding]}
-    options: dict[str, Any] = {"method": "GET", "headers": accept, "timeout": call.timeout}
+    headers = {"accept": _MEDIA_TYPES[encoding], _TIMEOUT_HEADER: f"{call.timeout:.6f}"}
+    options: dict[str, Any] = {"method": "GET", "headers": headers, "timeout": call.timeout}
     message: Any = call.message
     if call.method == "ListModels":
         return options | {"url": f"{url}/v1/models"}
@@ -142,7 +144,7 @@ def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     return options | {
         "method": "POST",
         "url": f"{model}/predict",
-        "headers": accept | {"content-type": _MEDIA_TYPES[encoding]},
+        "headers": headers | {"content-type": _MEDIA_TYPES[encoding]},
         "content": json.dumps(predict_body(message)) if is_json else message.SerializeToString(),
     }
 

@@ -1,0 +1,80 @@
+"""`twinforce models`: what is served."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from twinforce._client import Client
+from twinforce_proto import ModelInfo
+
+
+def add_models_command(commands: Any, asking: argparse.ArgumentParser) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser("models", parents=[asking], help="list what is served")
+    parser.add_argument("model", nargs="?", help="show all about this one")
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    parser.set_defaults(command=_run)
+
+
+def _run(given: argparse.Namespace) -> None:
+    with Client(given.url, timeout=given.timeout) as client:
+        infos = [client.model(given.model)] if given.model else client.models()
+    if given.json:
+        text = json.dumps([asdict(info) for info in infos], indent=2)
+    elif given.model:
+        text = _description(infos[0])
+    else:
+        text = _table(infos)
+    sys.stdout.write(text + "\n")
+
+
+def _table(infos: Iterable[ModelInfo]) -> str:
+    header = ("model", "version", "architecture", "elements", "dtype", "device", "outputs")
+    rows = [header] + [
+        (
+            info.name,
+            info.version,
+            info.architecture,
+            _elements(info),
+            info.dtype,
+            info.device,
+            " ".join(info.outputs),
+        )
+        for info in infos
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _description(info: ModelInfo) -> str:
+    facts = {
+        "version": info.version,
+        "sha256": info.sha256,
+        "architecture": info.architecture,
+        "parameters": info.n_parameters,
+        "cutoff": f"{info.cutoff:g} Å",
+        "elements": _elements(info),
+        "computes in": f"{info.dtype} on {info.device}",
+        "outputs": ", ".join(f"{name} ({info.units.get(name, '')})" for name in info.outputs),
+        "uses charge": "yes" if info.uses_charge else "no",
+        "uses spin": "yes" if info.uses_spin else "no",
+    }
+    lines = [info.name, *(f"  {name + ':':<14}{value}" for name, value in facts.items())]
+    return "\n".join([*lines, "", info.card]).rstrip()
+
+
+def _elements(info: ModelInfo) -> str:
+    """Return the elements by their symbols, where ASE is there to know them."""
+    try:
+        from ase.data import chemical_symbols
+    except ModuleNotFoundError:
+        names = [str(number) for number in info.elements]
+    else:
+        names = [chemical_symbols[number] for number in info.elements]
+    return " ".join(names) if len(names) <= 12 else f"{len(names)} elements"
