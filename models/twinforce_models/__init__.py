@@ -1,0 +1,1 @@
+"""Potentials, and the batches they evaluate (torch)."""

@@ -1,0 +1,192 @@
+"""Many systems as one set of flat tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from twinforce_models.folding import fold
+from twinforce_models.neighbors import search
+from twinforce_proto import System
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Atoms of many systems, concatenated; `system_index` says whose each atom is.
+
+    Positions are folded into the cell along periodic directions and centred along open ones, in
+    float64 before they are rounded: a potential must not care, and float32 then keeps its digits
+    however far an MD run has drifted.
+
+    Attributes:
+        atomic_numbers: Shape [n_atoms].
+        positions: Shape [n_atoms, 3], in Å.
+        cells: Lattice vectors as rows, shape [n_systems, 3, 3], in Å.
+        pbc: Shape [n_systems, 3].
+        system_index: Shape [n_atoms], non-decreasing.
+        pairs: Centre i and neighbor j, shape [2, n_pairs]; a full list, sorted by centre.
+        shifts: Whole cells by which the neighbor is moved, shape [n_pairs, 3], in the dtype of
+            the positions.
+        charge: Total charge, shape [n_systems], in e; 0 where the system does not say.
+        spin_multiplicity: 2S + 1, shape [n_systems]; 1 where the system does not say.
+        n_atoms_per_system: On the host.
+        n_pairs_per_system: On the host.
+    """
+
+    atomic_numbers: Tensor
+    positions: Tensor
+    cells: Tensor
+    pbc: Tensor
+    system_index: Tensor
+    pairs: Tensor
+    shifts: Tensor
+    charge: Tensor
+    spin_multiplicity: Tensor
+    n_atoms_per_system: tuple[int, ...]
+    n_pairs_per_system: tuple[int, ...]
+
+    @classmethod
+    def from_systems(
+        cls,
+        systems: Sequence[System],
+        cutoff: float,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ) -> Batch:
+        """Concatenate systems in order, find their neighbors, and put all on the device.
+
+        Args:
+            systems: At least one.
+            cutoff: In Å.
+            dtype: Of every tensor that holds real numbers.
+            device: Reached with one copy.
+        """
+        geometry = fold(systems, cutoff)
+        neighbors = search(geometry, cutoff)
+        sizes = geometry.n_atoms_per_system
+        real = np.float64 if dtype == torch.float64 else np.float32
+        numbers = np.concatenate([system.atomic_numbers for system in systems])
+        arrays = {
+            "atomic_numbers": numbers.astype(np.int64),
+            "positions": geometry.positions.astype(real),
+            "cells": geometry.cells.astype(real),
+            "pbc": geometry.pbc,
+            "system_index": np.repeat(np.arange(len(systems), dtype=np.int64), sizes),
+            "pairs": neighbors.pairs,
+            "shifts": neighbors.shifts.astype(real),
+            "charge": np.array([system.charge or 0.0 for system in systems], dtype=real),
+            "spin_multiplicity": np.array([s.spin_multiplicity or 1 for s in systems]),
+        }
+        tensors = copy_to_device(arrays, torch.device(device))
+        return cls(
+            **tensors,
+            n_atoms_per_system=sizes,
+            n_pairs_per_system=neighbors.n_pairs_per_system,
+        )
+
+    @property
+    def n_atoms(self) -> int:
+        """How many atoms all systems have together."""
+        return len(self.positions)
+
+    @property
+    def n_systems(self) -> int:
+        """How many systems there are."""
+        return len(self.n_atoms_per_system)
+
+    @property
+    def n_pairs(self) -> int:
+        """How many pairs all systems have together."""
+        return self.pairs.shape[1]
+
+    @property
+    def volumes(self) -> Tensor:
+        """Cell volumes, shape [n_systems], in Å³; zero without a cell."""
+        volumes: Tensor = torch.linalg.det(self.cells).abs()
+        return volumes
+
+    def displacements(self) -> Tensor:
+        """Return the vectors from centre to neighbor, shape [n_pairs, 3], in Å; differentiable.
+
+        index_select and not advanced indexing, whose backward is slow on a CPU.
+        """
+        i, j = self.pairs
+        cells = self.cells.index_select(0, self.system_index.index_select(0, i))
+        shifts = (self.shifts.unsqueeze(-1) * cells).sum(dim=1)
+        return self.positions.index_select(0, j) - self.positions.index_select(0, i) + shifts
+
+    def sum_over_pairs(self, values: Tensor) -> Tensor:
+        """Return the sums of `values`, shape [n_pairs, ...], over each centre's neighbors."""
+        total = values.new_zeros(self.n_atoms, *values.shape[1:])
+        return total.index_add(0, self.pairs[0], values)
+
+    def sum_over_atoms(self, values: Tensor) -> Tensor:
+        """Return the sums of `values`, shape [n_atoms, ...], over each system's atoms."""
+        total = values.new_zeros(self.n_systems, *values.shape[1:])
+        return total.index_add(0, self.system_index, values)
+
+    def to_atoms(self, values: Tensor) -> Tensor:
+        """Return for each atom its system's entry of `values`, shape [n_systems, ...]."""
+        return values.index_select(0, self.system_index)
+
+    def at(self, positions: Tensor) -> Batch:
+        """Return the batch with other positions, the pairs kept."""
+        return replace(self, positions=positions)
+
+    def strained(self, strain: Tensor) -> Batch:
+        """Return the batch deformed: r' = r (1 + ε), h' = h (1 + ε), rows as vectors.
+
+        Args:
+            strain: ε of each system, shape [n_systems, 3, 3].
+        """
+        per_atom = torch.einsum("ni,nij->nj", self.positions, self.to_atoms(strain))
+        cells = self.cells + self.cells @ strain
+        return replace(self, positions=self.positions + per_atom, cells=cells)
+
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_ALIGNMENT = 16
+
+
+def copy_to_device(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
+    """Return the arrays as tensors on the device, which they reach in one copy.
+
+    On the CPU the tensors share memory with the arrays.
+    """
+    if device.type == "cpu":
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    packed = pack(arrays).pin_memory().to(device, non_blocking=True)
+    return unpack(packed, arrays)
+
+
+def pack(arrays: Arrays) -> Tensor:
+    """Return one tensor that holds the bytes of all arrays, each at an aligned place."""
+    packed = np.zeros(sum(_aligned(array.nbytes) for array in arrays.values()), dtype=np.uint8)
+    start = 0
+    for array in arrays.values():
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        packed[start : start + array.nbytes] = flat
+        start += _aligned(array.nbytes)
+    return torch.from_numpy(packed)
+
+
+def unpack(packed: Tensor, arrays: Arrays) -> dict[str, Tensor]:
+    """Return views of `packed` that look like the arrays that were packed into it."""
+    views, start = {}, 0
+    for name, array in arrays.items():
+        dtype = torch.from_numpy(np.empty(0, dtype=array.dtype)).dtype
+        view = packed[start : start + array.nbytes].view(dtype)
+        views[name] = view.reshape(array.shape)
+        start += _aligned(array.nbytes)
+    return views
+
+
+def _aligned(n_bytes: int) -> int:
+    return -(-n_bytes // _ALIGNMENT) * _ALIGNMENT

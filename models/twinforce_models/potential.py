@@ -1,0 +1,299 @@
+"""What a potential is, and what autograd adds to it.
+
+A potential gives, in one forward pass, an energy per atom and, if it has the heads, direct forces
+and a direct stress. Conservative forces and stress are derivatives of that energy, taken here and
+from the same pass, so that a caller who wants both kinds of forces pays for one.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twinforce_models.batch import Batch
+from twinforce_proto import (
+    OUTPUTS,
+    Prediction,
+    System,
+    UnsupportedElementError,
+    UnsupportedOutputError,
+    needs_autograd,
+)
+
+STRESSES = frozenset({"conservative_stress", "direct_stress"})
+DIRECT_OUTPUTS = frozenset({"direct_forces", "direct_stress"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Heads:
+    """What one forward pass gives.
+
+    Attributes:
+        atom_energies: Shape [n_atoms], in eV. They may come in float64 from a float32 model, to
+            keep the digits of a large constant per element.
+        direct_forces: Shape [n_atoms, 3], in eV/Å, net force and all; None without the head or
+            when it was not asked for.
+        direct_stress: Shape [n_systems, 3, 3], in eV/Å³, tension > 0; None likewise.
+    """
+
+    atom_energies: Tensor
+    direct_forces: Tensor | None = None
+    direct_stress: Tensor | None = None
+
+
+class Potential(Protocol):
+    """Anything that gives the atoms of a batch their energies: a torch module or not."""
+
+    @property
+    def cutoff(self) -> float:
+        """How far an atom sees, in Å."""
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """The atomic numbers it was made for."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """What `predict` can give with it: names of `OUTPUTS`."""
+
+    @property
+    def uses_charge(self) -> bool:
+        """Whether the total charge of a system matters."""
+
+    @property
+    def uses_spin(self) -> bool:
+        """Whether the spin multiplicity of a system matters."""
+
+    def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
+        """Evaluate a batch once.
+
+        Args:
+            batch: Whose positions and cells the atom energies must depend on differentiably.
+            direct: Whether the direct heads are wanted.
+        """
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchPrediction:
+    """What a potential says of a batch; only what was asked for is set.
+
+    Attributes:
+        energy: Shape [n_systems], in eV, float64.
+        atom_energies: Shape [n_atoms], in eV.
+        conservative_forces: Shape [n_atoms, 3], in eV/Å.
+        direct_forces: Shape [n_atoms, 3], in eV/Å, without net force in any system.
+        conservative_stress: Shape [n_systems, 3, 3], in eV/Å³.
+        direct_stress: Shape [n_systems, 3, 3], in eV/Å³.
+    """
+
+    energy: Tensor | None = None
+    atom_energies: Tensor | None = None
+    conservative_forces: Tensor | None = None
+    direct_forces: Tensor | None = None
+    conservative_stress: Tensor | None = None
+    direct_stress: Tensor | None = None
+
+
+def predict(
+    potential: Potential, systems: Sequence[System], outputs: Iterable[str]
+) -> list[Prediction]:
+    """Evaluate systems together, in one forward pass and one copy from the device.
+
+    Args:
+        potential: On its own device, in its own dtype.
+        systems: May be empty.
+        outputs: Names of `OUTPUTS`.
+
+    Raises:
+        UnsupportedOutputError: For what the potential, or a system that is not periodic, lacks.
+        UnsupportedElementError: For an element the potential was not made for.
+    """
+    wanted = frozenset(outputs)
+    check_supported(potential, systems, wanted)
+    if not systems:
+        return []
+    batch = Batch.from_systems(systems, potential.cutoff, potential.dtype, potential.device)
+    return split(predict_batch(potential, batch, wanted), batch)
+
+
+def check_supported(
+    potential: Potential, systems: Sequence[System], outputs: frozenset[str]
+) -> None:
+    """Raise unless the potential can give these outputs for each of these systems."""
+    check_outputs(potential, outputs)
+    known = np.zeros(256, dtype=bool)
+    known[list(potential.elements)] = True
+    for index, system in enumerate(systems):
+        if not known[system.atomic_numbers].all():
+            unknown = sorted({int(z) for z in system.atomic_numbers if not known[z]})
+            raise UnsupportedElementError(
+                f"atomic_numbers: this model was not made for elements {_listed(unknown)}; "
+                f"it knows {_listed(potential.elements)}",
+                system_index=index,
+                field="atomic_numbers",
+            )
+    if outputs & STRESSES:
+        _check_periodic([bool(system.pbc.all()) for system in systems])
+
+
+def check_outputs(potential: Potential, outputs: frozenset[str]) -> None:
+    """Raise unless the potential has these outputs."""
+    if missing := outputs - potential.outputs:
+        raise UnsupportedOutputError(
+            f"this model has no {_listed(sorted(missing))}; it has {_listed(_ordered(potential))}",
+            field="outputs",
+        )
+
+
+def predict_batch(
+    potential: Potential, batch: Batch, outputs: Iterable[str], *, differentiable: bool = False
+) -> BatchPrediction:
+    """Evaluate a batch in one forward pass, and in at most one backward pass.
+
+    Args:
+        potential: What to evaluate.
+        batch: On the potential's device, with its cutoff.
+        outputs: Names of `OUTPUTS`. Without conservative ones no graph is built at all.
+        differentiable: Keep the graph, so that a loss of the results can reach the parameters.
+
+    Raises:
+        UnsupportedOutputError: For what the potential, or a system that is not periodic, lacks.
+    """
+    wanted = frozenset(outputs)
+    check_outputs(potential, wanted)
+    if wanted & STRESSES:
+        _check_periodic(batch.pbc.all(dim=1).tolist())
+    with torch.set_grad_enabled(differentiable or needs_autograd(wanted)):
+        results = _evaluate(potential, batch, wanted, differentiable)
+    if not differentiable:
+        results = {name: value.detach() for name, value in results.items()}
+    return BatchPrediction(**results)
+
+
+def without_net_force(forces: Tensor, batch: Batch) -> Tensor:
+    """Return `forces`, shape [n_atoms, 3], less the mean over the atoms of each system."""
+    sizes = batch.sum_over_atoms(torch.ones_like(forces[:, :1]))
+    return forces - batch.to_atoms(batch.sum_over_atoms(forces) / sizes)
+
+
+def split(prediction: BatchPrediction, batch: Batch) -> list[Prediction]:
+    """Return each system's part, on the host, after a single copy from the device."""
+    names = [f.name for f in fields(prediction) if getattr(prediction, f.name) is not None]
+    tensors = [getattr(prediction, name) for name in names]
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    flat = torch.cat([tensor.reshape(-1).to(dtype) for tensor in tensors])
+    values = flat.cpu().numpy().astype(np.float64, copy=False)
+    bounds = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
+    parts: list[dict[str, object]] = [{} for _ in range(batch.n_systems)]
+    for name, tensor, part in zip(names, tensors, np.split(values, bounds), strict=True):
+        rows = part.reshape(tuple(tensor.shape))
+        for own, value in zip(parts, _per_system(name, rows, batch), strict=True):
+            own[name] = value
+    return [Prediction(**own) for own in parts]  # type: ignore[arg-type]
+
+
+def non_finite_systems(predictions: Sequence[Prediction]) -> list[int]:
+    """Return which predictions hold NaN or infinity."""
+    return [
+        index
+        for index, prediction in enumerate(predictions)
+        if not all(
+            np.isfinite(value).all()
+            for name in OUTPUTS
+            if (value := getattr(prediction, name)) is not None
+        )
+    ]
+
+
+def _evaluate(
+    potential: Potential, batch: Batch, outputs: frozenset[str], differentiable: bool
+) -> dict[str, Tensor]:
+    leaves: dict[str, Tensor] = {}
+    if "conservative_forces" in outputs:
+        leaves["conservative_forces"] = batch.positions.detach().requires_grad_()
+        batch = batch.at(leaves["conservative_forces"])
+    if "conservative_stress" in outputs:
+        leaves["conservative_stress"] = torch.zeros_like(batch.cells, requires_grad=True)
+        batch = batch.strained(leaves["conservative_stress"])
+    heads = potential.forward_heads(batch, direct=bool(outputs & DIRECT_OUTPUTS))
+    results = {"atom_energies": heads.atom_energies}
+    results["energy"] = batch.sum_over_atoms(heads.atom_energies.to(torch.float64))
+    if heads.direct_forces is not None:
+        results["direct_forces"] = without_net_force(heads.direct_forces, batch)
+    if heads.direct_stress is not None:
+        results["direct_stress"] = heads.direct_stress
+    results |= _derivatives(results["energy"], leaves, batch, differentiable)
+    return {name: results[name] for name in outputs}
+
+
+def _derivatives(
+    energy: Tensor, leaves: dict[str, Tensor], batch: Batch, differentiable: bool
+) -> dict[str, Tensor]:
+    """Return conservative forces and stress, those of them that have a leaf to derive by.
+
+    With r' = r (1 + ε) and h' = h (1 + ε), rows as vectors:
+
+        F = -dE/dr        V σ = dE/dε        ε -> strain,  σ -> stress,  V -> volume
+
+    The stress is symmetric for an energy that does not change under rotation, and is made
+    exactly so here.
+    """
+    if not leaves:
+        return {}
+    gradients = _gradients(energy.sum(), list(leaves.values()), differentiable)
+    by_name = dict(zip(leaves, gradients, strict=True))
+    results = {}
+    if (gradient := by_name.get("conservative_forces")) is not None:
+        results["conservative_forces"] = -gradient
+    if (gradient := by_name.get("conservative_stress")) is not None:
+        symmetric = (gradient + gradient.transpose(1, 2)) / 2
+        results["conservative_stress"] = symmetric / batch.volumes.detach()[:, None, None]
+    return results
+
+
+def _gradients(
+    energy: Tensor, leaves: Sequence[Tensor], differentiable: bool
+) -> tuple[Tensor, ...]:
+    """Return dE/dleaf; zeros where the energy does not depend on the leaf, as for a lone atom."""
+    if not energy.requires_grad:
+        return tuple(torch.zeros_like(leaf) for leaf in leaves)
+    return torch.autograd.grad(
+        energy, leaves, create_graph=differentiable, allow_unused=True, materialize_grads=True
+    )
+
+
+def _per_system(name: str, rows: np.ndarray, batch: Batch) -> Iterable[object]:
+    if name == "energy":
+        return (float(value) for value in rows)
+    if name in STRESSES:
+        return rows
+    return np.split(rows, np.cumsum(batch.n_atoms_per_system)[:-1])
+
+
+def _check_periodic(is_periodic: Sequence[bool]) -> None:
+    for index, periodic in enumerate(is_periodic):
+        if not periodic:
+            raise UnsupportedOutputError(
+                "pbc: a stress needs a system that is periodic in all three directions",
+                system_index=index,
+                field="outputs",
+            )
+
+
+def _ordered(potential: Potential) -> list[str]:
+    return [name for name in OUTPUTS if name in potential.outputs]
+
+
+def _listed(items: Iterable[object]) -> str:
+    return ", ".join(str(item) for item in items) or "none"
