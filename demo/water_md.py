@@ -1,0 +1,191 @@
+"""Remote molecular dynamics of liquid water with conservative and with direct forces.
+
+Starts a service of its own on free ports, drives it through the ASE calculator from the same
+start with either kind of forces, without a thermostat, and says what that costs and how well the
+energy is kept. Prints a table, saves a plot, and stops everything, also when interrupted.
+"""
+
+import argparse
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from tqdm import tqdm
+
+from twinforce import Client
+from twinforce.ase import DirectForcesWarning, ForceKind, TwinForceCalculator
+from twinforce.md import (
+    Drift,
+    Instant,
+    MDSettings,
+    draw_velocities,
+    energy_drift,
+    molecular_dynamics,
+    plot_runs,
+)
+
+HERE = Path(__file__).parent
+KINDS: tuple[ForceKind, ...] = ("conservative", "direct")
+TIME_STEP_FS = 0.5
+TEMPERATURE_K = 300.0
+N_TRIAL_STEPS = 20
+START_TIMEOUT = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one kind of forces did, and what an evaluation cost the service, in s."""
+
+    instants: list[Instant]
+    wall_s: float
+    compute_s: float
+
+    @property
+    def steps_per_second(self) -> float:
+        """Steps of ASE, network included."""
+        return self.instants[-1].step / self.wall_s
+
+
+def main() -> int:
+    """Run the demonstration; return its exit status."""
+    given = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    warnings.simplefilter("ignore", DirectForcesWarning)  # showing that is the point
+    try:
+        with running_server(given.model) as url, Client(url) as client:
+            demonstrate(client, given)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the service has been stopped\n")
+        return 130
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="water", help="the bundled water, or a spec: toy:NAME")
+    parser.add_argument("--start", type=Path, default=HERE / "water64.xyz", help="atoms to move")
+    parser.add_argument("--seconds", type=float, default=150.0, help="for both runs together")
+    parser.add_argument("--max-steps", type=int, default=4000, help="of each run")
+    parser.add_argument("--plot", type=Path, default=HERE / "out" / "water_md.png", help="to write")
+    return parser.parse_args()
+
+
+@contextmanager
+def running_server(model: str) -> Iterator[str]:
+    """Run a service as a process of its own; give its address once it is ready."""
+    served = [] if model == "water" else ["--no-water", "--model", f"demo={model}"]
+    command = [sys.executable, "-m", "twinforce_service.main", "--rest-port=0", "--grpc-port=0"]
+    server = subprocess.Popen([*command, *served], stdout=subprocess.PIPE, text=True)
+    try:
+        yield wait_until_ready(server)
+    finally:
+        server.terminate()
+        try:
+            server.wait(10.0)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def wait_until_ready(server: "subprocess.Popen[str]") -> str:
+    """Return the gRPC address that a service announces when it is ready."""
+    assert server.stdout is not None
+    too_late = threading.Timer(START_TIMEOUT, server.kill)
+    too_late.start()
+    try:
+        for line in server.stdout:
+            sys.stdout.write(line)
+            if "grpc://" in line:
+                return line.split()[-1]
+    finally:
+        too_late.cancel()
+    raise SystemExit("the service did not start")
+
+
+def demonstrate(client: Client, given: argparse.Namespace) -> None:
+    """Run both kinds of forces for as long as there is time, and compare them."""
+    start = starting_atoms(given.start)
+    n_steps = affordable_steps(client, start, given.seconds, given.max_steps)
+    length = f"{n_steps * TIME_STEP_FS * 1e-3:g} ps"
+    print(f"\n{len(start)} atoms, NVE, {n_steps} steps of {TIME_STEP_FS} fs ({length}) each\n")
+    runs = {kind: follow(client, start, kind, n_steps) for kind in KINDS}
+    print_table(runs, len(start))
+    lines = {f"{kind} forces": run.instants for kind, run in runs.items()}
+    given.plot.parent.mkdir(parents=True, exist_ok=True)
+    plot_runs(lines, len(start), given.plot)
+    print(f"\nplot: {given.plot}")
+
+
+def starting_atoms(path: Path) -> Atoms:
+    """Read the start; draw velocities where it has none."""
+    atoms = ase.io.read(path)
+    if not atoms.has("momenta"):
+        draw_velocities(atoms, TEMPERATURE_K, np.random.default_rng(0))
+    return atoms
+
+
+def affordable_steps(client: Client, start: Atoms, seconds: float, max_steps: int) -> int:
+    """Return how many steps with each kind fit into this time."""
+    trials = [follow(client, start, kind, N_TRIAL_STEPS, is_shown=False) for kind in KINDS]
+    both = sum(1.0 / trial.steps_per_second for trial in trials)
+    return max(N_TRIAL_STEPS, min(max_steps, int(seconds / both)))
+
+
+def follow(
+    client: Client, start: Atoms, kind: ForceKind, n_steps: int, *, is_shown: bool = True
+) -> Run:
+    """Run from the start with one kind of forces."""
+    atoms = start.copy()
+    settings = MDSettings(n_steps=n_steps, time_step_fs=TIME_STEP_FS)
+    instants, compute_s = [], []
+    with TwinForceCalculator(client, force_kind=kind) as atoms.calc:
+        atoms.get_forces()  # a stranger's first request may find a model that is not warm
+        begin = time.perf_counter()
+        steps = molecular_dynamics(atoms, settings)
+        for instant in tqdm(steps, kind, n_steps + 1, disable=None if is_shown else True):
+            instants.append(instant)
+            compute_s.append(atoms.calc.prediction.timings.compute_s)
+        return Run(instants, time.perf_counter() - begin, median(compute_s))
+
+
+def print_table(runs: dict[ForceKind, Run], n_atoms: int) -> None:
+    """Print what each kind of forces cost and how it kept energy and temperature."""
+    row = "{:<14}{:>9}{:>16}{:>22}{:>14}"
+    print(row.format("forces", "steps/s", "evaluation ms", "drift meV/atom/ps", "K at the end"))
+    for kind, run in runs.items():
+        tail = run.instants[-max(len(run.instants) // 5, 1) :]
+        print(
+            row.format(
+                kind,
+                f"{run.steps_per_second:.1f}",
+                f"{run.compute_s * 1e3:.1f}",
+                as_text(energy_drift(run.instants, n_atoms)),
+                f"{mean(each.temperature_k for each in tail):.0f}",
+            )
+        )
+    conservative, direct = (runs[kind] for kind in KINDS)
+    cost = conservative.compute_s / direct.compute_s
+    gain = direct.steps_per_second / conservative.steps_per_second
+    print(f"\nF = {cost:.2f}: a conservative evaluation costs that many direct ones")
+    print(f"    (with ASE and the network, a direct step is {gain:.2f} times as fast)")
+
+
+def as_text(drift: Drift | None) -> str:
+    """Return the drift and its standard error."""
+    return "-" if drift is None else f"{drift.rate:+.2f} ± {drift.error:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
