@@ -1,0 +1,90 @@
+"""What each model accepts: checked before a request may wait, so that no bad one ever does."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinforce_proto import (
+    ModelInfo,
+    ServiceError,
+    UnknownModelError,
+    UnsupportedElementError,
+    UnsupportedOutputError,
+)
+from twinforce_service.batching import STRESSES, Request, estimate_pairs, located
+
+_N_ELEMENTS = 119
+
+
+class Admission:
+    """Refuses what a model cannot evaluate, and says how much the rest adds to a batch."""
+
+    def __init__(self, models: Mapping[str, ModelInfo]) -> None:
+        self._models = models
+        self._outputs = {name: frozenset(info.outputs) for name, info in models.items()}
+        self._known = {name: _table(info.elements) for name, info in models.items()}
+
+    def admit(self, requests: Sequence[Request]) -> None:
+        """Check every request and fill in its `n_pairs`.
+
+        Raises:
+            UnknownModelError: No such model is served.
+            UnsupportedOutputError: The model has no such output, or not for this system.
+            UnsupportedElementError: The model was not made for one of the elements.
+        """
+        for request in requests:
+            info = self.find(request.model)
+            self._check_outputs(info, request.outputs)
+            if (error := self._objection(info, request)) is not None:
+                raise located(error, request)
+            request.n_pairs = request.n_pairs or estimate_pairs(request.system, info.cutoff)
+
+    def find(self, name: str) -> ModelInfo:
+        """Return what a model declares.
+
+        Raises:
+            UnknownModelError: No such model is served.
+        """
+        if name not in self._models:
+            raise UnknownModelError(
+                f"model: no model is called {name!r}; served: {', '.join(sorted(self._models))}",
+                field="model",
+            )
+        return self._models[name]
+
+    def _check_outputs(self, info: ModelInfo, outputs: frozenset[str]) -> None:
+        if missing := outputs - self._outputs[info.name]:
+            raise UnsupportedOutputError(
+                f"outputs: model {info.name!r} has no {_listed(missing)}; "
+                f"it has {', '.join(info.outputs)}",
+                field="outputs",
+            )
+
+    def _objection(self, info: ModelInfo, request: Request) -> ServiceError | None:
+        """Return what speaks against this system in particular."""
+        system = request.system
+        if not self._known[info.name][system.atomic_numbers].all():
+            unknown = set(system.atomic_numbers.tolist()) - set(info.elements)
+            return UnsupportedElementError(
+                f"atomic_numbers: model {info.name!r} knows {_listed(info.elements)}, "
+                f"got {_listed(unknown)}",
+                field="atomic_numbers",
+            )
+        if not (STRESSES.isdisjoint(request.outputs) or system.pbc.all()):
+            return UnsupportedOutputError(
+                "pbc: a stress needs a system that is periodic in all three directions, got "
+                f"{system.pbc.tolist()}",
+                field="pbc",
+            )
+        return None
+
+
+def _table(elements: Sequence[int]) -> NDArray[np.bool_]:
+    table = np.zeros(_N_ELEMENTS, dtype=np.bool_)
+    table[list(elements)] = True
+    return table
+
+
+def _listed(names: Iterable[int] | Iterable[str]) -> str:
+    return ", ".join(str(name) for name in sorted(names))

@@ -1,0 +1,260 @@
+"""Which waiting requests are evaluated together.  No threads, no clock, no I/O."""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from copy import copy
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinforce_proto import (
+    InvalidRequestError,
+    OverloadedError,
+    Prediction,
+    ServiceError,
+    System,
+    SystemTooLargeError,
+    needs_autograd,
+)
+
+# Outputs that only a system periodic in all three directions has.
+STRESSES = frozenset({"conservative_stress", "direct_stress"})
+
+# Model, whether autograd is needed, whether a stress is asked for.
+_Key = tuple[str, bool, bool]
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A system waiting for its prediction.
+
+    Attributes:
+        model: The name of the model asked for.
+        outputs: What is asked of it, names of `twinforce_proto.OUTPUTS`.
+        deadline: When nobody waits any longer, on the clock of `time.monotonic`, in s.
+        system_index: The position of the system in its caller's list; errors name it.
+        request_id: What the logs call it.
+        n_pairs: How many neighbor pairs it adds to a batch; filled in on admission.
+        submitted_at: When it was admitted, on the same clock as `deadline`.
+        future: Gets the prediction or a `ServiceError`; cancel it when nobody waits any more.
+    """
+
+    model: str
+    system: System
+    outputs: frozenset[str]
+    deadline: float | None = None
+    system_index: int | None = None
+    request_id: str = ""
+    n_pairs: int = 0
+    submitted_at: float = 0.0
+    future: Future[Prediction] = field(default_factory=Future)
+
+    @property
+    def n_atoms(self) -> int:
+        """How many atoms it adds to a batch."""
+        return len(self.system)
+
+    def is_expired(self, now: float) -> bool:
+        """Tell whether its deadline has passed."""
+        return self.deadline is not None and self.deadline <= now
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may wait, and how much is evaluated at once.
+
+    Attributes:
+        max_batch_atoms: Atoms in a batch, unless one system alone has more.
+        max_batch_pairs: Neighbor pairs in a batch, unless one system alone has more.
+        max_atoms_per_system: Atoms in one system.
+        max_waiting: Requests that wait, and systems in one call.
+    """
+
+    max_batch_atoms: int = 20_000
+    max_batch_pairs: int = 2_000_000
+    max_atoms_per_system: int = 20_000
+    max_waiting: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What left the queue: requests to evaluate together, and those that waited too long."""
+
+    batch: list[Request]
+    expired: list[Request]
+
+
+def estimate_pairs(system: System, cutoff: float) -> int:
+    """Return about how many neighbor pairs a system has, from its density alone.
+
+    Every atom sees n/V · 4π/3 · cutoff³ others, n -> atoms, V -> the volume they fill: what
+    the periodic cell vectors span times the height along the rest, or the box around the atoms
+    where that is less (a slab in vacuum).
+
+    Args:
+        system: Not changed.
+        cutoff: In Å.
+
+    Returns:
+        Pairs of the full list, each counted in both directions.
+    """
+    n_atoms = len(system)
+    seen = n_atoms / _filled_volume(system, cutoff) * 4 / 3 * math.pi * cutoff**3
+    if not system.pbc.any():
+        seen = min(seen, n_atoms - 1)
+    return math.ceil(n_atoms * seen)
+
+
+def _filled_volume(system: System, cutoff: float) -> float:
+    box = float((_extents(system.positions) + cutoff).prod())
+    if system.pbc.all():
+        return min(box, float(abs(np.linalg.det(system.cell))))
+    if not system.pbc.any():
+        return box
+    _, lengths, axes = np.linalg.svd(system.cell[system.pbc])
+    heights = _extents(system.positions @ axes[len(lengths) :].T) + cutoff
+    return min(box, float(lengths.prod() * heights.prod()))
+
+
+def _extents(positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    # A few long rows are reduced many times faster than many short ones.
+    columns = np.ascontiguousarray(positions.T)
+    extents: NDArray[np.float64] = columns.max(axis=1) - columns.min(axis=1)
+    return extents
+
+
+def located(error: ServiceError, request: Request) -> ServiceError:
+    """Return a copy of the error, said of the place the request has in its caller's list."""
+    return copy(error) if request.system_index is None else error.at(request.system_index)
+
+
+class BatchQueue:
+    """A first-in, first-out queue that hands out batches of bounded size.
+
+    Requests share a batch when they ask the same model, all or none of them need autograd, so
+    that a direct prediction never pays for a neighbor's gradient, and all or none of them ask
+    for a stress, which only periodic systems have. The batch taken is the one of the request that
+    has waited longest, whichever model it asks, so no model starves another.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._groups: dict[_Key, deque[tuple[int, Request]]] = {}
+        self._n_admitted = 0
+        self.n_requests = 0
+        self.n_atoms = 0
+
+    def __len__(self) -> int:
+        return self.n_requests
+
+    def extend(self, requests: Sequence[Request], now: float, retry_after: float = 1.0) -> None:
+        """Add all of the requests, or none.
+
+        Args:
+            requests: In the order in which they are to be evaluated.
+            now: The time, in s.
+            retry_after: What `OverloadedError` advises, in s.
+
+        Raises:
+            SystemTooLargeError: A system has more atoms than are ever evaluated.
+            InvalidRequestError: There are more requests than may ever wait.
+            OverloadedError: Too many are waiting already.
+        """
+        self._check_sizes(requests)
+        if self._lacks_room(len(requests)):
+            self._drop_cancelled()
+        if self._lacks_room(len(requests)):
+            message = f"{self.n_requests} systems are already waiting; try again later"
+            raise OverloadedError(message, retry_after=retry_after)
+        for request in requests:
+            request.submitted_at = now
+            self._append(request)
+
+    def next_batch(self, now: float) -> Taken:
+        """Remove and return the oldest requests that fit in one batch.
+
+        A request whose future was cancelled is dropped; one whose deadline has passed is
+        returned apart. A system larger than a whole batch is returned alone. The futures of all
+        returned requests are running, so they can no longer be cancelled and must be completed.
+        """
+        batch: list[Request] = []
+        expired: list[Request] = []
+        while not batch and (group := self._oldest_group()) is not None:
+            self._take_from(group, now, batch, expired)
+        return Taken(batch, expired)
+
+    def clear(self) -> list[Request]:
+        """Remove and return everything that still waits to be answered, oldest first."""
+        entries = sorted((e for group in self._groups.values() for e in group), key=lambda e: e[0])
+        self._groups.clear()
+        self.n_requests = self.n_atoms = 0
+        return [r for _, r in entries if r.future.set_running_or_notify_cancel()]
+
+    def _check_sizes(self, requests: Sequence[Request]) -> None:
+        limit = self._limits.max_atoms_per_system
+        for request in requests:
+            if request.n_atoms > limit:
+                message = f"expected at most {limit} atoms, got {request.n_atoms}"
+                raise located(SystemTooLargeError(message), request)
+        if len(requests) > self._limits.max_waiting:
+            raise InvalidRequestError(
+                f"systems: expected at most {self._limits.max_waiting} in one call, "
+                f"got {len(requests)}",
+                field="systems",
+            )
+
+    def _lacks_room(self, n_requests: int) -> bool:
+        return self.n_requests + n_requests > self._limits.max_waiting
+
+    def _append(self, request: Request) -> None:
+        has_stress = not STRESSES.isdisjoint(request.outputs)
+        key = request.model, needs_autograd(request.outputs), has_stress
+        self._groups.setdefault(key, deque()).append((self._n_admitted, request))
+        self._n_admitted += 1
+        self.n_requests += 1
+        self.n_atoms += request.n_atoms
+
+    def _drop_cancelled(self) -> None:
+        for key, group in list(self._groups.items()):
+            kept = deque(entry for entry in group if not entry[1].future.cancelled())
+            self._groups[key] = kept
+            if not kept:
+                del self._groups[key]
+        waiting = [request for group in self._groups.values() for _, request in group]
+        self.n_requests = len(waiting)
+        self.n_atoms = sum(request.n_atoms for request in waiting)
+
+    def _oldest_group(self) -> _Key | None:
+        return min(self._groups, key=lambda key: self._groups[key][0][0], default=None)
+
+    def _take_from(
+        self, key: _Key, now: float, batch: list[Request], expired: list[Request]
+    ) -> None:
+        group = self._groups[key]
+        n_atoms = n_pairs = 0
+        while group:
+            request = group[0][1]
+            is_alive = not (request.future.cancelled() or request.is_expired(now))
+            if is_alive and batch and not self._fits(n_atoms, n_pairs, request):
+                return
+            group.popleft()
+            self.n_requests -= 1
+            self.n_atoms -= request.n_atoms
+            if not request.future.set_running_or_notify_cancel():
+                continue
+            if request.is_expired(now):
+                expired.append(request)
+            else:
+                batch.append(request)
+                n_atoms += request.n_atoms
+                n_pairs += request.n_pairs
+        del self._groups[key]
+
+    def _fits(self, n_atoms: int, n_pairs: int, request: Request) -> bool:
+        return (
+            n_atoms + request.n_atoms <= self._limits.max_batch_atoms
+            and n_pairs + request.n_pairs <= self._limits.max_batch_pairs
+        )

@@ -1,0 +1,170 @@
+"""What happens to a batch on the device; knows no queue and no futures."""
+
+import traceback
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from twinforce_models.batch import Batch
+from twinforce_models.potential import predict_batch, split
+from twinforce_models.registry import LoadedModel
+from twinforce_proto import (
+    OUTPUTS,
+    ModelLoadError,
+    NonFinitePredictionError,
+    Prediction,
+    PredictionError,
+    Provenance,
+    ServiceError,
+    System,
+    SystemTooLargeError,
+    needs_autograd,
+)
+from twinforce_service.batching import Request
+from twinforce_service.version import service_version
+
+_SHAPES: dict[str, tuple[int, ...]] = {
+    "atom_energies": (),
+    "conservative_forces": (3,),
+    "direct_forces": (3,),
+}
+_MAX_SUMMARY = 500
+# Å; of the system that models are warmed up with.
+_WARM_UP_CELL, _WARM_UP_DISTANCE = 12.0, 1.5
+
+
+class DeviceLostError(Exception):
+    """The device no longer answers; only a new process can use it again."""
+
+
+def configure_torch(n_threads: int) -> None:
+    """Set what is global in torch, once per process.
+
+    Args:
+        n_threads: Of the CPU, for one operation.
+    """
+    torch.set_num_threads(n_threads)
+    # No TF32 behind anyone's back: it ruins tight optimisations and phonons.
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def evaluate(
+    model: LoadedModel, requests: Sequence[Request]
+) -> list[Prediction | NonFinitePredictionError]:
+    """Evaluate requests of one model together; each gets only what it asked for.
+
+    Raises:
+        PredictionError: The potential gave too little, or the wrong shapes.
+        Exception: Whatever the potential raised.
+    """
+    outputs = frozenset[str]().union(*(request.outputs for request in requests))
+    predictions = _predict(model, [request.system for request in requests], outputs)
+    provenance = provenance_of(model)
+    return [
+        _answer(request, prediction, provenance)
+        for request, prediction in zip(requests, predictions, strict=True)
+    ]
+
+
+def warm_up(model: LoadedModel) -> None:
+    """Evaluate a small system in each way a request can ask for, so that no caller waits for it.
+
+    Raises:
+        ModelLoadError: The model cannot.
+    """
+    has = frozenset(model.info.outputs)
+    system = _small_system(model.info.elements[0])
+    for outputs in (has, frozenset(name for name in has if not needs_autograd({name}))):
+        try:
+            if outputs:
+                _predict(model, [system, system], outputs)
+        except Exception as error:
+            raise ModelLoadError(
+                f"model {model.info.name!r} cannot be evaluated: {summary(error)}"
+            ) from error
+
+
+def recover(model: LoadedModel, error: Exception) -> None:
+    """Make the device usable again after a batch has failed on it.
+
+    Raises:
+        DeviceLostError: It does not answer any more.
+    """
+    device = model.potential.device
+    if device.type != "cuda":
+        return
+    try:
+        # The frames of the traceback still hold the tensors that did not fit.
+        traceback.clear_frames(error.__traceback__)
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+    except RuntimeError as lost:
+        raise DeviceLostError(f"{device}: {lost}") from error
+
+
+def failure_of(error: Exception, n_atoms: int, device: str) -> ServiceError:
+    """Return what to tell the caller of a system that made the model raise this error."""
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError):
+        return SystemTooLargeError(f"{n_atoms} atoms do not fit into the memory of {device}")
+    return PredictionError(f"the model failed on this system: {summary(error)}")
+
+
+def summary(error: BaseException) -> str:
+    """Return the class and message of an error, cut where nobody would read on."""
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) <= _MAX_SUMMARY else text[:_MAX_SUMMARY] + "…"
+
+
+def provenance_of(model: LoadedModel) -> Provenance:
+    """Return what a prediction says of the model that made it."""
+    info = model.info
+    return Provenance(
+        model=info.name,
+        version=info.version,
+        sha256=info.sha256,
+        dtype=info.dtype,
+        device=info.device,
+        service_version=service_version(),
+    )
+
+
+def _predict(
+    model: LoadedModel, systems: Sequence[System], outputs: frozenset[str]
+) -> list[Prediction]:
+    potential = model.potential
+    batch = Batch.from_systems(systems, potential.cutoff, potential.dtype, potential.device)
+    predictions = split(predict_batch(potential, batch, outputs), batch)
+    if len(predictions) != len(systems):
+        raise PredictionError(
+            f"the model gave {len(predictions)} predictions for {len(systems)} systems"
+        )
+    return predictions
+
+
+def _answer(
+    request: Request, prediction: Prediction, provenance: Provenance
+) -> Prediction | NonFinitePredictionError:
+    asked = {name: getattr(prediction, name) for name in OUTPUTS if name in request.outputs}
+    for name, value in asked.items():
+        if value is None or np.shape(value) != _shape(name, request.n_atoms):
+            raise PredictionError(f"the model gave {name} of shape {np.shape(value)}")
+        if not np.isfinite(value).all():
+            return NonFinitePredictionError(
+                f"{name}: the model gave NaN or infinity for this system", field=name
+            )
+    return Prediction(**asked, provenance=provenance)
+
+
+def _shape(name: str, n_atoms: int) -> tuple[int, ...]:
+    if name == "energy":
+        return ()
+    return (n_atoms, *_SHAPES[name]) if name in _SHAPES else (3, 3)
+
+
+def _small_system(element: int) -> System:
+    positions = [[0.0, 0.0, 0.0], [_WARM_UP_DISTANCE, 0.0, 0.0]]
+    return System([element, element], positions, np.eye(3) * _WARM_UP_CELL, pbc=True)

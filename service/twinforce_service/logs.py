@@ -1,0 +1,79 @@
+"""Structured logs: what happened, in which request, as text or JSON lines."""
+
+import json
+import logging
+import re
+import sys
+import uuid
+from contextvars import ContextVar
+from datetime import UTC, datetime
+
+# The request that is being answered, as its caller or we named it.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+_SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+# What every record has; the rest was given as `extra`.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def choose_request_id(wanted: str | None) -> str:
+    """Return the caller's own name for a request where it is sane, else a new one."""
+    if wanted is not None and _SANE_ID.fullmatch(wanted):
+        return wanted
+    return uuid.uuid4().hex
+
+
+def configure(level: str, log_format: str) -> None:
+    """Send the logs of this process to standard error.
+
+    Args:
+        level: "debug", "info", "warning" or "error".
+        log_format: "text" (key=value) or "json", one line per record either way.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JSONFormatter() if log_format == "json" else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object per record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        return json.dumps(fields(record), default=str, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """The time, the level and the message of a record, then key=value; a traceback below."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record, and its traceback."""
+        values = fields(record)
+        traceback = values.pop("traceback", None)
+        head = [values.pop(name) for name in ("time", "level", "logger", "message")]
+        line = " ".join([*map(_plain, head), *(f"{k}={_quoted(v)}" for k, v in values.items())])
+        return f"{line}\n{traceback}" if traceback else line
+
+
+def fields(record: logging.LogRecord) -> dict[str, object]:
+    """Return what a record says, under names."""
+    known: dict[str, object] = {
+        "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "message": record.getMessage(),
+        "request_id": request_id.get(),
+    }
+    given = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    if record.exc_info:
+        given["traceback"] = logging.Formatter().formatException(record.exc_info)
+    return {name: value for name, value in (known | given).items() if value not in ("", None)}
+
+
+def _plain(value: object) -> str:
+    return str(value).replace("\n", " ")
+
+
+def _quoted(value: object) -> str:
+    text = _plain(value)
+    return json.dumps(text, ensure_ascii=False) if " " in text or "=" in text else text

@@ -1,0 +1,268 @@
+"""The service as a process: builds every object, wires them, starts and stops them."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+
+import uvicorn
+
+from twinforce_models.registry import LoadedModel, load
+from twinforce_proto import ModelInfo, ServiceError, UnavailableError
+from twinforce_service import logs
+from twinforce_service.batching import Limits
+from twinforce_service.evaluation import configure_torch
+from twinforce_service.metrics import Metrics
+from twinforce_service.settings import Settings, parse_settings
+from twinforce_service.thread_engine import ThreadEngine
+from twinforce_service.transports.grpc_server import GrpcServer
+from twinforce_service.transports.rest import create_app
+from twinforce_service.version import service_version
+
+# How often it is looked whether the engine is ready, and later whether it still lives, in s.
+_START_INTERVAL, _WATCH_INTERVAL = 0.02, 0.25
+# Replies to what the engine has finished are still to be sent after it stops, in s.
+_REPLY_TIME = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A service that accepts requests.
+
+    Attributes:
+        rest_url: Such as "http://127.0.0.1:8000".
+        grpc_url: Such as "grpc://127.0.0.1:8001".
+        models: What is served.
+    """
+
+    rest_url: str
+    grpc_url: str
+    models: tuple[ModelInfo, ...]
+
+    def lines(self) -> str:
+        """Return what the service says of itself when it has started."""
+        models = ", ".join(f"{each.name} ({each.dtype}, {each.device})" for each in self.models)
+        return f"TwinForce {service_version()} serves {models}\nREST  {self.rest_url}\n" + (
+            f"gRPC  {self.grpc_url}\n"
+        )
+
+
+class RestServer(uvicorn.Server):
+    """Uvicorn without its signal handlers: when to stop is decided here."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+async def serve(settings: Settings, stop: asyncio.Event, announce: Callable[[Ready], None]) -> None:
+    """Serve until told to stop, then finish what was accepted.
+
+    Args:
+        settings: What to serve, and where.
+        stop: Set it to stop.
+        announce: Called once requests are accepted.
+
+    Raises:
+        OSError: A port cannot be listened on.
+        ModelLoadError: A model cannot be loaded.
+        UnavailableError: The engine died.
+    """
+    metrics = Metrics(service_version())
+    engine = ThreadEngine(partial(_load_models, settings), _limits(settings), metrics.observe_batch)
+    metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)
+    listener = _listen(settings.host, settings.rest_port)
+    rest = _rest_server(engine, metrics, settings)
+    grpc_server = GrpcServer(engine, metrics, settings.max_body_bytes, settings.grpc_keep_alive)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(listener.close)
+        grpc_port = await grpc_server.start(_address(settings.host, settings.grpc_port))
+        serving = asyncio.create_task(rest.serve([listener]))
+        stack.push_async_callback(_stop, engine, rest, serving, grpc_server, settings.drain_timeout)
+        engine.start()
+        await _until(lambda: engine.is_ready or not engine.is_alive, stop, _START_INTERVAL)
+        if not stop.is_set():
+            engine.wait_until_ready(0)
+            for info in engine.models.values():
+                metrics.show_model(info)
+            await grpc_server.set_healthy(is_healthy=True)
+            announce(_ready(settings.host, listener.getsockname()[1], grpc_port, engine))
+        await _until(lambda: not engine.is_alive, stop, _WATCH_INTERVAL)
+        if not engine.is_alive:
+            raise UnavailableError("the engine has died; the logs say why")
+
+
+def run_in_thread(settings: Settings) -> "RunningServer":
+    """Start a service in a thread of this process, and return once it accepts requests.
+
+    Raises:
+        OSError: A port cannot be listened on.
+        ModelLoadError: A model cannot be loaded.
+    """
+    started: Future[tuple[Ready, Callable[[], object]]] = Future()
+
+    async def run() -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        tell: Callable[[], object] = partial(loop.call_soon_threadsafe, stop.set)
+        await serve(settings, stop, lambda ready: started.set_result((ready, tell)))
+
+    def run_and_report() -> None:
+        try:
+            asyncio.run(run())
+        except Exception as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    thread = threading.Thread(target=run_and_report, name="twinforce-server", daemon=True)
+    thread.start()
+    ready, tell = started.result()
+    return RunningServer(ready.rest_url, ready.grpc_url, tell, thread)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A service in a thread of this process; a context manager that stops it.
+
+    Attributes:
+        rest_url: Such as "http://127.0.0.1:8000".
+        grpc_url: Such as "grpc://127.0.0.1:8001".
+    """
+
+    rest_url: str
+    grpc_url: str
+    _tell: Callable[[], object]
+    _thread: threading.Thread
+
+    def stop(self) -> None:
+        """Finish what was accepted, then stop."""
+        with contextlib.suppress(RuntimeError):  # it has stopped already
+            self._tell()
+        self._thread.join()
+
+    def __enter__(self) -> "RunningServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def main() -> int:
+    """Run `twinforce-server`; return its exit code."""
+    settings = parse_settings()
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        asyncio.run(_serve_until_signalled(settings))
+    except (OSError, ServiceError) as error:
+        sys.stderr.write(f"twinforce-server: error: {error}\n")
+        return 1
+    return 0
+
+
+async def _serve_until_signalled(settings: Settings) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def begin_to_stop() -> None:
+        stop.set()
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one does not wait
+            loop.remove_signal_handler(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, begin_to_stop)
+    await serve(settings, stop, _print)
+
+
+def _print(ready: Ready) -> None:
+    sys.stdout.write(ready.lines())
+    sys.stdout.flush()
+
+
+async def _stop(
+    engine: ThreadEngine,
+    rest: RestServer,
+    serving: "asyncio.Task[None]",
+    grpc_server: GrpcServer,
+    timeout: float,
+) -> None:
+    """Accept nothing more, finish what was accepted, send the replies, and close the ports."""
+    rest.should_exit = True
+    await asyncio.gather(
+        asyncio.to_thread(engine.stop, timeout),
+        grpc_server.stop(timeout + _REPLY_TIME),
+        serving,
+    )
+
+
+async def _until(is_reached: Callable[[], bool], stop: asyncio.Event, interval: float) -> None:
+    while not (is_reached() or stop.is_set()):
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), interval)
+
+
+def _load_models(settings: Settings) -> Mapping[str, LoadedModel]:
+    configure_torch(settings.n_threads or _default_threads())
+    return {
+        name: load(spec, device=settings.device, dtype=settings.dtype)
+        for name, spec in settings.specs().items()
+    }
+
+
+def _default_threads() -> int:
+    return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_batch_atoms=settings.max_batch_atoms,
+        max_batch_pairs=settings.max_batch_pairs,
+        max_atoms_per_system=settings.max_atoms_per_system,
+        max_waiting=settings.max_waiting,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on {_address(host, port)} for REST: {error.strerror or error}"
+        ) from error
+
+
+def _rest_server(engine: ThreadEngine, metrics: Metrics, settings: Settings) -> RestServer:
+    config = uvicorn.Config(
+        create_app(engine, metrics, settings.max_body_bytes),
+        access_log=False,
+        lifespan="off",
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.drain_timeout + _REPLY_TIME),
+        timeout_keep_alive=int(settings.keep_alive),
+        ws="none",
+    )
+    return RestServer(config)
+
+
+def _ready(host: str, rest_port: int, grpc_port: int, engine: ThreadEngine) -> Ready:
+    return Ready(
+        f"http://{_address(host, rest_port)}",
+        f"grpc://{_address(host, grpc_port)}",
+        tuple(engine.models.values()),
+    )
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""What the service counts and measures, in the words of Prometheus."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from twinforce_proto import ModelInfo
+from twinforce_service.engine import BatchReport
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+# The label of what asks for a model that is not served, which callers could make without end.
+UNKNOWN_MODEL = "unknown"
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SYSTEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_ATOMS = (1, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
+
+
+class Metrics:
+    """All metrics of one service, in a registry of its own.
+
+    Args:
+        service_version: Of the service.
+    """
+
+    def __init__(self, service_version: str) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "twinforce_requests",
+            "Calls answered, by transport, model and outcome (ok, or the class of the error).",
+            ["transport", "model", "outcome"],
+            registry=self.registry,
+        )
+        self._evaluations = Counter(
+            "twinforce_evaluations",
+            "Systems evaluated.",
+            ["model"],
+            registry=self.registry,
+        )
+        self._atoms = Counter(
+            "twinforce_atoms",
+            "Atoms of the systems evaluated.",
+            ["model"],
+            registry=self.registry,
+        )
+        self._batch_systems = self._histogram(
+            "twinforce_batch_systems", "Systems that shared a batch.", _SYSTEMS
+        )
+        self._batch_atoms = self._histogram(
+            "twinforce_batch_atoms", "Atoms that shared a batch.", _ATOMS
+        )
+        self._queue_s = self._histogram(
+            "twinforce_queue_seconds", "Time a system waited for the device.", _SECONDS
+        )
+        self._compute_s = self._histogram(
+            "twinforce_compute_seconds", "Time a batch took on the device.", _SECONDS
+        )
+        self._model_info = Gauge(
+            "twinforce_model_info",
+            "Models served; always 1.",
+            ["model", "version", "sha256", "architecture", "dtype", "device"],
+            registry=self.registry,
+        )
+        service = Gauge(
+            "twinforce_service_info",
+            "Version of the service; always 1.",
+            ["version"],
+            registry=self.registry,
+        )
+        service.labels(service_version).set(1)
+
+    def count_request(self, transport: str, model: str, outcome: str) -> None:
+        """Count one call that was answered."""
+        self._requests.labels(transport, model, outcome).inc()
+
+    def observe_batch(self, report: BatchReport) -> None:
+        """Count and measure one batch."""
+        self._evaluations.labels(report.model).inc(report.n_systems)
+        self._atoms.labels(report.model).inc(report.n_atoms)
+        self._batch_systems.labels(report.model).observe(report.n_systems)
+        self._batch_atoms.labels(report.model).observe(report.n_atoms)
+        self._compute_s.labels(report.model).observe(report.compute_s)
+        queue_s = self._queue_s.labels(report.model)
+        for seconds in report.queue_s:
+            queue_s.observe(seconds)
+
+    def watch_queue(self, n_requests: Callable[[], float], n_atoms: Callable[[], float]) -> None:
+        """Read the depth of the queue from these functions whenever it is asked for."""
+        depth = Gauge("twinforce_queue_requests", "Systems that wait.", registry=self.registry)
+        depth.set_function(n_requests)
+        atoms = Gauge("twinforce_queue_atoms", "Atoms that wait.", registry=self.registry)
+        atoms.set_function(n_atoms)
+
+    def show_model(self, info: ModelInfo) -> None:
+        """Show that a model is served."""
+        self._model_info.labels(
+            info.name, info.version, info.sha256, info.architecture, info.dtype, info.device
+        ).set(1)
+
+    def exposition(self) -> bytes:
+        """Return everything in the text format of Prometheus."""
+        return generate_latest(self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, ["model"], buckets=buckets, registry=self.registry)

@@ -1,0 +1,163 @@
+"""Every setting of the service, from flags, then environment variables, then defaults."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ENV_PREFIX = "TWINFORCE_"
+BUNDLED_MODEL = "water"
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Settings(BaseSettings):
+    """What `twinforce-server` can be told."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    rest_port: int = Field(8000, ge=0, le=65535, description="Port of REST; 0 picks a free one.")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="Port of gRPC; 0 picks a free one.")
+    model: Annotated[dict[str, str], NoDecode] = Field(
+        default={},
+        description="A model to serve, as NAME=SPEC, where SPEC is a directory or toy:NAME. The "
+        "flag may be given many times; in the environment variable, commas separate.",
+    )
+    water: bool = Field(True, description="Serve the bundled model `water`.")
+    device: str = Field("auto", description="Where models compute: auto, cpu, cuda or cuda:N.")
+    dtype: Literal["auto", "float32", "float64"] = Field(
+        "auto", description="What models compute in; auto is what each was made for."
+    )
+    n_threads: int = Field(
+        0, ge=0, description="CPU threads of one evaluation; 0 is half of the cores."
+    )
+    max_batch_atoms: int = Field(20_000, ge=1, description="Atoms evaluated at once.")
+    max_batch_pairs: int = Field(2_000_000, ge=1, description="Neighbor pairs evaluated at once.")
+    max_atoms_per_system: int = Field(20_000, ge=1, description="Atoms in one system.")
+    max_waiting: int = Field(
+        4096, ge=1, description="Systems that may wait; beyond, callers are told to come back."
+    )
+    max_body_bytes: int = Field(
+        64 * 2**20, ge=1024, description="Bytes in one REST body or one gRPC message."
+    )
+    drain_timeout: float = Field(
+        30.0, ge=0, description="Seconds that a stopping service takes to finish what it accepted."
+    )
+    keep_alive: float = Field(
+        75.0, gt=0, description="Seconds that an idle REST connection is kept open."
+    )
+    grpc_keep_alive: float = Field(
+        30.0, gt=0, description="Seconds between pings that find out which gRPC callers are gone."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "warning", description="Least severe logs that are written."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Form of the logs, one line each, on standard error."
+    )
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _parse_models(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [part for part in value.split(",") if part.strip()]
+        return value if isinstance(value, dict) else _named_specs(value)
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+            raise ValueError(f"expected auto, cpu, cuda or cuda:N, got {value!r}")
+        return value
+
+    def specs(self) -> dict[str, str]:
+        """Return what is served: the name and the spec of each model."""
+        bundled = {BUNDLED_MODEL: BUNDLED_MODEL} if self.water else {}
+        return bundled | self.model
+
+
+def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
+    """Read flags and environment variables; on a mistake, say which on one line and exit.
+
+    Args:
+        arguments: Of the command line; None: those of this process.
+    """
+    parser = argparse.ArgumentParser(
+        prog="twinforce-server",
+        description="Serve machine-learned interatomic potentials over REST and gRPC.",
+        epilog=f"Each flag may be given as an environment variable {ENV_PREFIX}NAME instead.",
+    )
+    for name, info in Settings.model_fields.items():
+        _add_flag(parser, name, info)
+    given = vars(parser.parse_args(arguments))
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        parser.error("; ".join(_described(problem) for problem in error.errors()))
+
+
+def settings_table() -> str:
+    """Return the table of all settings, in Markdown, as docs/settings.md holds it."""
+    rows = [
+        f"| `{_flag(name, info)}` | `{ENV_PREFIX}{name.upper()}` | {_default(info)} "
+        f"| {info.description} |"
+        for name, info in Settings.model_fields.items()
+    ]
+    return "\n".join(
+        ("| flag | variable | default | meaning |", "| --- | --- | --- | --- |", *rows)
+    )
+
+
+def _named_specs(parts: Sequence[str]) -> dict[str, str]:
+    specs: dict[str, str] = {}
+    for part in parts:
+        name, _, spec = part.strip().partition("=")
+        if not _MODEL_NAME.fullmatch(name) or not spec:
+            raise ValueError(f"expected NAME=SPEC, got {part!r}")
+        if name in specs:
+            raise ValueError(f"the name {name!r} is given twice")
+        specs[name] = spec
+    return specs
+
+
+def _add_flag(parser: argparse.ArgumentParser, name: str, info: FieldInfo) -> None:
+    options: dict[str, Any] = {
+        "dest": name,
+        "default": argparse.SUPPRESS,
+        "help": f"{info.description} Default: {_default(info).strip('`')}.".replace("%", "%%"),
+    }
+    if info.annotation is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    elif name == "model":
+        options |= {"action": "append", "metavar": "NAME=SPEC"}
+    elif get_origin(info.annotation) is Literal:
+        options["metavar"] = "|".join(get_args(info.annotation))
+    else:
+        options["metavar"] = name.split("_")[-1].upper()
+    parser.add_argument(f"--{name.replace('_', '-')}", **options)
+
+
+def _flag(name: str, info: FieldInfo) -> str:
+    flag = f"--{name.replace('_', '-')}"
+    return f"{flag}, --no-{name}" if info.annotation is bool else flag
+
+
+def _default(info: FieldInfo) -> str:
+    if info.default == {}:
+        return "none"
+    return f"`{str(info.default).lower() if info.annotation is bool else info.default}`"
+
+
+def _described(problem: Any) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else "settings"
+    return f"{name.replace('_', '-')}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(settings_table() + "\n")

@@ -1,0 +1,286 @@
+"""The core of the service: one thread that owns the device and evaluates batches.
+
+A batch forms while the previous one runs, so there is no batching delay to tune.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from copy import copy
+from dataclasses import replace
+from threading import Condition, Thread
+
+from twinforce_models.registry import LoadedModel
+from twinforce_proto import (
+    DeadlineExceededError,
+    ModelInfo,
+    ModelLoadError,
+    Prediction,
+    ServiceError,
+    Timings,
+    UnavailableError,
+)
+from twinforce_service import evaluation
+from twinforce_service.admission import Admission
+from twinforce_service.batching import BatchQueue, Limits, Request, Taken, located
+from twinforce_service.engine import BatchReport
+
+logger = logging.getLogger(__name__)
+
+# Bounds of what a refused caller is advised to wait, in s.
+_MIN_RETRY_AFTER, _MAX_RETRY_AFTER = 0.1, 60.0
+
+
+class ThreadEngine:
+    """An `Engine` whose device belongs to a thread of this process; safe to call from any.
+
+    Args:
+        load: Gives the models, under the names they are served by; called in the thread that
+            owns the device.
+        limits: How much may wait, and how much is evaluated at once.
+        on_batch: Told of each batch, in the same thread.
+        clock: In s; deadlines are told on it.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Mapping[str, LoadedModel]],
+        limits: Limits | None = None,
+        on_batch: Callable[[BatchReport], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._load = load
+        self._queue = BatchQueue(limits or Limits())
+        self._on_batch = on_batch
+        self._clock = clock
+        self._changed = Condition()
+        self._loaded: Mapping[str, LoadedModel] = {}
+        self._models: Mapping[str, ModelInfo] = {}
+        self._admission: Admission | None = None
+        self._running: list[Request] = []
+        self._is_closed = False
+        self._failure: ServiceError | None = None
+        self._seconds_per_atom = 0.0
+        self._thread = Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread that owns the device; it loads the models and warms them up."""
+        self._thread.start()
+
+    def wait_until_ready(self, timeout: float | None = None) -> None:
+        """Return when requests are accepted.
+
+        Raises:
+            ModelLoadError: A model could not be loaded or evaluated.
+            UnavailableError: It was stopped first, or `timeout` s have passed.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._admission or self._is_closed, timeout)
+            if not self.is_ready:
+                raise self._refusal()
+
+    @property
+    def models(self) -> Mapping[str, ModelInfo]:
+        """What each served model declares, under its name; empty while they are loaded."""
+        return self._models
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are accepted."""
+        return self._admission is not None and not self._is_closed
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it may become ready, is, or was until it was told to stop."""
+        return self._failure is None
+
+    @property
+    def n_waiting(self) -> int:
+        """How many requests wait for the device."""
+        return self._queue.n_requests
+
+    @property
+    def n_waiting_atoms(self) -> int:
+        """How many atoms they have."""
+        return self._queue.n_atoms
+
+    def find(self, model: str) -> ModelInfo:
+        """Return what a model declares, or raise `UnknownModelError` or `UnavailableError`."""
+        return self._admitting().find(model)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Accept all of the requests, or raise a `ServiceError` and accept none."""
+        self._admitting().admit(requests)
+        with self._changed:
+            if self._is_closed:
+                raise self._refusal()
+            self._queue.extend(requests, self._clock(), self._retry_after())
+            self._changed.notify_all()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Accept nothing more, finish what was accepted, and stop."""
+        self._close()
+        if self._thread.ident is None:
+            return
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._abandon(UnavailableError("the service stopped before this was evaluated"))
+
+    def _admitting(self) -> Admission:
+        if self._admission is None:
+            raise self._refusal()
+        return self._admission
+
+    def _refusal(self) -> ServiceError:
+        """Why no requests are accepted; a new error each time, as raising one changes it."""
+        if self._failure is not None:
+            return copy(self._failure)
+        if self._is_closed:
+            return UnavailableError("the service is shutting down", retry_after=1.0)
+        return UnavailableError("the service is starting: its models are loading", retry_after=1.0)
+
+    def _retry_after(self) -> float:
+        seconds = self._seconds_per_atom * self._queue.n_atoms
+        return min(max(seconds, _MIN_RETRY_AFTER), _MAX_RETRY_AFTER)
+
+    def _close(self, failure: ServiceError | None = None) -> None:
+        with self._changed:
+            self._failure = self._failure or failure
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _abandon(self, error: ServiceError) -> None:
+        """Complete with this error whatever waits or runs."""
+        with self._changed:
+            abandoned = [*self._running, *self._queue.clear()]
+        for request in abandoned:
+            _fail(request, error)
+
+    def _run(self) -> None:
+        """Live as long as the device; whatever ends it, leave no future behind."""
+        try:
+            self._prepare()
+            while (taken := self._take()) is not None:
+                for request in taken.expired:
+                    _fail(request, _expired())
+                self._evaluate(taken.batch)
+        except ModelLoadError as error:
+            logger.info("a model could not be loaded", exc_info=error)
+            self._close(error)
+        except BaseException as error:
+            logger.critical("the engine thread died", exc_info=error)
+            self._close(UnavailableError(f"the engine thread died: {evaluation.summary(error)}"))
+        finally:
+            self._close()
+            self._abandon(self._refusal())
+
+    def _prepare(self) -> None:
+        try:
+            loaded = {
+                name: replace(model, info=replace(model.info, name=name))
+                for name, model in self._load().items()
+            }
+            for model in loaded.values():
+                evaluation.warm_up(model)
+        except ModelLoadError:
+            raise
+        except Exception as error:
+            raise ModelLoadError(evaluation.summary(error)) from error
+        with self._changed:
+            self._loaded = loaded
+            self._models = {name: model.info for name, model in loaded.items()}
+            self._admission = Admission(self._models)
+            self._changed.notify_all()
+
+    def _take(self) -> Taken | None:
+        """Wait for the next batch; None when there will be no more."""
+        with self._changed:
+            self._running = []
+            while True:
+                taken = self._queue.next_batch(self._clock())
+                if taken.batch or taken.expired:
+                    self._running = [*taken.batch, *taken.expired]
+                    return taken
+                if self._is_closed:
+                    return None
+                self._changed.wait()
+
+    def _evaluate(self, batch: list[Request]) -> None:
+        """Complete every future of the batch, whatever the model does.
+
+        A batch that fails is halved until the failure is pinned on single systems, so one bad
+        system never fails its neighbors.
+        """
+        if not batch:
+            return
+        model = self._loaded[batch[0].model]
+        started = self._clock()
+        try:
+            answers = evaluation.evaluate(model, batch)
+        except Exception as error:
+            evaluation.recover(model, error)
+            self._narrow_down(batch, error)
+        else:
+            self._answer(batch, answers, started)
+
+    def _narrow_down(self, batch: list[Request], error: Exception) -> None:
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            self._evaluate(batch[:middle])
+            self._evaluate(batch[middle:])
+            return
+        (request,) = batch
+        if not isinstance(error, ServiceError):
+            logger.warning("the model failed", extra=_described(request), exc_info=error)
+        device = self._loaded[request.model].info.device
+        _fail(request, evaluation.failure_of(error, request.n_atoms, device))
+
+    def _answer(
+        self, batch: list[Request], answers: Sequence[Prediction | ServiceError], started: float
+    ) -> None:
+        compute_s = self._clock() - started
+        n_atoms = sum(request.n_atoms for request in batch)
+        queue_s = tuple(started - request.submitted_at for request in batch)
+        for request, answer, waited in zip(batch, answers, queue_s, strict=True):
+            if isinstance(answer, ServiceError):
+                logger.info("%s", answer, extra=_described(request))
+                _fail(request, answer)
+            else:
+                timings = Timings(waited, compute_s, len(batch), n_atoms)
+                _complete(request.future, replace(answer, timings=timings))
+        self._seconds_per_atom = 0.8 * self._seconds_per_atom + 0.2 * compute_s / n_atoms
+        self._report(BatchReport(batch[0].model, len(batch), n_atoms, queue_s, compute_s))
+
+    def _report(self, report: BatchReport) -> None:
+        try:
+            if self._on_batch is not None:
+                self._on_batch(report)
+        except Exception:
+            logger.exception("a batch could not be reported")
+
+
+def _expired() -> DeadlineExceededError:
+    return DeadlineExceededError("the deadline passed before the system was evaluated")
+
+
+def _complete(future: Future[Prediction], prediction: Prediction) -> None:
+    try:
+        future.set_result(prediction)
+    except InvalidStateError:  # abandoned meanwhile
+        logger.debug("a prediction came too late")
+
+
+def _fail(request: Request, error: ServiceError) -> None:
+    try:
+        request.future.set_exception(located(error, request))
+    except InvalidStateError:  # answered or abandoned meanwhile
+        logger.debug("an error came too late")
+
+
+def _described(request: Request) -> dict[str, object]:
+    return {
+        "model": request.model,
+        "n_atoms": request.n_atoms,
+        "request_id": request.request_id,
+    }

@@ -1,0 +1,170 @@
+"""The bodies of REST, JSON and protobuf, to what was asked and from what was predicted."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import orjson
+from google.protobuf.message import DecodeError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from twinforce_proto import (
+    OUTPUTS,
+    InvalidRequestError,
+    InvalidSystemError,
+    Prediction,
+    PredictRequest,
+    ServiceError,
+    System,
+    parse_outputs,
+)
+from twinforce_proto.codec import (
+    outputs_to_proto,
+    predict_reply_to_proto,
+    predict_request_from_proto,
+    slowest_timings,
+)
+from twinforce_proto.v1 import inference_pb2 as pb
+
+JSON, PROTOBUF = "application/json", "application/x-protobuf"
+DEFAULT_OUTPUTS = frozenset({"energy", "conservative_forces"})
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Vector = tuple[Number, Number, Number]
+
+
+class SystemBody(BaseModel):
+    """One atomistic system."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    atomic_numbers: list[int] = Field(description="1 to 118, one per atom.")
+    positions: list[Vector] = Field(description="One row per atom, in Å.")
+    cell: tuple[Vector, Vector, Vector] | None = Field(
+        None, description="Lattice vectors as rows, in Å."
+    )
+    pbc: tuple[bool, bool, bool] | bool | None = Field(
+        None, description="Periodic along each lattice vector; none by default."
+    )
+    charge: Number | None = Field(None, description="Total charge, in elementary charges.")
+    spin_multiplicity: int | None = Field(None, description="2S + 1.")
+
+
+class SystemsBody(BaseModel):
+    """Systems to evaluate."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    systems: list[SystemBody] = Field(min_length=1)
+
+
+class PredictBody(SystemsBody):
+    """Systems to evaluate, and what is wanted of each."""
+
+    outputs: list[str] | None = Field(
+        None,
+        description=f"Any of {', '.join(OUTPUTS)}, or hybrid (the energy and both forces); "
+        "energy and conservative_forces by default.",
+    )
+
+
+def read_json(body: bytes, model: str, fixed: frozenset[str] | None) -> PredictRequest:
+    """Decode a JSON body.
+
+    Args:
+        body: As it came.
+        model: The name in the path.
+        fixed: The outputs that the path stands for; None where the body names them.
+
+    Raises:
+        InvalidRequestError: When it is no such body.
+        InvalidSystemError: When a system is; says which.
+    """
+    kind = PredictBody if fixed is None else SystemsBody
+    try:
+        parsed = kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _mistake(error) from error
+    outputs = fixed or DEFAULT_OUTPUTS
+    if isinstance(parsed, PredictBody) and parsed.outputs is not None:
+        outputs = parse_outputs(parsed.outputs)
+    systems = tuple(_system(index, each) for index, each in enumerate(parsed.systems))
+    return PredictRequest(model, systems, outputs)
+
+
+def read_protobuf(body: bytes, model: str, fixed: frozenset[str] | None) -> PredictRequest:
+    """Decode a serialized `twinforce.v1.PredictRequest`; arguments and errors as `read_json`."""
+    try:
+        message = pb.PredictRequest.FromString(body)
+    except DecodeError as error:
+        text = f"body: expected a twinforce.v1.PredictRequest message, got {len(body)} other bytes"
+        raise InvalidRequestError(text, field="body") from error
+    if message.model not in ("", model):
+        text = f"model: expected {model!r} as in the path, or none, got {message.model!r}"
+        raise InvalidRequestError(text, field="model")
+    message.model = model
+    if not message.outputs:
+        message.outputs.extend(outputs_to_proto(fixed or DEFAULT_OUTPUTS))
+    wanted = predict_request_from_proto(message)
+    if fixed is not None and wanted.outputs != fixed:
+        text = f"outputs: this path gives {', '.join(sorted(fixed))}; for others use /predict"
+        raise InvalidRequestError(text, field="outputs")
+    return wanted
+
+
+def write_json(wanted: PredictRequest, predictions: Sequence[Prediction]) -> bytes:
+    """Encode predictions as JSON; the timings are those of the slowest."""
+    reply = {
+        "model": wanted.model,
+        "predictions": [_outputs(prediction) for prediction in predictions],
+        "provenance": predictions[0].provenance,
+        "timings": slowest_timings(predictions),
+    }
+    return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def write_protobuf(wanted: PredictRequest, predictions: Sequence[Prediction]) -> bytes:
+    """Encode predictions as a serialized `twinforce.v1.PredictReply`."""
+    reply = predict_reply_to_proto(wanted.model, predictions, wanted.reply_dtype)
+    return reply.SerializeToString()
+
+
+def _system(index: int, body: SystemBody) -> System:
+    try:
+        return System(
+            atomic_numbers=body.atomic_numbers,
+            positions=body.positions,
+            cell=body.cell,
+            pbc=body.pbc,
+            charge=body.charge,
+            spin_multiplicity=body.spin_multiplicity,
+        )
+    except InvalidSystemError as error:
+        raise error.at(index) from error
+
+
+def _outputs(prediction: Prediction) -> dict[str, Any]:
+    values = {name: getattr(prediction, name) for name in OUTPUTS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _mistake(error: ValidationError) -> ServiceError:
+    """Return the error of the tree for the first mistake that was found."""
+    mistakes = error.errors(include_url=False, include_context=False)
+    first = mistakes[0]
+    match first["loc"]:
+        case ("systems", int(index), str(field), *rest):
+            place = field + "".join(f"[{each}]" for each in rest if isinstance(each, int))
+            text = _text(place, first["msg"], len(mistakes))
+            return InvalidSystemError(text, system_index=index, field=field)
+        case ("systems", int(index)):
+            text = _text("system", first["msg"], len(mistakes))
+            return InvalidSystemError(text, system_index=index)
+        case (str(field), *_):
+            return InvalidRequestError(_text(field, first["msg"], len(mistakes)), field=field)
+        case _:
+            return InvalidRequestError(_text("body", first["msg"], len(mistakes)), field="body")
+
+
+def _text(place: str, message: str, n_mistakes: int) -> str:
+    more = f" (and {n_mistakes - 1} more mistakes)" if n_mistakes > 1 else ""
+    return f"{place}: {message[:1].lower()}{message[1:]}{more}"

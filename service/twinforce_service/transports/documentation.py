@@ -1,0 +1,228 @@
+"""What /docs and /openapi.json say beyond what the code of the paths says itself."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
+
+from twinforce_proto import (
+    DeadlineExceededError,
+    InvalidSystemError,
+    OverloadedError,
+    PredictionError,
+    ServiceError,
+    SystemTooLargeError,
+    UnavailableError,
+    UnknownModelError,
+)
+from twinforce_proto.problem import PROBLEM_MEDIA_TYPE, error_to_problem
+from twinforce_service.transports.bodies import JSON, PROTOBUF, PredictBody, SystemsBody
+
+Responses = dict[int | str, dict[str, Any]]
+
+DESCRIPTION = """\
+Energies and forces of atomistic systems from machine-learned interatomic potentials.
+
+Lengths are in Å, energies in eV, forces in eV/Å, stresses in eV/Å³ (tension > 0). A model may have
+two kinds of forces: *conservative* ones, the gradient of its energy, and *direct* ones, a cheaper
+head of their own that is no gradient. `hybrid` gives both from one evaluation.
+
+Every path that takes JSON also takes a serialized `twinforce.v1.PredictRequest` and answers with a
+`twinforce.v1.PredictReply`, as `application/x-protobuf`: the messages of the gRPC API, which is
+served on a port of its own. Errors are problem details (RFC 9457) in either case.
+"""
+
+_WATER = {
+    "atomic_numbers": [8, 1, 1],
+    "positions": [[0.0, 0.0, 0.119], [0.0, 0.763, -0.477], [0.0, -0.763, -0.477]],
+}
+_BOX = {"cell": [[9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]], "pbc": [True, True, True]}
+_PROVENANCE = {
+    "model": "water",
+    "version": "1",
+    "sha256": "9b1c…",
+    "dtype": "float32",
+    "device": "cuda:0",
+    "service_version": "0.1.0",
+}
+_TIMINGS = {"queue_s": 0.0004, "compute_s": 0.0121, "batch_n_systems": 8, "batch_n_atoms": 1536}
+_VALUES: dict[str, Any] = {
+    "energy": -467.93,
+    "conservative_forces": [[0.0, 0.0, -0.51], [0.0, -0.14, 0.26], [0.0, 0.14, 0.25]],
+    "direct_forces": [[0.0, 0.0, -0.50], [0.0, -0.15, 0.25], [0.0, 0.15, 0.25]],
+    "conservative_stress": [[0.002, 0.0, 0.0], [0.0, 0.002, 0.0], [0.0, 0.0, 0.001]],
+}
+_GIVEN = {
+    "energy": ("energy",),
+    "conservative-forces": ("energy", "conservative_forces"),
+    "direct-forces": ("energy", "direct_forces"),
+    "predict": ("energy", "conservative_forces", "direct_forces", "conservative_stress"),
+}
+_SUMMARIES = {
+    "energy": "Energies",
+    "conservative-forces": "Energies and conservative forces",
+    "direct-forces": "Energies and direct forces",
+    "predict": "Any outputs",
+}
+_TEXTS = {
+    "energy": "Evaluate the energy of each system.",
+    "conservative-forces": "Evaluate energies and their gradients, -dE/dr.",
+    "direct-forces": "Evaluate energies and the force head, without any gradient.",
+    "predict": "Evaluate any set of outputs, both kinds of forces and stresses included.",
+}
+_INFO = {
+    "name": "water",
+    "version": "1",
+    "sha256": "9b1c…",
+    "architecture": "hybrid-net",
+    "cutoff": 5.0,
+    "elements": [1, 8],
+    "dtype": "float32",
+    "device": "cuda:0",
+    "outputs": ["energy", "atom_energies", "conservative_forces", "direct_forces"],
+    "n_parameters": 250000,
+    "uses_charge": False,
+    "uses_spin": False,
+    "units": {"energy": "eV", "conservative_forces": "eV/Å"},
+    "metadata": {"errors": {"conservative_forces_mae": 0.04}},
+    "card": "# water …",
+}
+_HEADERS = (
+    ("X-Timeout-Seconds", "number", "How long the caller waits; what is late is not computed."),
+    ("X-Request-ID", "string", "A name for the request; comes back, and is in the logs."),
+)
+
+
+class Problem(BaseModel):
+    """What went wrong: problem details, RFC 9457."""
+
+    type: str = Field(description="urn:twinforce:error: and the class of the error.")
+    title: str = Field(description="What this class of errors means.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What was expected and what came.")
+    system_index: int | None = Field(None, description="Which system is meant, from 0.")
+    field: str | None = Field(None, description="Which field is meant.")
+    retry_after: float | None = Field(None, description="Seconds after which to try again.")
+
+
+def complete(app: FastAPI) -> None:
+    """Make the OpenAPI description of an application hold the schemas of its bodies."""
+
+    def describe() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+            )
+            schemas = app.openapi_schema.setdefault("components", {}).setdefault("schemas", {})
+            schemas |= _schemas()
+        return app.openapi_schema
+
+    app.openapi = describe  # type: ignore[method-assign]
+
+
+def of_path(path: str) -> dict[str, Any]:
+    """Return how a path that predicts is described."""
+    kind = PredictBody if path == "predict" else SystemsBody
+    return {
+        "name": path,
+        "summary": _SUMMARIES[path],
+        "description": _TEXTS[path],
+        "responses": {200: _given(_reply_example(path), PROTOBUF)} | _PREDICTION_PROBLEMS,
+        "openapi_extra": {
+            "parameters": [
+                {"name": name, "in": "header", "description": text, "schema": {"type": kind_}}
+                for name, kind_, text in _HEADERS
+            ],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    JSON: {
+                        "schema": {"$ref": f"#/components/schemas/{kind.__name__}"},
+                        "examples": _request_examples(path),
+                    },
+                    PROTOBUF: _message("PredictRequest"),
+                },
+            },
+        },
+    }
+
+
+def _given(example: object, *more: str) -> dict[str, Any]:
+    message = {media_type: _message("PredictReply") for media_type in more}
+    return {"description": "OK", "content": {JSON: {"example": example}} | message}
+
+
+def _message(name: str) -> dict[str, Any]:
+    text = f"A serialized twinforce.v1.{name}."
+    return {"schema": {"type": "string", "format": "binary", "description": text}}
+
+
+def _problem(error: ServiceError) -> dict[str, Any]:
+    return {
+        "description": f"{type(error).__doc__}",
+        "content": {
+            PROBLEM_MEDIA_TYPE: {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "example": error_to_problem(error),
+            }
+        },
+    }
+
+
+def _problems(*errors: ServiceError) -> Responses:
+    return {error.http_status: _problem(error) for error in errors}
+
+
+def _request_examples(path: str) -> dict[str, Any]:
+    asked = {"outputs": list(_GIVEN[path])} if path == "predict" else {}
+    periodic = {"systems": [_WATER | _BOX]} | asked
+    molecule: dict[str, Any] = {"systems": [_WATER]}
+    if path == "predict":
+        molecule["outputs"] = ["hybrid"]
+    return {
+        "periodic": {"summary": "One molecule in a periodic box", "value": periodic},
+        "molecule": {"summary": "One molecule in open space", "value": molecule},
+    }
+
+
+def _reply_example(path: str) -> dict[str, Any]:
+    return {
+        "model": "water",
+        "predictions": [{name: _VALUES[name] for name in _GIVEN[path]}],
+        "provenance": _PROVENANCE,
+        "timings": _TIMINGS,
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    kinds = [(kind, "validation") for kind in (PredictBody, SystemsBody, Problem)]
+    _, schema = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    definitions: dict[str, Any] = schema["$defs"]
+    return definitions
+
+
+_UNKNOWN = UnknownModelError("model: no model is called 'ice'; served: water", field="model")
+_STARTING = UnavailableError("the service is starting: its models are loading", retry_after=1.0)
+_PREDICTION_PROBLEMS = _problems(
+    _UNKNOWN,
+    SystemTooLargeError("expected at most 20000 atoms, got 30000", system_index=0),
+    InvalidSystemError(
+        "positions: expected shape [3, 3], got shape [2, 3]", system_index=3, field="positions"
+    ),
+    OverloadedError("4096 systems are already waiting; try again later", retry_after=2.0),
+    PredictionError("the model failed on this system: RuntimeError: …", system_index=0),
+    _STARTING,
+    DeadlineExceededError("not evaluated within 0.5 s"),
+)
+LIVE: Responses = {200: _given({"status": "live"}), **_problems(_STARTING)}
+READY: Responses = {200: _given({"status": "ready", "models": ["water"]}), **_problems(_STARTING)}
+METRICS: Responses = {
+    200: {"description": "OK", "content": {"text/plain": {"example": "twinforce_evaluations …"}}}
+}
+MODELS: Responses = {200: _given({"models": [_INFO]})}
+MODEL: Responses = {200: _given(_INFO), **_problems(_UNKNOWN, _STARTING)}

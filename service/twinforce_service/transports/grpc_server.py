@@ -1,0 +1,252 @@
+"""The engine over gRPC."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from twinforce_proto import PredictRequest, ServiceError, UnavailableError
+from twinforce_proto.codec import (
+    ERROR_METADATA_KEY,
+    error_to_proto,
+    model_info_to_proto,
+    predict_reply_to_proto,
+    predict_request_from_proto,
+)
+from twinforce_proto.stream import StreamDecoder, stream_reply_to_proto
+from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_proto.v1.inference_pb2_grpc import (
+    InferenceServicer,
+    add_InferenceServicer_to_server,
+)
+from twinforce_service.engine import Engine
+from twinforce_service.logs import choose_request_id, request_id
+from twinforce_service.metrics import Metrics
+from twinforce_service.transports.calls import Call, counted
+
+REQUEST_ID_KEY = "x-request-id"
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Inference"].full_name
+
+# The headers of a reply have little room; a longer message is cut.
+_MAX_MESSAGE = 1000
+# How long calls that were told to end have to do so, in s.
+_LAST_GRACE = 1.0
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_Reply = TypeVar("_Reply")
+
+
+class Inference(InferenceServicer):
+    """The `Inference` service of inference.proto."""
+
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._n_calls = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._draining = asyncio.Event()
+        self._reads: set[asyncio.Task[Any]] = set()
+
+    async def Predict(  # noqa: N802
+        self, request: pb.PredictRequest, context: _Context
+    ) -> pb.PredictReply:
+        """Evaluate a list of systems."""
+        return await self._answer(context, self._predict(request, context))
+
+    async def PredictStream(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.StreamRequest], context: _Context
+    ) -> AsyncIterator[pb.StreamReply]:
+        """Evaluate one system after another."""
+        del request_iterator  # which cannot be left waiting when the service stops
+        _name(context)
+        decoder = StreamDecoder()
+        model = ""
+        while (message := await self._read(context)) is not grpc.aio.EOF:
+            model = message.model or model
+            yield await self._stream_reply(decoder, message, model, context)
+
+    async def ListModels(  # noqa: N802
+        self, request: pb.ListModelsRequest, context: _Context
+    ) -> pb.ListModelsReply:
+        """Say what each served model declares."""
+        del request
+        return await self._answer(context, self._list_models())
+
+    async def GetModel(  # noqa: N802
+        self, request: pb.GetModelRequest, context: _Context
+    ) -> pb.ModelInfo:
+        """Say what one model declares."""
+        return await self._answer(context, self._get_model(request.model))
+
+    async def drain(self, timeout: float) -> None:
+        """End streams that wait for their caller, and wait for the calls being answered."""
+        self._draining.set()
+        for read in self._reads:
+            read.cancel()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._is_idle.wait()
+        except TimeoutError:
+            return
+
+    async def _answer(self, context: _Context, work: Awaitable[_Reply]) -> _Reply:
+        _name(context)
+        try:
+            return await work
+        except ServiceError as error:
+            await _abort(context, error)
+
+    async def _predict(self, message: pb.PredictRequest, context: _Context) -> pb.PredictReply:
+        with self._counted("grpc", message.model):
+            wanted = predict_request_from_proto(message)
+            call = Call(self._engine, wanted, _time_remaining(context))
+            predictions = await call.predictions()
+            return predict_reply_to_proto(wanted.model, predictions, wanted.reply_dtype)
+
+    async def _list_models(self) -> pb.ListModelsReply:
+        return pb.ListModelsReply(models=map(model_info_to_proto, self._engine.models.values()))
+
+    async def _get_model(self, name: str) -> pb.ModelInfo:
+        return model_info_to_proto(self._engine.find(name))
+
+    async def _stream_reply(
+        self, decoder: StreamDecoder, message: pb.StreamRequest, model: str, context: _Context
+    ) -> pb.StreamReply:
+        try:
+            with self._counted("grpc_stream", model):
+                return await self._step(decoder.decode(message), context)
+        except ServiceError as error:
+            return stream_reply_to_proto(error)
+
+    async def _step(self, wanted: PredictRequest, context: _Context) -> pb.StreamReply:
+        call = Call(self._engine, wanted, _time_remaining(context), is_list=False)
+        (prediction,) = await call.predictions()
+        return stream_reply_to_proto(prediction, wanted.reply_dtype)
+
+    async def _read(self, context: _Context) -> Any:
+        """Return the next message of a stream, unless the service stops first."""
+        if self._draining.is_set():
+            await _abort(context, _stopping())
+        read = asyncio.ensure_future(context.read())
+        self._reads.add(read)
+        try:
+            return await read
+        except asyncio.CancelledError:
+            if not self._draining.is_set():
+                raise
+            await _abort(context, _stopping())
+        finally:
+            self._reads.discard(read)
+
+    @contextmanager
+    def _counted(self, transport: str, model: str) -> Iterator[None]:
+        self._n_calls += 1
+        self._is_idle.clear()
+        try:
+            with counted(self._metrics, transport, self._engine, model):
+                yield
+        finally:
+            self._n_calls -= 1
+            if not self._n_calls:
+                self._is_idle.set()
+
+
+class GrpcServer:
+    """The services on one port: inference, health and reflection.
+
+    Args:
+        engine: What answers.
+        metrics: What counts.
+        max_message_bytes: Of a request or a reply.
+        keep_alive: Between two pings of a silent caller, in s.
+    """
+
+    def __init__(
+        self, engine: Engine, metrics: Metrics, max_message_bytes: int, keep_alive: float
+    ) -> None:
+        self._inference = Inference(engine, metrics)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(options=_options(max_message_bytes, keep_alive))
+        add_InferenceServicer_to_server(self._inference, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    async def start(self, address: str) -> int:
+        """Listen on host:port, not yet healthy, and return the port.
+
+        Raises:
+            OSError: When somebody else does.
+        """
+        await self.set_healthy(is_healthy=False)
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address} for gRPC") from error
+        await self._server.start()
+        return port
+
+    async def set_healthy(self, *, is_healthy: bool) -> None:
+        """Say over the health service whether requests are accepted."""
+        status = health_pb2.HealthCheckResponse
+        for name in ("", SERVICE_NAME):
+            await self._health.set(name, status.SERVING if is_healthy else status.NOT_SERVING)
+
+    async def stop(self, timeout: float) -> None:
+        """Accept no more calls, answer those that are open, and stop."""
+        await self._health.enter_graceful_shutdown()
+        stopped = asyncio.ensure_future(self._server.stop(timeout))
+        await self._inference.drain(timeout)
+        # What is open now will never end by itself: callers that watch our health.
+        await self._server.stop(_LAST_GRACE)
+        await stopped
+
+
+def _options(max_message_bytes: int, keep_alive: float) -> list[tuple[str, int]]:
+    keep_alive_ms = int(1000 * keep_alive)
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        # Otherwise a second service could silently share the port.
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", keep_alive_ms),
+        ("grpc.keepalive_timeout_ms", keep_alive_ms),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # How often callers may ping us.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
+
+
+def _name(context: _Context) -> None:
+    """Give the call the name that the caller has for it, or a new one, and tell the caller."""
+    metadata = dict(context.invocation_metadata() or ())
+    wanted = metadata.get(REQUEST_ID_KEY)
+    request_id.set(choose_request_id(wanted if isinstance(wanted, str) else None))
+    context.set_trailing_metadata(((REQUEST_ID_KEY, request_id.get()),))
+
+
+def _time_remaining(context: _Context) -> float | None:
+    seconds: float | None = context.time_remaining()
+    return seconds
+
+
+def _stopping() -> UnavailableError:
+    return UnavailableError("the service is shutting down", retry_after=1.0)
+
+
+async def _abort(context: _Context, error: ServiceError) -> NoReturn:
+    """End a call with an error of the tree."""
+    message = error_to_proto(error)
+    message.message = message.message[:_MAX_MESSAGE]
+    metadata = (
+        (ERROR_METADATA_KEY, message.SerializeToString()),
+        (REQUEST_ID_KEY, request_id.get()),
+    )
+    status = grpc.StatusCode[error.grpc_status]
+    await context.abort(status, str(error)[:_MAX_MESSAGE], metadata)

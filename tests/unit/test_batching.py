@@ -1,0 +1,189 @@
+import numpy as np
+import pytest
+
+from tests.systems import crystal, molecule
+from twinforce_models.batch import Batch
+from twinforce_proto import (
+    InvalidRequestError,
+    OverloadedError,
+    System,
+    SystemTooLargeError,
+)
+from twinforce_service.batching import BatchQueue, Limits, Request, estimate_pairs
+
+ENERGY = frozenset({"energy"})
+DIRECT = frozenset({"energy", "direct_forces"})
+CONSERVATIVE = frozenset({"conservative_forces"})
+STRESS = frozenset({"conservative_stress"})
+
+
+def request(n_atoms=1, model="a", outputs=ENERGY, **values):
+    return Request(model=model, system=molecule(n_atoms), outputs=outputs, **values)
+
+
+def queue_of(*requests, now=0.0, **limits):
+    queue = BatchQueue(Limits(**limits))
+    queue.extend(requests, now)
+    return queue
+
+
+def sizes(taken):
+    return [each.n_atoms for each in taken.batch]
+
+
+def batches(queue, now=0.0):
+    while queue:
+        yield queue.next_batch(now).batch
+
+
+def test_a_batch_is_the_oldest_requests_that_fit_in_atoms():
+    queue = queue_of(*map(request, (4, 5, 3, 1)), max_batch_atoms=10)
+    assert sizes(queue.next_batch(0)) == [4, 5]
+    assert sizes(queue.next_batch(0)) == [3, 1]
+    assert queue.next_batch(0).batch == []
+
+
+def test_a_batch_is_the_oldest_requests_that_fit_in_pairs():
+    queue = queue_of(*(request(n_pairs=n) for n in (60, 30, 20)), max_batch_pairs=100)
+    assert [each.n_pairs for each in queue.next_batch(0).batch] == [60, 30]
+    assert [each.n_pairs for each in queue.next_batch(0).batch] == [20]
+
+
+@pytest.mark.parametrize("limit", [{"max_batch_atoms": 10}, {"max_batch_pairs": 10}])
+def test_a_system_larger_than_a_batch_goes_alone(limit):
+    queue = queue_of(*(request(n, n_pairs=n) for n in (2, 50, 1)), **limit)
+    assert [sizes(queue.next_batch(0)) for _ in range(3)] == [[2], [50], [1]]
+
+
+def test_a_system_larger_than_the_largest_is_refused_and_named():
+    queue = queue_of(max_atoms_per_system=5)
+    with pytest.raises(SystemTooLargeError, match=r"systems\[1\]: expected at most 5 atoms, got 6"):
+        queue.extend([request(5, system_index=0), request(6, system_index=1)], 0)
+    assert len(queue) == 0
+
+
+def test_requests_of_different_models_share_no_batch():
+    queue = queue_of(*(request(model=name) for name in "abab"))
+    assert ["".join(each.model for each in batch) for batch in batches(queue)] == ["aa", "bb"]
+
+
+def test_a_direct_prediction_does_not_wait_for_a_gradient():
+    wanted = [ENERGY, CONSERVATIVE, DIRECT, CONSERVATIVE | DIRECT]
+    queue = queue_of(*(request(outputs=outputs) for outputs in wanted))
+    assert [[each.outputs for each in batch] for batch in batches(queue)] == [
+        [ENERGY, DIRECT],
+        [CONSERVATIVE, CONSERVATIVE | DIRECT],
+    ]
+
+
+def test_who_asks_for_a_stress_shares_no_batch_with_who_does_not():
+    queue = queue_of(*(request(outputs=outputs) for outputs in (CONSERVATIVE, STRESS)))
+    assert [len(batch) for batch in batches(queue)] == [1, 1]
+
+
+def test_no_model_starves_another():
+    order = [*["busy"] * 3, "quiet", *["busy"] * 3]
+    queue = queue_of(*(request(model=name) for name in order), max_batch_atoms=1)
+    assert [batch[0].model for batch in batches(queue)] == order
+
+
+def test_what_was_cancelled_is_not_evaluated():
+    gone = request(9)
+    queue = queue_of(request(4), gone, request(5), max_batch_atoms=10)
+    gone.future.cancel()
+    assert sizes(queue.next_batch(0)) == [4, 5]
+    assert len(queue) == queue.n_atoms == 0
+
+
+def test_what_is_late_is_returned_apart():
+    late, early, patient = request(1, deadline=5.0), request(2, deadline=7.0), request(3)
+    queue = queue_of(late, early, patient)
+    taken = queue.next_batch(now=6.0)
+    assert taken.batch == [early, patient]
+    assert taken.expired == [late]
+
+
+def test_what_is_late_takes_no_room_in_the_batch():
+    queue = queue_of(request(9, deadline=1.0), request(9), request(1), max_batch_atoms=10)
+    assert sizes(queue.next_batch(now=2.0)) == [9, 1]
+
+
+def test_a_group_of_late_requests_does_not_hide_the_next():
+    queue = queue_of(request(model="a", deadline=1.0), request(model="b"))
+    taken = queue.next_batch(now=2.0)
+    assert [each.model for each in taken.batch] == ["b"]
+    assert [each.model for each in taken.expired] == ["a"]
+
+
+def test_what_was_taken_can_no_longer_be_cancelled():
+    queue = queue_of(request())
+    (taken,) = queue.next_batch(0).batch
+    assert not taken.future.cancel()
+
+
+def test_a_full_queue_refuses_all_of_a_call_and_says_when_to_return():
+    queue = queue_of(request(), request(), max_waiting=3)
+    with pytest.raises(OverloadedError, match="2 systems are already waiting") as refused:
+        queue.extend([request(), request()], 0, retry_after=2.5)
+    assert refused.value.retry_after == 2.5
+    assert len(queue) == 2
+    queue.extend([request()], 0)
+
+
+def test_what_was_cancelled_makes_room_in_a_full_queue():
+    gone, kept = request(5), request(2)
+    queue = queue_of(gone, kept, max_waiting=2)
+    gone.future.cancel()
+    queue.extend([request(1)], 0)
+    assert (len(queue), queue.n_atoms) == (2, 3)
+    assert sizes(queue.next_batch(0)) == [2, 1]
+
+
+def test_a_call_that_could_never_wait_is_refused_for_good():
+    with pytest.raises(InvalidRequestError, match="expected at most 2 in one call, got 3"):
+        queue_of(*(request() for _ in range(3)), max_waiting=2)
+
+
+def test_admission_says_when_it_was():
+    queue = queue_of(request(), now=42.0)
+    assert queue.next_batch(43.0).batch[0].submitted_at == 42.0
+
+
+def test_clearing_returns_what_still_waits_oldest_first():
+    requests = [request(n, model=name) for n, name in enumerate("abcab", start=1)]
+    queue = queue_of(*requests)
+    requests[1].future.cancel()
+    assert queue.clear() == [requests[0], *requests[2:]]
+    assert len(queue) == queue.n_atoms == 0
+
+
+def counted_pairs(system, cutoff):
+    return Batch.from_systems([system], cutoff).n_pairs
+
+
+def slab(vacuum):
+    whole = crystal(64)
+    cell = whole.cell.copy()
+    cell[2, 2] += vacuum
+    return whole.moved(whole.positions, cell)
+
+
+@pytest.mark.parametrize(
+    ("system", "tolerance"),
+    [
+        (crystal(64), 1.3),
+        (crystal(1), 1.5),
+        (slab(200.0), 3.0),
+        (molecule(64), 2.0),
+        (molecule(2), 1.0),
+        (System([18], [[0.0, 0.0, 0.0]], np.diag([2.0, 2.0, 0.0]), [True, True, False]), 2.0),
+    ],
+    ids=["crystal", "one atom", "slab in vacuum", "molecule", "dimer", "layer"],
+)
+def test_pairs_are_estimated_from_the_density(system, tolerance):
+    counted, estimated = counted_pairs(system, 6.0), estimate_pairs(system, 6.0)
+    assert counted / tolerance <= estimated <= counted * tolerance
+
+
+def test_a_lone_atom_has_no_pairs():
+    assert estimate_pairs(molecule(1), 5.0) == 0
