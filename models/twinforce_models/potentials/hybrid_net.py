@@ -1,0 +1,108 @@
+"""The native hybrid potential: `HybridCore` on batches, and its weights on disk."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from twinforce_models.batch import Batch
+from twinforce_models.potential import Heads
+from twinforce_models.potentials.hybrid_core import HybridCore, Hyperparameters, NeighborTable
+from twinforce_proto import OUTPUTS
+
+
+class HybridNet(nn.Module):
+    """A `Potential` around a trained `HybridCore`.
+
+    Attributes:
+        outputs: Everything: it has all three heads.
+    """
+
+    kind_of_element: Tensor
+    outputs = frozenset(OUTPUTS)
+    uses_charge = False
+    uses_spin = False
+
+    def __init__(self, core: HybridCore, reference_energies: Tensor) -> None:
+        """Wrap a core.
+
+        Args:
+            core: In the dtype and on the device that the potential shall have.
+            reference_energies: Of each element, in eV. Added in float64, whatever the core's
+                dtype: they are thousands of times larger than what they are added to.
+        """
+        super().__init__()
+        self.core = core.eval().requires_grad_(False)
+        self.elements = core.hyperparameters.elements
+        self.cutoff = core.hyperparameters.cutoff
+        weight = core.embedding.weight
+        self.dtype, self.device = weight.dtype, weight.device
+        self.reference_energies = reference_energies.to(self.device, torch.float64)
+        kinds = torch.zeros(119, dtype=torch.int64)
+        kinds[list(self.elements)] = torch.arange(len(self.elements))
+        self.kind_of_element = kinds.to(self.device)
+
+    def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
+        """Evaluate a batch once."""
+        kinds = self.kind_of_element.index_select(0, batch.atomic_numbers)
+        x = self.core.features(kinds, tabulate(batch, self.cutoff))
+        references = self.reference_energies.index_select(0, kinds)
+        atom_energies = references + self.core.energies(x).to(torch.float64)
+        if not direct:
+            return Heads(atom_energies)
+        strain_gradients = batch.sum_over_atoms(self.core.direct_strain_gradients(x))
+        stress = strain_gradients / batch.volumes[:, None, None]
+        return Heads(atom_energies, self.core.direct_forces(x), stress)
+
+
+def tabulate(batch: Batch, cutoff: float) -> NeighborTable:
+    """Return the pairs of a batch as a `NeighborTable`, as wide as the most crowded atom needs."""
+    width = max(int(neighbor_counts(batch).max()), 1)
+    place = places_in_table(batch, width)
+    index = torch.arange(batch.n_atoms, device=place.device).repeat_interleave(width)
+    index = index.index_copy(0, place, batch.pairs[1])
+    vectors = batch.positions.new_zeros(batch.n_atoms * width, 3)
+    vectors[:, 0] = cutoff
+    vectors = vectors.index_copy(0, place, batch.displacements())
+    return NeighborTable(index.view(-1, width), vectors.view(-1, width, 3))
+
+
+def neighbor_counts(batch: Batch) -> Tensor:
+    """Return how many neighbors each atom has, shape [n_atoms]."""
+    return torch.bincount(batch.pairs[0], minlength=batch.n_atoms)
+
+
+def places_in_table(batch: Batch, width: int) -> Tensor:
+    """Return where each pair stands in a flat table with `width` entries per atom."""
+    i = batch.pairs[0]
+    counts = neighbor_counts(batch)
+    before = (counts.cumsum(0) - counts).index_select(0, i)
+    return i * width + torch.arange(len(i), device=i.device) - before
+
+
+def load(
+    directory: Path, metadata: dict[str, Any], device: torch.device, dtype: torch.dtype
+) -> HybridNet:
+    """Return the potential whose weights lie in `directory`/model.safetensors.
+
+    Args:
+        directory: Of the model.
+        metadata: Its model.json; `hyperparameters` are those of the network.
+        device: To put it on.
+        dtype: To compute in.
+    """
+    h = metadata["hyperparameters"]
+    core = HybridCore(Hyperparameters(**(h | {"elements": tuple(h["elements"])})))
+    tensors = load_file(directory / "model.safetensors")
+    reference_energies = tensors.pop("reference_energies")
+    core.load_state_dict(tensors)
+    return HybridNet(core.to(device, dtype), reference_energies)
+
+
+def save(potential: HybridNet, directory: Path) -> None:
+    """Write `directory`/model.safetensors, for `load`."""
+    tensors = {name: tensor.cpu() for name, tensor in potential.core.state_dict().items()}
+    tensors["reference_energies"] = potential.reference_energies.cpu()
+    save_file(tensors, directory / "model.safetensors")

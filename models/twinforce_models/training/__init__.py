@@ -1,0 +1,1 @@
+"""The recipe: direct forces first, conservative forces after, one model that gives both."""

@@ -1,0 +1,105 @@
+"""A trained network as a model folder: weights, metadata, card."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twinforce_models.potentials.hybrid_core import HybridCore
+from twinforce_models.potentials.hybrid_net import HybridNet, save
+from twinforce_models.training.config import About, Recipe
+from twinforce_proto.units import UNITS
+
+
+def export(
+    recipe: Recipe, about: About, potential: HybridNet, errors: dict[str, float], folder: Path
+) -> None:
+    """Write model.safetensors, model.json and CARD.md.
+
+    Args:
+        recipe: That made the weights.
+        about: What the data and the licence are.
+        potential: In float32.
+        errors: On systems kept out of training: names with units -> values.
+        folder: Made if it is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save(potential, folder)
+    metadata = describe(recipe, about, potential.core, errors)
+    metadata["sha256"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "model.json").write_text(json.dumps(metadata, indent=2) + "\n")
+    (folder / "CARD.md").write_text(card(metadata))
+
+
+def describe(
+    recipe: Recipe, about: About, core: HybridCore, errors: dict[str, float]
+) -> dict[str, Any]:
+    """Return model.json without the hash of the weights."""
+    h = recipe.hyperparameters
+    return {
+        "name": recipe.name,
+        "version": about.version,
+        "architecture": "hybrid_net",
+        "hyperparameters": asdict(h),
+        "cutoff": h.cutoff,
+        "elements": list(h.elements),
+        "dtype": "float32",
+        "outputs": sorted(HybridNet.outputs),
+        "units": UNITS,
+        "errors": errors,
+        "description": about.description,
+        "level_of_theory": about.level_of_theory,
+        "training_data": [asdict(source) for source in about.training_data],
+        "recipe": asdict(recipe),
+        "recipe_sha256": recipe.sha256(),
+        "licence": about.licence,
+        "n_parameters": sum(p.numel() for p in core.parameters()),
+        "made_with": {"torch": torch.__version__},
+    }
+
+
+def card(metadata: dict[str, Any]) -> str:
+    """Return the model card, in Markdown."""
+    sources = "\n".join(
+        f"- {s['citation']}, doi:{s['doi']} ({s['n_systems']} systems, {s['licence']}). {s['note']}"
+        for s in metadata["training_data"]
+    )
+    errors = "\n".join(f"| {name} | {value:.3g} |" for name, value in metadata["errors"].items())
+    stages = "\n".join(
+        f"{n}. `{s['name']}`: {s['epochs']} epochs, learning rate up to {s['learning_rate']:g}"
+        for n, s in enumerate(metadata["recipe"]["stages"], 1)
+    )
+    return f"""# {metadata["name"]} {metadata["version"]}
+
+{metadata["description"]}
+
+Level of theory: {metadata["level_of_theory"]}. Elements: {metadata["elements"]}. Cutoff:
+{metadata["cutoff"]} Å. {metadata["n_parameters"]} parameters in {metadata["dtype"]}. Licence of the
+weights: {metadata["licence"]}.
+
+## Errors on systems kept out of training
+
+| what | value |
+|---|---|
+{errors}
+
+## How it was trained
+
+{stages}
+
+Recipe {metadata["recipe_sha256"][:16]}; the whole of it is in `model.json`.
+
+## Training data
+
+{sources}
+
+## What it is not for
+
+It knows liquid water near the densities and temperatures of its data. It has not seen ice,
+surfaces, ions, dissociation or any other element, and its energies carry the zero of the training
+data. Direct forces are not a gradient: alone they heat an NVE run and stall optimisers. Use
+conservative forces there.
+"""

@@ -1,0 +1,67 @@
+"""Mean absolute errors of energies and of both forces."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from twinforce_models.training.dataset import Sample
+from twinforce_models.training.steps import Evaluate, Evaluation, inputs
+
+
+@dataclass(slots=True)
+class Errors:
+    """Sums of absolute errors over samples of one size.
+
+    Attributes:
+        conservative_forces: Summed over components, in eV/Å.
+        direct_forces: Likewise.
+        energy: Per atom, summed over samples, in eV.
+        n_components: Force components seen.
+        n_samples: Samples seen.
+    """
+
+    conservative_forces: float = 0.0
+    direct_forces: float = 0.0
+    energy: float = 0.0
+    n_components: int = 0
+    n_samples: int = 0
+
+    def add(self, evaluation: Evaluation, sample: Sample) -> None:
+        """Count one sample."""
+        with torch.no_grad():
+            self.conservative_forces += float(
+                (evaluation.conservative_forces - sample.forces).abs().sum()
+            )
+            self.direct_forces += float((evaluation.direct_forces - sample.forces).abs().sum())
+            self.energy += float((evaluation.energy - sample.energy).abs()) / len(sample.kinds)
+        self.n_components += sample.forces.numel()
+        self.n_samples += 1
+
+    def as_row(self, prefix: str, *, conservative: bool) -> dict[str, float]:
+        """Return the means for the log, in meV/Å and meV/atom."""
+        row = {
+            f"{prefix}_direct_mae": 1e3 * self.direct_forces / self.n_components,
+            f"{prefix}_energy_mae": 1e3 * self.energy / self.n_samples,
+        }
+        if conservative:
+            row[f"{prefix}_conservative_mae"] = 1e3 * self.conservative_forces / self.n_components
+        return row
+
+    def summary(self, *, conservative: bool) -> str:
+        """Return the means in one line."""
+        row = self.as_row("test", conservative=conservative)
+        return ", ".join(f"{name.split('_')[1]} {value:.1f}" for name, value in row.items())
+
+
+def measure_errors(
+    evaluate: Evaluate, parameters: Sequence[Tensor], samples: Sequence[Sample]
+) -> Errors:
+    """Return the errors of these parameters on these samples."""
+    errors = Errors()
+    for sample in samples:
+        with torch.enable_grad():  # an evaluation that is not compiled takes its own gradient
+            evaluation = Evaluation(*evaluate(parameters, *inputs(sample)))
+        errors.add(evaluation, sample)
+    return errors

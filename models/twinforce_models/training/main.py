@@ -1,0 +1,90 @@
+"""The command `twinforce-train`: train by a recipe, then write the model and how good it is."""
+
+import argparse
+import copy
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import ase
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from twinforce_models.potentials.hybrid_core import HybridCore
+from twinforce_models.potentials.hybrid_net import HybridNet
+from twinforce_models.training import bundle, dataset, plots, report
+from twinforce_models.training.config import Recipe, read_recipe
+from twinforce_models.training.trainer import Trainer
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A trainer at the start of a recipe, and what the data gave it.
+
+    Attributes:
+        trainer: Goes on from its folder's checkpoint when it runs.
+        reference_energies: Of each element, in eV.
+        test_frames: Kept out of training.
+    """
+
+    trainer: Trainer
+    reference_energies: NDArray[np.float64]
+    test_frames: list[ase.Atoms]
+
+    def potential(self) -> HybridNet:
+        """Return a potential with the running mean of the weights."""
+        core = copy.deepcopy(self.trainer.core)
+        with torch.no_grad():
+            for parameter, mean in zip(
+                core.parameters(), self.trainer.mean_parameters, strict=True
+            ):
+                parameter.copy_(mean)
+        return HybridNet(core, torch.from_numpy(self.reference_energies))
+
+
+def prepare(recipe: Recipe, data: Path, folder: Path, *, compile: bool) -> Run:
+    """Split and tabulate the data, make the network."""
+    frames = dataset.read_frames(data)
+    train, test = dataset.split_frames(frames, recipe.test_fraction, recipe.seed)
+    h = recipe.hyperparameters
+    references = dataset.fit_reference_energies(train, h.elements)
+    width = dataset.max_neighbors(frames, h.cutoff)
+    samples = [
+        dataset.make_samples(part, h.elements, references, h.cutoff, width)
+        for part in (train, test)
+    ]
+    torch.manual_seed(recipe.seed)
+    core = HybridCore(h)
+    scale = torch.cat([sample.forces for sample in samples[0]]).square().mean().sqrt()
+    core.force_scale.copy_(scale)
+    core.energy_scale.copy_(scale)
+    trainer = Trainer(recipe, core, *samples, folder, compile=compile)
+    return Run(trainer, references, test)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train by a recipe, or go on training; then write the model, its errors and pictures."""
+    parser = argparse.ArgumentParser(prog="twinforce-train", description=main.__doc__)
+    parser.add_argument("recipe", type=Path, help="a TOML file")
+    parser.add_argument("--data", type=Path, required=True, help="folder of extended XYZ files")
+    parser.add_argument("--out", type=Path, required=True, help="folder of all that is written")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--no-compile", action="store_true", help="run without torch.compile")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    recipe, about = read_recipe(options.recipe)
+    run = prepare(recipe, options.data, options.out, compile=not options.no_compile)
+    run.trainer.run()
+    potential = run.potential()
+    comparisons = report.compare(potential, run.test_frames)
+    errors = report.summarize(potential, comparisons, run.test_frames)
+    bundle.export(recipe, about, potential, errors, options.out / "model")
+    plots.plot_learning({recipe.name: plots.read_log(options.out / "log.csv")}, options.out / "learning.png")
+    plots.plot_parity(
+        {f"{name}, {unit}": (comparisons[name].labels, comparisons[name].predictions)
+         for name, unit in (("energy", "eV/atom"), ("conservative_forces", "eV/Å"), ("direct_forces", "eV/Å"))},
+        options.out / "parity.png",
+    )  # fmt: skip
+    for name, value in errors.items():
+        print(f"{name:45} {value:.4g}")  # noqa: T201

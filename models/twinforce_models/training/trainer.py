@@ -1,0 +1,218 @@
+"""The training loop: stages, schedule, running mean, checkpoints, log.
+
+A run can be stopped at any time and goes on from its last whole epoch to the same weights, bit for
+bit, as if it had never stopped: the order of samples follows from seed, stage and epoch alone.
+"""
+
+import csv
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import smooth_l1_loss
+from tqdm import tqdm
+
+from twinforce_models.potentials.hybrid_core import HybridCore
+from twinforce_models.training.config import Recipe, Stage
+from twinforce_models.training.dataset import Sample
+from twinforce_models.training.errors import Errors, measure_errors
+from twinforce_models.training.steps import Evaluate, Evaluation, compiled, inputs, make_evaluate
+
+LOG_COLUMNS = (
+    "stage", "epoch", "wall_s", "cpu_s", "learning_rate", "loss", "gradient_norm",
+    "train_conservative_mae", "train_direct_mae", "train_energy_mae",
+    "test_conservative_mae", "test_direct_mae", "test_energy_mae",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run has come; `epoch` counts finished ones within the stage."""
+
+    stage: int = 0
+    epoch: int = 0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """One training run in one folder.
+
+    Attributes:
+        core: Whose parameters are trained; `mean_parameters` is what counts in the end.
+        progress: How far it has come.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        core: HybridCore,
+        train: Sequence[Sample],
+        test: Sequence[Sample],
+        folder: Path,
+        *,
+        compile: bool,
+    ) -> None:
+        self.recipe, self.core, self.train, self.test = recipe, core, train, test
+        self.folder, self.compile = folder, compile
+        self.parameters = list(core.parameters())
+        self.mean_parameters = [p.detach().clone() for p in self.parameters]
+        self.optimizer = self._new_optimizer()
+        self.progress = Progress()
+
+    def run(self) -> None:
+        """Train to the end of the last stage, from the last checkpoint if there is one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint_file.exists():
+            self.load()
+        while self.progress.stage < len(self.recipe.stages):
+            self._run_stage(self.recipe.stages[self.progress.stage])
+            self.progress.stage, self.progress.epoch = self.progress.stage + 1, 0
+            self.optimizer = self._new_optimizer()
+            self.save()
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """Where the last whole epoch is kept."""
+        return self.folder / "checkpoint.pt"
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        return torch.optim.AdamW(
+            self.parameters, lr=0.0, weight_decay=self.recipe.weight_decay, betas=(0.9, 0.99), fused=True
+        )  # fmt: skip
+
+    def _run_stage(self, stage: Stage) -> None:
+        evaluate = self._evaluate_of(stage)
+        first = self.progress.epoch
+        bar = tqdm(total=stage.epochs * len(self.train), initial=first * len(self.train), desc=stage.name)
+        for epoch in range(first, stage.epochs):
+            wall, cpu = time.perf_counter(), time.process_time()
+            row = self._run_epoch(stage, epoch, evaluate, bar)
+            self.progress.wall_s += time.perf_counter() - wall
+            self.progress.cpu_s += time.process_time() - cpu
+            self.progress.epoch = epoch + 1
+            row |= {"stage": stage.name, "epoch": epoch + 1, "wall_s": self.progress.wall_s, "cpu_s": self.progress.cpu_s}
+            if (epoch + 1) % self.recipe.evaluate_every == 0 or epoch + 1 == stage.epochs:
+                errors = measure_errors(evaluate, self.mean_parameters, self.test)
+                row |= errors.as_row("test", conservative=stage.is_conservative)
+                bar.set_postfix_str(errors.summary(conservative=stage.is_conservative))
+            self.progress.rows.append(row)
+            self.save()
+        bar.close()
+
+    def _evaluate_of(self, stage: Stage) -> Evaluate:
+        """Return the stage's evaluation, compiled both ways before the clock starts."""
+        evaluate = make_evaluate(self.core, conservative=stage.is_conservative)
+        if not self.compile:
+            return evaluate
+        example = inputs(self.train[0])
+        evaluate = compiled(evaluate, self.parameters, example)
+        first = Evaluation(*evaluate(self.parameters, *example))
+        (first.energy + first.conservative_forces.sum() + first.direct_forces.sum()).backward()
+        self.optimizer.zero_grad()
+        measure_errors(evaluate, self.mean_parameters, self.test[:1])
+        return evaluate
+
+    def _run_epoch(self, stage: Stage, epoch: int, evaluate: Evaluate, bar: Any) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(
+            1_000_000 * self.recipe.seed + 10_000 * self.progress.stage + epoch
+        )
+        order = torch.randperm(len(self.train), generator=generator).tolist()
+        errors, losses, norms, rate = Errors(), [], [], 0.0
+        for n, place in enumerate(order):
+            rate = learning_rate(stage, (epoch + n / len(order)) / stage.epochs)
+            sample = self.train[place]
+            evaluation = Evaluation(*evaluate(self.parameters, *inputs(sample)))
+            loss = stage_loss(evaluation, sample, stage, self.recipe)
+            loss.backward()
+            norms.append(self._step(rate))
+            losses.append(loss.item())
+            errors.add(evaluation, sample)
+            bar.update()
+        return {
+            "learning_rate": rate,
+            "loss": sum(losses) / len(losses),
+            "gradient_norm": sum(norms) / len(norms),
+        } | errors.as_row("train", conservative=stage.is_conservative)
+
+    def _step(self, rate: float) -> float:
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_gradient_norm)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.mean_parameters, self.parameters, 1 - self.recipe.ema_decay)
+        return float(norm)
+
+    def save(self) -> None:
+        """Write the checkpoint and the log, each in one step."""
+        state = {
+            "recipe_sha256": self.recipe.sha256(),
+            "parameters": [p.detach() for p in self.parameters],
+            "mean_parameters": self.mean_parameters,
+            "optimizer": self.optimizer.state_dict(),
+            "progress": {name: getattr(self.progress, name) for name in Progress.__slots__},
+        }
+        partial = self.checkpoint_file.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.checkpoint_file)
+        with (self.folder / "log.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, LOG_COLUMNS)
+            writer.writeheader()
+            for row in self.progress.rows:
+                writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+    def load(self) -> None:
+        """Go back to the checkpoint.
+
+        Raises:
+            ValueError: If another recipe made it.
+        """
+        state = torch.load(self.checkpoint_file, weights_only=True)
+        if state["recipe_sha256"] != self.recipe.sha256():
+            raise ValueError(f"{self.checkpoint_file} was made by another recipe")
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, state["parameters"], strict=True):
+                parameter.copy_(value)
+        self.mean_parameters = state["mean_parameters"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+
+
+def learning_rate(stage: Stage, progress: float) -> float:
+    """Return the rate at `progress` (0 to 1): a linear rise, then half a cosine down to 0."""
+    if progress < stage.warmup:
+        return stage.learning_rate * max(progress / stage.warmup, 0.01)
+    fall = (progress - stage.warmup) / (1 - stage.warmup)
+    return stage.learning_rate * 0.5 * (1 + math.cos(math.pi * fall))
+
+
+def stage_loss(evaluation: Evaluation, sample: Sample, stage: Stage, recipe: Recipe) -> Tensor:
+    """Return the weighted errors of what the stage trains.
+
+    The direct stress has no label in the data; it learns the model's own conservative stress.
+    """
+    w, n_atoms = stage.weights, len(sample.kinds)
+    energy_error = (evaluation.energy - sample.energy) / n_atoms
+    loss = w.energy * _robust(energy_error, recipe.energy_tolerance)
+    if w.conservative_forces:
+        error = evaluation.conservative_forces - sample.forces
+        loss = loss + w.conservative_forces * _robust(error, recipe.force_tolerance)
+    if w.direct_forces:
+        error = evaluation.direct_forces - sample.forces
+        loss = loss + w.direct_forces * _robust(error, recipe.force_tolerance)
+    if w.direct_stress:
+        label = evaluation.strain_gradient.detach()
+        error = (evaluation.direct_strain_gradient - label) / n_atoms
+        loss = loss + w.direct_stress * _robust(error, recipe.energy_tolerance)
+    return loss
+
+
+def _robust(error: Tensor, tolerance: float) -> Tensor:
+    return smooth_l1_loss(error, torch.zeros_like(error), beta=tolerance)
