@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twinforce_models.folding import fold
-from twinforce_models.neighbors import search
+from twinforce_models.folding import Geometry, fold
+from twinforce_models.neighbors import can_search_on, search, search_on_device
 from twinforce_proto import System
+
+Arrays = dict[str, NDArray[Any]]
+
+_SEARCH = ("search_positions", "search_cells", "search_basis")
+_ALIGNMENT = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,27 +72,26 @@ class Batch:
             dtype: Of every tensor that holds real numbers.
             device: Reached with one copy.
         """
-        geometry = fold(systems, cutoff)
-        neighbors = search(geometry, cutoff)
-        sizes = geometry.n_atoms_per_system
         real = np.float64 if dtype == torch.float64 else np.float32
-        numbers = np.concatenate([system.atomic_numbers for system in systems])
-        arrays = {
-            "atomic_numbers": numbers.astype(np.int64),
-            "positions": geometry.positions.astype(real),
-            "cells": geometry.cells.astype(real),
-            "pbc": geometry.pbc,
-            "system_index": np.repeat(np.arange(len(systems), dtype=np.int64), sizes),
-            "pairs": neighbors.pairs,
-            "shifts": neighbors.shifts.astype(real),
-            "charge": np.array([system.charge or 0.0 for system in systems], dtype=real),
-            "spin_multiplicity": np.array([s.spin_multiplicity or 1 for s in systems]),
-        }
-        tensors = copy_to_device(arrays, torch.device(device))
+        device = torch.device(device)
+        geometry = fold(systems, cutoff)
+        own = _own_arrays(systems, geometry, real)
+        if can_search_on(device):
+            tensors = copy_to_device(own | _search_arrays(geometry, real), device)
+            positions, cells, basis = (tensors.pop(name) for name in _SEARCH)
+            pairs, shifts, n_pairs = search_on_device(
+                positions, cells, basis, geometry.n_atoms_per_system, cutoff
+            )
+            tensors |= {"pairs": pairs, "shifts": shifts}
+        else:
+            neighbors = search(geometry, cutoff)
+            n_pairs = neighbors.n_pairs_per_system
+            listed = {"pairs": neighbors.pairs, "shifts": neighbors.shifts.astype(real)}
+            tensors = copy_to_device(own | listed, device)
         return cls(
             **tensors,
-            n_atoms_per_system=sizes,
-            n_pairs_per_system=neighbors.n_pairs_per_system,
+            n_atoms_per_system=geometry.n_atoms_per_system,
+            n_pairs_per_system=n_pairs,
         )
 
     @property
@@ -150,9 +154,22 @@ class Batch:
         return replace(self, positions=self.positions + per_atom, cells=cells)
 
 
-Arrays = Mapping[str, NDArray[Any]]
+def _own_arrays(systems: Sequence[System], geometry: Geometry, real: type) -> Arrays:
+    n_atoms = geometry.n_atoms_per_system
+    numbers = np.concatenate([system.atomic_numbers for system in systems])
+    return {
+        "atomic_numbers": numbers.astype(np.int64),
+        "positions": geometry.positions.astype(real),
+        "cells": geometry.cells.astype(real),
+        "pbc": geometry.pbc,
+        "system_index": np.repeat(np.arange(len(systems), dtype=np.int64), n_atoms),
+        "charge": np.array([system.charge or 0.0 for system in systems], dtype=real),
+        "spin_multiplicity": np.array([system.spin_multiplicity or 1 for system in systems]),
+    }
 
-_ALIGNMENT = 16
+
+def _search_arrays(geometry: Geometry, real: type) -> Arrays:
+    return {name: getattr(geometry, name).astype(real) for name in _SEARCH}
 
 
 def copy_to_device(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:

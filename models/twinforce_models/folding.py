@@ -63,8 +63,7 @@ def fold(systems: Sequence[System], cutoff: float) -> Geometry:
     pbc = np.stack([system.pbc for system in systems])
 
     complete = complete_cells(cells, pbc)
-    inverse: Floats = np.linalg.inv(complete)
-    fractional = _times(positions, inverse[owner])
+    fractional = _times(positions, inverted(complete)[owner])
     starts = np.cumsum((0, *n_atoms_per_system[:-1]))
     low, high = np.minimum.reduceat(fractional, starts), np.maximum.reduceat(fractional, starts)
     folds = np.where(pbc[owner], np.floor(fractional), 0.0)
@@ -103,21 +102,26 @@ def reduced_basis(cell: Floats) -> Floats:
     for _ in range(200):
         basis = basis[np.argsort(np.linalg.norm(basis @ cell, axis=1), kind="stable")]
         first, second, third = basis @ cell
-        if times := np.rint(first @ second / (first @ first)):
-            basis[1] -= times * basis[0]
+        if multiple := np.rint(first @ second / (first @ first)):
+            basis[1] -= multiple * basis[0]
             continue
         plane = np.stack([first, second])
-        times_two = np.rint(np.linalg.solve(plane @ plane.T, plane @ third))
-        if not times_two.any():
+        multiples = np.rint(np.linalg.solve(plane @ plane.T, plane @ third))
+        if not multiples.any():
             break
-        basis[2] -= times_two @ basis[:2]
+        basis[2] -= multiples @ basis[:2]
     return basis
 
 
 def face_distances(cells: Floats) -> Floats:
     """Return the distances between opposite faces, shape [..., 3], of cells [..., 3, 3]."""
-    distances: Floats = 1.0 / np.linalg.norm(np.linalg.inv(cells), axis=-2)
+    distances: Floats = 1.0 / np.linalg.norm(inverted(cells), axis=-2)
     return distances
+
+
+def inverted(cells: Floats) -> Floats:
+    """Return the inverse of each cell, shape [..., 3, 3]: positions @ inverse are fractional."""
+    return np.asarray(np.linalg.inv(cells), dtype=np.float64)
 
 
 def _compact(
@@ -147,7 +151,7 @@ def _without_gaps(positions: Floats, cell: Floats, max_gap: float) -> tuple[Floa
     Atoms on the two sides of such a layer do not see each other before or after, and atoms on
     one side move together, so neighbors and their shifts stay what they were.
     """
-    fractional = positions @ np.linalg.inv(cell)
+    fractional = positions @ inverted(cell)
     whole, part = np.floor(fractional), fractional - np.floor(fractional)
     scale = np.ones(3)
     for axis, width in enumerate(face_distances(cell)):

@@ -1,17 +1,35 @@
-"""Which atoms see which: one full neighbor list for many systems at once."""
+"""Which atoms see which: one full neighbor list for many systems at once.
 
+vesin finds it on the CPU, one system after another; nvalchemi-toolkit-ops on a GPU, all at once,
+where it is installed. Both are given what `fold` made of the systems.
+"""
+
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 import vesin
 from numpy.typing import NDArray
+from torch import Tensor
 
-from twinforce_models.folding import Floats, Geometry, face_distances, fold
+from twinforce_models.folding import (
+    Floats,
+    Geometry,
+    complete_cells,
+    face_distances,
+    fold,
+    inverted,
+)
 from twinforce_proto import System
 
 _MAX_GRID = 90_000
 """Search cells that vesin takes as asked for; beyond 1e5 it rounds their number, even to zero."""
+
+_MAX_ATOMS_NAIVE = 1024
+"""Up to here, a GPU compares all atoms of a system with each other; beyond, it sorts them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,13 +65,32 @@ def neighbor_list(systems: Sequence[System], cutoff: float) -> NeighborList:
     return NeighborList(neighbors.pairs, shifts, neighbors.n_pairs_per_system)
 
 
+def estimate_n_pairs(system: System, cutoff: float) -> int:
+    """Return about how many pairs the system has, without searching for them.
+
+    The estimate takes the atoms to be spread evenly over the cell, and along open directions
+    over the space they span; clustered atoms have more.
+    """
+    cell = complete_cells(system.cell[None], system.pbc[None])[0]
+    extent = np.ptp(system.positions @ inverted(cell), axis=0)
+    # A flat layer has π r² times its density per area: that of a slab 4/3 r thick.
+    lengths = np.where(system.pbc, 1.0, np.maximum(extent, 4.0 / 3.0 * cutoff))
+    volume = abs(float(np.linalg.det(cell))) * float(lengths.prod())
+    n_atoms = len(system)
+    estimate = n_atoms**2 * (4.0 / 3.0 * np.pi * cutoff**3) / volume
+    if not system.pbc.any():
+        estimate = min(estimate, n_atoms * (n_atoms - 1))
+    return int(np.ceil(estimate))
+
+
 def search(geometry: Geometry, cutoff: float) -> NeighborList:
-    """Return the neighbors that belong to the folded positions, found on the CPU by vesin."""
+    """Return the neighbors that belong to the folded positions, found on the CPU."""
+    finder = _finder(cutoff)
     pairs, shifts, start = [], [], 0
     for index, n_atoms in enumerate(geometry.n_atoms_per_system):
         positions = geometry.search_positions[start : start + n_atoms]
-        found, shift = _search_one(positions, geometry.search_cells[index], cutoff)
-        pairs.append(found.T + start)
+        found, shift = _search_one(finder, positions, geometry.search_cells[index])
+        pairs.append(found.T.astype(np.int64) + start)
         shifts.append(shift @ geometry.search_basis[index])
         start += n_atoms
     return NeighborList(
@@ -63,15 +100,75 @@ def search(geometry: Geometry, cutoff: float) -> NeighborList:
     )
 
 
+def can_search_on(device: torch.device) -> bool:
+    """Return whether `search_on_device` works there."""
+    return device.type == "cuda" and importlib.util.find_spec("nvalchemiops") is not None
+
+
+def search_on_device(
+    positions: Tensor,
+    cells: Tensor,
+    basis: Tensor,
+    n_atoms_per_system: Sequence[int],
+    cutoff: float,
+) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """Return pairs, shifts and pairs per system, found where the tensors are.
+
+    Args:
+        positions: `Geometry.search_positions`.
+        cells: `Geometry.search_cells`.
+        basis: `Geometry.search_basis`.
+        n_atoms_per_system: On the host.
+        cutoff: In Å.
+    """
+    counts = torch.tensor([0, *n_atoms_per_system], dtype=torch.int32)
+    starts = counts.cumsum(0, dtype=torch.int32).to(positions.device, non_blocking=True)
+    is_small = max(n_atoms_per_system) <= _MAX_ATOMS_NAIVE
+    pairs, row_starts, shifts = _nvalchemi_list(
+        positions,
+        cutoff,
+        cell=cells,
+        pbc=torch.ones(len(cells), 3, dtype=torch.bool, device=positions.device),
+        batch_ptr=starts,
+        method="batch_naive" if is_small else "batch_cell_list",
+        **({"max_atoms_per_system": max(n_atoms_per_system)} if is_small else {}),
+    )
+    pairs = pairs.long()
+    n_pairs = row_starts.index_select(0, starts.long()).diff()
+    owner = torch.repeat_interleave(n_pairs.long(), output_size=pairs.shape[1])
+    whole = (shifts.to(positions.dtype).unsqueeze(-1) * basis.index_select(0, owner)).sum(dim=1)
+    return pairs, whole, tuple(n_pairs.tolist())
+
+
+def _finder(radius: float) -> vesin.NeighborList:
+    return vesin.NeighborList(cutoff=radius, full_list=True, sorted=True, n_threads=1)
+
+
 def _search_one(
-    positions: Floats, cell: Floats, cutoff: float
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    widths, radius = face_distances(cell), cutoff
+    finder: vesin.NeighborList, positions: Floats, cell: Floats
+) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+    widths, cutoff = face_distances(cell), finder.cutoff
+    if np.maximum(widths // cutoff, 1).prod() <= _MAX_GRID:
+        pairs, shifts = finder.compute(positions, cell, True, "PS")
+        return pairs, shifts
+    radius = cutoff
     while np.maximum(widths // radius, 1).prod() > _MAX_GRID:
         radius *= 1.5
-    finder = vesin.NeighborList(cutoff=radius, full_list=True, sorted=True, n_threads=1)
-    pairs, shifts, distances = finder.compute(positions, cell, True, "PSd")
-    if radius > cutoff:
-        close = distances < cutoff
-        pairs, shifts = pairs[close], shifts[close]
-    return pairs.astype(np.int64), shifts
+    pairs, shifts, distances = _finder(radius).compute(positions, cell, True, "PSd")
+    close = distances < cutoff
+    return pairs[close], shifts[close]
+
+
+def _nvalchemi_list(positions: Tensor, cutoff: float, **options: Any) -> tuple[Tensor, ...]:
+    """Return its list, asking again with more room when an atom has more neighbors than fit."""
+    importlib.import_module("warp").config.quiet = True
+    nvalchemi = importlib.import_module("nvalchemiops.torch.neighbors")
+    while True:
+        try:
+            found: tuple[Tensor, ...] = nvalchemi.neighbor_list(
+                positions, cutoff, return_neighbor_list=True, **options
+            )
+        except nvalchemi.NeighborOverflowError as error:
+            options["max_neighbors"] = error.num_neighbors
+        else:
+            return found

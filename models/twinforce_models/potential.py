@@ -17,6 +17,7 @@ from twinforce_models.batch import Batch
 from twinforce_proto import (
     OUTPUTS,
     Prediction,
+    PredictionError,
     System,
     UnsupportedElementError,
     UnsupportedOutputError,
@@ -234,6 +235,10 @@ def _evaluate(
     if heads.direct_stress is not None:
         results["direct_stress"] = heads.direct_stress
     results |= _derivatives(results["energy"], leaves, batch, differentiable)
+    if missing := outputs - results.keys():
+        raise PredictionError(
+            f"the potential says that it has {_listed(sorted(missing))}, but gave none"
+        )
     return {name: results[name] for name in outputs}
 
 

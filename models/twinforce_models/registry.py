@@ -1,0 +1,226 @@
+"""From what a user calls a model to a potential, and to what it declares of itself.
+
+A model is a directory with `model.safetensors` (weights; no pickle anywhere), `model.json` (what
+they mean, and their SHA-256) and `CARD.md` (for people). Its `architecture` says which loader
+reads it: one of this package, or one that a third party installs under the entry point group
+`twinforce.potentials`.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from twinforce_models.potential import Potential
+from twinforce_models.potentials.harmonic import harmonic
+from twinforce_models.potentials.lennard_jones import lennard_jones
+from twinforce_models.potentials.pairwise import PairPotential
+from twinforce_proto import OUTPUTS, UNITS, ModelInfo, ModelLoadError
+
+ENTRY_POINT_GROUP = "twinforce.potentials"
+
+Loader: TypeAlias = Callable[[Path, dict[str, Any], torch.device, torch.dtype], Potential]
+"""(directory, content of model.json, device, dtype) -> potential."""
+
+_BUNDLED = Path(__file__).parent / "bundled"
+_BUILT_IN = {"hybrid_net": "twinforce_models.potentials.hybrid_net:load"}
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_TOYS: dict[str, Callable[..., PairPotential]] = {
+    "toy:harmonic": harmonic,
+    "toy:lennard-jones": lennard_jones,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A potential, ready to be evaluated, and what it declares of itself."""
+
+    info: ModelInfo
+    potential: Potential
+
+
+def load(
+    spec: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | str | None = None,
+    name: str | None = None,
+) -> LoadedModel:
+    """Load a model.
+
+    Args:
+        spec: The name of a bundled model, such as "water"; a toy, such as "toy:harmonic"; or the
+            path of a model's directory.
+        device: Where it shall compute.
+        dtype: What it shall compute in. None: what the model asks for.
+        name: What clients shall call it. None: what it calls itself.
+
+    Raises:
+        ModelLoadError: When there is no such model, or it is not intact.
+    """
+    device = torch.device(device)
+    wanted = None if dtype is None else _parse_dtype(dtype)
+    if str(spec) in _TOYS:
+        return _load_toy(str(spec), device, wanted, name)
+    return _load_directory(_find_directory(spec), device, wanted, name)
+
+
+def bundled_models() -> tuple[str, ...]:
+    """Return the names of the models that come with this package."""
+    return tuple(sorted(path.parent.name for path in _BUNDLED.glob("*/model.json")))
+
+
+def toy_models() -> tuple[str, ...]:
+    """Return the names of the toys."""
+    return tuple(_TOYS)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _find_directory(spec: str | Path) -> Path:
+    if str(spec) in bundled_models():
+        return _BUNDLED / str(spec)
+    directory = Path(spec).expanduser()
+    if not directory.is_dir():
+        known = ", ".join((*bundled_models(), *_TOYS))
+        raise ModelLoadError(
+            f"model {str(spec)!r} is neither a directory nor one of those that come along: {known}"
+        )
+    return directory
+
+
+def _load_directory(
+    directory: Path, device: torch.device, dtype: torch.dtype | None, name: str | None
+) -> LoadedModel:
+    metadata = _read_metadata(directory)
+    _check_weights(directory, metadata)
+    dtype = dtype or _parse_dtype(metadata["dtype"])
+    load_potential = _find_loader(directory, metadata["architecture"])
+    try:
+        potential = load_potential(directory, metadata, device, dtype)
+    except ModelLoadError:
+        raise
+    except Exception as error:
+        raise ModelLoadError(f"{directory}: {type(error).__name__}: {error}") from error
+    if isinstance(potential, torch.nn.Module):
+        potential.eval().requires_grad_(False)
+    _check_declared(directory, metadata, potential)
+    card = directory / "CARD.md"
+    info = _describe(
+        potential,
+        name=name or metadata["name"],
+        version=str(metadata["version"]),
+        sha256=metadata["sha256"],
+        architecture=metadata["architecture"],
+        n_parameters=int(metadata.get("n_parameters", 0)),
+        metadata=metadata,
+        card=card.read_text(encoding="utf-8") if card.is_file() else "",
+    )
+    return LoadedModel(info, potential)
+
+
+def _read_metadata(directory: Path) -> dict[str, Any]:
+    path = directory / "model.json"
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelLoadError(f"{directory}: there is no model.json") from error
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(metadata, dict):
+        raise ModelLoadError(f"{path}: expected a JSON object, got {type(metadata).__name__}")
+    needed = ("name", "version", "architecture", "cutoff", "elements", "dtype", "outputs", "sha256")
+    if missing := [key for key in needed if key not in metadata]:
+        raise ModelLoadError(f"{path}: lacks {', '.join(missing)}")
+    return metadata
+
+
+def _check_weights(directory: Path, metadata: dict[str, Any]) -> None:
+    path = directory / "model.safetensors"
+    if not path.is_file():
+        raise ModelLoadError(f"{directory}: there is no model.safetensors")
+    if (found := file_sha256(path)) != metadata["sha256"]:
+        raise ModelLoadError(
+            f"{path}: its SHA-256 is {found}, but model.json says {metadata['sha256']}"
+        )
+
+
+def _find_loader(directory: Path, architecture: str) -> Loader:
+    third_party = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    if architecture in _BUILT_IN:
+        reference = _BUILT_IN[architecture]
+    elif architecture in third_party:
+        reference = third_party[architecture].value
+    else:
+        known = ", ".join(sorted({*_BUILT_IN, *third_party}))
+        raise ModelLoadError(
+            f"{directory}: architecture {architecture!r} is not known; these are: {known}"
+        )
+    try:
+        loader: Loader = EntryPoint(architecture, reference, ENTRY_POINT_GROUP).load()
+    except (ImportError, AttributeError) as error:
+        raise ModelLoadError(f"{directory}: no loader {reference}: {error}") from error
+    return loader
+
+
+def _check_declared(directory: Path, metadata: dict[str, Any], potential: Potential) -> None:
+    """Raise unless model.json tells clients what the potential really is."""
+    declared = {
+        "cutoff": (float(metadata["cutoff"]), float(potential.cutoff)),
+        "elements": (sorted(metadata["elements"]), sorted(potential.elements)),
+        "outputs": (sorted(metadata["outputs"]), sorted(potential.outputs)),
+    }
+    for key, (said, found) in declared.items():
+        if said != found:
+            raise ModelLoadError(
+                f"{directory / 'model.json'}: {key} is {said}, but the potential has {found}"
+            )
+
+
+def _load_toy(
+    spec: str, device: torch.device, dtype: torch.dtype | None, name: str | None
+) -> LoadedModel:
+    potential = _TOYS[spec](dtype=dtype or torch.float64, device=device)
+    parameters = f"{spec} {potential.radial} {potential.swirl} {potential.swirl_axis}"
+    info = _describe(
+        potential,
+        name=name or spec,
+        version="1",
+        sha256=hashlib.sha256(parameters.encode()).hexdigest(),
+        architecture=spec,
+        n_parameters=0,
+        metadata={"parameters": str(potential.radial), "swirl": potential.swirl},
+        card=f"# {spec}\n\n{_TOYS[spec].__doc__}",
+    )
+    return LoadedModel(info, potential)
+
+
+def _describe(potential: Potential, **known: Any) -> ModelInfo:
+    outputs = tuple(name for name in OUTPUTS if name in potential.outputs)
+    return ModelInfo(
+        cutoff=float(potential.cutoff),
+        elements=tuple(sorted(potential.elements)),
+        dtype=str(potential.dtype).removeprefix("torch."),
+        device=str(potential.device),
+        outputs=outputs,
+        uses_charge=potential.uses_charge,
+        uses_spin=potential.uses_spin,
+        units={output: UNITS[output] for output in outputs},
+        **known,
+    )
+
+
+def _parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    named = _DTYPES.get(str(dtype).removeprefix("torch."))
+    if named is None:
+        raise ModelLoadError(f"dtype: expected {' or '.join(_DTYPES)}, got {dtype}")
+    return named
