@@ -50,6 +50,13 @@ def configure_torch(n_threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def choose_device(wanted: str) -> torch.device:
+    """Return the device of this name; "auto" is the first GPU where there is one."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
 def evaluate(
     model: LoadedModel, requests: Sequence[Request]
 ) -> list[Prediction | NonFinitePredictionError]:

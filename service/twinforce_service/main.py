@@ -18,7 +18,7 @@ from twinforce_models.registry import LoadedModel, load
 from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_service import logs
 from twinforce_service.batching import Limits
-from twinforce_service.evaluation import configure_torch
+from twinforce_service.evaluation import choose_device, configure_torch
 from twinforce_service.metrics import Metrics
 from twinforce_service.settings import Settings, parse_settings
 from twinforce_service.thread_engine import ThreadEngine
@@ -28,8 +28,13 @@ from twinforce_service.version import service_version
 
 # How often it is looked whether the engine is ready, and later whether it still lives, in s.
 _START_INTERVAL, _WATCH_INTERVAL = 0.02, 0.25
+# Connections that wait to be accepted.
+_BACKLOG = 1024
 # Replies to what the engine has finished are still to be sent after it stops, in s.
 _REPLY_TIME = 5.0
+
+# Gives the models of a service, under the names that they are served by.
+LoadModels = Callable[[], Mapping[str, LoadedModel]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +68,19 @@ class RestServer(uvicorn.Server):
         yield
 
 
-async def serve(settings: Settings, stop: asyncio.Event, announce: Callable[[Ready], None]) -> None:
+async def serve(
+    settings: Settings,
+    stop: asyncio.Event,
+    announce: Callable[[Ready], None],
+    load_models: LoadModels | None = None,
+) -> None:
     """Serve until told to stop, then finish what was accepted.
 
     Args:
         settings: What to serve, and where.
         stop: Set it to stop.
         announce: Called once requests are accepted.
+        load_models: Gives what is served instead of the models that the settings name.
 
     Raises:
         OSError: A port cannot be listened on.
@@ -77,13 +88,13 @@ async def serve(settings: Settings, stop: asyncio.Event, announce: Callable[[Rea
         UnavailableError: The engine died.
     """
     metrics = Metrics(service_version())
-    engine = ThreadEngine(partial(_load_models, settings), _limits(settings), metrics.observe_batch)
+    load_all = partial(_load, settings, load_models or partial(_named_models, settings))
+    engine = ThreadEngine(load_all, _limits(settings), metrics.observe_batch)
     metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)
-    listener = _listen(settings.host, settings.rest_port)
     rest = _rest_server(engine, metrics, settings)
     grpc_server = GrpcServer(engine, metrics, settings.max_body_bytes, settings.grpc_keep_alive)
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(listener.close)
+        listener = stack.enter_context(_listen(settings.host, settings.rest_port))
         grpc_port = await grpc_server.start(_address(settings.host, settings.grpc_port))
         serving = asyncio.create_task(rest.serve([listener]))
         stack.push_async_callback(_stop, engine, rest, serving, grpc_server, settings.drain_timeout)
@@ -100,8 +111,12 @@ async def serve(settings: Settings, stop: asyncio.Event, announce: Callable[[Rea
             raise UnavailableError("the engine has died; the logs say why")
 
 
-def run_in_thread(settings: Settings) -> "RunningServer":
+def run_in_thread(settings: Settings, load_models: LoadModels | None = None) -> "RunningServer":
     """Start a service in a thread of this process, and return once it accepts requests.
+
+    Args:
+        settings: What to serve, and where.
+        load_models: Gives what is served instead of the models that the settings name.
 
     Raises:
         OSError: A port cannot be listened on.
@@ -112,7 +127,7 @@ def run_in_thread(settings: Settings) -> "RunningServer":
     async def run() -> None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
         tell: Callable[[], object] = partial(loop.call_soon_threadsafe, stop.set)
-        await serve(settings, stop, lambda ready: started.set_result((ready, tell)))
+        await serve(settings, stop, lambda ready: started.set_result((ready, tell)), load_models)
 
     def run_and_report() -> None:
         try:
@@ -207,10 +222,16 @@ async def _until(is_reached: Callable[[], bool], stop: asyncio.Event, interval: 
             await asyncio.wait_for(stop.wait(), interval)
 
 
-def _load_models(settings: Settings) -> Mapping[str, LoadedModel]:
+def _load(settings: Settings, load_models: LoadModels) -> Mapping[str, LoadedModel]:
     configure_torch(settings.n_threads or _default_threads())
+    return load_models()
+
+
+def _named_models(settings: Settings) -> Mapping[str, LoadedModel]:
+    device = choose_device(settings.device)
+    dtype = None if settings.dtype == "auto" else settings.dtype
     return {
-        name: load(spec, device=settings.device, dtype=settings.dtype)
+        name: load(spec, device=device, dtype=dtype, name=name)
         for name, spec in settings.specs().items()
     }
 
@@ -229,13 +250,23 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise OSError(
-            f"cannot listen on {_address(host, port)} for REST: {error.strerror or error}"
-        ) from error
+    """Return a socket that listens.
+
+    Its protocol is given, as asyncio sets TCP_NODELAY only where it is: without, every reply in
+    two parts waits 40 ms.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            listener = stack.enter_context(socket.socket(family, kind, socket.IPPROTO_TCP))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"cannot listen on {_address(host, port)} for REST: {reason}") from error
+        stack.pop_all()
+        return listener
 
 
 def _rest_server(engine: ThreadEngine, metrics: Metrics, settings: Settings) -> RestServer:

@@ -112,11 +112,12 @@ def _predictions(engine: Engine, metrics: Metrics, max_body_bytes: int) -> APIRo
 
     def add(path: str, fixed: frozenset[str] | None) -> None:
         async def answer(request: HTTPRequest, model: str) -> Response:
+            read = _READERS[body_type(request)]
             with counted(metrics, "rest", engine, model):
                 body = await read_body(request, max_body_bytes)
                 timeout = timeout_of(request)
                 engine.find(model)
-                wanted = _READERS[body_type(request)](body, model, fixed)
+                wanted = read(body, model, fixed)
                 return await _predict(engine, request, wanted, timeout)
 
         docs = documentation.of_path(path)

@@ -1,0 +1,35 @@
+"""What tests of several rooms share: services on free ports of this machine."""
+
+import pytest
+
+from tests.potentials import loaded
+from twinforce_service.main import run_in_thread
+from twinforce_service.settings import Settings
+
+
+def free_ports(**values):
+    """Return settings of a service on ports that nobody uses."""
+    return Settings(rest_port=0, grpc_port=0, water=False, n_threads=1, **values)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A service of the toys, `lj` and `harmonic`, shared by all tests: leave it as it is."""
+    toys = {"lj": "toy:lennard-jones", "harmonic": "toy:harmonic"}
+    with run_in_thread(free_ports(model=toys)) as server:
+        yield server
+
+
+@pytest.fixture
+def serve():
+    """Return a function that serves the potentials it is given, under the names given."""
+    servers = []
+
+    def serve(settings=None, **potentials):
+        models = {name: loaded(potential, name) for name, potential in potentials.items()}
+        servers.append(run_in_thread(settings or free_ports(), lambda: models))
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        server.stop()
