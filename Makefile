@@ -38,7 +38,7 @@ bench: $(STAMP)  ## measure what an evaluation and a remote step cost
 
 train: $(STAMP)  ## train the bundled model: make train DATA=folder-of-the-water-data
 	@test -n "$(DATA)" || { echo 'make train needs the training data: make train DATA=path/to/water'; exit 2; }
-	$(BIN)/twinforce-train models/twinforce_models/training/water.yaml --data "$(DATA)" $(ARGS)
+	$(BIN)/twinforce-train models/twinforce_models/training/water.toml --data "$(DATA)" --out runs/water $(ARGS)
 
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
