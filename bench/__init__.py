@@ -1,0 +1,1 @@
+"""What TwinForce costs and how well its physics holds, measured: `make bench`."""

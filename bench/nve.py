@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ase.io
-import matplotlib
 import numpy as np
 import torch
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator, all_changes
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 from ase.md.verlet import VelocityVerlet
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -26,9 +26,6 @@ from twinforce_models import registry
 from twinforce_models.potentials.hybrid_net import HybridNet
 from twinforce_models.training.dataset import tabulate, to_batch
 from twinforce_models.training.steps import Evaluation, compiled, make_evaluate
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 TABLE_WIDTH = 64
@@ -118,13 +115,13 @@ def summarize(rows: NDArray[np.float64], n_atoms: int) -> dict[str, float]:
 
 def draw(rows: NDArray[np.float64], n_atoms: int, title: str, path: Path) -> None:
     """Draw total energy and temperature against time."""
-    figure, axes = plt.subplots(2, 1, figsize=(8, 5), sharex=True, constrained_layout=True)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
     axes[0].plot(rows[:, 0], (rows[:, 1] - rows[0, 1]) / n_atoms * 1e3, linewidth=0.7)
     axes[0].set(ylabel="total energy - start, meV/atom", title=title)
     axes[1].plot(rows[:, 0], rows[:, 2], linewidth=0.7)
     axes[1].set(ylabel="temperature, K", xlabel="time, ps")
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def start(checkpoint: Path, structure: Path, temperature: float, seed: int) -> tuple[Atoms, int]:
@@ -143,9 +140,7 @@ def start(checkpoint: Path, structure: Path, temperature: float, seed: int) -> t
 def save(checkpoint: Path, atoms: Atoms, n_steps: int) -> None:
     """Write all that `start` needs to go on, in one step."""
     partial = checkpoint.with_suffix(".partial.npz")
-    np.savez(
-        partial, positions=atoms.positions, velocities=atoms.get_velocities(), n_steps=n_steps
-    )
+    np.savez(partial, positions=atoms.positions, velocities=atoms.get_velocities(), n_steps=n_steps)
     partial.replace(checkpoint)
 
 
@@ -165,7 +160,8 @@ def run(options: argparse.Namespace) -> NDArray[np.float64]:
     for n in tqdm(range(len(rows), n_rows), initial=len(rows), total=n_rows, desc=name):
         dynamics.run(STEPS_PER_ROW)
         time = (n + 1) * STEPS_PER_ROW * options.time_step / 1e3
-        rows.append([time, atoms.get_total_energy(), atoms.get_temperature(), longest_bond(atoms, bonds)])  # fmt: skip
+        longest = longest_bond(atoms, bonds)
+        rows.append([time, atoms.get_total_energy(), atoms.get_temperature(), longest])
         if (n + 1) % ROWS_PER_CHECKPOINT == 0 or n + 1 == n_rows:
             save(checkpoint, atoms, (n + 1) * STEPS_PER_ROW)
             write_rows(log, rows)
@@ -208,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (options.out / f"{name}.json").write_text(json.dumps(summary, indent=2) + "\n")
     title = "{drift_mev_per_atom_per_ps:.2g} ± {error:.1g} meV/atom/ps".format(**summary)
     draw(rows, n_atoms, f"NVE, {options.forces} forces: {title}", options.out / f"{name}.png")
-    print(json.dumps(summary, indent=2))  # noqa: T201
+    print(json.dumps(summary, indent=2))
 
 
 if __name__ == "__main__":

@@ -52,12 +52,12 @@ class NeighborTable(NamedTuple):
     sum over a flat list of pairs is a scatter, which they do not.
 
     Attributes:
-        index: Whose neighbor each entry is; padding points at the atom itself. Shape [n_atoms, k].
+        neighbors: Who each entry is; padding points at the atom itself. Shape [n_atoms, k].
         vectors: From the atom to the neighbor; padding lies at the cutoff, where every filter is
             zero. Shape [n_atoms, k, 3], in Å.
     """
 
-    index: Tensor
+    neighbors: Tensor
     vectors: Tensor
 
 
@@ -97,7 +97,8 @@ def tensor_basis() -> Tensor:
 def envelope(x: Tensor) -> Tensor:
     """Return a weight that falls from 1 at x = 0 to 0 at x >= 1, with two smooth derivatives.
 
-    1 - 28 x⁶ + 48 x⁷ - 21 x⁸, the polynomial of DimeNet (Gasteiger et al., arXiv 2003.03123, eq. 8).
+    1 - 28 x⁶ + 48 x⁷ - 21 x⁸, the polynomial of DimeNet (Gasteiger, Groß, Günnemann,
+    arXiv 2003.03123, eq. 8).
     """
     x = x.clamp(max=1.0)
     return 1.0 + x**6 * (-28.0 + x * (48.0 - 21.0 * x))
@@ -107,7 +108,8 @@ def radial_functions(distances: Tensor, cutoff: float, n_radial: int) -> Tensor:
     """Return Bessel functions sin(nπr/c)/(nπr/c) times `envelope`. Shape [..., n_radial]."""
     n = torch.arange(1, n_radial + 1, dtype=distances.dtype, device=distances.device)
     x = (distances / cutoff).unsqueeze(-1)
-    return (2.0**0.5) * torch.sin(torch.pi * n * x) / (torch.pi * x) * envelope(x)
+    bessel: Tensor = (2.0**0.5) * torch.sin(torch.pi * n * x) / (torch.pi * x)
+    return bessel * envelope(x)
 
 
 class Mlp(nn.Module):
@@ -179,7 +181,9 @@ class Update(nn.Module):
         self.read_v = nn.Linear(v, s, bias=False)
         self.read_t = nn.Linear(t, s, bias=False)
         self.write_v = nn.Linear(t, v, bias=False)
-        self.register_buffer("basis", tensor_basis().to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer(
+            "basis", tensor_basis().to(torch.get_default_dtype()), persistent=False
+        )
 
     def forward(self, x: Features, heard: Features) -> Features:
         """Return the new features."""
@@ -246,7 +250,9 @@ class HybridCore(nn.Module):
         self.force_head = VectorReadout(h.n_scalars, h.n_vectors)
         self.stress_head = VectorReadout(h.n_scalars, h.n_tensors)
         self.pressure_head = Mlp(h.n_scalars, h.n_scalars, 1)
-        self.register_buffer("basis", tensor_basis().to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer(
+            "basis", tensor_basis().to(torch.get_default_dtype()), persistent=False
+        )
         self.register_buffer("energy_scale", torch.ones(()))
         self.register_buffer("force_scale", torch.ones(()))
 
@@ -261,7 +267,7 @@ class HybridCore(nn.Module):
         s = self.embedding(kinds)
         x = Features(s, s.new_zeros(len(s), 3, h.n_vectors), s.new_zeros(len(s), 5, h.n_tensors))
         for message, update in zip(self.messages, self.updates, strict=True):
-            x = update(x, message(x, radial, u, y, table.index))
+            x = update(x, message(x, radial, u, y, table.neighbors))
         return x
 
     def energies(self, x: Features) -> Tensor:
@@ -278,7 +284,8 @@ class HybridCore(nn.Module):
         """Return `direct_strain_gradients`."""
         deviatoric = torch.einsum("mab,nm->nab", self.basis, self.stress_head(x.s, x.t))
         isotropic = self.pressure_head(x.s).unsqueeze(-1) * torch.eye(3).to(x.s)
-        return (deviatoric + isotropic) * self.force_scale
+        total: Tensor = (deviatoric + isotropic) * self.force_scale
+        return total
 
     def forward(self, kinds: Tensor, table: NeighborTable) -> CoreHeads:
         """Return what every head says, from one pass."""

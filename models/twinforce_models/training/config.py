@@ -18,7 +18,7 @@ class Weights:
         energy: Of the energy per atom.
         conservative_forces: Of minus the gradient.
         direct_forces: Of the direct head.
-        direct_stress: Of the direct stress head, whose label is the model's own conservative stress.
+        direct_stress: Of the direct stress head; its label is the model's conservative stress.
     """
 
     energy: float
@@ -118,23 +118,23 @@ class About:
         training_data: Where the labels come from.
     """
 
-    version: str
-    description: str
-    level_of_theory: str
-    licence: str
-    training_data: tuple[Source, ...]
+    version: str = "1"
+    description: str = "A hybrid potential: one energy, conservative and direct forces."
+    level_of_theory: str = "not said"
+    licence: str = "not said"
+    training_data: tuple[Source, ...] = ()
 
 
 def read_recipe(path: Path) -> tuple[Recipe, About]:
-    """Read a TOML file that names every value of a `Recipe`, and of an `About` under `about`.
+    """Read a TOML file that names every value of a `Recipe`, and an `About` under `about`.
 
     Raises:
         ValueError: If a key is missing or unknown.
     """
     values: dict[str, Any] = tomllib.loads(path.read_text())
     try:
-        about = values.pop("about")
-        about["training_data"] = tuple(Source(**source) for source in about["training_data"])
+        about = values.pop("about", {})
+        sources = tuple(Source(**source) for source in about.pop("training_data", []))
         hyperparameters = values.pop("hyperparameters")
         hyperparameters["elements"] = tuple(hyperparameters["elements"])
         stages = tuple(
@@ -142,6 +142,8 @@ def read_recipe(path: Path) -> tuple[Recipe, About]:
             for stage in values.pop("stages")
         )
         network = Hyperparameters(**hyperparameters)
-        return Recipe(**values, hyperparameters=network, stages=stages), About(**about)
+        return Recipe(**values, hyperparameters=network, stages=stages), About(
+            **about, training_data=sources
+        )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error

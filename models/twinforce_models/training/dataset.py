@@ -23,13 +23,14 @@ class Sample:
     Attributes:
         kinds: Place of each atom's element within the model's elements. Shape [n_atoms].
         positions: Shape [n_atoms, 3], in Å.
-        index: Neighbor of each entry of the table, padding points at the atom itself. Shape [n_atoms, k].
+        index: Neighbor of each entry of the table; padding points at the atom itself. Shape
+            [n_atoms, k].
         offsets: Periodic shift of each neighbor; of padding, a vector as long as the cutoff.
             Shape [n_atoms, k, 3], in Å.
         reverse: Entry of the flat table that holds the same pair seen from its other atom.
             Shape [n_atoms * k].
-        energy: Without the elements' reference energies, per system, in eV.
-        forces: Labels, shape [n_atoms, 3], in eV/Å.
+        energy_label: Without the elements' reference energies, in eV.
+        force_labels: Shape [n_atoms, 3], in eV/Å.
     """
 
     kinds: Tensor
@@ -37,8 +38,8 @@ class Sample:
     index: Tensor
     offsets: Tensor
     reverse: Tensor
-    energy: Tensor
-    forces: Tensor
+    energy_label: Tensor
+    force_labels: Tensor
 
     def vectors(self) -> Tensor:
         """Return the vectors from each atom to its neighbors, shape [n_atoms, k, 3], in Å."""
@@ -102,8 +103,8 @@ def make_samples(
                 index=index,
                 offsets=offsets.float(),
                 reverse=reverse,
-                energy=torch.tensor(energy, dtype=torch.float32),
-                forces=torch.from_numpy(frame.get_forces()).float(),
+                energy_label=torch.tensor(energy, dtype=torch.float32),
+                force_labels=torch.from_numpy(frame.get_forces()).float(),
             )
         )
     return samples
@@ -117,9 +118,7 @@ def to_batch(frame: ase.Atoms, cutoff: float) -> Batch:
 
 def max_neighbors(frames: Sequence[ase.Atoms], cutoff: float) -> int:
     """Return how many neighbors the most crowded atom has."""
-    return max(
-        int(neighbor_counts(to_batch(frame, cutoff)).max()) for frame in frames
-    )
+    return max(int(neighbor_counts(to_batch(frame, cutoff)).max()) for frame in frames)
 
 
 def tabulate(batch: Batch, cutoff: float, width: int) -> tuple[Tensor, Tensor, Tensor]:

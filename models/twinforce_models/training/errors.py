@@ -32,11 +32,15 @@ class Errors:
         """Count one sample."""
         with torch.no_grad():
             self.conservative_forces += float(
-                (evaluation.conservative_forces - sample.forces).abs().sum()
+                (evaluation.conservative_forces - sample.force_labels).abs().sum()
             )
-            self.direct_forces += float((evaluation.direct_forces - sample.forces).abs().sum())
-            self.energy += float((evaluation.energy - sample.energy).abs()) / len(sample.kinds)
-        self.n_components += sample.forces.numel()
+            self.direct_forces += float(
+                (evaluation.direct_forces - sample.force_labels).abs().sum()
+            )
+            self.energy += float((evaluation.energy - sample.energy_label).abs()) / len(
+                sample.kinds
+            )
+        self.n_components += sample.force_labels.numel()
         self.n_samples += 1
 
     def as_row(self, prefix: str, *, conservative: bool) -> dict[str, float]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from twinforce_models.potentials.hybrid_core import HybridCore
 from twinforce_models.potentials.hybrid_net import HybridNet
 from twinforce_models.training import bundle, dataset, plots, report
-from twinforce_models.training.config import Recipe, read_recipe
+from twinforce_models.training.config import About, Recipe, read_recipe
 from twinforce_models.training.trainer import Trainer
 
 
@@ -43,23 +43,23 @@ class Run:
         return HybridNet(core, torch.from_numpy(self.reference_energies))
 
 
-def prepare(recipe: Recipe, data: Path, folder: Path, *, compile: bool) -> Run:
+def prepare(recipe: Recipe, data: Path, folder: Path, *, is_compiled: bool) -> Run:
     """Split and tabulate the data, make the network."""
     frames = dataset.read_frames(data)
     train, test = dataset.split_frames(frames, recipe.test_fraction, recipe.seed)
     h = recipe.hyperparameters
     references = dataset.fit_reference_energies(train, h.elements)
     width = dataset.max_neighbors(frames, h.cutoff)
-    samples = [
+    train_samples, test_samples = (
         dataset.make_samples(part, h.elements, references, h.cutoff, width)
         for part in (train, test)
-    ]
+    )
     torch.manual_seed(recipe.seed)
     core = HybridCore(h)
-    scale = torch.cat([sample.forces for sample in samples[0]]).square().mean().sqrt()
+    scale = torch.cat([sample.force_labels for sample in train_samples]).square().mean().sqrt()
     core.force_scale.copy_(scale)
     core.energy_scale.copy_(scale)
-    trainer = Trainer(recipe, core, *samples, folder, compile=compile)
+    trainer = Trainer(recipe, core, train_samples, test_samples, folder, is_compiled=is_compiled)
     return Run(trainer, references, test)
 
 
@@ -74,17 +74,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     recipe, about = read_recipe(options.recipe)
-    run = prepare(recipe, options.data, options.out, compile=not options.no_compile)
+    run = prepare(recipe, options.data, options.out, is_compiled=not options.no_compile)
     run.trainer.run()
-    potential = run.potential()
+    write_report(run, about, options.out)
+
+
+def write_report(run: Run, about: About, folder: Path) -> None:
+    """Write the model, its errors on the test part, and pictures; print the errors."""
+    recipe, potential = run.trainer.recipe, run.potential()
     comparisons = report.compare(potential, run.test_frames)
     errors = report.summarize(potential, comparisons, run.test_frames)
-    bundle.export(recipe, about, potential, errors, options.out / "model")
-    plots.plot_learning({recipe.name: plots.read_log(options.out / "log.csv")}, options.out / "learning.png")
+    bundle.export(recipe, about, potential, errors, folder / "model")
+    plots.plot_learning({recipe.name: plots.read_log(folder / "log.csv")}, folder / "learning.png")
     plots.plot_parity(
-        {f"{name}, {unit}": (comparisons[name].labels, comparisons[name].predictions)
-         for name, unit in (("energy", "eV/atom"), ("conservative_forces", "eV/Å"), ("direct_forces", "eV/Å"))},
-        options.out / "parity.png",
-    )  # fmt: skip
+        {report.title(name): (each.labels, each.predictions) for name, each in comparisons.items()},
+        folder / "parity.png",
+    )
     for name, value in errors.items():
         print(f"{name:45} {value:.4g}")  # noqa: T201

@@ -5,12 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
 
 Rows = Sequence[Mapping[str, str]]
 KINDS = {
@@ -33,7 +30,8 @@ def plot_learning(logs: Mapping[str, Rows], path: Path) -> None:
         logs: Label -> rows of a log.csv.
         path: Of the picture.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), constrained_layout=True)
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3)
     for axis, (kind, title) in zip(axes, KINDS.items(), strict=True):
         for label, rows in logs.items():
             points = [
@@ -47,7 +45,6 @@ def plot_learning(logs: Mapping[str, Rows], path: Path) -> None:
     axes[0].set_ylabel("mean absolute error on test systems")
     axes[0].legend()
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def plot_parity(pairs: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], path: Path) -> None:
@@ -57,9 +54,8 @@ def plot_parity(pairs: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], path: Pa
         pairs: Title with unit -> labels and predictions, of one shape.
         path: Of the picture.
     """
-    figure, axes = plt.subplots(
-        1, len(pairs), figsize=(4 * len(pairs), 3.8), constrained_layout=True
-    )
+    figure = Figure(figsize=(4 * len(pairs), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(pairs))
     for axis, (title, (labels, predictions)) in zip(axes, pairs.items(), strict=True):
         error = np.abs(predictions - labels).mean()
         axis.plot(labels.ravel(), predictions.ravel(), ",", rasterized=True)
@@ -67,4 +63,3 @@ def plot_parity(pairs: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], path: Pa
         axis.plot(ends, ends, "k-", linewidth=0.7)
         axis.set(title=f"{title}\nMAE {error:.4g}", xlabel="label", ylabel="prediction")
     figure.savefig(path, dpi=110)
-    plt.close(figure)

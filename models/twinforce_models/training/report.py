@@ -1,4 +1,4 @@
-"""How good a trained potential is on systems it has not seen, asked through the public interface."""
+"""How good a trained potential is on systems that it has not seen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,9 +58,8 @@ def summarize(
         frames: Whose Jacobians give λ, evenly spread.
     """
     errors: dict[str, float] = {"n_test_systems": float(len(frames))}
-    units = {"energy": "mev_per_atom", "conservative_forces": "mev_per_angstrom"}
     for name, comparison in comparisons.items():
-        unit = units.get(name, "mev_per_angstrom")
+        unit = "mev_per_atom" if name == "energy" else "mev_per_angstrom"
         errors[f"{name}_mae_{unit}"] = 1e3 * comparison.mae
         errors[f"{name}_rmse_{unit}"] = 1e3 * comparison.rmse
     chosen = frames[:: max(len(frames) // 10, 1)][:10]
@@ -69,6 +68,11 @@ def summarize(
     errors["nonconservativity_max"] = float(np.max(values))
     errors["n_nonconservativity_systems"] = float(len(values))
     return errors
+
+
+def title(name: str) -> str:
+    """Return what a picture says above a comparison."""
+    return f"{name.replace('_', ' ')}, {'eV/atom' if name == 'energy' else 'eV/Å'}"
 
 
 def to_system(frame: ase.Atoms) -> System:

@@ -7,7 +7,7 @@ bit, as if it had never stopped: the order of samples follows from seed, stage a
 import csv
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,10 @@ class Trainer:
         test: Sequence[Sample],
         folder: Path,
         *,
-        compile: bool,
+        is_compiled: bool,
     ) -> None:
         self.recipe, self.core, self.train, self.test = recipe, core, train, test
-        self.folder, self.compile = folder, compile
+        self.folder, self.is_compiled = folder, is_compiled
         self.parameters = list(core.parameters())
         self.mean_parameters = [p.detach().clone() for p in self.parameters]
         self.optimizer = self._new_optimizer()
@@ -83,34 +83,34 @@ class Trainer:
         return self.folder / "checkpoint.pt"
 
     def _new_optimizer(self) -> torch.optim.AdamW:
+        decay = self.recipe.weight_decay
         return torch.optim.AdamW(
-            self.parameters, lr=0.0, weight_decay=self.recipe.weight_decay, betas=(0.9, 0.99), fused=True
-        )  # fmt: skip
+            self.parameters, lr=0.0, weight_decay=decay, betas=(0.9, 0.99), fused=True
+        )
 
     def _run_stage(self, stage: Stage) -> None:
         evaluate = self._evaluate_of(stage)
-        first = self.progress.epoch
-        bar = tqdm(total=stage.epochs * len(self.train), initial=first * len(self.train), desc=stage.name)
-        for epoch in range(first, stage.epochs):
-            wall, cpu = time.perf_counter(), time.process_time()
-            row = self._run_epoch(stage, epoch, evaluate, bar)
-            self.progress.wall_s += time.perf_counter() - wall
-            self.progress.cpu_s += time.process_time() - cpu
-            self.progress.epoch = epoch + 1
-            row |= {"stage": stage.name, "epoch": epoch + 1, "wall_s": self.progress.wall_s, "cpu_s": self.progress.cpu_s}
-            if (epoch + 1) % self.recipe.evaluate_every == 0 or epoch + 1 == stage.epochs:
-                errors = measure_errors(evaluate, self.mean_parameters, self.test)
-                row |= errors.as_row("test", conservative=stage.is_conservative)
-                bar.set_postfix_str(errors.summary(conservative=stage.is_conservative))
-            self.progress.rows.append(row)
-            self.save()
-        bar.close()
+        n_samples, first = len(self.train), self.progress.epoch
+        with tqdm(
+            total=stage.epochs * n_samples, initial=first * n_samples, desc=stage.name
+        ) as bar:
+            for epoch in range(first, stage.epochs):
+                row = self._run_epoch(stage, epoch, evaluate, bar)
+                if (epoch + 1) % self.recipe.evaluate_every == 0 or epoch + 1 == stage.epochs:
+                    errors = measure_errors(evaluate, self.mean_parameters, self.test)
+                    row |= errors.as_row("test", conservative=stage.is_conservative)
+                    bar.set_postfix_str(errors.summary(conservative=stage.is_conservative))
+                self.progress.epoch = epoch + 1
+                self.progress.rows.append(row)
+                self.save()
 
     def _evaluate_of(self, stage: Stage) -> Evaluate:
         """Return the stage's evaluation, compiled both ways before the clock starts."""
         evaluate = make_evaluate(self.core, conservative=stage.is_conservative)
-        if not self.compile:
+        if not self.is_compiled:
             return evaluate
+        if len({sample.index.shape for sample in (*self.train, *self.test)}) > 1:
+            raise ValueError("systems differ in size: train them without compilation")
         example = inputs(self.train[0])
         evaluate = compiled(evaluate, self.parameters, example)
         first = Evaluation(*evaluate(self.parameters, *example))
@@ -119,14 +119,14 @@ class Trainer:
         measure_errors(evaluate, self.mean_parameters, self.test[:1])
         return evaluate
 
-    def _run_epoch(self, stage: Stage, epoch: int, evaluate: Evaluate, bar: Any) -> dict[str, Any]:
-        generator = torch.Generator().manual_seed(
-            1_000_000 * self.recipe.seed + 10_000 * self.progress.stage + epoch
-        )
-        order = torch.randperm(len(self.train), generator=generator).tolist()
+    def _run_epoch(
+        self, stage: Stage, epoch: int, evaluate: Evaluate, bar: "tqdm[Any]"
+    ) -> dict[str, Any]:
+        """Show every sample once; return the row of the log."""
+        wall, cpu = time.perf_counter(), time.process_time()
         errors, losses, norms, rate = Errors(), [], [], 0.0
-        for n, place in enumerate(order):
-            rate = learning_rate(stage, (epoch + n / len(order)) / stage.epochs)
+        for n, place in enumerate(self._order(epoch)):
+            rate = learning_rate(stage, (epoch + n / len(self.train)) / stage.epochs)
             sample = self.train[place]
             evaluation = Evaluation(*evaluate(self.parameters, *inputs(sample)))
             loss = stage_loss(evaluation, sample, stage, self.recipe)
@@ -135,19 +135,33 @@ class Trainer:
             losses.append(loss.item())
             errors.add(evaluation, sample)
             bar.update()
+        self.progress.wall_s += time.perf_counter() - wall
+        self.progress.cpu_s += time.process_time() - cpu
         return {
+            "stage": stage.name,
+            "epoch": epoch + 1,
+            "wall_s": self.progress.wall_s,
+            "cpu_s": self.progress.cpu_s,
             "learning_rate": rate,
             "loss": sum(losses) / len(losses),
             "gradient_norm": sum(norms) / len(norms),
         } | errors.as_row("train", conservative=stage.is_conservative)
+
+    def _order(self, epoch: int) -> list[int]:
+        """Return the order of the samples, which follows from seed, stage and epoch alone."""
+        seed = 1_000_000 * self.recipe.seed + 10_000 * self.progress.stage + epoch
+        generator = torch.Generator().manual_seed(seed)
+        order: list[int] = torch.randperm(len(self.train), generator=generator).tolist()
+        return order
 
     def _step(self, rate: float) -> float:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_gradient_norm)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
+        share = 1.0 - self.recipe.ema_decay
         with torch.no_grad():
-            torch._foreach_lerp_(self.mean_parameters, self.parameters, 1 - self.recipe.ema_decay)
+            torch._foreach_lerp_(self.mean_parameters, [*self.parameters], share)
         return float(norm)
 
     def save(self) -> None:
@@ -162,11 +176,7 @@ class Trainer:
         partial = self.checkpoint_file.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(self.checkpoint_file)
-        with (self.folder / "log.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, LOG_COLUMNS)
-            writer.writeheader()
-            for row in self.progress.rows:
-                writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        write_log(self.folder / "log.csv", self.progress.rows)
 
     def load(self) -> None:
         """Go back to the checkpoint.
@@ -185,6 +195,15 @@ class Trainer:
         self.progress = Progress(**state["progress"])
 
 
+def write_log(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the rows as comma-separated values under `LOG_COLUMNS`."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, LOG_COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
 def learning_rate(stage: Stage, progress: float) -> float:
     """Return the rate at `progress` (0 to 1): a linear rise, then half a cosine down to 0."""
     if progress < stage.warmup:
@@ -199,13 +218,13 @@ def stage_loss(evaluation: Evaluation, sample: Sample, stage: Stage, recipe: Rec
     The direct stress has no label in the data; it learns the model's own conservative stress.
     """
     w, n_atoms = stage.weights, len(sample.kinds)
-    energy_error = (evaluation.energy - sample.energy) / n_atoms
+    energy_error = (evaluation.energy - sample.energy_label) / n_atoms
     loss = w.energy * _robust(energy_error, recipe.energy_tolerance)
     if w.conservative_forces:
-        error = evaluation.conservative_forces - sample.forces
+        error = evaluation.conservative_forces - sample.force_labels
         loss = loss + w.conservative_forces * _robust(error, recipe.force_tolerance)
     if w.direct_forces:
-        error = evaluation.direct_forces - sample.forces
+        error = evaluation.direct_forces - sample.force_labels
         loss = loss + w.direct_forces * _robust(error, recipe.force_tolerance)
     if w.direct_stress:
         label = evaluation.strain_gradient.detach()
