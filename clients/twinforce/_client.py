@@ -1,6 +1,7 @@
 """The blocking client: drives the flows of a `Conversation` over a one-method transport."""
 
 import time
+import weakref
 from collections.abc import Sequence
 from threading import Lock
 from typing import Literal, Protocol, Self, TypeVar, cast, overload
@@ -134,7 +135,7 @@ class Client:
         with self._lock:
             self._is_closed = True
             if self._transport is not None:
-                self._transport.close()
+                self._end()
 
     def __enter__(self) -> Self:
         return self
@@ -164,6 +165,8 @@ class Client:
                 raise RuntimeError(f"{self!r} is closed")
             if self._transport is None:
                 self._transport = _connect(self._url, self._options)
+                # Not __del__, which at exit would wait for threads that are already gone.
+                self._end = weakref.finalize(self, self._transport.close)
             return self._transport
 
     def _run(self, flow: Flow[T]) -> T:

@@ -1,6 +1,7 @@
 """Calls over gRPC, blocking and with asyncio."""
 
 import asyncio
+import weakref
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -58,9 +59,9 @@ class GrpcStream:
     def __init__(self, stub: InferenceStub, url: Url) -> None:
         self._stub = stub
         self._url = url
-        self._requests: SimpleQueue[Message | None] | None = None
+        self._requests: SimpleQueue[Message | None] = SimpleQueue()
         self._replies: SimpleQueue[Message | grpc.RpcError | None] = SimpleQueue()
-        self._call: Any = None
+        self._end: weakref.finalize[..., GrpcStream] | None = None
 
     def send(self, call: Call) -> Message:
         """Send a message and wait for its reply; whatever goes wrong breaks the stream."""
@@ -72,14 +73,13 @@ class GrpcStream:
 
     def close(self) -> None:
         """End the stream, if there is one."""
-        if self._requests is not None:
-            self._requests.put(None)
-            self._requests = None
-            self._call.cancel()
+        if self._end is not None:
+            self._end()
+            self._end = None
 
     def _exchange(self, call: Call) -> Message:
-        if self._requests is None:
-            self._requests = self._open()
+        if self._end is None:
+            self._open()
         self._requests.put(call.message)
         try:
             reply = self._replies.get(timeout=call.timeout)
@@ -91,12 +91,12 @@ class GrpcStream:
             raise _service_error(reply, self._url, call.timeout) from reply
         return reply
 
-    def _open(self) -> "SimpleQueue[Message | None]":
-        requests: SimpleQueue[Message | None] = SimpleQueue()
-        self._replies = SimpleQueue()
-        self._call = self._stub.PredictStream(iter(requests.get, None))
-        Thread(target=_forward, args=(self._call, self._replies), daemon=True).start()
-        return requests
+    def _open(self) -> None:
+        self._requests, self._replies = SimpleQueue(), SimpleQueue()
+        call = self._stub.PredictStream(iter(self._requests.get, None))
+        Thread(target=_forward, args=(call, self._replies), daemon=True).start()
+        # At exit too, and before the threads of gRPC are gone.
+        self._end = weakref.finalize(self, _end_stream, call, self._requests)
 
 
 class AsyncGrpcTransport:
@@ -155,7 +155,7 @@ class AsyncGrpcStream:
             self._call = self._stub.PredictStream()
         try:
             await self._call.write(call.message)
-        except asyncio.InvalidStateError as error:
+        except (asyncio.InvalidStateError, grpc.RpcError) as error:  # whatever ended it
             raise _ended(self._url) from error
         reply = await self._call.read()
         if reply is grpc.aio.EOF:
@@ -171,6 +171,11 @@ def _forward(call: Any, replies: "SimpleQueue[Message | grpc.RpcError | None]") 
         replies.put(None)
     except grpc.RpcError as error:
         replies.put(error)
+
+
+def _end_stream(call: Any, requests: "SimpleQueue[Message | None]") -> None:
+    requests.put(None)
+    call.cancel()
 
 
 def _open_channel(module: Any, url: Url) -> Any:

@@ -30,7 +30,7 @@ def find_misuse() -> Misuse | None:
     """Return what the caller's callers need conservative forces for, if they do."""
     purpose: str | None = None
     frame: FrameType | None = sys._getframe(1)
-    stacklevel = 0
+    stacklevel = 1  # as `warnings.warn` counts where this is called
     while frame is not None:
         package = frame.f_globals.get("__name__", "").partition(".")[0]
         if package == "ase":

@@ -83,11 +83,15 @@ def molecular_dynamics(atoms: Any, settings: MDSettings) -> Iterator[Instant]:
 
 def draw_velocities(atoms: Any, temperature_k: float, rng: np.random.Generator) -> None:
     """Draw velocities from the Maxwell-Boltzmann distribution, without net momentum."""
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+    from ase import units
 
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature_k, rng=rng)
+    masses = atoms.get_masses()[:, None]
+    spread = np.sqrt(units.kB * temperature_k / masses)
+    velocities = spread * rng.standard_normal((len(atoms), 3))
     if len(atoms) > 1:
-        Stationary(atoms)
+        velocities -= (masses * velocities).sum(axis=0) / masses.sum()
+        velocities *= np.sqrt(len(atoms) / (len(atoms) - 1))
+    atoms.set_velocities(velocities)
 
 
 def energy_drift(run: Sequence[Instant], n_atoms: int) -> Drift | None:

@@ -1,0 +1,5 @@
+"""`python -m twinforce.cli`."""
+
+from twinforce.cli import main
+
+main()

@@ -1,0 +1,26 @@
+"""Services of the toy, as the tests of the clients want them."""
+
+import socket
+from urllib.parse import urlsplit
+
+from twinforce_service.main import run_in_thread
+from twinforce_service.settings import Settings
+
+TOY = "toy:lennard-jones"
+ARGON = 18
+
+
+def serve(potentials=None, **settings):
+    """Start a service of `lj`, the toy in float64, or of the loaded models given."""
+    defaults = {"dtype": "float64", "model": {"lj": TOY}, "rest_port": 0, "grpc_port": 0}
+    settings = Settings(water=False, device="cpu", n_threads=1, **defaults | settings)
+    return run_in_thread(settings, None if potentials is None else lambda: potentials)
+
+
+def port_of(url):
+    return urlsplit(url).port
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]

@@ -1,0 +1,460 @@
+import copy
+import pickle
+import warnings
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError
+from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.filters import FrechetCellFilter
+from ase.md.bussi import Bussi
+from ase.md.langevin import Langevin
+from ase.md.verlet import VelocityVerlet
+from ase.mep import NEB
+from ase.optimize import BFGS, FIRE
+from ase.stress import full_3x3_to_voigt_6_stress
+from ase.vibrations import Vibrations
+
+from tests.clients.serving import ARGON, TOY
+from tests.systems import molecule
+from twinforce import Client, InvalidSystemError, ModelInfo, UnavailableError
+from twinforce.ase import DirectForcesWarning, TwinForceCalculator, system_of
+from twinforce.md import draw_velocities
+from twinforce_models.potential import predict
+from twinforce_models.registry import load
+
+KINDS = ["conservative", "direct"]
+
+
+def atoms_in_a_cell(seed=0):
+    cell = [[7.6, 0, 0], [1.5, 7.6, 0], [0.3, -0.8, 7.6]]
+    return Atoms(numbers=[ARGON] * 8, positions=molecule(8, seed).positions, cell=cell, pbc=True)
+
+
+def atoms_in_the_open(n_atoms=8, seed=0):
+    return Atoms(numbers=[ARGON] * n_atoms, positions=molecule(n_atoms, seed).positions)
+
+
+@pytest.fixture
+def calculator(url):
+    with TwinForceCalculator(url) as calculator:
+        yield calculator
+
+
+@pytest.fixture
+def direct(url):
+    with TwinForceCalculator(url, force_kind="direct") as calculator:
+        yield calculator
+
+
+class InProcess(Calculator):
+    """The same potential without a network: the reference for whole trajectories."""
+
+    implemented_properties = ("energy", "forces", "stress")
+
+    def __init__(self, force_kind):
+        super().__init__()
+        self._kind = force_kind
+        self._potential = load(TOY, device="cpu", dtype="float64").potential
+
+    def calculate(self, atoms, properties, system_changes):
+        super().calculate(atoms, properties, system_changes)
+        outputs = ("energy", f"{self._kind}_forces", f"{self._kind}_stress")
+        (prediction,) = predict(self._potential, [system_of(atoms)], outputs)
+        stress = getattr(prediction, f"{self._kind}_stress")
+        self.results = {
+            "energy": prediction.energy,
+            "forces": np.array(getattr(prediction, f"{self._kind}_forces")),
+            "stress": full_3x3_to_voigt_6_stress(stress),
+        }
+
+
+# Physics
+
+
+def test_forces_are_the_slope_of_the_energy(calculator):
+    atoms = atoms_in_a_cell()
+    atoms.calc = calculator
+    numerical = calculate_numerical_forces(atoms, eps=1e-4, iatoms=[0, 5])
+    np.testing.assert_allclose(atoms.get_forces()[[0, 5]], numerical, atol=1e-6)
+
+
+def test_stress_is_the_slope_of_the_energy_under_strain(calculator):
+    atoms = atoms_in_a_cell()
+    atoms.calc = calculator
+    numerical = calculate_numerical_stress(atoms, eps=1e-4)
+    assert np.abs(numerical).max() > 1e-4
+    np.testing.assert_allclose(atoms.get_stress(), numerical, atol=1e-7)
+
+
+def test_forces_and_energies_are_consistent_for_ase(calculator):
+    atoms = atoms_in_a_cell()
+    atoms.calc = calculator
+    assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
+    assert atoms.get_potential_energies().sum() == pytest.approx(atoms.get_potential_energy())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_remote_trajectory_equals_one_in_process_step_for_step(url, kind):
+    def walk(calculator):
+        atoms = atoms_in_a_cell()
+        rng = np.random.default_rng(0)
+        draw_velocities(atoms, 50, rng)
+        atoms.calc = calculator
+        for _ in VelocityVerlet(atoms, 2 * units.fs).irun(40):
+            yield atoms.positions.copy(), atoms.get_potential_energy(), atoms.get_momenta()
+
+    with warnings.catch_warnings(), TwinForceCalculator(url, force_kind=kind) as calculator:
+        warnings.simplefilter("ignore", DirectForcesWarning)
+        for remote, local in zip(walk(calculator), walk(InProcess(kind)), strict=True):
+            for here, there in zip(remote, local, strict=True):
+                np.testing.assert_allclose(here, there, rtol=1e-10, atol=1e-10)
+
+
+def test_force_kind_chooses_what_ase_sees(calculator, direct):
+    here, there = atoms_in_a_cell(), atoms_in_a_cell()
+    here.calc, there.calc = calculator, direct
+    assert here.get_potential_energy() == pytest.approx(there.get_potential_energy())
+    assert np.abs(here.get_forces() - there.get_forces()).max() > 1e-4
+    for atoms, kind in ((here, "conservative"), (there, "direct")):
+        atoms.get_stress()
+        results = atoms.calc.results
+        np.testing.assert_array_equal(results["forces"], results[f"{kind}_forces"])
+        voigt = full_3x3_to_voigt_6_stress(results[f"{kind}_stress"])
+        np.testing.assert_array_equal(results["stress"], voigt)
+
+
+def test_both_forces_come_from_one_pass(url):
+    atoms = atoms_in_a_cell()
+    with TwinForceCalculator(url, both_forces=True) as atoms.calc:
+        atoms.get_forces()
+        prediction, results = atoms.calc.prediction, atoms.calc.results
+        assert prediction.conservative_forces is not None
+        assert prediction.direct_forces is not None
+        assert prediction.energy is not None
+        np.testing.assert_array_equal(results["forces"], results["conservative_forces"])
+        np.testing.assert_array_equal(results["direct_forces"], prediction.direct_forces)
+
+
+def test_extra_outputs_come_with_the_forces(url):
+    atoms = atoms_in_a_cell()
+    extra = ["atom_energies", "direct_stress"]
+    with TwinForceCalculator(url, extra_outputs=extra) as atoms.calc:
+        atoms.get_forces()
+        assert atoms.calc.results.keys() >= {"atom_energies", "energies", "direct_stress"}
+        assert "stress" not in atoms.calc.results
+
+
+# What is computed, and how often
+
+
+def test_nothing_is_asked_when_nothing_changed(calculator):
+    atoms = atoms_in_a_cell()
+    atoms.calc = calculator
+    atoms.get_forces()
+    prediction = calculator.prediction
+    atoms.get_forces()
+    atoms.get_potential_energy()
+    assert calculator.get_property("forces", atoms.copy()) is not None
+    atoms.set_initial_charges([0.1] * 8)
+    atoms.set_initial_magnetic_moments([1.0] * 8)
+    atoms.get_forces()
+    assert calculator.prediction is prediction
+    assert not calculator.calculation_required(atoms, ["energy", "forces"])
+    atoms.positions[0, 0] += 1e-3
+    assert calculator.calculation_required(atoms, ["energy"])
+    atoms.get_forces()
+    assert calculator.prediction is not prediction
+
+
+@pytest.mark.parametrize("change", ["positions", "cell", "numbers", "pbc"])
+def test_every_change_of_the_atoms_is_seen(calculator, change):
+    atoms = atoms_in_a_cell()
+    atoms.calc = calculator
+    before = atoms.get_potential_energy()
+    if change == "positions":
+        atoms.positions[0] += 0.3
+    elif change == "cell":
+        atoms.set_cell(atoms.cell * 1.05)
+    elif change == "numbers":
+        del atoms[0]
+    else:
+        atoms.pbc = [True, True, False]
+    assert atoms.get_potential_energy() != pytest.approx(before)
+    assert len(atoms.get_forces()) == len(atoms)
+
+
+def test_energy_alone_costs_no_gradient(calculator):
+    atoms = atoms_in_a_cell()
+    atoms.calc = calculator
+    atoms.get_potential_energy()
+    assert calculator.prediction.conservative_forces is None
+
+
+def test_a_stress_after_forces_is_computed_alone_and_then_with_them(calculator):
+    atoms = atoms_in_a_cell()
+    atoms.calc = calculator
+    atoms.get_forces()
+    atoms.get_stress()
+    assert calculator.prediction.conservative_stress is not None
+    assert calculator.prediction.conservative_forces is None
+    assert "forces" in calculator.results
+    prediction = calculator.prediction
+    atoms.get_stress()
+    atoms.get_forces()
+    assert calculator.prediction is prediction
+    atoms.rattle(0.01)
+    atoms.get_forces()
+    assert calculator.prediction.conservative_stress is not None
+    prediction = calculator.prediction
+    atoms.get_stress()
+    assert calculator.prediction is prediction
+    for seed in (1, 2):
+        atoms.rattle(0.01, seed=seed)
+        atoms.get_forces()
+    assert calculator.prediction.conservative_stress is None
+
+
+def test_no_stress_without_a_volume(calculator):
+    atoms = atoms_in_the_open()
+    atoms.calc = calculator
+    with pytest.raises(PropertyNotImplementedError, match="periodic in all three directions"):
+        atoms.get_stress()
+    assert atoms.get_forces().shape == (8, 3)
+
+
+def test_a_periodic_system_that_is_opened_needs_no_stress(calculator):
+    atoms = atoms_in_a_cell()
+    atoms.calc = calculator
+    atoms.get_stress()
+    atoms.pbc = False
+    assert atoms.get_forces().shape == (8, 3)
+
+
+def test_results_belong_to_one_structure(calculator):
+    first, second = atoms_in_a_cell(1), atoms_in_a_cell(2)
+    first.calc = calculator
+    forces = first.get_forces()
+    results = calculator.results
+    kept = {name: np.copy(value) for name, value in results.items()}
+    second.calc = calculator
+    second.get_forces()
+    assert calculator.results is not results
+    for name, value in kept.items():
+        np.testing.assert_array_equal(results[name], value)
+    results["forces"][:] = 0.0
+    np.testing.assert_array_equal(forces, kept["forces"])
+    np.testing.assert_array_equal(results["conservative_forces"], kept["conservative_forces"])
+
+
+def test_an_error_leaves_the_calculator_usable(calculator):
+    atoms = atoms_in_a_cell()
+    atoms.calc = calculator
+    expected = atoms.get_forces()
+    positions = atoms.positions.copy()
+    atoms.positions[3, 1] = np.nan
+    with pytest.raises(InvalidSystemError, match="positions"):
+        atoms.get_forces()
+    atoms.positions = positions
+    np.testing.assert_allclose(atoms.get_forces(), expected)
+
+
+# Charge and spin
+
+
+def test_charge_and_spin_are_read_where_the_model_uses_them():
+    atoms = atoms_in_the_open()
+    atoms.info.update(charge=-1, spin=2, spin_multiplicity=3)
+    uses_both = model_info(uses_charge=True, uses_spin=True)
+    assert (system_of(atoms, uses_both).charge, system_of(atoms, uses_both).spin_multiplicity) == (
+        -1,
+        3,
+    )
+    del atoms.info["spin_multiplicity"]
+    assert system_of(atoms, uses_both).spin_multiplicity == 2
+    assert system_of(atoms, model_info(uses_spin=True)).charge is None
+    assert system_of(atoms, model_info()).spin_multiplicity is None
+    assert system_of(atoms).charge is None
+
+
+def model_info(**uses):
+    return ModelInfo("m", "1", "", "", 5.0, (ARGON,), "float64", "cpu", ("energy",), **uses)
+
+
+def test_labels_that_the_model_ignores_cause_no_calculation(calculator):
+    atoms = atoms_in_the_open()
+    atoms.calc = calculator
+    atoms.get_forces()
+    prediction = calculator.prediction
+    atoms.info["charge"] = 1
+    atoms.get_forces()
+    assert calculator.prediction is prediction
+
+
+# Drivers
+
+
+@pytest.mark.parametrize("optimizer", [BFGS, FIRE])
+def test_optimizers_converge(calculator, optimizer):
+    atoms = atoms_in_the_open()
+    atoms.calc = calculator
+    assert optimizer(atoms, logfile=None).run(fmax=1e-3, steps=500)
+    assert np.abs(atoms.get_forces()).max() < 1e-3
+
+
+def test_a_cell_is_relaxed(calculator):
+    atoms = atoms_in_a_cell()
+    atoms.set_cell(0.93 * atoms.cell, scale_atoms=True)
+    atoms.calc = calculator
+    before = abs(atoms.get_stress()).max()
+    BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=1e-3, steps=15)
+    assert abs(atoms.get_stress()).max() < 0.1 * before
+
+
+@pytest.mark.parametrize("is_parallel", [False, True])
+def test_the_images_of_a_band_share_one_client(url, is_parallel):
+    start = atoms_in_the_open(5)
+    end = start.copy()
+    end.positions[-1] += [0.4, 0.3, 0.0]
+    with Client(url) as client:
+        images = [start, *(start.copy() for _ in range(3)), end]
+        for image in images:
+            image.calc = TwinForceCalculator(client)
+        band = NEB(images, parallel=is_parallel, method="improvedtangent")
+        band.interpolate()
+        BFGS(band, logfile=None).run(fmax=0.05, steps=5)
+        energies = [image.get_potential_energy() for image in images]
+        for image, energy in zip(images, energies, strict=True):
+            assert client.predict(system_of(image)).energy == pytest.approx(energy, abs=1e-10)
+
+
+def test_a_shared_client_stays_open(url):
+    with Client(url) as client:
+        for _ in range(2):
+            atoms = atoms_in_the_open()
+            with TwinForceCalculator(client) as atoms.calc:
+                atoms.get_forces()
+
+
+# Copies and files
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
+def test_a_copied_calculator_connects_by_itself(calculator, duplicate):
+    atoms = atoms_in_a_cell()
+    atoms.calc = calculator
+    for _ in range(3):
+        atoms.rattle(0.01)
+        expected = atoms.get_forces()
+    other = duplicate(atoms)
+    np.testing.assert_array_equal(other.calc.results["forces"], expected)
+    calculator.close()
+    other.rattle(0.01, seed=5)
+    assert other.get_forces().shape == expected.shape
+    other.calc.close()
+
+
+@pytest.mark.parametrize("name", ["atoms.traj", "atoms.extxyz", "atoms.json", "atoms.db"])
+def test_results_survive_files(calculator, tmp_path, name):
+    atoms = atoms_in_a_cell()
+    atoms.calc = calculator
+    energy, forces, stress = atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()
+    ase.io.write(tmp_path / name, atoms)
+    read = ase.io.read(tmp_path / name)
+    assert isinstance(read.calc, SinglePointCalculator)
+    assert read.get_potential_energy() == pytest.approx(energy)
+    np.testing.assert_allclose(read.get_forces(), forces, atol=1e-7)
+    np.testing.assert_allclose(read.get_stress(), stress, atol=1e-7)
+    read.calc = calculator
+    np.testing.assert_allclose(read.get_forces(), forces, atol=1e-5)
+
+
+# Direct forces
+
+
+USES = [
+    ("geometry optimisation", lambda atoms: BFGS(atoms, logfile=None).run(fmax=1e-5, steps=3)),
+    ("geometry optimisation", lambda atoms: FIRE(atoms, logfile=None).run(fmax=1e-5, steps=3)),
+    ("without a thermostat", lambda atoms: VelocityVerlet(atoms, units.fs).run(3)),
+    ("vibrations", lambda atoms: Vibrations(atoms, indices=[0], name="vib").run()),
+]
+
+
+@pytest.mark.parametrize(("purpose", "use"), USES)
+def test_direct_forces_are_warned_of_once_where_they_mislead(
+    direct, purpose, use, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    atoms = atoms_in_the_open()
+    atoms.calc = direct
+    atoms.get_forces()
+    atoms.rattle(0.01)
+    with pytest.warns(DirectForcesWarning, match=purpose) as caught:
+        use(atoms)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    use(atoms)
+
+
+def test_a_line_search_that_asks_for_energies_first_is_warned_of_too(direct):
+    from ase.optimize import BFGSLineSearch
+
+    atoms = atoms_in_the_open()
+    atoms.calc = direct
+    atoms.get_forces()
+    with pytest.warns(DirectForcesWarning, match="geometry optimisation"):
+        BFGSLineSearch(atoms, logfile=None).run(fmax=1e-5, steps=3)
+
+
+def test_direct_forces_are_not_warned_of_with_a_thermostat(direct):
+    atoms = atoms_in_the_open()
+    rng = np.random.default_rng(0)
+    draw_velocities(atoms, 50, rng)
+    atoms.calc = direct
+    Bussi(atoms, units.fs, 50, 100 * units.fs, rng=rng).run(3)
+    friction = 0.01 / units.fs
+    Langevin(atoms, units.fs, temperature_K=50, friction=friction, fixcm=False, rng=rng).run(3)
+
+
+def test_conservative_forces_are_warned_of_nowhere(calculator):
+    atoms = atoms_in_the_open()
+    atoms.calc = calculator
+    VelocityVerlet(atoms, units.fs).run(3)
+    BFGS(atoms, logfile=None).run(fmax=1e-5, steps=3)
+
+
+# Parameters
+
+
+def test_parameters_can_be_set_and_are_checked(calculator):
+    atoms = atoms_in_a_cell()
+    atoms.calc = calculator
+    conservative = atoms.get_forces()
+    calculator.set(force_kind="direct")
+    assert not np.allclose(atoms.get_forces(), conservative)
+    calculator.set(force_kind="conservative")
+    np.testing.assert_allclose(atoms.get_forces(), conservative)
+    with pytest.raises(ValueError, match="force_kind: expected"):
+        calculator.set(force_kind="fast")
+    with pytest.raises(TypeError, match="no such parameter: forces"):
+        calculator.set(forces="direct")
+    assert calculator.name == "twinforce"
+
+
+def test_a_model_may_be_named(url):
+    atoms = atoms_in_a_cell()
+    with TwinForceCalculator(url, model="lj") as atoms.calc:
+        atoms.get_forces()
+        assert atoms.calc.prediction.provenance.model == "lj"
+
+
+def test_a_service_that_is_not_there_is_an_error_of_the_tree():
+    atoms = atoms_in_the_open()
+    with (
+        TwinForceCalculator("grpc://127.0.0.1:9") as atoms.calc,
+        pytest.raises(UnavailableError, match="cannot reach"),
+    ):
+        atoms.get_forces()
