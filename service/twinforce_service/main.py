@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -23,13 +22,12 @@ from twinforce_service.metrics import Metrics
 from twinforce_service.settings import Settings, parse_settings
 from twinforce_service.thread_engine import ThreadEngine
 from twinforce_service.transports.grpc_server import GrpcServer
+from twinforce_service.transports.ports import address_of, listen
 from twinforce_service.transports.rest import create_app
 from twinforce_service.version import service_version
 
 # How often it is looked whether the engine is ready, and later whether it still lives, in s.
 _START_INTERVAL, _WATCH_INTERVAL = 0.02, 0.25
-# Connections that wait to be accepted.
-_BACKLOG = 1024
 # Replies to what the engine has finished are still to be sent after it stops, in s.
 _REPLY_TIME = 5.0
 
@@ -94,8 +92,8 @@ async def serve(
     rest = _rest_server(engine, metrics, settings)
     grpc_server = GrpcServer(engine, metrics, settings.max_body_bytes, settings.grpc_keep_alive)
     async with contextlib.AsyncExitStack() as stack:
-        listener = stack.enter_context(_listen(settings.host, settings.rest_port))
-        grpc_port = await grpc_server.start(_address(settings.host, settings.grpc_port))
+        listener = stack.enter_context(listen(settings.host, settings.rest_port, "REST"))
+        grpc_port = await grpc_server.start(settings.host, settings.grpc_port)
         serving = asyncio.create_task(rest.serve([listener]))
         stack.push_async_callback(_stop, engine, rest, serving, grpc_server, settings.drain_timeout)
         engine.start()
@@ -123,6 +121,7 @@ def run_in_thread(settings: Settings, load_models: LoadModels | None = None) -> 
         ModelLoadError: A model cannot be loaded.
     """
     started: Future[tuple[Ready, Callable[[], object]]] = Future()
+    ended: Future[None] = Future()
 
     async def run() -> None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
@@ -133,14 +132,13 @@ def run_in_thread(settings: Settings, load_models: LoadModels | None = None) -> 
         try:
             asyncio.run(run())
         except Exception as error:
-            if started.done():
-                raise
-            started.set_exception(error)
+            (ended if started.done() else started).set_exception(error)
+        else:
+            ended.set_result(None)
 
-    thread = threading.Thread(target=run_and_report, name="twinforce-server", daemon=True)
-    thread.start()
+    threading.Thread(target=run_and_report, name="twinforce-server", daemon=True).start()
     ready, tell = started.result()
-    return RunningServer(ready.rest_url, ready.grpc_url, tell, thread)
+    return RunningServer(ready.rest_url, ready.grpc_url, tell, ended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +153,17 @@ class RunningServer:
     rest_url: str
     grpc_url: str
     _tell: Callable[[], object]
-    _thread: threading.Thread
+    _ended: Future[None]
 
     def stop(self) -> None:
-        """Finish what was accepted, then stop."""
-        with contextlib.suppress(RuntimeError):  # it has stopped already
+        """Finish what was accepted, then stop.
+
+        Raises:
+            UnavailableError: The engine had died.
+        """
+        with contextlib.suppress(RuntimeError):  # it has ended already
             self._tell()
-        self._thread.join()
+        self._ended.result()
 
     def __enter__(self) -> "RunningServer":
         return self
@@ -249,26 +251,6 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
-
-    Its protocol is given, as asyncio sets TCP_NODELAY only where it is: without, every reply in
-    two parts waits 40 ms.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            listener = stack.enter_context(socket.socket(family, kind, socket.IPPROTO_TCP))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-        except OSError as error:
-            reason = error.strerror or error
-            raise OSError(f"cannot listen on {_address(host, port)} for REST: {reason}") from error
-        stack.pop_all()
-        return listener
-
-
 def _rest_server(engine: ThreadEngine, metrics: Metrics, settings: Settings) -> RestServer:
     config = uvicorn.Config(
         create_app(engine, metrics, settings.max_body_bytes),
@@ -285,14 +267,10 @@ def _rest_server(engine: ThreadEngine, metrics: Metrics, settings: Settings) -> 
 
 def _ready(host: str, rest_port: int, grpc_port: int, engine: ThreadEngine) -> Ready:
     return Ready(
-        f"http://{_address(host, rest_port)}",
-        f"grpc://{_address(host, grpc_port)}",
+        f"http://{address_of(host, rest_port)}",
+        f"grpc://{address_of(host, grpc_port)}",
         tuple(engine.models.values()),
     )
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 if __name__ == "__main__":

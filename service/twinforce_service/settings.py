@@ -97,9 +97,12 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         _add_flag(parser, name, info)
     given = vars(parser.parse_args(arguments))
     try:
-        return Settings(**given)
+        settings = Settings(**given)
     except ValidationError as error:
         parser.error("; ".join(_described(problem) for problem in error.errors()))
+    if not settings.specs():
+        parser.error("there is nothing to serve: give --model, or leave out --no-water")
+    return settings
 
 
 def settings_table() -> str:

@@ -27,6 +27,7 @@ from twinforce_service.engine import Engine
 from twinforce_service.logs import choose_request_id, request_id
 from twinforce_service.metrics import Metrics
 from twinforce_service.transports.calls import Call, counted
+from twinforce_service.transports.ports import address_of, listen
 
 REQUEST_ID_KEY = "x-request-id"
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Inference"].full_name
@@ -177,17 +178,18 @@ class GrpcServer:
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
-    async def start(self, address: str) -> int:
-        """Listen on host:port, not yet healthy, and return the port.
+    async def start(self, host: str, port: int) -> int:
+        """Listen, not yet healthy, and return the port.
 
         Raises:
             OSError: When somebody else does.
         """
         await self.set_healthy(is_healthy=False)
+        listen(host, port, "gRPC").close()  # as what gRPC says itself helps nobody
         try:
-            port = self._server.add_insecure_port(address)
+            port = self._server.add_insecure_port(address_of(host, port))
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address} for gRPC") from error
+            raise OSError(f"cannot listen on {address_of(host, port)} for gRPC") from error
         await self._server.start()
         return port
 

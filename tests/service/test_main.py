@@ -1,0 +1,252 @@
+"""The service as users start it: a process of its own."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import grpc
+import httpx2
+import pytest
+
+from tests.conftest import free_ports
+from tests.potentials import Gated, Raising, Soft, loaded
+from tests.systems import crystal, molecule
+from tests.transports.rest_bodies import json_body, protobuf_body
+from twinforce_proto import ModelLoadError, UnavailableError
+from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
+from twinforce_service.main import run_in_thread
+
+PATIENCE = 60.0
+FREE_PORTS = ["--rest-port", "0", "--grpc-port", "0", "--no-water"]
+TOYS = ["--model", "lj=toy:lennard-jones", "--model", "springs=toy:harmonic"]
+
+
+def start(*arguments):
+    command = [sys.executable, "-W", "error", "-m", "twinforce_service.main", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@contextmanager
+def running(*arguments):
+    """Start a service and yield its process and the three lines that it prints."""
+    process = start(*FREE_PORTS, *arguments)
+    try:
+        yield process, [process.stdout.readline().rstrip("\n") for _ in range(3)]
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+        process.stdout.close()
+        process.stderr.close()
+
+
+def urls(lines):
+    return lines[1].split()[1], lines[2].split()[1]
+
+
+def test_it_says_in_three_lines_what_it_serves_and_where():
+    with running(*TOYS) as (process, lines):
+        assert lines[0].startswith("TwinForce ")
+        assert "lj (float64, cpu), springs (float64, cpu)" in lines[0]
+        assert lines[1].startswith("REST  http://127.0.0.1:")
+        assert lines[2].startswith("gRPC  grpc://127.0.0.1:")
+        rest_url, grpc_url = urls(lines)
+        assert httpx2.get(f"{rest_url}/health/ready").json()["models"] == ["lj", "springs"]
+        with grpc.insecure_channel(grpc_url.removeprefix("grpc://")) as channel:
+            assert len(InferenceStub(channel).ListModels(pb.ListModelsRequest()).models) == 2
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_a_signal_ends_it_after_it_has_answered_what_it_accepted():
+    systems = [crystal(125, seed=seed) for seed in range(64)]
+    with running(*TOYS, "--max-batch-atoms", "125") as (process, lines):
+        rest_url, grpc_url = urls(lines)
+        replies = {}
+
+        def ask_rest():
+            body = json_body(*systems)
+            replies["rest"] = httpx2.post(
+                f"{rest_url}/v1/models/lj/predict", json=body, timeout=PATIENCE
+            )
+
+        def ask_grpc():
+            message = pb.PredictRequest.FromString(
+                protobuf_body(*systems, outputs=["conservative_forces"], model="lj")
+            )
+            with grpc.insecure_channel(grpc_url.removeprefix("grpc://")) as channel:
+                replies["grpc"] = InferenceStub(channel).Predict(message, timeout=PATIENCE)
+
+        askers = [threading.Thread(target=ask) for ask in (ask_rest, ask_grpc)]
+        for asker in askers:
+            asker.start()
+        wait_for(lambda: queue_depth(rest_url) > 64)
+        process.send_signal(signal.SIGTERM)
+        for asker in askers:
+            asker.join(PATIENCE)
+        assert replies["rest"].status_code == 200
+        assert len(replies["rest"].json()["predictions"]) == 64
+        assert len(replies["grpc"].predictions) == 64
+        _, err = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, err) == (0, "")
+
+
+def queue_depth(rest_url):
+    lines = httpx2.get(f"{rest_url}/metrics").text.splitlines()
+    (line,) = (line for line in lines if line.startswith("twinforce_queue_requests "))
+    return float(line.split()[1])
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_logs_are_structured_and_carry_the_name_of_the_request():
+    with running(*TOYS, "--log-level", "debug", "--log-format", "json") as (process, lines):
+        rest_url, _ = urls(lines)
+        url, headers = f"{rest_url}/v1/models/ice/energy", {"x-request-id": "find-me"}
+        httpx2.post(url, json=json_body(molecule()), headers=headers)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+        records = [json.loads(line) for line in err.splitlines()]
+        (refused,) = (each for each in records if each.get("request_id") == "find-me")
+        assert "no model is called 'ice'" in refused["message"]
+
+
+@contextmanager
+def taken_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield str(listener.getsockname()[1])
+
+
+def test_a_port_in_use_is_said_on_one_line():
+    with taken_port() as port:
+        process = start(*FREE_PORTS, *TOYS, "--grpc-port", port)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (1, "")
+    (line,) = err.splitlines()
+    expected = f"cannot listen on 127.0.0.1:{port} for gRPC: address already in use"
+    assert line == f"twinforce-server: error: {expected}"
+
+
+def test_a_model_that_does_not_load_is_said_on_one_line():
+    process = start(*FREE_PORTS, "--model", "mine=/nowhere/at/all")
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (1, "")
+    (line,) = err.splitlines()
+    assert line.startswith("twinforce-server: error: ")
+    assert "/nowhere/at/all" in line
+
+
+def test_a_service_that_starts_is_alive_but_not_ready():
+    permission, seen = threading.Event(), {}
+
+    def load():
+        permission.wait(PATIENCE)
+        return {"soft": loaded(Soft())}
+
+    port = free_port()
+    settings = free_ports().model_copy(update={"rest_port": port})
+
+    def look():
+        url = f"http://127.0.0.1:{port}"
+        wait_for(lambda: is_reachable(url))
+        body = json_body(molecule())
+        seen["live"] = httpx2.get(f"{url}/health/live")
+        seen["ready"] = httpx2.get(f"{url}/health/ready")
+        seen["models"] = httpx2.get(f"{url}/v1/models/soft")
+        seen["predict"] = httpx2.post(f"{url}/v1/models/soft/predict", json=body)
+        permission.set()
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    with run_in_thread(settings, load):
+        looking.join(PATIENCE)
+        ready = httpx2.get(f"http://127.0.0.1:{port}/health/ready")
+    assert seen["live"].status_code == 200
+    for name in ("ready", "models", "predict"):
+        assert seen[name].status_code == 503
+        assert seen[name].headers["retry-after"] == "1"
+        assert seen[name].json()["type"] == "urn:twinforce:error:UnavailableError"
+    assert ready.status_code == 200
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def is_reachable(url):
+    try:
+        return httpx2.get(f"{url}/health/live").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def test_a_service_whose_engine_dies_does_not_pretend_to_be_well():
+    dying = loaded(Raising(SystemExit("the device is gone")))
+    server = run_in_thread(free_ports(), lambda: {"soft": dying})
+    body = json_body(molecule(element=10))
+    reply = httpx2.post(f"{server.rest_url}/v1/models/soft/predict", json=body, timeout=PATIENCE)
+    assert reply.status_code == 503
+    assert "the engine thread died" in reply.json()["detail"]
+    wait_for(lambda: not is_reachable(server.rest_url))
+    with pytest.raises(UnavailableError, match="the engine has died"):
+        server.stop()
+
+
+def test_stopping_does_not_wait_for_ever():
+    potential = Gated()
+    with run_in_thread(
+        free_ports(drain_timeout=0.2), lambda: {"soft": loaded(potential)}
+    ) as server:
+        url = f"{server.rest_url}/v1/models/soft/predict"
+        replies = []
+        asking = threading.Thread(
+            target=lambda: replies.append(
+                httpx2.post(url, json=json_body(molecule()), timeout=PATIENCE)
+            )
+        )
+        asking.start()
+        for _ in range(3):
+            assert potential.entered.acquire(timeout=PATIENCE)
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < 5
+        asking.join(PATIENCE)
+    assert replies[0].status_code == 503
+    assert "stopped before" in replies[0].json()["detail"]
+    potential.gate.release(100)
+
+
+def test_a_service_in_a_thread_reports_why_it_did_not_start():
+    with pytest.raises(ModelLoadError, match="nowhere"):
+        run_in_thread(free_ports(model={"mine": "/nowhere"}))
+    with taken_port() as port, pytest.raises(OSError, match=f"{port} for REST: .* in use"):
+        run_in_thread(free_ports().model_copy(update={"rest_port": int(port)}))
+
+
+def test_two_services_do_not_share_a_port(serve):
+    server = serve(soft=Soft())
+    for name, url in (("rest_port", server.rest_url), ("grpc_port", server.grpc_url)):
+        settings = free_ports().model_copy(update={name: urlsplit(url).port})
+        with pytest.raises(OSError, match="address already in use"):
+            serve(settings, soft=Soft())
+
+
+def test_a_service_in_a_thread_can_be_stopped_twice():
+    server = run_in_thread(free_ports(), lambda: {"soft": loaded(Soft())})
+    server.stop()
+    server.stop()
+    assert not is_reachable(server.rest_url)

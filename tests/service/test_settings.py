@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+
+from twinforce_service.settings import ENV_PREFIX, Settings, parse_settings, settings_table
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"{ENV_PREFIX}{name.upper()}", raising=False)
+
+
+def test_the_documented_table_is_current():
+    documented = (ROOT / "docs" / "settings.md").read_text()
+    assert settings_table() in documented, "run python -m twinforce_service.settings"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_described(name, capsys):
+    description = Settings.model_fields[name].description
+    assert description.endswith(".")
+    with pytest.raises(SystemExit, match="0"):
+        parse_settings(["--help"])
+    text = capsys.readouterr().out
+    assert f"--{name.replace('_', '-')}" in text
+    assert description.split()[0] in text
+
+
+def test_without_arguments_the_bundled_model_is_served_to_this_machine():
+    settings = parse_settings([])
+    assert (settings.host, settings.rest_port, settings.grpc_port) == ("127.0.0.1", 8000, 8001)
+    assert settings.specs() == {"water": "water"}
+
+
+def test_models_are_added_by_name():
+    settings = parse_settings(["--model", "a=toy:harmonic", "--model", "b=/models/b=1"])
+    assert settings.specs() == {"water": "water", "a": "toy:harmonic", "b": "/models/b=1"}
+    assert parse_settings(["--no-water", "--model", "a=x"]).specs() == {"a": "x"}
+    assert parse_settings(["--model", "water=/my/water"]).specs() == {"water": "/my/water"}
+
+
+def test_models_are_added_by_environment(monkeypatch):
+    monkeypatch.setenv("TWINFORCE_MODEL", "a=toy:harmonic, b=/models/b")
+    monkeypatch.setenv("TWINFORCE_WATER", "false")
+    assert parse_settings([]).specs() == {"a": "toy:harmonic", "b": "/models/b"}
+
+
+def test_a_flag_wins_over_the_environment(monkeypatch):
+    monkeypatch.setenv("TWINFORCE_REST_PORT", "1234")
+    monkeypatch.setenv("TWINFORCE_LOG_FORMAT", "json")
+    settings = parse_settings(["--rest-port", "4321"])
+    assert (settings.rest_port, settings.log_format) == (4321, "json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rest-port", "many"], "rest-port: "),
+        (["--grpc-port", "70000"], "grpc-port: "),
+        (["--model", "spec"], "model: expected NAME=SPEC, got 'spec'"),
+        (["--model", "a/b=spec"], "model: expected NAME=SPEC, got 'a/b=spec'"),
+        (["--model", "a="], "model: expected NAME=SPEC, got 'a='"),
+        (["--model", "a=x", "--model", "a=y"], "model: the name 'a' is given twice"),
+        (["--device", "gpu"], "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+        (["--dtype", "float16"], "dtype: "),
+        (["--no-water"], "nothing to serve"),
+        (["--max-waiting", "0"], "max-waiting: "),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+    ],
+)
+def test_a_mistake_is_named_on_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_settings(arguments)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("twinforce-server: error: ")
+    assert message in last
+
+
+def test_a_mistake_in_the_environment_is_named_too(monkeypatch, capsys):
+    monkeypatch.setenv("TWINFORCE_DRAIN_TIMEOUT", "soon")
+    with pytest.raises(SystemExit, match="2"):
+        parse_settings([])
+    assert "drain-timeout: " in capsys.readouterr().err
