@@ -22,19 +22,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from bench.machine import ROOT
 from twinforce_models import registry
 from twinforce_models.potentials.hybrid_net import HybridNet
 from twinforce_models.training.dataset import tabulate, to_batch
-from twinforce_models.training.steps import Evaluation, compiled, make_evaluate
+from twinforce_models.training.steps import Evaluation, Inputs, compiled, make_evaluate
 
-ROOT = Path(__file__).parents[1]
 TABLE_WIDTH = 64
 STEPS_PER_ROW = 10
 ROWS_PER_CHECKPOINT = 100
 COLUMNS = ("time_ps", "total_energy_ev", "kinetic_temperature_k", "longest_oh_angstrom")
 
 
-class CompiledWater(Calculator):
+class CompiledWater(Calculator):  # type: ignore[misc]
     """The network compiled for one size of system, as an ASE calculator in this process."""
 
     implemented_properties = ("energy", "forces")
@@ -44,14 +44,16 @@ class CompiledWater(Calculator):
         self.potential, self.conservative = potential, conservative
         self.parameters = list(potential.core.parameters())
         evaluate = make_evaluate(potential.core, conservative=conservative)
-        self.evaluate = compiled(evaluate, self.parameters, self._inputs(example)[:4])
+        self.evaluate = compiled(evaluate, self.parameters, self._inputs(example)[0])
 
-    def _inputs(self, atoms: Atoms) -> tuple[torch.Tensor, ...]:
+    def _inputs(self, atoms: Atoms) -> tuple[Inputs, torch.Tensor]:
+        """Return what the network takes, and the reference energies of the atoms."""
         batch = to_batch(atoms, self.potential.cutoff)
         kinds = self.potential.kind_of_element[batch.atomic_numbers]
         index, offsets, reverse = tabulate(batch, self.potential.cutoff, TABLE_WIDTH)
         vectors = batch.positions[index] - batch.positions[:, None] + offsets
-        return kinds, vectors.float(), index, reverse, self.potential.reference_energies[kinds]
+        references = self.potential.reference_energies[kinds]
+        return (kinds, vectors.float(), index, reverse), references
 
     def calculate(
         self,
@@ -61,7 +63,7 @@ class CompiledWater(Calculator):
     ) -> None:
         """Evaluate energy and the chosen forces."""
         super().calculate(atoms, properties, system_changes)
-        *arguments, references = self._inputs(self.atoms)
+        arguments, references = self._inputs(self.atoms)
         with torch.no_grad():
             found = Evaluation(*self.evaluate(self.parameters, *arguments))
         forces = found.conservative_forces if self.conservative else found.direct_forces

@@ -92,3 +92,7 @@ def write_report(run: Run, about: About, folder: Path) -> None:
     )
     for name, value in errors.items():
         print(f"{name:45} {value:.4g}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -89,7 +89,7 @@ class Trainer:
         )
 
     def _run_stage(self, stage: Stage) -> None:
-        evaluate = self._evaluate_of(stage)
+        evaluate = self.evaluate_of(stage)
         n_samples, first = len(self.train), self.progress.epoch
         with tqdm(
             total=stage.epochs * n_samples, initial=first * n_samples, desc=stage.name
@@ -104,7 +104,7 @@ class Trainer:
                 self.progress.rows.append(row)
                 self.save()
 
-    def _evaluate_of(self, stage: Stage) -> Evaluate:
+    def evaluate_of(self, stage: Stage) -> Evaluate:
         """Return the stage's evaluation, compiled both ways before the clock starts."""
         evaluate = make_evaluate(self.core, conservative=stage.is_conservative)
         if not self.is_compiled:

@@ -1,0 +1,7 @@
+"""`python -m bench`, or `make bench`: what evaluations and remote steps cost, in some minutes."""
+
+from bench import cost, overhead
+
+if __name__ == "__main__":
+    cost.main([])
+    overhead.main([])

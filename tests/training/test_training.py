@@ -1,0 +1,241 @@
+"""The recipe, on small systems labelled by a toy: it learns, it resumes, it writes a model."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from twinforce_models import registry
+from twinforce_models.potential import predict
+from twinforce_models.potentials.lennard_jones import lennard_jones
+from twinforce_models.training import dataset
+from twinforce_models.training.config import read_recipe
+from twinforce_models.training.main import main, prepare
+from twinforce_models.training.steps import Evaluation, inputs, make_evaluate
+from twinforce_proto import System
+
+RECIPE = """
+name = "argon"
+seed = 3
+test_fraction = 0.25
+force_tolerance = 0.01
+energy_tolerance = 0.001
+ema_decay = 0.9
+max_gradient_norm = 10.0
+weight_decay = 1e-4
+evaluate_every = 2
+
+[hyperparameters]
+elements = [10, 18]
+cutoff = 5.0
+n_scalars = 16
+n_vectors = 8
+n_tensors = 8
+n_layers = 2
+n_radial = 6
+mean_n_neighbors = 12.0
+
+[[stages]]
+name = "direct"
+epochs = 6
+learning_rate = 5e-3
+weights = { energy = 1.0, direct_forces = 1.0 }
+
+[[stages]]
+name = "conservative"
+epochs = 6
+learning_rate = 3e-3
+weights = { energy = 1.0, conservative_forces = 1.0, direct_forces = 0.5, direct_stress = 0.5 }
+"""
+
+
+def labelled_frames(n_frames=16, seed=0):
+    """Return crystals of two elements, labelled by the Lennard-Jones toy."""
+    toy, generator = lennard_jones(dtype=torch.float64), np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*[np.arange(2)] * 3), axis=-1).reshape(-1, 3)
+    frames = []
+    for _ in range(n_frames):
+        length = generator.uniform(6.6, 7.2)
+        positions = grid * length / 2 + generator.normal(scale=0.15, size=(8, 3))
+        system = System([10, 18] * 4, positions, np.eye(3) * length, pbc=True)
+        (label,) = predict(toy, [system], {"energy", "conservative_forces"})
+        atoms = Atoms(system.atomic_numbers, positions, cell=system.cell, pbc=True)
+        atoms.calc = SinglePointCalculator(
+            atoms, energy=label.energy, forces=label.conservative_forces
+        )
+        frames.append(atoms)
+    return frames
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    ase.io.write(folder / "argon.xyz", labelled_frames())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "argon.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def arguments(recipe_file, data, out):
+    return [str(recipe_file), "--data", str(data), "--out", str(out), "--no-compile"]
+
+
+@pytest.fixture(scope="module")
+def trained(recipe_file, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    main(arguments(recipe_file, data, out))
+    return out
+
+
+def rows_of(out):
+    with (out / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_both_stages_learn(trained):
+    rows = rows_of(trained)
+    assert [row["stage"] for row in rows] == ["direct"] * 6 + ["conservative"] * 6
+    direct = [float(row["train_direct_mae"]) for row in rows if row["stage"] == "direct"]
+    conservative = [float(row["train_conservative_mae"]) for row in rows[6:]]
+    assert direct[-1] < 0.8 * direct[0]
+    assert conservative[-1] < 0.8 * conservative[0]
+    assert float(rows[-1]["cpu_s"]) > float(rows[0]["cpu_s"]) > 0
+
+
+def test_the_errors_of_the_model_are_those_of_an_independent_count(trained, recipe_file, data):
+    recipe, _ = read_recipe(recipe_file)
+    frames = dataset.read_frames(data)
+    _, test = dataset.split_frames(frames, recipe.test_fraction, recipe.seed)
+    potential = registry.load(trained / "model").potential
+    differences = []
+    for frame in test:
+        system = System(frame.numbers, frame.positions, frame.cell.array, frame.pbc)
+        (prediction,) = predict(potential, [system], {"conservative_forces"})
+        differences.append(prediction.conservative_forces - frame.get_forces())
+    errors = json.loads((trained / "model" / "model.json").read_text())["errors"]
+    expected = 1e3 * np.abs(differences).mean()
+    assert errors["conservative_forces_mae_mev_per_angstrom"] == pytest.approx(expected, rel=1e-6)
+    logged = float(rows_of(trained)[-1]["test_conservative_mae"])
+    assert logged == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_run_writes_a_model_its_card_and_pictures(trained):
+    info = registry.load(trained / "model").info
+    assert info.name == "argon"
+    assert info.metadata["recipe"]["stages"][0]["name"] == "direct"
+    assert 0 < info.metadata["errors"]["nonconservativity_mean"] < 1
+    assert "argon" in info.card
+    for name in ("learning.png", "parity.png"):
+        assert (trained / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(trained, recipe_file, data, tmp_path):
+    command = [sys.executable, "-m", "twinforce_models.training.main"]
+    command += arguments(recipe_file, data, tmp_path)
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
+        deadline = time.monotonic() + 120
+        while run.poll() is None and time.monotonic() < deadline:
+            if (tmp_path / "log.csv").exists() and len(rows_of(tmp_path)) >= 2:
+                run.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.005)
+    main(arguments(recipe_file, data, tmp_path))
+    straight, resumed = (registry.load(out / "model").info.sha256 for out in (trained, tmp_path))
+    assert resumed == straight
+
+
+def test_another_recipe_does_not_go_on_from_this_one(trained, recipe_file, data, tmp_path):
+    other = tmp_path / "other.toml"
+    other.write_text(recipe_file.read_text().replace("seed = 3", "seed = 4"))
+    with pytest.raises(ValueError, match="another recipe"):
+        main(arguments(other, data, trained))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seed = 3", "sead = 3", "sead"),
+        ("seed = 3", "", "seed"),
+        ("cutoff = 5.0", "cut_off = 5.0", "cut_off"),
+    ],
+)
+def test_a_recipe_with_a_mistake_says_which(tmp_path, old, new, said):
+    path = tmp_path / "wrong.toml"
+    path.write_text(RECIPE.replace(old, new))
+    with pytest.raises(ValueError, match=said):
+        read_recipe(path)
+
+
+def test_missing_data_are_an_error_that_says_where(recipe_file, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        main(arguments(recipe_file, tmp_path / "nowhere", tmp_path))
+
+
+@pytest.fixture
+def run(recipe_file, data, tmp_path):
+    recipe, _ = read_recipe(recipe_file)
+    return prepare(recipe, data, tmp_path, is_compiled=False)
+
+
+def test_training_sees_what_the_potential_predicts(run):
+    trainer, frame = run.trainer, run.test_frames[0]
+    evaluate = make_evaluate(trainer.core, conservative=True)
+    seen = Evaluation(*evaluate(trainer.parameters, *inputs(trainer.test[0])))
+    system = System(frame.numbers, frame.positions, frame.cell.array, frame.pbc)
+    outputs = {"conservative_forces", "direct_forces", "conservative_stress", "direct_stress"}
+    (prediction,) = predict(run.potential(), [system], outputs)
+    volume = frame.get_volume()
+    for name, value in (
+        ("conservative_forces", seen.conservative_forces),
+        ("direct_forces", seen.direct_forces),
+        ("conservative_stress", seen.strain_gradient / volume),
+        ("direct_stress", seen.direct_strain_gradient / volume),
+    ):
+        np.testing.assert_allclose(
+            value.detach().numpy(), getattr(prediction, name), atol=2e-6, err_msg=name
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch warns of itself
+def test_compiled_steps_train_like_plain_ones(run, recipe_file, data, tmp_path):
+    recipe, _ = read_recipe(recipe_file)
+    fast = prepare(recipe, data, tmp_path, is_compiled=True)
+    for stage in recipe.stages:
+        gradients = []
+        for trainer in (run.trainer, fast.trainer):
+            evaluation = Evaluation(
+                *trainer.evaluate_of(stage)(trainer.parameters, *inputs(trainer.train[0]))
+            )
+            loss = evaluation.direct_forces.square().sum()
+            loss = loss + evaluation.conservative_forces.square().sum() + evaluation.energy
+            loss.backward()
+            gradients.append([p.grad for p in trainer.parameters])
+            trainer.optimizer.zero_grad()
+        for plain, compiled in zip(*gradients, strict=True):
+            torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_systems_of_different_size_cannot_be_compiled_and_say_so(recipe_file, tmp_path):
+    frames = labelled_frames(4)
+    lone = frames[0].copy()[:6]
+    lone.calc = SinglePointCalculator(lone, energy=0.0, forces=np.zeros((6, 3)))
+    ase.io.write(tmp_path / "mixed.xyz", [*frames, lone])
+    recipe, _ = read_recipe(recipe_file)
+    run = prepare(recipe, tmp_path, tmp_path, is_compiled=True)
+    with pytest.raises(ValueError, match="differ in size"):
+        run.trainer.run()
