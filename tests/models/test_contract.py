@@ -1,0 +1,185 @@
+"""The executable contract passes good potentials and catches each kind of bad one."""
+
+import pytest
+import torch
+
+from tests.systems import crystal
+from twinforce_models.contract import BrokenContractError, Tolerances, check_potential
+from twinforce_models.potential import Heads
+from twinforce_models.potentials.harmonic import harmonic
+from twinforce_models.potentials.lennard_jones import lennard_jones
+
+
+class Wrapped:
+    """Springs, spoiled by what a subclass does to their heads."""
+
+    elements = (1, 8)
+    uses_charge = uses_spin = False
+    device = torch.device("cpu")
+
+    def __init__(self, dtype=torch.float64, outputs=None):
+        self.springs = harmonic(cutoff=4.0, dtype=dtype)
+        self.dtype, self.cutoff = dtype, self.springs.cutoff
+        self.outputs = frozenset(outputs or self.springs.outputs)
+
+    def forward_heads(self, batch, *, direct):
+        return self.spoil(self.springs.forward_heads(batch, direct=direct), batch)
+
+    def spoil(self, heads, _):
+        return heads
+
+
+def with_energies(heads, atom_energies):
+    return Heads(atom_energies, heads.direct_forces, heads.direct_stress)
+
+
+class LeaksAcrossSystems(Wrapped):
+    def spoil(self, heads, _):
+        return with_energies(heads, heads.atom_energies - heads.atom_energies.mean())
+
+
+class IsNotAGradient(Wrapped):
+    """Hides part of its energy from autograd."""
+
+    def spoil(self, heads, _):
+        return with_energies(heads, 0.5 * heads.atom_energies + 0.5 * heads.atom_energies.detach())
+
+
+class HidesTheCell(Wrapped):
+    """Its energy follows the cell, but autograd does not see it."""
+
+    def spoil(self, heads, batch):
+        extra = batch.to_atoms(batch.volumes.detach() / 1000)
+        return with_energies(heads, heads.atom_energies + extra)
+
+
+class MutatesItsInputs(Wrapped):
+    def forward_heads(self, batch, *, direct):
+        batch.shifts.mul_(1.0)
+        batch.atomic_numbers.add_(1)
+        return super().forward_heads(batch, direct=direct)
+
+
+class GivesNaNForAMissingHead(Wrapped):
+    def spoil(self, heads, batch):
+        return Heads(heads.atom_energies, torch.full_like(batch.positions, torch.nan))
+
+
+class ForgetsItsHead(Wrapped):
+    def spoil(self, heads, _):
+        return Heads(heads.atom_energies)
+
+
+class StopsAtTheCutoff(Wrapped):
+    """Counts its neighbors."""
+
+    def spoil(self, heads, batch):
+        ones = torch.ones_like(batch.shifts[:, 0])
+        return with_energies(heads, heads.atom_energies + 1e-3 * batch.sum_over_pairs(ones))
+
+
+class KnowsPlaces(Wrapped):
+    """Has a field in space."""
+
+    def spoil(self, heads, batch):
+        return with_energies(heads, heads.atom_energies + 0.1 * torch.sin(batch.positions[:, 0]))
+
+
+class KnowsOrder(Wrapped):
+    def spoil(self, heads, batch):
+        order = torch.cat([torch.arange(n) for n in batch.n_atoms_per_system])
+        return with_energies(heads, heads.atom_energies * (1 + order.to(self.dtype)))
+
+
+class KnowsDirections(Wrapped):
+    """Prefers bonds along z; keeps everything but rotation."""
+
+    def spoil(self, heads, batch):
+        d = batch.displacements()
+        u = d.square().sum(dim=1)
+        weight = (1 - u / self.cutoff**2) ** 3
+        return with_energies(
+            heads, heads.atom_energies + batch.sum_over_pairs(weight * d[:, 2] ** 2)
+        )
+
+
+class TouchesMoreWithDirect(Wrapped):
+    """Gives another energy when direct heads are wanted too."""
+
+    def forward_heads(self, batch, *, direct):
+        heads = super().forward_heads(batch, direct=direct)
+        return with_energies(heads, heads.atom_energies * (1.001 if direct else 1.0))
+
+
+class Raises(Wrapped):
+    def spoil(self, *_):
+        raise RuntimeError("not today")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("make", [harmonic, lennard_jones])
+def test_the_toys_keep_the_contract(make, dtype):
+    report = check_potential(make(dtype=dtype))
+    report.raise_if_broken()
+    assert report.passed
+
+
+def test_a_potential_without_direct_heads_can_keep_the_contract():
+    outputs = {"energy", "atom_energies", "conservative_forces", "conservative_stress"}
+    check_potential(Wrapped(outputs=outputs)).raise_if_broken()
+
+
+@pytest.mark.parametrize(
+    ("offender", "check"),
+    [
+        (LeaksAcrossSystems, "in a batch as alone"),
+        (IsNotAGradient, "conservative forces = -dE/dr"),
+        (HidesTheCell, "conservative stress = dE/dstrain / V"),
+        (MutatesItsInputs, "inputs are not changed"),
+        (GivesNaNForAMissingHead, "declared outputs are given, finite, in shape"),
+        (ForgetsItsHead, "declared outputs are given, finite, in shape"),
+        (StopsAtTheCutoff, "energy and forces continuous at the cutoff"),
+        (KnowsPlaces, "unchanged by translation"),
+        (KnowsPlaces, "conservative forces = -dE/dr"),
+        (KnowsOrder, "unchanged by permutation"),
+        (TouchesMoreWithDirect, "all outputs at once as one by one"),
+        (Raises, "in a batch as alone"),
+    ],
+)
+def test_an_offender_is_caught(offender, check):
+    report = check_potential(offender())
+    assert check in {broken.name for broken in report.broken}
+    with pytest.raises(BrokenContractError, match="BROKEN"):
+        report.raise_if_broken()
+
+
+def test_an_energy_that_does_not_turn_with_the_system_is_reported_and_not_refused():
+    report = check_potential(KnowsDirections())
+    (turning,) = (check for check in report.checks if check.name == "energy turns with the system")
+    assert turning.deviation > 1e-3
+    assert turning.tolerance is None
+    assert not turning.is_broken
+
+
+def test_the_swirl_of_a_toy_shows_as_a_direct_force_that_does_not_turn():
+    checks = {check.name: check for check in check_potential(harmonic()).checks}
+    assert checks["direct part turns"].deviation > 1e-3
+    assert checks["conservative part turns"].deviation < 1e-9
+
+
+def test_an_exception_is_told_in_the_report():
+    report = check_potential(Raises())
+    assert "RuntimeError: not today" in str(report)
+
+
+def test_authors_can_bring_their_own_systems_and_tolerances():
+    strict = Tolerances(same=0.0, derivative=0.0, step=1e-3, edge=1e-6)
+    report = check_potential(lennard_jones(), [crystal()], tolerances=strict)
+    assert {"conservative forces = -dE/dr"} <= {check.name for check in report.broken}
+
+
+def test_the_report_is_a_table_with_numbers():
+    rows = str(check_potential(harmonic())).splitlines()
+    assert len(rows) == 15
+    assert all(row.startswith(("ok ", "report ")) for row in rows)
+    assert sum("e-" in row for row in rows) > 10
