@@ -11,9 +11,14 @@ from google.protobuf.message import Message
 
 from twinforce._flow import Call
 from twinforce._url import Url
-from twinforce_proto import DeadlineExceededError, ServiceError, UnavailableError
+from twinforce_proto import (
+    DeadlineExceededError,
+    RequestCancelledError,
+    ServiceError,
+    SystemTooLargeError,
+    UnavailableError,
+)
 from twinforce_proto.codec import ERROR_METADATA_KEY, error_from_proto
-from twinforce_proto.errors import error_of_grpc_status
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 
@@ -26,6 +31,11 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
+
+_KINDS = {
+    grpc.StatusCode.CANCELLED: RequestCancelledError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: SystemTooLargeError,  # a message above the limit
+}
 
 
 class GrpcTransport:
@@ -191,17 +201,20 @@ def _message(reply: object) -> Message:
 
 
 def _service_error(error: Any, url: Url, timeout: float) -> ServiceError:
-    """Return the error of the tree that a failed call stands for."""
+    """Return the error of the tree that a failed call stands for.
+
+    The service says which it is; a bare status comes from gRPC, or a proxy, on the way.
+    """
     for key, value in error.trailing_metadata() or ():
         if key == ERROR_METADATA_KEY:
             return error_from_proto(pb.Error.FromString(value))
-    status, details = error.code().name, error.details()
-    kind = error_of_grpc_status(status)
-    if kind is DeadlineExceededError:
+    status, details = error.code(), error.details()
+    if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         return _too_late(url, timeout)
-    if kind is UnavailableError:
+    if status is grpc.StatusCode.UNAVAILABLE:
         return UnavailableError(f"cannot reach {url}: {details}")
-    return kind(f"{url} answered {status}: {details}")
+    kind = _KINDS.get(status, ServiceError)
+    return kind(f"{url} answered {status.name}: {details}")
 
 
 def _too_late(url: Url, timeout: float) -> DeadlineExceededError:

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import pickle
 import warnings
 
@@ -18,13 +19,16 @@ from ase.optimize import BFGS, FIRE
 from ase.stress import full_3x3_to_voigt_6_stress
 from ase.vibrations import Vibrations
 
-from tests.clients.serving import ARGON, TOY
+from tests.clients.conftest import url_of
+from tests.clients.serving import ARGON, TOY, serve
+from tests.potentials import loaded
 from tests.systems import molecule
 from twinforce import Client, InvalidSystemError, ModelInfo, UnavailableError
 from twinforce.ase import DirectForcesWarning, TwinForceCalculator, system_of
 from twinforce.md import draw_velocities
 from twinforce_models.potential import predict
-from twinforce_models.registry import load
+from twinforce_models.potentials.lennard_jones import lennard_jones
+from twinforce_models.registry import LoadedModel, load
 
 KINDS = ["conservative", "direct"]
 
@@ -282,6 +286,25 @@ def test_charge_and_spin_are_read_where_the_model_uses_them():
 
 def model_info(**uses):
     return ModelInfo("m", "1", "", "", 5.0, (ARGON,), "float64", "cpu", ("energy",), **uses)
+
+
+def test_charge_and_spin_reach_the_model_and_their_changes_are_seen(transport):
+    toy = dataclasses.replace(lennard_jones(), charge_energy=0.5, spin_energy=0.25)
+    info = dataclasses.replace(loaded(toy, "ion").info, uses_charge=True, uses_spin=True)
+    atoms = atoms_in_the_open()
+    with (
+        serve({"ion": LoadedModel(info, toy)}) as server,
+        TwinForceCalculator(url_of(server, transport)) as atoms.calc,
+    ):
+        neutral = atoms.get_potential_energy()
+        atoms.info["charge"] = 2
+        assert atoms.get_potential_energy() == pytest.approx(neutral + 4 * 0.5)
+        atoms.info["spin"] = 3
+        assert atoms.get_potential_energy() == pytest.approx(neutral + 4 * 0.5 + 2 * 0.25)
+        prediction = atoms.calc.prediction
+        atoms.info["comment"] = "not about electrons"
+        atoms.get_potential_energy()
+        assert atoms.calc.prediction is prediction
 
 
 def test_labels_that_the_model_ignores_cause_no_calculation(calculator):

@@ -21,6 +21,7 @@ from twinforce import (
     InvalidSystemError,
     ServiceError,
     System,
+    SystemTooLargeError,
     UnavailableError,
     UnknownModelError,
     UnsupportedElementError,
@@ -285,6 +286,18 @@ def test_an_overloaded_service_is_asked_again_when_it_says_so(transport):
             for number, energies in enumerate(answers):
                 expected = client.predict(molecule(number + 1)).energy
                 np.testing.assert_allclose(energies, expected, rtol=1e-10)
+
+
+def test_a_request_above_the_limit_of_the_service_is_too_large(transport):
+    with (
+        serve(max_body_bytes=5000) as server,
+        Client(url_of(server, transport)) as client,
+        client.stream() as stream,
+    ):
+        for ask in (client.predict, stream.predict):
+            with pytest.raises(SystemTooLargeError, match=r"larger|at most"):
+                ask(molecule(400))
+            assert ask(molecule(4)).energy is not None
 
 
 def test_a_closed_client_says_so(client):

@@ -73,7 +73,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         n_bytes += len(chunks[-1])
         if n_bytes > max_bytes:
             chunks.clear()
-            await _discard(request, _MAX_DISCARDED * max_bytes)
+            if message.get("more_body", False):
+                await _discard(request, _MAX_DISCARDED * max_bytes)
             raise SystemTooLargeError(f"body: expected at most {max_bytes} bytes", field="body")
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

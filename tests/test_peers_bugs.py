@@ -1,0 +1,207 @@
+"""What went wrong elsewhere, tried end to end: real services, real clients.
+
+Each test names the report it comes from. Those about one room alone are tested there: neighbor
+lists in tests/models, batches and shutdown in tests/service; what batches get wrong about odd
+systems (nvalchemi-toolkit#106, torch-sim#575, fairchem#2134, ...) is in tests/test_same_answer.py.
+"""
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
+
+from tests.clients.serving import serve
+from tests.potentials import ARGON, NEON, Gated, NonFinite, Raising, Soft, WithoutDirect, loaded
+from tests.systems import crystal, molecule
+from twinforce import (
+    Client,
+    DeadlineExceededError,
+    NonFinitePredictionError,
+    OverloadedError,
+    PredictionError,
+    UnavailableError,
+    UnsupportedOutputError,
+)
+from twinforce._flow import Call, Conversation, Options, Pause
+from twinforce.ase import TwinForceCalculator
+from twinforce_models.potential import Heads
+
+BOTH = ("energy", "conservative_forces", "direct_forces")
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def url_of(request):
+    return lambda server: server.grpc_url if request.param == "grpc" else server.rest_url
+
+
+class Drifting(Soft):
+    """Its direct forces push every system, and each one differently."""
+
+    def forward_heads(self, batch, *, direct):
+        heads = super().forward_heads(batch, direct=direct)
+        if not direct:
+            return heads
+        push = torch.zeros_like(batch.positions)
+        push[:, 0] = 1.0 + batch.system_index
+        return Heads(heads.atom_energies, heads.direct_forces + push, heads.direct_stress)
+
+
+def wait_until(condition, seconds=10.0):
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("potential", "error"), [(Raising, PredictionError), (NonFinite, NonFinitePredictionError)]
+)
+def test_a_bad_input_does_not_end_the_service(url_of, potential, error):
+    """Of michaelfeil/infinity: the worker thread died, and everyone after waited for ever."""
+    good, bad = molecule(4), molecule(4, element=NEON)
+    with serve({"odd": loaded(potential())}) as server, Client(url_of(server)) as client:
+        expected = client.predict(good).energy
+
+        def ask(number):
+            if number % 4:
+                return client.predict(good).energy
+            with pytest.raises(error):
+                client.predict(bad)
+            return expected
+
+        with ThreadPoolExecutor(8) as threads:
+            assert list(threads.map(ask, range(40))) == pytest.approx([expected] * 40)
+        with client.stream() as stream:
+            assert stream.predict(good).energy == pytest.approx(expected)
+            with pytest.raises(error):
+                stream.predict(bad)
+            assert stream.predict(good).energy == pytest.approx(expected)
+
+
+def test_a_missing_head_is_an_error_and_no_nan(url_of):
+    """Of i-PI's metatomic driver, which passes NaN on as the stress."""
+    with serve({"plain": loaded(WithoutDirect())}) as server, Client(url_of(server)) as client:
+        with pytest.raises(UnsupportedOutputError, match="no conservative_stress; it has energy"):
+            client.predict(crystal(), ["energy", "conservative_stress"])
+        with pytest.raises(UnsupportedOutputError, match="no direct_forces"):
+            client.predict(crystal(), "hybrid")
+        system = crystal()
+        atoms = Atoms(system.atomic_numbers, system.positions, cell=system.cell, pbc=True)
+        atoms.calc = TwinForceCalculator(client)
+        with pytest.raises(PropertyNotImplementedError, match="no conservative_stress; it has"):
+            atoms.get_stress()
+        atoms.calc = TwinForceCalculator(client, force_kind="direct")
+        with pytest.raises(UnsupportedOutputError, match="no direct_forces"):
+            atoms.get_forces()
+
+
+def test_the_net_force_is_taken_from_each_system_and_not_from_the_batch(url_of):
+    """Of LAMMPS' metatomic style, which takes it from nothing at all."""
+    systems = [molecule(n, seed=n) for n in (2, 7, 3)]
+    with serve({"drifting": loaded(Drifting())}) as server, Client(url_of(server)) as client:
+        for prediction in client.predict(systems, BOTH):
+            for forces in (prediction.conservative_forces, prediction.direct_forces):
+                np.testing.assert_allclose(forces.sum(axis=0), 0.0, atol=1e-12)
+
+
+def test_a_full_queue_says_when_to_come_back(url_of):
+    """Of NeMo-Retriever#1077: answered with 500 and 503, which say that something is broken."""
+    potential = Gated()
+    with (
+        serve({"gated": loaded(potential)}, max_waiting=1) as server,
+        ThreadPoolExecutor(2) as threads,
+        Client(url_of(server), timeout=20) as patient,
+        Client(url_of(server), timeout=0.2) as hasty,
+    ):
+        answers = []
+        for n_entered in (3, None):  # two were the warm-up; the second caller has to wait
+            answers.append(threads.submit(patient.predict, molecule(), BOTH, "gated"))
+            if n_entered:
+                for _ in range(n_entered):
+                    assert potential.entered.acquire(timeout=10)
+        time.sleep(0.2)
+        with pytest.raises(OverloadedError) as raised:
+            hasty.predict(molecule(), BOTH, "gated")
+        assert raised.value.retry_after > 0
+        potential.gate.release(10)
+        assert all(answer.result(20).energy is not None for answer in answers)
+
+
+def test_what_nobody_waits_for_any_more_is_not_computed(url_of):
+    """Of vllm#54947 and triton server#7532: callers had gone, and their work was still done."""
+    potential = Gated()
+    with (
+        serve({"gated": loaded(potential)}) as server,
+        ThreadPoolExecutor(1) as threads,
+        Client(url_of(server), timeout=20) as client,
+        Client(url_of(server), timeout=0.3) as hasty,
+    ):
+        first = threads.submit(client.predict, molecule(5), BOTH, "gated")
+        wait_until(lambda: any(5 in batch for batch in potential.batches) or has_entered(potential))
+        with pytest.raises(DeadlineExceededError):
+            hasty.predict(molecule(9), BOTH, "gated")
+        with hasty.stream("gated") as stream, pytest.raises(DeadlineExceededError):
+            stream.predict(molecule(11))
+        time.sleep(0.2)
+        potential.gate.release(10)
+        assert first.result(20).energy is not None
+        assert client.predict(molecule(4), BOTH, "gated").energy is not None
+        assert not {9, 11} & {n for batch in potential.batches for n in batch}
+
+
+def has_entered(potential):
+    """Whether a batch after the two of the warm-up is being computed."""
+    return potential.entered._value >= 3
+
+
+def test_clients_do_not_ask_again_in_step():
+    """Of ray#21425: everyone came back at the same moment, again and again."""
+    pauses = [backoff_of(UnavailableError("gone"), Options(max_retries=6)) for _ in range(200)]
+    assert all(len(each) == 6 for each in pauses)
+    longest = np.max(pauses, axis=0)
+    np.testing.assert_array_less(longest, [0.1, 0.2, 0.4, 0.8, 1.6, 3.2])
+    np.testing.assert_array_less(0.8 * np.array([0.1, 0.2, 0.4, 0.8, 1.6, 3.2]), longest)
+    assert np.min(pauses) < 0.01
+    assert len({each[0] for each in pauses}) == len(pauses)
+
+
+def test_clients_come_back_no_sooner_than_they_were_told():
+    first = [backoff_of(OverloadedError("full", retry_after=2.0), Options(), 1) for _ in range(50)]
+    assert np.min(first) >= 2.0
+    assert np.ptp(first) > 0.05
+    assert backoff_of(OverloadedError("full"), Options()) == []
+    assert backoff_of(OverloadedError("full", retry_after=2.0), Options(timeout=1.0)) == []
+
+
+def backoff_of(error, options, n_pauses=None):
+    """Return how long a client waits, each time that it is answered with this error."""
+    flow = Conversation(options).predict([molecule()], "energy", "lj")
+    pauses = []
+    step = next(flow)
+    try:
+        while n_pauses is None or len(pauses) < n_pauses:
+            assert isinstance(step, Call)
+            step = flow.throw(error)
+            assert isinstance(step, Pause)
+            pauses.append(step.seconds)
+            step = flow.send(None)
+    except type(error):
+        pass
+    return pauses
+
+
+def test_a_batch_is_shared_only_by_those_who_gain(url_of):
+    """Of quacc#3228 and others: results must not depend on who asks at the same time."""
+    systems = [molecule(n, seed=n, element=random.choice([ARGON, NEON])) for n in range(1, 20)]
+    with serve({"soft": loaded(Soft())}) as server, Client(url_of(server)) as client:
+        alone = [client.predict(system, BOTH) for system in systems]
+        together = client.predict(systems, BOTH)
+        for one, other in zip(alone, together, strict=True):
+            assert one.energy == pytest.approx(other.energy, abs=1e-10)
+            for name in BOTH[1:]:
+                np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-10)
