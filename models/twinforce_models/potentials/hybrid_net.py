@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from twinforce_models.batch import Batch
@@ -105,4 +106,4 @@ def save(potential: HybridNet, directory: Path) -> None:
     """Write `directory`/model.safetensors, for `load`."""
     tensors = {name: tensor.cpu() for name, tensor in potential.core.state_dict().items()}
     tensors["reference_energies"] = potential.reference_energies.cpu()
-    save_file(tensors, directory / "model.safetensors")
+    (directory / "model.safetensors").write_bytes(serialize(tensors))

@@ -56,6 +56,7 @@ def describe(
         "recipe": asdict(recipe),
         "recipe_sha256": recipe.sha256(),
         "licence": about.licence,
+        "limits": about.limits,
         "n_parameters": sum(p.numel() for p in core.parameters()),
         "made_with": {"torch": torch.__version__},
     }
@@ -76,9 +77,12 @@ def card(metadata: dict[str, Any]) -> str:
 
 {metadata["description"]}
 
-Level of theory: {metadata["level_of_theory"]}. Elements: {metadata["elements"]}. Cutoff:
-{metadata["cutoff"]} Å. {metadata["n_parameters"]} parameters in {metadata["dtype"]}. Licence of the
-weights: {metadata["licence"]}.
+- level of theory: {metadata["level_of_theory"]}
+- elements (atomic numbers): {", ".join(map(str, metadata["elements"]))}
+- cutoff: {metadata["cutoff"]} Å
+- parameters: {metadata["n_parameters"]}, in {metadata["dtype"]}
+- licence of the weights: {metadata["licence"]}
+- energies carry the zero of the training data
 
 ## Errors on systems kept out of training
 
@@ -98,8 +102,8 @@ Recipe {metadata["recipe_sha256"][:16]}; the whole of it is in `model.json`.
 
 ## What it is not for
 
-It knows liquid water near the densities and temperatures of its data. It has not seen ice,
-surfaces, ions, dissociation or any other element, and its energies carry the zero of the training
-data. Direct forces are not a gradient: alone they heat an NVE run and stall optimisers. Use
-conservative forces there.
+{metadata["limits"]}
+
+Direct forces are not a gradient: alone they heat NVE runs and stall optimisers. Use conservative
+forces there.
 """

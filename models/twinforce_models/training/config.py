@@ -115,6 +115,7 @@ class About:
         description: In a sentence or two.
         level_of_theory: Of the labels.
         licence: Of the weights.
+        limits: What it has not seen.
         training_data: Where the labels come from.
     """
 
@@ -122,6 +123,7 @@ class About:
     description: str = "A hybrid potential: one energy, conservative and direct forces."
     level_of_theory: str = "not said"
     licence: str = "not said"
+    limits: str = "It knows what is like its training data, and nothing else."
     training_data: tuple[Source, ...] = ()
 
 
