@@ -182,10 +182,10 @@ def predict_batch(
     return BatchPrediction(**results)
 
 
-def without_net_force(forces: Tensor, batch: Batch) -> Tensor:
-    """Return `forces`, shape [n_atoms, 3], less the mean over the atoms of each system."""
-    sizes = batch.sum_over_atoms(torch.ones_like(forces[:, :1]))
-    return forces - batch.to_atoms(batch.sum_over_atoms(forces) / sizes)
+def without_net_force(direct_forces: Tensor, batch: Batch) -> Tensor:
+    """Return the forces, shape [n_atoms, 3], less the mean over the atoms of each system."""
+    sizes = batch.sum_over_atoms(torch.ones_like(direct_forces[:, :1]))
+    return direct_forces - batch.to_atoms(batch.sum_over_atoms(direct_forces) / sizes)
 
 
 def split(prediction: BatchPrediction, batch: Batch) -> list[Prediction]:

@@ -173,7 +173,7 @@ def test_an_exception_is_told_in_the_report():
 
 
 def test_authors_can_bring_their_own_systems_and_tolerances():
-    strict = Tolerances(same=0.0, derivative=0.0, step=1e-3, edge=1e-6)
+    strict = Tolerances(same=0.0, derivative=0.0, steps=(1e-3,), edge=1e-6)
     report = check_potential(lennard_jones(), [crystal()], tolerances=strict)
     assert {"conservative forces = -dE/dr"} <= {check.name for check in report.broken}
 

@@ -98,7 +98,7 @@ class PairPotential:
     def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
         """Return the energies of the atoms and, if asked, the direct forces and stress.
 
-        The direct stress is the symmetric part of the virial of the direct pair forces.
+        The direct stress is what the direct pair forces add up to: Σ sym(d fᵀ) / 2V.
         """
         d = batch.displacements()
         u = (d * d).sum(dim=1)
@@ -154,8 +154,8 @@ class PairPotential:
         return batch.to_atoms(energy / sizes)
 
 
-def _stress(batch: Batch, d: Tensor, forces: Tensor) -> Tensor:
+def _stress(batch: Batch, d: Tensor, pair_forces: Tensor) -> Tensor:
     """Return 1/(2V) Σ sym(d fᵀ): not finite for a system without a cell, which has no stress."""
-    virial = d.unsqueeze(2) * forces.unsqueeze(1) / 2
-    total = batch.sum_over_atoms(batch.sum_over_pairs((virial + virial.transpose(1, 2)) / 2))
+    dyads = d.unsqueeze(2) * pair_forces.unsqueeze(1) / 2
+    total = batch.sum_over_atoms(batch.sum_over_pairs((dyads + dyads.transpose(1, 2)) / 2))
     return total / batch.volumes[:, None, None]
