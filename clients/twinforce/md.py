@@ -145,7 +145,7 @@ def plot_runs(runs: Mapping[str, Iterable[Instant]], n_atoms: int, path: Path) -
         change = [(each.total_energy - start) * 1e3 / n_atoms for each in instants]
         upper.plot(times, change, label=name, linewidth=1.2)
         lower.plot(times, [each.temperature_k for each in instants], label=name, linewidth=1.0)
-    upper.set_ylabel("total energy since the start (meV/atom)")
+    upper.set_ylabel("change of total energy (meV/atom)")
     lower.set_ylabel("temperature (K)")
     lower.set_xlabel("time (ps)")
     upper.legend(frameon=False)

@@ -1,8 +1,10 @@
 import csv
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import ase.io
 import numpy as np
@@ -134,6 +136,22 @@ def test_md_is_repeatable_and_continues_with_the_velocities_of_a_file(file, tmp_
     np.testing.assert_allclose(continued.positions, whole.positions, atol=1e-7)
     assert not np.allclose(other.positions, whole.positions)
     assert not np.allclose(drawn.positions, whole.positions)
+
+
+def test_an_interrupted_md_leaves_what_it_has(url, file, tmp_path):
+    log, plot = tmp_path / "log.csv", tmp_path / "plot.png"
+    program = [sys.executable, "-m", "twinforce.cli", "md", str(file), f"--url={url}"]
+    options = ["--steps=1000000", "--temperature=50", f"--log={log}", f"--plot={plot}"]
+    running = subprocess.Popen([*program, *options], stderr=subprocess.PIPE, text=True)
+    give_up_at = time.monotonic() + 60
+    while not (log.exists() and len(log.read_text().splitlines()) > 3):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert err.splitlines()[-1] == "twinforce: interrupted"
+    assert plot.exists()
 
 
 def test_md_warns_of_direct_forces_without_a_thermostat(file, capsys):

@@ -29,7 +29,8 @@ def test_the_demonstration_prints_a_table_and_saves_a_plot(command, tmp_path):
     assert done.returncode == 0, done.stderr
     lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
     for kind in ("conservative", "direct"):
-        steps_per_second, milliseconds, drift = lines[kind].split()[1:4]
+        n_steps, steps_per_second, milliseconds, drift = lines[kind].split()[1:5]
+        assert int(n_steps) >= 20
         assert float(steps_per_second) > 1
         assert float(milliseconds) > 0
         assert drift != "-"
