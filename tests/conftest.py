@@ -12,14 +12,6 @@ def free_ports(**values):
     return Settings(rest_port=0, grpc_port=0, water=False, n_threads=1, **values)
 
 
-@pytest.fixture(scope="session")
-def server():
-    """A service of the toys, `lj` and `harmonic`, shared by all tests: leave it as it is."""
-    toys = {"lj": "toy:lennard-jones", "harmonic": "toy:harmonic"}
-    with run_in_thread(free_ports(model=toys)) as server:
-        yield server
-
-
 @pytest.fixture
 def serve():
     """Return a function that serves the potentials it is given, under the names given."""

@@ -3,6 +3,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import httpx2
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -315,8 +316,6 @@ def test_what_is_cancelled_is_not_computed(gated, kind):
 
 
 def metric(server, name):
-    import httpx2
-
     lines = httpx2.get(f"{server.rest_url}/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 

@@ -31,10 +31,10 @@ from twinforce_service.version import service_version
 
 # What each path gives; None: what the body says.
 _PATHS: dict[str, frozenset[str] | None] = {
+    "predict": None,
     "energy": frozenset({"energy"}),
     "conservative-forces": frozenset({"energy", "conservative_forces"}),
     "direct-forces": frozenset({"energy", "direct_forces"}),
-    "predict": None,
 }
 _READERS = {bodies.JSON: bodies.read_json, bodies.PROTOBUF: bodies.read_protobuf}
 _WRITERS = {bodies.JSON: bodies.write_json, bodies.PROTOBUF: bodies.write_protobuf}
@@ -52,9 +52,10 @@ def create_app(engine: Engine, metrics: Metrics, max_body_bytes: int) -> FastAPI
             HTTPException: problems.report_http_error,
         },
     )
-    app.include_router(_health(engine, metrics))
-    app.include_router(_models(engine))
+    # Paths are tried in this order, so those that are asked most come first.
     app.include_router(_predictions(engine, metrics, max_body_bytes))
+    app.include_router(_models(engine))
+    app.include_router(_health(engine, metrics))
     app.add_middleware(RequestScope)
     documentation.complete(app)
     return app
