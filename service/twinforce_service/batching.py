@@ -128,7 +128,9 @@ def _extents(positions: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def located(error: ServiceError, request: Request) -> ServiceError:
     """Return a copy of the error, said of the place the request has in its caller's list."""
-    return copy(error) if request.system_index is None else error.at(request.system_index)
+    moved = copy(error)
+    moved.system_index = request.system_index
+    return moved
 
 
 class BatchQueue:

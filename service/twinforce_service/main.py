@@ -104,9 +104,10 @@ async def serve(
                 metrics.show_model(info)
             await grpc_server.set_healthy(is_healthy=True)
             announce(_ready(settings.host, listener.getsockname()[1], grpc_port, engine))
-        await _until(lambda: not engine.is_alive, stop, _WATCH_INTERVAL)
-        if not engine.is_alive:
-            raise UnavailableError("the engine has died; the logs say why")
+        await _until(lambda: serving.done() or not engine.is_alive, stop, _WATCH_INTERVAL)
+        if not stop.is_set():
+            culprit = "REST server" if engine.is_alive else "engine"
+            raise UnavailableError(f"the {culprit} has died; the logs say why")
 
 
 def run_in_thread(settings: Settings, load_models: LoadModels | None = None) -> "RunningServer":

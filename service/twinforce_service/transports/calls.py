@@ -37,12 +37,13 @@ class Call:
         self, engine: Engine, wanted: PredictRequest, timeout: float | None, *, is_list: bool = True
     ) -> None:
         self._timeout = timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         self._requests = [
             Request(
                 model=wanted.model,
                 system=system,
                 outputs=wanted.outputs,
-                deadline=None if timeout is None else time.monotonic() + timeout,
+                deadline=deadline,
                 system_index=index if is_list else None,
                 request_id=request_id.get(),
             )
