@@ -15,14 +15,7 @@ import vesin
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twinforce_models.folding import (
-    Floats,
-    Geometry,
-    complete_cells,
-    face_distances,
-    fold,
-    inverted,
-)
+from twinforce_models.folding import Floats, Geometry, face_distances, fold
 from twinforce_proto import System
 
 _MAX_GRID = 90_000
@@ -65,36 +58,23 @@ def neighbor_list(systems: Sequence[System], cutoff: float) -> NeighborList:
     return NeighborList(neighbors.pairs, shifts, neighbors.n_pairs_per_system)
 
 
-def estimate_n_pairs(system: System, cutoff: float) -> int:
-    """Return about how many pairs the system has, without searching for them.
-
-    The estimate takes the atoms to be spread evenly over the cell, and along open directions
-    over the space they span; clustered atoms have more.
-    """
-    cell = complete_cells(system.cell[None], system.pbc[None])[0]
-    extent = np.ptp(system.positions @ inverted(cell), axis=0)
-    # A flat layer has π r² times its density per area: that of a slab 4/3 r thick.
-    lengths = np.where(system.pbc, 1.0, np.maximum(extent, 4.0 / 3.0 * cutoff))
-    volume = abs(float(np.linalg.det(cell))) * float(lengths.prod())
-    n_atoms = len(system)
-    estimate = n_atoms**2 * (4.0 / 3.0 * np.pi * cutoff**3) / volume
-    if not system.pbc.any():
-        estimate = min(estimate, n_atoms * (n_atoms - 1))
-    return int(np.ceil(estimate))
-
-
 def search(geometry: Geometry, cutoff: float) -> NeighborList:
     """Return the neighbors that belong to the folded positions, found on the CPU."""
     finder = _finder(cutoff)
+    grids = np.maximum(face_distances(geometry.search_cells) // cutoff, 1)
+    is_vast = grids.prod(axis=1) > _MAX_GRID
     pairs, shifts, start = [], [], 0
     for index, n_atoms in enumerate(geometry.n_atoms_per_system):
-        positions = geometry.search_positions[start : start + n_atoms]
-        found, shift = _search_one(finder, positions, geometry.search_cells[index])
-        pairs.append(found.T.astype(np.int64) + start)
+        atoms, cell = slice(start, start + n_atoms), geometry.search_cells[index]
+        if is_vast[index]:
+            found, shift = _search_vast(geometry.search_positions[atoms], cell, cutoff)
+        else:
+            found, shift = finder.compute(geometry.search_positions[atoms], cell, True, "PS")
+        pairs.append(found.astype(np.int64) + start)
         shifts.append(shift @ geometry.search_basis[index])
         start += n_atoms
     return NeighborList(
-        pairs=np.concatenate(pairs, axis=1),
+        pairs=np.concatenate(pairs).T.copy(),
         shifts=np.concatenate(shifts),
         n_pairs_per_system=tuple(len(shift) for shift in shifts),
     )
@@ -144,14 +124,11 @@ def _finder(radius: float) -> vesin.NeighborList:
     return vesin.NeighborList(cutoff=radius, full_list=True, sorted=True, n_threads=1)
 
 
-def _search_one(
-    finder: vesin.NeighborList, positions: Floats, cell: Floats
+def _search_vast(
+    positions: Floats, cell: Floats, cutoff: float
 ) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
-    widths, cutoff = face_distances(cell), finder.cutoff
-    if np.maximum(widths // cutoff, 1).prod() <= _MAX_GRID:
-        pairs, shifts = finder.compute(positions, cell, True, "PS")
-        return pairs, shifts
-    radius = cutoff
+    """Return the neighbors in a cell of too many grid points, found on a coarser grid."""
+    widths, radius = face_distances(cell), cutoff
     while np.maximum(widths // radius, 1).prod() > _MAX_GRID:
         radius *= 1.5
     pairs, shifts, distances = _finder(radius).compute(positions, cell, True, "PSd")

@@ -204,19 +204,6 @@ def split(prediction: BatchPrediction, batch: Batch) -> list[Prediction]:
     return [Prediction(**own) for own in parts]  # type: ignore[arg-type]
 
 
-def non_finite_systems(predictions: Sequence[Prediction]) -> list[int]:
-    """Return which predictions hold NaN or infinity."""
-    return [
-        index
-        for index, prediction in enumerate(predictions)
-        if not all(
-            np.isfinite(value).all()
-            for name in OUTPUTS
-            if (value := getattr(prediction, name)) is not None
-        )
-    ]
-
-
 def _evaluate(
     potential: Potential, batch: Batch, outputs: frozenset[str], differentiable: bool
 ) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from twinforce_models.batch import Batch
 from twinforce_models.folding import fold, reduced_basis
 from twinforce_models.neighbors import (
-    estimate_n_pairs,
     neighbor_list,
     search,
     search_on_device,
@@ -280,27 +279,6 @@ def test_float32_keeps_its_digits_however_far_atoms_have_drifted():
     batches = [Batch.from_systems([s], CUTOFF, torch.float32) for s in (near, far)]
     vectors = [batch.displacements() for batch in batches]
     torch.testing.assert_close(*vectors, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("pbc", [(1, 1, 1), (1, 1, 0), (1, 0, 0)])
-def test_the_estimate_is_close_for_atoms_that_are_evenly_spread(pbc):
-    size = np.where(pbc, 6, 2)
-    grid = np.stack(np.meshgrid(*map(np.arange, size)), axis=-1).reshape(-1, 3) * 1.5
-    positions = grid + np.random.default_rng(0).normal(scale=0.2, size=grid.shape)
-    system = System(
-        np.ones(len(grid), dtype=int), positions, np.diag(size * 1.5), np.array(pbc, bool)
-    )
-    assert estimate_n_pairs(system, CUTOFF) == pytest.approx(len(found(system)), rel=0.6)
-
-
-def test_the_estimate_for_a_molecule_is_at_most_all_pairs():
-    assert estimate_n_pairs(System([1] * 5, np.zeros((5, 3))), 5.0) == 20
-    assert estimate_n_pairs(System([1], np.zeros((1, 3))), 5.0) == 0
-
-
-def test_the_estimate_sees_a_dense_cell_coming_without_a_search():
-    dense = System([1], np.zeros((1, 3)), np.eye(3) * 1e-3, True)
-    assert estimate_n_pairs(dense, 5.0) > 10**11
 
 
 def hard_batch():

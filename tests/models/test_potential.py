@@ -9,7 +9,6 @@ from twinforce_models.batch import Batch
 from twinforce_models.potential import (
     Heads,
     check_supported,
-    non_finite_systems,
     predict,
     predict_batch,
 )
@@ -17,7 +16,6 @@ from twinforce_models.potentials.harmonic import harmonic
 from twinforce_models.potentials.lennard_jones import lennard_jones
 from twinforce_proto import (
     OUTPUTS,
-    Prediction,
     PredictionError,
     System,
     UnsupportedElementError,
@@ -265,10 +263,3 @@ def test_charge_and_spin_reach_a_potential_that_uses_them():
     assert charged.energy - plain.energy == pytest.approx(1.0 * 2.0**2 + 0.25 * 2)
     assert harmonic().uses_charge
     assert harmonic().uses_spin
-
-
-def test_non_finite_predictions_are_found():
-    on_top = System([18, 18], np.zeros((2, 3)))
-    predictions = predict(lennard_jones(), [molecule(), on_top, molecule()], OPEN_OUTPUTS)
-    assert non_finite_systems(predictions) == [1]
-    assert non_finite_systems([Prediction(), Prediction(energy=np.inf)]) == [1]
