@@ -240,7 +240,9 @@ def _named_models(settings: Settings) -> Mapping[str, LoadedModel]:
 
 
 def _default_threads() -> int:
-    return max(1, len(os.sched_getaffinity(0)) // 2)
+    has_affinity = hasattr(os, "sched_getaffinity")
+    n_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return max(1, n_cores // 2)
 
 
 def _limits(settings: Settings) -> Limits:
