@@ -89,8 +89,8 @@ def tensor_basis() -> Tensor:
     basis = torch.zeros(5, 3, 3, dtype=torch.float64)
     for m, (a, b) in enumerate([(0, 1), (0, 2), (1, 2)]):
         basis[m, a, b] = basis[m, b, a] = 2**-0.5
-    basis[3] = torch.diag(torch.tensor([1.0, -1.0, 0.0])) / 2**0.5
-    basis[4] = torch.diag(torch.tensor([-1.0, -1.0, 2.0])) / 6**0.5
+    basis[3].diagonal()[:] = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64) / 2**0.5
+    basis[4].diagonal()[:] = torch.tensor([-1.0, -1.0, 2.0], dtype=torch.float64) / 6**0.5
     return basis
 
 
@@ -208,11 +208,11 @@ class Update(nn.Module):
 
     def _matrices(self, t: Tensor) -> Tensor:
         """Return [n, 5, f] as matrices [n, 3, 3, f]."""
-        return torch.einsum("mab,nmf->nabf", self.basis, t)
+        return torch.einsum("mab,nmf->nabf", self.basis.to(t.dtype), t)
 
     def _traceless(self, matrices: Tensor) -> Tensor:
         """Return the symmetric traceless part of [n, 3, 3, f] as [n, 5, f]."""
-        return torch.einsum("mab,nabf->nmf", self.basis, matrices)
+        return torch.einsum("mab,nabf->nmf", self.basis.to(matrices.dtype), matrices)
 
 
 class VectorReadout(nn.Module):
@@ -262,7 +262,7 @@ class HybridCore(nn.Module):
         squared = (table.vectors * table.vectors).sum(-1)
         distances = (squared + 1e-12).sqrt()
         u = table.vectors / distances.unsqueeze(-1)
-        y = torch.einsum("mab,nka,nkb->nkm", self.basis, u, u)
+        y = torch.einsum("mab,nka,nkb->nkm", self.basis.to(u.dtype), u, u)
         radial = radial_functions(distances, h.cutoff, h.n_radial)
         s = self.embedding(kinds)
         x = Features(s, s.new_zeros(len(s), 3, h.n_vectors), s.new_zeros(len(s), 5, h.n_tensors))
@@ -282,7 +282,9 @@ class HybridCore(nn.Module):
 
     def direct_strain_gradients(self, x: Features) -> Tensor:
         """Return `direct_strain_gradients`."""
-        deviatoric = torch.einsum("mab,nm->nab", self.basis, self.stress_head(x.s, x.t))
+        deviatoric = torch.einsum(
+            "mab,nm->nab", self.basis.to(x.t.dtype), self.stress_head(x.s, x.t)
+        )
         isotropic = self.pressure_head(x.s).unsqueeze(-1) * torch.eye(3).to(x.s)
         total: Tensor = (deviatoric + isotropic) * self.force_scale
         return total
