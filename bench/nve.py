@@ -28,7 +28,7 @@ from twinforce_models.potentials.hybrid_net import HybridNet
 from twinforce_models.training.dataset import tabulate, to_batch
 from twinforce_models.training.steps import Evaluation, Inputs, compiled, make_evaluate
 
-TABLE_WIDTH = 64
+TABLE_WIDTH = 56
 STEPS_PER_ROW = 10
 ROWS_PER_CHECKPOINT = 100
 COLUMNS = ("time_ps", "total_energy_ev", "kinetic_temperature_k", "longest_oh_angstrom")

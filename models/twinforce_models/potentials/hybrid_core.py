@@ -181,9 +181,7 @@ class Update(nn.Module):
         self.read_v = nn.Linear(v, s, bias=False)
         self.read_t = nn.Linear(t, s, bias=False)
         self.write_v = nn.Linear(t, v, bias=False)
-        self.register_buffer(
-            "basis", tensor_basis().to(torch.get_default_dtype()), persistent=False
-        )
+        self.register_buffer("basis", tensor_basis(), persistent=False)
 
     def forward(self, x: Features, heard: Features) -> Features:
         """Return the new features."""
@@ -250,9 +248,7 @@ class HybridCore(nn.Module):
         self.force_head = VectorReadout(h.n_scalars, h.n_vectors)
         self.stress_head = VectorReadout(h.n_scalars, h.n_tensors)
         self.pressure_head = Mlp(h.n_scalars, h.n_scalars, 1)
-        self.register_buffer(
-            "basis", tensor_basis().to(torch.get_default_dtype()), persistent=False
-        )
+        self.register_buffer("basis", tensor_basis(), persistent=False)
         self.register_buffer("energy_scale", torch.ones(()))
         self.register_buffer("force_scale", torch.ones(()))
 
