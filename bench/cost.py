@@ -17,6 +17,7 @@ from bench.machine import ROOT, describe_machine
 from bench.nve import CompiledWater
 from bench.timing import Timing, time_in_turn
 from twinforce_models import registry
+from twinforce_models.memory import keep_freed_memory
 from twinforce_models.potential import predict
 from twinforce_models.potentials.hybrid_net import HybridNet
 from twinforce_models.training.report import to_system
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     options = parser.parse_args(arguments)
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     potential = registry.load(options.model, device="cpu", dtype="float32").potential
     assert isinstance(potential, HybridNet)

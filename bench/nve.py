@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from bench.machine import ROOT
 from twinforce_models import registry
+from twinforce_models.memory import keep_freed_memory
 from twinforce_models.potentials.hybrid_net import HybridNet
 from twinforce_models.training.dataset import tabulate, to_batch
 from twinforce_models.training.steps import Evaluation, Inputs, compiled, make_evaluate
@@ -148,6 +149,7 @@ def save(checkpoint: Path, atoms: Atoms, n_steps: int) -> None:
 
 def run(options: argparse.Namespace) -> NDArray[np.float64]:
     """Run, or go on, and return the rows of the log."""
+    keep_freed_memory()
     torch.set_num_threads(1)
     name = f"nve_{options.forces}"
     checkpoint, log = options.out / f"{name}.npz", options.out / f"{name}.csv"

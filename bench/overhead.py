@@ -24,6 +24,7 @@ from bench.machine import ROOT, describe_machine
 from bench.timing import time_in_turn
 from twinforce import Client, System
 from twinforce_models import registry
+from twinforce_models.memory import keep_freed_memory
 from twinforce_models.potential import predict
 
 OUTPUTS = ("energy", "conservative_forces")
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=40.0, help="for each model")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     options = parser.parse_args(arguments)
+    keep_freed_memory()
     torch.set_num_threads(1)
     atoms = ase.io.read(options.structure)
     system = System(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)

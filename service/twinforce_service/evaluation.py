@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from twinforce_models.batch import Batch
+from twinforce_models.memory import keep_freed_memory
 from twinforce_models.potential import predict_batch, split
 from twinforce_models.registry import LoadedModel
 from twinforce_proto import (
@@ -39,11 +40,12 @@ class DeviceLostError(Exception):
 
 
 def configure_torch(n_threads: int) -> None:
-    """Set what is global in torch, once per process.
+    """Set what is global in torch and under it, once per process.
 
     Args:
         n_threads: Of the CPU, for one operation.
     """
+    keep_freed_memory()
     torch.set_num_threads(n_threads)
     # No TF32 behind anyone's back: it ruins tight optimisations and phonons.
     torch.set_float32_matmul_precision("highest")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from twinforce_models.memory import keep_freed_memory
 from twinforce_models.potentials.hybrid_core import HybridCore
 from twinforce_models.potentials.hybrid_net import HybridNet
 from twinforce_models.training import bundle, dataset, plots, report
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--no-compile", action="store_true", help="run without torch.compile")
     options = parser.parse_args(arguments)
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     recipe, about = read_recipe(options.recipe)
     run = prepare(recipe, options.data, options.out, is_compiled=not options.no_compile)
