@@ -278,7 +278,7 @@ def test_an_overloaded_service_is_asked_again_when_it_says_so(transport):
 
         def ask(number):
             with Client(url) as client:
-                return [client.predict(molecule(number + 1)).energy for _ in range(5)]
+                return [client.predict(molecule(number + 1)).energy for _ in range(2)]
 
         with ThreadPoolExecutor(8) as threads:
             answers = list(threads.map(ask, range(8)))
