@@ -154,17 +154,20 @@ def plot_runs(runs: Mapping[str, Iterable[Instant]], n_atoms: int, path: Path) -
 
 def _dynamics(atoms: Any, settings: MDSettings, rng: np.random.Generator) -> Any:
     from ase import units
-    from ase.md.bussi import Bussi
-    from ase.md.langevin import Langevin
-    from ase.md.verlet import VelocityVerlet
 
     time_step = settings.time_step_fs * units.fs
     relaxation = settings.relaxation_fs * units.fs
     temperature = settings.temperature_k
     if settings.ensemble == "nve":
+        from ase.md.verlet import VelocityVerlet
+
         return VelocityVerlet(atoms, time_step)
     if settings.ensemble == "bussi":
+        from ase.md.bussi import Bussi
+
         return Bussi(atoms, time_step, temperature, relaxation, rng=rng)
+    from ase.md.langevin import Langevin
+
     friction = 1.0 / relaxation
     return Langevin(
         atoms, time_step, temperature_K=temperature, friction=friction, fixcm=False, rng=rng
