@@ -105,7 +105,7 @@ async def serve(
             await grpc_server.set_healthy(is_healthy=True)
             announce(_ready(settings.host, listener.getsockname()[1], grpc_port, engine))
         await _until(lambda: serving.done() or not engine.is_alive, stop, _WATCH_INTERVAL)
-        if not stop.is_set():
+        if not (stop.is_set() and engine.is_alive):
             culprit = "REST server" if engine.is_alive else "engine"
             raise UnavailableError(f"the {culprit} has died; the logs say why")
 
