@@ -196,12 +196,14 @@ class Trainer:
 
 
 def write_log(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the rows as comma-separated values under `LOG_COLUMNS`."""
-    with path.open("w", newline="") as file:
+    """Write the rows as comma-separated values under `LOG_COLUMNS`, in one step."""
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, LOG_COLUMNS)
         writer.writeheader()
         for row in rows:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    partial.replace(path)
 
 
 def learning_rate(stage: Stage, progress: float) -> float:
