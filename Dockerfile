@@ -1,6 +1,8 @@
 FROM python:3.12-slim
 
-# Where torch comes from; for CUDA, say https://download.pytorch.org/whl/cu130.
+# For the CPU as it stands; for CUDA: --build-arg EXTRA=cuda --build-arg TORCH_INDEX=
+# EXTRA is what of twinforce is installed; TORCH_INDEX, where torch comes from: empty, PyPI (CUDA).
+ARG EXTRA=server
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 RUN useradd --uid 10001 --create-home twinforce
@@ -9,10 +11,10 @@ WORKDIR /src
 # In a layer of its own, which a change of the code does not rebuild.
 COPY constraints.txt ./
 RUN pip install --no-cache-dir --constraint constraints.txt --no-deps \
-    --extra-index-url ${TORCH_INDEX} torch
+    ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
 
 COPY . .
-RUN pip install --no-cache-dir --constraint constraints.txt ".[server]"
+RUN pip install --no-cache-dir --constraint constraints.txt ".[${EXTRA}]"
 
 USER 10001
 WORKDIR /home/twinforce

@@ -19,7 +19,7 @@ demo: $(STAMP)  ## remote molecular dynamics of water with both kinds of forces:
 	$(BIN)/python demo/water_md.py
 
 test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMP)  ## format, lint and types
 	$(BIN)/ruff format --check .
