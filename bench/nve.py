@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bench.machine import ROOT
+from twinforce.md import fit_drift
 from twinforce_models import registry
 from twinforce_models.memory import keep_freed_memory
 from twinforce_models.potentials.hybrid_net import HybridNet
@@ -88,25 +89,20 @@ def bonds_of_water(atoms: Atoms) -> NDArray[np.int64]:
     return np.stack([hydrogens, oxygens[distances.argmin(axis=1)]], axis=1)
 
 
-def fit_drift(rows: NDArray[np.float64], n_atoms: int, n_blocks: int = 20) -> dict[str, float]:
-    """Return the slope of the total energy and its standard error, from a line through block means.
+def summarize(rows: NDArray[np.float64], n_atoms: int) -> dict[str, float]:
+    """Return what a run showed.
 
     Args:
         rows: Shape [n_rows, 4], `COLUMNS`.
         n_atoms: To divide by.
-        n_blocks: Long enough each to be independent of the next.
     """
-    blocks = np.array_split(rows, n_blocks)
-    time = np.array([block[:, 0].mean() for block in blocks])
-    energy = np.array([block[:, 1].mean() for block in blocks]) / n_atoms * 1e3
-    (slope, _), covariance = np.polyfit(time, energy, 1, cov=True)
-    return {"drift_mev_per_atom_per_ps": float(slope), "error": float(covariance[0, 0] ** 0.5)}
-
-
-def summarize(rows: NDArray[np.float64], n_atoms: int) -> dict[str, float]:
-    """Return what a run showed."""
+    drift = fit_drift(rows[:, 0] * 1e3, rows[:, 1], n_atoms)
+    if drift is None:
+        raise SystemExit("the run is too short for a drift")
     energy = rows[:, 1] / n_atoms * 1e3
-    return fit_drift(rows, n_atoms) | {
+    return {
+        "drift_mev_per_atom_per_ps": drift.rate,
+        "error": drift.error,
         "picoseconds": float(rows[-1, 0]),
         "energy_fluctuation_mev_per_atom": float(energy.std()),
         "mean_temperature_k": float(rows[:, 2].mean()),

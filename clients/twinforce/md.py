@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 Ensemble = Literal["nve", "langevin", "bussi"]
 
@@ -95,18 +96,30 @@ def draw_velocities(atoms: Any, temperature_k: float, rng: np.random.Generator) 
 
 
 def energy_drift(run: Sequence[Instant], n_atoms: int) -> Drift | None:
-    """Fit a line to the total energy, averaged over ten blocks of the run.
+    """Return how fast the total energy of a run changes; see `fit_drift`."""
+    times = np.array([each.time_fs for each in run])
+    return fit_drift(times, np.array([each.total_energy for each in run]), n_atoms)
+
+
+def fit_drift(
+    times_fs: NDArray[np.float64], total_energies: NDArray[np.float64], n_atoms: int
+) -> Drift | None:
+    """Fit a line to the total energy, averaged over ten blocks of a run.
 
     Blocks are long against the vibrations of the total energy, so that the scatter about the
     line says how sure its slope is. None where the run is too short for that.
+
+    Args:
+        times_fs: Evenly spaced, in fs, shape [n].
+        total_energies: Of the whole system, in eV, shape [n].
+        n_atoms: To divide by.
     """
-    n_per_block = len(run) // _N_BLOCKS
+    n_per_block = len(times_fs) // _N_BLOCKS
     if n_per_block < 2:
         return None
-    kept = run[len(run) - n_per_block * _N_BLOCKS :]
-    times = np.array([each.time_fs * 1e-3 for each in kept]).reshape(_N_BLOCKS, -1).mean(axis=1)
-    energies = np.array([each.total_energy * 1e3 / n_atoms for each in kept])
-    means = energies.reshape(_N_BLOCKS, -1).mean(axis=1)
+    kept = slice(len(times_fs) - n_per_block * _N_BLOCKS, None)
+    times = (times_fs[kept] * 1e-3).reshape(_N_BLOCKS, -1).mean(axis=1)
+    means = (total_energies[kept] * 1e3 / n_atoms).reshape(_N_BLOCKS, -1).mean(axis=1)
     rate, offset = np.polyfit(times, means, 1)
     scatter = math.sqrt(np.sum((means - rate * times - offset) ** 2) / (_N_BLOCKS - 2))
     return Drift(float(rate), scatter / math.sqrt(np.sum((times - times.mean()) ** 2)))
