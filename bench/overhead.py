@@ -9,10 +9,8 @@ matters for.
 
 import argparse
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +20,7 @@ import torch
 
 from bench.machine import ROOT, describe_machine
 from bench.timing import time_in_turn
+from demo.serving import running_service
 from twinforce import Client, System
 from twinforce_models import registry
 from twinforce_models.memory import keep_freed_memory
@@ -29,20 +28,6 @@ from twinforce_models.potential import predict
 
 OUTPUTS = ("energy", "conservative_forces")
 MODELS = {"water": "water", "toy": "toy:harmonic"}
-
-
-@contextmanager
-def running_service() -> Iterator[tuple[str, str]]:
-    """Run a service on free ports; give its REST and gRPC addresses."""
-    command = [sys.executable, "-m", "twinforce_service.main", "--rest-port=0", "--grpc-port=0"]
-    command += ["--n-threads=1", f"--model=toy={MODELS['toy']}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            lines = [process.stdout.readline().split() for _ in range(3)]
-            yield lines[1][-1], lines[2][-1]
-        finally:
-            process.terminate()
 
 
 def shaken(system: System) -> Callable[[], System]:
@@ -60,7 +45,9 @@ def calls_of(
     model: str, system: System, urls: tuple[str, str], stack: ExitStack
 ) -> dict[str, Callable[[], object]]:
     """Return the ways to evaluate the system."""
-    rest, grpc = (stack.enter_context(Client(url)) for url in urls)
+    rest_url, grpc_url = urls
+    rest, grpc = stack.enter_context(Client(rest_url)), stack.enter_context(Client(grpc_url))
+    json_rest = stack.enter_context(Client(rest_url, encoding="json"))
     stream = stack.enter_context(grpc.stream(model=model, outputs=OUTPUTS))
     potential = registry.load(MODELS[model]).potential
     shake = shaken(system)
@@ -69,6 +56,7 @@ def calls_of(
         "gRPC stream": lambda: stream.predict(shake()),
         "gRPC unary": lambda: grpc.predict(shake(), OUTPUTS, model=model),
         "REST protobuf": lambda: rest.predict(shake(), OUTPUTS, model=model),
+        "REST JSON": lambda: json_rest.predict(shake(), OUTPUTS, model=model),
     }
 
 
@@ -100,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     atoms = ase.io.read(options.structure)
     system = System(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
-    with running_service() as urls:
+    with running_service("--n-threads=1", f"--model=toy={MODELS['toy']}") as urls:
         results = measure(urls, system, options.seconds)
     content = {"machine": describe_machine(1), "milliseconds": results}
     options.out.mkdir(parents=True, exist_ok=True)

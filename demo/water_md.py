@@ -8,13 +8,9 @@ energy is kept. Prints a table, saves a plot, and stops everything, also when in
 import argparse
 import math
 import signal
-import subprocess
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -22,6 +18,7 @@ from statistics import mean, median
 import ase.io
 import numpy as np
 from ase import Atoms
+from serving import running_service
 from tqdm import tqdm
 
 from twinforce import Client
@@ -43,7 +40,6 @@ TEMPERATURE_K = 300.0
 N_TRIAL_STEPS = 20
 # A run ends early when it takes this much longer than its trial said: the machine has other work.
 MAX_DELAY = 1.2
-START_TIMEOUT = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +61,9 @@ def main() -> int:
     given = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     warnings.simplefilter("ignore", DirectForcesWarning)  # showing that is the point
+    served = [] if given.model == "water" else ["--no-water", f"--model=demo={given.model}"]
     try:
-        with running_server(given.model) as url, Client(url) as client:
+        with running_service(*served) as (_, url), Client(url) as client:
             demonstrate(client, given)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the service has been stopped\n")
@@ -83,38 +80,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-steps", type=int, default=4000, help="of each run")
     parser.add_argument("--plot", type=Path, default=HERE / "out" / "water_md.png", help="to write")
     return parser.parse_args()
-
-
-@contextmanager
-def running_server(model: str) -> Iterator[str]:
-    """Run a service as a process of its own; give its address once it is ready."""
-    served = [] if model == "water" else ["--no-water", "--model", f"demo={model}"]
-    command = [sys.executable, "-m", "twinforce_service.main", "--rest-port=0", "--grpc-port=0"]
-    server = subprocess.Popen([*command, *served], stdout=subprocess.PIPE, text=True)
-    try:
-        yield wait_until_ready(server)
-    finally:
-        server.terminate()
-        try:
-            server.wait(10.0)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def wait_until_ready(server: "subprocess.Popen[str]") -> str:
-    """Return the gRPC address that a service announces when it is ready."""
-    assert server.stdout is not None
-    too_late = threading.Timer(START_TIMEOUT, server.kill)
-    too_late.start()
-    try:
-        for line in server.stdout:
-            sys.stdout.write(line)
-            if "grpc://" in line:
-                return line.split()[-1]
-    finally:
-        too_late.cancel()
-    raise SystemExit("the service did not start")
 
 
 def demonstrate(client: Client, given: argparse.Namespace) -> None:
