@@ -29,9 +29,9 @@ ASKED = {
 }
 
 
-def calls(potential: HybridNet, structure: Path) -> dict[str, Callable[[], object]]:
+def calls(potential: HybridNet, path: Path) -> dict[str, Callable[[], object]]:
     """Return what is timed; all of it includes the neighbor list."""
-    atoms = ase.io.read(structure)
+    atoms = ase.io.read(path)
     system = to_system(atoms)
     timed: dict[str, Callable[[], object]] = {
         f"plain {name}": partial(predict, potential, [system], outputs)
@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write bench/results/cost.json."""
     parser = argparse.ArgumentParser(prog="python -m bench.cost", description=main.__doc__)
     parser.add_argument("--model", default="water")
-    parser.add_argument("--structure", type=Path, default=ROOT / "demo" / "water64.xyz")
+    parser.add_argument(
+        "--start", type=Path, default=ROOT / "demo" / "water64.xyz", help="atoms to start from"
+    )
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     potential = registry.load(options.model, device="cpu", dtype="float32").potential
     assert isinstance(potential, HybridNet)
-    timings = time_in_turn(calls(potential, options.structure), options.seconds)
+    timings = time_in_turn(calls(potential, options.start), options.seconds)
     found = ratios(timings)
     for name, timing in timings.items():
         print(f"{name:36}{timing} ms")

@@ -123,9 +123,9 @@ def draw(rows: NDArray[np.float64], n_atoms: int, title: str, path: Path) -> Non
     figure.savefig(path, dpi=110)
 
 
-def start(checkpoint: Path, structure: Path, temperature: float, seed: int) -> tuple[Atoms, int]:
+def start(checkpoint: Path, path: Path, temperature: float, seed: int) -> tuple[Atoms, int]:
     """Return the atoms and how many steps lie behind them."""
-    atoms = ase.io.read(structure)
+    atoms = ase.io.read(path)
     if checkpoint.exists():
         with np.load(checkpoint) as saved:
             atoms.positions, n_steps = saved["positions"], int(saved["n_steps"])
@@ -149,11 +149,11 @@ def run(options: argparse.Namespace) -> NDArray[np.float64]:
     torch.set_num_threads(1)
     name = f"nve_{options.forces}"
     checkpoint, log = options.out / f"{name}.npz", options.out / f"{name}.csv"
-    atoms, done = start(checkpoint, options.structure, options.temperature, options.seed)
+    atoms, done = start(checkpoint, options.start, options.temperature, options.seed)
     potential = registry.load(options.model, device="cpu", dtype=torch.float32).potential
     assert isinstance(potential, HybridNet)
     atoms.calc = CompiledWater(potential, atoms, conservative=options.forces == "conservative")
-    bonds = bonds_of_water(ase.io.read(options.structure))
+    bonds = bonds_of_water(ase.io.read(options.start))
     dynamics = VelocityVerlet(atoms, options.time_step * units.fs)
     rows = read_rows(log)[: done // STEPS_PER_ROW]
     n_rows = round(options.picoseconds * 1e3 / options.time_step / STEPS_PER_ROW)
@@ -193,12 +193,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--temperature", type=float, default=300.0, help="of the start, K")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="water")
-    parser.add_argument("--structure", type=Path, default=ROOT / "demo" / "water64.xyz")
+    parser.add_argument(
+        "--start", type=Path, default=ROOT / "demo" / "water64.xyz", help="atoms to start from"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = run(options)
-    n_atoms = len(ase.io.read(options.structure))
+    n_atoms = len(ase.io.read(options.start))
     summary = summarize(rows, n_atoms)
     name = f"nve_{options.forces}"
     (options.out / f"{name}.json").write_text(json.dumps(summary, indent=2) + "\n")

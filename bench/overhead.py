@@ -17,10 +17,10 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import torch
+from demo.serving import running_service
 
 from bench.machine import ROOT, describe_machine
 from bench.timing import time_in_turn
-from demo.serving import running_service
 from twinforce import Client, System
 from twinforce_models import registry
 from twinforce_models.memory import keep_freed_memory
@@ -80,13 +80,15 @@ def measure(urls: tuple[str, str], system: System, seconds: float) -> dict[str, 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write bench/results/overhead.json."""
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=main.__doc__)
-    parser.add_argument("--structure", type=Path, default=ROOT / "demo" / "water64.xyz")
+    parser.add_argument(
+        "--start", type=Path, default=ROOT / "demo" / "water64.xyz", help="atoms to start from"
+    )
     parser.add_argument("--seconds", type=float, default=40.0, help="for each model")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     options = parser.parse_args(arguments)
     keep_freed_memory()
     torch.set_num_threads(1)
-    atoms = ase.io.read(options.structure)
+    atoms = ase.io.read(options.start)
     system = System(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
     with running_service("--n-threads=1", f"--model=toy={MODELS['toy']}") as urls:
         results = measure(urls, system, options.seconds)

@@ -48,7 +48,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
     `conservative_stress`, `direct_stress` (each stress [3, 3], in eV/Å³), `atom_energies`.
 
     A property that is asked for after another one is computed alone, once; at the next
-    structure both come from one pass. Systems that differ in coordinates only, as in molecular
+    system both come from one pass. Systems that differ in coordinates only, as in molecular
     dynamics, travel over one stream. Charge and spin are taken from `atoms.info` ("charge";
     "spin_multiplicity" or "spin", both 2S + 1) if the model uses them. A pickled or copied
     calculator connects by itself when it is used.
@@ -232,7 +232,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         return output
 
     def _likely(self) -> frozenset[str]:
-        """Return what will be asked of this structure too, as it was of the last one."""
+        """Return what will be asked of this system too, as it was of the last one."""
         return self._asked_before if self.atoms.pbc.all() else self._asked_before - _STRESSES
 
     def _predict(self, outputs: frozenset[str]) -> Prediction:
