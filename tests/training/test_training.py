@@ -166,6 +166,12 @@ def test_another_recipe_does_not_go_on_from_this_one(trained, recipe_file, data,
         main(arguments(other, data, trained))
 
 
+def test_a_run_does_not_go_on_with_other_data(trained, recipe_file, tmp_path):
+    ase.io.write(tmp_path / "argon.xyz", labelled_frames(seed=1))
+    with pytest.raises(ValueError, match="other data"):
+        main(arguments(recipe_file, tmp_path, trained))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

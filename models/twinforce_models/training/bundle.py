@@ -11,16 +11,17 @@ import torch
 from twinforce_models.potentials.hybrid_core import HybridCore
 from twinforce_models.potentials.hybrid_net import HybridNet, save
 from twinforce_models.training.config import About, Recipe
+from twinforce_models.training.trainer import Trainer
 from twinforce_proto.units import UNITS
 
 
 def export(
-    recipe: Recipe, about: About, potential: HybridNet, errors: dict[str, float], folder: Path
+    trainer: Trainer, about: About, potential: HybridNet, errors: dict[str, float], folder: Path
 ) -> None:
     """Write model.safetensors, model.json and CARD.md.
 
     Args:
-        recipe: That made the weights.
+        trainer: That made the weights.
         about: What the data and the licence are.
         potential: In float32.
         errors: On systems kept out of training: names with units -> values.
@@ -28,7 +29,8 @@ def export(
     """
     folder.mkdir(parents=True, exist_ok=True)
     save(potential, folder)
-    metadata = describe(recipe, about, potential.core, errors)
+    metadata = describe(trainer.recipe, about, potential.core, errors)
+    metadata["data_sha256"] = trainer.data_sha256
     metadata["sha256"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     (folder / "model.json").write_text(json.dumps(metadata, indent=2) + "\n")
     (folder / "CARD.md").write_text(card(metadata))
@@ -37,7 +39,7 @@ def export(
 def describe(
     recipe: Recipe, about: About, core: HybridCore, errors: dict[str, float]
 ) -> dict[str, Any]:
-    """Return model.json without the hash of the weights."""
+    """Return model.json without the hashes of data and weights."""
     h = recipe.hyperparameters
     return {
         "name": recipe.name,

@@ -1,5 +1,6 @@
 """Labelled systems, read once, with their neighbors laid out as tables of one width."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,16 @@ def read_frames(path: Path) -> list[ase.Atoms]:
     if not files or not files[0].exists():
         raise FileNotFoundError(f"no .xyz file at {path}")
     return [frame for file in files for frame in ase.io.read(file, ":")]
+
+
+def data_sha256(frames: Sequence[ase.Atoms]) -> str:
+    """Return a hash of the frames and their labels, in this order."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        labels = [np.array([frame.get_potential_energy()]), frame.get_forces()]
+        for array in (frame.numbers, frame.positions, frame.cell.array, *labels):
+            digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
+    return digest.hexdigest()
 
 
 def split_frames(

@@ -60,7 +60,15 @@ def prepare(recipe: Recipe, data: Path, folder: Path, *, is_compiled: bool) -> R
     scale = torch.cat([sample.force_labels for sample in train_samples]).square().mean().sqrt()
     core.force_scale.copy_(scale)
     core.energy_scale.copy_(scale)
-    trainer = Trainer(recipe, core, train_samples, test_samples, folder, is_compiled=is_compiled)
+    trainer = Trainer(
+        recipe,
+        core,
+        train_samples,
+        test_samples,
+        folder,
+        data_sha256=dataset.data_sha256(frames),
+        is_compiled=is_compiled,
+    )
     return Run(trainer, references, test)
 
 
@@ -86,7 +94,7 @@ def write_report(run: Run, about: About, folder: Path) -> None:
     recipe, potential = run.trainer.recipe, run.potential()
     comparisons = report.compare(potential, run.test_frames)
     errors = report.summarize(potential, comparisons, run.test_frames)
-    bundle.export(recipe, about, potential, errors, folder / "model")
+    bundle.export(run.trainer, about, potential, errors, folder / "model")
     plots.plot_learning({recipe.name: plots.read_log(folder / "log.csv")}, folder / "learning.png")
     plots.plot_parity(
         {report.title(name): (each.labels, each.predictions) for name, each in comparisons.items()},

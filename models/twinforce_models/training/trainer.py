@@ -57,10 +57,11 @@ class Trainer:
         test: Sequence[Sample],
         folder: Path,
         *,
+        data_sha256: str,
         is_compiled: bool,
     ) -> None:
         self.recipe, self.core, self.train, self.test = recipe, core, train, test
-        self.folder, self.is_compiled = folder, is_compiled
+        self.folder, self.data_sha256, self.is_compiled = folder, data_sha256, is_compiled
         self.parameters = list(core.parameters())
         self.mean_parameters = [p.detach().clone() for p in self.parameters]
         self.optimizer = self._new_optimizer()
@@ -168,6 +169,7 @@ class Trainer:
         """Write the checkpoint and the log, each in one step."""
         state = {
             "recipe_sha256": self.recipe.sha256(),
+            "data_sha256": self.data_sha256,
             "parameters": [p.detach() for p in self.parameters],
             "mean_parameters": self.mean_parameters,
             "optimizer": self.optimizer.state_dict(),
@@ -182,11 +184,13 @@ class Trainer:
         """Go back to the checkpoint.
 
         Raises:
-            ValueError: If another recipe made it.
+            ValueError: If it was made by another recipe, or from other data.
         """
         state = torch.load(self.checkpoint_file, weights_only=True)
         if state["recipe_sha256"] != self.recipe.sha256():
             raise ValueError(f"{self.checkpoint_file} was made by another recipe")
+        if state["data_sha256"] != self.data_sha256:
+            raise ValueError(f"{self.checkpoint_file} was made from other data")
         with torch.no_grad():
             for parameter, value in zip(self.parameters, state["parameters"], strict=True):
                 parameter.copy_(value)
