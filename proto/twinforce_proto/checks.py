@@ -17,6 +17,9 @@ from twinforce_proto.errors import InvalidSystemError
 MAX_ATOMIC_NUMBER = 118
 # Å. A coordinate beyond it is a mistake, and float32 could not resolve a bond there.
 MAX_LENGTH = 1e6
+# Å. Of a periodic lattice vector, and of a side of the square or cube of the area or volume that
+# they span: atoms that are closer to their own images are a mistake of the units.
+MIN_PERIOD = 0.1
 MAX_SPIN_MULTIPLICITY = 2**31 - 1
 # Of the volume that two or three lattice vectors of length 1 span: 1 at right angles, 0 when one
 # is a combination of the others.
@@ -82,10 +85,8 @@ def cell(values: ArrayLike | None, periodic: NDArray[np.bool_]) -> NDArray[np.fl
         raise invalid(
             field, f"a vector along each periodic direction of pbc {_listed(periodic)}", got
         )
-    if len(vectors) > 1 and _volume(vectors / lengths[:, None]) < MIN_UNIT_VOLUME:
-        raise invalid(
-            field, "linearly independent vectors along periodic directions", _listed(kept)
-        )
+    if len(vectors):
+        _check_span(vectors, lengths)
     return kept
 
 
@@ -149,6 +150,21 @@ def _keep(array: NDArray[Any], dtype: type[_Scalar]) -> NDArray[_Scalar]:
 def _volume(vectors: NDArray[np.float64]) -> float:
     """Return the length, area or volume that these rows span."""
     return math.sqrt(max(0.0, float(np.linalg.det(vectors @ vectors.T))))
+
+
+def _check_span(vectors: NDArray[np.float64], lengths: NDArray[np.float64]) -> None:
+    if (shortest := float(lengths.min())) < MIN_PERIOD:
+        expected = f"vectors of at least {MIN_PERIOD} Å along periodic directions"
+        raise invalid("cell", expected, f"one of {shortest:.3g} Å")
+    unit_volume = _volume(vectors / lengths[:, None]) if len(vectors) > 1 else 1.0
+    if unit_volume < MIN_UNIT_VOLUME:
+        expected = "linearly independent vectors along periodic directions"
+        raise invalid("cell", expected, _listed(vectors))
+    n_periodic, volume = len(vectors), unit_volume * float(lengths.prod())
+    if volume < (smallest := MIN_PERIOD**n_periodic):
+        unit = ("Å", "Å²", "Å³")[n_periodic - 1]
+        expected = f"vectors that span at least {smallest:.3g} {unit} along periodic directions"
+        raise invalid("cell", expected, f"{volume:.3g} {unit}")
 
 
 def _first(array: NDArray[Any], wrong: NDArray[np.bool_]) -> str:

@@ -8,20 +8,28 @@ from numpy.typing import NDArray
 from twinforce_proto import (
     ModelInfo,
     ServiceError,
+    SystemTooLargeError,
     UnknownModelError,
     UnsupportedElementError,
     UnsupportedOutputError,
 )
-from twinforce_service.batching import STRESSES, Request, estimate_pairs, located
+from twinforce_service.batching import STRESSES, Request, located
+from twinforce_service.pairs import estimate_pairs
 
 _N_ELEMENTS = 119
 
 
 class Admission:
-    """Refuses what a model cannot evaluate, and says how much the rest adds to a batch."""
+    """Refuses what a model cannot evaluate, and says how much the rest adds to a batch.
 
-    def __init__(self, models: Mapping[str, ModelInfo]) -> None:
+    Args:
+        models: What each declares, under its name.
+        max_pairs: Neighbor pairs that one system may have.
+    """
+
+    def __init__(self, models: Mapping[str, ModelInfo], max_pairs: int) -> None:
         self._models = models
+        self._max_pairs = max_pairs
         self._outputs = {name: frozenset(info.outputs) for name, info in models.items()}
         self._known = {name: _table(info.elements) for name, info in models.items()}
 
@@ -32,6 +40,7 @@ class Admission:
             UnknownModelError: No such model is served.
             UnsupportedOutputError: The model has no such output, or not for this system.
             UnsupportedElementError: The model was not made for one of the elements.
+            SystemTooLargeError: The system has too many neighbor pairs.
         """
         for request in requests:
             info = self.find(request.model)
@@ -39,6 +48,8 @@ class Admission:
             if (error := self._objection(info, request)) is not None:
                 raise located(error, request)
             request.n_pairs = request.n_pairs or estimate_pairs(request.system, info.cutoff)
+            if request.n_pairs > self._max_pairs:
+                raise located(self._too_crowded(request.n_pairs, info), request)
 
     def find(self, name: str) -> ModelInfo:
         """Return what a model declares.
@@ -60,6 +71,13 @@ class Admission:
                 f"it has {', '.join(info.outputs)}",
                 field="outputs",
             )
+
+    def _too_crowded(self, n_pairs: int, info: ModelInfo) -> SystemTooLargeError:
+        return SystemTooLargeError(
+            f"positions: expected at most {self._max_pairs} neighbor pairs within {info.cutoff:g} "
+            f"Å, got about {n_pairs}; are coordinates and cell in Å?",
+            field="positions",
+        )
 
     def _objection(self, info: ModelInfo, request: Request) -> ServiceError | None:
         """Return what speaks against this system in particular."""

@@ -1,14 +1,10 @@
 """Which waiting requests are evaluated together.  No threads, no clock, no I/O."""
 
-import math
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from copy import copy
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
 
 from twinforce_proto import (
     InvalidRequestError,
@@ -70,12 +66,14 @@ class Limits:
         max_batch_atoms: Atoms in a batch, unless one system alone has more.
         max_batch_pairs: Neighbor pairs in a batch, unless one system alone has more.
         max_atoms_per_system: Atoms in one system.
+        max_pairs_per_system: Neighbor pairs of one system.
         max_waiting: Requests that wait, and systems in one call.
     """
 
     max_batch_atoms: int = 20_000
     max_batch_pairs: int = 2_000_000
     max_atoms_per_system: int = 20_000
+    max_pairs_per_system: int = 2_000_000
     max_waiting: int = 4096
 
 
@@ -85,45 +83,6 @@ class Taken:
 
     batch: list[Request]
     expired: list[Request]
-
-
-def estimate_pairs(system: System, cutoff: float) -> int:
-    """Return about how many neighbor pairs a system has, from its density alone.
-
-    Every atom sees n/V · 4π/3 · cutoff³ others, n -> atoms, V -> the volume they fill: what
-    the periodic cell vectors span times the height along the rest, or the box around the atoms
-    where that is less (a slab in vacuum).
-
-    Args:
-        system: Not changed.
-        cutoff: In Å.
-
-    Returns:
-        Pairs of the full list, each counted in both directions.
-    """
-    n_atoms = len(system)
-    seen = n_atoms / _filled_volume(system, cutoff) * 4 / 3 * math.pi * cutoff**3
-    if not system.pbc.any():
-        seen = min(seen, n_atoms - 1)
-    return math.ceil(n_atoms * seen)
-
-
-def _filled_volume(system: System, cutoff: float) -> float:
-    box = float((_extents(system.positions) + cutoff).prod())
-    if system.pbc.all():
-        return min(box, float(abs(np.linalg.det(system.cell))))
-    if not system.pbc.any():
-        return box
-    _, lengths, axes = np.linalg.svd(system.cell[system.pbc])
-    heights = _extents(system.positions @ axes[len(lengths) :].T) + cutoff
-    return min(box, float(lengths.prod() * heights.prod()))
-
-
-def _extents(positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    # A few long rows are reduced many times faster than many short ones.
-    columns = np.ascontiguousarray(positions.T)
-    extents: NDArray[np.float64] = columns.max(axis=1) - columns.min(axis=1)
-    return extents
 
 
 def located(error: ServiceError, request: Request) -> ServiceError:
@@ -165,7 +124,7 @@ class BatchQueue:
             InvalidRequestError: There are more requests than may ever wait.
             OverloadedError: Too many are waiting already.
         """
-        self._check_sizes(requests)
+        self.check_sizes(requests)
         if self._lacks_room(len(requests)):
             self._drop_cancelled()
         if self._lacks_room(len(requests)):
@@ -195,7 +154,8 @@ class BatchQueue:
         self.n_requests = self.n_atoms = 0
         return [r for _, r in entries if r.future.set_running_or_notify_cancel()]
 
-    def _check_sizes(self, requests: Sequence[Request]) -> None:
+    def check_sizes(self, requests: Sequence[Request]) -> None:
+        """Refuse what could not be added even to an empty queue; errors as those of `extend`."""
         limit = self._limits.max_atoms_per_system
         for request in requests:
             if request.n_atoms > limit:

@@ -22,7 +22,7 @@ from twinforce_proto import (
     SystemTooLargeError,
     needs_autograd,
 )
-from twinforce_service.batching import Request
+from twinforce_service.batching import Limits, Request
 from twinforce_service.version import service_version
 
 _SHAPES: dict[str, tuple[int, ...]] = {
@@ -31,6 +31,8 @@ _SHAPES: dict[str, tuple[int, ...]] = {
     "direct_forces": (3,),
 }
 _MAX_SUMMARY = 500
+# How many times as much room as its pairs need a batch may take.
+_MAX_PADDING = 2
 # Å; of the system that models are warmed up with.
 _WARM_UP_CELL, _WARM_UP_DISTANCE = 12.0, 1.5
 
@@ -60,16 +62,24 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def evaluate(
-    model: LoadedModel, requests: Sequence[Request]
+    model: LoadedModel, requests: Sequence[Request], limits: Limits
 ) -> list[Prediction | NonFinitePredictionError]:
     """Evaluate requests of one model together; each gets only what it asked for.
 
+    Args:
+        model: All of them ask it.
+        requests: At least one.
+        limits: How many neighbor pairs a system and a batch may have.
+
     Raises:
+        SystemTooLargeError: One of them, or all together, have more than was estimated.
         PredictionError: The potential gave too little, or the wrong shapes.
         Exception: Whatever the potential raised.
     """
     outputs = frozenset[str]().union(*(request.outputs for request in requests))
-    predictions = _predict(model, [request.system for request in requests], outputs)
+    batch = _batch(model, [request.system for request in requests])
+    _check_room(batch, limits)
+    predictions = _predict(model, batch, outputs)
     provenance = provenance_of(model)
     return [
         _answer(request, prediction, provenance)
@@ -88,7 +98,7 @@ def warm_up(model: LoadedModel) -> None:
     for outputs in (has, frozenset(name for name in has if not needs_autograd({name}))):
         try:
             if outputs:
-                _predict(model, [system, system], outputs)
+                _predict(model, _batch(model, [system, system]), outputs)
         except Exception as error:
             raise ModelLoadError(
                 f"model {model.info.name!r} cannot be evaluated: {summary(error)}"
@@ -141,15 +151,41 @@ def provenance_of(model: LoadedModel) -> Provenance:
     )
 
 
-def _predict(
-    model: LoadedModel, systems: Sequence[System], outputs: frozenset[str]
-) -> list[Prediction]:
+def _batch(model: LoadedModel, systems: Sequence[System]) -> Batch:
     potential = model.potential
-    batch = Batch.from_systems(systems, potential.cutoff, potential.dtype, potential.device)
-    predictions = split(predict_batch(potential, batch, outputs), batch)
-    if len(predictions) != len(systems):
+    return Batch.from_systems(systems, potential.cutoff, potential.dtype, potential.device)
+
+
+def _check_room(batch: Batch, limits: Limits) -> None:
+    """Refuse a batch that is larger than was estimated; the culprit of several is found alone.
+
+    A potential may give each atom as much room as the one with most neighbors needs.
+    """
+    most = max(batch.n_pairs_per_system)
+    if most > limits.max_pairs_per_system:
+        raise _too_crowded(f"{limits.max_pairs_per_system} neighbor pairs", most)
+    max_pairs = max(limits.max_batch_pairs, limits.max_pairs_per_system)
+    if batch.n_pairs > max_pairs:
+        raise _too_crowded(f"{max_pairs} neighbor pairs", batch.n_pairs)
+    max_neighbors = _MAX_PADDING * max_pairs // batch.n_atoms
+    if batch.n_pairs > max_neighbors:  # or no atom can have as many
+        n_neighbors = int(torch.bincount(batch.pairs[0]).max())
+        if n_neighbors > max_neighbors:
+            raise _too_crowded(f"{max_neighbors} neighbors of an atom", n_neighbors)
+
+
+def _too_crowded(expected: str, got: int) -> SystemTooLargeError:
+    return SystemTooLargeError(
+        f"positions: expected at most {expected}, got {got}; are coordinates and cell in Å?",
+        field="positions",
+    )
+
+
+def _predict(model: LoadedModel, batch: Batch, outputs: frozenset[str]) -> list[Prediction]:
+    predictions = split(predict_batch(model.potential, batch, outputs), batch)
+    if len(predictions) != batch.n_systems:
         raise PredictionError(
-            f"the model gave {len(predictions)} predictions for {len(systems)} systems"
+            f"the model gave {len(predictions)} predictions for {batch.n_systems} systems"
         )
     return predictions
 

@@ -250,6 +250,7 @@ def _limits(settings: Settings) -> Limits:
         max_batch_atoms=settings.max_batch_atoms,
         max_batch_pairs=settings.max_batch_pairs,
         max_atoms_per_system=settings.max_atoms_per_system,
+        max_pairs_per_system=settings.max_pairs_per_system,
         max_waiting=settings.max_waiting,
     )
 

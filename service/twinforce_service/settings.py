@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     max_batch_atoms: int = Field(20_000, ge=1, description="Atoms evaluated at once.")
     max_batch_pairs: int = Field(2_000_000, ge=1, description="Neighbor pairs evaluated at once.")
     max_atoms_per_system: int = Field(20_000, ge=1, description="Atoms in one system.")
+    max_pairs_per_system: int = Field(2_000_000, ge=1, description="Neighbor pairs of one system.")
     max_waiting: int = Field(
         4096, ge=1, description="Systems that may wait; beyond, callers are told to come back."
     )

@@ -51,7 +51,8 @@ class ThreadEngine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
-        self._queue = BatchQueue(limits or Limits())
+        self._limits = limits or Limits()
+        self._queue = BatchQueue(self._limits)
         self._on_batch = on_batch
         self._clock = clock
         self._changed = Condition()
@@ -111,7 +112,9 @@ class ThreadEngine:
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Accept all of the requests, or raise a `ServiceError` and accept none."""
-        self._admitting().admit(requests)
+        admission = self._admitting()
+        self._queue.check_sizes(requests)
+        admission.admit(requests)
         with self._changed:
             if self._is_closed:
                 raise self._refusal()
@@ -190,7 +193,7 @@ class ThreadEngine:
         with self._changed:
             self._loaded = loaded
             self._models = {name: model.info for name, model in loaded.items()}
-            self._admission = Admission(self._models)
+            self._admission = Admission(self._models, self._limits.max_pairs_per_system)
             self._changed.notify_all()
 
     def _take(self) -> Taken | None:
@@ -217,7 +220,7 @@ class ThreadEngine:
         model = self._loaded[batch[0].model]
         started = self._clock()
         try:
-            answers = evaluation.evaluate(model, batch)
+            answers = evaluation.evaluate(model, batch, self._limits)
         except Exception as error:
             evaluation.recover(model, error)
             self._narrow_down(batch, error)

@@ -9,7 +9,8 @@ from twinforce_proto import (
     System,
     SystemTooLargeError,
 )
-from twinforce_service.batching import BatchQueue, Limits, Request, estimate_pairs
+from twinforce_service.batching import BatchQueue, Limits, Request
+from twinforce_service.pairs import estimate_pairs
 
 ENERGY = frozenset({"energy"})
 DIRECT = frozenset({"energy", "direct_forces"})
@@ -168,6 +169,13 @@ def slab(vacuum):
     return whole.moved(whole.positions, cell)
 
 
+def crowd(n_atoms, far=0.0, cell=None):
+    """Return atoms within 3 Å, the last of them as far away as it is said."""
+    positions = np.random.default_rng(0).uniform(0, 1.7, (n_atoms, 3))
+    positions[-1, 0] += far
+    return System(np.ones(n_atoms), positions, cell, pbc=cell is not None)
+
+
 @pytest.mark.parametrize(
     ("system", "tolerance"),
     [
@@ -177,10 +185,18 @@ def slab(vacuum):
         (molecule(64), 2.0),
         (molecule(2), 1.0),
         (System([18], [[0.0, 0.0, 0.0]], np.diag([2.0, 2.0, 0.0]), [True, True, False]), 2.0),
+        (System([1], [[0.0, 0.0, 0.0]], np.diag([0.2, 0.2, 1000.0]), pbc=True), 2.0),
+        (System([1], [[0.0, 0.0, 0.0]], [[1, 0, 0], [0, 1, 0], [0, 1000, 1]], pbc=True), 2.0),
+        (crowd(300), 1.0),
+        (crowd(300, far=1000.0), 1.1),
+        (crowd(300, cell=np.eye(3) * 40), 5.0),
     ],
-    ids=["crystal", "one atom", "slab in vacuum", "molecule", "dimer", "layer"],
-)
-def test_pairs_are_estimated_from_the_density(system, tolerance):
+    ids=[
+        "crystal", "one atom", "slab in vacuum", "molecule", "dimer", "layer", "thin cell",
+        "skewed cell", "crowd", "crowd and one far away", "crowd in a cell",
+    ],
+)  # fmt: skip
+def test_pairs_are_estimated_from_how_densely_the_atoms_lie(system, tolerance):
     counted, estimated = counted_pairs(system, 6.0), estimate_pairs(system, 6.0)
     assert counted / tolerance <= estimated <= counted * tolerance
 
