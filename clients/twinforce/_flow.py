@@ -6,6 +6,7 @@ drives it with blocking I/O, `AsyncClient` with asyncio.
 """
 
 import random
+import re
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ DEFAULT_OUTPUTS = ("energy", "conservative_forces")
 
 # Served under this name by a server that was told nothing else.
 BUNDLED_MODEL = "water"
+
+# What a service can serve; anything else would be another path to ask for over REST.
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 5.0
@@ -136,7 +140,7 @@ class Conversation:
         What is served is asked for once.
         """
         if model:
-            return model
+            return _checked(model)
         if not self._default_model:
             self._default_model = _default_of([info.name for info in (yield from self.models())])
         return self._default_model
@@ -193,6 +197,14 @@ def _predictions(n_systems: int) -> Callable[[pb.PredictReply], list[Prediction]
 
 def _model_infos(reply: pb.ListModelsReply) -> list[ModelInfo]:
     return [model_info_from_proto(each) for each in reply.models]
+
+
+def _checked(model: str) -> str:
+    if _MODEL_NAME.fullmatch(model):
+        return model
+    raise InvalidRequestError(
+        f"model: expected letters, digits, '.', '_' and '-', got {model!r}", field="model"
+    )
 
 
 def _default_of(names: Sequence[str]) -> str:

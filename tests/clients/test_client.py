@@ -77,6 +77,19 @@ def test_where_nothing_is_named_the_only_model_is_meant(client):
     assert client.predict(molecule()).provenance.model == "lj"
 
 
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "lj/", "lj?x=1", "lj\n", "-lj", "wässer", " "])
+def test_what_can_be_no_name_of_a_model_is_refused(client, name):
+    with client.stream(name) as stream:
+        for ask in (
+            lambda: client.model(name),
+            lambda: client.predict(molecule(), model=name),
+            lambda: stream.predict(molecule()),
+        ):
+            with pytest.raises(InvalidRequestError, match="model: ") as caught:
+                ask()
+            assert caught.value.field == "model"
+
+
 def test_among_several_models_water_is_meant_else_one_must_be_named(transport):
     for models, expected in (({"a": TOY, "water": TOY}, "water"), ({"a": TOY, "b": TOY}, None)):
         with serve(model=models) as server:
