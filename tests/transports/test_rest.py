@@ -233,6 +233,31 @@ def test_a_bad_body_is_answered_with_what_is_wrong_in_which_system(
         assert problem["detail"].startswith(f"systems[{system_index}]: ")
 
 
+def test_of_many_mistakes_only_the_first_is_looked_for(serve):
+    with caller(serve(soft=Soft())) as rest:
+        body = b'{"systems": [' + b",".join([b"{}"] * 100_000) + b"]}"
+        reply = post(rest, content=body)
+        problem = assert_problem(reply, 422, "InvalidSystemError", system_index=0)
+        assert problem["detail"] == "systems[0]: atomic_numbers: field required"
+        system = json_system(molecule(1)) | {"atomic_numbers": ["H"] * 100_000}
+        reply = post(rest, json={"systems": [system]})
+        problem = assert_problem(reply, 422, "InvalidSystemError", field="atomic_numbers")
+        assert problem["detail"].startswith("systems[0]: atomic_numbers[0]: ")
+
+
+def test_the_service_answers_others_while_it_reads_a_large_body(serve):
+    server = serve(free_ports(max_atoms_per_system=10), soft=Soft())
+    body = json.dumps(json_body(molecule(200_000)))
+    with caller(server) as rest, caller(server) as other, ThreadPoolExecutor(1) as pool:
+        large = pool.submit(post, rest, content=body)
+        n_answered = 0
+        while not large.done():
+            assert other.get("/health/live").status_code == 200
+            n_answered += not large.done()
+        assert_problem(large.result(), 413, "SystemTooLargeError")
+    assert n_answered > 3
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_are_none_are_refused(shared, number):
     body = json.dumps(json_body(molecule(1))).replace(str(molecule(1).positions[0, 0]), number)
@@ -424,6 +449,25 @@ def test_what_a_caller_that_went_away_asked_for_is_not_computed(gated):
     potential.gate.release(1000)
     assert post(rest, json=json_body(molecule(2))).status_code == 200
     assert potential.batches[-2:] == [(3,), (2,)]
+
+
+def test_a_caller_that_went_away_while_half_is_computed_is_no_failure(serve, caplog):
+    potential = Gated()
+    server = serve(free_ports(max_batch_atoms=4), soft=potential)
+    address = urlsplit(server.rest_url)
+    body = json.dumps(json_body(*[molecule(4)] * 4)).encode()
+    head = f"POST /v1/models/soft/predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+    with caller(server) as rest:
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            connection.sendall(head.encode() + b"content-type: application/json\r\n\r\n" + body)
+            for _ in range(3):
+                assert potential.entered.acquire(timeout=PATIENCE)
+        gone = 'twinforce_requests_total{model="soft",outcome="RequestCancelledError"'
+        wait_for(lambda: metric(rest, gone) == 1)
+        potential.gate.release(1000)
+        assert post(rest, json=json_body(molecule(2))).status_code == 200
+    assert [batch for batch in potential.batches if batch == (4,)] == [(4,)]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_the_service_is_ready_when_its_models_are(shared):

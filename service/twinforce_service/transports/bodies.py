@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import orjson
 from google.protobuf.message import DecodeError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from twinforce_proto import (
     OUTPUTS,
@@ -32,13 +32,19 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Vector = tuple[Number, Number, Number]
 
 
+class _First(FailFast):
+    """Of a list full of mistakes, only the first is looked for."""
+
+    __hash__ = object.__hash__  # or there could be no union with it
+
+
 class SystemBody(BaseModel):
     """One atomistic system."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    atomic_numbers: list[int] = Field(description="1 to 118, one per atom.")
-    positions: list[Vector] = Field(description="One row per atom, in Å.")
+    atomic_numbers: Annotated[list[int], _First()] = Field(description="1 to 118, one per atom.")
+    positions: Annotated[list[Vector], _First()] = Field(description="One row per atom, in Å.")
     cell: tuple[Vector, Vector, Vector] | None = Field(
         None, description="Lattice vectors as rows, in Å."
     )
@@ -54,13 +60,13 @@ class SystemsBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    systems: list[SystemBody] = Field(min_length=1)
+    systems: Annotated[list[SystemBody], _First()] = Field(min_length=1)
 
 
 class PredictBody(SystemsBody):
     """Systems to evaluate, and what is wanted of each."""
 
-    outputs: list[str] | None = Field(
+    outputs: Annotated[list[str], _First()] | None = Field(
         None,
         description=f"Any of {', '.join(OUTPUTS)}, or hybrid (the energy and both forces); "
         "energy and conservative_forces by default.",
@@ -149,22 +155,19 @@ def _outputs(prediction: Prediction) -> dict[str, Any]:
 
 def _mistake(error: ValidationError) -> ServiceError:
     """Return the error of the tree for the first mistake that was found."""
-    mistakes = error.errors(include_url=False, include_context=False)
-    first = mistakes[0]
+    first = error.errors(include_url=False, include_context=False)[0]
     match first["loc"]:
         case ("systems", int(index), str(field), *rest):
             place = field + "".join(f"[{each}]" for each in rest if isinstance(each, int))
-            text = _text(place, first["msg"], len(mistakes))
+            text = _text(place, first["msg"])
             return InvalidSystemError(text, system_index=index, field=field)
         case ("systems", int(index)):
-            text = _text("system", first["msg"], len(mistakes))
-            return InvalidSystemError(text, system_index=index)
+            return InvalidSystemError(_text("system", first["msg"]), system_index=index)
         case (str(field), *_):
-            return InvalidRequestError(_text(field, first["msg"], len(mistakes)), field=field)
+            return InvalidRequestError(_text(field, first["msg"]), field=field)
         case _:
-            return InvalidRequestError(_text("body", first["msg"], len(mistakes)), field="body")
+            return InvalidRequestError(_text("body", first["msg"]), field="body")
 
 
-def _text(place: str, message: str, n_mistakes: int) -> str:
-    more = f" (and {n_mistakes - 1} more mistakes)" if n_mistakes > 1 else ""
-    return f"{place}: {message[:1].lower()}{message[1:]}{more}"
+def _text(place: str, message: str) -> str:
+    return f"{place}: {message[:1].lower()}{message[1:]}"
