@@ -4,11 +4,15 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
 
 from twinforce_proto import (
+    OUTPUTS,
     DeadlineExceededError,
     Prediction,
     PredictRequest,
@@ -21,6 +25,11 @@ from twinforce_service.logs import request_id
 from twinforce_service.metrics import UNKNOWN_MODEL, Metrics
 
 logger = logging.getLogger(__name__)
+
+# Converting more than this would make all other callers wait noticeably.
+_MAX_BYTES_INLINE = 100_000
+
+_Result = TypeVar("_Result")
 
 
 class Call:
@@ -70,10 +79,11 @@ class Call:
         finally:
             self.cancel()
         futures = [request.future for request in self._requests]
-        for future in futures:
-            if not future.cancelled() and (failure := future.exception(0)) is not None:
+        answered = [future for future in futures if future.done() and not future.cancelled()]
+        for future in answered:
+            if (failure := future.exception()) is not None:
                 raise failure
-        if any(future.cancelled() for future in futures):
+        if len(answered) < len(futures):  # some wait no more, while others are being evaluated
             raise RequestCancelledError("the caller went away")
         return [future.result() for future in futures]
 
@@ -91,6 +101,17 @@ class Call:
         for request in self._requests:
             request.future.add_done_callback(note)
         await woken.wait()
+
+
+def reply_bytes(predictions: Sequence[Prediction]) -> int:
+    """Return about how many bytes the arrays of predictions have."""
+    arrays = (getattr(each, name) for each in predictions for name in OUTPUTS)
+    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+
+
+async def aside(n_bytes: int, work: Callable[[], _Result]) -> _Result:
+    """Convert this much to or from what travels; beside the event loop where it takes long."""
+    return work() if n_bytes <= _MAX_BYTES_INLINE else await asyncio.to_thread(work)
 
 
 @contextmanager

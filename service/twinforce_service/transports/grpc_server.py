@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -26,7 +27,7 @@ from twinforce_proto.v1.inference_pb2_grpc import (
 from twinforce_service.engine import Engine
 from twinforce_service.logs import choose_request_id, request_id
 from twinforce_service.metrics import Metrics
-from twinforce_service.transports.calls import Call, counted
+from twinforce_service.transports.calls import Call, aside, counted, reply_bytes
 from twinforce_service.transports.ports import address_of, listen
 
 REQUEST_ID_KEY = "x-request-id"
@@ -104,10 +105,12 @@ class Inference(InferenceServicer):
 
     async def _predict(self, message: pb.PredictRequest, context: _Context) -> pb.PredictReply:
         with self._counted("grpc", message.model):
-            wanted = predict_request_from_proto(message)
+            decode = partial(predict_request_from_proto, message)
+            wanted = await aside(message.ByteSize(), decode)
             call = Call(self._engine, wanted, _time_remaining(context))
             predictions = await call.predictions()
-            return predict_reply_to_proto(wanted.model, predictions, wanted.reply_dtype)
+            encode = partial(predict_reply_to_proto, wanted.model, predictions, wanted.reply_dtype)
+            return await aside(reply_bytes(predictions), encode)
 
     async def _list_models(self) -> pb.ListModelsReply:
         return pb.ListModelsReply(models=map(model_info_to_proto, self._engine.models.values()))

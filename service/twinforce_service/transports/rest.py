@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from http import HTTPStatus
 
 import orjson
@@ -18,7 +19,7 @@ from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.engine import Engine
 from twinforce_service.metrics import CONTENT_TYPE, Metrics
 from twinforce_service.transports import bodies, documentation, problems
-from twinforce_service.transports.calls import Call, counted
+from twinforce_service.transports.calls import Call, aside, counted, reply_bytes
 from twinforce_service.transports.incoming import (
     RequestScope,
     body_type,
@@ -118,7 +119,7 @@ def _predictions(engine: Engine, metrics: Metrics, max_body_bytes: int) -> APIRo
                 body = await read_body(request, max_body_bytes)
                 timeout = timeout_of(request)
                 engine.find(model)
-                wanted = read(body, model, fixed)
+                wanted = await aside(len(body), partial(read, body, model, fixed))
                 return await _predict(engine, request, wanted, timeout)
 
         docs = documentation.of_path(path)
@@ -140,7 +141,9 @@ async def _predict(
     finally:
         watch.cancel()
     media_type = reply_type(request)
-    return Response(_WRITERS[media_type](wanted, predictions), media_type=media_type)
+    n_bytes = reply_bytes(predictions)
+    content = await aside(n_bytes, partial(_WRITERS[media_type], wanted, predictions))
+    return Response(content, media_type=media_type)
 
 
 def _reply(
