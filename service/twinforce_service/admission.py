@@ -6,8 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinforce_proto import (
+    InvalidSystemError,
     ModelInfo,
     ServiceError,
+    System,
     SystemTooLargeError,
     UnknownModelError,
     UnsupportedElementError,
@@ -40,6 +42,7 @@ class Admission:
             UnknownModelError: No such model is served.
             UnsupportedOutputError: The model has no such output, or not for this system.
             UnsupportedElementError: The model was not made for one of the elements.
+            InvalidSystemError: The model would ignore the charge or the spin.
             SystemTooLargeError: The system has too many neighbor pairs.
         """
         for request in requests:
@@ -95,7 +98,19 @@ class Admission:
                 f"{system.pbc.tolist()}",
                 field="pbc",
             )
+        return _ignored(info, system)
+
+
+def _ignored(info: ModelInfo, system: System) -> InvalidSystemError | None:
+    """Return what speaks against a charge or spin that would change nothing."""
+    if system.charge and not info.uses_charge:
+        field, expected, got = "charge", "none or 0", f"{system.charge:g}"
+    elif system.spin_multiplicity not in (None, 1) and not info.uses_spin:
+        field, expected, got = "spin_multiplicity", "none or 1", str(system.spin_multiplicity)
+    else:
         return None
+    text = f"{field}: expected {expected}, as model {info.name!r} does not use it, got {got}"
+    return InvalidSystemError(text, field=field)
 
 
 def _table(elements: Sequence[int]) -> NDArray[np.bool_]:

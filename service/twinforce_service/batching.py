@@ -68,6 +68,7 @@ class Limits:
         max_atoms_per_system: Atoms in one system.
         max_pairs_per_system: Neighbor pairs of one system.
         max_waiting: Requests that wait, and systems in one call.
+        max_waiting_atoms: Atoms of the requests that wait, unless one call alone has more.
     """
 
     max_batch_atoms: int = 20_000
@@ -75,6 +76,7 @@ class Limits:
     max_atoms_per_system: int = 20_000
     max_pairs_per_system: int = 2_000_000
     max_waiting: int = 4096
+    max_waiting_atoms: int = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +127,13 @@ class BatchQueue:
             OverloadedError: Too many are waiting already.
         """
         self.check_sizes(requests)
-        if self._lacks_room(len(requests)):
+        if self._lacks_room(requests):
             self._drop_cancelled()
-        if self._lacks_room(len(requests)):
-            message = f"{self.n_requests} systems are already waiting; try again later"
+        if self._lacks_room(requests):
+            message = (
+                f"{self.n_requests} systems of {self.n_atoms} atoms are already waiting; "
+                "try again later"
+            )
             raise OverloadedError(message, retry_after=retry_after)
         for request in requests:
             request.submitted_at = now
@@ -168,8 +173,12 @@ class BatchQueue:
                 field="systems",
             )
 
-    def _lacks_room(self, n_requests: int) -> bool:
-        return self.n_requests + n_requests > self._limits.max_waiting
+    def _lacks_room(self, requests: Sequence[Request]) -> bool:
+        n_atoms = sum(request.n_atoms for request in requests)
+        return bool(self.n_requests) and (
+            self.n_requests + len(requests) > self._limits.max_waiting
+            or self.n_atoms + n_atoms > self._limits.max_waiting_atoms
+        )
 
     def _append(self, request: Request) -> None:
         has_stress = not STRESSES.isdisjoint(request.outputs)

@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     max_waiting: int = Field(
         4096, ge=1, description="Systems that may wait; beyond, callers are told to come back."
     )
+    max_waiting_atoms: int = Field(
+        2_000_000, ge=1, description="Atoms that may wait; beyond, callers are told to come back."
+    )
     max_body_bytes: int = Field(
         64 * 2**20, ge=1024, description="Bytes in one REST body or one gRPC message."
     )

@@ -213,6 +213,8 @@ def broken(**values):
             (1, "atomic_numbers"),
             "knows 10, 18, got 8",
         ),
+        (broken(charge=-1), "InvalidSystemError", (1, "charge"), "'soft' does not use it, got -1"),
+        (broken(spin_multiplicity=3), "InvalidSystemError", (1, "spin_multiplicity"), "not use it"),
         (
             json_body(crystal(), molecule(), outputs=["conservative_stress"]),
             "UnsupportedOutputError",
@@ -256,6 +258,11 @@ def test_the_service_answers_others_while_it_reads_a_large_body(serve):
             n_answered += not large.done()
         assert_problem(large.result(), 413, "SystemTooLargeError")
     assert n_answered > 3
+
+
+def test_a_charge_and_a_spin_that_change_nothing_are_welcome(shared):
+    system = json_system(molecule()) | {"charge": 0, "spin_multiplicity": 1}
+    assert post(shared, json={"systems": [system]}).status_code == 200
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])

@@ -124,7 +124,7 @@ def test_what_was_taken_can_no_longer_be_cancelled():
 
 def test_a_full_queue_refuses_all_of_a_call_and_says_when_to_return():
     queue = queue_of(request(), request(), max_waiting=3)
-    with pytest.raises(OverloadedError, match="2 systems are already waiting") as refused:
+    with pytest.raises(OverloadedError, match="2 systems of 2 atoms are already") as refused:
         queue.extend([request(), request()], 0, retry_after=2.5)
     assert refused.value.retry_after == 2.5
     assert len(queue) == 2
@@ -138,6 +138,16 @@ def test_what_was_cancelled_makes_room_in_a_full_queue():
     queue.extend([request(1)], 0)
     assert (len(queue), queue.n_atoms) == (2, 3)
     assert sizes(queue.next_batch(0)) == [2, 1]
+
+
+def test_a_queue_full_of_atoms_takes_no_more_until_some_leave():
+    queue = queue_of(request(7), max_waiting_atoms=10)
+    with pytest.raises(OverloadedError, match="1 systems of 7 atoms are already waiting"):
+        queue.extend([request(2), request(2)], 0.0)
+    assert queue.n_atoms == 7
+    queue.next_batch(0)
+    queue.extend([request(6), request(6)], 0.0)
+    assert queue.n_atoms == 12
 
 
 def test_a_call_that_could_never_wait_is_refused_for_good():
