@@ -16,7 +16,7 @@ ALLOWED = {
     "twinforce_models": (
         "models",
         {"ase", "matplotlib", "numpy", "nvalchemiops", "safetensors", "torch", "tqdm", "vesin",
-         "yaml", "twinforce_proto"},
+         "twinforce_proto"},
     ),
     "twinforce_service": (
         "service",
@@ -32,7 +32,7 @@ ALLOWED = {
 
 # What belongs to some rooms of a package only, and those rooms.
 ROOMS = [
-    ("twinforce_models", {"ase", "matplotlib", "tqdm", "yaml"}, ["training"]),
+    ("twinforce_models", {"ase", "matplotlib", "tqdm"}, ["training"]),
     ("twinforce_models", {"nvalchemiops", "vesin"}, ["neighbors"]),
     ("twinforce_service", {"fastapi", "starlette", "grpc", "grpc_health", "grpc_reflection"},
      ["transports", "main"]),
@@ -44,8 +44,15 @@ ROOMS = [
     ("twinforce", {"ase"}, ["ase", "cli", "md"]),
 ]  # fmt: skip
 
-# Inside the service, a room never imports from one further up.
-LAYERS = ["batching", "evaluation", "engine", "transports", "main"]
+# Inside the service, a room never imports from one further up, nor from one beside it.
+LAYERS = [
+    ["version", "pairs", "logs", "settings"],
+    ["batching"],
+    ["admission", "engine", "evaluation"],
+    ["metrics", "thread_engine"],
+    ["transports"],
+    ["main"],
+]
 
 
 def modules(package):
@@ -90,13 +97,20 @@ def test_a_library_is_imported_only_in_its_rooms(package, libraries, rooms):
             assert not forbidden, f"{module} imports {forbidden}; only {rooms} may"
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", LAYERS, ids=" ".join)
 def test_a_layer_of_the_service_imports_none_above_it(layer):
-    above = LAYERS[LAYERS.index(layer) + 1 :]
+    above = [room for rooms in LAYERS[LAYERS.index(layer) + 1 :] for room in rooms]
     for path, module in modules("twinforce_service"):
-        if is_in(module, "twinforce_service", [layer]):
-            forbidden = {name for name in imports(path) if is_in(name, "twinforce_service", above)}
-            assert not forbidden, f"{module} imports {forbidden}"
+        for room in layer:
+            if is_in(module, "twinforce_service", [room]):
+                others = [*above, *(other for other in layer if other != room)]
+                forbidden = {n for n in imports(path) if is_in(n, "twinforce_service", others)}
+                assert not forbidden, f"{module} imports {forbidden}"
+
+
+def test_every_room_of_the_service_is_in_a_layer():
+    rooms = {module.split(".")[1] for _, module in modules("twinforce_service") if "." in module}
+    assert rooms == {room for layer in LAYERS for room in layer}
 
 
 def test_only_main_builds_and_wires():
