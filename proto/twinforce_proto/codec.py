@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from twinforce_proto.arrays import (
@@ -19,7 +18,7 @@ from twinforce_proto.errors import (
     PredictionError,
     ServiceError,
 )
-from twinforce_proto.outputs import OUTPUTS, parse_outputs
+from twinforce_proto.outputs import DEFAULT_OUTPUTS, OUTPUTS, parse_outputs
 from twinforce_proto.system import (
     ModelInfo,
     Prediction,
@@ -53,8 +52,9 @@ def outputs_to_proto(outputs: Iterable[str]) -> list[pb.Output]:
 
 
 def outputs_from_proto(numbers: Iterable[int]) -> frozenset[str]:
-    """Decode outputs; there must be one."""
-    return parse_outputs(_OUTPUT_NAMES.get(number, f"output {number}") for number in numbers)
+    """Decode outputs; none stand for `DEFAULT_OUTPUTS`."""
+    names = [_OUTPUT_NAMES.get(number, f"output {number}") for number in numbers]
+    return parse_outputs(names or DEFAULT_OUTPUTS)
 
 
 def system_to_proto(system: System) -> pb.System:
@@ -124,20 +124,6 @@ def predict_request_from_proto(message: pb.PredictRequest) -> PredictRequest:
         outputs=outputs_from_proto(message.outputs),
         reply_dtype=dtype_from_proto(message.reply_dtype),
     )
-
-
-def predict_request_from_bytes(data: bytes) -> PredictRequest:
-    """Decode a serialized request, as REST carries it in a body.
-
-    Raises:
-        InvalidRequestError: When the bytes are no such message, or as `predict_request_from_proto`.
-    """
-    try:
-        message = pb.PredictRequest.FromString(data)
-    except DecodeError as error:
-        text = f"body: expected a twinforce.v1.PredictRequest message, got {len(data)} other bytes"
-        raise InvalidRequestError(text, field="body") from error
-    return predict_request_from_proto(message)
 
 
 def systems_from_proto(messages: Iterable[pb.System]) -> tuple[System, ...]:

@@ -169,7 +169,7 @@ class ModelLoadError(ServiceError):
     grpc_status = "INTERNAL"
 
 
-# In the order in which `error_of_http_status` and `error_of_grpc_status` prefer them.
+# In the order in which `error_of_http_status` prefers them.
 ERRORS: Mapping[str, type[ServiceError]] = {
     error.__name__: error
     for error in (
@@ -194,8 +194,3 @@ ERRORS: Mapping[str, type[ServiceError]] = {
 def error_of_http_status(status: int) -> type[ServiceError]:
     """Return the most general error with this status, for a reply that names no error."""
     return next((e for e in ERRORS.values() if e.http_status == status), ServiceError)
-
-
-def error_of_grpc_status(status: str) -> type[ServiceError]:
-    """Return the most general error with this status, for a reply that names no error."""
-    return next((e for e in ERRORS.values() if e.grpc_status == status), ServiceError)

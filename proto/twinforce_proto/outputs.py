@@ -16,6 +16,9 @@ OUTPUTS = (
 # Those that are derivatives of the energy and so need a backward pass.
 AUTOGRAD_OUTPUTS = frozenset({"conservative_forces", "conservative_stress"})
 
+# What a request that names none asks for.
+DEFAULT_OUTPUTS = frozenset({"energy", "conservative_forces"})
+
 # "hybrid" asks for the energy and both forces, made in one forward pass.
 _SHORTHANDS = {"hybrid": frozenset({"energy", "conservative_forces", "direct_forces"})}
 

@@ -5,13 +5,9 @@ Lengths are in Å, energies in eV, forces in eV/Å, stresses in eV/Å³.
 Forces point down the energy: F = -dE/dr. Stress follows ASE: σ = (1/V) dE/dε with
 r' = r (1 + ε) and h' = h (1 + ε), rows as vectors; positive is tension, and the
 pressure is -tr(σ)/3. Cells hold their lattice vectors as rows.
-
-Constants are CODATA 2018.
 """
 
 from collections.abc import Mapping
-
-LENGTH_UNIT = "Å"
 
 UNITS: Mapping[str, str] = {
     "energy": "eV",
@@ -21,8 +17,3 @@ UNITS: Mapping[str, str] = {
     "conservative_stress": "eV/Å³",
     "direct_stress": "eV/Å³",
 }
-
-HARTREE_IN_EV = 27.211386245988
-BOHR_IN_ANGSTROM = 0.529177210903
-BOLTZMANN_IN_EV_PER_KELVIN = 8.617333262e-5
-EV_PER_CUBIC_ANGSTROM_IN_GPA = 160.2176634

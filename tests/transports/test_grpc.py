@@ -132,11 +132,6 @@ def test_models_declare_themselves(stub):
             InvalidSystemError,
             "systems[0]: atomic_numbers: expected at least one atom",
         ),
-        (
-            pb.PredictRequest(model="soft", systems=[system_to_proto(molecule())]),
-            InvalidRequestError,
-            "outputs: expected some of",
-        ),
     ],
 )
 def test_an_error_carries_its_class_in_the_trailing_metadata(stub, message, kind, text):
@@ -261,7 +256,20 @@ def test_a_stream_that_does_not_begin_with_a_system_is_told_so(stub):
         assert_same([walker.step(crystal())], predict(Soft(), [crystal()], BOTH), BOTH)
 
 
-def test_a_stream_that_names_no_model_or_outputs_is_told_so(stub):
+def test_a_call_that_names_no_outputs_gets_the_energy_and_its_gradient(stub):
+    message = pb.PredictRequest(model="soft", systems=[system_to_proto(crystal())])
+    predictions = predict_reply_from_proto(stub.Predict(message))
+    assert_same(predictions, predict(Soft(), [crystal()], BOTH), BOTH)
+
+
+def test_a_stream_that_names_no_outputs_gets_the_energy_and_its_gradient(stub):
+    with Walker(stub) as walker:
+        message = pb.StreamRequest(system=system_to_proto(crystal()), model="soft")
+        prediction = stream_reply_from_proto(walker.send(message))
+        assert_same([prediction], predict(Soft(), [crystal()], BOTH), BOTH)
+
+
+def test_a_stream_that_names_no_model_is_told_so(stub):
     system = system_to_proto(molecule())
     with Walker(stub) as walker:
         outputs = outputs_to_proto(BOTH)
@@ -269,8 +277,6 @@ def test_a_stream_that_names_no_model_or_outputs_is_told_so(stub):
             walker, pb.StreamRequest(system=system, outputs=outputs), InvalidRequestError
         )
         assert text.startswith("model: ")
-        message = pb.StreamRequest(system=system, model="soft")
-        assert refused_step(walker, message, InvalidRequestError).startswith("outputs: ")
 
 
 @pytest.fixture

@@ -110,12 +110,6 @@ def test_a_reply_that_names_no_error_is_known_by_its_http_status(status, kind):
     assert str(error) == "who knows"
 
 
-def test_a_reply_that_names_no_error_is_known_by_its_grpc_status():
-    assert errors.error_of_grpc_status("UNAVAILABLE") is UnavailableError
-    assert errors.error_of_grpc_status("INVALID_ARGUMENT") is InvalidRequestError
-    assert errors.error_of_grpc_status("DATA_LOSS") is ServiceError
-
-
 def test_an_error_of_a_newer_service_is_still_a_service_error():
     error = ServiceError.from_dict({"type": "FromTheFutureError", "message": "hello"})
     assert type(error) is ServiceError

@@ -23,10 +23,10 @@ from twinforce_proto.codec import (
     predict_request_from_proto,
     slowest_timings,
 )
+from twinforce_proto.outputs import DEFAULT_OUTPUTS
 from twinforce_proto.v1 import inference_pb2 as pb
 
 JSON, PROTOBUF = "application/json", "application/x-protobuf"
-DEFAULT_OUTPUTS = frozenset({"energy", "conservative_forces"})
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Vector = tuple[Number, Number, Number]
@@ -108,8 +108,8 @@ def read_protobuf(body: bytes, model: str, fixed: frozenset[str] | None) -> Pred
         text = f"model: expected {model!r} as in the path, or none, got {message.model!r}"
         raise InvalidRequestError(text, field="model")
     message.model = model
-    if not message.outputs:
-        message.outputs.extend(outputs_to_proto(fixed or DEFAULT_OUTPUTS))
+    if fixed is not None and not message.outputs:
+        message.outputs.extend(outputs_to_proto(fixed))
     wanted = predict_request_from_proto(message)
     if fixed is not None and wanted.outputs != fixed:
         text = f"outputs: this path gives {', '.join(sorted(fixed))}; for others use /predict"
