@@ -8,6 +8,8 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
 from twinforce_proto import (
+    OUTPUTS,
+    UNITS,
     DeadlineExceededError,
     InvalidSystemError,
     OverloadedError,
@@ -42,17 +44,17 @@ _BOX = {"cell": [[9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]], "pbc": [Tru
 _PROVENANCE = {
     "model": "water",
     "version": "1",
-    "sha256": "9b1c…",
+    "sha256": "66336559c8cd…",
     "dtype": "float32",
-    "device": "cuda:0",
+    "device": "cpu",
     "service_version": "0.1.0",
 }
-_TIMINGS = {"queue_s": 0.0004, "compute_s": 0.0121, "batch_n_systems": 8, "batch_n_atoms": 1536}
+_TIMINGS = {"queue_s": 0.0004, "compute_s": 0.0121, "batch_n_systems": 8, "batch_n_atoms": 24}
 _VALUES: dict[str, Any] = {
-    "energy": -467.93,
-    "conservative_forces": [[0.0, 0.0, -0.51], [0.0, -0.14, 0.26], [0.0, 0.14, 0.25]],
-    "direct_forces": [[0.0, 0.0, -0.50], [0.0, -0.15, 0.25], [0.0, 0.15, 0.25]],
-    "conservative_stress": [[0.002, 0.0, 0.0], [0.0, 0.002, 0.0], [0.0, 0.0, 0.001]],
+    "energy": -469.048,
+    "conservative_forces": [[0.0, 0.0, -0.758], [0.0, -0.384, 0.379], [0.0, 0.384, 0.379]],
+    "direct_forces": [[0.0, 0.0, -0.731], [0.0, -0.370, 0.366], [0.0, 0.370, 0.366]],
+    "conservative_stress": [[0.0, 0.0, 0.0], [0.0, 0.000803, 0.0], [0.0, 0.0, 0.000620]],
 }
 _GIVEN = {
     "energy": ("energy",),
@@ -75,19 +77,19 @@ _TEXTS = {
 _INFO = {
     "name": "water",
     "version": "1",
-    "sha256": "9b1c…",
-    "architecture": "hybrid-net",
-    "cutoff": 5.0,
+    "sha256": "66336559c8cd…",
+    "architecture": "hybrid_net",
+    "cutoff": 4.5,
     "elements": [1, 8],
     "dtype": "float32",
-    "device": "cuda:0",
-    "outputs": ["energy", "atom_energies", "conservative_forces", "direct_forces"],
-    "n_parameters": 250000,
+    "device": "cpu",
+    "outputs": list(OUTPUTS),
+    "n_parameters": 231682,
     "uses_charge": False,
     "uses_spin": False,
-    "units": {"energy": "eV", "conservative_forces": "eV/Å"},
-    "metadata": {"errors": {"conservative_forces_mae": 0.04}},
-    "card": "# water …",
+    "units": dict(UNITS),
+    "metadata": {"level_of_theory": "revPBE0-D3 (CP2K)", "licence": "CC-BY-SA-4.0"},
+    "card": "# water 1 …",
 }
 _HEADERS = (
     ("X-Timeout-Seconds", "number", "How long the caller waits; what is late is not computed."),
@@ -214,7 +216,9 @@ _PREDICTION_PROBLEMS = _problems(
     InvalidSystemError(
         "positions: expected shape [3, 3], got shape [2, 3]", system_index=3, field="positions"
     ),
-    OverloadedError("4096 systems are already waiting; try again later", retry_after=2.0),
+    OverloadedError(
+        "4096 systems of 786432 atoms are already waiting; try again later", retry_after=2.0
+    ),
     PredictionError("the model failed on this system: RuntimeError: …", system_index=0),
     _STARTING,
     DeadlineExceededError("not evaluated within 0.5 s"),
