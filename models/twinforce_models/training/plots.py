@@ -58,8 +58,11 @@ def plot_parity(pairs: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], path: Pa
     axes = figure.subplots(1, len(pairs))
     for axis, (title, (labels, predictions)) in zip(axes, pairs.items(), strict=True):
         error = np.abs(predictions - labels).mean()
-        axis.plot(labels.ravel(), predictions.ravel(), ",", rasterized=True)
         ends = [labels.min(), labels.max()]
-        axis.plot(ends, ends, "k-", linewidth=0.7)
+        axis.plot(ends, ends, "k-", linewidth=0.5)
+        size = 6 if labels.size < 1000 else 1.5
+        axis.plot(labels.ravel(), predictions.ravel(), ".", markersize=size, rasterized=True)
+        axis.locator_params(nbins=5)
+        axis.ticklabel_format(useOffset=False)
         axis.set(title=f"{title}\nMAE {error:.4g}", xlabel="label", ylabel="prediction")
     figure.savefig(path, dpi=110)
