@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from twinforce_models.training.main import main, prepare
 from twinforce_models.training.steps import Evaluation, inputs, make_evaluate
 from twinforce_proto import System
 
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 RECIPE = """
 name = "argon"
 seed = 3
@@ -218,6 +221,7 @@ def test_training_sees_what_the_potential_predicts(run):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not COMPILER, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch warns of itself
 def test_compiled_steps_train_like_plain_ones(run, recipe_file, data, tmp_path):
     recipe, _ = read_recipe(recipe_file)
