@@ -113,9 +113,9 @@ FAULTS = {
         "nothing",
     ),
     "a model that is not served, looked up": (
-        lambda client: client.model("a/b?c#d"),
+        lambda client: client.model("absent"),
         UnknownModelError,
-        "a/b",
+        "absent",
     ),
     "an output that does not exist": (
         lambda client: client.predict(molecule(), ["forces"]),
