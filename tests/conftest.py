@@ -1,5 +1,7 @@
 """What tests of several rooms share: services on free ports of this machine."""
 
+import signal
+
 import pytest
 
 from tests.potentials import loaded
