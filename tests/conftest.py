@@ -14,6 +14,14 @@ def free_ports(**values):
     return Settings(rest_port=0, grpc_port=0, water=False, n_threads=1, **values)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def interrupts_are_heard():
+    """A shell that runs the tests in the background makes all they start deaf to SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def serve():
     """Return a function that serves the potentials it is given, under the names given."""
