@@ -6,11 +6,11 @@ from typing import Literal, Protocol, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
-from twinforce._flow import DEFAULT_OUTPUTS, Call, Conversation, Flow, Options, Pause
+from twinforce._flow import Call, Conversation, Flow, Options, Pause
 from twinforce._grpc import AsyncGrpcTransport
 from twinforce._rest import AsyncRestTransport
 from twinforce._url import Url, parse_url
-from twinforce_proto import ModelInfo, Prediction, System, parse_outputs
+from twinforce_proto import DEFAULT_OUTPUTS, ModelInfo, Prediction, System, parse_outputs
 from twinforce_proto.stream import StreamEncoder
 
 T = TypeVar("T")

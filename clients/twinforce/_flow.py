@@ -34,8 +34,6 @@ from twinforce_proto.codec import (
 from twinforce_proto.stream import StreamEncoder, stream_reply_from_proto
 from twinforce_proto.v1 import inference_pb2 as pb
 
-DEFAULT_OUTPUTS = ("energy", "conservative_forces")
-
 # Served under this name by a server that was told nothing else.
 BUNDLED_MODEL = "water"
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from twinforce._client import Client, Stream
 from twinforce._misuse import find_misuse
-from twinforce_proto import OUTPUTS, ModelInfo, Prediction, System, parse_outputs
+from twinforce_proto import OUTPUTS, STRESSES, ModelInfo, Prediction, System, parse_outputs
 
 try:
     from ase import Atoms
@@ -32,7 +32,6 @@ __all__ = ["DirectForcesWarning", "TwinForceCalculator", "system_of"]
 
 ForceKind = Literal["conservative", "direct"]
 
-_STRESSES = frozenset({"conservative_stress", "direct_stress"})
 _NO_NUMBERS = np.zeros(0, dtype=np.int32)
 
 
@@ -233,7 +232,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
 
     def _likely(self) -> frozenset[str]:
         """Return what will be asked of this system too, as it was of the last one."""
-        return self._asked_before if self.atoms.pbc.all() else self._asked_before - _STRESSES
+        return self._asked_before if self.atoms.pbc.all() else self._asked_before - STRESSES
 
     def _predict(self, outputs: frozenset[str]) -> Prediction:
         system = system_of(self.atoms, self._model_info())

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from twinforce_models.batch import Batch
 from twinforce_models.contract_systems import dimers, moved, rotation, shuffled
-from twinforce_models.potential import STRESSES, Potential, predict
-from twinforce_proto import OUTPUTS, Prediction, System, UnsupportedOutputError
+from twinforce_models.potential import Potential, predict
+from twinforce_proto import OUTPUTS, STRESSES, Prediction, System, UnsupportedOutputError
 
 Floats = NDArray[np.float64]
 

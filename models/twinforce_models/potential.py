@@ -16,6 +16,7 @@ from torch import Tensor
 from twinforce_models.batch import Batch
 from twinforce_proto import (
     OUTPUTS,
+    STRESSES,
     Prediction,
     PredictionError,
     System,
@@ -24,7 +25,6 @@ from twinforce_proto import (
     needs_autograd,
 )
 
-STRESSES = frozenset({"conservative_stress", "direct_stress"})
 DIRECT_OUTPUTS = frozenset({"direct_forces", "direct_stress"})
 
 

@@ -16,7 +16,14 @@ from twinforce_proto.errors import (
     UnsupportedElementError,
     UnsupportedOutputError,
 )
-from twinforce_proto.outputs import AUTOGRAD_OUTPUTS, OUTPUTS, needs_autograd, parse_outputs
+from twinforce_proto.outputs import (
+    AUTOGRAD_OUTPUTS,
+    DEFAULT_OUTPUTS,
+    OUTPUTS,
+    STRESSES,
+    needs_autograd,
+    parse_outputs,
+)
 from twinforce_proto.system import (
     ModelInfo,
     Prediction,
@@ -29,7 +36,9 @@ from twinforce_proto.units import UNITS
 
 __all__ = [
     "AUTOGRAD_OUTPUTS",
+    "DEFAULT_OUTPUTS",
     "OUTPUTS",
+    "STRESSES",
     "UNITS",
     "DeadlineExceededError",
     "InvalidRequestError",

@@ -16,8 +16,11 @@ OUTPUTS = (
 # Those that are derivatives of the energy and so need a backward pass.
 AUTOGRAD_OUTPUTS = frozenset({"conservative_forces", "conservative_stress"})
 
+# Those that only a system periodic in all three directions has.
+STRESSES = frozenset({"conservative_stress", "direct_stress"})
+
 # What a request that names none asks for.
-DEFAULT_OUTPUTS = frozenset({"energy", "conservative_forces"})
+DEFAULT_OUTPUTS = ("energy", "conservative_forces")
 
 # "hybrid" asks for the energy and both forces, made in one forward pass.
 _SHORTHANDS = {"hybrid": frozenset({"energy", "conservative_forces", "direct_forces"})}

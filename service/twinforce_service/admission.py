@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinforce_proto import (
+    STRESSES,
     InvalidSystemError,
     ModelInfo,
     ServiceError,
@@ -15,7 +16,7 @@ from twinforce_proto import (
     UnsupportedElementError,
     UnsupportedOutputError,
 )
-from twinforce_service.batching import STRESSES, Request, located
+from twinforce_service.batching import Request, located
 from twinforce_service.pairs import estimate_pairs
 
 _N_ELEMENTS = 119

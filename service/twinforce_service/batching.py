@@ -7,6 +7,7 @@ from copy import copy
 from dataclasses import dataclass, field
 
 from twinforce_proto import (
+    STRESSES,
     InvalidRequestError,
     OverloadedError,
     Prediction,
@@ -15,9 +16,6 @@ from twinforce_proto import (
     SystemTooLargeError,
     needs_autograd,
 )
-
-# Outputs that only a system periodic in all three directions has.
-STRESSES = frozenset({"conservative_stress", "direct_stress"})
 
 # Model, whether autograd is needed, whether a stress is asked for.
 _Key = tuple[str, bool, bool]

@@ -12,9 +12,16 @@ from typing import Any
 import numpy as np
 
 from twinforce._client import Client
-from twinforce._flow import DEFAULT_OUTPUTS
 from twinforce.cli.files import need, read_atoms
-from twinforce_proto import OUTPUTS, ModelInfo, Prediction, ServiceError, System, parse_outputs
+from twinforce_proto import (
+    DEFAULT_OUTPUTS,
+    OUTPUTS,
+    ModelInfo,
+    Prediction,
+    ServiceError,
+    System,
+    parse_outputs,
+)
 
 # What one request holds at most.
 _MAX_SYSTEMS = 256

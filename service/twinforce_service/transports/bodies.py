@@ -8,6 +8,7 @@ from google.protobuf.message import DecodeError
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from twinforce_proto import (
+    DEFAULT_OUTPUTS,
     OUTPUTS,
     InvalidRequestError,
     InvalidSystemError,
@@ -23,7 +24,6 @@ from twinforce_proto.codec import (
     predict_request_from_proto,
     slowest_timings,
 )
-from twinforce_proto.outputs import DEFAULT_OUTPUTS
 from twinforce_proto.v1 import inference_pb2 as pb
 
 JSON, PROTOBUF = "application/json", "application/x-protobuf"
@@ -90,7 +90,7 @@ def read_json(body: bytes, model: str, fixed: frozenset[str] | None) -> PredictR
         parsed = kind.model_validate_json(body)
     except ValidationError as error:
         raise _mistake(error) from error
-    outputs = fixed or DEFAULT_OUTPUTS
+    outputs = fixed or frozenset(DEFAULT_OUTPUTS)
     if isinstance(parsed, PredictBody) and parsed.outputs is not None:
         outputs = parse_outputs(parsed.outputs)
     systems = tuple(_system(index, each) for index, each in enumerate(parsed.systems))
