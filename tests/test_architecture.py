@@ -49,7 +49,7 @@ LAYERS = [
     ["version", "pairs", "logs", "settings"],
     ["batching"],
     ["admission", "engine", "evaluation"],
-    ["metrics", "thread_engine"],
+    ["metrics", "nonconservativity", "thread_engine"],
     ["transports"],
     ["main"],
 ]

@@ -10,7 +10,14 @@ from twinforce._flow import Call, Conversation, Flow, Options, Pause
 from twinforce._grpc import AsyncGrpcTransport
 from twinforce._rest import AsyncRestTransport
 from twinforce._url import Url, parse_url
-from twinforce_proto import DEFAULT_OUTPUTS, ModelInfo, Prediction, System, parse_outputs
+from twinforce_proto import (
+    DEFAULT_OUTPUTS,
+    ModelInfo,
+    Nonconservativity,
+    Prediction,
+    System,
+    parse_outputs,
+)
 from twinforce_proto.stream import StreamEncoder
 
 T = TypeVar("T")
@@ -85,6 +92,17 @@ class AsyncClient:
     ) -> "AsyncStream":
         """Return an asynchronous context manager for a walker, as `Client.stream` does."""
         return AsyncStream(self, model, outputs)
+
+    async def nonconservativity(
+        self,
+        system: System,
+        model: str | None = None,
+        pairs: bool = False,
+        *,
+        output: str = "direct_forces",
+    ) -> Nonconservativity:
+        """Measure how far forces are from being a gradient, as `Client.nonconservativity` does."""
+        return await self._run(self._conversation.nonconservativity(system, model, pairs, output))
 
     async def models(self) -> list[ModelInfo]:
         """Return what every served model declares."""

@@ -12,7 +12,14 @@ from twinforce._flow import Call, Conversation, Flow, Options, Pause
 from twinforce._grpc import GrpcTransport
 from twinforce._rest import RestTransport
 from twinforce._url import Url, parse_url
-from twinforce_proto import DEFAULT_OUTPUTS, ModelInfo, Prediction, System, parse_outputs
+from twinforce_proto import (
+    DEFAULT_OUTPUTS,
+    ModelInfo,
+    Nonconservativity,
+    Prediction,
+    System,
+    parse_outputs,
+)
 from twinforce_proto.stream import StreamEncoder
 
 T = TypeVar("T")
@@ -117,6 +124,30 @@ class Client:
             outputs: What is wanted of each system, where nothing else is said.
         """
         return Stream(self, model, outputs)
+
+    def nonconservativity(
+        self,
+        system: System,
+        model: str | None = None,
+        pairs: bool = False,
+        *,
+        output: str = "direct_forces",
+    ) -> Nonconservativity:
+        """Measure how far forces are from being a gradient, from their exact derivatives.
+
+        The service makes a backward pass for each coordinate, and serves others in between: for
+        hundreds of atoms that takes longer than the time-out of most clients.
+
+        Args:
+            system: Evaluated alone.
+            model: Its name.
+            pairs: Whether the norms of each pair of atoms are wanted too.
+            output: Which forces; "conservative_forces" are a gradient up to rounding.
+
+        Raises:
+            ServiceError: What went wrong.
+        """
+        return self._run(self._conversation.nonconservativity(system, model, pairs, output))
 
     def models(self) -> list[ModelInfo]:
         """Return what every served model declares."""

@@ -17,6 +17,8 @@ from google.protobuf.message import Message
 from twinforce_proto import (
     InvalidRequestError,
     ModelInfo,
+    Nonconservativity,
+    NonconservativityRequest,
     OverloadedError,
     Prediction,
     PredictionError,
@@ -31,6 +33,10 @@ from twinforce_proto.codec import (
     predict_reply_from_proto,
     predict_request_to_proto,
 )
+from twinforce_proto.nonconservativity import (
+    nonconservativity_reply_from_proto,
+    nonconservativity_request_to_proto,
+)
 from twinforce_proto.stream import StreamEncoder, stream_reply_from_proto
 from twinforce_proto.v1 import inference_pb2 as pb
 
@@ -43,7 +49,7 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 5.0
 
-Method = Literal["Predict", "PredictStream", "ListModels", "GetModel"]
+Method = Literal["Predict", "PredictStream", "Nonconservativity", "ListModels", "GetModel"]
 T = TypeVar("T")
 
 
@@ -121,6 +127,19 @@ class Conversation:
         except BaseException:
             encoder.reset()
             raise
+
+    def nonconservativity(
+        self, system: System, model: str | None, pairs: bool, output: str
+    ) -> Flow[Nonconservativity]:
+        """Ask how far forces are from being a gradient."""
+        name = yield from self.name_of(model)
+        wanted = NonconservativityRequest(name, system, output, pairs)
+        message = nonconservativity_request_to_proto(wanted)
+        return (
+            yield from self._ask(
+                "Nonconservativity", lambda: message, nonconservativity_reply_from_proto
+            )
+        )
 
     def models(self) -> Flow[list[ModelInfo]]:
         """Ask what is served."""

@@ -10,6 +10,7 @@ from twinforce._flow import Method
 from twinforce_proto import (
     OUTPUTS,
     ModelInfo,
+    Nonconservativity,
     Prediction,
     PredictionError,
     Provenance,
@@ -21,11 +22,21 @@ from twinforce_proto.codec import (
     predict_reply_to_proto,
     predict_request_from_proto,
 )
+from twinforce_proto.nonconservativity import (
+    nonconservativity_reply_to_proto,
+    nonconservativity_request_from_proto,
+)
 from twinforce_proto.v1 import inference_pb2 as pb
 
+_PAIR_NORMS = ("pair_norms", "antisymmetric_pair_norms")
 
-def predict_body(message: pb.PredictRequest) -> dict[str, Any]:
+
+def body_of(message: pb.PredictRequest | pb.NonconservativityRequest) -> dict[str, Any]:
     """Return the body that asks what this message asks."""
+    if isinstance(message, pb.NonconservativityRequest):
+        wanted = nonconservativity_request_from_proto(message)
+        system = _system(wanted.system)
+        return {"system": system, "output": wanted.output, "pairs": wanted.pairs}
     request = predict_request_from_proto(message)
     return {
         "systems": [_system(system) for system in request.systems],
@@ -42,6 +53,8 @@ def reply_message(method: Method, values: Any) -> Message:
     try:
         if method == "Predict":
             return _predict_reply(values)
+        if method == "Nonconservativity":
+            return _nonconservativity_reply(values)
         if method == "ListModels":
             return pb.ListModelsReply(models=map(_model_info, values["models"]))
         return _model_info(values)
@@ -62,13 +75,23 @@ def _system(system: System) -> dict[str, Any]:
 
 
 def _predict_reply(values: Mapping[str, Any]) -> pb.PredictReply:
+    origin = _origin(values)
+    predictions = [Prediction(**_arrays(each), **origin) for each in values["predictions"]]
+    return predict_reply_to_proto(values["model"], predictions)
+
+
+def _nonconservativity_reply(values: Mapping[str, Any]) -> pb.NonconservativityReply:
+    arrays = {name: np.asarray(values[name]) for name in _PAIR_NORMS if name in values}
+    known: dict[str, Any] = arrays | _origin(values)
+    norms = {name: values[name] for name in ("value", "jacobian_norm", "antisymmetric_norm")}
+    found = Nonconservativity(**norms, **known)
+    return nonconservativity_reply_to_proto(values["model"], found)
+
+
+def _origin(values: Mapping[str, Any]) -> dict[str, Any]:
     provenance = Provenance(**values["provenance"]) if values.get("provenance") else None
     timings = Timings(**values["timings"]) if values.get("timings") else None
-    predictions = [
-        Prediction(**_arrays(each), provenance=provenance, timings=timings)
-        for each in values["predictions"]
-    ]
-    return predict_reply_to_proto(values["model"], predictions)
+    return {"provenance": provenance, "timings": timings}
 
 
 def _arrays(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import httpx2
 from google.protobuf.message import DecodeError, Message
 
 from twinforce._flow import Call, Method
-from twinforce._json import predict_body, reply_message
+from twinforce._json import body_of, reply_message
 from twinforce._url import Url
 from twinforce_proto import DeadlineExceededError, PredictionError, ServiceError, UnavailableError
 from twinforce_proto.problem import error_from_problem
@@ -20,6 +20,7 @@ Encoding = Literal["protobuf", "json"]
 _MEDIA_TYPES = {"protobuf": "application/x-protobuf", "json": "application/json"}
 _REPLIES: dict[Method, type[Message]] = {
     "Predict": pb.PredictReply,
+    "Nonconservativity": pb.NonconservativityReply,
     "ListModels": pb.ListModelsReply,
     "GetModel": pb.ModelInfo,
 }
@@ -143,9 +144,9 @@ def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     is_json = encoding == "json"
     return options | {
         "method": "POST",
-        "url": f"{model}/predict",
+        "url": f"{model}/{call.method.lower()}",
         "headers": headers | {"content-type": _MEDIA_TYPES[encoding]},
-        "content": json.dumps(predict_body(message)) if is_json else message.SerializeToString(),
+        "content": json.dumps(body_of(message)) if is_json else message.SerializeToString(),
     }
 
 

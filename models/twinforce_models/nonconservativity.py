@@ -6,14 +6,14 @@
 arXiv 2412.11569, eq. 5).
 """
 
-from collections.abc import Iterator
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from twinforce_models.batch import Batch
 from twinforce_models.potential import Potential, predict_batch
-from twinforce_proto import System
+from twinforce_proto import Nonconservativity, System
 
 
 def direct_jacobian(potential: Potential, system: System) -> Tensor:
@@ -22,24 +22,88 @@ def direct_jacobian(potential: Potential, system: System) -> Tensor:
     Returns:
         Shape [3 n_atoms, 3 n_atoms], rows f and columns r, in eV/Å², on the host.
     """
-    return torch.stack(list(jacobian_rows(potential, system)))
-
-
-def jacobian_rows(potential: Potential, system: System) -> Iterator[Tensor]:
-    """Yield the rows of `direct_jacobian` one by one, each from one backward pass."""
     batch = Batch.from_systems([system], potential.cutoff, potential.dtype, potential.device)
+    return jacobian_rows(potential, batch, range(3 * len(system)))
+
+
+def jacobian_rows(
+    potential: Potential, batch: Batch, rows: range, output: str = "direct_forces"
+) -> Tensor:
+    """Return rows of the Jacobian of forces, each from one backward pass, all from one forward.
+
+    One backward pass after the other needs the memory of one; batched ones (vmap) need that of
+    all, are hardly faster on a CPU, and not every operation of every model has them.
+
+    Args:
+        potential: What to evaluate.
+        batch: One system, on the potential's device, with its cutoff.
+        rows: Components of the forces, of all atoms one after another.
+        output: "direct_forces" or "conservative_forces".
+
+    Returns:
+        Shape [len(rows), 3 n_atoms], in eV/Å², on the host.
+    """
     positions = batch.positions.detach().requires_grad_()
-    outputs = {"direct_forces"}
     with torch.enable_grad():
-        prediction = predict_batch(potential, batch.at(positions), outputs, differentiable=True)
-        assert prediction.direct_forces is not None
-        components = prediction.direct_forces.reshape(-1)
-        for component in components:
-            (row,) = torch.autograd.grad(component, positions, retain_graph=True)
-            yield row.reshape(-1).cpu()
+        components = _differentiable(potential, batch.at(positions), output).reshape(-1)
+        if not components.requires_grad:  # a lone atom
+            return positions.new_zeros(len(rows), positions.numel()).cpu()
+        found = [_gradient(components[row], positions) for row in rows]
+    return torch.stack(found).reshape(len(rows), -1).cpu()
+
+
+def measure(jacobian: NDArray[np.float64], *, pairs: bool = False) -> Nonconservativity:
+    """Return λ and the norms it is made of.
+
+    Args:
+        jacobian: Shape [3 n_atoms, 3 n_atoms], in eV/Å².
+        pairs: Whether the norms of each pair of atoms are wanted too.
+    """
+    antisymmetric = (jacobian - jacobian.T) / 2
+    whole, part = float(np.linalg.norm(jacobian)), float(np.linalg.norm(antisymmetric))
+    return Nonconservativity(
+        value=part / whole if whole else 0.0,
+        jacobian_norm=whole,
+        antisymmetric_norm=part,
+        pair_norms=_pair_norms(jacobian) if pairs else None,
+        antisymmetric_pair_norms=_pair_norms(antisymmetric) if pairs else None,
+    )
 
 
 def nonconservativity(jacobian: Tensor) -> float:
     """Return λ of a Jacobian, shape [m, m]."""
-    antisymmetric = (jacobian - jacobian.T) / 2
-    return float(torch.linalg.norm(antisymmetric) / torch.linalg.norm(jacobian))
+    return measure(jacobian.double().numpy()).value
+
+
+def _differentiable(potential: Potential, batch: Batch, output: str) -> Tensor:
+    """Return forces as a function of the positions of the batch, shape [n_atoms, 3]."""
+    name = "direct_forces" if output == "direct_forces" else "energy"
+    prediction = predict_batch(potential, batch, {name}, differentiable=True)
+    if name == "direct_forces":
+        assert prediction.direct_forces is not None
+        return prediction.direct_forces
+    assert prediction.energy is not None
+    energy = prediction.energy.sum()
+    return -_gradient(energy, batch.positions, create_graph=True)
+
+
+def _gradient(value: Tensor, positions: Tensor, *, create_graph: bool = False) -> Tensor:
+    """Return how a number answers to the positions; its graph is kept."""
+    if not value.requires_grad:
+        return torch.zeros_like(positions)
+    (gradient,) = torch.autograd.grad(
+        value,
+        positions,
+        retain_graph=True,
+        create_graph=create_graph,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return gradient
+
+
+def _pair_norms(jacobian: NDArray[np.float64]) -> NDArray[np.float64]:
+    n_atoms = len(jacobian) // 3
+    blocks = np.square(jacobian).reshape(n_atoms, 3, n_atoms, 3)
+    norms: NDArray[np.float64] = np.sqrt(blocks.sum(axis=(1, 3)))
+    return norms

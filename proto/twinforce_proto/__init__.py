@@ -19,6 +19,7 @@ from twinforce_proto.errors import (
 from twinforce_proto.outputs import (
     AUTOGRAD_OUTPUTS,
     DEFAULT_OUTPUTS,
+    FORCES,
     OUTPUTS,
     STRESSES,
     needs_autograd,
@@ -26,6 +27,8 @@ from twinforce_proto.outputs import (
 )
 from twinforce_proto.system import (
     ModelInfo,
+    Nonconservativity,
+    NonconservativityRequest,
     Prediction,
     PredictRequest,
     Provenance,
@@ -37,6 +40,7 @@ from twinforce_proto.units import UNITS
 __all__ = [
     "AUTOGRAD_OUTPUTS",
     "DEFAULT_OUTPUTS",
+    "FORCES",
     "OUTPUTS",
     "STRESSES",
     "UNITS",
@@ -46,6 +50,8 @@ __all__ = [
     "ModelInfo",
     "ModelLoadError",
     "NonFinitePredictionError",
+    "Nonconservativity",
+    "NonconservativityRequest",
     "OverloadedError",
     "PredictRequest",
     "Prediction",

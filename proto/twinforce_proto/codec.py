@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,9 @@ from twinforce_proto.v1 import inference_pb2 as pb
 
 # Key of the serialized `Error` in the trailing metadata of a failed gRPC call.
 ERROR_METADATA_KEY = "twinforce-error-bin"
+
+# What says where it came from and where the time went.
+Reply: TypeAlias = pb.PredictReply | pb.StreamReply | pb.NonconservativityReply
 
 _OUTPUT_NUMBERS: dict[str, pb.Output] = {
     name: getattr(pb, f"OUTPUT_{name.upper()}") for name in OUTPUTS
@@ -205,7 +209,7 @@ def provenance_to_proto(provenance: Provenance | None) -> pb.Provenance | None:
     )
 
 
-def provenance_from_proto(reply: pb.PredictReply | pb.StreamReply) -> Provenance | None:
+def provenance_from_proto(reply: Reply) -> Provenance | None:
     """Decode where the predictions of a reply came from."""
     if not reply.HasField("provenance"):
         return None
@@ -232,7 +236,7 @@ def timings_to_proto(timings: Timings | None) -> pb.Timings | None:
     )
 
 
-def timings_from_proto(reply: pb.PredictReply | pb.StreamReply) -> Timings | None:
+def timings_from_proto(reply: Reply) -> Timings | None:
     """Decode where the time of a reply went."""
     if not reply.HasField("timings"):
         return None

@@ -19,6 +19,9 @@ AUTOGRAD_OUTPUTS = frozenset({"conservative_forces", "conservative_stress"})
 # Those that only a system periodic in all three directions has.
 STRESSES = frozenset({"conservative_stress", "direct_stress"})
 
+# The two kinds of forces, as what has a Jacobian.
+FORCES = ("direct_forces", "conservative_forces")
+
 # What a request that names none asks for.
 DEFAULT_OUTPUTS = ("energy", "conservative_forces")
 

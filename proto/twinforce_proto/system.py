@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from twinforce_proto import checks
+from twinforce_proto.errors import InvalidRequestError
+from twinforce_proto.outputs import FORCES
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
@@ -175,6 +177,59 @@ class PredictRequest:
     systems: tuple[System, ...]
     outputs: frozenset[str]
     reply_dtype: str = "float64"
+
+
+@dataclass(frozen=True, slots=True)
+class NonconservativityRequest:
+    """Ask how far the forces of a system are from being a gradient.
+
+    Attributes:
+        model: The name of the model.
+        system: Evaluated alone.
+        output: Which forces: one of `FORCES`.
+        pairs: Whether the norms of each pair of atoms are wanted too.
+
+    Raises:
+        InvalidRequestError: The output is no forces.
+    """
+
+    model: str
+    system: System
+    output: str = FORCES[0]
+    pairs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.output not in FORCES:
+            expected = " or ".join(FORCES)
+            text = f"output: expected {expected}, got {self.output!r}"
+            raise InvalidRequestError(text, field="output")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Nonconservativity:
+    """How far forces f are from being a gradient.
+
+        λ = ‖(J - Jᵀ)/2‖ / ‖J‖        J = ∂f/∂r, Frobenius norms
+
+    Attributes:
+        value: λ: 0 for a gradient, and where the forces are the same everywhere; 1 for a field
+            without any conservative part.
+        jacobian_norm: ‖J‖, in eV/Å².
+        antisymmetric_norm: ‖(J - Jᵀ)/2‖, in eV/Å².
+        pair_norms: Of the 3 x 3 block of J of each pair of atoms, shape [n_atoms, n_atoms], in
+            eV/Å²: rows are whose force, columns whose position. None unless asked for.
+        antisymmetric_pair_norms: Likewise of (J - Jᵀ)/2.
+        provenance: What made it.
+        timings: Where the time went, all passes together.
+    """
+
+    value: float
+    jacobian_norm: float
+    antisymmetric_norm: float
+    pair_norms: NDArray[np.float64] | None = None
+    antisymmetric_pair_norms: NDArray[np.float64] | None = None
+    provenance: Provenance | None = None
+    timings: Timings | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What each model accepts: checked before a request may wait, so that no bad one ever does."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ class Admission:
         self._outputs = {name: frozenset(info.outputs) for name, info in models.items()}
         self._known = {name: _table(info.elements) for name, info in models.items()}
 
-    def admit(self, requests: Sequence[Request]) -> None:
+    def admit(self, requests: Sequence[Request[Any]]) -> None:
         """Check every request and fill in its `n_pairs`.
 
         Raises:
@@ -83,7 +84,7 @@ class Admission:
             field="positions",
         )
 
-    def _objection(self, info: ModelInfo, request: Request) -> ServiceError | None:
+    def _objection(self, info: ModelInfo, request: Request[Any]) -> ServiceError | None:
         """Return what speaks against this system in particular."""
         system = request.system
         if not self._known[info.name][system.atomic_numbers].all():

@@ -1,29 +1,33 @@
 """Which waiting requests are evaluated together.  No threads, no clock, no I/O."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from copy import copy
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from twinforce_proto import (
     STRESSES,
     InvalidRequestError,
     OverloadedError,
-    Prediction,
+    Provenance,
     ServiceError,
     System,
     SystemTooLargeError,
+    Timings,
     needs_autograd,
 )
 
-# Model, whether autograd is needed, whether a stress is asked for.
-_Key = tuple[str, bool, bool]
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(slots=True, eq=False)
-class Request:
-    """A system waiting for its prediction.
+class Request(Generic[_Answer]):
+    """A system waiting for its answer: a prediction, unless it says otherwise.
 
     Attributes:
         model: The name of the model asked for.
@@ -33,7 +37,7 @@ class Request:
         request_id: What the logs call it.
         n_pairs: How many neighbor pairs it adds to a batch; filled in on admission.
         submitted_at: When it was admitted, on the same clock as `deadline`.
-        future: Gets the prediction or a `ServiceError`; cancel it when nobody waits any more.
+        future: Gets the answer or a `ServiceError`; cancel it when nobody waits any more.
     """
 
     model: str
@@ -44,16 +48,53 @@ class Request:
     request_id: str = ""
     n_pairs: int = 0
     submitted_at: float = 0.0
-    future: Future[Prediction] = field(default_factory=Future)
+    future: Future[_Answer] = field(default_factory=Future)
 
     @property
     def n_atoms(self) -> int:
         """How many atoms it adds to a batch."""
         return len(self.system)
 
+    @property
+    def group(self) -> Hashable:
+        """What it has in common with those that may share its batch."""
+        has_stress = not STRESSES.isdisjoint(self.outputs)
+        return self.model, needs_autograd(self.outputs), has_stress
+
     def is_expired(self, now: float) -> bool:
         """Tell whether its deadline has passed."""
         return self.deadline is not None and self.deadline <= now
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JacobianRows:
+    """Some rows of the Jacobian of the forces of one system.
+
+    Attributes:
+        values: Shape [n_rows, 3 n_atoms], in eV/Å².
+        provenance: What made them.
+        timings: Where the time went.
+    """
+
+    values: NDArray[np.float64]
+    provenance: Provenance | None = None
+    timings: Timings | None = None
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class JacobianRequest(Request[JacobianRows]):
+    """A system waiting for some rows of a Jacobian, never in a batch with others.
+
+    Attributes:
+        rows: Components of the forces that are its only output.
+    """
+
+    rows: range
+
+    @property
+    def group(self) -> Hashable:
+        """Its own."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +122,11 @@ class Limits:
 class Taken:
     """What left the queue: requests to evaluate together, and those that waited too long."""
 
-    batch: list[Request]
-    expired: list[Request]
+    batch: list[Request[Any]]
+    expired: list[Request[Any]]
 
 
-def located(error: ServiceError, request: Request) -> ServiceError:
+def located(error: ServiceError, request: Request[Any]) -> ServiceError:
     """Return a copy of the error, said of the place the request has in its caller's list."""
     moved = copy(error)
     moved.system_index = request.system_index
@@ -103,7 +144,7 @@ class BatchQueue:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._groups: dict[_Key, deque[tuple[int, Request]]] = {}
+        self._groups: dict[Hashable, deque[tuple[int, Request[Any]]]] = {}
         self._n_admitted = 0
         self.n_requests = 0
         self.n_atoms = 0
@@ -111,7 +152,9 @@ class BatchQueue:
     def __len__(self) -> int:
         return self.n_requests
 
-    def extend(self, requests: Sequence[Request], now: float, retry_after: float = 1.0) -> None:
+    def extend(
+        self, requests: Sequence[Request[Any]], now: float, retry_after: float = 1.0
+    ) -> None:
         """Add all of the requests, or none.
 
         Args:
@@ -144,20 +187,20 @@ class BatchQueue:
         returned apart. A system larger than a whole batch is returned alone. The futures of all
         returned requests are running, so they can no longer be cancelled and must be completed.
         """
-        batch: list[Request] = []
-        expired: list[Request] = []
+        batch: list[Request[Any]] = []
+        expired: list[Request[Any]] = []
         while not batch and (group := self._oldest_group()) is not None:
             self._take_from(group, now, batch, expired)
         return Taken(batch, expired)
 
-    def clear(self) -> list[Request]:
+    def clear(self) -> list[Request[Any]]:
         """Remove and return everything that still waits to be answered, oldest first."""
         entries = sorted((e for group in self._groups.values() for e in group), key=lambda e: e[0])
         self._groups.clear()
         self.n_requests = self.n_atoms = 0
         return [r for _, r in entries if r.future.set_running_or_notify_cancel()]
 
-    def check_sizes(self, requests: Sequence[Request]) -> None:
+    def check_sizes(self, requests: Sequence[Request[Any]]) -> None:
         """Refuse what could not be added even to an empty queue; errors as those of `extend`."""
         limit = self._limits.max_atoms_per_system
         for request in requests:
@@ -171,17 +214,15 @@ class BatchQueue:
                 field="systems",
             )
 
-    def _lacks_room(self, requests: Sequence[Request]) -> bool:
+    def _lacks_room(self, requests: Sequence[Request[Any]]) -> bool:
         n_atoms = sum(request.n_atoms for request in requests)
         return bool(self.n_requests) and (
             self.n_requests + len(requests) > self._limits.max_waiting
             or self.n_atoms + n_atoms > self._limits.max_waiting_atoms
         )
 
-    def _append(self, request: Request) -> None:
-        has_stress = not STRESSES.isdisjoint(request.outputs)
-        key = request.model, needs_autograd(request.outputs), has_stress
-        self._groups.setdefault(key, deque()).append((self._n_admitted, request))
+    def _append(self, request: Request[Any]) -> None:
+        self._groups.setdefault(request.group, deque()).append((self._n_admitted, request))
         self._n_admitted += 1
         self.n_requests += 1
         self.n_atoms += request.n_atoms
@@ -196,11 +237,11 @@ class BatchQueue:
         self.n_requests = len(waiting)
         self.n_atoms = sum(request.n_atoms for request in waiting)
 
-    def _oldest_group(self) -> _Key | None:
+    def _oldest_group(self) -> Hashable | None:
         return min(self._groups, key=lambda key: self._groups[key][0][0], default=None)
 
     def _take_from(
-        self, key: _Key, now: float, batch: list[Request], expired: list[Request]
+        self, key: Hashable, now: float, batch: list[Request[Any]], expired: list[Request[Any]]
     ) -> None:
         group = self._groups[key]
         n_atoms = n_pairs = 0
@@ -222,7 +263,7 @@ class BatchQueue:
                 n_pairs += request.n_pairs
         del self._groups[key]
 
-    def _fits(self, n_atoms: int, n_pairs: int, request: Request) -> bool:
+    def _fits(self, n_atoms: int, n_pairs: int, request: Request[Any]) -> bool:
         return (
             n_atoms + request.n_atoms <= self._limits.max_batch_atoms
             and n_pairs + request.n_pairs <= self._limits.max_batch_pairs

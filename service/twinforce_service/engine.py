@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from twinforce_proto import ModelInfo
 from twinforce_service.batching import Request
@@ -34,7 +34,7 @@ class Engine(Protocol):
         """Return what a model declares, or raise `UnknownModelError` or `UnavailableError`."""
         ...
 
-    def submit(self, requests: Sequence[Request]) -> None:
+    def submit(self, requests: Sequence[Request[Any]]) -> None:
         """Accept all of the requests, or raise a `ServiceError` and accept none.
 
         The future of each accepted request completes, whatever happens. Cancelling it takes the
@@ -52,7 +52,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One batch that was evaluated, for the metrics.
+    """One batch that was evaluated, or some rows of a Jacobian, for the metrics.
 
     Attributes:
         model: Its name.
@@ -60,6 +60,7 @@ class BatchReport:
         n_atoms: Their atoms.
         queue_s: How long each of them waited, in s.
         compute_s: The time on the device, in s.
+        n_rows: Rows of a Jacobian, where it was that and no predictions.
     """
 
     model: str
@@ -67,3 +68,4 @@ class BatchReport:
     n_atoms: int
     queue_s: tuple[float, ...]
     compute_s: float
+    n_rows: int = 0

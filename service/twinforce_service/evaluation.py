@@ -8,6 +8,7 @@ import torch
 
 from twinforce_models.batch import Batch
 from twinforce_models.memory import keep_freed_memory
+from twinforce_models.nonconservativity import jacobian_rows
 from twinforce_models.potential import predict_batch, split
 from twinforce_models.registry import LoadedModel
 from twinforce_proto import (
@@ -22,7 +23,7 @@ from twinforce_proto import (
     SystemTooLargeError,
     needs_autograd,
 )
-from twinforce_service.batching import Limits, Request
+from twinforce_service.batching import JacobianRequest, JacobianRows, Limits, Request
 from twinforce_service.version import service_version
 
 _SHAPES: dict[str, tuple[int, ...]] = {
@@ -62,7 +63,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def evaluate(
-    model: LoadedModel, requests: Sequence[Request], limits: Limits
+    model: LoadedModel, requests: Sequence[Request[Prediction]], limits: Limits
 ) -> list[Prediction | NonFinitePredictionError]:
     """Evaluate requests of one model together; each gets only what it asked for.
 
@@ -85,6 +86,27 @@ def evaluate(
         _answer(request, prediction, provenance)
         for request, prediction in zip(requests, predictions, strict=True)
     ]
+
+
+def evaluate_rows(
+    model: LoadedModel, request: JacobianRequest, limits: Limits
+) -> JacobianRows | NonFinitePredictionError:
+    """Evaluate some rows of the Jacobian of the forces of a system.
+
+    Raises:
+        SystemTooLargeError: It has more neighbor pairs than was estimated.
+        Exception: Whatever the potential raised.
+    """
+    batch = _batch(model, [request.system])
+    _check_room(batch, limits)
+    (output,) = request.outputs
+    values = jacobian_rows(model.potential, batch, request.rows, output).double().numpy()
+    if not np.isfinite(values).all():
+        return NonFinitePredictionError(
+            f"{output}: the model gave NaN or infinity as a derivative for this system",
+            field=output,
+        )
+    return JacobianRows(values, provenance_of(model))
 
 
 def warm_up(model: LoadedModel) -> None:
@@ -191,7 +213,7 @@ def _predict(model: LoadedModel, batch: Batch, outputs: frozenset[str]) -> list[
 
 
 def _answer(
-    request: Request, prediction: Prediction, provenance: Provenance
+    request: Request[Prediction], prediction: Prediction, provenance: Provenance
 ) -> Prediction | NonFinitePredictionError:
     asked = {name: getattr(prediction, name) for name in OUTPUTS if name in request.outputs}
     for name, value in asked.items():

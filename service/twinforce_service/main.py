@@ -19,6 +19,7 @@ from twinforce_service import logs
 from twinforce_service.batching import Limits
 from twinforce_service.evaluation import choose_device, configure_torch
 from twinforce_service.metrics import Metrics
+from twinforce_service.nonconservativity import Jacobians
 from twinforce_service.settings import Settings, parse_settings
 from twinforce_service.thread_engine import ThreadEngine
 from twinforce_service.transports.grpc_server import GrpcServer
@@ -89,8 +90,11 @@ async def serve(
     load_all = partial(_load, settings, load_models or partial(_named_models, settings))
     engine = ThreadEngine(load_all, _limits(settings), metrics.observe_batch)
     metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)
-    rest = _rest_server(engine, metrics, settings)
-    grpc_server = GrpcServer(engine, metrics, settings.max_body_bytes, settings.grpc_keep_alive)
+    jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows)
+    rest = _rest_server(engine, jacobians, metrics, settings)
+    grpc_server = GrpcServer(
+        engine, jacobians, metrics, settings.max_body_bytes, settings.grpc_keep_alive
+    )
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.rest_port, "REST"))
         grpc_port = await grpc_server.start(settings.host, settings.grpc_port)
@@ -256,9 +260,11 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _rest_server(engine: ThreadEngine, metrics: Metrics, settings: Settings) -> RestServer:
+def _rest_server(
+    engine: ThreadEngine, jacobians: Jacobians, metrics: Metrics, settings: Settings
+) -> RestServer:
     config = uvicorn.Config(
-        create_app(engine, metrics, settings.max_body_bytes),
+        create_app(engine, jacobians, metrics, settings.max_body_bytes),
         access_log=False,
         lifespan="off",
         log_config=None,

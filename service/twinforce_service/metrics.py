@@ -56,6 +56,18 @@ class Metrics:
         self._compute_s = self._histogram(
             "twinforce_compute_seconds", "Time a batch took on the device.", _SECONDS
         )
+        self._jacobian_rows = Counter(
+            "twinforce_jacobian_rows",
+            "Rows of Jacobians evaluated, for nonconservativity.",
+            ["model"],
+            registry=self.registry,
+        )
+        self._jacobian_s = Counter(
+            "twinforce_jacobian_seconds",
+            "Time that rows of Jacobians took on the device.",
+            ["model"],
+            registry=self.registry,
+        )
         self._model_info = Gauge(
             "twinforce_model_info",
             "Models served; always 1.",
@@ -75,7 +87,11 @@ class Metrics:
         self._requests.labels(transport, model, outcome).inc()
 
     def observe_batch(self, report: BatchReport) -> None:
-        """Count and measure one batch."""
+        """Count and measure one batch, or some rows of a Jacobian."""
+        if report.n_rows:
+            self._jacobian_rows.labels(report.model).inc(report.n_rows)
+            self._jacobian_s.labels(report.model).inc(report.compute_s)
+            return
         self._evaluations.labels(report.model).inc(report.n_systems)
         self._atoms.labels(report.model).inc(report.n_atoms)
         self._batch_systems.labels(report.model).observe(report.n_systems)

@@ -41,6 +41,17 @@ class Settings(BaseSettings):
     max_batch_pairs: int = Field(2_000_000, ge=1, description="Neighbor pairs evaluated at once.")
     max_atoms_per_system: int = Field(20_000, ge=1, description="Atoms in one system.")
     max_pairs_per_system: int = Field(2_000_000, ge=1, description="Neighbor pairs of one system.")
+    max_jacobian_atoms: int = Field(
+        1000,
+        ge=1,
+        description="Atoms of a system whose nonconservativity is asked for; beyond, it is refused."
+        " Its Jacobian takes 144 bytes of memory per pair of atoms, one at a time.",
+    )
+    jacobian_rows: int = Field(
+        12,
+        ge=1,
+        description="Rows of a Jacobian, each a backward pass, for which other callers wait.",
+    )
     max_waiting: int = Field(
         4096, ge=1, description="Systems that may wait; beyond, callers are told to come back."
     )

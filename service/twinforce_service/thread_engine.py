@@ -10,23 +10,32 @@ from concurrent.futures import Future, InvalidStateError
 from copy import copy
 from dataclasses import replace
 from threading import Condition, Thread
+from typing import Any, TypeVar
 
 from twinforce_models.registry import LoadedModel
 from twinforce_proto import (
     DeadlineExceededError,
     ModelInfo,
     ModelLoadError,
-    Prediction,
     ServiceError,
     Timings,
     UnavailableError,
 )
 from twinforce_service import evaluation
 from twinforce_service.admission import Admission
-from twinforce_service.batching import BatchQueue, Limits, Request, Taken, located
+from twinforce_service.batching import (
+    BatchQueue,
+    JacobianRequest,
+    Limits,
+    Request,
+    Taken,
+    located,
+)
 from twinforce_service.engine import BatchReport
 
 logger = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
 
 # Bounds of what a refused caller is advised to wait, in s.
 _MIN_RETRY_AFTER, _MAX_RETRY_AFTER = 0.1, 60.0
@@ -59,7 +68,7 @@ class ThreadEngine:
         self._loaded: Mapping[str, LoadedModel] = {}
         self._models: Mapping[str, ModelInfo] = {}
         self._admission: Admission | None = None
-        self._running: list[Request] = []
+        self._running: list[Request[Any]] = []
         self._is_closed = False
         self._failure: ServiceError | None = None
         self._seconds_per_atom = 0.0
@@ -110,7 +119,7 @@ class ThreadEngine:
         """Return what a model declares, or raise `UnknownModelError` or `UnavailableError`."""
         return self._admitting().find(model)
 
-    def submit(self, requests: Sequence[Request]) -> None:
+    def submit(self, requests: Sequence[Request[Any]]) -> None:
         """Accept all of the requests, or raise a `ServiceError` and accept none."""
         admission = self._admitting()
         self._queue.check_sizes(requests)
@@ -209,7 +218,7 @@ class ThreadEngine:
                     return None
                 self._changed.wait()
 
-    def _evaluate(self, batch: list[Request]) -> None:
+    def _evaluate(self, batch: list[Request[Any]]) -> None:
         """Complete every future of the batch, whatever the model does.
 
         A batch that fails is halved until the failure is pinned on single systems, so one bad
@@ -220,14 +229,20 @@ class ThreadEngine:
         model = self._loaded[batch[0].model]
         started = self._clock()
         try:
-            answers = evaluation.evaluate(model, batch, self._limits)
+            answers = self._answers(model, batch)
         except Exception as error:
             evaluation.recover(model, error)
             self._narrow_down(batch, error)
         else:
             self._answer(batch, answers, started)
 
-    def _narrow_down(self, batch: list[Request], error: Exception) -> None:
+    def _answers(self, model: LoadedModel, batch: list[Request[Any]]) -> Sequence[Any]:
+        first = batch[0]
+        if isinstance(first, JacobianRequest):
+            return [evaluation.evaluate_rows(model, first, self._limits)]
+        return evaluation.evaluate(model, batch, self._limits)
+
+    def _narrow_down(self, batch: list[Request[Any]], error: Exception) -> None:
         if len(batch) > 1:
             middle = len(batch) // 2
             self._evaluate(batch[:middle])
@@ -239,9 +254,7 @@ class ThreadEngine:
         device = self._loaded[request.model].info.device
         _fail(request, evaluation.failure_of(error, request.n_atoms, device))
 
-    def _answer(
-        self, batch: list[Request], answers: Sequence[Prediction | ServiceError], started: float
-    ) -> None:
+    def _answer(self, batch: list[Request[Any]], answers: Sequence[Any], started: float) -> None:
         compute_s = self._clock() - started
         n_atoms = sum(request.n_atoms for request in batch)
         queue_s = tuple(started - request.submitted_at for request in batch)
@@ -252,8 +265,11 @@ class ThreadEngine:
             else:
                 timings = Timings(waited, compute_s, len(batch), n_atoms)
                 _complete(request.future, replace(answer, timings=timings))
-        self._seconds_per_atom = 0.8 * self._seconds_per_atom + 0.2 * compute_s / n_atoms
-        self._report(BatchReport(batch[0].model, len(batch), n_atoms, queue_s, compute_s))
+        first = batch[0]
+        n_rows = len(first.rows) if isinstance(first, JacobianRequest) else 0
+        if not n_rows:
+            self._seconds_per_atom = 0.8 * self._seconds_per_atom + 0.2 * compute_s / n_atoms
+        self._report(BatchReport(first.model, len(batch), n_atoms, queue_s, compute_s, n_rows))
 
     def _report(self, report: BatchReport) -> None:
         try:
@@ -267,21 +283,21 @@ def _expired() -> DeadlineExceededError:
     return DeadlineExceededError("the deadline passed before the system was evaluated")
 
 
-def _complete(future: Future[Prediction], prediction: Prediction) -> None:
+def _complete(future: Future[_Answer], answer: _Answer) -> None:
     try:
-        future.set_result(prediction)
+        future.set_result(answer)
     except InvalidStateError:  # abandoned meanwhile
-        logger.debug("a prediction came too late")
+        logger.debug("an answer came too late")
 
 
-def _fail(request: Request, error: ServiceError) -> None:
+def _fail(request: Request[Any], error: ServiceError) -> None:
     try:
         request.future.set_exception(located(error, request))
     except InvalidStateError:  # answered or abandoned meanwhile
         logger.debug("an error came too late")
 
 
-def _described(request: Request) -> dict[str, object]:
+def _described(request: Request[Any]) -> dict[str, object]:
     return {
         "model": request.model,
         "n_atoms": request.n_atoms,

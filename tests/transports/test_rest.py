@@ -26,6 +26,7 @@ from twinforce_proto import OUTPUTS
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.main import run_in_thread
 from twinforce_service.metrics import Metrics
+from twinforce_service.nonconservativity import Jacobians
 from twinforce_service.transports.rest import create_app
 
 PATIENCE = 20.0
@@ -531,7 +532,7 @@ def test_the_documented_examples_work(shared):
         assert given.keys() == reply.json().keys()
         assert given["timings"].keys() == reply.json()["timings"].keys()
         assert given["provenance"].keys() == reply.json()["provenance"].keys()
-    assert n_examples == 8
+    assert n_examples == 10
     assert shared.get("/docs").status_code == 200
 
 
@@ -540,7 +541,13 @@ def test_the_documentation_refers_only_to_schemas_that_exist(shared):
     schemas = json.loads(text)["components"]["schemas"]
     referred = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert referred <= schemas.keys()
-    assert {"PredictBody", "SystemsBody", "SystemBody", "Problem"} <= referred | schemas.keys()
+    assert {
+        "NonconservativityBody",
+        "PredictBody",
+        "SystemsBody",
+        "SystemBody",
+        "Problem",
+    } <= referred | schemas.keys()
 
 
 class Buggy:
@@ -555,7 +562,7 @@ class Buggy:
 
 
 def test_a_bug_of_ours_is_a_problem_too_and_says_nothing_it_should_not():
-    app = create_app(Buggy(), Metrics("0"), 1000)
+    app = create_app(Buggy(), Jacobians(Buggy(), 10, 10), Metrics("0"), 1000)
 
     async def ask(method, path):
         transport = httpx2.ASGITransport(app)

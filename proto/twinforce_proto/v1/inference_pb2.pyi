@@ -157,6 +157,38 @@ class StreamReply(_message.Message):
     timings: Timings
     def __init__(self, prediction: _Optional[_Union[Prediction, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
 
+class NonconservativityRequest(_message.Message):
+    __slots__ = ("model", "system", "output", "pairs")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SYSTEM_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    system: System
+    output: Output
+    pairs: bool
+    def __init__(self, model: _Optional[str] = ..., system: _Optional[_Union[System, _Mapping]] = ..., output: _Optional[_Union[Output, str]] = ..., pairs: bool = ...) -> None: ...
+
+class NonconservativityReply(_message.Message):
+    __slots__ = ("model", "value", "jacobian_norm", "antisymmetric_norm", "pair_norms", "antisymmetric_pair_norms", "provenance", "timings")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    JACOBIAN_NORM_FIELD_NUMBER: _ClassVar[int]
+    ANTISYMMETRIC_NORM_FIELD_NUMBER: _ClassVar[int]
+    PAIR_NORMS_FIELD_NUMBER: _ClassVar[int]
+    ANTISYMMETRIC_PAIR_NORMS_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    value: float
+    jacobian_norm: float
+    antisymmetric_norm: float
+    pair_norms: Array
+    antisymmetric_pair_norms: Array
+    provenance: Provenance
+    timings: Timings
+    def __init__(self, model: _Optional[str] = ..., value: _Optional[float] = ..., jacobian_norm: _Optional[float] = ..., antisymmetric_norm: _Optional[float] = ..., pair_norms: _Optional[_Union[Array, _Mapping]] = ..., antisymmetric_pair_norms: _Optional[_Union[Array, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+
 class Error(_message.Message):
     __slots__ = ("type", "message", "system_index", "field", "retry_after")
     TYPE_FIELD_NUMBER: _ClassVar[int]

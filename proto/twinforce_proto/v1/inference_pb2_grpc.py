@@ -44,6 +44,11 @@ class InferenceStub(object):
                 request_serializer=twinforce__proto_dot_v1_dot_inference__pb2.StreamRequest.SerializeToString,
                 response_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.StreamReply.FromString,
                 _registered_method=True)
+        self.Nonconservativity = channel.unary_unary(
+                '/twinforce.v1.Inference/Nonconservativity',
+                request_serializer=twinforce__proto_dot_v1_dot_inference__pb2.NonconservativityRequest.SerializeToString,
+                response_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.NonconservativityReply.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/twinforce.v1.Inference/ListModels',
                 request_serializer=twinforce__proto_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
@@ -69,6 +74,14 @@ class InferenceServicer(object):
     def PredictStream(self, request_iterator, context):
         """Evaluate one system after another over one call: one reply per message, in order. A system
         that fails gets an error as its reply, and the stream goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Nonconservativity(self, request, context):
+        """How far the direct forces of one system are from being a gradient: as many backward passes as
+        it has coordinates, made some at a time, with the systems of other callers in between.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,6 +113,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.PredictStream,
                     request_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.StreamRequest.FromString,
                     response_serializer=twinforce__proto_dot_v1_dot_inference__pb2.StreamReply.SerializeToString,
+            ),
+            'Nonconservativity': grpc.unary_unary_rpc_method_handler(
+                    servicer.Nonconservativity,
+                    request_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.NonconservativityRequest.FromString,
+                    response_serializer=twinforce__proto_dot_v1_dot_inference__pb2.NonconservativityReply.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -166,6 +184,33 @@ class Inference(object):
             '/twinforce.v1.Inference/PredictStream',
             twinforce__proto_dot_v1_dot_inference__pb2.StreamRequest.SerializeToString,
             twinforce__proto_dot_v1_dot_inference__pb2.StreamReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Nonconservativity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/twinforce.v1.Inference/Nonconservativity',
+            twinforce__proto_dot_v1_dot_inference__pb2.NonconservativityRequest.SerializeToString,
+            twinforce__proto_dot_v1_dot_inference__pb2.NonconservativityReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,17 +1,22 @@
 """The bodies of REST, JSON and protobuf, to what was asked and from what was predicted."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import fields
+from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import orjson
 from google.protobuf.message import DecodeError
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from twinforce_proto import (
     DEFAULT_OUTPUTS,
+    FORCES,
     OUTPUTS,
     InvalidRequestError,
     InvalidSystemError,
+    Nonconservativity,
+    NonconservativityRequest,
     Prediction,
     PredictRequest,
     ServiceError,
@@ -24,7 +29,13 @@ from twinforce_proto.codec import (
     predict_request_from_proto,
     slowest_timings,
 )
+from twinforce_proto.nonconservativity import (
+    nonconservativity_reply_to_proto,
+    nonconservativity_request_from_proto,
+)
 from twinforce_proto.v1 import inference_pb2 as pb
+
+_Message = TypeVar("_Message", pb.PredictRequest, pb.NonconservativityRequest)
 
 JSON, PROTOBUF = "application/json", "application/x-protobuf"
 
@@ -73,6 +84,16 @@ class PredictBody(SystemsBody):
     )
 
 
+class NonconservativityBody(BaseModel):
+    """A system, and which of its forces are to be looked at."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    system: SystemBody
+    output: str = Field(FORCES[0], description=f"One of {', '.join(FORCES)}.")
+    pairs: bool = Field(False, description="Whether norms of each pair of atoms are wanted too.")
+
+
 def read_json(body: bytes, model: str, fixed: frozenset[str] | None) -> PredictRequest:
     """Decode a JSON body.
 
@@ -93,21 +114,13 @@ def read_json(body: bytes, model: str, fixed: frozenset[str] | None) -> PredictR
     outputs = fixed or frozenset(DEFAULT_OUTPUTS)
     if isinstance(parsed, PredictBody) and parsed.outputs is not None:
         outputs = parse_outputs(parsed.outputs)
-    systems = tuple(_system(index, each) for index, each in enumerate(parsed.systems))
+    systems = tuple(_listed_system(index, each) for index, each in enumerate(parsed.systems))
     return PredictRequest(model, systems, outputs)
 
 
 def read_protobuf(body: bytes, model: str, fixed: frozenset[str] | None) -> PredictRequest:
     """Decode a serialized `twinforce.v1.PredictRequest`; arguments and errors as `read_json`."""
-    try:
-        message = pb.PredictRequest.FromString(body)
-    except DecodeError as error:
-        text = f"body: expected a twinforce.v1.PredictRequest message, got {len(body)} other bytes"
-        raise InvalidRequestError(text, field="body") from error
-    if message.model not in ("", model):
-        text = f"model: expected {model!r} as in the path, or none, got {message.model!r}"
-        raise InvalidRequestError(text, field="model")
-    message.model = model
+    message = _parsed(pb.PredictRequest, body, model)
     if fixed is not None and not message.outputs:
         message.outputs.extend(outputs_to_proto(fixed))
     wanted = predict_request_from_proto(message)
@@ -134,18 +147,68 @@ def write_protobuf(wanted: PredictRequest, predictions: Sequence[Prediction]) ->
     return reply.SerializeToString()
 
 
-def _system(index: int, body: SystemBody) -> System:
+def read_nonconservativity_json(body: bytes, model: str) -> NonconservativityRequest:
+    """Decode a JSON body; arguments and errors as `read_json`."""
     try:
-        return System(
-            atomic_numbers=body.atomic_numbers,
-            positions=body.positions,
-            cell=body.cell,
-            pbc=body.pbc,
-            charge=body.charge,
-            spin_multiplicity=body.spin_multiplicity,
-        )
+        parsed = NonconservativityBody.model_validate_json(body)
+    except ValidationError as error:
+        raise _mistake(error) from error
+    system = _system(parsed.system)
+    return NonconservativityRequest(model, system, parsed.output, parsed.pairs)
+
+
+def read_nonconservativity_protobuf(body: bytes, model: str) -> NonconservativityRequest:
+    """Decode a `twinforce.v1.NonconservativityRequest`; arguments and errors as `read_json`."""
+    message = _parsed(pb.NonconservativityRequest, body, model)
+    return nonconservativity_request_from_proto(message)
+
+
+def write_nonconservativity_json(model: str, found: Nonconservativity) -> bytes:
+    """Encode how far forces are from being a gradient, as JSON."""
+    values = {field.name: getattr(found, field.name) for field in fields(found)}
+    for name in ("pair_norms", "antisymmetric_pair_norms"):
+        norms = values.pop(name)
+        if norms is not None:
+            values[name] = norms.astype(np.float32)
+    return orjson.dumps({"model": model} | values, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def write_nonconservativity_protobuf(model: str, found: Nonconservativity) -> bytes:
+    """Encode it as a serialized `twinforce.v1.NonconservativityReply`."""
+    return nonconservativity_reply_to_proto(model, found).SerializeToString()
+
+
+def _parsed(kind: type[_Message], body: bytes, model: str) -> _Message:
+    """Return the message that a body is, with the model of the path."""
+    try:
+        message = kind.FromString(body)
+    except DecodeError as error:
+        name = kind.DESCRIPTOR.full_name
+        text = f"body: expected a {name} message, got {len(body)} other bytes"
+        raise InvalidRequestError(text, field="body") from error
+    if message.model not in ("", model):
+        text = f"model: expected {model!r} as in the path, or none, got {message.model!r}"
+        raise InvalidRequestError(text, field="model")
+    message.model = model
+    return message
+
+
+def _listed_system(index: int, body: SystemBody) -> System:
+    try:
+        return _system(body)
     except InvalidSystemError as error:
         raise error.at(index) from error
+
+
+def _system(body: SystemBody) -> System:
+    return System(
+        atomic_numbers=body.atomic_numbers,
+        positions=body.positions,
+        cell=body.cell,
+        pbc=body.pbc,
+        charge=body.charge,
+        spin_multiplicity=body.spin_multiplicity,
+    )
 
 
 def _outputs(prediction: Prediction) -> dict[str, Any]:
@@ -158,15 +221,20 @@ def _mistake(error: ValidationError) -> ServiceError:
     first = error.errors(include_url=False, include_context=False)[0]
     match first["loc"]:
         case ("systems", int(index), str(field), *rest):
-            place = field + "".join(f"[{each}]" for each in rest if isinstance(each, int))
-            text = _text(place, first["msg"])
+            text = _text(_place(field, rest), first["msg"])
             return InvalidSystemError(text, system_index=index, field=field)
+        case ("system", str(field), *rest):
+            return InvalidSystemError(_text(_place(field, rest), first["msg"]), field=field)
         case ("systems", int(index)):
             return InvalidSystemError(_text("system", first["msg"]), system_index=index)
         case (str(field), *_):
             return InvalidRequestError(_text(field, first["msg"]), field=field)
         case _:
             return InvalidRequestError(_text("body", first["msg"]), field="body")
+
+
+def _place(field: str, rest: Sequence[int | str]) -> str:
+    return field + "".join(f"[{each}]" for each in rest if isinstance(each, int))
 
 
 def _text(place: str, message: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from twinforce_proto import (
     OUTPUTS,
     DeadlineExceededError,
+    Nonconservativity,
     Prediction,
     PredictRequest,
     RequestCancelledError,
@@ -47,7 +48,7 @@ class Call:
     ) -> None:
         self._timeout = timeout
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._requests = [
+        self._requests: list[Request[Prediction]] = [
             Request(
                 model=wanted.model,
                 system=system,
@@ -107,6 +108,12 @@ def reply_bytes(predictions: Sequence[Prediction]) -> int:
     """Return about how many bytes the arrays of predictions have."""
     arrays = (getattr(each, name) for each in predictions for name in OUTPUTS)
     return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+
+
+def nonconservativity_bytes(found: Nonconservativity) -> int:
+    """Return about how many bytes the arrays of the answer have."""
+    arrays = found.pair_norms, found.antisymmetric_pair_norms
+    return sum(array.nbytes for array in arrays if array is not None)
 
 
 async def aside(n_bytes: int, work: Callable[[], _Result]) -> _Result:

@@ -20,7 +20,13 @@ from twinforce_proto import (
     UnknownModelError,
 )
 from twinforce_proto.problem import PROBLEM_MEDIA_TYPE, error_to_problem
-from twinforce_service.transports.bodies import JSON, PROTOBUF, PredictBody, SystemsBody
+from twinforce_service.transports.bodies import (
+    JSON,
+    PROTOBUF,
+    NonconservativityBody,
+    PredictBody,
+    SystemsBody,
+)
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -34,6 +40,10 @@ head of their own that is no gradient. `hybrid` gives both from one evaluation.
 Every path that takes JSON also takes a serialized `twinforce.v1.PredictRequest` and answers with a
 `twinforce.v1.PredictReply`, as `application/x-protobuf`: the messages of the gRPC API, which is
 served on a port of its own. Errors are problem details (RFC 9457) in either case.
+
+`nonconservativity` tells how far direct forces are from being a gradient; its messages are
+`NonconservativityRequest` and `NonconservativityReply`. It takes a backward pass for each
+coordinate of the system, so give it time; other callers are served in between.
 """
 
 _WATER = {
@@ -55,6 +65,16 @@ _VALUES: dict[str, Any] = {
     "conservative_forces": [[0.0, 0.0, -0.758], [0.0, -0.384, 0.379], [0.0, 0.384, 0.379]],
     "direct_forces": [[0.0, 0.0, -0.731], [0.0, -0.370, 0.366], [0.0, 0.370, 0.366]],
     "conservative_stress": [[0.0, 0.0, 0.0], [0.0, 0.000803, 0.0], [0.0, 0.0, 0.000620]],
+}
+_NONCONSERVATIVITY = {
+    "model": "water",
+    "value": 0.00167,
+    "jacobian_norm": 142.2,
+    "antisymmetric_norm": 0.237,
+    "pair_norms": [[75.9, 48.5, 48.5], [48.5, 50.0, 5.31], [48.5, 5.31, 50.0]],
+    "antisymmetric_pair_norms": [[0.0, 0.097, 0.097], [0.097, 0.096, 0.01], [0.097, 0.01, 0.096]],
+    "provenance": _PROVENANCE,
+    "timings": _TIMINGS,
 }
 _GIVEN = {
     "energy": ("energy",),
@@ -134,29 +154,31 @@ def of_path(path: str) -> dict[str, Any]:
         "name": path,
         "summary": _SUMMARIES[path],
         "description": _TEXTS[path],
-        "responses": {200: _given(_reply_example(path), PROTOBUF)} | _PREDICTION_PROBLEMS,
-        "openapi_extra": {
-            "parameters": [
-                {"name": name, "in": "header", "description": text, "schema": {"type": kind_}}
-                for name, kind_, text in _HEADERS
-            ],
-            "requestBody": {
-                "required": True,
-                "content": {
-                    JSON: {
-                        "schema": {"$ref": f"#/components/schemas/{kind.__name__}"},
-                        "examples": _request_examples(path),
-                    },
-                    PROTOBUF: _message("PredictRequest"),
-                },
-            },
+        "responses": {200: _given(_reply_example(path), "PredictReply")} | _PREDICTION_PROBLEMS,
+        "openapi_extra": _asked(kind, _request_examples(path), "PredictRequest"),
+    }
+
+
+def _asked(kind: type[BaseModel], examples: object, message: str) -> dict[str, Any]:
+    """Return how what is sent is described: headers, and a body in either form."""
+    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
+    json_body = {"schema": schema, "examples": examples}
+    return {
+        "parameters": [
+            {"name": name, "in": "header", "description": text, "schema": {"type": kind_}}
+            for name, kind_, text in _HEADERS
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {JSON: json_body, PROTOBUF: _message(message)},
         },
     }
 
 
-def _given(example: object, *more: str) -> dict[str, Any]:
-    message = {media_type: _message("PredictReply") for media_type in more}
-    return {"description": "OK", "content": {JSON: {"example": example}} | message}
+def _given(example: object, message: str = "") -> dict[str, Any]:
+    """Return how a reply is described: as JSON, and as a message where it can be one."""
+    protobuf = {PROTOBUF: _message(message)} if message else {}
+    return {"description": "OK", "content": {JSON: {"example": example}} | protobuf}
 
 
 def _message(name: str) -> dict[str, Any]:
@@ -202,7 +224,9 @@ def _reply_example(path: str) -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    kinds = [(kind, "validation") for kind in (PredictBody, SystemsBody, Problem)]
+    kinds = [
+        (kind, "validation") for kind in (PredictBody, SystemsBody, NonconservativityBody, Problem)
+    ]
     _, schema = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     definitions: dict[str, Any] = schema["$defs"]
     return definitions
@@ -223,6 +247,25 @@ _PREDICTION_PROBLEMS = _problems(
     _STARTING,
     DeadlineExceededError("not evaluated within 0.5 s"),
 )
+NONCONSERVATIVITY: dict[str, Any] = {
+    "name": "nonconservativity",
+    "summary": "How far direct forces are from being a gradient",
+    "description": "Evaluate λ = ‖(J - Jᵀ)/2‖ / ‖J‖ of one system, where J = ∂f/∂r is the Jacobian "
+    "of its forces without net force, in eV/Å²: 0 for a gradient. If asked, also the norm of the "
+    "3 x 3 block of each pair of atoms.",
+    "responses": {200: _given(_NONCONSERVATIVITY, "NonconservativityReply")} | _PREDICTION_PROBLEMS,
+    "openapi_extra": _asked(
+        NonconservativityBody,
+        {
+            "periodic": {"summary": "In a periodic box", "value": {"system": _WATER | _BOX}},
+            "pairs": {
+                "summary": "With the norms of each pair of atoms",
+                "value": {"system": _WATER, "output": "direct_forces", "pairs": True},
+            },
+        },
+        "NonconservativityRequest",
+    ),
+}
 LIVE: Responses = {200: _given({"status": "live"}), **_problems(_STARTING)}
 READY: Responses = {200: _given({"status": "ready", "models": ["water"]}), **_problems(_STARTING)}
 METRICS: Responses = {

@@ -18,6 +18,10 @@ from twinforce_proto.codec import (
     predict_reply_to_proto,
     predict_request_from_proto,
 )
+from twinforce_proto.nonconservativity import (
+    nonconservativity_reply_to_proto,
+    nonconservativity_request_from_proto,
+)
 from twinforce_proto.stream import StreamDecoder, stream_reply_to_proto
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import (
@@ -27,7 +31,14 @@ from twinforce_proto.v1.inference_pb2_grpc import (
 from twinforce_service.engine import Engine
 from twinforce_service.logs import choose_request_id, request_id
 from twinforce_service.metrics import Metrics
-from twinforce_service.transports.calls import Call, aside, counted, reply_bytes
+from twinforce_service.nonconservativity import Jacobians
+from twinforce_service.transports.calls import (
+    Call,
+    aside,
+    counted,
+    nonconservativity_bytes,
+    reply_bytes,
+)
 from twinforce_service.transports.ports import address_of, listen
 
 REQUEST_ID_KEY = "x-request-id"
@@ -45,8 +56,9 @@ _Reply = TypeVar("_Reply")
 class Inference(InferenceServicer):
     """The `Inference` service of inference.proto."""
 
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, jacobians: Jacobians, metrics: Metrics) -> None:
         self._engine = engine
+        self._jacobians = jacobians
         self._metrics = metrics
         self._n_calls = 0
         self._is_idle = asyncio.Event()
@@ -71,6 +83,12 @@ class Inference(InferenceServicer):
         while (message := await self._read(context)) is not grpc.aio.EOF:
             model = message.model or model
             yield await self._stream_reply(decoder, message, model, context)
+
+    async def Nonconservativity(  # noqa: N802
+        self, request: pb.NonconservativityRequest, context: _Context
+    ) -> pb.NonconservativityReply:
+        """Measure how far the forces of a system are from being a gradient."""
+        return await self._answer(context, self._nonconservativity(request, context))
 
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: _Context
@@ -111,6 +129,16 @@ class Inference(InferenceServicer):
             predictions = await call.predictions()
             encode = partial(predict_reply_to_proto, wanted.model, predictions, wanted.reply_dtype)
             return await aside(reply_bytes(predictions), encode)
+
+    async def _nonconservativity(
+        self, message: pb.NonconservativityRequest, context: _Context
+    ) -> pb.NonconservativityReply:
+        with self._counted("grpc", message.model):
+            decode = partial(nonconservativity_request_from_proto, message)
+            wanted = await aside(message.ByteSize(), decode)
+            found = await self._jacobians.nonconservativity(wanted, _time_remaining(context))
+            encode = partial(nonconservativity_reply_to_proto, wanted.model, found)
+            return await aside(nonconservativity_bytes(found), encode)
 
     async def _list_models(self) -> pb.ListModelsReply:
         return pb.ListModelsReply(models=map(model_info_to_proto, self._engine.models.values()))
@@ -165,15 +193,21 @@ class GrpcServer:
 
     Args:
         engine: What answers.
+        jacobians: What answers how far forces are from being a gradient.
         metrics: What counts.
         max_message_bytes: Of a request or a reply.
         keep_alive: Between two pings of a silent caller, in s.
     """
 
     def __init__(
-        self, engine: Engine, metrics: Metrics, max_message_bytes: int, keep_alive: float
+        self,
+        engine: Engine,
+        jacobians: Jacobians,
+        metrics: Metrics,
+        max_message_bytes: int,
+        keep_alive: float,
     ) -> None:
-        self._inference = Inference(engine, metrics)
+        self._inference = Inference(engine, jacobians, metrics)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=_options(max_message_bytes, keep_alive))
         add_InferenceServicer_to_server(self._inference, self._server)

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-ID"
 TIMEOUT_HEADER = "X-Timeout-Seconds"
+
+_Result = TypeVar("_Result")
 
 # A caller that still sends its body does not read our refusal, so the rest of one that is too
 # large is read and thrown away: up to this many times the limit, and for this long, in s.
@@ -80,11 +83,29 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def wait_until_gone(request: Request, then: Callable[[], None]) -> None:
+async def wait_until_gone(request: Request, then: Callable[[], object]) -> None:
     """Once the body is read: call `then` as soon as the caller closes the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     then()
+
+
+async def while_there(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Once the body is read: return what the work gives, unless the caller goes away first.
+
+    Raises:
+        RequestCancelledError: It did, and the work was cancelled.
+    """
+    task = asyncio.create_task(work)
+    watch = asyncio.create_task(wait_until_gone(request, task.cancel))
+    try:
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise RequestCancelledError("the caller went away")
+        return task.result()
+    finally:
+        watch.cancel()
+        task.cancel()
 
 
 def body_type(request: Request) -> str:

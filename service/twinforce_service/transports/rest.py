@@ -18,8 +18,15 @@ from twinforce_proto.codec import model_info_to_proto
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.engine import Engine
 from twinforce_service.metrics import CONTENT_TYPE, Metrics
+from twinforce_service.nonconservativity import Jacobians
 from twinforce_service.transports import bodies, documentation, problems
-from twinforce_service.transports.calls import Call, aside, counted, reply_bytes
+from twinforce_service.transports.calls import (
+    Call,
+    aside,
+    counted,
+    nonconservativity_bytes,
+    reply_bytes,
+)
 from twinforce_service.transports.incoming import (
     RequestScope,
     body_type,
@@ -27,6 +34,7 @@ from twinforce_service.transports.incoming import (
     reply_type,
     timeout_of,
     wait_until_gone,
+    while_there,
 )
 from twinforce_service.version import service_version
 
@@ -37,11 +45,21 @@ _PATHS: dict[str, frozenset[str] | None] = {
     "conservative-forces": frozenset({"energy", "conservative_forces"}),
     "direct-forces": frozenset({"energy", "direct_forces"}),
 }
+_NONCONSERVATIVITY_READERS = {
+    bodies.JSON: bodies.read_nonconservativity_json,
+    bodies.PROTOBUF: bodies.read_nonconservativity_protobuf,
+}
+_NONCONSERVATIVITY_WRITERS = {
+    bodies.JSON: bodies.write_nonconservativity_json,
+    bodies.PROTOBUF: bodies.write_nonconservativity_protobuf,
+}
 _READERS = {bodies.JSON: bodies.read_json, bodies.PROTOBUF: bodies.read_protobuf}
 _WRITERS = {bodies.JSON: bodies.write_json, bodies.PROTOBUF: bodies.write_protobuf}
 
 
-def create_app(engine: Engine, metrics: Metrics, max_body_bytes: int) -> FastAPI:
+def create_app(
+    engine: Engine, jacobians: Jacobians, metrics: Metrics, max_body_bytes: int
+) -> FastAPI:
     """Return the ASGI application that serves `engine`."""
     app = FastAPI(
         title="TwinForce",
@@ -55,6 +73,7 @@ def create_app(engine: Engine, metrics: Metrics, max_body_bytes: int) -> FastAPI
     )
     # Paths are tried in this order, so those that are asked most come first.
     app.include_router(_predictions(engine, metrics, max_body_bytes))
+    app.include_router(_nonconservativity(engine, jacobians, metrics, max_body_bytes))
     app.include_router(_models(engine))
     app.include_router(_health(engine, metrics))
     app.add_middleware(RequestScope)
@@ -127,6 +146,28 @@ def _predictions(engine: Engine, metrics: Metrics, max_body_bytes: int) -> APIRo
 
     for path, fixed in _PATHS.items():
         add(path, fixed)
+    return router
+
+
+def _nonconservativity(
+    engine: Engine, jacobians: Jacobians, metrics: Metrics, max_body_bytes: int
+) -> APIRouter:
+    router = APIRouter(prefix="/v1/models/{model}", tags=["predictions"])
+
+    @router.post("/nonconservativity", **documentation.NONCONSERVATIVITY)
+    async def nonconservativity(request: HTTPRequest, model: str) -> Response:
+        read = _NONCONSERVATIVITY_READERS[body_type(request)]
+        with counted(metrics, "rest", engine, model):
+            body = await read_body(request, max_body_bytes)
+            timeout = timeout_of(request)
+            engine.find(model)
+            wanted = await aside(len(body), partial(read, body, model))
+            found = await while_there(request, jacobians.nonconservativity(wanted, timeout))
+            media_type = reply_type(request)
+            write = partial(_NONCONSERVATIVITY_WRITERS[media_type], model, found)
+            content = await aside(nonconservativity_bytes(found), write)
+            return Response(content, media_type=media_type)
+
     return router
 
 
