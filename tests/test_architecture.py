@@ -46,7 +46,7 @@ ROOMS = [
 
 # Inside the service, a room never imports from one further up, nor from one beside it.
 LAYERS = [
-    ["version", "pairs", "logs", "settings"],
+    ["version", "pairs", "disagreement", "logs", "settings"],
     ["batching"],
     ["admission", "engine", "evaluation"],
     ["metrics", "nonconservativity", "thread_engine"],

@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Hashable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -60,6 +61,16 @@ class Request(Generic[_Answer]):
         """What it has in common with those that may share its batch."""
         has_stress = not STRESSES.isdisjoint(self.outputs)
         return self.model, needs_autograd(self.outputs), has_stress
+
+    def complete(self, answer: _Answer) -> None:
+        """Give the answer, unless it was abandoned meanwhile."""
+        with suppress(InvalidStateError):
+            self.future.set_result(answer)
+
+    def fail(self, error: ServiceError) -> None:
+        """Give the error instead of an answer, unless it was abandoned meanwhile."""
+        with suppress(InvalidStateError):
+            self.future.set_exception(located(error, self))
 
     def is_expired(self, now: float) -> bool:
         """Tell whether its deadline has passed."""

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from twinforce_proto import ModelInfo
 from twinforce_service.batching import Request
+from twinforce_service.disagreement import Disagreement
 
 
 class Engine(Protocol):
@@ -61,6 +62,7 @@ class BatchReport:
         queue_s: How long each of them waited, in s.
         compute_s: The time on the device, in s.
         n_rows: Rows of a Jacobian, where it was that and no predictions.
+        disagreements: Of the forces of each system that both kinds were asked of.
     """
 
     model: str
@@ -69,3 +71,4 @@ class BatchReport:
     queue_s: tuple[float, ...]
     compute_s: float
     n_rows: int = 0
+    disagreements: tuple[Disagreement, ...] = ()

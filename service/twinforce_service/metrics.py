@@ -2,10 +2,18 @@
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Summary,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from twinforce_proto import ModelInfo
+from twinforce_service.disagreement import Disagreement
 from twinforce_service.engine import BatchReport
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -14,6 +22,7 @@ UNKNOWN_MODEL = "unknown"
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SYSTEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_EV_PER_A = (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 3, 10)
 _ATOMS = (1, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
 
 
@@ -55,6 +64,17 @@ class Metrics:
         )
         self._compute_s = self._histogram(
             "twinforce_compute_seconds", "Time a batch took on the device.", _SECONDS
+        )
+        self._disagreement = self._histogram(
+            "twinforce_force_disagreement",
+            "RMSE between conservative and direct forces of a system asked for both, in eV/Å.",
+            _EV_PER_A,
+        )
+        self._element_disagreement = Summary(
+            "twinforce_element_force_disagreement",
+            "The same over the atoms of one element.",
+            ["model", "atomic_number"],
+            registry=self.registry,
         )
         self._jacobian_rows = Counter(
             "twinforce_jacobian_rows",
@@ -100,6 +120,13 @@ class Metrics:
         queue_s = self._queue_s.labels(report.model)
         for seconds in report.queue_s:
             queue_s.observe(seconds)
+        for disagreement in report.disagreements:
+            self._observe_disagreement(report.model, disagreement)
+
+    def _observe_disagreement(self, model: str, disagreement: Disagreement) -> None:
+        self._disagreement.labels(model).observe(disagreement.rmse)
+        for atomic_number, rmse in disagreement.by_element.items():
+            self._element_disagreement.labels(model, atomic_number).observe(rmse)
 
     def watch_queue(self, n_requests: Callable[[], float], n_atoms: Callable[[], float]) -> None:
         """Read the depth of the queue from these functions whenever it is asked for."""

@@ -6,11 +6,10 @@ A batch forms while the previous one runs, so there is no batching delay to tune
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
 from copy import copy
 from dataclasses import replace
 from threading import Condition, Thread
-from typing import Any, TypeVar
+from typing import Any
 
 from twinforce_models.registry import LoadedModel
 from twinforce_proto import (
@@ -29,13 +28,11 @@ from twinforce_service.batching import (
     Limits,
     Request,
     Taken,
-    located,
 )
+from twinforce_service.disagreement import disagreements
 from twinforce_service.engine import BatchReport
 
 logger = logging.getLogger(__name__)
-
-_Answer = TypeVar("_Answer")
 
 # Bounds of what a refused caller is advised to wait, in s.
 _MIN_RETRY_AFTER, _MAX_RETRY_AFTER = 0.1, 60.0
@@ -167,7 +164,7 @@ class ThreadEngine:
         with self._changed:
             abandoned = [*self._running, *self._queue.clear()]
         for request in abandoned:
-            _fail(request, error)
+            request.fail(error)
 
     def _run(self) -> None:
         """Live as long as the device; whatever ends it, leave no future behind."""
@@ -175,7 +172,7 @@ class ThreadEngine:
             self._prepare()
             while (taken := self._take()) is not None:
                 for request in taken.expired:
-                    _fail(request, _expired())
+                    request.fail(_expired())
                 self._evaluate(taken.batch)
         except ModelLoadError as error:
             logger.info("a model could not be loaded", exc_info=error)
@@ -252,7 +249,7 @@ class ThreadEngine:
         if not isinstance(error, ServiceError):
             logger.warning("the model failed", extra=_described(request), exc_info=error)
         device = self._loaded[request.model].info.device
-        _fail(request, evaluation.failure_of(error, request.n_atoms, device))
+        request.fail(evaluation.failure_of(error, request.n_atoms, device))
 
     def _answer(self, batch: list[Request[Any]], answers: Sequence[Any], started: float) -> None:
         compute_s = self._clock() - started
@@ -261,15 +258,18 @@ class ThreadEngine:
         for request, answer, waited in zip(batch, answers, queue_s, strict=True):
             if isinstance(answer, ServiceError):
                 logger.info("%s", answer, extra=_described(request))
-                _fail(request, answer)
+                request.fail(answer)
             else:
                 timings = Timings(waited, compute_s, len(batch), n_atoms)
-                _complete(request.future, replace(answer, timings=timings))
+                request.complete(replace(answer, timings=timings))
         first = batch[0]
-        n_rows = len(first.rows) if isinstance(first, JacobianRequest) else 0
-        if not n_rows:
-            self._seconds_per_atom = 0.8 * self._seconds_per_atom + 0.2 * compute_s / n_atoms
-        self._report(BatchReport(first.model, len(batch), n_atoms, queue_s, compute_s, n_rows))
+        report = BatchReport(first.model, len(batch), n_atoms, queue_s, compute_s)
+        if isinstance(first, JacobianRequest):
+            self._report(replace(report, n_rows=len(first.rows)))
+            return
+        self._seconds_per_atom = 0.8 * self._seconds_per_atom + 0.2 * compute_s / n_atoms
+        systems = [request.system for request in batch]
+        self._report(replace(report, disagreements=disagreements(systems, answers)))
 
     def _report(self, report: BatchReport) -> None:
         try:
@@ -281,20 +281,6 @@ class ThreadEngine:
 
 def _expired() -> DeadlineExceededError:
     return DeadlineExceededError("the deadline passed before the system was evaluated")
-
-
-def _complete(future: Future[_Answer], answer: _Answer) -> None:
-    try:
-        future.set_result(answer)
-    except InvalidStateError:  # abandoned meanwhile
-        logger.debug("an answer came too late")
-
-
-def _fail(request: Request[Any], error: ServiceError) -> None:
-    try:
-        request.future.set_exception(located(error, request))
-    except InvalidStateError:  # answered or abandoned meanwhile
-        logger.debug("an error came too late")
 
 
 def _described(request: Request[Any]) -> dict[str, object]:

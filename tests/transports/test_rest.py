@@ -7,10 +7,11 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import httpx2
+import numpy as np
 import pytest
 
 from tests.conftest import free_ports
-from tests.potentials import NEON, Gated, NonFinite, Raising, Soft, WithoutDirect, loaded
+from tests.potentials import ARGON, NEON, Gated, NonFinite, Raising, Soft, WithoutDirect, loaded
 from tests.systems import crystal, molecule
 from tests.transports.rest_bodies import (
     PROTOBUF,
@@ -22,7 +23,7 @@ from tests.transports.rest_bodies import (
     protobuf_predictions,
 )
 from twinforce_models.potential import predict
-from twinforce_proto import OUTPUTS
+from twinforce_proto import OUTPUTS, System
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.main import run_in_thread
 from twinforce_service.metrics import Metrics
@@ -512,6 +513,30 @@ def test_metrics_measure_batches(shared):
     assert (
         'twinforce_model_info{architecture="Soft",device="cpu",dtype="float64",model="soft"' in text
     )
+
+
+def test_metrics_measure_how_far_apart_the_two_forces_are(serve):
+    potential = Soft()
+    system = molecule(5, element=ARGON)
+    mixed = System([NEON, *system.atomic_numbers[1:]], system.positions)
+    with caller(serve(soft=potential)) as rest:
+        for asked in (["energy"], ["conservative_forces"], ["direct_forces"], ["hybrid"]):
+            body = json_body(system, mixed, outputs=asked)
+            assert post(rest, json=body).status_code == 200
+        count = 'twinforce_force_disagreement_count{model="soft"}'
+        wait_for(lambda: metric(rest, count) == 2)
+        differences = [
+            each.conservative_forces - each.direct_forces
+            for each in predict(potential, [system, mixed], OUTPUTS[:4])
+        ]
+        expected = sum(np.sqrt(np.mean(each**2)) for each in differences)
+        total = metric(rest, 'twinforce_force_disagreement_sum{model="soft"}')
+        assert total == pytest.approx(expected, rel=1e-9)
+        assert total > 0
+        labels = f'{{atomic_number="{NEON}",model="soft"}}'
+        assert metric(rest, f"twinforce_element_force_disagreement_count{labels}") == 1
+        of_neon = metric(rest, f"twinforce_element_force_disagreement_sum{labels}")
+        assert of_neon == pytest.approx(np.sqrt(np.mean(differences[1][0] ** 2)), rel=1e-9)
 
 
 def test_the_documented_examples_work(shared):
