@@ -103,7 +103,7 @@ def test_a_stress_is_written_as_ase_has_it(file, tmp_path):
     assert atoms.get_stress(voigt=False) == pytest.approx(full, abs=1e-9)
 
 
-@pytest.mark.parametrize("ensemble", ["nve", "langevin", "bussi"])
+@pytest.mark.parametrize("ensemble", ["nve", "langevin", "svr"])
 @pytest.mark.parametrize("forces", ["conservative", "direct"])
 def test_md_writes_trajectory_log_and_plot(file, tmp_path, ensemble, forces):
     names = {"trajectory": "run.traj", "log": "log.csv", "plot": "plot.png"}
@@ -155,7 +155,7 @@ def test_an_interrupted_md_leaves_what_it_has(url, file, tmp_path):
 
 
 def test_md_warns_of_direct_forces_without_a_thermostat(file, capsys):
-    for ensemble, is_warned in (("nve", True), ("bussi", False)):
+    for ensemble, is_warned in (("nve", True), ("svr", False)):
         assert run(["md", str(file), "--forces=direct", f"--ensemble={ensemble}", "--steps=1"]) == 0
         assert ("warning: direct forces" in capsys.readouterr().err) is is_warned
 
@@ -211,7 +211,7 @@ def test_the_drift_of_a_run_is_found_with_its_error():
     times = np.arange(0.0, 2000.0, 0.5)
     energies = 10 * (0.3e-3 * times * 1e-3 + rng.normal(scale=1e-4, size=len(times)))
     run = [
-        Instant(i, time, energy, 0.0, 0.0)
+        Instant(i, time, energy, 0.0, 0.0, energy)
         for i, (time, energy) in enumerate(zip(times, energies, strict=True))
     ]
     drift = energy_drift(run, n_atoms=10)

@@ -34,6 +34,7 @@ def test_the_demonstration_prints_a_table_and_saves_a_plot(command, tmp_path):
         assert float(steps_per_second) > 1
         assert float(milliseconds) > 0
         assert drift != "-"
+    assert int(lines["MTS-8"].split()[1]) >= 20
     assert lines["F"].startswith("F = ")
     assert (tmp_path / "out" / "plot.png").read_bytes().startswith(b"\x89PNG")
 

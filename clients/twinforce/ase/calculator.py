@@ -9,26 +9,15 @@ from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from twinforce._client import Client, Stream
 from twinforce._misuse import find_misuse
+from twinforce.ase.systems import labels_of, system_of
 from twinforce_proto import OUTPUTS, STRESSES, ModelInfo, Prediction, System, parse_outputs
-
-try:
-    from ase import Atoms
-    from ase.calculators.calculator import (
-        Calculator,
-        PropertyNotImplementedError,
-        all_changes,
-    )
-    from ase.stress import full_3x3_to_voigt_6_stress
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"twinforce.ase needs the ase extra: pip install 'twinforce[ase]' ({error})"
-    ) from error
-
-__all__ = ["DirectForcesWarning", "TwinForceCalculator", "system_of"]
 
 ForceKind = Literal["conservative", "direct"]
 
@@ -137,7 +126,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         """Say what changed since the last calculation: charge and spin too, if the model cares."""
         changes: list[str] = super().check_state(atoms, tol)
         if not changes and self._info is not None:
-            changes += [] if _labels(atoms, self._info) == self._labels else ["info"]
+            changes += [] if labels_of(atoms, self._info) == self._labels else ["info"]
         return changes
 
     def calculate(
@@ -164,6 +153,28 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
             self._warn_of_misuse(missing)
             self._prediction = self._predict(missing)
             self.results.update(_results(self._prediction, self.force_kind))
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model declares."""
+        return self._model_info()
+
+    def evaluate(self, system: System, outputs: Collection[str]) -> Prediction:
+        """Evaluate a system over the stream, past all that ASE keeps track of.
+
+        Raises:
+            ServiceError: What went wrong.
+        """
+        if self._stream is None:
+            self._stream = self._client.stream(self._model_info().name)
+        return self._stream.predict(system, tuple(outputs))
+
+    def adopt(self, atoms: Atoms, prediction: Prediction) -> None:
+        """Take a prediction as the results for these atoms, so that ASE need not ask again."""
+        self.atoms = atoms.copy()
+        self._labels = labels_of(atoms, self._model_info())
+        self._prediction = prediction
+        self.results = _results(prediction, self.force_kind)
 
     def close(self) -> None:
         """End the stream, and the client unless it was given."""
@@ -236,14 +247,12 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
 
     def _predict(self, outputs: frozenset[str]) -> Prediction:
         system = system_of(self.atoms, self._model_info())
-        self._labels = _labels(self.atoms, self._model_info())
+        self._labels = labels_of(self.atoms, self._model_info())
         is_walker = np.array_equal(system.atomic_numbers, self._numbers)
         self._numbers = system.atomic_numbers
         if not is_walker:
             return self._client.predict(system, tuple(outputs), self._model_info().name)
-        if self._stream is None:
-            self._stream = self._client.stream(self._model_info().name)
-        return self._stream.predict(system, tuple(outputs))
+        return self.evaluate(system, outputs)
 
     def _warn_of_misuse(self, outputs: frozenset[str]) -> None:
         if self.force_kind != "direct" or self._has_warned or "direct_forces" not in outputs:
@@ -256,31 +265,6 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
                 DirectForcesWarning,
                 stacklevel=misuse.stacklevel,
             )
-
-
-def system_of(atoms: Atoms, info: ModelInfo | None = None) -> System:
-    """Return the system that these atoms are.
-
-    Args:
-        atoms: Positions and cell in Å, as ASE has them.
-        info: Of the model, which says whether `atoms.info` is looked at for charge and spin.
-
-    Raises:
-        InvalidSystemError: When they cannot be evaluated.
-    """
-    labels: dict[str, Any] = {} if info is None else _labels(atoms, info)
-    return System(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, **labels)
-
-
-def _labels(atoms: Atoms, info: ModelInfo) -> dict[str, float | int]:
-    """Return the charge and spin of atoms, as far as the model uses them and they are known."""
-    known = atoms.info
-    spin = known.get("spin_multiplicity", known.get("spin"))
-    labels = {
-        "charge": known.get("charge") if info.uses_charge else None,
-        "spin_multiplicity": spin if info.uses_spin else None,
-    }
-    return {name: value for name, value in labels.items() if value is not None}
 
 
 def _results(prediction: Prediction, force_kind: ForceKind) -> dict[str, Any]:

@@ -1,0 +1,32 @@
+"""ASE, driven by a TwinForce service: the calculator, and dynamics with multiple time stepping.
+
+atoms.calc = TwinForceCalculator("grpc://127.0.0.1:8001")
+MultipleTimeStepping(atoms, 0.5 * units.fs, inner_steps=8).run(1000)
+"""
+
+try:
+    from twinforce.ase.calculator import DirectForcesWarning, ForceKind, TwinForceCalculator
+    from twinforce.ase.dynamics import MultipleTimeStepping
+    from twinforce.ase.hydrogen import repartition_hydrogen_mass
+    from twinforce.ase.systems import system_of
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"twinforce.ase needs the ase extra: pip install 'twinforce[ase]' ({error})"
+    ) from error
+from twinforce.disagreement import Disagreement, ForceDisagreementWarning
+from twinforce.ensembles import NPT, NVE, SVR, Langevin
+
+__all__ = [
+    "NPT",
+    "NVE",
+    "SVR",
+    "DirectForcesWarning",
+    "Disagreement",
+    "ForceDisagreementWarning",
+    "ForceKind",
+    "Langevin",
+    "MultipleTimeStepping",
+    "TwinForceCalculator",
+    "repartition_hydrogen_mass",
+    "system_of",
+]

@@ -1,0 +1,268 @@
+"""Molecular dynamics with multiple time stepping, as a `MolecularDynamics` of ASE."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+from ase.md.md import MolecularDynamics
+
+from twinforce.ase.calculator import DirectForcesWarning
+from twinforce.ase.checks import check_atoms, check_numbers, check_outputs, mobility_of
+from twinforce.ase.log import StepLog
+from twinforce.ase.sources import source_of
+from twinforce.bath import Bath
+from twinforce.disagreement import Disagreement, ForceDisagreementWarning, Species, exceeded
+from twinforce.ensembles import NVE, Ensemble
+from twinforce.mts import State, kinetic_energy, volume
+from twinforce.propagation import ForceChoice, Propagation, outputs_of
+from twinforce.restart import Restart
+
+_NVE = NVE()
+
+
+class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
+    """Dynamics on direct forces, corrected to the conservative ones every `inner_steps` steps.
+
+    One step of ASE is one outer step: M - 1 evaluations of direct forces and one of both. With
+    `forces` "conservative" or "direct" it is velocity Verlet with those, one evaluation per step,
+    in the same ensembles. Evaluations go past the bookkeeping of ASE; after each outer step the
+    atoms and the results of their calculator are up to date.
+
+    Atoms may be changed between steps, by observers too: where they were moved they are evaluated
+    again. Masses and constraints are read once, on construction. Momenta relative to the center
+    of mass make the temperature, unless something changes the total momentum.
+
+    Attributes:
+        ensemble: What is held constant.
+        forces: Which ones drive.
+        inner_steps: M; 1 unless forces are hybrid.
+        rng: Of all random numbers.
+    """
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        timestep: float,
+        *,
+        inner_steps: int = 8,
+        ensemble: Ensemble = _NVE,
+        forces: ForceChoice = "hybrid",
+        seed: int | None = None,
+        rng: np.random.Generator | None = None,
+        trajectory: Any = None,
+        logfile: IO[str] | str | Path | None = None,
+        loginterval: int = 1,
+        **others: Any,
+    ) -> None:
+        """Say what moves, and how.
+
+        Args:
+            atoms: With a calculator that offers conservative_forces and direct_forces, such as
+                TwinForceCalculator; only FixAtoms may constrain them.
+            timestep: The inner one, in ASE's unit: 0.5 * units.fs.
+            inner_steps: M, of hybrid forces.
+            ensemble: What is held constant.
+            forces: Which ones drive; "hybrid" is multiple time stepping.
+            seed: Of random numbers, where no `rng` is given.
+            rng: Random numbers to use.
+            trajectory: As ASE has it: a file name or a writer.
+            logfile: As ASE has it: a file name, an open file or "-".
+            loginterval: Outer steps between what is written.
+            others: For ASE's MolecularDynamics, such as append_trajectory.
+
+        Raises:
+            ValueError: These atoms cannot be moved in this way.
+            UnsupportedOutputError: The model lacks forces or a stress that this needs.
+        """
+        check_numbers(forces, timestep, inner_steps)
+        check_atoms(atoms, ensemble)
+        self._source = source_of(atoms)
+        check_outputs(self._source.outputs, forces, ensemble)
+        super().__init__(atoms, timestep, trajectory, None, loginterval, **others)
+        self.forces: ForceChoice = forces
+        self.ensemble = ensemble
+        self.inner_steps = int(inner_steps) if forces == "hybrid" else 1
+        self.rng = np.random.default_rng(seed) if rng is None else rng
+        bath = Bath(ensemble, self.masses, mobility_of(atoms), self.rng)
+        fast, everything = map(self._source.asking, outputs_of(forces, ensemble))
+        self._propagation = Propagation(forces, self.inner_steps, timestep, bath, fast, everything)
+        self._species = _species_of(atoms)
+        self._state: State | None = None
+        self._disagreement: Disagreement | None = None
+        self._is_warned = False
+        if logfile:
+            self.attach(self.closelater(StepLog(self, logfile, self.comm)), loginterval)
+        if forces == "direct" and isinstance(ensemble, NVE):
+            _warn_of_drift()
+
+    @property
+    def disagreement(self) -> Disagreement | None:
+        """Of both forces at the end of the last outer step; None unless forces are hybrid."""
+        self._current()
+        return self._disagreement
+
+    @property
+    def temperature_k(self) -> float:
+        """Of all atoms now, in K."""
+        return self._propagation.bath.temperature_k(self._current().momenta)
+
+    @property
+    def species_temperatures(self) -> dict[str, float]:
+        """Of each species now, in K, by its symbol; NaN where none of it can move."""
+        momenta = self._current().momenta
+        temperature = self._propagation.bath.temperature_k
+        return {
+            symbol: temperature(momenta, chosen)
+            for symbol, chosen in zip(self._species.symbols, self._species.masks, strict=True)
+        }
+
+    @property
+    def energy(self) -> float:
+        """Potential, in eV."""
+        return float(self._current().prediction.energy or 0.0)
+
+    @property
+    def kinetic_energy(self) -> float:
+        """In eV."""
+        return kinetic_energy(self._current().momenta, self.masses)
+
+    @property
+    def volume(self) -> float | None:
+        """Of the cell, in Å³; None where the system is not periodic in all directions."""
+        return volume(self._current().cell) if self.atoms.pbc.all() else None
+
+    def conserved_energy(self) -> float:
+        """Return the total energy less what thermostat and barostat have put in, in eV.
+
+        With exact forces it stays constant to second order in the time step, in every ensemble;
+        its drift is the error of the forces and of the time step.
+        """
+        return self.energy + self.kinetic_energy - self._current().supplied
+
+    def step(self) -> None:
+        """Take one outer step."""
+        before = self._current()
+        self._arrive(self._propagation.step(before), before.correction_work)
+
+    def get_time(self) -> float:
+        """Return how long it has run, in ASE's unit."""
+        return float(self.nsteps * self.inner_steps * self.dt)
+
+    def todict(self) -> dict[str, Any]:
+        """Return what ASE writes into trajectories."""
+        described: dict[str, Any] = super().todict()
+        return described | self._settings()
+
+    def save(self, path: Path | str) -> None:
+        """Save all that the next step depends on, as .npz; `restore` goes on from it."""
+        Restart(
+            state=self._current(),
+            numbers=self.atoms.numbers,
+            masses=self.masses[:, 0],
+            n_steps=self.nsteps,
+            settings=self._settings(),
+            rng=self.rng.bit_generator.state,
+        ).save(path)
+
+    def restore(self, path: Path | str) -> None:
+        """Go on from what was saved, bit for bit; the atoms are moved to where they were.
+
+        Raises:
+            ValueError: It is no such file, or of other atoms, masses or settings.
+        """
+        saved = Restart.load(path)
+        saved.check(path, self.atoms.numbers, self.masses[:, 0], self._settings())
+        self.rng.bit_generator.state = saved.rng
+        self.nsteps = saved.n_steps
+        self._is_warned = False
+        self._arrive(saved.state, saved.state.correction_work)
+
+    def _settings(self) -> dict[str, str]:
+        return {
+            "time-step": repr(float(self.dt)),
+            "inner-steps": str(self.inner_steps),
+            "forces": self.forces,
+            "ensemble": repr(self.ensemble),
+        }
+
+    def _refresh_properties(self) -> None:
+        """Be ready for observers, as ASE asks for: evaluate the start, once."""
+        self._current()
+
+    def _current(self) -> State:
+        """Return the state that the atoms are in; evaluate them if they were moved."""
+        momenta = self.atoms.arrays["momenta"].copy()
+        if self._state is not None and self._is_here(self._state):
+            self._state = replace(self._state, momenta=momenta)
+            return self._state
+        mobile = self._propagation.bath.mobile
+        state = self._propagation.start(
+            self.atoms.arrays["positions"].copy(),
+            momenta if mobile is None else momenta * mobile,
+            self.atoms.cell.array.copy(),
+        )
+        before = state if self._state is None else self._state
+        work = before.correction_work
+        state = replace(state, supplied=before.supplied, correction_work=work)
+        return self._arrive(state, work)
+
+    def _is_here(self, state: State) -> bool:
+        return np.array_equal(self.atoms.arrays["positions"], state.positions) and np.array_equal(
+            self.atoms.cell.array, state.cell
+        )
+
+    def _arrive(self, state: State, work_before: float) -> State:
+        """Bring the atoms, the results of their calculator and the disagreement up to date."""
+        self._state = state
+        atoms = self.atoms
+        atoms.arrays["positions"][:] = state.positions
+        atoms.arrays["momenta"][:] = state.momenta
+        atoms.cell[:] = state.cell
+        if self.forces == "hybrid":
+            self._disagreement = self._compare(state, work_before)
+            atoms.info.update(_labels_of(self._disagreement))
+            self._warn_of(self._disagreement)
+        self._source.adopt(atoms, state.prediction)
+        return state
+
+    def _compare(self, state: State, work_before: float) -> Disagreement:
+        prediction = state.prediction
+        assert prediction.conservative_forces is not None
+        assert prediction.direct_forces is not None
+        difference = prediction.conservative_forces - prediction.direct_forces
+        work = state.correction_work - work_before
+        return Disagreement(*self._species.rmse(difference), work, state.correction_work)
+
+    def _warn_of(self, disagreement: Disagreement) -> None:
+        if self._is_warned:
+            return
+        if text := exceeded(disagreement, self._source.metadata):
+            self._is_warned = True
+            warnings.warn(f"after {self.nsteps} outer steps, {text}", ForceDisagreementWarning, 4)
+
+
+def _species_of(atoms: Atoms) -> Species:
+    numbers, indices = np.unique(atoms.numbers, return_inverse=True)
+    return Species(tuple(chemical_symbols[each] for each in numbers), indices)
+
+
+def _labels_of(disagreement: Disagreement) -> dict[str, float]:
+    """Return what goes into `atoms.info`, and so into trajectories."""
+    species = {f"force_rmse_{name}": rmse for name, rmse in disagreement.species_rmse.items()}
+    return species | {
+        "force_rmse": disagreement.rmse,
+        "correction_work": disagreement.total_work,
+    }
+
+
+def _warn_of_drift() -> None:
+    warnings.warn(
+        "Direct forces are not the gradient of an energy: molecular dynamics without a thermostat "
+        "will drift. Use forces='hybrid'.",
+        DirectForcesWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,54 @@
+"""The log of the dynamics: one line per outer step, for people."""
+
+import weakref
+from pathlib import Path
+from typing import IO, Any
+
+from ase import units
+from ase.utils import IOContext
+
+_DIGITS = {"T/K": 1, "V/Å³": 2}
+
+
+class StepLog(IOContext):  # type: ignore[misc]
+    """Writes time, energies, temperature, the conserved energy and how far forces are apart.
+
+    Args:
+        dynamics: Which is logged; only a weak reference is kept.
+        file: A name, an open file or "-" for standard output.
+        comm: As ASE has it: only its first process writes.
+    """
+
+    def __init__(self, dynamics: Any, file: IO[str] | str | Path, comm: Any) -> None:
+        self._dynamics = weakref.proxy(dynamics)
+        self._file = self.openfile(file=file, mode="a", comm=comm)
+        self._has_header = False
+
+    def __call__(self) -> None:
+        """Write a line."""
+        row = self._row()
+        if not self._has_header:
+            self._has_header = True
+            self._write(list(row))
+        self._write([f"{value:.{_DIGITS.get(name, 4)}f}" for name, value in row.items()])
+
+    def _row(self) -> dict[str, float]:
+        dynamics = self._dynamics
+        row = {
+            "time/ps": dynamics.get_time() / (1000.0 * units.fs),
+            "Epot/eV": dynamics.energy,
+            "Ekin/eV": dynamics.kinetic_energy,
+            "conserved/eV": dynamics.conserved_energy(),
+            "T/K": dynamics.temperature_k,
+        }
+        if dynamics.volume is not None:
+            row["V/Å³"] = dynamics.volume
+        if (disagreement := dynamics.disagreement) is not None:
+            for symbol, rmse in disagreement.species_rmse.items():
+                row[f"ΔF({symbol})"] = rmse
+            row["work/eV"] = disagreement.total_work
+        return row
+
+    def _write(self, cells: list[str]) -> None:
+        self._file.write(" ".join(f"{cell:>13}" for cell in cells) + "\n")
+        self._file.flush()

@@ -1,0 +1,27 @@
+"""Molecular dynamics with ASE: one loop for the command line, demos and scripts."""
+
+from twinforce.disagreement import Disagreement
+from twinforce.md.drift import Drift, conserved_drift, energy_drift, fit_drift
+from twinforce.md.instants import Instant, LogWriter
+from twinforce.md.plots import plot_runs
+from twinforce.md.running import draw_velocities, dynamics_of, follow, molecular_dynamics
+from twinforce.md.settings import Ensemble, MDSettings
+from twinforce.propagation import ForceChoice
+
+__all__ = [
+    "Disagreement",
+    "Drift",
+    "Ensemble",
+    "ForceChoice",
+    "Instant",
+    "LogWriter",
+    "MDSettings",
+    "conserved_drift",
+    "draw_velocities",
+    "dynamics_of",
+    "energy_drift",
+    "fit_drift",
+    "follow",
+    "molecular_dynamics",
+    "plot_runs",
+]

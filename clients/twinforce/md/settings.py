@@ -1,0 +1,69 @@
+"""How to move, in the units that people use."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from twinforce import ensembles
+from twinforce.propagation import ForceChoice
+
+Ensemble = Literal["nve", "svr", "svr-local", "langevin", "npt-isotropic", "npt-anisotropic"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MDSettings:
+    """How to move.
+
+    Attributes:
+        forces: Which ones drive; "hybrid" is multiple time stepping.
+        inner_steps: M, of hybrid forces: direct ones at each step, conservative ones at every
+            M-th.
+        ensemble: "nve"; with a thermostat: "svr" (stochastic velocity rescaling, which leaves the
+            dynamics nearly alone), "svr-local" (of each atom), "langevin"; or at constant
+            pressure, with svr: "npt-isotropic", "npt-anisotropic" (stochastic cell rescaling).
+        n_steps: How many inner steps; rounded up to whole outer ones.
+        time_step_fs: Of an inner step, in fs.
+        temperature_k: Of the thermostat and of velocities that are drawn, in K.
+        relaxation_fs: Of the thermostat, in fs.
+        pressure_bar: In bar.
+        pressure_relaxation_fs: Of the volume, in fs.
+        compressibility_per_bar: About that of the system, in 1/bar.
+        seed: Of all random numbers.
+    """
+
+    forces: ForceChoice = "conservative"
+    inner_steps: int = 8
+    ensemble: Ensemble = "nve"
+    n_steps: int = 1000
+    time_step_fs: float = 0.5
+    temperature_k: float = 300.0
+    relaxation_fs: float = 100.0
+    pressure_bar: float = 1.0
+    pressure_relaxation_fs: float = 1000.0
+    compressibility_per_bar: float = 4.6e-5
+    seed: int = 0
+
+
+def ensemble_of(settings: MDSettings, fs: float) -> ensembles.Ensemble:
+    """Return the ensemble, its times in a unit of which `fs` is one femtosecond."""
+    if settings.ensemble not in get_args(Ensemble):
+        choices = ", ".join(get_args(Ensemble))
+        raise ValueError(f"ensemble: expected one of {choices}, got {settings.ensemble!r}")
+    if settings.ensemble == "nve":
+        return ensembles.NVE()
+    temperature_k, relaxation = settings.temperature_k, settings.relaxation_fs * fs
+    if settings.ensemble == "langevin":
+        return ensembles.Langevin(temperature_k=temperature_k, relaxation=relaxation)
+    svr = ensembles.SVR(
+        temperature_k=temperature_k,
+        relaxation=relaxation,
+        scope="local" if settings.ensemble == "svr-local" else "global",
+    )
+    if not settings.ensemble.startswith("npt"):
+        return svr
+    return ensembles.NPT(
+        thermostat=svr,
+        pressure=settings.pressure_bar * ensembles.BAR,
+        relaxation=settings.pressure_relaxation_fs * fs,
+        coupling="isotropic" if settings.ensemble == "npt-isotropic" else "anisotropic",
+        compressibility=settings.compressibility_per_bar / ensembles.BAR,
+    )
