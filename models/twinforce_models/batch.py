@@ -143,6 +143,17 @@ class Batch:
         """Return the batch with other positions, the pairs kept."""
         return replace(self, positions=positions)
 
+    def within(self, cutoff: float) -> Batch:
+        """Return the batch with only those pairs that are not farther apart, in Å."""
+        with torch.no_grad():
+            squared = self.displacements().square().sum(dim=1)
+            near = (squared <= cutoff * cutoff).nonzero().squeeze(1)
+        pairs = self.pairs.index_select(1, near)
+        whose = self.system_index.index_select(0, pairs[0])
+        n_pairs = torch.bincount(whose, minlength=self.n_systems).tolist()
+        shifts = self.shifts.index_select(0, near)
+        return replace(self, pairs=pairs, shifts=shifts, n_pairs_per_system=tuple(n_pairs))
+
     def strained(self, strain: Tensor) -> Batch:
         """Return the batch deformed: r' = r (1 + ε), h' = h (1 + ε), rows as vectors.
 

@@ -7,21 +7,19 @@ from the same pass, so that a caller who wants both kinds of forces pays for one
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from twinforce_models.batch import Batch
+from twinforce_models.supported import check_outputs, check_periodic, check_supported
 from twinforce_proto import (
-    OUTPUTS,
     STRESSES,
     Prediction,
     PredictionError,
     System,
-    UnsupportedElementError,
-    UnsupportedOutputError,
     needs_autograd,
 )
 
@@ -86,6 +84,22 @@ class Potential(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class DirectHeads:
+    """What the direct heads give alone: as in `Heads`."""
+
+    direct_forces: Tensor | None = None
+    direct_stress: Tensor | None = None
+
+
+@runtime_checkable
+class Separable(Protocol):
+    """A `Potential` whose direct heads share nothing with its energy, and come alone."""
+
+    def forward_direct(self, batch: Batch) -> DirectHeads:
+        """Evaluate the direct heads of a batch, and nothing else."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class BatchPrediction:
     """What a potential says of a batch; only what was asked for is set.
 
@@ -128,35 +142,6 @@ def predict(
     return split(predict_batch(potential, batch, wanted), batch)
 
 
-def check_supported(
-    potential: Potential, systems: Sequence[System], outputs: frozenset[str]
-) -> None:
-    """Raise unless the potential can give these outputs for each of these systems."""
-    check_outputs(potential, outputs)
-    known = np.zeros(256, dtype=bool)
-    known[list(potential.elements)] = True
-    for index, system in enumerate(systems):
-        if not known[system.atomic_numbers].all():
-            unknown = sorted({int(z) for z in system.atomic_numbers if not known[z]})
-            raise UnsupportedElementError(
-                f"atomic_numbers: this model was not made for elements {_listed(unknown)}; "
-                f"it knows {_listed(potential.elements)}",
-                system_index=index,
-                field="atomic_numbers",
-            )
-    if outputs & STRESSES:
-        _check_periodic([bool(system.pbc.all()) for system in systems])
-
-
-def check_outputs(potential: Potential, outputs: frozenset[str]) -> None:
-    """Raise unless the potential has these outputs."""
-    if missing := outputs - potential.outputs:
-        raise UnsupportedOutputError(
-            f"this model has no {_listed(sorted(missing))}; it has {_listed(_ordered(potential))}",
-            field="outputs",
-        )
-
-
 def predict_batch(
     potential: Potential, batch: Batch, outputs: Iterable[str], *, differentiable: bool = False
 ) -> BatchPrediction:
@@ -174,7 +159,7 @@ def predict_batch(
     wanted = frozenset(outputs)
     check_outputs(potential, wanted)
     if wanted & STRESSES:
-        _check_periodic(batch.pbc.all(dim=1).tolist())
+        check_periodic(batch.pbc.all(dim=1).tolist())
     with torch.set_grad_enabled(differentiable or needs_autograd(wanted)):
         results = _evaluate(potential, batch, wanted, differentiable)
     if not differentiable:
@@ -214,19 +199,45 @@ def _evaluate(
     if "conservative_stress" in outputs:
         leaves["conservative_stress"] = torch.zeros_like(batch.cells, requires_grad=True)
         batch = batch.strained(leaves["conservative_stress"])
-    heads = potential.forward_heads(batch, direct=bool(outputs & DIRECT_OUTPUTS))
-    results = {"atom_energies": heads.atom_energies}
-    results["energy"] = batch.sum_over_atoms(heads.atom_energies.to(torch.float64))
-    if heads.direct_forces is not None:
-        results["direct_forces"] = without_net_force(heads.direct_forces, batch)
-    if heads.direct_stress is not None:
-        results["direct_stress"] = heads.direct_stress
-    results |= _derivatives(results["energy"], leaves, batch, differentiable)
+    results = _forward(potential, batch, outputs, differentiable)
+    if leaves:
+        results |= _derivatives(results["energy"], leaves, batch, differentiable)
     if missing := outputs - results.keys():
         raise PredictionError(
             f"the potential says that it has {_listed(sorted(missing))}, but gave none"
         )
     return {name: results[name] for name in outputs}
+
+
+def _forward(
+    potential: Potential, batch: Batch, outputs: frozenset[str], differentiable: bool
+) -> dict[str, Tensor]:
+    """Return what the heads say; of those that share nothing, only the ones that are needed."""
+    has_direct = bool(outputs & DIRECT_OUTPUTS)
+    if not isinstance(potential, Separable):
+        heads = potential.forward_heads(batch, direct=has_direct)
+        return _energies(heads, batch) | _direct(heads, batch)
+    results: dict[str, Tensor] = {}
+    if not outputs <= DIRECT_OUTPUTS:
+        results |= _energies(potential.forward_heads(batch, direct=False), batch)
+    if has_direct:
+        with torch.set_grad_enabled(differentiable):
+            results |= _direct(potential.forward_direct(batch), batch)
+    return results
+
+
+def _energies(heads: Heads, batch: Batch) -> dict[str, Tensor]:
+    energy = batch.sum_over_atoms(heads.atom_energies.to(torch.float64))
+    return {"atom_energies": heads.atom_energies, "energy": energy}
+
+
+def _direct(heads: Heads | DirectHeads, batch: Batch) -> dict[str, Tensor]:
+    results = {}
+    if heads.direct_forces is not None:
+        results["direct_forces"] = without_net_force(heads.direct_forces, batch)
+    if heads.direct_stress is not None:
+        results["direct_stress"] = heads.direct_stress
+    return results
 
 
 def _derivatives(
@@ -241,8 +252,6 @@ def _derivatives(
     The stress is symmetric for an energy that does not change under rotation, and is made
     exactly so here.
     """
-    if not leaves:
-        return {}
     gradients = _gradients(energy.sum(), list(leaves.values()), differentiable)
     by_name = dict(zip(leaves, gradients, strict=True))
     results = {}
@@ -271,20 +280,6 @@ def _per_system(name: str, rows: np.ndarray, batch: Batch) -> Iterable[object]:
     if name in STRESSES:
         return rows
     return np.split(rows, np.cumsum(batch.n_atoms_per_system)[:-1])
-
-
-def _check_periodic(is_periodic: Sequence[bool]) -> None:
-    for index, periodic in enumerate(is_periodic):
-        if not periodic:
-            raise UnsupportedOutputError(
-                "pbc: a stress needs a system that is periodic in all three directions",
-                system_index=index,
-                field="outputs",
-            )
-
-
-def _ordered(potential: Potential) -> list[str]:
-    return [name for name in OUTPUTS if name in potential.outputs]
 
 
 def _listed(items: Iterable[object]) -> str:

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import torch
 
 from twinforce_models.potential import Potential
+from twinforce_models.potentials.composed import Composed, facts_of, parts_of
 from twinforce_models.potentials.harmonic import harmonic
 from twinforce_models.potentials.lennard_jones import lennard_jones
 from twinforce_models.potentials.pairwise import PairPotential
@@ -54,8 +55,8 @@ def load(
     """Load a model.
 
     Args:
-        spec: The name of a bundled model, such as "water"; a toy, such as "toy:harmonic"; or the
-            path of a model's directory.
+        spec: The name of a bundled model, such as "water"; a toy, such as "toy:harmonic"; the
+            path of a model's directory; or two of them as one, "conservative:A+direct:B".
         device: Where it shall compute.
         dtype: What it shall compute in. None: what the model asks for.
         name: What clients shall call it. None: what it calls itself.
@@ -67,6 +68,9 @@ def load(
     wanted = None if dtype is None else _parse_dtype(dtype)
     if str(spec) in _TOYS:
         return _load_toy(str(spec), device, wanted, name)
+    if (parts := parts_of(str(spec))) is not None:
+        conservative, direct = (load(part, device=device, dtype=wanted) for part in parts)
+        return _compose(conservative, direct, name)
     return _load_directory(_find_directory(spec), device, wanted, name)
 
 
@@ -202,6 +206,13 @@ def _load_toy(
         card=f"# {spec}\n\n{_TOYS[spec].__doc__}",
     )
     return LoadedModel(info, potential)
+
+
+def _compose(conservative: LoadedModel, direct: LoadedModel, name: str | None) -> LoadedModel:
+    potential = Composed(conservative.potential, direct.potential)
+    facts = facts_of(conservative.info, direct.info)
+    own = f"conservative:{conservative.info.name}+direct:{direct.info.name}"
+    return LoadedModel(_describe(potential, name=name or own, **facts), potential)
 
 
 def _describe(potential: Potential, **known: Any) -> ModelInfo:

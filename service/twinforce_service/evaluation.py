@@ -1,7 +1,7 @@
 """What happens to a batch on the device; knows no queue and no futures."""
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ import torch
 from twinforce_models.batch import Batch
 from twinforce_models.memory import keep_freed_memory
 from twinforce_models.nonconservativity import jacobian_rows
-from twinforce_models.potential import predict_batch, split
+from twinforce_models.potential import DIRECT_OUTPUTS, Separable, predict_batch, split
 from twinforce_models.registry import LoadedModel
 from twinforce_proto import (
     OUTPUTS,
@@ -77,15 +77,11 @@ def evaluate(
         PredictionError: The potential gave too little, or the wrong shapes.
         Exception: Whatever the potential raised.
     """
-    outputs = frozenset[str]().union(*(request.outputs for request in requests))
-    batch = _batch(model, [request.system for request in requests])
-    _check_room(batch, limits)
-    predictions = _predict(model, batch, outputs)
-    provenance = provenance_of(model)
-    return [
-        _answer(request, prediction, provenance)
-        for request, prediction in zip(requests, predictions, strict=True)
-    ]
+    answers: dict[int, Prediction | NonFinitePredictionError] = {}
+    for places in _evaluated_together(model, requests):
+        some = [requests[place] for place in places]
+        answers |= zip(places, _evaluated(model, some, limits), strict=True)
+    return [answers[place] for place in range(len(requests))]
 
 
 def evaluate_rows(
@@ -171,6 +167,37 @@ def provenance_of(model: LoadedModel) -> Provenance:
         device=info.device,
         service_version=service_version(),
     )
+
+
+def _evaluated_together(
+    model: LoadedModel, requests: Sequence[Request[Prediction]]
+) -> Iterable[Sequence[int]]:
+    """Return the places of requests that share a pass.
+
+    All of them do, unless the heads of the model share nothing: then what asks for the energy, for
+    direct outputs or for both is kept apart, so that none pays for the heads of another.
+    """
+    if not isinstance(model.potential, Separable):
+        return [range(len(requests))]
+    places: dict[tuple[bool, bool], list[int]] = {}
+    for place, request in enumerate(requests):
+        kind = request.outputs <= DIRECT_OUTPUTS, request.outputs.isdisjoint(DIRECT_OUTPUTS)
+        places.setdefault(kind, []).append(place)
+    return places.values()
+
+
+def _evaluated(
+    model: LoadedModel, requests: Sequence[Request[Prediction]], limits: Limits
+) -> list[Prediction | NonFinitePredictionError]:
+    outputs = frozenset[str]().union(*(request.outputs for request in requests))
+    batch = _batch(model, [request.system for request in requests])
+    _check_room(batch, limits)
+    predictions = _predict(model, batch, outputs)
+    provenance = provenance_of(model)
+    return [
+        _answer(request, prediction, provenance)
+        for request, prediction in zip(requests, predictions, strict=True)
+    ]
 
 
 def _batch(model: LoadedModel, systems: Sequence[System]) -> Batch:

@@ -1,0 +1,74 @@
+"""What a potential declares that it has, against what is asked of it."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from twinforce_proto import (
+    OUTPUTS,
+    STRESSES,
+    System,
+    UnsupportedElementError,
+    UnsupportedOutputError,
+)
+
+
+class Declares(Protocol):
+    """Anything that says what it was made for."""
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """The atomic numbers it was made for."""
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """What it can give: names of `OUTPUTS`."""
+
+
+def check_supported(
+    potential: Declares, systems: Sequence[System], outputs: frozenset[str]
+) -> None:
+    """Raise unless the potential can give these outputs for each of these systems."""
+    check_outputs(potential, outputs)
+    known = np.zeros(256, dtype=bool)
+    known[list(potential.elements)] = True
+    for index, system in enumerate(systems):
+        if not known[system.atomic_numbers].all():
+            unknown = sorted({int(z) for z in system.atomic_numbers if not known[z]})
+            raise UnsupportedElementError(
+                f"atomic_numbers: this model was not made for elements {_listed(unknown)}; "
+                f"it knows {_listed(potential.elements)}",
+                system_index=index,
+                field="atomic_numbers",
+            )
+    if outputs & STRESSES:
+        check_periodic([bool(system.pbc.all()) for system in systems])
+
+
+def check_outputs(potential: Declares, outputs: frozenset[str]) -> None:
+    """Raise unless the potential has these outputs."""
+    if missing := outputs - potential.outputs:
+        raise UnsupportedOutputError(
+            f"this model has no {_listed(sorted(missing))}; it has {_listed(_ordered(potential))}",
+            field="outputs",
+        )
+
+
+def check_periodic(is_periodic: Sequence[bool]) -> None:
+    """Raise unless each of these systems has a stress."""
+    for index, periodic in enumerate(is_periodic):
+        if not periodic:
+            raise UnsupportedOutputError(
+                "pbc: a stress needs a system that is periodic in all three directions",
+                system_index=index,
+                field="outputs",
+            )
+
+
+def _ordered(potential: Declares) -> list[str]:
+    return [name for name in OUTPUTS if name in potential.outputs]
+
+
+def _listed(items: Iterable[object]) -> str:
+    return ", ".join(str(item) for item in items) or "none"
