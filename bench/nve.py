@@ -50,12 +50,13 @@ class CompiledWater(Calculator):  # type: ignore[misc]
 
     def _inputs(self, atoms: Atoms) -> tuple[Inputs, torch.Tensor]:
         """Return what the network takes, and the reference energies of the atoms."""
-        batch = to_batch(atoms, self.potential.cutoff)
+        batch = to_batch([atoms], self.potential.cutoff)
         kinds = self.potential.kind_of_element[batch.atomic_numbers]
         index, offsets, reverse = tabulate(batch, self.potential.cutoff, TABLE_WIDTH)
         vectors = batch.positions[index] - batch.positions[:, None] + offsets
         references = self.potential.reference_energies[kinds]
-        return (kinds, vectors.float(), index, reverse), references
+        membership = torch.ones(1, len(kinds))
+        return (kinds, vectors.float(), index, reverse, membership), references
 
     def calculate(
         self,

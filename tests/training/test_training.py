@@ -233,7 +233,7 @@ def test_compiled_steps_train_like_plain_ones(run, recipe_file, data, tmp_path):
                 *trainer.evaluate_of(stage)(trainer.parameters, *inputs(trainer.train[0]))
             )
             loss = evaluation.direct_forces.square().sum()
-            loss = loss + evaluation.conservative_forces.square().sum() + evaluation.energy
+            loss = loss + evaluation.conservative_forces.square().sum() + evaluation.energy.sum()
             loss.backward()
             gradients.append(
                 [torch.zeros_like(p) if p.grad is None else p.grad for p in trainer.parameters]

@@ -3,11 +3,14 @@
 import hashlib
 import json
 import tomllib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from twinforce_models.potentials.hybrid_core import Hyperparameters
+
+# A value that recipes did without at first; at its default it does not change their hash.
+_LATER = {"is_later": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +21,16 @@ class Weights:
         energy: Of the energy per atom.
         conservative_forces: Of minus the gradient.
         direct_forces: Of the direct head.
-        direct_stress: Of the direct stress head; its label is the model's conservative stress.
+        direct_stress: Of the direct stress head; where the data have no stress, its label is the
+            model's conservative stress.
+        conservative_stress: Of the energy's answer to strain, where the data have a stress.
     """
 
     energy: float
     conservative_forces: float = 0.0
     direct_forces: float = 0.0
     direct_stress: float = 0.0
+    conservative_stress: float = field(default=0.0, metadata=_LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,22 @@ class Stage:
     @property
     def is_conservative(self) -> bool:
         """Whether steps need the gradient of the energy."""
-        return self.weights.conservative_forces > 0
+        return self.weights.conservative_forces > 0 or self.weights.conservative_stress > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A fixed shape that systems are packed into, so that it can be compiled.
+
+    Attributes:
+        n_atoms: Rows, of all its systems together.
+        n_neighbors: Entries of a row.
+        n_systems: At most.
+    """
+
+    n_atoms: int
+    n_neighbors: int
+    n_systems: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +79,7 @@ class Recipe:
     Attributes:
         name: Of the model.
         seed: Of the first weights, the split and the order of samples.
-        test_fraction: Part of the data kept out of training.
+        test_fraction: Part of the data kept out of training, chosen at random.
         hyperparameters: Of the network.
         stages: In order; each begins where the one before ended.
         force_tolerance: Errors above it count linearly, below it quadratically, in eV/Å.
@@ -67,6 +88,12 @@ class Recipe:
         max_gradient_norm: Longer gradients are shortened to it.
         weight_decay: Of AdamW.
         evaluate_every: Epochs between evaluations of the test part.
+        split_key: Entry of a frame's `info` that says "train" or "test"; instead of
+            `test_fraction`.
+        tables: A step sees what one of them holds: each system goes into the narrowest that it
+            fits. None: every system is a step of its own, and all are of one size.
+        balance: How far errors count relative to the forces of the element: each is divided by
+            the root mean square of these to this power.
     """
 
     name: str
@@ -80,11 +107,27 @@ class Recipe:
     max_gradient_norm: float
     weight_decay: float
     evaluate_every: int
+    split_key: str = field(default="", metadata=_LATER)
+    tables: tuple[Table, ...] = field(default=(), metadata=_LATER)
+    balance: float = field(default=0.0, metadata=_LATER)
 
     def sha256(self) -> str:
         """Return a hash of all values."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        text = json.dumps(_values(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _values(part: Any) -> Any:
+    """Return a dataclass as a dictionary, without later fields that are at their default."""
+    if isinstance(part, tuple):
+        return [_values(each) for each in part]
+    if not is_dataclass(part):
+        return part
+    return {
+        each.name: _values(getattr(part, each.name))
+        for each in fields(part)
+        if not (each.metadata.get("is_later") and getattr(part, each.name) == each.default)
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +187,8 @@ def read_recipe(path: Path) -> tuple[Recipe, About]:
             for stage in values.pop("stages")
         )
         network = Hyperparameters(**hyperparameters)
-        return Recipe(**values, hyperparameters=network, stages=stages), About(
+        tables = tuple(Table(**table) for table in values.pop("tables", []))
+        return Recipe(**values, hyperparameters=network, stages=stages, tables=tables), About(
             **about, training_data=sources
         )
     except (KeyError, TypeError) as error:

@@ -1,9 +1,10 @@
-"""Labelled systems, read once, with their neighbors laid out as tables of one width."""
+"""Labelled systems, read once, packed together, with their neighbors laid out as tables."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ase
 import ase.io
@@ -14,12 +15,16 @@ from torch import Tensor
 
 from twinforce_models.batch import Batch
 from twinforce_models.potentials.hybrid_net import neighbor_counts, places_in_table
+from twinforce_models.training.config import Recipe, Table
 from twinforce_proto import System
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One labelled system.
+    """What one training step sees: a labelled system, or several.
+
+    Padding keeps samples to a few shapes: atoms without neighbors that belong to no system, and
+    systems without atoms.
 
     Attributes:
         kinds: Place of each atom's element within the model's elements. Shape [n_atoms].
@@ -30,8 +35,12 @@ class Sample:
             Shape [n_atoms, k, 3], in Å.
         reverse: Entry of the flat table that holds the same pair seen from its other atom.
             Shape [n_atoms * k].
-        energy_label: Without the elements' reference energies, in eV.
+        membership: 1 where an atom belongs to a system, else 0. Shape [n_systems, n_atoms].
+        energy_labels: Without the elements' reference energies. Shape [n_systems], in eV.
         force_labels: Shape [n_atoms, 3], in eV/Å.
+        strain_gradient_labels: Volume times stress; NaN where the data have none. Shape
+            [n_systems, 3, 3], in eV.
+        error_weights: How much errors of each atom count. Shape [n_atoms].
     """
 
     kinds: Tensor
@@ -39,12 +48,25 @@ class Sample:
     index: Tensor
     offsets: Tensor
     reverse: Tensor
-    energy_label: Tensor
+    membership: Tensor
+    energy_labels: Tensor
     force_labels: Tensor
+    strain_gradient_labels: Tensor
+    error_weights: Tensor
+
+    @property
+    def shape(self) -> Table:
+        """What tells apart samples that one compiled step can take."""
+        n_systems, n_atoms = self.membership.shape
+        return Table(n_atoms, self.index.shape[1], n_systems)
 
     def vectors(self) -> Tensor:
         """Return the vectors from each atom to its neighbors, shape [n_atoms, k, 3], in Å."""
         return self.positions[self.index] - self.positions[:, None] + self.offsets
+
+    def per_system(self, values: Tensor) -> Tensor:
+        """Return the mean of `values` [n_atoms] over each system; 0 for one without atoms."""
+        return self.membership @ values / self.membership.sum(1).clamp(min=1.0)
 
 
 def read_frames(path: Path) -> list[ase.Atoms]:
@@ -64,17 +86,33 @@ def data_sha256(frames: Sequence[ase.Atoms]) -> str:
     digest = hashlib.sha256()
     for frame in frames:
         labels = [np.array([frame.get_potential_energy()]), frame.get_forces()]
+        if "stress" in frame.calc.results:
+            labels.append(frame.get_stress())
         for array in (frame.numbers, frame.positions, frame.cell.array, *labels):
             digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
     return digest.hexdigest()
 
 
 def split_frames(
-    frames: Sequence[ase.Atoms], test_fraction: float, seed: int
+    frames: Sequence[ase.Atoms], recipe: Recipe
 ) -> tuple[list[ase.Atoms], list[ase.Atoms]]:
-    """Return a random part for training, and the rest for testing."""
-    order = np.random.default_rng(seed).permutation(len(frames))
-    n_test = round(test_fraction * len(frames))
+    """Return what is for training, and the rest for testing.
+
+    Raises:
+        ValueError: If the recipe goes by an entry of `info` that a frame lacks.
+    """
+    if recipe.split_key:
+        parts: dict[str, list[ase.Atoms]] = {"train": [], "test": []}
+        for n, frame in enumerate(frames):
+            part = frame.info.get(recipe.split_key)
+            if part not in parts:
+                raise ValueError(
+                    f"system {n}: info[{recipe.split_key!r}]: expected train or test, got {part!r}"
+                )
+            parts[part].append(frame)
+        return parts["train"], parts["test"]
+    order = np.random.default_rng(recipe.seed).permutation(len(frames))
+    n_test = round(recipe.test_fraction * len(frames))
     return [frames[i] for i in sorted(order[n_test:])], [frames[i] for i in sorted(order[:n_test])]
 
 
@@ -92,49 +130,105 @@ def fit_reference_energies(
     return solution
 
 
-def make_samples(
-    frames: Sequence[ase.Atoms],
-    elements: Sequence[int],
-    reference_energies: NDArray[np.float64],
-    cutoff: float,
-    width: int,
-) -> list[Sample]:
-    """Return samples in float32 whose tables are `width` entries wide: `max_neighbors` or more."""
-    place = {z: kind for kind, z in enumerate(elements)}
-    samples = []
-    for frame in frames:
-        kinds = np.array([place[int(z)] for z in frame.numbers])
-        batch = to_batch(frame, cutoff)
-        index, offsets, reverse = tabulate(batch, cutoff, width)
-        energy = frame.get_potential_energy() - reference_energies[kinds].sum()
-        samples.append(
-            Sample(
-                kinds=torch.from_numpy(kinds),
-                positions=batch.positions.float(),
-                index=index,
-                offsets=offsets.float(),
-                reverse=reverse,
-                energy_label=torch.tensor(energy, dtype=torch.float32),
-                force_labels=torch.from_numpy(frame.get_forces()).float(),
-            )
+def error_scales(
+    frames: Sequence[ase.Atoms], elements: Sequence[int], balance: float
+) -> NDArray[np.float64]:
+    """Return what errors of each element are multiplied by, 1 for the mean square of all forces.
+
+    Returns:
+        (rms force of all atoms / rms force of the element) ** balance. Shape [n_elements].
+    """
+    numbers = np.concatenate([frame.numbers for frame in frames])
+    squares = np.square(np.concatenate([frame.get_forces() for frame in frames])).mean(axis=1)
+    means = [squares[numbers == z].mean() if np.any(numbers == z) else np.nan for z in elements]
+    scales: NDArray[np.float64] = (squares.mean() / np.array(means)) ** (balance / 2)
+    return np.nan_to_num(scales, nan=1.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tabulator:
+    """Makes samples in float32 of frames and their labels.
+
+    Attributes:
+        elements: Atomic numbers that the model knows.
+        cutoff: Of the model, in Å.
+        reference_energies: Of each element, in eV.
+        scales: Of the errors of each element.
+    """
+
+    elements: tuple[int, ...]
+    cutoff: float
+    reference_energies: NDArray[np.float64]
+    scales: NDArray[np.float64]
+
+    def sample(self, frames: Sequence[ase.Atoms], table: Table) -> Sample:
+        """Return the frames in one table."""
+        batch = to_batch(frames, self.cutoff)
+        n_padding = table.n_atoms - batch.n_atoms
+        index, offsets, reverse = tabulate(batch, self.cutoff, table.n_neighbors, n_padding)
+        place = {z: kind for kind, z in enumerate(self.elements)}
+        kinds = np.array([place[int(z)] for frame in frames for z in frame.numbers])
+        references = [self.reference_energies[[place[int(z)] for z in f.numbers]] for f in frames]
+        energies = [
+            f.get_potential_energy() - r.sum() for f, r in zip(frames, references, strict=True)
+        ]
+        membership = torch.zeros(table.n_systems, table.n_atoms)
+        membership[batch.system_index, torch.arange(batch.n_atoms)] = 1.0
+        return Sample(
+            kinds=_padded(kinds, table.n_atoms),
+            positions=_padded(batch.positions.numpy(), table.n_atoms).float(),
+            index=index,
+            offsets=offsets.float(),
+            reverse=reverse,
+            membership=membership,
+            energy_labels=_padded(np.array(energies), table.n_systems).float(),
+            force_labels=_padded(
+                np.concatenate([frame.get_forces() for frame in frames]), table.n_atoms
+            ).float(),
+            strain_gradient_labels=_padded(
+                np.stack([strain_gradient(frame) for frame in frames]), table.n_systems
+            ).float(),
+            error_weights=_padded(self.scales[kinds], table.n_atoms).float(),
         )
-    return samples
 
 
-def to_batch(frame: ase.Atoms, cutoff: float) -> Batch:
-    """Return one frame as a batch of its own, in float64."""
-    system = System(frame.numbers, frame.positions, frame.cell.array, frame.pbc)
-    return Batch.from_systems([system], cutoff, dtype=torch.float64)
+def _padded(values: NDArray[Any], length: int) -> Tensor:
+    """Return the values with zeros behind them."""
+    padding = np.zeros((length - len(values), *values.shape[1:]), dtype=values.dtype)
+    return torch.from_numpy(np.concatenate([values, padding]))
 
 
-def max_neighbors(frames: Sequence[ase.Atoms], cutoff: float) -> int:
+def strain_gradient(frame: ase.Atoms) -> NDArray[np.float64]:
+    """Return volume times stress, shape [3, 3], in eV; NaN if the frame has no stress."""
+    if frame.calc is None or "stress" not in frame.calc.results:
+        return np.full((3, 3), np.nan)
+    gradient: NDArray[np.float64] = frame.get_volume() * frame.get_stress(voigt=False)
+    return gradient
+
+
+def to_batch(frames: Sequence[ase.Atoms], cutoff: float) -> Batch:
+    """Return frames as one batch, in float64."""
+    systems = [System(f.numbers, f.positions, f.cell.array, f.pbc) for f in frames]
+    return Batch.from_systems(systems, cutoff, dtype=torch.float64)
+
+
+def max_neighbors(frame: ase.Atoms, cutoff: float) -> int:
     """Return how many neighbors the most crowded atom has."""
-    return max(int(neighbor_counts(to_batch(frame, cutoff)).max()) for frame in frames)
+    return int(neighbor_counts(to_batch([frame], cutoff)).max())
 
 
-def tabulate(batch: Batch, cutoff: float, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `index`, `offsets` and `reverse` of a `Sample` for the pairs of a batch."""
-    n = batch.n_atoms
+def tabulate(
+    batch: Batch, cutoff: float, width: int, n_padding: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `index`, `offsets` and `reverse` of a `Sample` for the pairs of a batch.
+
+    Args:
+        batch: Of one system or more.
+        cutoff: In Å.
+        width: Entries per atom: as many as the most crowded one has neighbors, or more.
+        n_padding: Atoms without neighbors, behind the others.
+    """
+    n = batch.n_atoms + n_padding
     i, j = batch.pairs
     entry = places_in_table(batch, width)
     index = torch.arange(n).repeat_interleave(width)

@@ -12,42 +12,40 @@ from twinforce_models.training.steps import Evaluate, Evaluation, inputs
 
 @dataclass(slots=True)
 class Errors:
-    """Sums of absolute errors over samples of one size.
+    """Sums of absolute errors over samples.
 
     Attributes:
         conservative_forces: Summed over components, in eV/Å.
         direct_forces: Likewise.
-        energy: Per atom, summed over samples, in eV.
+        energy: Per atom, summed over systems, in eV.
         n_components: Force components seen.
-        n_samples: Samples seen.
+        n_systems: Systems seen.
     """
 
     conservative_forces: float = 0.0
     direct_forces: float = 0.0
     energy: float = 0.0
     n_components: int = 0
-    n_samples: int = 0
+    n_systems: int = 0
 
     def add(self, evaluation: Evaluation, sample: Sample) -> None:
         """Count one sample."""
+        is_real = sample.membership.sum(0, dtype=torch.bool)
+        n_atoms = sample.membership.sum(1)
         with torch.no_grad():
-            self.conservative_forces += float(
-                (evaluation.conservative_forces - sample.force_labels).abs().sum()
-            )
-            self.direct_forces += float(
-                (evaluation.direct_forces - sample.force_labels).abs().sum()
-            )
-            self.energy += float((evaluation.energy - sample.energy_label).abs()) / len(
-                sample.kinds
-            )
-        self.n_components += sample.force_labels.numel()
-        self.n_samples += 1
+            for name in ("conservative_forces", "direct_forces"):
+                error = (getattr(evaluation, name) - sample.force_labels)[is_real]
+                setattr(self, name, getattr(self, name) + float(error.abs().sum()))
+            error = (evaluation.energy - sample.energy_labels) / n_atoms.clamp(min=1.0)
+            self.energy += float(error.abs().sum())
+        self.n_components += 3 * int(is_real.sum())
+        self.n_systems += int((n_atoms > 0).sum())
 
     def as_row(self, prefix: str, *, conservative: bool) -> dict[str, float]:
         """Return the means for the log, in meV/Å and meV/atom."""
         row = {
             f"{prefix}_direct_mae": 1e3 * self.direct_forces / self.n_components,
-            f"{prefix}_energy_mae": 1e3 * self.energy / self.n_samples,
+            f"{prefix}_energy_mae": 1e3 * self.energy / self.n_systems,
         }
         if conservative:
             row[f"{prefix}_conservative_mae"] = 1e3 * self.conservative_forces / self.n_components

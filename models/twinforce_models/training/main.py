@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from twinforce_models.memory import keep_freed_memory
 from twinforce_models.potentials.hybrid_core import HybridCore
 from twinforce_models.potentials.hybrid_net import HybridNet
-from twinforce_models.training import bundle, dataset, plots, report
+from twinforce_models.training import bundle, dataset, packing, plots, report
 from twinforce_models.training.config import About, Recipe, read_recipe
 from twinforce_models.training.trainer import Trainer
 
@@ -47,19 +47,17 @@ class Run:
 def prepare(recipe: Recipe, data: Path, folder: Path, *, is_compiled: bool) -> Run:
     """Split and tabulate the data, make the network."""
     frames = dataset.read_frames(data)
-    train, test = dataset.split_frames(frames, recipe.test_fraction, recipe.seed)
+    train, test = dataset.split_frames(frames, recipe)
     h = recipe.hyperparameters
     references = dataset.fit_reference_energies(train, h.elements)
-    width = dataset.max_neighbors(frames, h.cutoff)
-    train_samples, test_samples = (
-        dataset.make_samples(part, h.elements, references, h.cutoff, width)
-        for part in (train, test)
-    )
+    scales = dataset.error_scales(train, h.elements, recipe.balance)
+    tabulator = dataset.Tabulator(h.elements, h.cutoff, references, scales)
+    train_samples, test_samples = packing.make_samples([train, test], tabulator, recipe)
     torch.manual_seed(recipe.seed)
     core = HybridCore(h)
-    scale = torch.cat([sample.force_labels for sample in train_samples]).square().mean().sqrt()
-    core.force_scale.copy_(scale)
-    core.energy_scale.copy_(scale)
+    scale = float(np.square(np.concatenate([f.get_forces() for f in train])).mean()) ** 0.5
+    core.force_scale.fill_(scale)
+    core.energy_scale.fill_(scale)
     trainer = Trainer(
         recipe,
         core,

@@ -1,4 +1,4 @@
-"""What one training step evaluates: both forces of one system, compiled if wanted.
+"""What one training step evaluates: both forces of a sample, compiled if wanted.
 
 Conservative training differentiates a derivative. Compilers do not follow that by themselves, so
 the forces are first traced into a plain graph that already holds the first derivative; the compiler
@@ -21,11 +21,11 @@ class Evaluation(NamedTuple):
     """What the network says of one sample; conservative parts are zero in direct steps.
 
     Attributes:
-        energy: Without reference energies, in eV.
+        energy: Without reference energies, shape [n_systems], in eV.
         conservative_forces: Shape [n_atoms, 3], in eV/Å.
-        strain_gradient: Volume times conservative stress, shape [3, 3], in eV.
-        direct_forces: Without net force, shape [n_atoms, 3], in eV/Å.
-        direct_strain_gradient: Volume times direct stress, shape [3, 3], in eV.
+        strain_gradient: Volume times conservative stress, shape [n_systems, 3, 3], in eV.
+        direct_forces: Without the net force of each system, shape [n_atoms, 3], in eV/Å.
+        direct_strain_gradient: Volume times direct stress, shape [n_systems, 3, 3], in eV.
     """
 
     energy: Tensor
@@ -35,13 +35,13 @@ class Evaluation(NamedTuple):
     direct_strain_gradient: Tensor
 
 
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
-Evaluate = Callable[[Sequence[Tensor], Tensor, Tensor, Tensor, Tensor], Sequence[Tensor]]
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Evaluate = Callable[[Sequence[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor], Sequence[Tensor]]
 
 
 def inputs(sample: Sample) -> Inputs:
-    """Return what the evaluations take: kinds, vectors, neighbor index and reverse pairs."""
-    return sample.kinds, sample.vectors(), sample.index, sample.reverse
+    """Return what evaluations take: kinds, vectors, neighbor index, reverse pairs, membership."""
+    return sample.kinds, sample.vectors(), sample.index, sample.reverse, sample.membership
 
 
 def make_evaluate(core: HybridCore, *, conservative: bool) -> Evaluate:
@@ -49,26 +49,33 @@ def make_evaluate(core: HybridCore, *, conservative: bool) -> Evaluate:
     names = [name for name, _ in core.named_parameters()]
 
     def evaluate(
-        parameters: Sequence[Tensor], kinds: Tensor, vectors: Tensor, index: Tensor, reverse: Tensor
+        parameters: Sequence[Tensor],
+        kinds: Tensor,
+        vectors: Tensor,
+        index: Tensor,
+        reverse: Tensor,
+        membership: Tensor,
     ) -> Evaluation:
         state = dict(zip(names, parameters, strict=True))
         if conservative:
             vectors = vectors.detach().requires_grad_()
         heads = functional_call(core, state, (kinds, NeighborTable(index, vectors)))
-        energy = heads.local_energies.sum()
-        net = heads.direct_forces.mean(0)
-        forces, strain_gradient = torch.zeros_like(net), vectors.new_zeros(3, 3)
+        sizes = membership.sum(1, keepdim=True).clamp(min=1.0)
+        net = membership.T @ ((membership @ heads.direct_forces) / sizes)
+        forces = torch.zeros_like(net)
+        strain_gradients = torch.zeros_like(heads.direct_strain_gradients)
         if conservative:
+            energy = heads.local_energies.sum()
             (pull,) = torch.autograd.grad(energy, vectors, create_graph=True)
             seen_from_other = pull.reshape(-1, 3).index_select(0, reverse).view_as(pull)
             forces = (pull - seen_from_other).sum(1)
-            strain_gradient = torch.einsum("nka,nkb->ab", vectors, pull)
+            strain_gradients = torch.einsum("nka,nkb->nab", vectors, pull)
         return Evaluation(
-            energy,
+            membership @ heads.local_energies,
             forces,
-            strain_gradient,
+            torch.einsum("sn,nab->sab", membership, strain_gradients),
             heads.direct_forces - net,
-            heads.direct_strain_gradients.sum(0),
+            torch.einsum("sn,nab->sab", membership, heads.direct_strain_gradients),
         )
 
     return evaluate

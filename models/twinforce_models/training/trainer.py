@@ -18,7 +18,7 @@ from torch.nn.functional import smooth_l1_loss
 from tqdm import tqdm
 
 from twinforce_models.potentials.hybrid_core import HybridCore
-from twinforce_models.training.config import Recipe, Stage
+from twinforce_models.training.config import Recipe, Stage, Table
 from twinforce_models.training.dataset import Sample
 from twinforce_models.training.errors import Errors, measure_errors
 from twinforce_models.training.steps import Evaluate, Evaluation, compiled, inputs, make_evaluate
@@ -110,15 +110,27 @@ class Trainer:
         evaluate = make_evaluate(self.core, conservative=stage.is_conservative)
         if not self.is_compiled:
             return evaluate
-        if len({sample.index.shape for sample in (*self.train, *self.test)}) > 1:
-            raise ValueError("systems differ in size: train them without compilation")
-        example = inputs(self.train[0])
-        evaluate = compiled(evaluate, self.parameters, example)
-        first = Evaluation(*evaluate(self.parameters, *example))
-        (first.energy + first.conservative_forces.sum() + first.direct_forces.sum()).backward()
+        examples = {sample.shape: sample for sample in (*self.test, *self.train)}
+        if len(examples) > max(len(self.recipe.tables), 1):
+            raise ValueError(
+                "systems differ in size: name tables for them in the recipe, or train them "
+                "without compilation"
+            )
+        of_shape = {
+            shape: compiled(evaluate, self.parameters, inputs(sample))
+            for shape, sample in examples.items()
+        }
+
+        def evaluate_fast(parameters: Sequence[Tensor], *arguments: Tensor) -> Sequence[Tensor]:
+            _, _, index, _, membership = arguments
+            return of_shape[Table(*index.shape, len(membership))](parameters, *arguments)
+
+        for sample in examples.values():
+            first = Evaluation(*evaluate_fast(self.parameters, *inputs(sample)))
+            stage_loss(first, sample, stage, self.recipe).backward()
         self.optimizer.zero_grad()
-        measure_errors(evaluate, self.mean_parameters, self.test[:1])
-        return evaluate
+        measure_errors(evaluate_fast, self.mean_parameters, list(examples.values()))
+        return evaluate_fast
 
     def _run_epoch(
         self, stage: Stage, epoch: int, evaluate: Evaluate, bar: "tqdm[Any]"
@@ -221,23 +233,33 @@ def learning_rate(stage: Stage, progress: float) -> float:
 def stage_loss(evaluation: Evaluation, sample: Sample, stage: Stage, recipe: Recipe) -> Tensor:
     """Return the weighted errors of what the stage trains.
 
-    The direct stress has no label in the data; it learns the model's own conservative stress.
+    Where the data have no stress, the direct stress learns the model's own conservative stress.
     """
-    w, n_atoms = stage.weights, len(sample.kinds)
-    energy_error = (evaluation.energy - sample.energy_label) / n_atoms
-    loss = w.energy * _robust(energy_error, recipe.energy_tolerance)
-    if w.conservative_forces:
-        error = evaluation.conservative_forces - sample.force_labels
-        loss = loss + w.conservative_forces * _robust(error, recipe.force_tolerance)
-    if w.direct_forces:
-        error = evaluation.direct_forces - sample.force_labels
-        loss = loss + w.direct_forces * _robust(error, recipe.force_tolerance)
-    if w.direct_stress:
-        label = evaluation.strain_gradient.detach()
-        error = (evaluation.direct_strain_gradient - label) / n_atoms
-        loss = loss + w.direct_stress * _robust(error, recipe.energy_tolerance)
+    w, of_atoms = stage.weights, sample.error_weights
+    of_systems = sample.per_system(of_atoms) / sample.membership.sum(1).clamp(min=1.0)
+    energy_error = (evaluation.energy - sample.energy_labels) * of_systems
+    loss = w.energy * _robust(energy_error, recipe.energy_tolerance, of_systems)
+    for weight, forces in (
+        (w.conservative_forces, evaluation.conservative_forces),
+        (w.direct_forces, evaluation.direct_forces),
+    ):
+        if weight:
+            error = (forces - sample.force_labels) * of_atoms[:, None]
+            loss = loss + weight * _robust(error, recipe.force_tolerance, of_atoms)
+    labels, own = sample.strain_gradient_labels, evaluation.strain_gradient.detach()
+    for weight, gradient in (
+        (w.conservative_stress, evaluation.strain_gradient),
+        (w.direct_stress, evaluation.direct_strain_gradient),
+    ):
+        if weight:
+            error = (gradient - torch.where(labels.isnan(), own, labels)) * of_systems[
+                :, None, None
+            ]
+            loss = loss + weight * _robust(error, recipe.energy_tolerance, of_systems)
     return loss
 
 
-def _robust(error: Tensor, tolerance: float) -> Tensor:
-    return smooth_l1_loss(error, torch.zeros_like(error), beta=tolerance)
+def _robust(error: Tensor, tolerance: float, weights: Tensor) -> Tensor:
+    """Return the mean over the rows that have a weight: the others are padding."""
+    total = smooth_l1_loss(error, torch.zeros_like(error), beta=tolerance, reduction="sum")
+    return total / (weights.count_nonzero() * (error.numel() / len(error)))
