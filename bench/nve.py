@@ -46,7 +46,7 @@ class CompiledWater(Calculator):  # type: ignore[misc]
         self.potential, self.conservative = potential, conservative
         self.parameters = list(potential.core.parameters())
         evaluate = make_evaluate(potential.core, conservative=conservative)
-        self.evaluate = compiled(evaluate, self.parameters, self._inputs(example)[0])
+        self.evaluate = compiled(evaluate, self.parameters, [self._inputs(example)[0]])
 
     def _inputs(self, atoms: Atoms) -> tuple[Inputs, torch.Tensor]:
         """Return what the network takes, and the reference energies of the atoms."""

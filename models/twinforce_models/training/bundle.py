@@ -16,7 +16,7 @@ from twinforce_proto.units import UNITS
 
 
 def export(
-    trainer: Trainer, about: About, potential: HybridNet, errors: dict[str, float], folder: Path
+    trainer: Trainer, about: About, potential: HybridNet, measured: dict[str, Any], folder: Path
 ) -> None:
     """Write model.safetensors, model.json and CARD.md.
 
@@ -24,12 +24,13 @@ def export(
         trainer: That made the weights.
         about: What the data and the licence are.
         potential: In float32.
-        errors: On systems kept out of training: names with units -> values.
+        measured: On systems kept out of training: `errors`, names with units -> values; the same
+            by elements; and how far both forces are apart.
         folder: Made if it is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save(potential, folder)
-    metadata = describe(trainer.recipe, about, potential.core, errors)
+    metadata = describe(trainer.recipe, about, potential.core, measured)
     metadata["data_sha256"] = trainer.data_sha256
     metadata["sha256"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     (folder / "model.json").write_text(json.dumps(metadata, indent=2) + "\n")
@@ -37,7 +38,7 @@ def export(
 
 
 def describe(
-    recipe: Recipe, about: About, core: HybridCore, errors: dict[str, float]
+    recipe: Recipe, about: About, core: HybridCore, measured: dict[str, Any]
 ) -> dict[str, Any]:
     """Return model.json without the hashes of data and weights."""
     h = recipe.hyperparameters
@@ -51,7 +52,7 @@ def describe(
         "dtype": "float32",
         "outputs": sorted(HybridNet.outputs),
         "units": UNITS,
-        "errors": errors,
+        **measured,
         "description": about.description,
         "level_of_theory": about.level_of_theory,
         "training_data": [asdict(source) for source in about.training_data],
@@ -71,6 +72,10 @@ def card(metadata: dict[str, Any]) -> str:
         for s in metadata["training_data"]
     )
     errors = "\n".join(f"| {name} | {value:.3g} |" for name, value in metadata["errors"].items())
+    apart = "\n".join(
+        f"| {symbol} | {1e3 * each['mean']:.3g} | {1e3 * each['max']:.3g} |"
+        for symbol, each in metadata["force_disagreement"].items()
+    )
     stages = "\n".join(
         f"{n}. `{s['name']}`: {s['epochs']} epochs, learning rate up to {s['learning_rate']:g}"
         for n, s in enumerate(metadata["recipe"]["stages"], 1)
@@ -91,6 +96,12 @@ def card(metadata: dict[str, Any]) -> str:
 | what | value |
 |---|---|
 {errors}
+{by_elements(metadata["errors_by_elements"])}
+How far direct forces are from conservative ones, rms over the atoms of a system, meV/Å:
+
+| element | mean | largest |
+|---|---|---|
+{apart}
 
 ## How it was trained
 
@@ -109,3 +120,18 @@ Recipe {metadata["recipe_sha256"][:16]}; the whole of it is in `model.json`.
 Direct forces are not a gradient: alone they heat NVE runs and stall optimisers. Use conservative
 forces there.
 """
+
+
+def by_elements(errors: dict[str, dict[str, float]]) -> str:
+    """Return a table of mean absolute errors with one row for each set of elements."""
+    if len(errors) < 2:
+        return ""
+    names = [name for name in next(iter(errors.values())) if "_mae_" in name]
+    head = " | ".join(name.replace("_mae_", ", ") for name in names)
+    rows = [
+        f"| {symbols} | {' | '.join(f'{each[name]:.3g}' for name in names)} |"
+        for symbols, each in errors.items()
+    ]
+    return "\n".join(
+        ["", f"| mean absolute error | {head} |", "|---" * (len(names) + 1) + "|", *rows, ""]
+    )

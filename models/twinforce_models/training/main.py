@@ -90,9 +90,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def write_report(run: Run, about: About, folder: Path) -> None:
     """Write the model, its errors on the test part, and pictures; print the errors."""
     recipe, potential = run.trainer.recipe, run.potential()
-    comparisons = report.compare(potential, run.test_frames)
-    errors = report.summarize(potential, comparisons, run.test_frames)
-    bundle.export(run.trainer, about, potential, errors, folder / "model")
+    frames = run.test_frames
+    predictions = report.predict_each(potential, frames)
+    comparisons = report.compare(frames, predictions)
+    errors = {"n_test_systems": float(len(frames))} | report.errors_of(comparisons)
+    errors |= report.nonconservativity_of(potential, frames)
+    measured = {
+        "errors": errors,
+        "errors_by_elements": report.errors_by_elements(frames, predictions),
+        "force_disagreement": report.force_disagreement(frames, predictions),
+    }
+    bundle.export(run.trainer, about, potential, measured, folder / "model")
     plots.plot_learning({recipe.name: plots.read_log(folder / "log.csv")}, folder / "learning.png")
     plots.plot_parity(
         {report.title(name): (each.labels, each.predictions) for name, each in comparisons.items()},

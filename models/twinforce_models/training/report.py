@@ -1,11 +1,12 @@
 """How good a trained potential is on systems that it has not seen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ase
 import numpy as np
+from ase.data import chemical_symbols
+from ase.units import GPa
 from numpy.typing import NDArray
 
 from twinforce_models.nonconservativity import direct_jacobian, nonconservativity
@@ -13,6 +14,15 @@ from twinforce_models.potential import Potential, predict
 from twinforce_proto import Prediction, System
 
 QUANTITIES = ("energy", "conservative_forces", "direct_forces")
+STRESSES = ("conservative_stress", "direct_stress")
+# Of each quantity: the name of its unit in `errors`, and how many of them make one of ours.
+_UNITS = {
+    "energy": ("mev_per_atom", 1e3),
+    "conservative_forces": ("mev_per_angstrom", 1e3),
+    "direct_forces": ("mev_per_angstrom", 1e3),
+    "conservative_stress": ("gpa", 1 / GPa),
+    "direct_stress": ("gpa", 1 / GPa),
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,55 +43,106 @@ class Comparison:
         return float(np.sqrt(np.square(self.predictions - self.labels).mean()))
 
 
-def compare(potential: Potential, frames: Sequence[ase.Atoms]) -> dict[str, Comparison]:
-    """Return labels beside predictions for energies per atom (eV) and both forces (eV/Å)."""
-    predictions = [predict(potential, [to_system(frame)], QUANTITIES)[0] for frame in frames]
-    energies = [frame.get_potential_energy() / len(frame) for frame in frames]
+def predict_each(potential: Potential, frames: Sequence[ase.Atoms]) -> list[Prediction]:
+    """Return what the potential says of each frame; stresses where the frame has one."""
+    return [
+        predict(potential, [to_system(f)], QUANTITIES + (STRESSES if has_stress(f) else ()))[0]
+        for f in frames
+    ]
+
+
+def compare(
+    frames: Sequence[ase.Atoms], predictions: Sequence[Prediction]
+) -> dict[str, Comparison]:
+    """Return labels beside predictions, in eV and Å; energies per atom.
+
+    Stresses are compared where frames have one, and left out where none has.
+    """
+    pairs = list(zip(frames, predictions, strict=True))
+    comparisons = {
+        "energy": Comparison(
+            np.array([frame.get_potential_energy() / len(frame) for frame in frames]),
+            np.array([p.energy / len(frame) for frame, p in pairs if p.energy is not None]),
+        )
+    }
     forces = np.concatenate([frame.get_forces() for frame in frames])
+    for name in QUANTITIES[1:]:
+        values = np.concatenate([getattr(p, name) for p in predictions])
+        comparisons[name] = Comparison(forces, values)
+    labelled = [(frame, p) for frame, p in pairs if has_stress(frame)]
+    for name in STRESSES if labelled else ():
+        labels = np.stack([frame.get_stress(voigt=False) for frame, _ in labelled])
+        comparisons[name] = Comparison(labels, np.stack([getattr(p, name) for _, p in labelled]))
+    return comparisons
+
+
+def errors_of(comparisons: Mapping[str, Comparison]) -> dict[str, float]:
+    """Return mean absolute and root mean square errors, in meV/atom, meV/Å and GPa."""
+    errors = {}
+    for name, comparison in comparisons.items():
+        unit, factor = _UNITS[name]
+        errors[f"{name}_mae_{unit}"] = factor * comparison.mae
+        errors[f"{name}_rmse_{unit}"] = factor * comparison.rmse
+    return errors
+
+
+def errors_by_elements(
+    frames: Sequence[ase.Atoms], predictions: Sequence[Prediction]
+) -> dict[str, dict[str, float]]:
+    """Return `errors_of` the frames of each set of elements, by symbols such as "HO" or "Cu"."""
+    groups: dict[str, list[int]] = {}
+    for n, frame in enumerate(frames):
+        groups.setdefault("".join(sorted(set(frame.get_chemical_symbols()))), []).append(n)
+    errors = {}
+    for symbols, group in sorted(groups.items()):
+        comparisons = compare([frames[n] for n in group], [predictions[n] for n in group])
+        errors[symbols] = {"n_test_systems": float(len(group))} | errors_of(comparisons)
+    return errors
+
+
+def force_disagreement(
+    frames: Sequence[ase.Atoms], predictions: Sequence[Prediction]
+) -> dict[str, dict[str, float]]:
+    """Return how far direct forces are from conservative ones, in eV/Å, for each species.
+
+    Returns:
+        Symbol -> "mean" and "max" over the frames of the root mean square over its atoms.
+    """
+    seen: dict[str, list[float]] = {}
+    for frame, p in zip(frames, predictions, strict=True):
+        difference = np.asarray(p.direct_forces) - np.asarray(p.conservative_forces)
+        squares = np.square(difference).mean(axis=1)
+        for number in np.unique(frame.numbers):
+            rms = float(np.sqrt(squares[frame.numbers == number].mean()))
+            seen.setdefault(chemical_symbols[number], []).append(rms)
     return {
-        "energy": Comparison(np.array(energies), _energies_per_atom(predictions, frames)),
-        **{
-            name: Comparison(forces, np.concatenate([getattr(p, name) for p in predictions]))
-            for name in QUANTITIES[1:]
-        },
+        symbol: {"mean": float(np.mean(values)), "max": max(values)}
+        for symbol, values in sorted(seen.items())
     }
 
 
-def summarize(
-    potential: Potential, comparisons: dict[str, Comparison], frames: Sequence[ase.Atoms]
-) -> dict[str, float]:
-    """Return errors in meV/atom and meV/Å, and λ of the direct forces, of up to ten frames.
-
-    Args:
-        potential: That made the comparisons.
-        comparisons: Of `compare`.
-        frames: Whose Jacobians give λ, evenly spread.
-    """
-    errors: dict[str, float] = {"n_test_systems": float(len(frames))}
-    for name, comparison in comparisons.items():
-        unit = "mev_per_atom" if name == "energy" else "mev_per_angstrom"
-        errors[f"{name}_mae_{unit}"] = 1e3 * comparison.mae
-        errors[f"{name}_rmse_{unit}"] = 1e3 * comparison.rmse
+def nonconservativity_of(potential: Potential, frames: Sequence[ase.Atoms]) -> dict[str, float]:
+    """Return λ of the direct forces of up to ten frames, evenly spread."""
     chosen = frames[:: max(len(frames) // 10, 1)][:10]
     values = [nonconservativity(direct_jacobian(potential, to_system(frame))) for frame in chosen]
-    errors["nonconservativity_mean"] = float(np.mean(values))
-    errors["nonconservativity_max"] = float(np.max(values))
-    errors["n_nonconservativity_systems"] = float(len(values))
-    return errors
+    return {
+        "nonconservativity_mean": float(np.mean(values)),
+        "nonconservativity_max": float(np.max(values)),
+        "n_nonconservativity_systems": float(len(values)),
+    }
 
 
 def title(name: str) -> str:
     """Return what a picture says above a comparison."""
-    return f"{name.replace('_', ' ')}, {'eV/atom' if name == 'energy' else 'eV/Å'}"
+    unit = "eV/Å³" if name in STRESSES else "eV/atom" if name == "energy" else "eV/Å"
+    return f"{name.replace('_', ' ')}, {unit}"
+
+
+def has_stress(frame: ase.Atoms) -> bool:
+    """Return whether the frame has a stress as a label."""
+    return frame.calc is not None and "stress" in frame.calc.results
 
 
 def to_system(frame: ase.Atoms) -> System:
     """Return a frame as a system."""
     return System(frame.numbers, frame.positions, frame.cell.array, frame.pbc)
-
-
-def _energies_per_atom(
-    predictions: Sequence[Prediction], frames: Sequence[ase.Atoms]
-) -> NDArray[Any]:
-    pairs = zip(predictions, frames, strict=True)
-    return np.array([p.energy / len(frame) for p, frame in pairs if p.energy is not None])

@@ -81,8 +81,31 @@ def make_evaluate(core: HybridCore, *, conservative: bool) -> Evaluate:
     return evaluate
 
 
-def compiled(evaluate: Evaluate, parameters: Sequence[Tensor], example: Inputs) -> Evaluate:
-    """Return `evaluate` compiled for inputs of the example's shapes."""
-    graph = make_fx(evaluate)(parameters, *example)
-    fast: Evaluate = torch.compile(graph)
-    return fast
+def compiled(
+    evaluate: Evaluate, parameters: Sequence[Tensor], examples: Sequence[Inputs]
+) -> Evaluate:
+    """Return `evaluate` compiled for inputs of the shapes of the examples, and for no others."""
+    of_shape = {}
+    for example in examples:
+        graph = make_fx(evaluate)(parameters, *example)
+        of_shape[_shape(example)] = torch.compile(graph)
+
+    def evaluate_fast(
+        parameters: Sequence[Tensor],
+        kinds: Tensor,
+        vectors: Tensor,
+        index: Tensor,
+        reverse: Tensor,
+        membership: Tensor,
+    ) -> Sequence[Tensor]:
+        given = (kinds, vectors, index, reverse, membership)
+        fast: Sequence[Tensor] = of_shape[_shape(given)](parameters, *given)
+        return fast
+
+    return evaluate_fast
+
+
+def _shape(given: Inputs) -> tuple[int, ...]:
+    """Return atoms, width of the table and systems: what inputs of different shape differ in."""
+    _, _, index, _, membership = given
+    return (*index.shape, len(membership))

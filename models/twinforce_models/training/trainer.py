@@ -18,7 +18,7 @@ from torch.nn.functional import smooth_l1_loss
 from tqdm import tqdm
 
 from twinforce_models.potentials.hybrid_core import HybridCore
-from twinforce_models.training.config import Recipe, Stage, Table
+from twinforce_models.training.config import Recipe, Stage
 from twinforce_models.training.dataset import Sample
 from twinforce_models.training.errors import Errors, measure_errors
 from twinforce_models.training.steps import Evaluate, Evaluation, compiled, inputs, make_evaluate
@@ -116,21 +116,15 @@ class Trainer:
                 "systems differ in size: name tables for them in the recipe, or train them "
                 "without compilation"
             )
-        of_shape = {
-            shape: compiled(evaluate, self.parameters, inputs(sample))
-            for shape, sample in examples.items()
-        }
-
-        def evaluate_fast(parameters: Sequence[Tensor], *arguments: Tensor) -> Sequence[Tensor]:
-            _, _, index, _, membership = arguments
-            return of_shape[Table(*index.shape, len(membership))](parameters, *arguments)
-
+        evaluate = compiled(
+            evaluate, self.parameters, [inputs(sample) for sample in examples.values()]
+        )
         for sample in examples.values():
-            first = Evaluation(*evaluate_fast(self.parameters, *inputs(sample)))
+            first = Evaluation(*evaluate(self.parameters, *inputs(sample)))
             stage_loss(first, sample, stage, self.recipe).backward()
         self.optimizer.zero_grad()
-        measure_errors(evaluate_fast, self.mean_parameters, list(examples.values()))
-        return evaluate_fast
+        measure_errors(evaluate, self.mean_parameters, [*examples.values()])
+        return evaluate
 
     def _run_epoch(
         self, stage: Stage, epoch: int, evaluate: Evaluate, bar: "tqdm[Any]"

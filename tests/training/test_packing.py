@@ -1,0 +1,241 @@
+"""Systems of any size share a training step, and nothing but their step."""
+
+import dataclasses
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from twinforce_models.potential import predict
+from twinforce_models.potentials.lennard_jones import lennard_jones
+from twinforce_models.training import dataset, report
+from twinforce_models.training.config import Table, read_recipe
+from twinforce_models.training.main import prepare
+from twinforce_models.training.packing import narrowest, pack
+from twinforce_models.training.steps import Evaluation, inputs, make_evaluate
+from twinforce_models.training.trainer import stage_loss
+from twinforce_proto import OUTPUTS
+
+RECIPE = """
+name = "metals"
+seed = 5
+test_fraction = 0.0
+split_key = "part"
+force_tolerance = 0.01
+energy_tolerance = 0.001
+balance = 0.5
+ema_decay = 0.9
+max_gradient_norm = 10.0
+weight_decay = 1e-4
+evaluate_every = 8
+tables = [
+    { n_atoms = 20, n_neighbors = 20, n_systems = 4 },
+    { n_atoms = 16, n_neighbors = 60, n_systems = 3 },
+]
+
+[hyperparameters]
+elements = [10, 18]
+cutoff = 5.0
+n_scalars = 16
+n_vectors = 8
+n_tensors = 8
+n_layers = 2
+n_radial = 6
+mean_n_neighbors = 12.0
+
+[[stages]]
+name = "conservative"
+epochs = 8
+learning_rate = 5e-3
+weights = { energy = 0.0, conservative_stress = 1.0, direct_stress = 1.0 }
+"""
+
+
+def crystals():
+    """Return strained, shaken crystals of 1 to 8 atoms of two elements, labelled by a toy."""
+    generator, frames = np.random.default_rng(0), []
+    for n in range(24):
+        atoms = bulk(["Ar", "Ne"][n % 2], "fcc", [5.1, 4.0][n % 2], cubic=bool(n % 3))
+        atoms = atoms.repeat((1 + n % 4 // 3, 1, 1))
+        strain = generator.normal(scale=0.02, size=(3, 3))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+        atoms.rattle(0.1, rng=generator)
+        atoms.info["part"] = "test" if n % 4 == 0 else "train"
+        frames.append(labelled(atoms))
+    return frames
+
+
+def labelled(atoms: Atoms) -> Atoms:
+    outputs = {"energy", "conservative_forces", "conservative_stress"}
+    (label,) = predict(lennard_jones(dtype=torch.float64), [report.to_system(atoms)], outputs)
+    atoms.calc = SinglePointCalculator(
+        atoms,
+        energy=label.energy,
+        forces=label.conservative_forces,
+        stress=label.conservative_stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]],
+    )
+    return atoms
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "metals.toml"
+    path.write_text(RECIPE)
+    return read_recipe(path)[0]
+
+
+@pytest.fixture
+def run(recipe, tmp_path):
+    ase.io.write(tmp_path / "metals.xyz", crystals())
+    return prepare(recipe, tmp_path / "metals.xyz", tmp_path / "run", is_compiled=False)
+
+
+def test_packed_systems_get_what_the_potential_says_of_each_alone(run):
+    trainer, potential = run.trainer, run.potential()
+    evaluate = make_evaluate(trainer.core, conservative=True)
+    energies, n_seen = [], 0
+    for sample in trainer.test:
+        evaluated = evaluate(trainer.parameters, *inputs(sample))
+        seen = Evaluation(*(value.detach() for value in evaluated))
+        for s, members in enumerate(sample.membership.bool()):
+            if not members.any():
+                assert seen.energy[s] == 0
+                continue
+            frame = labelled_like(run.test_frames, sample.strain_gradient_labels[s])
+            np.testing.assert_allclose(sample.force_labels[members], frame.get_forces(), atol=1e-6)
+            (alone,) = predict(potential, [report.to_system(frame)], OUTPUTS)
+            references = run.reference_energies[[[10, 18].index(z) for z in frame.numbers]].sum()
+            energies.append((float(seen.energy[s]) + references, alone.energy))
+            volume = frame.get_volume()
+            for value, name in (
+                (seen.conservative_forces[members], "conservative_forces"),
+                (seen.direct_forces[members], "direct_forces"),
+                (seen.strain_gradient[s] / volume, "conservative_stress"),
+                (seen.direct_strain_gradient[s] / volume, "direct_stress"),
+            ):
+                np.testing.assert_allclose(value, getattr(alone, name), atol=5e-6, err_msg=name)
+            n_seen += 1
+    assert n_seen == len(run.test_frames) == 6
+    np.testing.assert_allclose(*np.transpose(energies), atol=2e-5)
+
+
+def labelled_like(frames, strain_gradient):
+    """Return the only frame with this label."""
+    (frame,) = (
+        f
+        for f in frames
+        if np.allclose(f.get_stress(voigt=False) * f.get_volume(), strain_gradient, atol=1e-5)
+    )
+    return frame
+
+
+def test_padding_changes_no_loss(run):
+    trainer = run.trainer
+    evaluate = make_evaluate(trainer.core, conservative=True)
+    tabulator = dataset.Tabulator((10, 18), 5.0, run.reference_energies, np.array([1.5, 0.8]))
+    stage, losses = trainer.recipe.stages[0], []
+    frames = [frame for frame in run.test_frames if len(frame) == 4][:2]
+    for n_systems, padding in ((2, 0), (5, 13)):
+        table = Table(8 + padding, 60 + padding, n_systems)
+        sample = tabulator.sample(frames, table)
+        evaluation = Evaluation(*evaluate(trainer.parameters, *inputs(sample)))
+        losses.append(float(stage_loss(evaluation, sample, stage, trainer.recipe).detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_each_part_of_the_loss_is_what_its_formula_says(run):
+    trainer, recipe = run.trainer, run.trainer.recipe
+    frame, scale = run.test_frames[1], 1.5
+    tabulator = dataset.Tabulator((10, 18), 5.0, run.reference_energies, np.full(2, scale))
+    sample = tabulator.sample([frame], Table(len(frame), 60, 1))
+    evaluation = Evaluation(
+        *make_evaluate(trainer.core, conservative=True)(trainer.parameters, *inputs(sample))
+    )
+    (alone,) = predict(run.potential(), [report.to_system(frame)], OUTPUTS)
+    stress = (alone.conservative_stress - frame.get_stress(voigt=False)) * frame.get_volume()
+    expected = {
+        "energy": ((alone.energy - frame.get_potential_energy()) / len(frame), 0.001),
+        "conservative_forces": (alone.conservative_forces - frame.get_forces(), 0.01),
+        "conservative_stress": (stress / len(frame), 0.001),
+    }
+    for name, (error, tolerance) in expected.items():
+        size = np.abs(scale * np.asarray(error))
+        robust = np.where(size < tolerance, size**2 / (2 * tolerance), size - tolerance / 2).mean()
+        only = dataclasses.replace(
+            recipe.stages[0].weights,
+            **{
+                f.name: 2.0 * (f.name == name) for f in dataclasses.fields(recipe.stages[0].weights)
+            },
+        )
+        stage = dataclasses.replace(recipe.stages[0], weights=only)
+        loss = float(stage_loss(evaluation, sample, stage, recipe).detach())
+        assert loss == pytest.approx(2.0 * robust, rel=1e-3), name
+
+
+def test_training_on_stress_makes_both_stresses_better(run, recipe):
+    frames, _ = dataset.split_frames(crystals(), recipe)
+
+    def errors():
+        return report.errors_of(
+            report.compare(frames, report.predict_each(run.potential(), frames))
+        )
+
+    before = errors()
+    run.trainer.run()
+    after = errors()
+    assert after["conservative_stress_mae_gpa"] < 0.7 * before["conservative_stress_mae_gpa"]
+    assert after["direct_stress_mae_gpa"] < 0.7 * before["direct_stress_mae_gpa"]
+
+
+def test_every_system_is_packed_once_where_it_fits(recipe):
+    generator = np.random.default_rng(1)
+    sizes = generator.integers(1, 16, size=60).tolist()
+    widths = generator.integers(1, 60, size=60).tolist()
+    packs = pack(sizes, widths, 60, recipe)
+    assert sorted(n for _, members in packs for n in members) == list(range(60))
+    for table, members in packs:
+        assert table == narrowest(
+            max(sizes[m] for m in members), max(widths[m] for m in members), [table]
+        )
+        assert sum(sizes[m] for m in members) <= table.n_atoms
+        assert len(members) <= table.n_systems
+    assert len(packs) < 45
+    assert packs == pack(sizes, widths, 60, recipe)
+
+
+def test_a_system_that_fits_nowhere_is_an_error_with_its_size(recipe):
+    with pytest.raises(ValueError, match="17 atoms of which one has 30 neighbors"):
+        narrowest(17, 30, recipe.tables)
+
+
+def test_the_given_split_is_kept_and_a_frame_outside_it_refused(recipe):
+    frames = crystals()
+    train, test = dataset.split_frames(frames, recipe)
+    assert test == [frame for frame in frames if frame.info["part"] == "test"]
+    assert len(train) + len(test) == len(frames)
+    frames[3].info["part"] = "validation"
+    with pytest.raises(ValueError, match=r"system 3: info\['part'\].*got 'validation'"):
+        dataset.split_frames(frames, recipe)
+
+
+def test_balance_weighs_elements_by_their_forces():
+    frames = crystals()
+    squares = {
+        z: np.square(np.concatenate([f.get_forces() for f in frames if f.numbers[0] == z])).mean()
+        for z in (10, 18)
+    }
+    whole, half = (dataset.error_scales(frames, [10, 18, 3], b) for b in (1.0, 0.5))
+    assert whole[0] / whole[1] == pytest.approx((squares[18] / squares[10]) ** 0.5)
+    np.testing.assert_allclose(half**2, whole)
+    assert whole[2] == 1.0
+    np.testing.assert_array_equal(dataset.error_scales(frames, [10, 18], 0.0), [1.0, 1.0])
+
+
+def test_later_values_at_their_default_leave_the_hash_of_a_recipe_alone(recipe):
+    bare = dataclasses.replace(recipe, split_key="", tables=(), balance=0.0)
+    assert len({bare.sha256(), recipe.sha256()}) == 2
+    assert dataclasses.replace(bare, balance=0.5).sha256() != bare.sha256()
