@@ -66,11 +66,11 @@ def load(
     """
     device = torch.device(device)
     wanted = None if dtype is None else _parse_dtype(dtype)
-    if str(spec) in _TOYS:
-        return _load_toy(str(spec), device, wanted, name)
     if (parts := parts_of(str(spec))) is not None:
         conservative, direct = (load(part, device=device, dtype=wanted) for part in parts)
         return _compose(conservative, direct, name)
+    if str(spec) in _TOYS:
+        return _load_toy(str(spec), device, wanted, name)
     return _load_directory(_find_directory(spec), device, wanted, name)
 
 
