@@ -31,8 +31,8 @@ def jacobian_rows(
 ) -> Tensor:
     """Return rows of the Jacobian of forces, each from one backward pass, all from one forward.
 
-    One backward pass after the other needs the memory of one; batched ones (vmap) need that of
-    all, are hardly faster on a CPU, and not every operation of every model has them.
+    One backward pass after the other needs the memory of one. Batched ones (vmap) need that of
+    all, are a fifth faster on a CPU at best, and not every operation of every model has them.
 
     Args:
         potential: What to evaluate.
