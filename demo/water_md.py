@@ -47,7 +47,7 @@ MAX_DELAY = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one kind of forces did, and what an evaluation of all it needs cost the service, in s."""
+    """What one kind of forces did, and what the service needed to evaluate them, in s."""
 
     instants: list[Instant]
     wall_s: float

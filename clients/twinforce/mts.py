@@ -90,14 +90,16 @@ def respa_step(
     start = state.prediction
     start_gradient = _slow_gradient(state)
     slow_stress = _difference(start.conservative_stress, start.direct_stress)
-    state = _correct(state, mechanics, span / 2)
+    given = _correction(start, mechanics, span / 2)
+    state = _kick(state, given, mechanics.masses)
     strain = np.zeros((3, 3))
     for n_left in reversed(range(inner_steps)):
         evaluate = direct if n_left else hybrid
-        state, more = _inner_step(state, evaluate, mechanics, "direct", slow_stress)
+        ahead = (2 * n_left + 1 - inner_steps) / inner_steps * given if mechanics.middle else None
+        state, more = _inner_step(state, evaluate, mechanics, "direct", slow_stress, ahead)
         if more is not None:
             strain += more
-    state = _correct(state, mechanics, span / 2)
+    state = _kick(state, _correction(state.prediction, mechanics, span / 2), mechanics.masses)
     if start_gradient is None:
         return state
     return _with_strain_work(state, start_gradient, _slow_gradient(state), strain)
@@ -105,7 +107,7 @@ def respa_step(
 
 def verlet_step(state: State, evaluate: ForceFunction, mechanics: Mechanics, kind: Kind) -> State:
     """Take one step of velocity Verlet with forces of one kind, from one evaluation."""
-    return _inner_step(state, evaluate, mechanics, kind, None)[0]
+    return _inner_step(state, evaluate, mechanics, kind)[0]
 
 
 def kinetic_energy(momenta: Floats, masses: Floats) -> float:
@@ -123,8 +125,20 @@ def _inner_step(
     evaluate: ForceFunction,
     mechanics: Mechanics,
     kind: Kind,
-    slow_stress: Floats | None,
+    slow_stress: Floats | None = None,
+    ahead: Floats | None = None,
 ) -> tuple[State, Floats | None]:
+    """Take one step of velocity Verlet.
+
+    Args:
+        state: With a prediction of this kind.
+        evaluate: Evaluates the next one.
+        mechanics: How atoms move.
+        kind: Of forces and stress.
+        slow_stress: What the correction adds to the stress.
+        ahead: By how much the impulse of the correction is ahead of its force in the middle of
+            this step: no momentum that a thermostat or barostat should count.
+    """
     half = mechanics.time_step / 2
     stress = _stress(state.prediction, kind)
     gradient = None if stress is None else volume(state.cell) * stress
@@ -138,6 +152,8 @@ def _inner_step(
         moved = replace(state, positions=positions, momenta=momenta)
         total = stress if slow_stress is None or stress is None else stress + slow_stress
         moved, strain = mechanics.middle(moved, total)
+        if ahead is not None:
+            moved = _less_work_on(moved, ahead, moved.momenta - momenta, mechanics.masses)
         positions = moved.positions + half * (moved.momenta / mechanics.masses)
     prediction = evaluate(positions, moved.cell)
     momenta = moved.momenta + _impulse(_forces(prediction, kind), mechanics, half)
@@ -148,16 +164,26 @@ def _inner_step(
     return moved, strain
 
 
-def _correct(state: State, mechanics: Mechanics, duration: float) -> State:
-    """Give the impulse of (conservative - direct) forces, and count its work."""
-    forces = _forces(state.prediction, "conservative") - _forces(state.prediction, "direct")
-    impulse = _impulse(forces, mechanics, duration)
-    work = float(np.vdot(state.momenta + 0.5 * impulse, impulse / mechanics.masses))
+def _correction(prediction: Prediction, mechanics: Mechanics, duration: float) -> Floats:
+    """Return the impulse of (conservative - direct) forces."""
+    forces = _forces(prediction, "conservative") - _forces(prediction, "direct")
+    return _impulse(forces, mechanics, duration)
+
+
+def _kick(state: State, impulse: Floats, masses: Floats) -> State:
+    """Give the impulse of the correction, and count its work."""
+    work = float(np.vdot(state.momenta + 0.5 * impulse, impulse / masses))
     return replace(
         state,
         momenta=state.momenta + impulse,
         correction_work=state.correction_work + work,
     )
+
+
+def _less_work_on(state: State, ahead: Floats, change: Floats, masses: Floats) -> State:
+    """Take from what was supplied the part that a change of momenta did to those ahead of time."""
+    work = float(np.vdot(ahead / masses, change))
+    return replace(state, supplied=state.supplied - work)
 
 
 def _impulse(forces: Floats, mechanics: Mechanics, duration: float) -> Floats:
