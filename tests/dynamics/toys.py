@@ -40,3 +40,86 @@ class Wells:
 
     def _swirl(self, positions):
         return self.swirl * np.cross([0.0, 0.0, 1.0], positions)
+
+
+@dataclass
+class Lattice:
+    """Atoms that feel nothing in a cell that resists, so that its distribution is known.
+
+    E = k/8 |h hᵀ/L² - 1|² does not change when the cell turns. The direct stress is wrong by a
+    pressure.
+    """
+
+    k: float
+    length: float
+    wrong_pressure: float = 0.0
+
+    def direct(self, positions, cell):
+        wrong = self.wrong_pressure * np.eye(3)
+        return Prediction(
+            direct_forces=np.zeros_like(positions), direct_stress=self._stress(cell) - wrong
+        )
+
+    def hybrid(self, positions, cell):
+        cheap = self.direct(positions, cell)
+        return Prediction(
+            energy=float(self.energy(cell)),
+            conservative_forces=np.zeros_like(positions),
+            direct_forces=cheap.direct_forces,
+            conservative_stress=self._stress(cell),
+            direct_stress=cheap.direct_stress,
+        )
+
+    def energy(self, cells):
+        squares = (self._excess(cells) ** 2).sum(axis=(-2, -1))
+        return self.k / 8 * squares
+
+    def _excess(self, cells):
+        return cells @ np.swapaxes(cells, -2, -1) / self.length**2 - np.eye(3)
+
+    def _stress(self, cell):
+        gradient = self.k / 2 * cell.T @ self._excess(cell) @ cell / self.length**2
+        return gradient / abs(np.linalg.det(cell))
+
+
+@dataclass
+class Hills:
+    """Atoms in a periodic cell that repel each other, E = 1/2 Σ A exp(-r²/2w²), and swirl."""
+
+    height: float = 3.0
+    width: float = 0.35
+    swirl: float = 0.0
+
+    def direct(self, positions, cell):
+        vectors, weights = self._pairs(positions, cell)
+        pulls = -weights[..., None] * vectors / self.width**2
+        turns = self.swirl * weights[..., None] * np.cross([0.0, 0.0, 1.0], vectors)
+        return Prediction(
+            direct_forces=(pulls + turns).sum(axis=1),
+            direct_stress=self._stress(vectors, pulls + turns, cell),
+        )
+
+    def hybrid(self, positions, cell):
+        vectors, weights = self._pairs(positions, cell)
+        pulls = -weights[..., None] * vectors / self.width**2
+        cheap = self.direct(positions, cell)
+        return Prediction(
+            energy=float(weights.sum() / 2),
+            conservative_forces=pulls.sum(axis=1),
+            direct_forces=cheap.direct_forces,
+            conservative_stress=self._stress(vectors, pulls, cell),
+            direct_stress=cheap.direct_stress,
+        )
+
+    def _pairs(self, positions, cell):
+        """Vectors from each atom to the nearest image of each other one; energies of pairs."""
+        vectors = positions[None] - positions[:, None]
+        fractions = vectors @ np.linalg.inv(cell)
+        vectors = (fractions - np.round(fractions)) @ cell
+        weights = self.height * np.exp(-(vectors**2).sum(axis=-1) / (2 * self.width**2))
+        np.fill_diagonal(weights, 0.0)
+        return vectors, weights
+
+    def _stress(self, vectors, pulls, cell):
+        gradient = np.einsum("ija,ijb->ab", vectors, pulls) / 2
+        return (gradient + gradient.T) / 2 / abs(np.linalg.det(cell))

@@ -1,0 +1,302 @@
+"""Ensembles, against distributions that are known in closed form or by other means."""
+
+import numpy as np
+import pytest
+from scipy.stats import gamma, kstest
+
+from tests.dynamics.toys import Hills, Lattice, Wells
+from twinforce.bath import Bath
+from twinforce.ensembles import BOLTZMANN, NPT, NVE, SVR, Langevin
+from twinforce.mts import kinetic_energy, volume
+from twinforce.propagation import Propagation
+
+KT = 0.7
+TEMPERATURE = KT / BOLTZMANN
+GLOBAL = SVR(temperature_k=TEMPERATURE, relaxation=1.0)
+LOCAL = SVR(temperature_k=TEMPERATURE, relaxation=1.0, scope="local")
+LANGEVIN = Langevin(temperature_k=TEMPERATURE, relaxation=1.0)
+PRESSURE = 0.3
+
+
+def constant_pressure(thermostat, coupling="isotropic", relaxation=1.0):
+    return NPT(
+        thermostat=thermostat,
+        pressure=PRESSURE,
+        relaxation=relaxation,
+        coupling=coupling,
+        compressibility=1.0 / PRESSURE,
+    )
+
+
+def walker(toy, ensemble, masses, *, inner_steps=4, time_step=0.05, cell=None, seed=0, **more):
+    """Return a propagation and a state to start from; atoms in wells feel walls."""
+    rng = np.random.default_rng(seed)
+    n_atoms = len(masses)
+    in_wells = isinstance(toy, Wells)
+    bath = Bath(ensemble, masses, np.ones((n_atoms, 1)) if in_wells else None, rng)
+    propagation = Propagation(
+        more.get("forces", "hybrid"), inner_steps, time_step, bath, toy.direct, toy.hybrid
+    )
+    positions = rng.normal(scale=0.7, size=(n_atoms, 3))
+    momenta = np.sqrt(KT * masses) * rng.standard_normal((n_atoms, 3))
+    cell = np.zeros((3, 3)) if cell is None else cell
+    return propagation, propagation.start(positions, bath.thermal(momenta), cell)
+
+
+def follow(propagation, state, n_steps):
+    for _ in range(n_steps):
+        state = propagation.step(state)
+        yield state
+
+
+def mean_and_error(values, n_blocks=20):
+    """Return the mean along the first axis and its standard error, from block averages."""
+    values = np.asarray(values)
+    blocks = values[len(values) % n_blocks :].reshape(n_blocks, -1, *values.shape[1:]).mean(axis=1)
+    return blocks.mean(axis=0), blocks.std(axis=0, ddof=1) / np.sqrt(n_blocks)
+
+
+def assert_close(values, expected, max_error):
+    mean, error = mean_and_error(values)
+    assert np.all(error < max_error), f"too short a run: {error}"
+    assert np.all(np.abs(mean - expected) < 4 * error), f"{mean} ± {error}, not {expected}"
+
+
+MIXED = np.repeat([[1.0], [16.0], [40.0]], 3, axis=0)
+
+
+@pytest.mark.parametrize("thermostat", [GLOBAL, LOCAL], ids=["global", "local"])
+def test_velocity_rescaling_alone_draws_kinetic_energies_from_their_distribution(thermostat):
+    bath = Bath(thermostat, MIXED, None, np.random.default_rng(1))
+    _, state = walker(Hills(), thermostat, MIXED, cell=9.0 * np.eye(3))
+    drawn = []
+    for _ in range(2000):
+        state = bath.rescale_momenta(state, 8.0 * thermostat.relaxation)
+        drawn.append(kinetic_energy(bath.thermal(state.momenta), MIXED))
+    n_dof = 24 if thermostat is GLOBAL else 27
+    assert bath.degrees_of_freedom() == pytest.approx(n_dof)
+    assert kstest(drawn, gamma(n_dof / 2, scale=KT).cdf).pvalue > 0.01
+
+
+def test_a_short_rescaling_moves_the_kinetic_energy_by_what_its_equation_says():
+    bath = Bath(GLOBAL, MIXED, None, np.random.default_rng(2))
+    _, state = walker(Hills(), GLOBAL, MIXED, cell=9.0 * np.eye(3))
+    before = kinetic_energy(state.momenta, MIXED)
+    duration, target = 0.02, 12 * KT
+    kept = np.exp(-duration)
+    after = np.array(
+        [kinetic_energy(bath.rescale_momenta(state, duration).momenta, MIXED) for _ in range(4000)]
+    )
+    expected = kept * before + (1 - kept) * target
+    assert after.mean() == pytest.approx(expected, abs=4 * after.std() / np.sqrt(4000))
+    spread = np.sqrt(4 * before * target / 24 * duration)
+    assert after.std() == pytest.approx(spread, rel=0.06)
+
+
+def test_global_rescaling_leaves_directions_and_the_motion_of_the_whole_alone():
+    propagation, state = walker(Hills(), GLOBAL, MIXED, cell=9.0 * np.eye(3))
+    pushed = state.momenta + 0.3 * MIXED
+    bath = propagation.bath
+    after = bath.rescale_momenta(bath._supplied(state, pushed), 0.5).momenta
+    np.testing.assert_allclose(after.sum(axis=0), pushed.sum(axis=0))
+    before, warm = state.momenta, bath.thermal(after)
+    np.testing.assert_allclose(warm / before, (warm / before)[0, 0])
+
+
+@pytest.mark.parametrize("thermostat", [GLOBAL, LOCAL, LANGEVIN], ids=["svr", "local", "langevin"])
+def test_a_thermostat_around_multiple_time_steps_samples_the_canonical_distribution(thermostat):
+    wells = Wells(k=1.0, q=0.0, swirl=0.15)
+    propagation, state = walker(wells, thermostat, MIXED, time_step=0.04)
+    momenta, positions = [], []
+    for each in follow(propagation, state, 6000):
+        momenta.append(each.momenta)
+        positions.append(each.positions)
+    twice = (np.array(momenta) ** 2 / MIXED).sum(axis=2).reshape(-1, 3, 3).sum(axis=2)
+    if thermostat is GLOBAL:  # one factor for all: atoms in wells of their own share nothing
+        twice = twice.sum(axis=1) / 3
+    assert_close(twice / 9, KT, 0.05 * KT)
+    assert_close((np.array(positions) ** 2).mean(axis=(1, 2)), KT, 0.06 * KT)
+    totals = (np.array(momenta) ** 2 / MIXED).sum(axis=(1, 2)) / 2
+    assert np.var(totals) == pytest.approx(27 / 2 * KT**2, rel=0.2)
+
+
+def test_direct_forces_alone_miss_the_temperature():
+    wells = Wells(k=1.0, q=0.0, swirl=0.15)
+    gentle = SVR(temperature_k=TEMPERATURE, relaxation=5.0)
+    propagation, state = walker(
+        wells, gentle, MIXED, time_step=0.04, forces="direct", inner_steps=1
+    )
+    momenta = np.array([each.momenta for each in follow(propagation, state, 5000)])
+    species = (momenta**2 / MIXED).sum(axis=2).reshape(-1, 3, 3).sum(axis=2) / 9
+    mean, error = mean_and_error(species)
+    assert (np.abs(mean - KT) > 6 * error).any()
+
+
+def test_degrees_of_freedom_add_up_over_species():
+    rng = np.random.default_rng(0)
+    light = (MIXED == 1.0).astype(float)
+    for thermostat, mobile, n_dof in [
+        (GLOBAL, None, 24),
+        (LOCAL, None, 27),
+        (LANGEVIN, None, 27),
+        (GLOBAL, 1 - np.eye(9, 1), 24),
+    ]:
+        bath = Bath(thermostat, MIXED, mobile, rng)
+        assert bath.degrees_of_freedom() == pytest.approx(n_dof)
+        parts = [bath.degrees_of_freedom(each) for each in (light, 1 - light)]
+        assert sum(parts) == pytest.approx(n_dof)
+
+
+def test_species_share_the_temperature_also_without_the_motion_of_the_whole():
+    rng = np.random.default_rng(3)
+    bath = Bath(GLOBAL, MIXED, None, rng)
+    light = (MIXED == 1.0).astype(float)
+    drawn = np.sqrt(KT * MIXED) * rng.standard_normal((4000, 9, 3))
+    found = [[bath.temperature_k(each, chosen) for chosen in (light, 1 - light)] for each in drawn]
+    assert_close(found, TEMPERATURE, 0.02 * TEMPERATURE)
+
+
+@pytest.mark.parametrize("coupling", ["isotropic", "anisotropic"])
+@pytest.mark.parametrize(("thermostat", "shape"), [(GLOBAL, 8), (LANGEVIN, 9)])
+def test_the_volume_of_an_ideal_gas_is_distributed_as_it_should(coupling, thermostat, shape):
+    """V^N exp(-P V/kT), less one power where the motion of the whole is no heat."""
+    toy = Lattice(k=40.0 if coupling == "anisotropic" else 0.0, length=2.4)
+    masses = np.ones((8, 1))
+    fast = {GLOBAL: SVR, LANGEVIN: Langevin}[thermostat](temperature_k=TEMPERATURE, relaxation=0.1)
+    propagation, state = walker(
+        toy,
+        constant_pressure(fast, coupling),
+        masses,
+        inner_steps=2,
+        time_step=0.03,
+        cell=2.5 * np.eye(3),
+    )
+    volumes = np.array([volume(each.cell) for each in follow(propagation, state, 5000)])
+    expected, spread = volume_moments(toy, shape, coupling)
+    assert_close(volumes[300:], expected, 0.05 * expected)
+    assert volumes[300:].std() == pytest.approx(spread, rel=0.2)
+
+
+def volume_moments(toy, shape, coupling, n=400_000):
+    """Return mean and spread of the volume for the weight V^(shape - 1) exp(-(E + P V)/kT).
+
+    Isotropic: by quadrature. Anisotropic: over lower triangular cells T, for which the measure
+    V^-2 dh of all nine numbers becomes V^-2 T11² T22 dT, by importance sampling.
+    """
+    if coupling == "isotropic":
+        lengths = np.linspace(0.5, 8.0, 20_000)
+        cells, volumes = lengths[:, None, None] * np.eye(3), lengths**3
+        weights = lengths**2 * volumes ** (shape - 1)
+    else:
+        rng = np.random.default_rng(0)
+        spreads = np.where(np.eye(3), 0.5, 0.7)
+        noise = rng.standard_normal((n, 3, 3))
+        cells = np.tril(1.1 * toy.length * np.eye(3) + spreads * noise)
+        first, second, _ = diagonal = np.einsum("nii->in", cells)
+        volumes = diagonal.prod(axis=0)
+        guess = np.exp(-(np.tril(noise) ** 2).sum(axis=(1, 2)) / 2)
+        weights = np.where((diagonal > 0.2).all(axis=0), first**2 * second, 0.0)
+        weights *= np.abs(volumes) ** (shape - 2) / guess
+    weights = weights * np.exp(-(toy.energy(cells) + PRESSURE * volumes) / KT)
+    mean = np.average(volumes, weights=weights)
+    return mean, np.sqrt(np.average((volumes - mean) ** 2, weights=weights))
+
+
+def test_the_reference_for_the_ideal_gas_is_right():
+    mean, spread = volume_moments(Lattice(k=0.0, length=1.0), 8, "isotropic")
+    assert mean == pytest.approx(8 * KT / PRESSURE, rel=1e-3)
+    assert spread == pytest.approx(np.sqrt(8) * KT / PRESSURE, rel=1e-3)
+
+
+def test_conservative_stress_decides_where_the_direct_one_is_wrong():
+    toy = Lattice(k=60.0, length=2.0, wrong_pressure=2.0)
+    masses = np.ones((8, 1))
+    ensemble = constant_pressure(SVR(temperature_k=TEMPERATURE, relaxation=0.1), relaxation=4.0)
+    means = {}
+    for forces, inner_steps in (("hybrid", 4), ("direct", 1)):
+        propagation, state = walker(
+            toy,
+            ensemble,
+            masses,
+            forces=forces,
+            inner_steps=inner_steps,
+            time_step=0.03 if forces == "hybrid" else 0.1,
+            cell=2.0 * np.eye(3),
+        )
+        volumes = [volume(each.cell) for each in follow(propagation, state, 3000)]
+        means[forces] = mean_and_error(volumes[300:])
+    expected, _ = volume_moments(toy, 8, "isotropic")
+    mean, error = means["hybrid"]
+    assert error < 0.02 * expected
+    assert abs(mean - expected) < 4 * error
+    assert means["direct"][0] > expected + 10 * error
+
+
+CELL = np.array([[4.0, 0.0, 0.0], [0.5, 4.0, 0.0], [0.0, -0.4, 4.2]])
+ENSEMBLES = {
+    "nve": NVE(),
+    "svr": GLOBAL,
+    "local": LOCAL,
+    "langevin": LANGEVIN,
+    "isotropic": constant_pressure(GLOBAL, relaxation=10.0),
+    "anisotropic": constant_pressure(GLOBAL, "anisotropic", relaxation=10.0),
+    "isotropic langevin": constant_pressure(LANGEVIN, relaxation=10.0),
+}
+
+
+def conserved(state, masses):
+    return state.prediction.energy + kinetic_energy(state.momenta, masses) - state.supplied
+
+
+@pytest.mark.parametrize(
+    ("name", "inner_steps"), [(name, 4) for name in ENSEMBLES] + [("isotropic", 1)]
+)
+def test_the_conserved_energy_is_conserved_to_second_order(name, inner_steps):
+    """Root mean square over walkers, as random numbers add an error of random sign."""
+    toy, masses = Hills(swirl=0.4), np.ones((8, 1))
+    grid = np.stack(np.meshgrid(*[[0.0, 0.5]] * 3), axis=-1).reshape(-1, 3) @ CELL
+    errors = []
+    for time_step in (0.08, 0.02):
+        changes = []
+        for seed in range(6):
+            propagation, state = walker(
+                toy,
+                ENSEMBLES[name],
+                masses,
+                inner_steps=inner_steps,
+                time_step=time_step / inner_steps,
+                cell=CELL,
+                seed=seed,
+            )
+            state = propagation.start(grid, state.momenta, CELL)
+            for last in follow(propagation, state, round(1.6 / time_step)):
+                changes.append(conserved(last, masses) - conserved(state, masses))
+        errors.append(np.sqrt(np.mean(np.square(changes))))
+    assert np.log2(errors[0] / errors[1]) / 2 == pytest.approx(2.0, abs=0.7)
+    if name != "nve":
+        assert abs(last.supplied) > 10 * errors[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (
+            lambda: SVR(temperature_k=-1.0, relaxation=1.0),
+            "SVR: temperature_k: expected a positive",
+        ),
+        (lambda: Langevin(temperature_k=1.0, relaxation=0.0), "Langevin: relaxation: expected"),
+        (lambda: SVR(temperature_k=1.0, relaxation=1.0, scope="all"), "SVR: scope: expected one"),
+        (lambda: constant_pressure(GLOBAL, "diagonal"), "NPT: coupling: expected one of isotropic"),
+    ],
+)
+def test_senseless_ensembles_are_refused(make, text):
+    with pytest.raises(ValueError, match=text):
+        make()
+
+
+@pytest.mark.parametrize("thermostat", [GLOBAL, LOCAL])
+def test_rescaling_what_does_not_move_is_refused(thermostat):
+    bath = Bath(thermostat, MIXED, None, np.random.default_rng(0))
+    _, state = walker(Hills(), NVE(), MIXED, cell=9.0 * np.eye(3))
+    with pytest.raises(ValueError, match="momenta: expected some"):
+        bath.rescale_momenta(bath._supplied(state, np.zeros((9, 3))), 1.0)
