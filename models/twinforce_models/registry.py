@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from twinforce_models.model_files import file_sha256, is_file_spec, load_file
 from twinforce_models.potential import Potential
 from twinforce_models.potentials.composed import Composed, facts_of, parts_of
 from twinforce_models.potentials.harmonic import harmonic
@@ -56,7 +57,8 @@ def load(
 
     Args:
         spec: The name of a bundled model, such as "water"; a toy, such as "toy:harmonic"; the
-            path of a model's directory; or two of them as one, "conservative:A+direct:B".
+            path of a model's directory; what `model_files` reads, such as "model.ckpt"; or two of
+            them as one, "conservative:A+direct:B".
         device: Where it shall compute.
         dtype: What it shall compute in. None: what the model asks for.
         name: What clients shall call it. None: what it calls itself.
@@ -71,6 +73,10 @@ def load(
         return _compose(conservative, direct, name)
     if str(spec) in _TOYS:
         return _load_toy(str(spec), device, wanted, name)
+    if is_file_spec(spec):
+        found = load_file(spec, device, wanted)
+        facts = found.facts | ({"name": name} if name else {})
+        return LoadedModel(_describe(found.potential, **facts), found.potential)
     return _load_directory(_find_directory(spec), device, wanted, name)
 
 
@@ -82,12 +88,6 @@ def bundled_models() -> tuple[str, ...]:
 def toy_models() -> tuple[str, ...]:
     """Return the names of the toys."""
     return tuple(_TOYS)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find_directory(spec: str | Path) -> Path:

@@ -1,0 +1,267 @@
+"""Any exported metatomic model, asked through metatomic's own interface.
+
+https://docs.metatensor.org/metatomic: a model is a TorchScript archive that declares its
+capabilities: outputs and their units, elements, devices, neighbor lists. A program runs as soon as
+such a file is loaded, so whoever made it must be trusted as the author of a package is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from metatensor.torch import Labels, TensorBlock, TensorMap
+from metatomic.torch import (
+    AtomisticModel,
+    ModelEvaluationOptions,
+    ModelOutput,
+    NeighborListOptions,
+    load_atomistic_model,
+)
+from metatomic.torch import System as MetatomicSystem
+from torch import Tensor
+
+from twinforce_models.batch import Batch
+from twinforce_models.potential import Heads
+from twinforce_models.potentials.quantities import (
+    DIRECT_FORCE,
+    DIRECT_STRESS,
+    ENERGY,
+    Quantity,
+    named,
+    offered_outputs,
+    pick,
+    whole_number_per_system,
+)
+from twinforce_proto import ModelLoadError
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_NO_NEIGHBORS = 1.0
+"""Cutoff of a model that asks for no neighbor list, in Å."""
+
+_PAIR_NAMES = ["first_atom", "second_atom", "cell_shift_a", "cell_shift_b", "cell_shift_c"]
+_INPUTS = {"charge": "e", "spin_multiplicity": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """An output to ask for: its name, and whether one value comes per atom or per system."""
+
+    name: str
+    quantity: Quantity
+    sample_kind: str
+
+    def option(self) -> ModelOutput:
+        return ModelOutput(unit=self.quantity.unit, sample_kind=self.sample_kind)
+
+
+class MetatomicPotential:
+    """A `Potential` around an exported model.
+
+    The energy of a model that cannot tell it per atom is shared evenly among the atoms, so that
+    their sum and its derivatives are right; it then has no `atom_energies` to offer.
+
+    Attributes:
+        cutoff: Of the longest neighbor list that the model asks for, in Å.
+        outputs: What it declares, in our words.
+    """
+
+    def __init__(
+        self, model: AtomisticModel, device: torch.device, variant: str | None = None
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            model: As `load_atomistic_model` returns it.
+            device: One that the model supports.
+            variant: Which of several energies, and the direct outputs of the same name.
+
+        Raises:
+            ModelLoadError: It has no such energy, or needs what TwinForce does not have.
+        """
+        capabilities = model.capabilities()
+        _check_device(device, capabilities.supported_devices)
+        _check_inputs(model.requested_inputs(use_new_names=True))
+        found = pick(list(capabilities.outputs), variant)
+        self._model = model.to(device)
+        self._lists = list(model.requested_neighbor_lists())
+        self._inputs = sorted(model.requested_inputs(use_new_names=True))
+        self._energy = _wanted(found[ENERGY], ENERGY, capabilities.outputs)
+        self._direct = [
+            _wanted(found[quantity], quantity, capabilities.outputs)
+            for quantity in (DIRECT_FORCE, DIRECT_STRESS)
+            if quantity in found
+        ]
+        self.device = device
+        self.dtype = _DTYPES[capabilities.dtype]
+        self.cutoff = max(
+            (options.engine_cutoff("angstrom") for options in self._lists), default=_NO_NEIGHBORS
+        )
+        self.elements = tuple(sorted(z for z in capabilities.atomic_types if 1 <= z <= 118))
+        self.outputs = offered_outputs(found) - (
+            frozenset() if self._energy.sample_kind == "atom" else {"atom_energies"}
+        )
+        self.uses_charge = "charge" in self._inputs
+        self.uses_spin = "spin_multiplicity" in self._inputs
+
+    def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
+        """Evaluate a batch once."""
+        wanted = [self._energy, *(self._direct if direct else ())]
+        options = ModelEvaluationOptions(
+            length_unit="angstrom", outputs={item.name: item.option() for item in wanted}
+        )
+        results = self._model(self._systems(batch), options, check_consistency=False)
+        values = {item.quantity: _values(results[item.name], item, batch) for item in wanted}
+        return Heads(
+            _atom_energies(values[ENERGY].reshape(-1), batch),
+            values[DIRECT_FORCE].reshape(-1, 3) if DIRECT_FORCE in values else None,
+            values[DIRECT_STRESS].reshape(-1, 3, 3) if DIRECT_STRESS in values else None,
+        )
+
+    def _systems(self, batch: Batch) -> list[MetatomicSystem]:
+        """Return the systems of a batch with all that the model asks for."""
+        types = batch.atomic_numbers.to(torch.int32).split(list(batch.n_atoms_per_system))
+        positions = batch.positions.split(list(batch.n_atoms_per_system))
+        cells = batch.cells * batch.pbc.unsqueeze(-1)
+        systems = [
+            MetatomicSystem(*parts)
+            for parts in zip(types, positions, cells, batch.pbc, strict=True)
+        ]
+        for options in self._lists:
+            blocks = neighbor_blocks(batch, options)
+            for system, block in zip(systems, blocks, strict=True):
+                system.add_neighbor_list(options, block)
+        for name in self._inputs:
+            numbers = whole_number_per_system(batch, name).to(batch.positions.dtype)
+            for system, number in zip(systems, numbers, strict=True):
+                system.add_data(name, _one_number(name, number))
+        return systems
+
+
+def neighbor_blocks(batch: Batch, options: NeighborListOptions) -> list[TensorBlock]:
+    """Return each system's neighbors as a metatensor block, differentiable.
+
+    Args:
+        batch: Whose pairs reach at least as far.
+        options: The cutoff, and whether each pair is wanted from both ends.
+    """
+    i, j = batch.pairs
+    vectors = batch.displacements()
+    shifts = batch.shifts.round().to(torch.int32)
+    keep = vectors.detach().norm(dim=1) < options.engine_cutoff("angstrom")
+    if not options.full_list:
+        keep &= (i < j) | ((i == j) & _is_positive(shifts))
+    owner = batch.system_index.index_select(0, i)
+    starts = torch.tensor(batch.n_atoms_per_system, device=i.device).cumsum(0).roll(1)
+    starts[0] = 0
+    local = (torch.stack([i, j], dim=1) - starts[owner].unsqueeze(1)).to(torch.int32)
+    samples = torch.cat([local, shifts], dim=1)[keep]
+    counts = torch.bincount(owner[keep], minlength=batch.n_systems).tolist()
+    xyz = Labels("xyz", torch.arange(3, device=i.device).reshape(-1, 1))
+    distance = Labels("distance", torch.zeros(1, 1, dtype=torch.int64, device=i.device))
+    return [
+        TensorBlock(
+            values=rows.unsqueeze(-1),
+            samples=Labels(_PAIR_NAMES, labels, assume_unique=True),
+            components=[xyz],
+            properties=distance,
+        )
+        for rows, labels in zip(vectors[keep].split(counts), samples.split(counts), strict=True)
+    ]
+
+
+def load(
+    path: Path, device: torch.device, dtype: torch.dtype | None, variant: str | None = None
+) -> tuple[MetatomicPotential, dict[str, Any]]:
+    """Return the potential in an exported file, and what the file says of itself.
+
+    Args:
+        path: Of the `.pt` file.
+        device: To put it on.
+        dtype: None, or the one that it was exported in.
+        variant: See `MetatomicPotential`.
+
+    Raises:
+        ModelLoadError: It is not such a file, or not one that can be served.
+    """
+    try:
+        model = load_atomistic_model(str(path))
+    except (RuntimeError, ValueError) as error:
+        raise ModelLoadError(f"{path}: not an exported metatomic model: {error}") from error
+    potential = MetatomicPotential(model, device, variant)
+    if dtype not in (None, potential.dtype):
+        raise ModelLoadError(
+            f"{path}: dtype: it was exported in {named(potential.dtype)}, got {named(dtype)}"
+        )
+    return potential, {
+        **described(model.metadata()),
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "metadata": {"metatomic_outputs": sorted(model.capabilities().outputs)},
+    }
+
+
+def described(metadata: Any) -> dict[str, str]:
+    """Return the name and the card in a `ModelMetadata`."""
+    return {"name": metadata.name, "card": f"```\n{str(metadata).strip()}\n```\n"}
+
+
+def _wanted(name: str, quantity: Quantity, outputs: dict[str, ModelOutput]) -> _Wanted:
+    if quantity is DIRECT_STRESS:
+        return _Wanted(name, quantity, "system")
+    kind = outputs[name].sample_kind
+    if quantity is DIRECT_FORCE and kind != "atom":
+        raise ModelLoadError(f"output {name!r}: expected one value per atom, got one per {kind}")
+    return _Wanted(name, quantity, kind)
+
+
+def _values(result: TensorMap, wanted: _Wanted, batch: Batch) -> Tensor:
+    """Return one row per atom or system, in the order of the batch, whatever order they came in."""
+    block = result.block()
+    rows: Tensor = block.values
+    system = block.samples.column("system").to(torch.int64)
+    if wanted.sample_kind == "system":
+        return rows.new_zeros(batch.n_systems, *rows.shape[1:]).index_add(0, system, rows)
+    starts = torch.tensor([0, *batch.n_atoms_per_system[:-1]], device=rows.device).cumsum(0)
+    atom = starts[system] + block.samples.column("atom")
+    return rows.new_zeros(batch.n_atoms, *rows.shape[1:]).index_add(0, atom, rows)
+
+
+def _atom_energies(energies: Tensor, batch: Batch) -> Tensor:
+    if len(energies) == batch.n_atoms:
+        return energies
+    sizes = torch.tensor(batch.n_atoms_per_system, device=energies.device)
+    return batch.to_atoms(energies / sizes)
+
+
+def _one_number(name: str, number: Tensor) -> TensorMap:
+    zero = torch.zeros(1, 1, dtype=torch.int64, device=number.device)
+    block = TensorBlock(
+        values=number.reshape(1, 1),
+        samples=Labels("system", zero),
+        components=[],
+        properties=Labels(name, zero),
+    )
+    data = TensorMap(Labels("_", zero), [block])
+    data.set_info("unit", _INPUTS[name])
+    return data
+
+
+def _is_positive(shifts: Tensor) -> Tensor:
+    """Return which shifts come after zero in lexicographic order, so one of each pair ±s."""
+    a, b, c = shifts.unbind(1)
+    return (a > 0) | ((a == 0) & ((b > 0) | ((b == 0) & (c > 0))))
+
+
+def _check_device(device: torch.device, supported: Sequence[str]) -> None:
+    if device.type not in supported:
+        raise ModelLoadError(f"device: this model runs on {', '.join(supported)}, got {device}")
+
+
+def _check_inputs(requested: dict[str, ModelOutput]) -> None:
+    for name, option in requested.items():
+        if name not in _INPUTS or option.sample_kind != "system":
+            raise ModelLoadError(
+                f"this model asks for the input {name!r} per {option.sample_kind}; "
+                f"a system only has {', '.join(_INPUTS)}"
+            )
