@@ -16,7 +16,7 @@ ALLOWED = {
     "twinforce_models": (
         "models",
         {"ase", "matplotlib", "numpy", "nvalchemiops", "safetensors", "torch", "tqdm", "vesin",
-         "twinforce_proto"},
+         "metatensor", "metatomic", "metatrain", "twinforce_proto"},
     ),
     "twinforce_service": (
         "service",
@@ -34,6 +34,9 @@ ALLOWED = {
 ROOMS = [
     ("twinforce_models", {"ase", "matplotlib", "tqdm"}, ["training"]),
     ("twinforce_models", {"nvalchemiops", "vesin"}, ["neighbors"]),
+    ("twinforce_models", {"metatensor", "metatomic"},
+     ["potentials.metatomic", "potentials.pet"]),
+    ("twinforce_models", {"metatrain"}, ["potentials.pet"]),
     ("twinforce_service", {"fastapi", "starlette", "grpc", "grpc_health", "grpc_reflection"},
      ["transports", "main"]),
     ("twinforce_service", {"uvicorn"}, ["transports", "main"]),

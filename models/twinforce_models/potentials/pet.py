@@ -64,10 +64,11 @@ class PetPotential:
         """
         _check_parts(model)
         self._names = pick(model.target_names, variant)
-        self.elements = tuple(sorted(int(z) for z in model.atomic_types))
-        self._references = _composition(model, self._names[ENERGY], self.elements).to(device)
+        self.elements = tuple(int(z) for z in sorted(model.atomic_types))
+        order = tuple(int(z) for z in model.atomic_types)
+        self._references = _composition(model, self._names[ENERGY], order).to(device)
         self._scales = {
-            quantity: _scales(model, name, self.elements).to(device)
+            quantity: _scales(model, name, order).to(device)
             for quantity, name in self._names.items()
         }
         self._backend = model.backend.to(device).eval().requires_grad_(False)

@@ -1,0 +1,1 @@
+"""The recipe of the native model for a PET, trained by metatrain: direct first, conservative after."""
