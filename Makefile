@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto bench train clean
+.PHONY: help demo test check format proto bench train train-pet clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ bench: $(STAMP)  ## measure what an evaluation and a remote step cost
 train: $(STAMP)  ## train the bundled model: make train DATA=folder-of-the-water-data
 	@test -n "$(DATA)" || { echo 'make train needs the training data: make train DATA=path/to/water'; exit 2; }
 	$(BIN)/twinforce-train models/twinforce_models/training/water.toml --data "$(DATA)" --out runs/water $(ARGS)
+
+train-pet: $(STAMP)  ## train a hybrid PET with metatrain: make train-pet DATA=folder-of-the-water-data
+	@test -n "$(DATA)" || { echo 'make train-pet needs the training data: make train-pet DATA=path/to/water'; exit 2; }
+	$(BIN)/python -m twinforce_models.training.pet.main --data "$(DATA)" --out runs/pet $(ARGS)
 
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Small PET models of random weights, made and saved with metatrain, and what metatomic says of them.
+"""Small PETs of random weights, made by metatrain, and what metatomic says of them.
 
 Scales and energies per element are set as training would, so that forgetting them shows.
 """
@@ -29,7 +29,6 @@ SMALL = {
     "num_attention_layers": 1,
     "num_gnn_layers": 2,
 }
-# That of the file pet-mad-s, as far as its authors have published it.
 DIRECT = {
     "non_conservative_force": ("eV/angstrom", 1, "atom"),
     "non_conservative_stress": ("eV/angstrom^3", 2, "system"),

@@ -1,9 +1,9 @@
 """Models of other projects, from a file or by a published name, for the registry.
 
-    water.pt                              an exported metatomic model
-    water.ckpt                            a PET checkpoint of metatrain
-    upet:pet-mad-s@1.5.0                  a published universal PET, downloaded once
-    water.pt#variant=pbe&sha256=3f0a...   with a choice among several energies, and a known hash
+water.pt                              an exported metatomic model
+water.ckpt                            a PET checkpoint of metatrain
+upet:pet-mad-s@1.5.0                  a published universal PET, downloaded once
+water.pt#variant=pbe&sha256=3f0a...   with a choice among several energies, and a known hash
 """
 
 import hashlib

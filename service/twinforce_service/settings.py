@@ -26,9 +26,9 @@ class Settings(BaseSettings):
     grpc_port: int = Field(8001, ge=0, le=65535, description="Port of gRPC; 0 picks a free one.")
     model: Annotated[dict[str, str], NoDecode] = Field(
         default={},
-        description="A model to serve, as NAME=SPEC, where SPEC is a directory, toy:NAME, or two "
-        "specs as conservative:A+direct:B. The flag may be given many times; in the environment "
-        "variable, commas separate.",
+        description="A model to serve, as NAME=SPEC, where SPEC is a directory, a .ckpt or .pt "
+        "file, upet:NAME@VERSION, toy:NAME, or two specs as conservative:A+direct:B. The flag may "
+        "be given many times; in the environment variable, commas separate.",
     )
     water: bool = Field(True, description="Serve the bundled model `water`.")
     device: str = Field("auto", description="Where models compute: auto, cpu, cuda or cuda:N.")

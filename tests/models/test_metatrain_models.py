@@ -1,7 +1,6 @@
-"""PET checkpoints and exported metatomic models say what metatomic's own calculator says of them."""
+"""PET checkpoints and exported models say what metatomic's own calculator says of them."""
 
 import itertools
-import logging
 import pickle
 from pathlib import Path
 
@@ -143,9 +142,7 @@ def test_a_variant_is_chosen_by_name(tmp_path, suffix):
     scan = registry.load(f"{path}#variant=scan").potential
     assert scan.outputs == frozenset(OUTPUTS) - {"direct_stress"}
     (prediction,) = predict(scan, [system], {"energy", "direct_forces"})
-    assert_same(
-        prediction, pets.reference(exported, system, "scan"), ("energy", "direct_forces")
-    )
+    assert_same(prediction, pets.reference(exported, system, "scan"), ("energy", "direct_forces"))
     pbe = registry.load(f"{path}#variant=pbe").potential
     assert "direct_forces" not in pbe.outputs
     (other,) = predict(pbe, [system], {"energy"})
@@ -212,7 +209,9 @@ def test_a_checkpoint_with_an_uncertainty_model_around_it_is_the_pet_inside(save
     checkpoint = torch.load(saved["plain"][0], weights_only=False)
     wrapped = {"architecture_name": "llpr", "wrapped_model_checkpoint": checkpoint}
     torch.save(wrapped, tmp_path / "llpr.ckpt")
-    inside, plain = (registry.load(p).potential for p in (tmp_path / "llpr.ckpt", saved["plain"][0]))
+    inside, plain = (
+        registry.load(p).potential for p in (tmp_path / "llpr.ckpt", saved["plain"][0])
+    )
     system = pets.systems()[1]
     (one,), (other,) = (predict(p, [system], {"direct_forces"}) for p in (inside, plain))
     np.testing.assert_array_equal(one.direct_forces, other.direct_forces)

@@ -92,7 +92,7 @@ class PetPotential:
             return Heads(energies)
         return Heads(energies, self._direct_forces(raw, kinds), self._direct_stress(raw, batch))
 
-    def _raw(self, backend: nn.Module, batch: Batch, names: list[str]) -> dict[str, Tensor]:
+    def _raw(self, backend: Any, batch: Batch, names: list[str]) -> dict[str, Tensor]:
         """Return per-atom values of the outputs, as the network gives them."""
         i, j = batch.pairs
         cells = batch.cells * batch.pbc.unsqueeze(-1)
@@ -114,7 +114,7 @@ class PetPotential:
         values, _, _ = backend.predict(node, edge, arrays, cells, batch.system_index, wanted)
         return {name: blocks[0] for name, blocks in values.items()}
 
-    def _conditions(self, backend: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def _conditions(self, backend: Any, batch: Batch) -> dict[str, Tensor]:
         known = backend.system_conditioning
         charge = whole_number_per_system(batch, "charge")
         spin = whole_number_per_system(batch, "spin_multiplicity")
@@ -177,8 +177,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ModelLoadError(
-            f"{path}: it holds {_unknown_global(path, error)}, and loading that could run anything; "
-            f"if you trust its author, `mtt export {path.name}` makes a .pt of it"
+            f"{path}: it holds {_unknown_global(path, error)}, and loading that could run "
+            f"anything; if you trust its author, `mtt export {path.name}` makes a .pt of it"
         ) from error
     except (RuntimeError, EOFError, KeyError) as error:
         raise ModelLoadError(f"{path}: not a checkpoint: {error}") from error
@@ -191,7 +191,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: expected the architecture 'pet', got {architecture!r}; "
             f"`mtt export {path.name}` makes a .pt that can be served"
         )
-    return checkpoint
+    pet: dict[str, Any] = checkpoint
+    return pet
 
 
 def _unknown_global(path: Path, error: UnpicklingError) -> str:
@@ -203,7 +204,7 @@ def _unknown_global(path: Path, error: UnpicklingError) -> str:
     return ", ".join(sorted({*found} - known - {"torch.ScriptObject"})) or str(error)
 
 
-def _with_heads(backend: nn.Module, names: Collection[str]) -> nn.Module:
+def _with_heads(backend: Any, names: Collection[str]) -> Any:
     """Return a backend that shares all weights but evaluates the heads of these targets only."""
     lighter = copy.copy(backend)
     lighter._modules = dict(backend._modules)

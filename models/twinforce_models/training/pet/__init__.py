@@ -1,1 +1,1 @@
-"""The recipe of the native model for a PET, trained by metatrain: direct first, conservative after."""
+"""The two stages of the native recipe, for a PET and its own trainer."""
