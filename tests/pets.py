@@ -57,23 +57,30 @@ def save_both(pet, folder, name="pet"):
 
 
 @functools.cache
-def calculator(path, variant=None, *, is_direct=False):
+def calculator(path, variant=None, *, direct=False):
     """Return metatomic's own calculator, which computes no more than it is asked for."""
     return MetatomicCalculator(
         str(path),
         device="cpu",
-        non_conservative=is_direct,
+        non_conservative=direct,
         variants={"energy": variant} if variant else None,
         do_gradients_with_energy=False,
     )
 
 
-def reference(path, system, variant=None, *, has_direct=True):
-    """Return what `MetatomicCalculator` says of a system, asked once for each kind of forces."""
+def reference(path, system, variant=None, *, direct=True):
+    """Return what `MetatomicCalculator` says of a system, asked once for each kind of forces.
+
+    Args:
+        path: Of the exported model.
+        system: To evaluate.
+        variant: Of the energy.
+        direct: Which direct outputs the model has, True or "forces".
+    """
     atoms = to_atoms(system)
     results = {}
-    for kind in ("conservative", "direct") if has_direct else ("conservative",):
-        atoms.calc = calculator(path, variant, is_direct=kind == "direct")
+    for kind in ("conservative", "direct"):
+        atoms.calc = calculator(path, variant, direct=direct if kind == "direct" else False)
         results[f"{kind}_forces"] = atoms.get_forces()
         if system.pbc.all():
             results[f"{kind}_stress"] = atoms.get_stress(voigt=False)
