@@ -237,7 +237,7 @@ def test_a_checkpoint_that_could_run_something_is_refused_unread(saved, tmp_path
     with pytest.raises(ModelLoadError, match=r"it holds .*pathlib.Path.*mtt export bad.ckpt"):
         registry.load(tmp_path / "bad.ckpt")
     assert not (tmp_path / "owned").exists()
-    (tmp_path / "plain.ckpt").write_bytes(pickle.dumps({"architecture_name": "pet"}))
+    (tmp_path / "plain.ckpt").write_bytes(pickle.dumps({"architecture_name": "pet"}, protocol=2))
     with pytest.raises(ModelLoadError):
         registry.load(tmp_path / "plain.ckpt")
 

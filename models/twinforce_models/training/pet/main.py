@@ -20,10 +20,10 @@ import ase.io
 
 from twinforce_models import registry
 from twinforce_models.training import dataset, report
+from twinforce_models.training.config import read_recipe
 
 STAGES = ("direct", "conservative")
-SEED = 1
-TEST_FRACTION = 0.2
+NATIVE_RECIPE = Path(__file__).parents[1] / "water.toml"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,7 +53,8 @@ def write_data(data: Path, folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     frames = dataset.read_frames(data)
-    train, test = dataset.split_frames(frames, TEST_FRACTION, SEED)
+    recipe, _ = read_recipe(NATIVE_RECIPE)
+    train, test = dataset.split_frames(frames, recipe)
     ase.io.write(folder / "train.xyz", train)
     ase.io.write(folder / "test.xyz", test)
 
@@ -78,7 +79,10 @@ def measure_errors(folder: Path) -> dict[str, float]:
     """Return the errors of `folder`/model.ckpt on `folder`/test.xyz."""
     frames = dataset.read_frames(folder / "test.xyz")
     potential = registry.load(folder / "model.ckpt").potential
-    return report.summarize(potential, report.compare(potential, frames), frames)
+    predictions = report.predict_each(potential, frames)
+    errors = {"n_test_systems": float(len(frames))}
+    errors |= report.errors_of(report.compare(frames, predictions))
+    return errors | report.nonconservativity_of(potential, frames)
 
 
 if __name__ == "__main__":
