@@ -24,6 +24,8 @@ class Weights:
         direct_stress: Of the direct stress head; where the data have no stress, its label is the
             model's conservative stress.
         conservative_stress: Of the energy's answer to strain, where the data have a stress.
+        agreement: Of the difference between both kinds of forces. Neither is the label: both give
+            way.
     """
 
     energy: float
@@ -31,6 +33,7 @@ class Weights:
     direct_forces: float = 0.0
     direct_stress: float = 0.0
     conservative_stress: float = field(default=0.0, metadata=_LATER)
+    agreement: float = field(default=0.0, metadata=_LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ class Stage:
     @property
     def is_conservative(self) -> bool:
         """Whether steps need the gradient of the energy."""
-        return self.weights.conservative_forces > 0 or self.weights.conservative_stress > 0
+        w = self.weights
+        return w.conservative_forces > 0 or w.conservative_stress > 0 or w.agreement > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,31 @@ class Table:
     n_atoms: int
     n_neighbors: int
     n_systems: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Systems that a finished model meets and labels itself, to be trained on beside the data.
+
+    Langevin dynamics with conservative forces, each run from another training system.
+
+    Attributes:
+        n_runs: How many runs.
+        n_systems_per_run: How many systems are kept of each.
+        temperatures_k: Of the runs, in turn, in K.
+        time_step_fs: In fs.
+        relaxation_fs: Of the thermostat, in fs.
+        n_settling_steps: Before the first system is kept.
+        n_steps_between: Between two that are kept.
+    """
+
+    n_runs: int
+    n_systems_per_run: int
+    temperatures_k: tuple[float, ...]
+    time_step_fs: float = 1.0
+    relaxation_fs: float = 50.0
+    n_settling_steps: int = 80
+    n_steps_between: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +123,7 @@ class Recipe:
             fits. None: every system is a step of its own, and all are of one size.
         balance: How far errors count relative to the forces of the element: each is divided by
             the root mean square of these to this power.
+        sampling: What the model that training starts from adds to the data. None: nothing.
     """
 
     name: str
@@ -110,6 +140,7 @@ class Recipe:
     split_key: str = field(default="", metadata=_LATER)
     tables: tuple[Table, ...] = field(default=(), metadata=_LATER)
     balance: float = field(default=0.0, metadata=_LATER)
+    sampling: Sampling | None = field(default=None, metadata=_LATER)
 
     def sha256(self) -> str:
         """Return a hash of all values."""
@@ -187,8 +218,11 @@ def read_recipe(path: Path) -> tuple[Recipe, About]:
             for stage in values.pop("stages")
         )
         network = Hyperparameters(**hyperparameters)
-        tables = tuple(Table(**table) for table in values.pop("tables", []))
-        return Recipe(**values, hyperparameters=network, stages=stages, tables=tables), About(
+        values["tables"] = tuple(Table(**table) for table in values.pop("tables", []))
+        if sampling := values.pop("sampling", None):
+            temperatures = tuple(sampling.pop("temperatures_k"))
+            values["sampling"] = Sampling(**sampling, temperatures_k=temperatures)
+        return Recipe(**values, hyperparameters=network, stages=stages), About(
             **about, training_data=sources
         )
     except (KeyError, TypeError) as error:

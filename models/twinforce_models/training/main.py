@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from twinforce_models import registry
 from twinforce_models.memory import keep_freed_memory
 from twinforce_models.potentials.hybrid_core import HybridCore
 from twinforce_models.potentials.hybrid_net import HybridNet
-from twinforce_models.training import bundle, dataset, packing, plots, report
+from twinforce_models.training import bundle, dataset, packing, plots, report, sampling
 from twinforce_models.training.config import About, Recipe, read_recipe
 from twinforce_models.training.trainer import Trainer
 
@@ -44,20 +45,38 @@ class Run:
         return HybridNet(core, torch.from_numpy(self.reference_energies))
 
 
-def prepare(recipe: Recipe, data: Path, folder: Path, *, is_compiled: bool) -> Run:
-    """Split and tabulate the data, make the network."""
+def prepare(
+    recipe: Recipe, data: Path, folder: Path, *, is_compiled: bool, start: str | None = None
+) -> Run:
+    """Split and tabulate the data, make the network.
+
+    Args:
+        recipe: What to do.
+        data: Folder of extended XYZ files.
+        folder: Of all that is written.
+        is_compiled: Whether steps are.
+        start: A model to go on from, bundled or a folder. None: the recipe begins from nothing.
+
+    Raises:
+        ValueError: If the model is another network than the recipe's, or is missing.
+    """
     frames = dataset.read_frames(data)
     train, test = dataset.split_frames(frames, recipe)
     h = recipe.hyperparameters
-    references = dataset.fit_reference_energies(train, h.elements)
+    if start is None:
+        references = dataset.fit_reference_energies(train, h.elements)
+        core = _new_core(recipe, train)
+    else:
+        potential = _load_start(start, recipe)
+        references, core = potential.reference_energies.numpy(), copy.deepcopy(potential.core)
+        core.requires_grad_(True)
     scales = dataset.error_scales(train, h.elements, recipe.balance)
+    if recipe.sampling is not None:
+        if start is None:
+            raise ValueError("sampling: a recipe that has it needs a model to start from")
+        train = [*train, *sampling.sampled_frames(potential, train, recipe, folder)]
     tabulator = dataset.Tabulator(h.elements, h.cutoff, references, scales)
     train_samples, test_samples = packing.make_samples([train, test], tabulator, recipe)
-    torch.manual_seed(recipe.seed)
-    core = HybridCore(h)
-    scale = float(np.square(np.concatenate([f.get_forces() for f in train])).mean()) ** 0.5
-    core.force_scale.fill_(scale)
-    core.energy_scale.fill_(scale)
     trainer = Trainer(
         recipe,
         core,
@@ -70,19 +89,44 @@ def prepare(recipe: Recipe, data: Path, folder: Path, *, is_compiled: bool) -> R
     return Run(trainer, references, test)
 
 
+def _new_core(recipe: Recipe, train: Sequence[ase.Atoms]) -> HybridCore:
+    torch.manual_seed(recipe.seed)
+    core = HybridCore(recipe.hyperparameters)
+    scale = float(np.square(np.concatenate([f.get_forces() for f in train])).mean()) ** 0.5
+    core.force_scale.fill_(scale)
+    core.energy_scale.fill_(scale)
+    return core
+
+
+def _load_start(start: str, recipe: Recipe) -> HybridNet:
+    potential = registry.load(start, device="cpu", dtype=torch.float32).potential
+    if not isinstance(potential, HybridNet) or (
+        potential.core.hyperparameters != recipe.hyperparameters
+    ):
+        raise ValueError(f"start: {start!r} is another network than the recipe's hyperparameters")
+    return potential
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train by a recipe, or go on training; then write the model, its errors and pictures."""
     parser = argparse.ArgumentParser(prog="twinforce-train", description=main.__doc__)
     parser.add_argument("recipe", type=Path, help="a TOML file")
     parser.add_argument("--data", type=Path, required=True, help="folder of extended XYZ files")
     parser.add_argument("--out", type=Path, required=True, help="folder of all that is written")
+    parser.add_argument("--start", help="a model to go on from: bundled, or a folder")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--no-compile", action="store_true", help="run without torch.compile")
     options = parser.parse_args(arguments)
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     recipe, about = read_recipe(options.recipe)
-    run = prepare(recipe, options.data, options.out, is_compiled=not options.no_compile)
+    run = prepare(
+        recipe,
+        options.data,
+        options.out,
+        is_compiled=not options.no_compile,
+        start=options.start,
+    )
     run.trainer.run()
     write_report(run, about, options.out)
 

@@ -240,6 +240,9 @@ def stage_loss(evaluation: Evaluation, sample: Sample, stage: Stage, recipe: Rec
         if weight:
             error = (forces - sample.force_labels) * of_atoms[:, None]
             loss = loss + weight * _robust(error, recipe.force_tolerance, of_atoms)
+    if w.agreement:
+        error = (evaluation.direct_forces - evaluation.conservative_forces) * of_atoms[:, None]
+        loss = loss + w.agreement * _robust(error, recipe.force_tolerance, of_atoms)
     labels, own = sample.strain_gradient_labels, evaluation.strain_gradient.detach()
     for weight, gradient in (
         (w.conservative_stress, evaluation.strain_gradient),
