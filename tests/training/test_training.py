@@ -252,3 +252,77 @@ def test_systems_of_different_size_cannot_be_compiled_and_say_so(recipe_file, tm
     run = prepare(recipe, tmp_path, tmp_path, is_compiled=True)
     with pytest.raises(ValueError, match="differ in size"):
         run.trainer.run()
+
+
+AGREEMENT = (
+    RECIPE.split("[[stages]]")[0]
+    + """
+[sampling]
+n_runs = 2
+n_systems_per_run = 4
+temperatures_k = [100.0, 200.0]
+n_settling_steps = 5
+n_steps_between = 4
+
+[[stages]]
+name = "agreement"
+epochs = 8
+learning_rate = 2e-3
+weights = { energy = 1.0, conservative_forces = 1.0, agreement = 4.0 }
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def agreeing(trained, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("agreement")
+    recipe = out / "agreement.toml"
+    recipe.write_text(AGREEMENT)
+    main([*arguments(recipe, data, out), "--start", str(trained / "model")])
+    return out
+
+
+def disagreement(folder, frames):
+    potential = registry.load(folder / "model").potential
+    systems = [System(f.numbers, f.positions, f.cell.array, f.pbc) for f in frames]
+    found = predict(potential, systems, {"conservative_forces", "direct_forces"})
+    return np.sqrt(np.mean([(p.direct_forces - p.conservative_forces) ** 2 for p in found]))
+
+
+def test_a_stage_of_agreement_brings_both_forces_closer_on_systems_it_has_not_seen(
+    trained, agreeing
+):
+    unseen = labelled_frames(seed=7)
+    assert disagreement(agreeing, unseen) < 0.9 * disagreement(trained, unseen)
+
+
+def test_sampled_systems_carry_the_labels_of_the_model_that_met_them(trained, agreeing):
+    frames = [f for n in range(2) for f in ase.io.read(agreeing / "sampled" / f"run{n}.traj", ":")]
+    assert len(frames) == 8
+    potential = registry.load(trained / "model").potential
+    systems = [System(f.numbers, f.positions, f.cell.array, f.pbc) for f in frames]
+    for frame, found in zip(frames, predict(potential, systems, {"energy"}), strict=True):
+        assert frame.get_potential_energy() == pytest.approx(found.energy, abs=1e-4)
+    assert not np.allclose(frames[0].positions, frames[1].positions)
+
+
+def test_sampled_systems_are_not_made_twice_nor_taken_from_another_recipe(
+    trained, agreeing, data, tmp_path
+):
+    place = agreeing / "sampled"
+    before = {path: path.stat().st_mtime_ns for path in place.glob("*.traj")}
+    recipe = agreeing / "agreement.toml"
+    main([*arguments(recipe, data, agreeing), "--start", str(trained / "model")])
+    assert {path: path.stat().st_mtime_ns for path in place.glob("*.traj")} == before
+    other = tmp_path / "other.toml"
+    other.write_text(AGREEMENT.replace("200.0", "300.0"))
+    with pytest.raises(ValueError, match="another sampling"):
+        main([*arguments(other, data, agreeing), "--start", str(trained / "model")])
+
+
+def test_a_recipe_with_sampling_needs_a_model_of_its_own_kind(agreeing, data, tmp_path):
+    recipe = agreeing / "agreement.toml"
+    with pytest.raises(ValueError, match="needs a model to start from"):
+        main(arguments(recipe, data, tmp_path))
+    with pytest.raises(ValueError, match="another network"):
+        main([*arguments(recipe, data, tmp_path), "--start", "water"])

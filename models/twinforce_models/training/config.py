@@ -80,7 +80,7 @@ class Table:
 class Sampling:
     """Systems that a finished model meets and labels itself, to be trained on beside the data.
 
-    Langevin dynamics with conservative forces, each run from another training system.
+    Langevin dynamics with conservative forces, each run from another calm training system.
 
     Attributes:
         n_runs: How many runs.

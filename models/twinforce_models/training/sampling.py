@@ -56,7 +56,7 @@ def sampled_frames(
 
     Args:
         potential: That moves and labels.
-        starts: Runs begin at some of them.
+        starts: Runs begin at some of the calmer half of them.
         recipe: Its `sampling` and seed say how.
         folder: A later call with the same recipe goes on from what is there.
 
@@ -71,6 +71,7 @@ def sampled_frames(
     if made_by.exists() and made_by.read_text() != wanted:
         raise ValueError(f"{place} holds systems that another sampling made")
     made_by.write_text(wanted)
+    starts = calmer_half(starts)
     chosen = np.random.default_rng(recipe.seed).permutation(len(starts))
     frames: list[ase.Atoms] = []
     for n in tqdm(range(recipe.sampling.n_runs), desc="sampling"):
@@ -83,6 +84,13 @@ def sampled_frames(
             partial.replace(path)
         frames += ase.io.read(path, ":")
     return frames
+
+
+def calmer_half(frames: Sequence[ase.Atoms]) -> list[ase.Atoms]:
+    """Return those with the smaller forces, in their order: hot ones would not last a run."""
+    squares = [float(np.square(frame.get_forces()).mean()) for frame in frames]
+    median = float(np.median(squares))
+    return [frame for frame, square in zip(frames, squares, strict=True) if square <= median]
 
 
 def sample(
