@@ -60,7 +60,7 @@ def expected_temperature_shifts(
     Returns:
         None where the thermostat acts on each atom and nothing so simple holds.
     """
-    if settings.ensemble not in ("svr", "langevin"):
+    if settings.ensemble not in ("svr", "langevin") or not square_frequencies:
         return None
     square = settings.time_step_fs**2 / 4.0
     shifts = {
