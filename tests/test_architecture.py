@@ -43,8 +43,8 @@ ROOMS = [
     ("twinforce_service", {"pydantic_settings"}, ["settings", "main"]),
     ("twinforce_service", {"pydantic", "pydantic_core"}, ["transports", "settings", "main"]),
     ("twinforce_service", {"torch"}, ["engine", "evaluation", "main"]),
-    ("twinforce", {"matplotlib", "tqdm"}, ["cli", "md"]),
-    ("twinforce", {"ase"}, ["ase", "cli", "md"]),
+    ("twinforce", {"matplotlib", "tqdm"}, ["assess", "cli", "md"]),
+    ("twinforce", {"ase"}, ["ase", "assess", "cli", "md"]),
 ]  # fmt: skip
 
 # Inside the service, a room never imports from one further up, nor from one beside it.

@@ -33,6 +33,7 @@ class Deadline:
 
 
 NEVER = Deadline(math.inf)
+AT_ONCE = Deadline(-math.inf)
 
 
 def share_of(whole: Deadline, weight: float, later_weights: Iterable[float]) -> Deadline:

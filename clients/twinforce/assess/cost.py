@@ -111,7 +111,9 @@ def _round(subject: Subject, runs: dict[Way, Any]) -> dict[str, Any]:
         for name, outputs in _OUTPUTS.items():
             taken = []
             for _ in range(2):
-                shaken = subject.atoms.positions + rng.normal(scale=0.003, size=(len(subject.atoms), 3))
+                shaken = subject.atoms.positions + rng.normal(
+                    scale=0.003, size=(len(subject.atoms), 3)
+                )
                 begin = time.perf_counter()
                 prediction = stream.predict(subject.system.moved(shaken), outputs)
                 taken.append(time.perf_counter() - begin)
@@ -138,7 +140,10 @@ def summarize(ways: Sequence[Way], rounds: list[dict[str, Any]]) -> dict[str, An
             "speed_up_over_conservative": asdict(median_ratio(conservative, step(way))),
             "expected_over_direct": way.cost(f.value),
             "over_expected": asdict(
-                median_ratio(step(way), [_expected(way, d, c) for d, c in zip(direct, conservative, strict=True)])
+                median_ratio(
+                    step(way),
+                    [_expected(way, d, c) for d, c in zip(direct, conservative, strict=True)],
+                )
             ),
         }
     calls = {
@@ -149,7 +154,12 @@ def summarize(ways: Sequence[Way], rounds: list[dict[str, Any]]) -> dict[str, An
         for name in _OUTPUTS
     }
     computed = [[each["compute_s"][name] for each in rounds] for name in ("conservative", "direct")]
-    return {"f": asdict(f), "f_computing": asdict(median_ratio(*computed)), "ways": table, "calls": calls}
+    return {
+        "f": asdict(f),
+        "f_computing": asdict(median_ratio(*computed)),
+        "ways": table,
+        "calls": calls,
+    }
 
 
 def _expected(way: Way, direct: float, conservative: float) -> float:

@@ -14,13 +14,16 @@ import hashlib
 import json
 import math
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+
+from twinforce.assess.budget import AT_ONCE, Deadline
 
 _FORMAT = 1
 
@@ -34,12 +37,14 @@ class Found:
         is_done: Whether there is nothing left to do.
         note: What a reader should know: why it ended early, or was not run.
         wall_s: How long it took, over all attempts, in s.
+        cost: Of the unit when this was found; a larger one goes on.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     is_done: bool = True
     note: str = ""
     wall_s: float = 0.0
+    cost: float = 0.0
 
 
 class Folder:
@@ -78,7 +83,7 @@ class Folder:
         """Make the place of a unit; return whether files with other settings were deleted."""
         place, record = self.place(key), {"key": key, "settings": as_json(settings)}
         mark = place / "unit.json"
-        is_other = mark.exists() and json.loads(mark.read_text()) != record
+        is_other = mark.exists() and not self.has_settings(key, settings)
         if is_other:
             for path in place.iterdir():
                 if path.name != "lock":
@@ -86,6 +91,11 @@ class Folder:
         place.mkdir(parents=True, exist_ok=True)
         write_json(mark, record)
         return is_other
+
+    def has_settings(self, key: str, settings: Mapping[str, Any]) -> bool:
+        """Whether the files of a unit are good for these settings."""
+        mark = self.place(key) / "unit.json"
+        return mark.exists() and json.loads(mark.read_text())["settings"] == as_json(settings)
 
     def keys(self) -> list[str]:
         """Return the units that were begun."""
@@ -101,17 +111,19 @@ class Folder:
         write_json(self.place(key) / "found.json", as_json(asdict(found)))
 
     @contextmanager
-    def locked(self, key: str) -> Iterator[bool]:
-        """Hold a unit for this process; give whether that was possible."""
+    def locked(self, key: str, patience: Deadline = AT_ONCE) -> Iterator[bool]:
+        """Hold a unit for this process; give whether that was possible.
+
+        Args:
+            key: Of the unit.
+            patience: Until when to wait for a process that holds it.
+        """
         place = self.place(key)
         place.mkdir(parents=True, exist_ok=True)
         with (place / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+            while not (is_ours := _try_lock(file)) and not patience.is_over:
+                time.sleep(1.0)
+            yield is_ours
 
 
 def read_found(place: Path) -> Found | None:
@@ -154,6 +166,15 @@ def digest_of(atoms: Any) -> str:
     ):
         digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
     return digest.hexdigest()
+
+
+def _try_lock(file: IO[str]) -> bool:
+    """Lock a file for as long as it is open; return whether nobody else had."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

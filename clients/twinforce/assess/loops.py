@@ -31,7 +31,7 @@ def loops_unit(n_loops: int, conditions: Conditions, amplitude: float = 0.05) ->
         conditions: Whose seed is used.
         amplitude: Root mean square displacement of an atom along u or v, in Å.
     """
-    settings = {"n_loops": n_loops, "amplitude": amplitude, "n_points": _N_POINTS}
+    settings = {"amplitude": amplitude, "n_points": _N_POINTS}
     work = partial(_walk, n_loops, amplitude, conditions.seed)
     return Unit(KEY, 2.5 * n_loops * _N_POINTS, settings, work)
 

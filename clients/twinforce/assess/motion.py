@@ -35,10 +35,13 @@ class Spectrum:
     def quantile(self, share: float) -> float:
         """Return below which wave number this share of it lies, in 1/cm."""
         reached = np.cumsum(self.density) / self.density.sum()
-        return float(self.wave_numbers[min(np.searchsorted(reached, share), len(reached) - 1)])
+        index = min(int(np.searchsorted(reached, share)), len(reached) - 1)
+        return float(self.wave_numbers[index])
 
 
-def diffusion(positions: Floats, masses: Floats, chosen: NDArray[np.bool_], step_fs: float) -> Estimate:
+def diffusion(
+    positions: Floats, masses: Floats, chosen: NDArray[np.bool_], step_fs: float
+) -> Estimate:
     """Return the diffusion coefficient of the chosen atoms, in Å²/ps, by Einstein's relation.
 
         D = slope of <|r(t) - r(0)|²> / 6
@@ -65,7 +68,9 @@ def diffusion(positions: Floats, masses: Floats, chosen: NDArray[np.bool_], step
     return Estimate(found.value, found.error, found.n_independent, found.is_reliable and is_long)
 
 
-def velocity_spectrum(velocities: Floats, step_fs: float, window_ps: float = 1.0) -> Spectrum | None:
+def velocity_spectrum(
+    velocities: Floats, step_fs: float, window_ps: float = 1.0
+) -> Spectrum | None:
     """Return the power spectrum of velocities, averaged over atoms and half-overlapping windows.
 
     Args:
@@ -85,7 +90,7 @@ def velocity_spectrum(velocities: Floats, step_fs: float, window_ps: float = 1.0
     for begin in range(0, len(flat) - size + 1, size // 2):
         transformed = np.fft.rfft(flat[begin : begin + size] * shape, axis=0)
         power += (np.abs(transformed) ** 2).sum(axis=1)
-    wave_numbers = np.fft.rfftfreq(size, step_fs) / _LIGHT_CM_PER_FS
+    wave_numbers = np.fft.rfftfreq(size, step_fs).astype(np.float64) / _LIGHT_CM_PER_FS
     return Spectrum(wave_numbers, power / (power.sum() * wave_numbers[1]))
 
 

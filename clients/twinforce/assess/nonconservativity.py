@@ -38,7 +38,9 @@ def server_unit(subject: Subject) -> Unit:
 
 def client_unit(subject: Subject) -> Unit:
     """Return the unit that takes central differences, of both forces where there are both."""
-    kinds = [kind for kind in ("direct", "conservative") if f"{kind}_forces" in subject.info.outputs]
+    kinds = [
+        kind for kind in ("direct", "conservative") if f"{kind}_forces" in subject.info.outputs
+    ]
     displacement = _DISPLACEMENTS.get(subject.info.dtype, 1e-2)
     return Unit(
         CLIENT_KEY,
@@ -84,7 +86,8 @@ def by_distance(
 def block_norms(matrix: Floats) -> Floats:
     """Return the norm of each 3 x 3 block, shape [n_atoms, n_atoms]."""
     n_atoms = len(matrix) // 3
-    return np.linalg.norm(matrix.reshape(n_atoms, 3, n_atoms, 3), axis=(1, 3))
+    norms: Floats = np.linalg.norm(matrix.reshape(n_atoms, 3, n_atoms, 3), axis=(1, 3))
+    return norms
 
 
 def _ask_service(subject: Subject, place: Path, deadline: Deadline) -> Found:

@@ -47,14 +47,14 @@ def _measure(settings: MDSettings, subject: Subject, place: Path, deadline: Dead
     values = summarize(record, len(start), outer_fs(settings))
     values["picoseconds"] = ending.n_inner * settings.time_step_fs * 1e-3
     values["planned_picoseconds"] = settings.n_steps * settings.time_step_fs * 1e-3
-    return Found(values, ending.is_done, ending.note, ending.wall_s)
+    return Found(values, ending.is_done, ending.note)
 
 
 def summarize(record: Record, n_atoms: int, step_fs: float) -> dict[str, object]:
     """Return what a run without a thermostat shows."""
     series = record.series()
     total = series["energy"] + series["kinetic_energy"]
-    times = np.arange(len(total)) * step_fs
+    times = step_fs * np.arange(len(total), dtype=np.float64)
     tenth = max(len(total) // 10, 1)
     chosen = np.unique(np.linspace(0, len(total) - 1, _N_POINTS).astype(int))
     drift = fit_drift(times, total, n_atoms)

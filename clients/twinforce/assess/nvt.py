@@ -66,7 +66,7 @@ def _measure(settings: MDSettings, subject: Subject, place: Path, deadline: Dead
     values |= motion(record, start, settings) | order(record, start)
     values["picoseconds"] = ending.n_inner * settings.time_step_fs * 1e-3
     values["planned_picoseconds"] = settings.n_steps * settings.time_step_fs * 1e-3
-    return Found(values, ending.is_done, ending.note, ending.wall_s)
+    return Found(values, ending.is_done, ending.note)
 
 
 def temperatures(record: Record, n_atoms: int, settings: MDSettings) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def temperatures(record: Record, n_atoms: int, settings: MDSettings) -> dict[str
     series = record.series()
     n_settling = int(_SETTLING * len(series["energy"]))
     settled = {name: values[n_settling:] for name, values in series.items()}
-    times = np.arange(len(settled["energy"])) * outer_fs(settings)
+    times = outer_fs(settings) * np.arange(len(settled["energy"]), dtype=np.float64)
     drift = fit_drift(times, settled["conserved_energy"], n_atoms)
     symbols = record.layout.symbols
     return {

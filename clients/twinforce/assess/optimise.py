@@ -6,12 +6,13 @@ gradient does, and may never happen. What counts here is the same for all: wheth
 lead, and on conservative ones from there.
 """
 
-import time
+import json
 import warnings
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from ase.optimize import FIRE
 
 from twinforce.ase import DirectForcesWarning, ForceKind, TwinForceCalculator
 from twinforce.assess.budget import Deadline
-from twinforce.assess.folder import Found, as_json, read_found, write_json
+from twinforce.assess.folder import Found, as_json, write_json
 from twinforce.assess.statistics import mean_of_independent
 from twinforce.assess.subject import Conditions, Subject, Unit
 from twinforce.assess.ways import USUAL_F
@@ -70,23 +71,27 @@ def _optimise_all(
     place: Path,
     deadline: Deadline,
 ) -> Found:
-    begin = time.monotonic()
-    before = read_found(place)
-    done: dict[str, Any] = {} if before is None else dict(before.values["starts"])
-    partial_path = place / "starts.json"
-    descend = partial(_descend, subject, strategy, fmax, max_steps, deadline)
+    path = place / "starts.json"
+    done: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    is_stopped = Event()
 
-    def keep(index: int, found: dict[str, Any] | None) -> None:
-        if found is not None:
-            done[str(index)] = found
-            write_json(partial_path, as_json(done))
+    def is_over() -> bool:
+        return deadline.is_over or is_stopped.is_set()
+
+    def descend(index: int) -> dict[str, Any] | None:
+        atoms = _perturbed(subject, seed, index)
+        return _descend(subject, strategy, fmax, max_steps, is_over, atoms)
 
     waiting = [index for index in range(n_starts) if str(index) not in done]
     with subject.progress.bar(f"optimise {strategy}", n_starts, len(done)) as bar:
-        _run_in_threads(waiting, lambda index: descend(_perturbed(subject, seed, index)), keep, bar)
+        for index, found in _in_threads(waiting, descend, is_stopped):
+            if found is not None:
+                done[str(index)] = found
+                write_json(path, as_json(done))
+                bar.update()
     values = {"starts": done} | summarize(list(done.values()))
     values |= {"n_starts": n_starts, "fmax": fmax, "max_steps": max_steps}
-    return Found(values, len(done) >= n_starts, "", time.monotonic() - begin)
+    return Found(values, len(done) >= n_starts)
 
 
 def summarize(starts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -116,24 +121,18 @@ def summarize(starts: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _run_in_threads(
-    waiting: list[int],
-    work: Callable[[int], dict[str, Any] | None],
-    keep: Callable[[int, dict[str, Any] | None], None],
-    bar: Any,
-) -> None:
-    """Work on several starts at once, so that the service can batch them."""
+def _in_threads(
+    waiting: list[int], work: Callable[[int], dict[str, Any] | None], is_stopped: Event
+) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Work on several starts at once, so that the service can batch them; yield as they end."""
     with warnings.catch_warnings(), ThreadPoolExecutor(_N_THREADS) as pool:
         warnings.simplefilter("ignore", DirectForcesWarning)
-        running: dict[Future[dict[str, Any] | None], int] = {
-            pool.submit(work, index): index for index in waiting
-        }
+        running = {pool.submit(work, index): index for index in waiting}
         try:
-            while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    keep(running.pop(future), future.result())
-                    bar.update()
+            for future in as_completed(running):
+                yield running[future], future.result()
         finally:
+            is_stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -150,7 +149,7 @@ def _descend(
     strategy: str,
     fmax: float,
     max_steps: int,
-    deadline: Deadline,
+    is_over: Callable[[], bool],
     atoms: Atoms,
 ) -> dict[str, Any] | None:
     """Optimise; return how it went, or None where time was up."""
@@ -165,14 +164,15 @@ def _descend(
         patience = _PATIENCE if is_first else max_steps
         left = max_steps - sum(counts.values())
         try:
-            n_calls, is_converged = _follow(subject, atoms, kind, limit, left, patience, deadline)
+            n_calls, is_converged = _follow(subject, atoms, kind, limit, left, patience, is_over)
         except (InvalidSystemError, NonFinitePredictionError) as error:
             note = str(error)
             n_calls, is_converged = 0, False
         counts[kind] += n_calls
-        if deadline.is_over:
+        if is_over():
             return None
     final = subject.predict([atoms.positions], ("energy", "conservative_forces"))[0]
+    assert final.conservative_forces is not None
     largest = float(np.linalg.norm(final.conservative_forces, axis=1).max())
     return {
         "n_direct": counts["direct"],
@@ -192,13 +192,14 @@ def _follow(
     fmax: float,
     max_steps: int,
     patience: int,
-    deadline: Deadline,
+    is_over: Callable[[], bool],
 ) -> tuple[int, bool]:
-    """Go down on one kind of forces; return how many evaluations it took, and whether to the end."""
+    """Go down on one kind of forces; return the evaluations it took, and whether it converged."""
     smallest, n_since, n_calls = np.inf, 0, 0
-    with TwinForceCalculator(
-        subject.client, model=subject.info.name, force_kind=kind
-    ) as atoms.calc, FIRE(atoms, logfile=None) as optimizer:
+    with (
+        TwinForceCalculator(subject.client, model=subject.info.name, force_kind=kind) as atoms.calc,
+        FIRE(atoms, logfile=None) as optimizer,
+    ):
         for is_converged in optimizer.irun(fmax=fmax, steps=max_steps):
             n_calls += 1
             if is_converged:
@@ -206,6 +207,6 @@ def _follow(
             largest = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
             n_since = 0 if largest < smallest else n_since + 1
             smallest = min(smallest, largest)
-            if n_since >= patience or deadline.is_over:
+            if n_since >= patience or is_over():
                 break
     return n_calls, False

@@ -1,8 +1,8 @@
 """What a simulation leaves behind: plain arrays of numbers that grow, record by record.
 
-    rows.f64        one row for each outer step, of `columns`
-    positions.f32   some of the steps, all atoms, not wrapped, in Å
-    velocities.f32  more of the steps, at most 256 atoms, in ASE's unit
+rows.f64        one row for each outer step, of `columns`
+positions.f32   some of the steps, all atoms, not wrapped, in Å
+velocities.f32  more of the steps, at most 256 atoms, in ASE's unit
 """
 
 from collections.abc import Sequence

@@ -30,13 +30,11 @@ class Ending:
         n_inner: Inner steps, over all attempts.
         is_done: Whether it will not go on.
         note: Why it ended before its time; empty where it did not.
-        wall_s: Of this attempt, in s.
     """
 
     n_inner: int
     is_done: bool
     note: str
-    wall_s: float
 
 
 def outer_fs(settings: MDSettings) -> float:
@@ -69,12 +67,12 @@ def simulate(
         deadline: Until when.
         is_moving: Whether positions and velocities are recorded.
     """
-    begin = time.monotonic()
     atoms = start.copy()
     checkpoint = place / "checkpoint.npz"
-    with warnings.catch_warnings(), TwinForceCalculator(
-        subject.client, model=subject.info.name
-    ) as atoms.calc:
+    with (
+        warnings.catch_warnings(),
+        TwinForceCalculator(subject.client, model=subject.info.name) as atoms.calc,
+    ):
         warnings.simplefilter("ignore", DirectForcesWarning)
         warnings.simplefilter("ignore", ForceDisagreementWarning)
         is_begun = checkpoint.exists()
@@ -87,7 +85,7 @@ def simulate(
             recorder.close()
     n_inner = dynamics.get_number_of_steps() * dynamics.inner_steps
     is_done = bool(note) or n_inner >= settings.n_steps
-    return Ending(n_inner, is_done, note, time.monotonic() - begin)
+    return Ending(n_inner, is_done, note)
 
 
 def _follow(

@@ -69,7 +69,9 @@ def expected_temperature_shifts(
     }
     if settings.ensemble == "langevin":
         return shifts
-    mean = sum(shifts[each] * counts[each] for each in shifts) / sum(counts[each] for each in shifts)
+    mean = sum(shifts[each] * counts[each] for each in shifts) / sum(
+        counts[each] for each in shifts
+    )
     return {symbol: shift - mean for symbol, shift in shifts.items()}
 
 
@@ -92,15 +94,13 @@ def _equilibrate(subject: Subject, place: Path, deadline: Deadline) -> Found:
     atoms = subject.atoms.copy()
     if not atoms.has("momenta"):
         draw_velocities(atoms, settings.temperature_k, np.random.default_rng(settings.seed))
-    wall_s = 0.0
     snapshots = atoms.positions[None]
     if settings.n_steps:
         ending = simulate(subject, atoms, settings, place, deadline)
-        wall_s = ending.wall_s
         if ending.note:
             raise ValueError(f"equilibration {ending.note}: no simulation can start from there")
         if not ending.is_done:
-            return Found({"picoseconds": ending.n_inner * settings.time_step_fs * 1e-3}, False, "", wall_s)
+            return Found({"picoseconds": ending.n_inner * settings.time_step_fs * 1e-3}, False)
         snapshots = record_of(atoms, settings, place, is_moving=True).positions()
         with np.load(place / "checkpoint.npz") as saved:
             atoms.positions[:] = saved["positions"]
@@ -110,7 +110,7 @@ def _equilibrate(subject: Subject, place: Path, deadline: Deadline) -> Found:
         "picoseconds": settings.n_steps * settings.time_step_fs * 1e-3,
         "square_frequencies": _square_frequencies(subject, settings.forces, snapshots),
     }
-    return Found(values, True, "", wall_s)
+    return Found(values)
 
 
 def _square_frequencies(subject: Subject, kind: str, snapshots: Floats) -> dict[str, float]:

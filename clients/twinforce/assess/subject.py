@@ -1,6 +1,6 @@
 """What is assessed, with what settings, and what a unit of the work is."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,14 @@ class Conditions:
         temperature_k: In K.
         time_step_fs: Of inner steps, in fs.
         equilibration_ps: With conservative forces, before all simulations, in ps.
+        fmax: The largest force on an atom that an optimisation leaves, in eV/Å.
         seed: Of all random numbers.
     """
 
     temperature_k: float = 300.0
     time_step_fs: float = 0.5
-    equilibration_ps: float = 2.0
+    equilibration_ps: float = 1.0
+    fmax: float = 0.05
     seed: int = 0
 
 
@@ -65,7 +67,7 @@ class Subject:
         """The atoms as the service takes them."""
         return system_of(self.atoms, self.info)
 
-    def predict(self, positions: Sequence[Any], outputs: Sequence[str]) -> list[Prediction]:
+    def predict(self, positions: Iterable[Any], outputs: Sequence[str]) -> list[Prediction]:
         """Evaluate the system at several positions, in one request."""
         systems = [self.system.moved(each) for each in positions]
         return self.client.predict(systems, outputs, self.info.name)

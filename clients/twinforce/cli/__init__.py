@@ -1,4 +1,4 @@
-"""The command line, `twinforce`: see what is served, evaluate files, run molecular dynamics.
+"""The command line, `twinforce`: what is served, files, molecular dynamics, assessments.
 
 Exit status: 0 done, 1 the service refused, failed or could not be reached, 2 wrong usage or a
 file that cannot be read or written, 130 interrupted.
@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from twinforce.cli.assess import add_assess_command
 from twinforce.cli.md import add_md_command
 from twinforce.cli.models import add_models_command
 from twinforce.cli.predict import add_predict_command
@@ -56,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=float, default=60.0, help="of one request, in s (default: 60)"
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add_command in (add_models_command, add_predict_command, add_md_command):
+    for add_command in (
+        add_models_command,
+        add_predict_command,
+        add_md_command,
+        add_assess_command,
+    ):
         add_command(commands, asking)
     return parser

@@ -1,0 +1,166 @@
+"""What an assessment consists of: the units of each preset, and those that selectors name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from twinforce.assess.cost import cost_unit
+from twinforce.assess.loops import loops_unit
+from twinforce.assess.nonconservativity import client_unit, server_unit
+from twinforce.assess.nve import nve_unit
+from twinforce.assess.nvt import nvt_unit
+from twinforce.assess.optimise import STRATEGIES, optimise_unit
+from twinforce.assess.start import start_unit
+from twinforce.assess.subject import Subject, Unit
+from twinforce.assess.ways import Thermostat, Way, parse_thermostat, parse_way
+
+# Piece -> its share of the time, in the order in which they are run.
+SHARES = {"lambda": 5, "loops": 3, "cost": 6, "optimise": 16, "nve": 25, "nvt": 45}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """How much is done.
+
+    Attributes:
+        n_loops: Closed paths.
+        n_rounds: Of timing.
+        inner_steps: M that are timed, and run without a thermostat.
+        n_starts: Of optimisations.
+        max_steps: Of each optimisation.
+        nve_ps: Of each run without a thermostat, in ps.
+        nvt_ps: Of each run with one, in ps.
+        nvt: Which those are, as ways and their thermostats.
+    """
+
+    n_loops: int
+    n_rounds: int
+    inner_steps: tuple[int, ...]
+    n_starts: int
+    max_steps: int
+    nve_ps: float
+    nvt_ps: float
+    nvt: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+PRESETS = {
+    "quick": Preset(
+        n_loops=4,
+        n_rounds=8,
+        inner_steps=(4, 8),
+        n_starts=4,
+        max_steps=200,
+        nve_ps=1.0,
+        nvt_ps=2.0,
+        nvt=(("direct", ("svr:10",)), ("hybrid-8", ("svr:10",)), ("conservative", ("svr:10",))),
+    ),
+    "standard": Preset(
+        n_loops=8,
+        n_rounds=20,
+        inner_steps=(2, 4, 8, 16),
+        n_starts=8,
+        max_steps=400,
+        nve_ps=5.0,
+        nvt_ps=20.0,
+        nvt=(
+            ("direct", ("svr:10", "langevin:100")),
+            ("hybrid-8", ("svr:10", "svr:100", "langevin:100")),
+            ("conservative", ("svr:10",)),
+        ),
+    ),
+    "paper": Preset(
+        n_loops=16,
+        n_rounds=40,
+        inner_steps=(2, 4, 8, 16),
+        n_starts=16,
+        max_steps=600,
+        nve_ps=10.0,
+        nvt_ps=50.0,
+        nvt=(
+            ("direct", ("svr:10", "svr:100", "langevin:1000", "langevin:100", "langevin:10")),
+            ("hybrid-4", ("svr:10",)),
+            ("hybrid-8", ("svr:10", "svr:100", "langevin:100", "langevin:10")),
+            ("conservative", ("svr:10", "langevin:100")),
+        ),
+    ),
+}
+
+
+def plan(subject: Subject, preset: Preset, selectors: Sequence[str] = ()) -> list[Unit]:
+    """Return the units to do, in order; first the start, where any of them needs it.
+
+    Args:
+        subject: What is assessed.
+        preset: How much.
+        selectors: Pieces, such as "nvt", or units or groups of them, such as "nvt:direct" or
+            "nvt:hybrid-4:svr:10", also ones that the preset lacks. None: everything.
+
+    Raises:
+        ValueError: A selector names nothing.
+    """
+    usual = _usual_units(subject, preset)
+    if not selectors:
+        chosen = usual
+    else:
+        named = {
+            unit.key: unit
+            for selector in selectors
+            for unit in _named(subject, preset, usual, selector)
+        }
+        order = list(SHARES)
+        chosen = sorted(named.values(), key=lambda unit: order.index(unit.piece))
+    needs_start = any(unit.needs_start for unit in chosen)
+    return [start_unit(subject), *chosen] if needs_start else chosen
+
+
+def weights(units: Sequence[Unit]) -> list[float]:
+    """Return how to share out the time: between pieces as `SHARES` says, inside them by cost."""
+    totals: dict[str, float] = {}
+    for unit in units:
+        totals[unit.piece] = totals.get(unit.piece, 0.0) + unit.cost
+    return [SHARES.get(unit.piece, 0) * unit.cost / (totals[unit.piece] or 1.0) for unit in units]
+
+
+def _usual_units(subject: Subject, preset: Preset) -> list[Unit]:
+    conditions = subject.conditions
+    hybrid = [Way("hybrid", each) for each in preset.inner_steps]
+    return [
+        server_unit(subject),
+        client_unit(subject),
+        loops_unit(preset.n_loops, conditions),
+        cost_unit(preset.inner_steps, preset.n_rounds, conditions),
+        *(
+            optimise_unit(
+                each, preset.n_starts, subject.conditions.fmax, preset.max_steps, conditions
+            )
+            for each in STRATEGIES
+        ),
+        *(
+            nve_unit(way, preset.nve_ps, conditions)
+            for way in (Way("conservative"), Way("direct"), *hybrid)
+        ),
+        *(
+            nvt_unit(parse_way(way), parse_thermostat(each), preset.nvt_ps, conditions)
+            for way, thermostats in preset.nvt
+            for each in thermostats
+        ),
+    ]
+
+
+def _named(subject: Subject, preset: Preset, usual: list[Unit], selector: str) -> list[Unit]:
+    piece, _, rest = selector.partition(":")
+    if piece not in SHARES:
+        raise ValueError(f"pieces: expected {', '.join(SHARES)} or a unit of one, got {selector!r}")
+    found = [unit for unit in usual if f"{unit.key}:".startswith(f"{selector}:")]
+    if found:
+        return found
+    if piece == "nve":
+        return [nve_unit(parse_way(rest), preset.nve_ps, subject.conditions)]
+    if piece == "nvt":
+        way, _, thermostat = rest.partition(":")
+        return [_nvt(subject, preset, parse_way(way), parse_thermostat(thermostat))]
+    known = ", ".join(unit.key for unit in usual if unit.piece == piece)
+    raise ValueError(f"pieces: expected {piece} or one of {known}, got {selector!r}")
+
+
+def _nvt(subject: Subject, preset: Preset, way: Way, thermostat: Thermostat) -> Unit:
+    return nvt_unit(way, thermostat, preset.nvt_ps, subject.conditions)

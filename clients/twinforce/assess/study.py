@@ -1,0 +1,150 @@
+"""Doing an assessment: unit by unit, within a budget, from where it was left."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+
+from twinforce._client import Client
+from twinforce.assess.budget import AT_ONCE, NEVER, Deadline, share_of
+from twinforce.assess.folder import Folder, Found, digest_of, write_json
+from twinforce.assess.page import page_of
+from twinforce.assess.plan import PRESETS, plan, weights
+from twinforce.assess.progress import Progress
+from twinforce.assess.report import report_of
+from twinforce.assess.start import KEY as START
+from twinforce.assess.subject import Conditions, Subject, Unit
+from twinforce_proto import ServiceError, UnavailableError
+
+_USUAL = Conditions()
+# The start must not eat what it is for.
+_SHARE_OF_START = 0.5
+
+
+def assess(
+    client: Client,
+    atoms: Atoms,
+    out: Path,
+    *,
+    model: str | None = None,
+    preset: str = "standard",
+    pieces: Sequence[str] = (),
+    conditions: Conditions = _USUAL,
+    budget_minutes: float = math.inf,
+    anew: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Assess a served model on one system; write report.json and report.html; return the report.
+
+    What is finished in the folder is not done again, what was begun goes on. Several processes may
+    work on pieces of one assessment in the same folder at the same time.
+
+    Args:
+        client: Of the service.
+        atoms: The system; its velocities are kept, if it has any.
+        out: The folder.
+        model: Its name.
+        preset: How much, one of `PRESETS`.
+        pieces: Of which only these, or units of them such as "nvt:direct:svr:10". None: all.
+        conditions: Of simulations.
+        budget_minutes: Of wall time.
+        anew: Whether an assessment of something else in the folder is deleted.
+        progress: Where to show how far it is.
+
+    Raises:
+        ValueError: The folder holds an assessment of something else, or a piece is unknown.
+        UnavailableError: The service cannot be reached; run it again when it can.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+    shown = progress or Progress(is_shown=False)
+    subject = Subject(
+        client=client, info=client.model(model), atoms=atoms, conditions=conditions, progress=shown
+    )
+    units = plan(subject, PRESETS[preset], pieces)
+    folder = Folder(out)
+    folder.claim(identity_of(subject), anew=anew)
+    whole = NEVER if math.isinf(budget_minutes) else Deadline.after(60.0 * budget_minutes)
+    notes = _do_all(subject, folder, units, whole)
+    report = report_of(subject, folder, units, notes)
+    write_json(out / "report.json", report)
+    (out / "report.html").write_text(page_of(report), encoding="utf-8")
+    return report
+
+
+def identity_of(subject: Subject) -> dict[str, Any]:
+    """Return what all units depend on."""
+    conditions = subject.conditions
+    return {
+        "model": subject.info.name,
+        "version": subject.info.version,
+        "sha256": subject.info.sha256,
+        "dtype": subject.info.dtype,
+        "atoms": digest_of(subject.atoms),
+        "temperature_k": conditions.temperature_k,
+        "time_step_fs": conditions.time_step_fs,
+        "equilibration_ps": conditions.equilibration_ps,
+        "seed": conditions.seed,
+    }
+
+
+def _do_all(subject: Subject, folder: Folder, units: list[Unit], whole: Deadline) -> dict[str, str]:
+    """Do what is not done; return why units have not been run, by their keys."""
+    notes: dict[str, str] = {}
+    waiting = [unit for unit in units if not _is_done(folder, unit)]
+    if any(unit.needs_start for unit in units) and not any(unit.needs_start for unit in waiting):
+        waiting = [unit for unit in waiting if unit.key != START]
+    shares = weights(waiting)
+    for index, unit in enumerate(waiting):
+        if unit.key == START:
+            deadline = share_of(whole, _SHARE_OF_START, [1 - _SHARE_OF_START])
+        else:
+            deadline = share_of(whole, shares[index], shares[index + 1 :])
+        if note := _do(subject, folder, unit, deadline):
+            notes[unit.key] = note
+            subject.progress.say(f"{unit.key}: {note}")
+    return notes
+
+
+def _do(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) -> str:
+    """Do one unit as far as time allows; return why it was not run, or nothing."""
+    if missing := sorted(unit.outputs - set(subject.info.outputs)):
+        return f"skipped: the model has no {' and no '.join(missing)}"
+    if deadline.is_over:
+        return "not run: no time was left"
+    if unit.needs_start and not (folder.place(START) / "start.npz").exists():
+        return "not run: the start is not equilibrated yet"
+    patience = deadline if unit.key == START else AT_ONCE
+    with folder.locked(unit.key, patience) as is_ours:
+        if not is_ours:
+            return "not run: another process works on it"
+        if _is_done(folder, unit):
+            return ""
+        if folder.prepare(unit.key, unit.settings):
+            subject.progress.say(f"{unit.key}: begun anew with other settings")
+        before = folder.found(unit.key) or Found()
+        begin = time.monotonic()
+        try:
+            found = unit.work(subject, folder.place(unit.key), deadline)
+        except UnavailableError:
+            raise
+        except ServiceError as error:
+            return f"failed: {type(error).__name__}: {error}"
+        wall_s = before.wall_s + time.monotonic() - begin
+        folder.keep(unit.key, replace(found, wall_s=wall_s, cost=unit.cost))
+    return ""
+
+
+def _is_done(folder: Folder, unit: Unit) -> bool:
+    """Whether all of it is done, with these settings."""
+    found = folder.found(unit.key)
+    return (
+        found is not None
+        and found.is_done
+        and (found.cost >= unit.cost or bool(found.note))
+        and folder.has_settings(unit.key, unit.settings)
+    )
