@@ -1,5 +1,6 @@
 """Figures of a report, each one of numbers that the report holds."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,7 +84,7 @@ def draw_nve(report: Report) -> Figure | None:
     figure = Figure(figsize=(8.0, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     limit = report["thresholds"]["max_drift"]
-    for (key, unit), color in zip(units.items(), _COLORS, strict=False):
+    for (key, unit), color in zip(units.items(), itertools.cycle(_COLORS), strict=False):
         left.plot(unit["time_ps"], unit["change_mev_per_atom"], color=color, label=title_of(key))
     left.set_yscale("symlog", linthresh=1.0)
     left.set(xlabel="time (ps)", ylabel="change of total energy (meV/atom)")
@@ -133,37 +134,48 @@ def draw_temperatures(report: Report) -> Figure | None:
 
 
 def draw_motion(report: Report) -> Figure | None:
-    """Draw diffusion coefficients and spectra of velocities."""
+    """Draw diffusion coefficients."""
     units = units_of(report, "nvt", "diffusion")
-    if not units:
-        return None
     symbols = list(report["atoms"]["counts"])
-    figure = Figure(figsize=(8.0, 5.6), layout="constrained")
-    upper, lower = figure.subplots(2, 1)
+    known = {
+        key: unit
+        for key, unit in units.items()
+        if any(each["value"] is not None for each in unit["diffusion"].values())
+    }
+    if not known:
+        return None
+    figure = Figure(figsize=(8.0, 1.4 + 0.42 * len(known)), layout="constrained")
+    axes = figure.subplots()
     width = 0.8 / len(symbols)
     for index, symbol in enumerate(symbols):
-        found = [unit["diffusion"][symbol] for unit in units.values()]
-        values = [each["value"] if each["value"] is not None else np.nan for each in found]
-        errors = [each["error"] if each["error"] is not None else np.nan for each in found]
-        places = np.arange(len(found)) + index * width
-        upper.bar(places, values, width, yerr=errors, label=symbol, color=_COLORS[index % 7])
-    titles = [title_of(key).replace("; ", "\n") for key in units]
-    middle = 0.5 * width * (len(symbols) - 1)
-    upper.set_xticks(np.arange(len(units)) + middle, titles, fontsize=6.5, rotation=30, ha="right")
-    upper.set_ylabel("diffusion (Å²/ps)")
-    upper.legend(frameon=False)
-    symbol = min(symbols, key=lambda each: _lightness(report, each))
-    for (key, unit), color in zip(units.items(), _COLORS, strict=False):
-        if spectrum := unit["spectra"].get(symbol):
-            lower.plot(
-                spectrum["wave_numbers"],
-                spectrum["density"],
-                color=color,
-                linewidth=1,
-                label=title_of(key),
-            )
-    lower.set(xlabel="wave number (1/cm)", ylabel=f"spectrum of {symbol}")
-    lower.legend(frameon=False, fontsize=6.5)
+        found = [unit["diffusion"][symbol] for unit in known.values()]
+        values = [np.nan if each["value"] is None else each["value"] for each in found]
+        errors = [np.nan if each["error"] is None else each["error"] for each in found]
+        places = np.arange(len(found)) + (index - (len(symbols) - 1) / 2) * width
+        color = _COLORS[index % len(_COLORS)]
+        axes.barh(places, values, width, xerr=errors, label=symbol, color=color)
+    axes.set_yticks(range(len(known)), [title_of(key) for key in known])
+    axes.invert_yaxis()
+    axes.set_xlabel("diffusion (Å²/ps)")
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_spectra(report: Report) -> Figure | None:
+    """Draw the spectra of velocities of the species that vibrates fastest."""
+    units = units_of(report, "nvt", "spectra")
+    symbol = min(report["atoms"]["counts"], key=lambda each: _slowness(report, each))
+    spectra = {key: unit["spectra"].get(symbol) for key, unit in units.items()}
+    spectra = {key: spectrum for key, spectrum in spectra.items() if spectrum}
+    if not spectra:
+        return None
+    figure = Figure(figsize=(8.0, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for (key, spectrum), color in zip(spectra.items(), itertools.cycle(_COLORS), strict=False):
+        label = title_of(key)
+        axes.plot(spectrum["wave_numbers"], spectrum["density"], color=color, lw=1, label=label)
+    axes.set(xlabel="wave number (1/cm)", ylabel=f"spectrum of {symbol}")
+    axes.legend(frameon=False, fontsize=6.5)
     return figure
 
 
@@ -178,7 +190,7 @@ def draw_radial(report: Report) -> Figure | None:
     figure = Figure(figsize=(8.0, 2.7 * n_rows), layout="constrained")
     grid = figure.subplots(n_rows, n_columns, squeeze=False)
     for name, axes in zip(names, grid.ravel(), strict=False):
-        for (key, unit), color in zip(units.items(), _COLORS, strict=False):
+        for (key, unit), color in zip(units.items(), itertools.cycle(_COLORS), strict=False):
             if radial := unit["radial"].get(name):
                 axes.plot(
                     radial["distances"],
@@ -250,11 +262,11 @@ FIGURES: Mapping[str, tuple[Callable[[Report], Figure | None], ...]] = {
     "cost": (draw_cost,),
     "optimise": (draw_optimise,),
     "nve": (draw_nve,),
-    "nvt": (draw_temperatures, draw_motion, draw_radial),
+    "nvt": (draw_temperatures, draw_motion, draw_spectra, draw_radial),
 }
 
 
-def _lightness(report: Report, symbol: str) -> float:
-    """Return how low the spectrum of a species lies: light atoms vibrate fast."""
+def _slowness(report: Report, symbol: str) -> float:
+    """Return less for species that vibrate faster."""
     frequencies = report["pieces"].get("start", {}).get("start", {}).get("square_frequencies", {})
     return -float(frequencies.get(symbol, 0.0))

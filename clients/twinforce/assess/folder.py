@@ -67,8 +67,7 @@ class Folder:
         mark = self.path / "assessment.json"
         if anew and mark.exists():
             shutil.rmtree(self.path / "units", ignore_errors=True)
-            mark.unlink()
-        if mark.exists():
+        elif mark.exists():
             _check_same(mark, json.loads(mark.read_text()), record)
         elif self.path.exists() and any(self.path.iterdir()):
             raise ValueError(f"{self.path}: expected an empty folder or one of an assessment")

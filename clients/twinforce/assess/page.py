@@ -20,6 +20,7 @@ Report = Mapping[str, Any]
 _INK = "#010203"
 _SVG_STYLE: Any = {
     "svg.fonttype": "none",
+    "svg.hashsalt": "twinforce",  # ids are the same for the same figure
     "font.family": "sans-serif",
     "font.size": 9.0,
     "axes.spines.top": False,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from twinforce.assess.statistics import Floats
 
-_N_BLOCKS = 5
+_N_BLOCKS = 10
 _MOST_SNAPSHOTS = 400
 
 

@@ -21,13 +21,10 @@ What falls between is not shown.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import hypot
-from typing import Any, Literal
 
+from twinforce.assess.advice import Finding, Judgement, Report, advice_on, way_of
 from twinforce.assess.motion import period_fs
-from twinforce.assess.ways import Way, parse_thermostat, parse_way
-
-Finding = Literal["safe", "unsafe", "not shown"]
-Report = Mapping[str, Any]
+from twinforce.assess.ways import parse_thermostat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,23 +53,6 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """One answer.
-
-    Attributes:
-        topic: Such as "energy".
-        subject: What it is about, such as "nve:direct".
-        finding: The answer.
-        reason: The numbers behind it.
-    """
-
-    topic: str
-    subject: str
-    finding: Finding
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Verdict:
     """All answers, and what to do.
 
@@ -94,7 +74,7 @@ def judge(report: Report, thresholds: Thresholds) -> Verdict:
         *_optimisations(report, thresholds),
         *_time_steps(report, thresholds),
     )
-    return Verdict(tuple(_advice(report, judgements)), judgements)
+    return Verdict(tuple(advice_on(report, judgements)), judgements)
 
 
 def judge_drift(rate: float, error: float, limit: float) -> Finding:
@@ -238,7 +218,7 @@ def _time_steps(report: Report, thresholds: Thresholds) -> Iterator[Judgement]:
         yield Judgement("time step", f"{step:g} fs", finding, reason)
     period = _shortest_period(report)
     inner = {
-        _way_of(key).inner_steps
+        way_of(key).inner_steps
         for piece in ("nve", "nvt")
         for key in report["pieces"].get(piece, {})
     }
@@ -260,72 +240,6 @@ def _shortest_period(report: Report) -> float | None:
         return None
     key = max(found, key=lambda each: units[each]["highest_wave_number"])
     return period_fs(max(each["nearly_highest"] for each in found[key].values()))
-
-
-def _advice(report: Report, judgements: tuple[Judgement, ...]) -> Iterator[str]:
-    by_topic = {(each.topic, each.subject): each for each in judgements}
-    yield _advice_on_energy(by_topic)
-    yield from _advice_on_temperature(report, by_topic)
-    for strategy in ("direct", "hybrid", "conservative"):
-        found = by_topic.get(("optimisation", f"optimise:{strategy}"))
-        if found is not None:
-            yield f"Optimisation with {strategy} forces: {found.finding} ({found.reason})."
-    yield from _advice_on_steps(judgements)
-
-
-def _advice_on_energy(by_topic: Mapping[tuple[str, str], Judgement]) -> str:
-    found = {subject: each for (topic, subject), each in by_topic.items() if topic == "energy"}
-    safe = [_way_of(key).title for key, each in found.items() if each.finding == "safe"]
-    unsafe = [_way_of(key).title for key, each in found.items() if each.finding == "unsafe"]
-    unknown = [_way_of(key).title for key, each in found.items() if each.finding == "not shown"]
-    parts = [
-        f"{label}: {'; '.join(names)}"
-        for label, names in (("safe", safe), ("unsafe", unsafe), ("not shown", unknown))
-        if names
-    ]
-    return f"Without a thermostat {'. '.join(parts) or 'nothing is shown'}."
-
-
-def _advice_on_temperature(
-    report: Report, by_topic: Mapping[tuple[str, str], Judgement]
-) -> Iterator[str]:
-    """Recommend the cheapest way and the thermostat under which all that was shown is safe."""
-    found = {subject: each for (topic, subject), each in by_topic.items() if topic == "temperature"}
-    if not found:
-        return
-    safe = [key for key, each in found.items() if each.finding == "safe"]
-    gentle = [key for key in safe if by_topic.get(("motion", key), found[key]).finding != "unsafe"]
-    if gentle:
-        key = min(gentle, key=lambda each: _way_of(each).cost())
-        thermostat = parse_thermostat(key.split(":", 2)[2])
-        step = report["conditions"]["time_step_fs"]
-        yield (
-            f"At constant temperature use {_way_of(key).title} with {thermostat.title} and steps "
-            f"of {step:g} fs: every species keeps its temperature ({found[key].reason})."
-        )
-    else:
-        yield "At constant temperature nothing is shown to be safe yet."
-    for key, each in found.items():
-        if each.finding == "unsafe":
-            yield f"{_title_of(key)} is unsafe: {each.reason} from where it should be."
-    for key in safe:
-        if key not in gentle:
-            reason = by_topic["motion", key].reason
-            yield f"{_title_of(key)} keeps temperatures but slows motion: diffusion is {reason}."
-
-
-def _advice_on_steps(judgements: tuple[Judgement, ...]) -> Iterator[str]:
-    for each in judgements:
-        if each.topic in ("time step", "outer step") and each.finding != "not shown":
-            yield f"{each.topic.capitalize()} of {each.subject}: {each.finding} ({each.reason})."
-
-
-def _way_of(key: str) -> Way:
-    return parse_way(key.split(":")[1])
-
-
-def _title_of(key: str) -> str:
-    return f"{_way_of(key).title} with {parse_thermostat(key.split(':', 2)[2]).title}"
 
 
 def _worst(findings: list[Finding]) -> Finding:
