@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto bench train train-pet clean
+.PHONY: help demo test check format proto bench paper train train-pet clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,12 @@ proto: $(STAMP)  ## generate the stubs beside their .proto
 
 bench: $(STAMP)  ## measure what an evaluation and a remote step cost
 	$(BIN)/python -m bench $(ARGS)
+
+# Of wall time, in minutes; the study goes on where it stopped.
+PAPER_MINUTES ?= 60
+
+paper: $(STAMP)  ## run the study of the bundled model for PAPER_MINUTES more and write docs/paper.md
+	$(BIN)/python -m bench.paper --minutes $(PAPER_MINUTES) $(ARGS)
 
 train: $(STAMP)  ## train the bundled model: make train DATA=folder-of-the-water-data
 	@test -n "$(DATA)" || { echo 'make train needs the training data: make train DATA=path/to/water'; exit 2; }

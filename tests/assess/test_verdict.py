@@ -33,8 +33,8 @@ def nvt(hydrogen, oxygen, error=1.0, *, is_reliable=True, diffusion=(0.25, 0.005
         },
         "expected_shifts_k": {"H": -shift, "O": 2 * shift},
         "diffusion": {"H": estimate(*diffusion), "O": estimate(*diffusion)},
-        "highest_wave_number": 8000.0,
-        "spectra": {"H": {"nearly_highest": 3700.0}, "O": {"nearly_highest": 3650.0}},
+        "largest_wave_number": 8000.0,
+        "spectra": {"H": {"highest": 3700.0}, "O": {"highest": 3650.0}},
     }
 
 

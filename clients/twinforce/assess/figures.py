@@ -44,14 +44,14 @@ def draw_lambda(report: Report) -> Figure | None:
         pairs["distances"], pairs["antisymmetric_norms"], color=_COLORS[1], label="‖(J - Jᵀ)/2‖"
     )
     left.set(xlabel="distance (Å)", ylabel="root mean square (eV/Å²)")
-    left.legend(frameon=False)
+    _legend(left)
     lines = (("service", server), ("differences", client), ("conservative, differences", noise))
     for (label, found), color, style in zip(lines, _COLORS[1:], ("-", "--", ":"), strict=False):
         if found.get("pairs"):
             at = found["pairs"]
             right.semilogy(at["distances"], at["lambdas"], style, color=color, label=label)
     right.set(xlabel="distance (Å)", ylabel="λ of pairs")
-    right.legend(frameon=False)
+    _legend(right)
     return figure
 
 
@@ -72,7 +72,7 @@ def draw_loops(report: Report) -> Figure | None:
         axes.plot(places, errors, "_", color=_GRAY, markersize=9)
     axes.plot([], [], "_", color=_GRAY, label="error of the sum")
     axes.set(xlabel="closed path", ylabel="|work| (meV/atom)", yscale="log")
-    axes.legend(frameon=False)
+    _legend(axes)
     return figure
 
 
@@ -86,9 +86,10 @@ def draw_nve(report: Report) -> Figure | None:
     limit = report["thresholds"]["max_drift"]
     for (key, unit), color in zip(units.items(), itertools.cycle(_COLORS), strict=False):
         left.plot(unit["time_ps"], unit["change_mev_per_atom"], color=color, label=title_of(key))
-    left.set_yscale("symlog", linthresh=1.0)
+    if max(np.abs(unit["change_mev_per_atom"]).max() for unit in units.values()) > 5.0:
+        left.set_yscale("symlog", linthresh=1.0)
     left.set(xlabel="time (ps)", ylabel="change of total energy (meV/atom)")
-    left.legend(frameon=False, fontsize="small")
+    _legend(left)
     drifting = {key: unit["drift"] for key, unit in units.items() if unit["drift"]}
     places = np.arange(len(drifting))
     for place, (key, drift) in zip(places, drifting.items(), strict=True):
@@ -127,9 +128,9 @@ def draw_temperatures(report: Report) -> Figure | None:
             label=symbol,
         )
     axes.set_yticks(range(len(found)), [title_of(key) for key in found])
-    axes.invert_yaxis()
+    axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel("temperature - where it should be, ± 2 errors (K)")
-    axes.legend(frameon=False)
+    _legend(axes)
     return figure
 
 
@@ -153,11 +154,11 @@ def draw_motion(report: Report) -> Figure | None:
         errors = [np.nan if each["error"] is None else each["error"] for each in found]
         places = np.arange(len(found)) + (index - (len(symbols) - 1) / 2) * width
         color = _COLORS[index % len(_COLORS)]
-        axes.barh(places, values, width, xerr=errors, label=symbol, color=color)
+        axes.barh(places, values, width, xerr=errors, ecolor=_GRAY, label=symbol, color=color)
     axes.set_yticks(range(len(known)), [title_of(key) for key in known])
     axes.invert_yaxis()
     axes.set_xlabel("diffusion (Å²/ps)")
-    axes.legend(frameon=False)
+    _legend(axes)
     return figure
 
 
@@ -174,8 +175,11 @@ def draw_spectra(report: Report) -> Figure | None:
     for (key, spectrum), color in zip(spectra.items(), itertools.cycle(_COLORS), strict=False):
         label = title_of(key)
         axes.plot(spectrum["wave_numbers"], spectrum["density"], color=color, lw=1, label=label)
-    axes.set(xlabel="wave number (1/cm)", ylabel=f"spectrum of {symbol}")
-    axes.legend(frameon=False, fontsize=6.5)
+    largest = max(spectrum["highest"] for spectrum in spectra.values())
+    axes.set(
+        xlabel="wave number (1/cm)", ylabel=f"spectrum of {symbol}", xlim=(0, 1.3 * largest + 1)
+    )
+    _legend(axes)
     return figure
 
 
@@ -199,10 +203,11 @@ def draw_radial(report: Report) -> Figure | None:
                     linewidth=1,
                     label=title_of(key),
                 )
-        axes.set(title=name, xlabel="distance (Å)", ylabel="g")
+        axes.set(xlabel="distance (Å)", ylabel=f"g of {name}")
         if "H" in name.split("-"):
             axes.set_ylim(0, 4)
-    grid[0, 0].legend(frameon=False, fontsize=6)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False, fontsize=7)
     return figure
 
 
@@ -216,14 +221,14 @@ def draw_optimise(report: Report) -> Figure | None:
     names = [title_of(key) for key in units]
     rates = [unit["success_rate"] for unit in units.values()]
     errors = [unit["success_error"] for unit in units.values()]
-    left.bar(names, rates, yerr=errors, color=_COLORS[0])
+    left.bar(names, rates, yerr=errors, ecolor=_GRAY, color=_COLORS[0])
     left.set(ylim=(0, 1.05), ylabel="ended at a minimum")
     direct = np.array([unit["n_direct"] for unit in units.values()])
     conservative = np.array([unit["n_conservative"] for unit in units.values()])
     middle.bar(names, direct, color=_COLORS[1], label="direct")
     middle.bar(names, conservative, bottom=direct, color=_COLORS[0], label="conservative")
     middle.set_ylabel("evaluations")
-    middle.legend(frameon=False)
+    _legend(middle)
     for place, unit in enumerate(units.values()):
         largest = [each["largest_force"] for each in unit["starts"].values()]
         right.semilogy([place] * len(largest), largest, "o", color=_COLORS[2], markersize=4)
@@ -246,13 +251,13 @@ def draw_cost(report: Report) -> Figure | None:
     places = np.arange(len(ways))
     values = [each["over_direct"]["value"] for each in ways.values()]
     errors = [each["over_direct"]["error"] or 0.0 for each in ways.values()]
-    axes.bar(places, values, 0.6, yerr=errors, color=_COLORS[0], label="measured")
+    axes.bar(places, values, 0.6, yerr=errors, ecolor=_GRAY, color=_COLORS[0], label="measured")
     expected = [each["expected_over_direct"] for each in ways.values()]
     axes.plot(places, expected, "_", color=_COLORS[1], markersize=34, markeredgewidth=2)
     axes.plot([], [], "_", color=_COLORS[1], markersize=12, label="1 + (F - 1)/M")
     axes.set_xticks(places, [parse_way(key).title for key in ways])
     axes.set_ylabel("time of an inner step / direct")
-    axes.legend(frameon=False)
+    _legend(axes)
     return figure
 
 
@@ -264,6 +269,13 @@ FIGURES: Mapping[str, tuple[Callable[[Report], Figure | None], ...]] = {
     "nve": (draw_nve,),
     "nvt": (draw_temperatures, draw_motion, draw_spectra, draw_radial),
 }
+
+
+def _legend(axes: Any) -> None:
+    """Put a legend above the axes, where it hides nothing."""
+    n_columns = 2 if axes.get_subplotspec().get_gridspec().ncols > 1 else 4
+    place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": n_columns}
+    axes.legend(frameon=False, fontsize=7, borderaxespad=0.2, columnspacing=1.2, **place)
 
 
 def _slowness(report: Report, symbol: str) -> float:

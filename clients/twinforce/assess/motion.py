@@ -13,6 +13,7 @@ _LIGHT_CM_PER_FS = 2.99792458e-5
 _N_BLOCKS = 5
 # Shorter blocks than this show how atoms rattle, not how they diffuse.
 _SHORTEST_BLOCK_PS = 2.0
+_TAIL = 0.05
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,11 +33,13 @@ class Spectrum:
         """Where it is highest, in 1/cm."""
         return float(self.wave_numbers[self.density.argmax()])
 
-    def quantile(self, share: float) -> float:
-        """Return below which wave number this share of it lies, in 1/cm."""
-        reached = np.cumsum(self.density) / self.density.sum()
-        index = min(int(np.searchsorted(reached, share)), len(reached) - 1)
-        return float(self.wave_numbers[index])
+    @property
+    def highest(self) -> float:
+        """Up to which wave number there is more than the tail that a thermostat makes, in 1/cm.
+
+        That is 5% of the peak.
+        """
+        return float(self.wave_numbers[self.density >= _TAIL * self.density.max()].max())
 
 
 def diffusion(

@@ -27,7 +27,9 @@ SERVER_KEY, CLIENT_KEY = "lambda:server", "lambda:client"
 _DISPLACEMENTS = {"float32": 1e-2, "float64": 1e-3}
 _MOST_ATOMS = 1000
 _BIN_WIDTH = 0.25
-_SERVER_TIMEOUT_S = 3600.0
+# One call that cannot go on where it stopped may take some times its share, within these, in s.
+_TIMEOUT_OVER_SHARE = 3.0
+_TIMEOUTS_S = (300.0, 3600.0)
 
 
 def server_unit(subject: Subject) -> Unit:
@@ -94,7 +96,8 @@ def _ask_service(subject: Subject, place: Path, deadline: Deadline) -> Found:
     if deadline.is_over:
         return Found({}, False)
     del place
-    with Client(subject.client.url, timeout=_SERVER_TIMEOUT_S) as patient:
+    timeout = float(np.clip(_TIMEOUT_OVER_SHARE * deadline.seconds_left, *_TIMEOUTS_S))
+    with Client(subject.client.url, timeout=timeout) as patient:
         found = patient.nonconservativity(subject.system, subject.info.name, pairs=True)
     assert found.pair_norms is not None
     assert found.antisymmetric_pair_norms is not None

@@ -106,13 +106,13 @@ def motion(record: Record, atoms: Atoms, settings: MDSettings) -> dict[str, Any]
             each: asdict(diffusion(positions, masses, symbols == each, steps[0]))
             for each in layout.symbols
         },
-        "highest_wave_number": 0.5 / (steps[1] * 2.99792458e-5),
+        "largest_wave_number": 0.5 / (steps[1] * 2.99792458e-5),
         "spectra": {
             each: {
                 "wave_numbers": spectrum.wave_numbers.round(2),
                 "density": _rounded(spectrum.density),
                 "peak": spectrum.peak,
-                "nearly_highest": spectrum.quantile(0.999),
+                "highest": spectrum.highest,
             }
             for each, spectrum in spectra.items()
             if spectrum is not None

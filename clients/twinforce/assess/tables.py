@@ -26,6 +26,8 @@ def with_error(value: float | None, error: float | None, *, signed: bool = False
         return UNKNOWN
     if error is None or error == 0.0:
         return f"{value:.3g}"
+    if error < 1e-6:
+        return f"{value:.1e} ± {error:.1e}"
     digits = 0
     while digits < 8 and error < 2.0 * 10.0**-digits:
         digits += 1

@@ -238,8 +238,9 @@ def _shortest_period(report: Report) -> float | None:
     found = {key: unit["spectra"] for key, unit in units.items() if unit["spectra"]}
     if not found:
         return None
-    key = max(found, key=lambda each: units[each]["highest_wave_number"])
-    return period_fs(max(each["nearly_highest"] for each in found[key].values()))
+    key = max(found, key=lambda each: units[each]["largest_wave_number"])
+    highest = max(each["highest"] for each in found[key].values())
+    return period_fs(highest) if highest > 0 else None
 
 
 def _worst(findings: list[Finding]) -> Finding:
