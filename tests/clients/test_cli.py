@@ -17,7 +17,7 @@ from tests.systems import molecule
 from twinforce import Client
 from twinforce.ase import system_of
 from twinforce.cli import run
-from twinforce.md import Instant, energy_drift
+from twinforce.md import Instant, conserved_drift, energy_drift
 
 
 @pytest.fixture
@@ -121,6 +121,42 @@ def test_md_writes_trajectory_log_and_plot(file, tmp_path, ensemble, forces):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_md_goes_on_from_a_restart_as_if_it_had_never_stopped(file, tmp_path):
+    def log_of(name, *lengths):
+        kept = {kind: tmp_path / f"{name}{kind}" for kind in (".csv", ".traj", ".npz")}
+        for length in lengths:
+            given = [f"--log={kept['.csv']}", f"--trajectory={kept['.traj']}"]
+            moving = ["--forces=hybrid", "--inner-steps=4", "--interval=2", f"--steps={length}"]
+            thermal = ["--ensemble=npt-isotropic", "--temperature=50", "--pressure=100"]
+            restart = f"--restart={kept['.npz']}"
+            assert run(["md", str(file), *moving, *thermal, *given, restart]) == 0
+        rows = list(csv.DictReader(kept[".csv"].read_text().splitlines()))
+        return rows, ase.io.read(kept[".traj"], ":")
+
+    whole, images = log_of("whole", 48)
+    halves, continued = log_of("halves", 16, 48, 48)
+    assert [int(row["step"]) for row in whole] == [0, 8, 16, 24, 32, 40, 48]
+    assert halves == whole
+    assert len(images) == len(continued) == 7
+    np.testing.assert_array_equal(images[-1].positions, continued[-1].positions)
+    last = whole[-1]
+    assert float(last["volume_a3"]) == pytest.approx(images[-1].get_volume())
+    assert float(last["volume_a3"]) != float(whole[0]["volume_a3"])
+    assert float(last["force_rmse_Ar_ev_per_a"]) == images[-1].info["force_rmse_Ar"]
+    assert float(last["correction_work_ev"]) == images[-1].info["correction_work"]
+    assert float(last["temperature_Ar_k"]) == pytest.approx(float(last["temperature_k"]))
+
+
+def test_md_counts_inner_steps_and_rounds_up_to_outer_ones(file, tmp_path, capsys):
+    log = tmp_path / "log.csv"
+    moving = ["--forces=hybrid", "--inner-steps=8", "--steps=20", "--interval=1"]
+    assert run(["md", str(file), *moving, "--temperature=50", f"--log={log}"]) == 0
+    rows = list(csv.DictReader(log.read_text().splitlines()))
+    assert [int(row["step"]) for row in rows] == [0, 8, 16, 24]
+    assert float(rows[-1]["time_fs"]) == 12.0
+    assert "24 steps, 0.012 ps" in capsys.readouterr().err
+
+
 def test_md_is_repeatable_and_continues_with_the_velocities_of_a_file(file, tmp_path):
     def end_of(start, name, *options):
         path = tmp_path / name
@@ -170,6 +206,8 @@ def test_md_warns_of_direct_forces_without_a_thermostat(file, capsys):
         (["predict", "{file}", "--outputs", "direct_stress"], 1, r"systems\[0\]"),
         (["predict", "{file}", "--model", "none"], 1, "UnknownModelError: "),
         (["predict", "{file}", "-o", "/nowhere/at/all.xyz"], 2, "No such file or directory"),
+        (["md", "{file}", "--index=1", "--ensemble=npt-isotropic"], 2, "pbc: expected a system"),
+        (["md", "{file}", "--restart", __file__], 2, "expected a file that dynamics saved"),
         (["md", "{file}", "--trajectory", "run.pdf"], 2, r"expected a name that ends in \.traj"),
         (["models", "--url", "http:/host"], 2, "expected a url"),
         (["models", "--url", "grpc://127.0.0.1:{port}"], 1, "UnavailableError: cannot reach"),
@@ -218,3 +256,4 @@ def test_the_drift_of_a_run_is_found_with_its_error():
     assert drift.rate == pytest.approx(0.3, abs=4 * drift.error)
     assert 0 < drift.error < 0.02
     assert energy_drift(run[:15], n_atoms=10) is None
+    assert conserved_drift(run, n_atoms=10) == drift

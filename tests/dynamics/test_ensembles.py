@@ -156,10 +156,16 @@ def test_species_share_the_temperature_also_without_the_motion_of_the_whole():
     assert_close(found, TEMPERATURE, 0.02 * TEMPERATURE)
 
 
-@pytest.mark.parametrize("coupling", ["isotropic", "anisotropic"])
-@pytest.mark.parametrize(("thermostat", "shape"), [(GLOBAL, 8), (LANGEVIN, 9)])
+@pytest.mark.parametrize(
+    ("coupling", "thermostat", "shape"),
+    [("isotropic", GLOBAL, 8), ("isotropic", LANGEVIN, 9), ("anisotropic", LANGEVIN, 9)],
+)
 def test_the_volume_of_an_ideal_gas_is_distributed_as_it_should(coupling, thermostat, shape):
-    """V^N exp(-P V/kT), less one power where the motion of the whole is no heat."""
+    """V^N exp(-P V/kT), less one power where the motion of the whole is no heat.
+
+    An anisotropic cell needs a lattice to keep its shape, and local noise, as a global thermostat
+    never turns motion along one direction into motion along another where nothing collides.
+    """
     toy = Lattice(k=40.0 if coupling == "anisotropic" else 0.0, length=2.4)
     masses = np.ones((8, 1))
     fast = {GLOBAL: SVR, LANGEVIN: Langevin}[thermostat](temperature_k=TEMPERATURE, relaxation=0.1)
@@ -173,7 +179,10 @@ def test_the_volume_of_an_ideal_gas_is_distributed_as_it_should(coupling, thermo
     )
     volumes = np.array([volume(each.cell) for each in follow(propagation, state, 5000)])
     expected, spread = volume_moments(toy, shape, coupling)
-    assert_close(volumes[300:], expected, 0.05 * expected)
+    mean, error = mean_and_error(volumes[300:])
+    assert error < 0.04 * expected
+    bias = 0.02 * expected  # of Euler's method, at this time step; 1% as found with half of it
+    assert abs(mean - expected) < 3 * error + bias
     assert volumes[300:].std() == pytest.approx(spread, rel=0.2)
 
 
@@ -181,7 +190,7 @@ def volume_moments(toy, shape, coupling, n=400_000):
     """Return mean and spread of the volume for the weight V^(shape - 1) exp(-(E + P V)/kT).
 
     Isotropic: by quadrature. Anisotropic: over lower triangular cells T, for which the measure
-    V^-2 dh of all nine numbers becomes V^-2 T11² T22 dT, by importance sampling.
+    dV of the weight is V^-2 dh of all nine numbers, or V^-2 T11² T22 dT, by importance sampling.
     """
     if coupling == "isotropic":
         lengths = np.linspace(0.5, 8.0, 20_000)
@@ -196,7 +205,7 @@ def volume_moments(toy, shape, coupling, n=400_000):
         volumes = diagonal.prod(axis=0)
         guess = np.exp(-(np.tril(noise) ** 2).sum(axis=(1, 2)) / 2)
         weights = np.where((diagonal > 0.2).all(axis=0), first**2 * second, 0.0)
-        weights *= np.abs(volumes) ** (shape - 2) / guess
+        weights *= np.abs(volumes) ** (shape - 3) / guess
     weights = weights * np.exp(-(toy.energy(cells) + PRESSURE * volumes) / KT)
     mean = np.average(volumes, weights=weights)
     return mean, np.sqrt(np.average((volumes - mean) ** 2, weights=weights))
