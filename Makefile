@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 # Where torch comes from: the builds for CPU are a tenth of the size of those for CUDA.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# What `make train` trains: a file in models/twinforce_models/training.
+RECIPE ?= water
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -42,9 +44,9 @@ PAPER_MINUTES ?= 60
 paper: $(STAMP)  ## run the study of the bundled model for PAPER_MINUTES more and write docs/paper.md
 	$(BIN)/python -m bench.paper --minutes $(PAPER_MINUTES) $(ARGS)
 
-train: $(STAMP)  ## train the bundled model: make train DATA=folder-of-the-water-data
-	@test -n "$(DATA)" || { echo 'make train needs the training data: make train DATA=path/to/water'; exit 2; }
-	$(BIN)/twinforce-train models/twinforce_models/training/water.toml --data "$(DATA)" --out runs/water $(ARGS)
+train: $(STAMP)  ## train a bundled model: make train DATA=folder-of-its-data [RECIPE=water|elements6]
+	@test -n "$(DATA)" || { echo 'make train needs the training data: make train DATA=path/to/$(RECIPE)'; exit 2; }
+	$(BIN)/twinforce-train models/twinforce_models/training/$(RECIPE).toml --data "$(DATA)" --out runs/$(RECIPE) $(ARGS)
 
 train-pet: $(STAMP)  ## train a hybrid PET with metatrain: make train-pet DATA=folder-of-the-water-data
 	@test -n "$(DATA)" || { echo 'make train-pet needs the training data: make train-pet DATA=path/to/water'; exit 2; }

@@ -1,0 +1,103 @@
+"""The bundled model `elements6` is intact, honest about itself, and behaves like six crystals."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+from ase.units import GPa
+
+from twinforce_models import registry
+from twinforce_models.contract import check_potential
+from twinforce_models.potential import predict
+from twinforce_models.training.config import read_recipe
+from twinforce_models.training.report import to_system
+from twinforce_proto import OUTPUTS
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "models" / "twinforce_models" / "bundled" / "elements6"
+RECIPE = ROOT / "models" / "twinforce_models" / "training" / "elements6.toml"
+
+# Lattice constants that the labels vanish at, in Å: by `bench.elements`, from the labels alone.
+LATTICE = {
+    "Li": ("bcc", 3.438),
+    "Mo": ("bcc", 3.162),
+    "Ni": ("fcc", 3.505),
+    "Cu": ("fcc", 3.614),
+    "Si": ("diamond", 5.469),
+    "Ge": ("diamond", 5.782),
+}
+
+
+@pytest.fixture(scope="module")
+def elements6():
+    return registry.load("elements6")
+
+
+def crystal(symbol, length, stretch=0.0):
+    """Return a conventional cell of 2 to 8 atoms, stretched along x."""
+    atoms = bulk(symbol, LATTICE[symbol][0], length, cubic=True)
+    atoms.set_cell(atoms.cell.array @ np.diag([1 + stretch, 1.0, 1.0]), scale_atoms=True)
+    return atoms
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_it_keeps_the_contract(dtype):
+    check_potential(registry.load("elements6", dtype=dtype).potential).raise_if_broken()
+
+
+def test_it_is_small_and_holds_no_pickle():
+    files = {path.name: path for path in FOLDER.iterdir()}
+    assert set(files) == {"model.safetensors", "model.json", "CARD.md"}
+    assert sum(path.stat().st_size for path in files.values()) < 2 * 2**20
+    assert files["model.safetensors"].read_bytes()[8:9] == b"{"
+
+
+def test_it_was_made_by_the_recipe_beside_it(elements6):
+    recipe, about = read_recipe(RECIPE)
+    assert elements6.info.metadata["recipe_sha256"] == recipe.sha256()
+    assert elements6.info.metadata["licence"] == about.licence == "BSD-3-Clause"
+    assert elements6.info.metadata["training_data"][0]["doi"] == "10.1021/acs.jpca.9b08723"
+    assert elements6.info.elements == (3, 14, 28, 29, 32, 42)
+    assert set(elements6.info.outputs) == set(OUTPUTS)
+
+
+def test_the_two_forces_agree_and_so_do_the_stresses_on_shaken_crystals(elements6):
+    known = elements6.info.metadata["force_disagreement"]
+    for symbol, (_, length) in LATTICE.items():
+        atoms = crystal(symbol, length, 0.01).repeat(2)
+        atoms.rattle(0.08, seed=3)
+        (prediction,) = predict(elements6.potential, [to_system(atoms)], OUTPUTS)
+        apart = prediction.direct_forces - prediction.conservative_forces
+        size = np.sqrt(np.square(prediction.conservative_forces).mean())
+        assert np.sqrt(np.square(apart).mean()) < 0.25 * size, symbol
+        assert np.sqrt(np.square(apart).mean()) < known[symbol]["max"], symbol
+        stresses = (prediction.direct_stress - prediction.conservative_stress) / GPa
+        assert np.abs(stresses).max() < 2.0, symbol
+
+
+@pytest.mark.parametrize("symbol", LATTICE)
+def test_crystals_are_at_rest_where_their_labels_are(elements6, symbol):
+    length = LATTICE[symbol][1]
+    systems = [to_system(crystal(symbol, scale * length)) for scale in (0.99, 1.0, 1.01)]
+    stresses = [
+        np.trace(predict(elements6.potential, [system], OUTPUTS)[0].conservative_stress)
+        for system in systems
+    ]
+    assert stresses[0] < 0 < stresses[2]
+    at_rest = -0.02 * stresses[1] / (stresses[2] - stresses[0])
+    assert abs(at_rest) < 0.004
+
+
+def test_stretching_costs_what_the_conservative_stress_says():
+    potential = registry.load("elements6", dtype=torch.float64).potential
+    for symbol, (_, length) in LATTICE.items():
+        energies = [
+            predict(potential, [to_system(crystal(symbol, length, 0.02 + h))], {"energy"})[0].energy
+            for h in (-1e-4, 1e-4)
+        ]
+        atoms = crystal(symbol, length, 0.02)
+        (prediction,) = predict(potential, [to_system(atoms)], {"conservative_stress"})
+        slope = (energies[1] - energies[0]) / 2e-4 * 1.02 / atoms.get_volume()
+        assert slope == pytest.approx(prediction.conservative_stress[0, 0], abs=1e-6)
