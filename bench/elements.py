@@ -251,14 +251,14 @@ def summarize(rows: Floats, atoms: Atoms) -> dict[str, float]:
     blocks = {name: np.array_split(v, 5) for name, v in (("d", density), ("t", kept[:, 2]))}
     means = {name: np.array([block.mean() for block in each]) for name, each in blocks.items()}
     slope = np.polyfit(kept[:, 0] / 1e3, kept[:, 3], 1)[0]
+    apart = kept[:, 4].mean()
     return {
         "density_g_per_cm3": float(density.mean()),
         "density_error_g_per_cm3": float(means["d"].std(ddof=1) / 5**0.5),
         "temperature_k": float(kept[:, 2].mean()),
         "temperature_error_k": float(means["t"].std(ddof=1) / 5**0.5),
         "conserved_energy_drift_mev_per_atom_per_ps": float(1e3 * slope / len(atoms)),
-        "force_disagreement_ev_per_angstrom": float(kept[:, 4].mean()),
-    }
+    } | ({} if np.isnan(apart) else {"force_disagreement_ev_per_angstrom": float(apart)})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -52,20 +52,19 @@ def test_a_package_ships_its_types(wheel, package):
     assert f"{package}/py.typed" in wheel.namelist()
 
 
-def test_the_wheel_holds_the_api_definition_and_the_bundled_model(wheel):
+def test_the_wheel_holds_the_api_definition(wheel):
     assert "twinforce_proto/v1/inference.proto" in wheel.namelist()
-    bundled = "twinforce_models/bundled/water"
-    assert {f"{bundled}/{name}" for name in ("model.safetensors", "model.json", "CARD.md")} <= set(
-        wheel.namelist()
-    )
 
 
-def test_the_bundled_model_is_small(wheel):
+@pytest.mark.parametrize("model", ["water", "elements6"])
+def test_the_wheel_holds_the_bundled_models_and_they_are_small(wheel, model):
+    folder = f"twinforce_models/bundled/{model}/"
     sizes = {
-        info.filename: info.file_size
+        info.filename.removeprefix(folder): info.file_size
         for info in wheel.infolist()
-        if info.filename.startswith("twinforce_models/bundled/")
+        if info.filename.startswith(folder)
     }
+    assert sizes.keys() == {"model.safetensors", "model.json", "CARD.md"}
     assert sum(sizes.values()) <= 2 * 1024**2, sizes
 
 
