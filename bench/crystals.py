@@ -1,0 +1,151 @@
+"""Cubic crystals under strain: what labels and a model say of their elastic constants."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk
+from ase.units import GPa
+from numpy.typing import NDArray
+
+from twinforce_models.potential import Potential, predict
+from twinforce_models.training.dataset import read_frames
+from twinforce_models.training.report import to_system
+
+Floats = NDArray[np.float64]
+AXES, SHEARS = ((0, 0), (1, 1), (2, 2)), ((1, 2), (0, 2), (0, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Crystal:
+    """A cubic crystal as the data strain it.
+
+    Attributes:
+        structure: As `ase.build.bulk` names it.
+        length: Of the conventional cell that strains start from, in Å.
+        n_cells: Conventional cells along each axis in the strained systems.
+        max_strain: Of systems that the fit takes.
+    """
+
+    structure: str
+    length: float
+    n_cells: int
+    max_strain: float = 0.045
+
+
+CRYSTALS = {
+    "Li": Crystal("bcc", 3.427, 1),
+    "Mo": Crystal("bcc", 9.503 / 3, 3),
+    "Ni": Crystal("fcc", 10.524 / 3, 3),
+    "Cu": Crystal("fcc", 10.849 / 3, 3),
+    "Si": Crystal("diamond", 10.937 / 2, 2),
+    "Ge": Crystal("diamond", 11.508 / 2, 2),
+}
+
+
+def strain_of(frame: Atoms, length: float) -> Floats:
+    """Return the symmetric strain of a cell relative to a cube, shape [3, 3]."""
+    deformation = frame.cell.array / length
+    _, stretches, axes = np.linalg.svd(deformation)
+    strain: Floats = (axes.T * stretches) @ axes - np.eye(3)
+    return strain
+
+
+def strained(frames: Sequence[Atoms], symbol: str, crystal: Crystal) -> list[Atoms]:
+    """Return the strained perfect crystals among the frames, within `max_strain`."""
+    perfect = bulk(symbol, crystal.structure, crystal.length, cubic=True)
+    perfect = perfect.repeat(crystal.n_cells)
+    places = 4 if crystal.structure == "diamond" else 2
+    chosen = []
+    for frame in frames:
+        if set(frame.get_chemical_symbols()) != {symbol} or len(frame) != len(perfect):
+            continue
+        steps = frame.get_scaled_positions() * crystal.n_cells * places
+        offsets = steps - steps[0] - np.round(steps - steps[0])
+        is_perfect = np.abs(offsets).max() * crystal.length / places < 0.08
+        strain = strain_of(frame, crystal.length * crystal.n_cells)
+        if is_perfect and np.abs(strain).max() < crystal.max_strain:
+            chosen.append(frame)
+    return chosen
+
+
+def fit_elastic(strains: Floats, stresses: Floats, length: float) -> dict[str, float]:
+    """Return lattice constant and elastic constants that explain stresses under strain.
+
+    Stresses are fitted by all terms of cubic symmetry that are linear in the strain, and by
+    squares and cubes of its largest component.
+
+    Args:
+        strains: Shape [n, 3, 3].
+        stresses: Shape [n, 3, 3], in eV/Å³.
+        length: Of the unstrained cubic cell, in Å.
+    """
+    along, across, shear = [], [], []
+    for strain, stress in zip(strains, stresses / GPa, strict=True):
+        diagonal, size = np.diagonal(strain), np.abs(strain)
+        if (
+            size.max() == size[AXES[0]]
+            or size.max() == size[AXES[1]]
+            or size.max() == size[AXES[2]]
+        ):
+            n = int(np.abs(diagonal).argmax())
+            along.append((diagonal[n], stress[n, n]))
+            across += [(diagonal[n], stress[m, m]) for m in range(3) if m != n]
+        else:
+            place = max(SHEARS, key=lambda at: size[at])
+            shear.append((strain[place], stress[place]))
+    (c11, at_rest), (c12, _), (c44, _) = map(_slope, (along, across, shear))
+    bulk_modulus = (c11 + 2 * c12) / 3
+    return {
+        "lattice_constant_angstrom": length * (1 - at_rest / (3 * bulk_modulus)),
+        "c11_gpa": c11,
+        "c12_gpa": c12,
+        "c44_gpa": c44 / 2,
+        "bulk_modulus_gpa": bulk_modulus,
+        "n_systems": float(len(strains)),
+    }
+
+
+def _slope(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the slope and the value at zero of a cubic polynomial."""
+    x, y = np.array(points).T
+    coefficients = np.polynomial.polynomial.polyfit(x, y, 3)
+    return float(coefficients[1]), float(coefficients[0])
+
+
+def relax(potential: Potential, symbol: str, crystal: Crystal) -> float:
+    """Return the lattice constant at which the conservative stress vanishes, in Å."""
+    lengths = [crystal.length, 1.005 * crystal.length]
+    stresses = [_trace(potential, symbol, crystal, length) for length in lengths]
+    while abs(lengths[-1] - lengths[-2]) > 1e-6:
+        slope = (stresses[-1] - stresses[-2]) / (lengths[-1] - lengths[-2])
+        lengths.append(lengths[-1] - stresses[-1] / slope)
+        stresses.append(_trace(potential, symbol, crystal, lengths[-1]))
+    return lengths[-1]
+
+
+def _trace(potential: Potential, symbol: str, crystal: Crystal, length: float) -> float:
+    atoms = bulk(symbol, crystal.structure, length, cubic=True)
+    (prediction,) = predict(potential, [to_system(atoms)], {"conservative_stress"})
+    return float(np.trace(np.asarray(prediction.conservative_stress)))
+
+
+def compare_crystals(potential: Potential, data: Path) -> dict[str, Any]:
+    """Return constants of each crystal: from the labels, and from both stresses of the model."""
+    frames, found = read_frames(data), {}
+    for symbol, crystal in CRYSTALS.items():
+        chosen = strained(frames, symbol, crystal)
+        length = crystal.length * crystal.n_cells
+        strains = np.array([strain_of(frame, length) for frame in chosen])
+        stresses = {"labels": np.array([frame.get_stress(voigt=False) for frame in chosen])}
+        for kind in ("conservative_stress", "direct_stress"):
+            systems = [to_system(frame) for frame in chosen]
+            said = [predict(potential, [system], {kind})[0] for system in systems]
+            stresses[kind] = np.array([getattr(each, kind) for each in said])
+        found[symbol] = {
+            name: fit_elastic(strains, values, crystal.length) for name, values in stresses.items()
+        } | {"relaxed_lattice_constant_angstrom": relax(potential, symbol, crystal)}
+    return found
