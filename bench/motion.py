@@ -12,6 +12,7 @@ from tqdm import tqdm
 from bench.crystals import CRYSTALS, Floats
 from twinforce.ase import TwinForceCalculator
 from twinforce.md import MDSettings, molecular_dynamics
+from twinforce_proto import InvalidSystemError, NonFinitePredictionError
 
 _GRAMS_PER_AMU = 1.66053907e-24
 ROWS = ("time_fs", "volume_a3", "temperature_k", "conserved_energy_ev", "force_rmse_ev_per_a")
@@ -27,6 +28,7 @@ class Motion:
         temperature_k: Held.
         melted_at_k: Kept at this temperature first, until it is a liquid; 0: it stays a crystal.
         compressibility_per_bar: About that of the element.
+        inner_steps: M, of hybrid forces.
         time_step_fs: Inner one.
     """
 
@@ -35,24 +37,28 @@ class Motion:
     temperature_k: float
     melted_at_k: float = 0.0
     compressibility_per_bar: float = 8e-6
+    inner_steps: int = 8
     time_step_fs: float = 1.0
 
 
 MOTIONS = {
     "Li crystal": Motion("Li", 3, 300.0),
-    "Li melt": Motion("Li", 3, 700.0, melted_at_k=1500.0),
-    "Cu crystal": Motion("Cu", 3, 300.0, compressibility_per_bar=7e-7),
-    "Cu melt": Motion("Cu", 3, 1600.0, melted_at_k=3000.0, compressibility_per_bar=1e-6),
+    "Li melt": Motion("Li", 3, 600.0, melted_at_k=900.0, inner_steps=4),
+    "Cu crystal": Motion("Cu", 3, 300.0, compressibility_per_bar=1e-6),
+    "Cu melt": Motion(
+        "Cu", 3, 1600.0, compressibility_per_bar=1e-6, melted_at_k=2700.0, inner_steps=4
+    ),
 }
 
 
 def start_of(url: str, motion: Motion) -> Atoms:
-    """Return a perfect crystal, or what becomes of it at the temperature that melts it."""
+    """Return a perfect crystal, or what becomes of it, in its cell, at what melts it."""
     crystal = CRYSTALS[motion.symbol]
     atoms = bulk(motion.symbol, crystal.structure, crystal.length, cubic=True)
     atoms = atoms.repeat(motion.n_cells)
     if motion.melted_at_k:
-        move(url, atoms, settings_of(motion, "hybrid", 2.0, temperature_k=motion.melted_at_k))
+        hot = {"ensemble": "svr", "temperature_k": motion.melted_at_k}
+        move(url, atoms, settings_of(motion, "conservative", 2.0, **hot))
     return atoms
 
 
@@ -62,7 +68,7 @@ def settings_of(motion: Motion, forces: str, picoseconds: float, **changes: Any)
     values: dict[str, Any] = {
         "forces": forces,
         "ensemble": "npt-isotropic",
-        "inner_steps": 8,
+        "inner_steps": motion.inner_steps,
         "time_step_fs": step,
         "n_steps": round(1e3 * picoseconds / step),
         "temperature_k": motion.temperature_k,
@@ -89,10 +95,13 @@ def move(url: str, atoms: Atoms, settings: MDSettings) -> Floats:
 
 def run_motion(
     url: str, start: Atoms, motion: Motion, forces: str, picoseconds: float, out: Path
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Return what a run at constant pressure showed; its rows go to `out`."""
     atoms = start.copy()
-    rows = move(url, atoms, settings_of(motion, forces, picoseconds))
+    try:
+        rows = move(url, atoms, settings_of(motion, forces, picoseconds))
+    except (InvalidSystemError, NonFinitePredictionError) as error:  # atoms that fly apart
+        return {"broke": str(error)}
     moved = atoms.get_scaled_positions(wrap=False) - start.get_scaled_positions(wrap=False)
     np.savetxt(out, rows, fmt="%.8g", delimiter=",", header=",".join(ROWS), comments="")
     return summarize(rows, atoms) | {
