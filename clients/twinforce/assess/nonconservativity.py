@@ -29,7 +29,7 @@ _MOST_ATOMS = 1000
 _BIN_WIDTH = 0.25
 # One call that cannot go on where it stopped may take some times its share, within these, in s.
 _TIMEOUT_OVER_SHARE = 3.0
-_TIMEOUTS_S = (300.0, 3600.0)
+_TIMEOUTS_S = (120.0, 3600.0)
 
 
 def server_unit(subject: Subject) -> Unit:

@@ -18,12 +18,17 @@ _FORMAT = 1
 
 
 def report_of(
-    subject: Subject, folder: Folder, units: Sequence[Unit], notes: Mapping[str, str]
+    subject: Subject,
+    provenance: Mapping[str, Any],
+    folder: Folder,
+    units: Sequence[Unit],
+    notes: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the report: of what was asked for now, and of what is in the folder besides.
 
     Args:
         subject: What is assessed.
+        provenance: As `provenance_of` gives it.
         folder: Where its units are.
         units: What was asked for.
         notes: Why some of it has not been run, by key.
@@ -35,7 +40,7 @@ def report_of(
         pieces[key.partition(":")[0]][key] = _unit_of(found, notes.get(key, ""))
     report = {
         "format": _FORMAT,
-        "provenance": _provenance(subject),
+        "provenance": {**provenance, "written": datetime.now(UTC).isoformat(timespec="seconds")},
         "atoms": _description(subject),
         "conditions": asdict(subject.conditions),
         "wall_s": sum(
@@ -70,7 +75,8 @@ def _unit_of(found: Found | None, note: str) -> dict[str, Any]:
     }
 
 
-def _provenance(subject: Subject) -> dict[str, Any]:
+def provenance_of(subject: Subject) -> dict[str, Any]:
+    """Return what answers and what asks, from one evaluation."""
     prediction = subject.client.predict(subject.system, ("energy",), subject.info.name)
     assert prediction.provenance is not None
     return asdict(prediction.provenance) | {
@@ -80,7 +86,6 @@ def _provenance(subject: Subject) -> dict[str, Any]:
         "client_version": _client_version(),
         "url": subject.client.url,
         "python": platform.python_version(),
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

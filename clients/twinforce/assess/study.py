@@ -15,7 +15,7 @@ from twinforce.assess.folder import Folder, Found, digest_of, write_json
 from twinforce.assess.page import page_of
 from twinforce.assess.plan import PRESETS, plan, weights
 from twinforce.assess.progress import Progress
-from twinforce.assess.report import report_of
+from twinforce.assess.report import provenance_of, report_of
 from twinforce.assess.start import KEY as START
 from twinforce.assess.subject import Conditions, Subject, Unit
 from twinforce_proto import ServiceError, UnavailableError
@@ -68,9 +68,10 @@ def assess(
     units = plan(subject, PRESETS[preset], pieces)
     folder = Folder(out)
     folder.claim(identity_of(subject), anew=anew)
+    provenance = provenance_of(subject)
     whole = NEVER if math.isinf(budget_minutes) else Deadline.after(60.0 * budget_minutes)
     notes = _do_all(subject, folder, units, whole)
-    report = report_of(subject, folder, units, notes)
+    report = report_of(subject, provenance, folder, units, notes)
     write_json(out / "report.json", report)
     (out / "report.html").write_text(page_of(report), encoding="utf-8")
     return report

@@ -15,9 +15,9 @@ from twinforce.assess.folder import Found
 from twinforce.assess.progress import Progress
 from twinforce_proto import ModelInfo, Prediction, System
 
-# Of one request: more fill no device and take too much memory.
+# Of one request: enough to fill a device, and few enough for a busy CPU to answer in time.
 _MOST_SYSTEMS = 64
-_MOST_ATOMS = 10_000
+_MOST_ATOMS = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
