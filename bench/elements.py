@@ -17,6 +17,7 @@ from bench.crystals import compare_crystals
 from bench.machine import ROOT, describe_machine
 from bench.motion import MOTIONS, run_motion, start_of
 from twinforce_models import registry
+from twinforce_proto import InvalidSystemError, NonFinitePredictionError
 from twinforce_service.main import run_in_thread
 from twinforce_service.settings import Settings
 
@@ -47,12 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             labels = {f"{name}, {forces}": forces for forces in ("hybrid", "conservative")}
             if labels.keys() <= found["dynamics"].keys():
                 continue
-            start = start_of(server.grpc_url, motion)
-            for label, forces in labels.items():
-                rows = options.out / f"elements_{name.replace(' ', '_')}_{forces}.csv"
-                found["dynamics"][label] = run_motion(
-                    server.grpc_url, start, motion, forces, options.picoseconds, rows
-                )
+            try:
+                start = start_of(server.grpc_url, motion)
+                for label, forces in labels.items():
+                    rows = options.out / f"elements_{name.replace(' ', '_')}_{forces}.csv"
+                    found["dynamics"][label] = run_motion(
+                        server.grpc_url, start, motion, forces, options.picoseconds, rows
+                    )
+                    path.write_text(json.dumps(found, indent=2) + "\n")
+            except (InvalidSystemError, NonFinitePredictionError) as error:  # atoms fly apart
+                found["broke"] = found.get("broke", {}) | {name: str(error)}
                 path.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
 
