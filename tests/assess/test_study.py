@@ -85,6 +85,29 @@ def test_longer_runs_go_on_where_shorter_ones_ended(client, atoms, conditions, t
     assert (tmp_path / "units" / "nve_direct" / "rows.f64").read_bytes().startswith(rows)
 
 
+def test_recordings_are_analyzed_anew_where_the_analysis_has_changed(
+    client, atoms, conditions, tmp_path
+):
+    def assessed():
+        return assess(
+            client,
+            atoms,
+            tmp_path,
+            preset="quick",
+            pieces=["nvt:hybrid-8:svr:10"],
+            conditions=conditions,
+        )["pieces"]["nvt"]["nvt:hybrid-8:svr:10"]
+
+    before = assessed()
+    folder = Folder(tmp_path)
+    found = folder.found("nvt:hybrid-8:svr:10")
+    rows = (folder.place("nvt:hybrid-8:svr:10") / "rows.f64").read_bytes()
+    folder.keep("nvt:hybrid-8:svr:10", replace(found, analysis=0, values={"picoseconds": 0.32}))
+    again = assessed()
+    assert {**again, "wall_s": 0} == {**before, "wall_s": 0}
+    assert (folder.place("nvt:hybrid-8:svr:10") / "rows.f64").read_bytes() == rows
+
+
 def test_a_folder_of_something_else_is_refused(client, atoms, conditions, tmp_path):
     def assessed(atoms, conditions, **options):
         pieces = ["loops"]

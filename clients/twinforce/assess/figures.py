@@ -164,7 +164,7 @@ def draw_motion(report: Report) -> Figure | None:
 
 def draw_spectra(report: Report) -> Figure | None:
     """Draw the spectra of velocities of the species that vibrates fastest."""
-    units = units_of(report, "nvt", "spectra")
+    units = units_of(report, "nvt", "largest_wave_number")
     symbol = min(report["atoms"]["counts"], key=lambda each: _slowness(report, each))
     spectra = {key: unit["spectra"].get(symbol) for key, unit in units.items()}
     spectra = {key: spectrum for key, spectrum in spectra.items() if spectrum}

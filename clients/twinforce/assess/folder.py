@@ -38,6 +38,7 @@ class Found:
         note: What a reader should know: why it ended early, or was not run.
         wall_s: How long it took, over all attempts, in s.
         cost: Of the unit when this was found; a larger one goes on.
+        analysis: Which one made the values of what was recorded; older ones are made again.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Found:
     note: str = ""
     wall_s: float = 0.0
     cost: float = 0.0
+    analysis: int = 1
 
 
 class Folder:

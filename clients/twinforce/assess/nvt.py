@@ -24,6 +24,8 @@ from twinforce.md import MDSettings, fit_drift
 # The part of a run that is given to the forces and the thermostat to settle.
 _SETTLING = 0.1
 _LARGEST_DISTANCE = 8.0
+# 2: where spectra end is told by their height, not by their area.
+_ANALYSIS = 2
 
 
 def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: Conditions) -> Unit:
@@ -51,6 +53,7 @@ def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: C
         partial(_measure, settings),
         needs_start=True,
         outputs=way.outputs,
+        analysis=_ANALYSIS,
     )
 
 

@@ -136,7 +136,7 @@ def _do(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) -> str
         except ServiceError as error:
             return f"failed: {type(error).__name__}: {error}"
         wall_s = before.wall_s + time.monotonic() - begin
-        folder.keep(unit.key, replace(found, wall_s=wall_s, cost=unit.cost))
+        folder.keep(unit.key, replace(found, wall_s=wall_s, cost=unit.cost, analysis=unit.analysis))
     return ""
 
 
@@ -147,5 +147,6 @@ def _is_done(folder: Folder, unit: Unit) -> bool:
         found is not None
         and found.is_done
         and (found.cost >= unit.cost or bool(found.note))
+        and found.analysis >= unit.analysis
         and folder.has_settings(unit.key, unit.settings)
     )

@@ -93,6 +93,7 @@ class Unit:
         work: Does it.
         needs_start: Whether it begins from equilibrated atoms.
         outputs: What the model must offer.
+        analysis: Grows when the same recordings give other values.
     """
 
     key: str
@@ -101,6 +102,7 @@ class Unit:
     work: Work
     needs_start: bool = False
     outputs: frozenset[str] = frozenset({"conservative_forces", "direct_forces"})
+    analysis: int = 1
 
     @property
     def piece(self) -> str:

@@ -234,7 +234,7 @@ def _time_steps(report: Report, thresholds: Thresholds) -> Iterator[Judgement]:
 
 def _shortest_period(report: Report) -> float | None:
     """Return the period of the fastest vibration, in fs, from the best resolved spectrum."""
-    units = units_of(report, "nvt", "spectra")
+    units = units_of(report, "nvt", "largest_wave_number")
     found = {key: unit["spectra"] for key, unit in units.items() if unit["spectra"]}
     if not found:
         return None
