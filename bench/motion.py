@@ -42,9 +42,9 @@ class Motion:
 
 MOTIONS = {
     "Li crystal": Motion("Li", 3, 300.0),
-    "Li melt": Motion("Li", 3, 600.0, melted_at_k=900.0, inner_steps=4),
+    "Li hot": Motion("Li", 3, 600.0, melted_at_k=900.0, inner_steps=4),
     "Cu crystal": Motion("Cu", 3, 300.0, compressibility_per_bar=1e-6),
-    "Cu melt": Motion(
+    "Cu hot": Motion(
         "Cu", 3, 1600.0, compressibility_per_bar=1e-6, melted_at_k=2700.0, inner_steps=4
     ),
 }
