@@ -14,6 +14,7 @@ import huggingface_hub
 from metatomic.torch import NeighborListOptions
 
 from tests import pets
+from twinforce import Client
 from twinforce_models import registry
 from twinforce_models.batch import Batch
 from twinforce_models.contract import check_potential
@@ -28,6 +29,8 @@ from twinforce_proto import (
     UnsupportedElementError,
     UnsupportedOutputError,
 )
+from twinforce_service.main import run_in_thread
+from twinforce_service.settings import Settings
 
 STRESSES = {"conservative_stress", "direct_stress"}
 CONDITIONED = {"system_conditioning": True, "max_charge": 3, "max_spin_multiplicity": 4}
@@ -307,3 +310,24 @@ def test_without_network_the_error_says_what_to_put_where(cache):
         assert part in str(error.value)
     with pytest.raises(ModelLoadError, match="expected upet:NAME-SIZE@VERSION"):
         registry.load("upet:pet-mad-s")
+
+
+def test_both_files_are_served_to_walkers_who_step_with_one_kind_and_correct_with_the_other(saved):
+    checkpoint, exported = saved["plain"]
+    settings = Settings(
+        rest_port=0,
+        grpc_port=0,
+        n_threads=1,
+        water=False,
+        model={"checkpoint": str(checkpoint), "exported": str(exported)},
+    )
+    systems = [system for system in pets.systems() if system.pbc.all()][:1]
+    outputs = ("direct_forces", "hybrid")
+    with run_in_thread(settings) as server, Client(server.grpc_url) as client:
+        for system, model in itertools.product(systems, ("checkpoint", "exported")):
+            expected = pets.reference(exported, system)
+            with client.stream(model) as stream:
+                inner, outer = (stream.predict(system, each) for each in outputs)
+            assert inner.conservative_forces is None
+            assert_same(inner, expected, ("direct_forces",))
+            assert_same(outer, expected, ("energy", "conservative_forces", "direct_forces"))
