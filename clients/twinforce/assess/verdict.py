@@ -13,7 +13,8 @@ Every judgement follows from a report by the rules written here, and from nothin
 - Optimisation: safe if the success rate less its error is at least min_success; unsafe if with
   its error it is below.
 - Time step: unsafe if it alone makes a species colder by more than max_step_shift, safe if by less.
-- Outer step: resonates beyond half of the shortest period of vibration; safe below.
+- Outer step: unsafe beyond half of the shortest period of vibration, where impulses resonate; safe
+  below 0.8 of that.
 
 What falls between is not shown.
 """
@@ -25,6 +26,9 @@ from math import hypot
 from twinforce.assess.advice import Finding, Judgement, Report, advice_on, way_of
 from twinforce.assess.motion import period_fs
 from twinforce.assess.ways import parse_thermostat
+
+
+_FAR_FROM_RESONANCE = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +114,13 @@ def judge_at_least(value: float, error: float, limit: float) -> Finding:
     if value - error >= limit:
         return "safe"
     return "unsafe" if value + error < limit else "not shown"
+
+
+def judge_outer_step(outer_fs: float, period_fs: float) -> Finding:
+    """Return whether impulses are far from resonance with the fastest vibration."""
+    if outer_fs >= period_fs / 2.0:
+        return "unsafe"
+    return "safe" if outer_fs <= _FAR_FROM_RESONANCE * period_fs / 2.0 else "not shown"
 
 
 def deviations_of(unit: Report, target: float) -> dict[str, tuple[float, float, bool]]:
@@ -227,7 +238,7 @@ def _time_steps(report: Report, thresholds: Thresholds) -> Iterator[Judgement]:
         if period is None:
             yield Judgement("outer step", f"{outer:g} fs", "not shown", "no spectrum yet")
         else:
-            finding = "safe" if outer < period / 2.0 else "unsafe"
+            finding = judge_outer_step(outer, period)
             reason = f"half of the shortest period is {period / 2.0:.1f} fs"
             yield Judgement("outer step", f"{outer:g} fs", finding, reason)
 
