@@ -195,9 +195,9 @@ def rules_of(thresholds: Thresholds) -> str:
         f"{thresholds.min_diffusion_ratio:.0%} of that with conservative forces and gentle global "
         f"rescaling. Optimisation is safe where {thresholds.min_success:.0%} of the starts end at "
         f"a minimum. A time step may make a species colder by {thresholds.max_step_shift:g} K at "
-        "most. Impulses resonate where an outer step is half of the shortest period of vibration; up "
-        "to 0.8 of that is safe. What falls between "
-        "these is not shown, and a longer run may show it."
+        "most. Impulses resonate where an outer step is half of the shortest period of vibration; "
+        "up to 0.8 of that is safe. What falls between these is not shown, and a longer run may "
+        "show it."
     )
 
 

@@ -27,7 +27,6 @@ from twinforce.assess.advice import Finding, Judgement, Report, advice_on, way_o
 from twinforce.assess.motion import period_fs
 from twinforce.assess.ways import parse_thermostat
 
-
 _FAR_FROM_RESONANCE = 0.8
 
 
