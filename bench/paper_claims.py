@@ -59,7 +59,7 @@ def _temperatures(report: Report) -> Iterator[Claim]:
     else:
         holds = "yes" if deviates else "no" if direct and is_all_good(direct) else "not shown"
     text = "Direct forces alone, the same thermostat: a species beyond three errors"
-    yield Claim(text, holds, unit.get("note") or _numbers(report, "nvt:direct:svr:10"))
+    yield Claim(text, holds, _numbers(report, "nvt:direct:svr:10") or unit.get("note", ""))
 
 
 def is_all_good(found: list[tuple[float, float, bool]]) -> bool:

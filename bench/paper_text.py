@@ -134,9 +134,9 @@ def _piece(report: Report, piece: str, figures: Sequence[str]) -> str:
         f"![{TITLES[piece]}](paper/{name}.png)" for name in figures if name in _names(piece)
     ]
     notes = [
-        f"`{key}`: {unit['status']}{': ' + unit['note'] if unit['note'] else ''}."
+        f"`{key}`: {unit['note'] or unit['status']}."
         for key, unit in report["pieces"][piece].items()
-        if unit["status"] not in ("done",)
+        if unit["status"] != "done"
     ]
     beside = _beside(piece)
     parts = [

@@ -116,7 +116,7 @@ def _do(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) -> str
     if missing := sorted(unit.outputs - set(subject.info.outputs)):
         return f"skipped: the model has no {' and no '.join(missing)}"
     if deadline.is_over:
-        return "not run: no time was left"
+        return "" if folder.found(unit.key) else "not run: no time was left"
     if unit.needs_start and not (folder.place(START) / "start.npz").exists():
         return "not run: the start is not equilibrated yet"
     patience = deadline if unit.key == START else AT_ONCE
