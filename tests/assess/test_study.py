@@ -11,7 +11,7 @@ import pytest
 from tests.clients.serving import serve
 from tests.potentials import WithoutDirect, loaded
 from twinforce import Client
-from twinforce.assess import PRESETS, Progress, assess
+from twinforce.assess import PRESETS, Conditions, Progress, assess
 from twinforce.assess.budget import AT_ONCE, NEVER, Deadline, share_of
 from twinforce.assess.folder import Folder, Found
 from twinforce.assess.page import page_of
@@ -269,3 +269,12 @@ def test_progress_is_shown_where_wanted(capsys):
             bar.update(3)
         progress.say("a line")
         assert ("a line" in capsys.readouterr().err) is is_shown
+
+
+def test_runs_do_not_share_the_random_numbers_of_their_thermostats():
+    conditions = Conditions(seed=3)
+    keys = ["nvt:direct:svr:10", "nvt:hybrid-8:svr:10", "nvt:hybrid-8:svr:100"]
+    seeds = [conditions.seed_of(key) for key in keys]
+    assert len(set(seeds)) == 3
+    assert seeds == [Conditions(seed=3).seed_of(key) for key in keys]
+    assert seeds[0] != Conditions(seed=4).seed_of(keys[0])

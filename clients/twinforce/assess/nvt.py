@@ -30,6 +30,7 @@ _ANALYSIS = 2
 
 def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: Conditions) -> Unit:
     """Return the unit that runs at constant temperature."""
+    key = f"nvt:{way}:{thermostat}"
     settings = MDSettings(
         forces=way.forces,
         inner_steps=way.inner_steps,
@@ -38,7 +39,7 @@ def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: C
         n_steps=round(picoseconds * 1e3 / conditions.time_step_fs),
         time_step_fs=conditions.time_step_fs,
         temperature_k=conditions.temperature_k,
-        seed=conditions.seed,
+        seed=conditions.seed_of(key),
     )
     wanted = {
         "forces": str(way),
@@ -47,7 +48,7 @@ def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: C
         "temperature_k": settings.temperature_k,
     }
     return Unit(
-        f"nvt:{way}:{thermostat}",
+        key,
         way.cost() * settings.n_steps,
         wanted,
         partial(_measure, settings),

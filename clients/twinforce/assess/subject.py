@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from ase import Atoms
@@ -37,6 +38,10 @@ class Conditions:
     equilibration_ps: float = 1.0
     fmax: float = 0.05
     seed: int = 0
+
+    def seed_of(self, key: str) -> int:
+        """Return the seed of one unit: runs that share a thermostat's noise would err together."""
+        return int(np.random.SeedSequence([self.seed, crc32(key.encode())]).generate_state(1)[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
