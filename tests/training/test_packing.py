@@ -13,9 +13,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from twinforce_models.potential import predict
 from twinforce_models.potentials.lennard_jones import lennard_jones
 from twinforce_models.training import dataset, report
-from twinforce_models.training.config import Table, read_recipe
+from twinforce_models.training.config import Table, Weights, read_recipe
 from twinforce_models.training.main import prepare
-from twinforce_models.training.packing import narrowest, pack
+from twinforce_models.training.packing import Size, narrowest, pack
 from twinforce_models.training.steps import Evaluation, inputs, make_evaluate
 from twinforce_models.training.trainer import stage_loss
 from twinforce_proto import OUTPUTS
@@ -141,7 +141,7 @@ def test_padding_changes_no_loss(run):
     frames = [frame for frame in run.test_frames if len(frame) == 4][:2]
     for n_systems, padding in ((2, 0), (5, 13)):
         table = Table(8 + padding, 60 + padding, n_systems)
-        sample = tabulator.sample(frames, table)
+        sample = tabulator.sample([(frame,) for frame in frames], table)
         evaluation = Evaluation(*evaluate(trainer.parameters, *inputs(sample)))
         losses.append(float(stage_loss(evaluation, sample, stage, trainer.recipe).detach()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -151,7 +151,7 @@ def test_each_part_of_the_loss_is_what_its_formula_says(run):
     trainer, recipe = run.trainer, run.trainer.recipe
     frame, scale = run.test_frames[1], 1.5
     tabulator = dataset.Tabulator((10, 18), 5.0, run.reference_energies, np.full(2, scale))
-    sample = tabulator.sample([frame], Table(len(frame), 60, 1))
+    sample = tabulator.sample([(frame,)], Table(len(frame), 60, 1))
     evaluation = Evaluation(
         *make_evaluate(trainer.core, conservative=True)(trainer.parameters, *inputs(sample))
     )
@@ -176,6 +176,42 @@ def test_each_part_of_the_loss_is_what_its_formula_says(run):
         assert loss == pytest.approx(2.0 * robust, rel=1e-3), name
 
 
+def test_the_twin_of_an_atom_is_the_same_atom_of_the_other_instant():
+    two, one = (Atoms("He2"), Atoms("He2")), (Atoms("Ne3"),)
+    assert dataset.twins([one, two, one, two], 16).tolist() == [
+        *(0, 1, 2), *(5, 6, 3, 4), *(7, 8, 9), *(12, 13, 10, 11), *(14, 15)
+    ]  # fmt: skip
+
+
+def test_smoothness_counts_what_changes_between_twins_and_nothing_else(run):
+    trainer, recipe = run.trainer, run.trainer.recipe
+    lone, before = [frame for frame in run.test_frames if len(frame) == 4][:2]
+    after = before.copy()
+    after.rattle(0.1, seed=1)
+    after.calc = SinglePointCalculator(after, energy=0.0, forces=np.zeros((4, 3)))
+    tabulator = dataset.Tabulator((10, 18), 5.0, run.reference_energies, np.ones(2))
+    only = Weights(energy=0.0, smoothness=1.0)
+    stage = dataclasses.replace(recipe.stages[0], weights=only)
+    evaluate = make_evaluate(trainer.core, conservative=stage.is_conservative)
+
+    def loss_of(*groups):
+        sample = tabulator.sample(groups, Table(14, 80, 5))
+        evaluation = Evaluation(*evaluate(trainer.parameters, *inputs(sample)))
+        return float(stage_loss(evaluation, sample, stage, recipe).detach())
+
+    systems = [report.to_system(frame) for frame in (before, after)]
+    first, second = (
+        p.direct_forces - p.conservative_forces for p in predict(run.potential(), systems, OUTPUTS)
+    )
+    size, tolerance = np.abs(first - second), recipe.force_tolerance
+    robust = np.where(size < tolerance, size**2 / (2 * tolerance), size - tolerance / 2).mean()
+    assert robust > 1e-3
+    assert loss_of((before, after)) == pytest.approx(robust, rel=1e-3)
+    assert loss_of((lone,), (before, after)) == pytest.approx(robust, rel=1e-3)
+    assert loss_of((before, before)) == pytest.approx(0.0, abs=1e-7)
+    assert loss_of((before,)) == 0.0
+
+
 def test_training_on_stress_makes_both_stresses_better(run, recipe):
     frames, _ = dataset.split_frames(crystals(), recipe)
 
@@ -193,7 +229,7 @@ def test_training_on_stress_makes_both_stresses_better(run, recipe):
 
 def test_every_system_is_packed_once_where_it_fits(recipe):
     generator = np.random.default_rng(1)
-    sizes = generator.integers(1, 16, size=60).tolist()
+    sizes = [Size(2 * n, 2) if n < 4 else Size(n) for n in generator.integers(1, 16, size=60)]
     widths = generator.integers(1, 60, size=60).tolist()
     packs = pack(sizes, widths, 60, recipe)
     assert sorted(n for _, members in packs for n in members) == list(range(60))
@@ -201,15 +237,15 @@ def test_every_system_is_packed_once_where_it_fits(recipe):
         assert table == narrowest(
             max(sizes[m] for m in members), max(widths[m] for m in members), [table]
         )
-        assert sum(sizes[m] for m in members) <= table.n_atoms
-        assert len(members) <= table.n_systems
+        assert sum(sizes[m].n_atoms for m in members) <= table.n_atoms
+        assert sum(sizes[m].n_systems for m in members) <= table.n_systems
     assert len(packs) < 45
     assert packs == pack(sizes, widths, 60, recipe)
 
 
 def test_a_system_that_fits_nowhere_is_an_error_with_its_size(recipe):
     with pytest.raises(ValueError, match="17 atoms of which one has 30 neighbors"):
-        narrowest(17, 30, recipe.tables)
+        narrowest(Size(17), 30, recipe.tables)
 
 
 def test_the_given_split_is_kept_and_a_frame_outside_it_refused(recipe):

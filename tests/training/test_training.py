@@ -1,6 +1,7 @@
 """The recipe, on small systems labelled by a toy: it learns, it resumes, it writes a model."""
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -263,12 +264,13 @@ n_systems_per_run = 4
 temperatures_k = [100.0, 200.0]
 n_settling_steps = 5
 n_steps_between = 4
+n_steps_to_twin = 2
 
 [[stages]]
 name = "agreement"
 epochs = 8
 learning_rate = 2e-3
-weights = { energy = 1.0, conservative_forces = 1.0, agreement = 4.0 }
+weights = { energy = 1.0, conservative_forces = 1.0, agreement = 4.0, smoothness = 4.0 }
 """
 )
 
@@ -298,12 +300,14 @@ def test_a_stage_of_agreement_brings_both_forces_closer_on_systems_it_has_not_se
 
 def test_sampled_systems_carry_the_labels_of_the_model_that_met_them(trained, agreeing):
     frames = [f for n in range(2) for f in ase.io.read(agreeing / "sampled" / f"run{n}.traj", ":")]
-    assert len(frames) == 8
+    assert len(frames) == 16  # each of the eight has a twin
     potential = registry.load(trained / "model").potential
     systems = [System(f.numbers, f.positions, f.cell.array, f.pbc) for f in frames]
     for frame, found in zip(frames, predict(potential, systems, {"energy"}), strict=True):
         assert frame.get_potential_energy() == pytest.approx(found.energy, abs=1e-4)
-    assert not np.allclose(frames[0].positions, frames[1].positions)
+    moves = [np.abs(b.positions - a.positions).max() for a, b in itertools.pairwise(frames[:8])]
+    assert min(moves) > 0
+    assert np.mean(moves[::2]) < np.mean(moves[1::2])  # to the twin it is nearer
 
 
 def test_sampled_systems_are_not_made_twice_nor_taken_from_another_recipe(

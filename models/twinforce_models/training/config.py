@@ -26,6 +26,8 @@ class Weights:
         conservative_stress: Of the energy's answer to strain, where the data have a stress.
         agreement: Of the difference between both kinds of forces. Neither is the label: both give
             way.
+        smoothness: Of how far that difference changes between a sampled system and its twin, a few
+            fs later. What changes that fast is what multiple time stepping cannot bear.
     """
 
     energy: float
@@ -34,6 +36,7 @@ class Weights:
     direct_stress: float = 0.0
     conservative_stress: float = field(default=0.0, metadata=_LATER)
     agreement: float = field(default=0.0, metadata=_LATER)
+    smoothness: float = field(default=0.0, metadata=_LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Stage:
     def is_conservative(self) -> bool:
         """Whether steps need the gradient of the energy."""
         w = self.weights
-        return w.conservative_forces > 0 or w.conservative_stress > 0 or w.agreement > 0
+        return max(w.conservative_forces, w.conservative_stress, w.agreement, w.smoothness) > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class Sampling:
         relaxation_fs: Of the thermostat, in fs.
         n_settling_steps: Before the first system is kept.
         n_steps_between: Between two that are kept.
+        n_steps_to_twin: From each kept system to its twin, which is kept beside it. 0: no twins.
     """
 
     n_runs: int
@@ -99,6 +103,7 @@ class Sampling:
     relaxation_fs: float = 50.0
     n_settling_steps: int = 80
     n_steps_between: int = 8
+    n_steps_to_twin: int = field(default=0, metadata=_LATER)
 
 
 @dataclass(frozen=True, slots=True)

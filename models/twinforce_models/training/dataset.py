@@ -18,6 +18,9 @@ from twinforce_models.potentials.hybrid_net import neighbor_counts, places_in_ta
 from twinforce_models.training.config import Recipe, Table
 from twinforce_proto import System
 
+# A labelled system alone, or two instants of one that belong together.
+Group = tuple[ase.Atoms, ...]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
@@ -41,6 +44,8 @@ class Sample:
         strain_gradient_labels: Volume times stress; NaN where the data have none. Shape
             [n_systems, 3, 3], in eV.
         error_weights: How much errors of each atom count. Shape [n_atoms].
+        twin: The same atom in the system's twin, a few fs away; itself where there is none. Shape
+            [n_atoms].
     """
 
     kinds: Tensor
@@ -53,6 +58,7 @@ class Sample:
     force_labels: Tensor
     strain_gradient_labels: Tensor
     error_weights: Tensor
+    twin: Tensor
 
     @property
     def shape(self) -> Table:
@@ -161,8 +167,9 @@ class Tabulator:
     reference_energies: NDArray[np.float64]
     scales: NDArray[np.float64]
 
-    def sample(self, frames: Sequence[ase.Atoms], table: Table) -> Sample:
-        """Return the frames in one table."""
+    def sample(self, groups: Sequence[Group], table: Table) -> Sample:
+        """Return all systems of the groups in one table."""
+        frames = [frame for group in groups for frame in group]
         batch = to_batch(frames, self.cutoff)
         n_padding = table.n_atoms - batch.n_atoms
         index, offsets, reverse = tabulate(batch, self.cutoff, table.n_neighbors, n_padding)
@@ -189,7 +196,20 @@ class Tabulator:
                 np.stack([strain_gradient(frame) for frame in frames]), table.n_systems
             ).float(),
             error_weights=_padded(self.scales[kinds], table.n_atoms).float(),
+            twin=twins(groups, table.n_atoms),
         )
+
+
+def twins(groups: Sequence[Group], n_atoms: int) -> Tensor:
+    """Return the `twin` of a `Sample` for groups one behind the other."""
+    twin = torch.arange(n_atoms)
+    first = 0
+    for group in groups:
+        n = len(group[0])
+        if len(group) == 2:
+            twin[first : first + 2 * n] = torch.arange(first, first + 2 * n).roll(n)
+        first += len(group) * n
+    return twin
 
 
 def _padded(values: NDArray[Any], length: int) -> Tensor:

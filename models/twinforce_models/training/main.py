@@ -71,12 +71,15 @@ def prepare(
         references, core = potential.reference_energies.numpy(), copy.deepcopy(potential.core)
         core.requires_grad_(True)
     scales = dataset.error_scales(train, h.elements, recipe.balance)
+    groups: list[dataset.Group] = [(frame,) for frame in train]
     if recipe.sampling is not None:
         if start is None:
             raise ValueError("sampling: a recipe that has it needs a model to start from")
-        train = [*train, *sampling.sampled_frames(potential, train, recipe, folder)]
+        groups += sampling.sampled_frames(potential, train, recipe, folder)
     tabulator = dataset.Tabulator(h.elements, h.cutoff, references, scales)
-    train_samples, test_samples = packing.make_samples([train, test], tabulator, recipe)
+    train_samples, test_samples = packing.make_samples(
+        [groups, [(frame,) for frame in test]], tabulator, recipe
+    )
     trainer = Trainer(
         recipe,
         core,

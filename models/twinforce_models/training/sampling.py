@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from twinforce_models.potential import Potential, predict
 from twinforce_models.training.config import Recipe, Sampling
+from twinforce_models.training.dataset import Group
 from twinforce_proto import System
 
 _OUTPUTS = ("energy", "conservative_forces")
@@ -51,14 +52,17 @@ class PotentialCalculator(Calculator):  # type: ignore[misc]
 
 def sampled_frames(
     potential: Potential, starts: Sequence[ase.Atoms], recipe: Recipe, folder: Path
-) -> list[ase.Atoms]:
-    """Return what the potential meets and labels; kept in `folder`, each run as it ends.
+) -> list[Group]:
+    """Return what the potential meets and labels, each run kept in `folder` as it ends.
 
     Args:
         potential: That moves and labels.
         starts: Runs begin at some of the calmer half of them.
         recipe: Its `sampling` and seed say how.
         folder: A later call with the same recipe goes on from what is there.
+
+    Returns:
+        Systems, each with its twin if the recipe wants twins.
 
     Raises:
         ValueError: If the folder holds what another sampling made.
@@ -73,7 +77,8 @@ def sampled_frames(
     made_by.write_text(wanted)
     starts = calmer_half(starts)
     chosen = np.random.default_rng(recipe.seed).permutation(len(starts))
-    frames: list[ase.Atoms] = []
+    n_together = 2 if recipe.sampling.n_steps_to_twin else 1
+    groups: list[Group] = []
     for n in tqdm(range(recipe.sampling.n_runs), desc="sampling"):
         path = place / f"run{n}.traj"
         if not path.exists():
@@ -82,8 +87,9 @@ def sampled_frames(
             partial = path.with_suffix(".partial")
             ase.io.write(partial, run, format="traj")
             partial.replace(path)
-        frames += ase.io.read(path, ":")
-    return frames
+        frames = ase.io.read(path, ":")
+        groups += zip(*[iter(frames)] * n_together, strict=True)
+    return groups
 
 
 def calmer_half(frames: Sequence[ase.Atoms]) -> list[ase.Atoms]:
@@ -96,7 +102,7 @@ def calmer_half(frames: Sequence[ase.Atoms]) -> list[ase.Atoms]:
 def sample(
     potential: Potential, start: ase.Atoms, sampling: Sampling, n: int, seed: int
 ) -> list[ase.Atoms]:
-    """Return the labelled systems of run `n`."""
+    """Return the labelled systems of run `n`, each followed by its twin if there are twins."""
     rng = np.random.default_rng([seed, n])
     temperature = sampling.temperatures_k[n % len(sampling.temperatures_k)]
     atoms = ase.Atoms(start.numbers, start.positions, cell=start.cell, pbc=start.pbc)
@@ -115,9 +121,17 @@ def sample(
     kept = []
     for _ in range(sampling.n_systems_per_run):
         dynamics.run(sampling.n_steps_between)
-        frame = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-        frame.calc = SinglePointCalculator(
-            frame, energy=atoms.get_potential_energy(), forces=atoms.get_forces()
-        )
-        kept.append(frame)
+        kept.append(labelled(atoms))
+        if sampling.n_steps_to_twin:
+            dynamics.run(sampling.n_steps_to_twin)
+            kept.append(labelled(atoms))
     return kept
+
+
+def labelled(atoms: ase.Atoms) -> ase.Atoms:
+    """Return a copy that keeps its energy and forces."""
+    frame = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    frame.calc = SinglePointCalculator(
+        frame, energy=atoms.get_potential_energy(), forces=atoms.get_forces()
+    )
+    return frame

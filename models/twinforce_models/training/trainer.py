@@ -111,7 +111,8 @@ class Trainer:
         if not self.is_compiled:
             return evaluate
         examples = {sample.shape: sample for sample in (*self.test, *self.train)}
-        if len(examples) > max(len(self.recipe.tables), 1):
+        widths = {(t.n_atoms // t.n_systems, t.n_neighbors) for t in examples}
+        if len(widths) > 1 and not self.recipe.tables:
             raise ValueError(
                 "systems differ in size: name tables for them in the recipe, or train them "
                 "without compilation"
@@ -243,6 +244,11 @@ def stage_loss(evaluation: Evaluation, sample: Sample, stage: Stage, recipe: Rec
     if w.agreement:
         error = (evaluation.direct_forces - evaluation.conservative_forces) * of_atoms[:, None]
         loss = loss + w.agreement * _robust(error, recipe.force_tolerance, of_atoms)
+    if w.smoothness:
+        difference = evaluation.direct_forces - evaluation.conservative_forces
+        of_twins = of_atoms * (sample.twin != torch.arange(len(sample.twin)))
+        change = (difference - difference.index_select(0, sample.twin)) * of_twins[:, None]
+        loss = loss + w.smoothness * _robust(change, recipe.force_tolerance, of_twins)
     labels, own = sample.strain_gradient_labels, evaluation.strain_gradient.detach()
     for weight, gradient in (
         (w.conservative_stress, evaluation.strain_gradient),
@@ -259,4 +265,4 @@ def stage_loss(evaluation: Evaluation, sample: Sample, stage: Stage, recipe: Rec
 def _robust(error: Tensor, tolerance: float, weights: Tensor) -> Tensor:
     """Return the mean over the rows that have a weight: the others are padding."""
     total = smooth_l1_loss(error, torch.zeros_like(error), beta=tolerance, reduction="sum")
-    return total / (weights.count_nonzero() * (error.numel() / len(error)))
+    return total / (weights.count_nonzero().clamp(min=1) * (error.numel() / len(error)))
