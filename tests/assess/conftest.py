@@ -5,6 +5,9 @@ from tests.clients.serving import serve
 from tests.systems import crystal
 from twinforce import Client
 from twinforce.assess import Conditions, Progress
+from twinforce.assess.budget import NEVER
+from twinforce.assess.folder import write_json
+from twinforce.assess.start import KEY, start_unit
 from twinforce.assess.subject import Subject
 
 
@@ -42,3 +45,15 @@ def subject(client, atoms, conditions):
         conditions=conditions,
         progress=Progress(is_shown=False),
     )
+
+
+@pytest.fixture
+def started(subject, tmp_path):
+    """The place of a unit beside which the start is equilibrated."""
+    place = tmp_path / KEY
+    place.mkdir()
+    found = start_unit(subject).work(subject, place, NEVER)
+    write_json(place / "found.json", {"values": dict(found.values)})
+    beside = tmp_path / "unit"
+    beside.mkdir()
+    return beside

@@ -11,7 +11,7 @@ from tests.systems import molecule
 from twinforce.ase import system_of
 from twinforce.assess.budget import NEVER, Deadline
 from twinforce.assess.cost import cost_unit
-from twinforce.assess.folder import read_found, write_json
+from twinforce.assess.folder import read_found
 from twinforce.assess.loops import directions, loops_unit, path_around, work_around
 from twinforce.assess.nonconservativity import client_unit, server_unit
 from twinforce.assess.optimise import optimise_unit
@@ -21,18 +21,6 @@ from twinforce.md import MDSettings, draw_velocities
 from twinforce_models.potentials.lennard_jones import lennard_jones
 
 OVER = Deadline(0.0)
-
-
-@pytest.fixture
-def started(subject, tmp_path):
-    """The place of a unit beside which the start is equilibrated."""
-    place = tmp_path / KEY
-    place.mkdir()
-    found = start_unit(subject).work(subject, place, NEVER)
-    write_json(place / "found.json", {"values": dict(found.values)})
-    beside = tmp_path / "unit"
-    beside.mkdir()
-    return beside
 
 
 def test_lambda_is_exact_by_both_routes(subject, tmp_path):

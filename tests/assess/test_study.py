@@ -212,7 +212,7 @@ def test_selectors_name_pieces_groups_and_units_of_their_own(subject):
     shares = dict(zip([unit.piece for unit in units], weights(units), strict=True))
     assert shares["start"] == 0
     total = sum(w for unit, w in zip(units, weights(units), strict=True) if unit.piece == "nvt")
-    assert total == pytest.approx(45.0)
+    assert total == pytest.approx(42.0)
 
 
 class Resources(HTMLParser):

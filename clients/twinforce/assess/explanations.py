@@ -7,6 +7,7 @@ TITLES: Mapping[str, str] = {
     "loops": "Work around closed paths",
     "cost": "What a step costs",
     "optimise": "Geometry optimisation",
+    "resonance": "Which outer steps heat",
     "nve": "Energy without a thermostat",
     "nvt": "Temperature, motion and order with a thermostat",
 }
@@ -35,6 +36,13 @@ EXPLANATIONS: Mapping[str, str] = {
         "direct forces first and conservative ones from where those stall. An optimiser believes "
         "that it has converged when the forces it follows vanish; what counts is whether the "
         "conservative force does. Bars of success show the standard error by Wilson."
+    ),
+    "resonance": (
+        "Correcting every M steps shakes the system with the difference of both forces at the "
+        "frequency 1/(M·dt) and its multiples. What it then absorbs follows, to first order, from "
+        "the spectrum of the power of that difference along one run that is corrected at every "
+        "step. The drift predicted for an M is large where its frequency meets an overtone of a "
+        "stiff bond, so that a longer outer step can be the better one."
     ),
     "nve": (
         "Without a thermostat the total energy is constant if the forces are a gradient and the "

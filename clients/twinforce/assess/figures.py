@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from twinforce.assess.motion import wave_number
 from twinforce.assess.verdict import deviations_of, units_of
 from twinforce.assess.ways import parse_thermostat, parse_way
 
@@ -73,6 +74,58 @@ def draw_loops(report: Report) -> Figure | None:
     axes.plot([], [], "_", color=_GRAY, label="error of the sum")
     axes.set(xlabel="closed path", ylabel="|work| (meV/atom)", yscale="log")
     _legend(axes)
+    return figure
+
+
+def draw_resonance(report: Report) -> Figure | None:
+    """Draw what is absorbed at each frequency, and the drift predicted for each M."""
+    unit = report["pieces"].get("resonance", {}).get("resonance", {})
+    if not unit.get("drifts"):
+        return None
+    figure = Figure(figsize=(8.0, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    step_fs = report["conditions"]["time_step_fs"]
+    left.semilogy(unit["wave_numbers"], unit["heating"], color=_COLORS[0], linewidth=1.0)
+    for inner_steps in (4, 6, 8, 12):
+        shaken = wave_number(inner_steps * step_fs)
+        left.axvline(shaken, color=_GRAY, linewidth=0.7)
+        left.annotate(
+            f"M = {inner_steps}",
+            (shaken, 1.0),
+            xycoords=("data", "axes fraction"),
+            rotation=90,
+            va="top",
+            ha="right",
+            fontsize=7,
+        )
+    left.set(xlabel="shaken at (1/cm)", ylabel="absorbed (meV/atom/ps)")
+    left.set_xlim(0.0, wave_number(3.5 * step_fs))
+    places = [int(inner_steps) * step_fs for inner_steps in unit["drifts"]]
+    values = [each["value"] for each in unit["drifts"].values()]
+    errors = [2 * (each["error"] or 0.0) for each in unit["drifts"].values()]
+    right.errorbar(
+        places, values, errors, fmt="o-", color=_COLORS[0], markersize=4, label="predicted"
+    )
+    measured = {
+        int(inner_steps) * step_fs: found["drift"]
+        for inner_steps in unit["drifts"]
+        if (found := report["pieces"].get("nve", {}).get(f"nve:hybrid-{inner_steps}", {}))
+        and found.get("drift")
+    }
+    if measured:
+        right.errorbar(
+            list(measured),
+            [each["rate"] for each in measured.values()],
+            [2 * each["error"] for each in measured.values()],
+            fmt="s",
+            color=_COLORS[1],
+            markersize=5,
+            label="measured",
+        )
+    limit = report["thresholds"]["max_drift"]
+    right.axhspan(right.get_ylim()[0], limit, color=_GRAY, alpha=0.25, linewidth=0)
+    right.set(xlabel="outer step (fs)", ylabel="drift ± 2 errors (meV/atom/ps)", yscale="log")
+    _legend(right)
     return figure
 
 
@@ -266,6 +319,7 @@ FIGURES: Mapping[str, tuple[Callable[[Report], Figure | None], ...]] = {
     "loops": (draw_loops,),
     "cost": (draw_cost,),
     "optimise": (draw_optimise,),
+    "resonance": (draw_resonance,),
     "nve": (draw_nve,),
     "nvt": (draw_temperatures, draw_motion, draw_spectra, draw_radial),
 }

@@ -102,6 +102,11 @@ def period_fs(wave_number: float) -> float:
     return 1.0 / (wave_number * _LIGHT_CM_PER_FS)
 
 
+def wave_number(period_fs: float) -> float:
+    """Return the wave number of what repeats after so many fs, in 1/cm."""
+    return 1.0 / (period_fs * _LIGHT_CM_PER_FS)
+
+
 def _slope(positions: Floats, step_ps: float) -> float:
     """Return how fast the mean squared displacement grows, in Å²/ps."""
     size = len(positions)

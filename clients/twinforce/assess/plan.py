@@ -9,12 +9,13 @@ from twinforce.assess.nonconservativity import client_unit, server_unit
 from twinforce.assess.nve import nve_unit
 from twinforce.assess.nvt import nvt_unit
 from twinforce.assess.optimise import STRATEGIES, optimise_unit
+from twinforce.assess.resonance import resonance_unit
 from twinforce.assess.start import start_unit
 from twinforce.assess.subject import Subject, Unit
 from twinforce.assess.ways import Thermostat, Way, parse_thermostat, parse_way
 
 # Piece -> its share of the time, in the order in which they are run.
-SHARES = {"lambda": 5, "loops": 3, "cost": 6, "optimise": 16, "nve": 25, "nvt": 45}
+SHARES = {"lambda": 5, "loops": 3, "cost": 6, "optimise": 16, "resonance": 6, "nve": 22, "nvt": 42}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,7 @@ class Preset:
         inner_steps: M that are timed, and run without a thermostat.
         n_starts: Of optimisations.
         max_steps: Of each optimisation.
+        resonance_ps: Of the run that predicts how outer steps heat, in ps.
         nve_ps: Of each run without a thermostat, in ps.
         nvt_ps: Of each run with one, in ps.
         nvt: Which those are, as ways and their thermostats.
@@ -37,6 +39,7 @@ class Preset:
     inner_steps: tuple[int, ...]
     n_starts: int
     max_steps: int
+    resonance_ps: float
     nve_ps: float
     nvt_ps: float
     nvt: tuple[tuple[str, tuple[str, ...]], ...]
@@ -49,6 +52,7 @@ PRESETS = {
         inner_steps=(4, 8),
         n_starts=4,
         max_steps=200,
+        resonance_ps=0.5,
         nve_ps=1.0,
         nvt_ps=2.0,
         nvt=(("direct", ("svr:10",)), ("hybrid-8", ("svr:10",)), ("conservative", ("svr:10",))),
@@ -59,6 +63,7 @@ PRESETS = {
         inner_steps=(2, 4, 8, 16),
         n_starts=8,
         max_steps=400,
+        resonance_ps=2.0,
         nve_ps=5.0,
         nvt_ps=20.0,
         nvt=(
@@ -73,6 +78,7 @@ PRESETS = {
         inner_steps=(2, 4, 8, 16),
         n_starts=16,
         max_steps=600,
+        resonance_ps=4.0,
         nve_ps=10.0,
         nvt_ps=50.0,
         nvt=(
@@ -134,6 +140,7 @@ def _usual_units(subject: Subject, preset: Preset) -> list[Unit]:
             )
             for each in STRATEGIES
         ),
+        resonance_unit(preset.resonance_ps, conditions),
         *(
             nve_unit(way, preset.nve_ps, conditions)
             for way in (Way("conservative"), Way("direct"), *hybrid)

@@ -102,6 +102,10 @@ def _description(subject: Subject) -> dict[str, Any]:
         "formula": atoms.get_chemical_formula(),
         "n_atoms": len(atoms),
         "counts": dict(Counter(atoms.get_chemical_symbols())),
+        "masses": {
+            symbol: float(atoms.get_masses()[atoms.symbols == symbol].mean())
+            for symbol in dict.fromkeys(atoms.get_chemical_symbols())
+        },
         "pbc": atoms.pbc.tolist(),
         "volume": float(atoms.get_volume()) if atoms.pbc.all() else None,
         "sha256": digest_of(atoms),

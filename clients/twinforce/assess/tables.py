@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twinforce.assess.figures import title_of
+from twinforce.assess.motion import wave_number
 from twinforce.assess.verdict import units_of
 from twinforce.assess.ways import parse_way
 
@@ -81,6 +82,33 @@ def loops_table(report: Report) -> Table:
     )
     headers = ("forces", "rms work, meV/atom", "error of the sum, meV/atom", "work / ∮|f·dr|")
     return Table(headers, rows)
+
+
+def resonance_table(report: Report) -> Table:
+    """Return the drifts that one run predicts, beside those that were measured."""
+    unit = report["pieces"].get("resonance", {}).get("resonance", {})
+    nve = report["pieces"].get("nve", {})
+    rows = []
+    for inner_steps, each in unit.get("drifts", {}).items():
+        outer_fs = int(inner_steps) * report["conditions"]["time_step_fs"]
+        measured = nve.get(f"nve:hybrid-{inner_steps}", {}).get("drift")
+        rows.append(
+            (
+                inner_steps,
+                f"{outer_fs:g}",
+                f"{wave_number(outer_fs):.0f}",
+                estimate(each),
+                with_error(measured["rate"], measured["error"]) if measured else UNKNOWN,
+            )
+        )
+    headers = (
+        "M",
+        "outer step, fs",
+        "shakes at, 1/cm",
+        "drift predicted, meV/atom/ps",
+        "measured",
+    )
+    return Table(headers, tuple(rows))
 
 
 def nve_table(report: Report) -> Table:
@@ -236,6 +264,7 @@ TABLES: Mapping[str, tuple[Callable[[Report], Table], ...]] = {
     "loops": (loops_table,),
     "cost": (cost_table, calls_table),
     "optimise": (optimise_table,),
+    "resonance": (resonance_table,),
     "nve": (nve_table,),
     "nvt": (nvt_table, motion_table),
 }

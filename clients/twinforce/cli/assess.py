@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twinforce._client import Client
+from twinforce.cli.arguments import positive
 from twinforce.cli.files import need, read_atoms
 
 # As in `twinforce.assess`, which needs packages that this module must do without.
@@ -31,11 +32,12 @@ def add_assess_command(commands: Any, asking: argparse.ArgumentParser) -> None:
     add(
         "--pieces",
         default="",
-        help="commas between; of lambda, loops, cost, optimise, nve, nvt, or parts of them such "
-        "as nvt:direct or nvt:hybrid-4:svr:10 (default: all of the preset)",
+        help="commas between; of lambda, loops, cost, optimise, resonance, nve, nvt, or parts of "
+        "them such as nvt:direct or nvt:hybrid-4:svr:10 (default: all of the preset)",
     )
     add("--temperature", type=float, default=300.0, help="in K")
     add("--time-step", type=float, default=0.5, help="of inner steps, in fs")
+    add("--hydrogen-mass", type=positive(float), help="in amu, taken from bonded atoms")
     add("--equilibration", type=float, default=1.0, help="before all simulations, in ps")
     add("--fmax", type=float, default=0.05, help="what an optimisation is to reach, in eV/Å")
     add("--seed", type=int, default=0, help="of random numbers")
@@ -48,6 +50,8 @@ def _run(given: argparse.Namespace) -> None:
         need(package)
     assess = need("twinforce.assess")
     (atoms,) = read_atoms(given.file, given.index)[-1:]
+    if given.hydrogen_mass:
+        need("twinforce.ase").repartition_hydrogen_mass(atoms, given.hydrogen_mass)
     conditions = assess.Conditions(
         temperature_k=given.temperature,
         time_step_fs=given.time_step,

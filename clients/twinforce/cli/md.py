@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
+from twinforce.cli.arguments import positive
 from twinforce.cli.files import need, read_atoms
 from twinforce.md import (
     Ensemble,
@@ -44,7 +45,7 @@ def add_md_command(commands: Any, asking: argparse.ArgumentParser) -> None:
     )
     add(
         "--inner-steps",
-        type=_positive(int),
+        type=positive(int),
         default=_DEFAULTS.inner_steps,
         help="of hybrid forces: how many steps with direct forces per step with both",
     )
@@ -54,32 +55,32 @@ def add_md_command(commands: Any, asking: argparse.ArgumentParser) -> None:
         default=_DEFAULTS.ensemble,
         help="nve, a thermostat, or constant pressure with svr",
     )
-    add("--steps", type=_positive(int), default=_DEFAULTS.n_steps, help="how many inner ones")
-    add("--time-step", type=_positive(float), default=_DEFAULTS.time_step_fs, help="in fs")
-    add("--temperature", type=_positive(float), default=_DEFAULTS.temperature_k, help="in K")
+    add("--steps", type=positive(int), default=_DEFAULTS.n_steps, help="how many inner ones")
+    add("--time-step", type=positive(float), default=_DEFAULTS.time_step_fs, help="in fs")
+    add("--temperature", type=positive(float), default=_DEFAULTS.temperature_k, help="in K")
     add(
         "--relaxation",
-        type=_positive(float),
+        type=positive(float),
         default=_DEFAULTS.relaxation_fs,
         help="time of the thermostat, in fs",
     )
     add("--pressure", type=float, default=_DEFAULTS.pressure_bar, help="in bar")
     add(
         "--pressure-relaxation",
-        type=_positive(float),
+        type=positive(float),
         default=_DEFAULTS.pressure_relaxation_fs,
         help="time of the volume, in fs",
     )
     add(
         "--compressibility",
-        type=_positive(float),
+        type=positive(float),
         default=_DEFAULTS.compressibility_per_bar,
         help="about that of the system, in 1/bar: how fast the cell answers",
     )
-    add("--hydrogen-mass", type=_positive(float), help="in amu, taken from bonded atoms")
+    add("--hydrogen-mass", type=positive(float), help="in amu, taken from bonded atoms")
     add("--seed", type=int, default=_DEFAULTS.seed, help="of random numbers")
     add("--new-velocities", action="store_true", help="draw them even if the file has some")
-    add("--interval", type=_positive(int), default=10, help="outer steps between what is written")
+    add("--interval", type=positive(int), default=10, help="outer steps between what is written")
     add("--trajectory", type=Path, metavar="FILE", help="to write: .traj, .xyz or .extxyz")
     add("--log", type=Path, metavar="FILE", help="to write: comma-separated values")
     add("--plot", type=Path, metavar="FILE", help="to write: an image of energy and temperature")
@@ -203,14 +204,3 @@ def _conclude(kept: list[Instant], n_atoms: int, plot: Path | None) -> None:
     )
     if plot is not None:
         plot_runs({"run": kept}, n_atoms, plot)
-
-
-def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    def convert(text: str) -> float:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
-        return value
-
-    convert.__name__ = kind.__name__
-    return convert
