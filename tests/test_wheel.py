@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = {
     "twinforce": ROOT / "clients",
+    "twinforce_dynamics": ROOT / "proto",
     "twinforce_models": ROOT / "models",
     "twinforce_proto": ROOT / "proto",
     "twinforce_service": ROOT / "service",
@@ -31,7 +32,7 @@ def contents(wheel, package):
     return {name for name in wheel.namelist() if name.startswith(f"{package}/")}
 
 
-def test_the_wheel_holds_exactly_the_four_packages(wheel):
+def test_the_wheel_holds_exactly_our_packages(wheel):
     tops = {name.partition("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES.keys()
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from twinforce.mts import State
+from twinforce_dynamics.mts import State
 from twinforce_proto import OUTPUTS, Prediction
 
 _FORMAT = "twinforce restart 1"

@@ -5,10 +5,10 @@ import pytest
 from scipy.stats import gamma, kstest
 
 from tests.dynamics.toys import Hills, Lattice, Wells
-from twinforce.bath import Bath
-from twinforce.ensembles import BOLTZMANN, NPT, NVE, SVR, Langevin
-from twinforce.mts import kinetic_energy, volume
-from twinforce.propagation import Propagation
+from twinforce_dynamics.bath import Bath
+from twinforce_dynamics.ensembles import BOLTZMANN, NPT, NVE, SVR, Langevin
+from twinforce_dynamics.mts import answered, kinetic_energy, volume
+from twinforce_dynamics.propagation import Propagation
 
 KT = 0.7
 TEMPERATURE = KT / BOLTZMANN
@@ -34,18 +34,17 @@ def walker(toy, ensemble, masses, *, inner_steps=4, time_step=0.05, cell=None, s
     n_atoms = len(masses)
     in_wells = isinstance(toy, Wells)
     bath = Bath(ensemble, masses, np.ones((n_atoms, 1)) if in_wells else None, rng)
-    propagation = Propagation(
-        more.get("forces", "hybrid"), inner_steps, time_step, bath, toy.direct, toy.hybrid
-    )
+    propagation = Propagation(more.get("force_kind", "hybrid"), inner_steps, time_step, bath)
     positions = rng.normal(scale=0.7, size=(n_atoms, 3))
     momenta = np.sqrt(KT * masses) * rng.standard_normal((n_atoms, 3))
     cell = np.zeros((3, 3)) if cell is None else cell
-    return propagation, propagation.start(positions, bath.thermal(momenta), cell)
+    start = propagation.start(positions, bath.thermal(momenta), cell)
+    return propagation, answered(start, toy.direct, toy.hybrid)
 
 
-def follow(propagation, state, n_steps):
+def follow(toy, propagation, state, n_steps):
     for _ in range(n_steps):
-        state = propagation.step(state)
+        state = answered(propagation.step(state), toy.direct, toy.hybrid)
         yield state
 
 
@@ -108,7 +107,7 @@ def test_a_thermostat_around_multiple_time_steps_samples_the_canonical_distribut
     wells = Wells(k=1.0, q=0.0, swirl=0.15)
     propagation, state = walker(wells, thermostat, MIXED, time_step=0.04)
     momenta, positions = [], []
-    for each in follow(propagation, state, 6000):
+    for each in follow(wells, propagation, state, 6000):
         momenta.append(each.momenta)
         positions.append(each.positions)
     twice = (np.array(momenta) ** 2 / MIXED).sum(axis=2).reshape(-1, 3, 3).sum(axis=2)
@@ -124,9 +123,9 @@ def test_direct_forces_alone_miss_the_temperature():
     wells = Wells(k=1.0, q=0.0, swirl=0.15)
     gentle = SVR(temperature_k=TEMPERATURE, relaxation=5.0)
     propagation, state = walker(
-        wells, gentle, MIXED, time_step=0.04, forces="direct", inner_steps=1
+        wells, gentle, MIXED, time_step=0.04, force_kind="direct", inner_steps=1
     )
-    momenta = np.array([each.momenta for each in follow(propagation, state, 5000)])
+    momenta = np.array([each.momenta for each in follow(wells, propagation, state, 5000)])
     species = (momenta**2 / MIXED).sum(axis=2).reshape(-1, 3, 3).sum(axis=2) / 9
     mean, error = mean_and_error(species)
     assert (np.abs(mean - KT) > 6 * error).any()
@@ -177,7 +176,7 @@ def test_the_volume_of_an_ideal_gas_is_distributed_as_it_should(coupling, thermo
         time_step=0.03,
         cell=2.5 * np.eye(3),
     )
-    volumes = np.array([volume(each.cell) for each in follow(propagation, state, 5000)])
+    volumes = np.array([volume(each.cell) for each in follow(toy, propagation, state, 5000)])
     expected, spread = volume_moments(toy, shape, coupling)
     mean, error = mean_and_error(volumes[300:])
     assert error < 0.04 * expected
@@ -227,12 +226,12 @@ def test_conservative_stress_decides_where_the_direct_one_is_wrong():
             toy,
             ensemble,
             masses,
-            forces=forces,
+            force_kind=forces,
             inner_steps=inner_steps,
             time_step=0.03 if forces == "hybrid" else 0.1,
             cell=2.0 * np.eye(3),
         )
-        volumes = [volume(each.cell) for each in follow(propagation, state, 3000)]
+        volumes = [volume(each.cell) for each in follow(toy, propagation, state, 3000)]
         means[forces] = mean_and_error(volumes[300:])
     expected, _ = volume_moments(toy, 8, "isotropic")
     mean, error = means["hybrid"]
@@ -277,8 +276,9 @@ def test_the_conserved_energy_is_conserved_to_second_order(name, inner_steps):
                 cell=CELL,
                 seed=seed,
             )
-            state = propagation.start(grid, state.momenta, CELL)
-            for last in follow(propagation, state, round(1.6 / time_step)):
+            start = propagation.start(grid, state.momenta, CELL)
+            state = answered(start, toy.direct, toy.hybrid)
+            for last in follow(toy, propagation, state, round(1.6 / time_step)):
                 changes.append(conserved(last, masses) - conserved(state, masses))
         errors.append(np.sqrt(np.mean(np.square(changes))))
     assert np.log2(errors[0] / errors[1]) / 2 == pytest.approx(2.0, abs=0.7)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.dynamics.toys import Wells
-from twinforce.mts import Mechanics, State, kinetic_energy, respa_step, verlet_step
+from twinforce_dynamics.mts import Mechanics, State, kinetic_energy, respa_step, verlet_step
 
 MASSES = np.array([[1.0], [2.0], [16.0], [1.0]])
 CELL = np.zeros((3, 3))
@@ -160,7 +160,9 @@ def test_a_state_without_both_forces_is_refused():
 
 
 def test_the_step_needs_neither_ase_nor_torch():
-    program = "import sys, twinforce.mts, twinforce.propagation; print(*sys.modules)"
+    program = (
+        "import sys, twinforce_dynamics.mts, twinforce_dynamics.propagation; print(*sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

@@ -13,8 +13,8 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"twinforce.ase needs the ase extra: pip install 'twinforce[ase]' ({error})"
     ) from error
-from twinforce.disagreement import Disagreement, ForceDisagreementWarning
-from twinforce.ensembles import NPT, NVE, SVR, Langevin
+from twinforce_dynamics.disagreement import Disagreement, ForceDisagreementWarning
+from twinforce_dynamics.ensembles import NPT, NVE, SVR, Langevin
 
 __all__ = [
     "NPT",

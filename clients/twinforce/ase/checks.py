@@ -4,9 +4,9 @@ import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
 
-from twinforce.ensembles import NPT, Ensemble
-from twinforce.mts import Floats
-from twinforce.propagation import ForceChoice, outputs_of
+from twinforce_dynamics.ensembles import NPT, Ensemble
+from twinforce_dynamics.mts import Floats
+from twinforce_dynamics.propagation import ForceChoice, outputs_of
 from twinforce_proto import UnsupportedOutputError
 
 

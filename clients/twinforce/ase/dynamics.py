@@ -14,12 +14,17 @@ from twinforce.ase.calculator import DirectForcesWarning
 from twinforce.ase.checks import check_atoms, check_numbers, check_outputs, mobility_of
 from twinforce.ase.log import StepLog
 from twinforce.ase.sources import source_of
-from twinforce.bath import Bath
-from twinforce.disagreement import Disagreement, ForceDisagreementWarning, Species, exceeded
-from twinforce.ensembles import NVE, Ensemble
-from twinforce.mts import State, kinetic_energy, volume
-from twinforce.propagation import ForceChoice, Propagation, outputs_of
 from twinforce.restart import Restart
+from twinforce_dynamics.bath import Bath
+from twinforce_dynamics.disagreement import (
+    Disagreement,
+    ForceDisagreementWarning,
+    Species,
+    exceeded,
+)
+from twinforce_dynamics.ensembles import NVE, Ensemble
+from twinforce_dynamics.mts import State, Steps, answered, kinetic_energy, volume
+from twinforce_dynamics.propagation import ForceChoice, Propagation, outputs_of
 
 _NVE = NVE()
 
@@ -88,8 +93,8 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         self.inner_steps = int(inner_steps) if forces == "hybrid" else 1
         self.rng = np.random.default_rng(seed) if rng is None else rng
         bath = Bath(ensemble, self.masses, mobility_of(atoms), self.rng)
-        fast, everything = map(self._source.asking, outputs_of(forces, ensemble))
-        self._propagation = Propagation(forces, self.inner_steps, timestep, bath, fast, everything)
+        self._ask_inner, self._ask_whole = map(self._source.asking, outputs_of(forces, ensemble))
+        self._propagation = Propagation(forces, self.inner_steps, timestep, bath)
         self._species = _species_of(atoms)
         self._state: State | None = None
         self._disagreement: Disagreement | None = None
@@ -146,7 +151,7 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
     def step(self) -> None:
         """Take one outer step."""
         before = self._current()
-        self._arrive(self._propagation.step(before), before.correction_work)
+        self._arrive(self._answered(self._propagation.step(before)), before.correction_work)
 
     def get_time(self) -> float:
         """Return how long it has run, in ASE's unit."""
@@ -200,15 +205,20 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
             self._state = replace(self._state, momenta=momenta)
             return self._state
         mobile = self._propagation.bath.mobile
-        state = self._propagation.start(
-            self.atoms.arrays["positions"].copy(),
-            momenta if mobile is None else momenta * mobile,
-            self.atoms.cell.array.copy(),
+        state = self._answered(
+            self._propagation.start(
+                self.atoms.arrays["positions"].copy(),
+                momenta if mobile is None else momenta * mobile,
+                self.atoms.cell.array.copy(),
+            )
         )
         before = state if self._state is None else self._state
         work = before.correction_work
         state = replace(state, supplied=before.supplied, correction_work=work)
         return self._arrive(state, work)
+
+    def _answered(self, steps: Steps[State]) -> State:
+        return answered(steps, self._ask_inner, self._ask_whole)
 
     def _is_here(self, state: State) -> bool:
         return np.array_equal(self.atoms.arrays["positions"], state.positions) and np.array_equal(

@@ -1,12 +1,12 @@
 """Molecular dynamics with ASE: one loop for the command line, demos and scripts."""
 
-from twinforce.disagreement import Disagreement
 from twinforce.md.drift import Drift, conserved_drift, energy_drift, fit_drift
 from twinforce.md.instants import Instant, LogWriter
 from twinforce.md.plots import plot_runs
 from twinforce.md.running import draw_velocities, dynamics_of, follow, molecular_dynamics
 from twinforce.md.settings import Ensemble, MDSettings
-from twinforce.propagation import ForceChoice
+from twinforce_dynamics.disagreement import Disagreement
+from twinforce_dynamics.propagation import ForceChoice
 
 __all__ = [
     "Disagreement",

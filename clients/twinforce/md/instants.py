@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from twinforce.disagreement import Disagreement
+from twinforce_dynamics.disagreement import Disagreement
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from twinforce import ensembles
-from twinforce.propagation import ForceChoice
+from twinforce_dynamics import ensembles
+from twinforce_dynamics.propagation import ForceChoice
 
 Ensemble = Literal["nve", "svr", "svr-local", "langevin", "npt-isotropic", "npt-anisotropic"]
 

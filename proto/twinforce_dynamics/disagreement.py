@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinforce.mts import Floats
+from twinforce_dynamics.mts import Floats
 
 
 class ForceDisagreementWarning(UserWarning):

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from twinforce.ensembles import BOLTZMANN, NPT, SVR, Ensemble, Langevin, thermostat_of
-from twinforce.mts import Floats, State, kinetic_energy, volume
+from twinforce_dynamics.ensembles import BOLTZMANN, NPT, SVR, Ensemble, Langevin, thermostat_of
+from twinforce_dynamics.mts import Floats, State, kinetic_energy, volume
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,14 +78,14 @@ class Bath:
         return self._supplied(state, momenta)
 
     def rub_and_strain(
-        self, state: State, stress: Floats | None, time_step: float
+        self, state: State, total_stress: Floats | None, time_step: float
     ) -> tuple[State, Floats | None]:
         """Let the barostat and Langevin's friction and noise act, in the middle of a step."""
         strain = None
         if isinstance(self.ensemble, NPT):
-            if stress is None:
+            if total_stress is None:
                 raise ValueError("stress: expected one at constant pressure, got none")
-            strain = self._strain(self.ensemble, state, stress, time_step)
+            strain = self._strain(self.ensemble, state, total_stress, time_step)
             state = self._supplied(*_deformed(state, strain))
         thermostat = thermostat_of(self.ensemble)
         if isinstance(thermostat, Langevin):
@@ -128,7 +128,7 @@ class Bath:
         noise = spread * self.rng.standard_normal(momenta.shape)
         return kept * momenta + (noise if self.mobile is None else noise * self.mobile)
 
-    def _strain(self, ensemble: NPT, state: State, stress: Floats, duration: float) -> Floats:
+    def _strain(self, ensemble: NPT, state: State, total_stress: Floats, duration: float) -> Floats:
         """Return the logarithm of the deformation of one step, symmetric, shape [3, 3].
 
             ε = -(β/3τ) (P_0 - P) dt + sqrt(2 β kT dt / 3 V τ) R,    P = Σ p pᵀ/m V - σ
@@ -141,7 +141,7 @@ class Bath:
         size = volume(state.cell)
         kt = BOLTZMANN * ensemble.thermostat.temperature_k
         mobility = ensemble.compressibility * duration / (3.0 * ensemble.relaxation)
-        pressure = (warm / self.masses).T @ warm / size - stress
+        pressure = (warm / self.masses).T @ warm / size - total_stress
         noise = math.sqrt(2.0 * mobility * kt / size) * self.rng.standard_normal((3, 3))
         strain = mobility * (pressure - ensemble.pressure * np.eye(3)) + noise
         if ensemble.coupling == "isotropic":
