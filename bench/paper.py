@@ -4,6 +4,10 @@
 
 Serves the model itself, runs `twinforce assess` on it for so long, from where it was left, and
 writes docs/paper.md with its pictures. What a run of some hours leaves is in runs/paper.
+
+    python -m bench.paper --hydrogen-mass 3 --pieces resonance,nve,nvt:hybrid-8:svr:10
+
+does the same with heavier hydrogens, in a folder of its own; the page shows it beside the rest.
 """
 
 import argparse
@@ -21,6 +25,7 @@ from demo.serving import running_service
 from bench.machine import ROOT
 from bench.paper_text import document, paths_of_logs
 from twinforce import Client
+from twinforce.ase import repartition_hydrogen_mass
 from twinforce.assess import Conditions, Progress, assess
 from twinforce.assess.figures import FIGURES
 from twinforce_models.training.plots import read_log
@@ -43,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    write(report, errors, given.docs)
+    write(report, errors, given.docs, is_heavy=bool(given.hydrogen_mass))
     print(*report["verdict"]["advice"], sep="\n")
     print(f"{given.docs / 'paper.md'}")
     return 0
@@ -61,20 +66,26 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     usual = Conditions()
     parser.add_argument("--equilibration", type=float, default=usual.equilibration_ps, help="ps")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hydrogen-mass", type=float, help="in amu, taken from bonded atoms")
     parser.add_argument("--threads", type=int, default=0, help="of an evaluation; 0: as usual")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "paper")
+    parser.add_argument("--out", type=Path, help="default: runs/paper, of heavy ones runs/heavy")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where paper.md goes")
     parser.add_argument("--anew", action="store_true", help="delete a study of other weights")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    given.out = given.out or ROOT / "runs" / ("heavy" if given.hydrogen_mass else "paper")
+    return given
 
 
 def study(url: str, given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]:
     """Assess the model; return the report and its errors on test systems."""
+    atoms = ase.io.read(given.start)
+    if given.hydrogen_mass:
+        repartition_hydrogen_mass(atoms, given.hydrogen_mass)
     conditions = Conditions(equilibration_ps=given.equilibration, seed=given.seed)
     with Client(url, timeout=600.0) as client:
         report = assess(
             client,
-            ase.io.read(given.start),
+            atoms,
             given.out,
             model=given.model,
             preset=given.preset,
@@ -88,12 +99,22 @@ def study(url: str, given: argparse.Namespace) -> tuple[dict[str, Any], dict[str
     return report, dict(metadata.get("errors", {}))
 
 
-def write(report: dict[str, Any], errors: dict[str, float], docs: Path) -> None:
-    """Write paper.md, and paper/ with its pictures and the report."""
+def write(
+    report: dict[str, Any], errors: dict[str, float], docs: Path, *, is_heavy: bool = False
+) -> None:
+    """Write paper.md, and paper/ with its pictures and the report.
+
+    The page is about the report of usual masses, and shows that of heavy hydrogens if there is one.
+    """
     folder = docs / "paper"
     folder.mkdir(parents=True, exist_ok=True)
-    report = rounded(report)
-    (folder / "report.json").write_text(json.dumps(report, separators=(",", ":")) + "\n")
+    name = "heavy" if is_heavy else "report"
+    (folder / f"{name}.json").write_text(json.dumps(rounded(report), separators=(",", ":")) + "\n")
+    if not (folder / "report.json").exists():
+        return
+    report = json.loads((folder / "report.json").read_text())
+    path = folder / "heavy.json"
+    heavy = json.loads(path.read_text()) if path.exists() else None
     figures = []
     for draw in [draw for piece in FIGURES.values() for draw in piece]:
         if figure := draw(report):
@@ -101,7 +122,7 @@ def write(report: dict[str, Any], errors: dict[str, float], docs: Path) -> None:
             figure.savefig(folder / f"{name}.png", dpi=110)
             figures.append(name)
     logs = {path.stem: read_log(path) for path in paths_of_logs(ROOT / "docs" / "training")}
-    (docs / "paper.md").write_text(document(report, errors, logs, figures), encoding="utf-8")
+    (docs / "paper.md").write_text(document(report, errors, logs, figures, heavy), encoding="utf-8")
 
 
 def rounded(value: Any) -> Any:

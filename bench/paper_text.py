@@ -20,7 +20,11 @@ Report = Mapping[str, Any]
 
 
 def document(
-    report: Report, errors: Mapping[str, float], logs: Mapping[str, Rows], figures: Sequence[str]
+    report: Report,
+    errors: Mapping[str, float],
+    logs: Mapping[str, Rows],
+    figures: Sequence[str],
+    heavy: Report | None = None,
 ) -> str:
     """Return the page.
 
@@ -29,6 +33,7 @@ def document(
         errors: Of the model on test systems, from its metadata.
         logs: Name -> rows of the logs of training.
         figures: Names of the pictures that were drawn, in docs/paper.
+        heavy: The report of an assessment with heavier hydrogens.
     """
     model = report["provenance"]["model"]
     parts = [
@@ -44,6 +49,7 @@ def document(
         markdown(_errors_table(model, errors)),
         _errors_note(errors),
         *(_piece(report, piece, figures) for piece in TABLES if piece in report["pieces"]),
+        *(heavy_parts(heavy) if heavy else ()),
         "## What training costs, with and without direct pre-training",
         markdown(_training_table(logs)),
         *_training_notes(logs),
@@ -150,6 +156,22 @@ def _piece(report: Report, piece: str, figures: Sequence[str]) -> str:
     return "\n\n".join(each for each in parts if each)
 
 
+def heavy_parts(report: Report) -> Iterator[str]:
+    """Yield what is told of an assessment with heavier hydrogens."""
+    mass = report["atoms"]["masses"]["H"]
+    yield f"## With hydrogens of {mass:g} amu"
+    yield (
+        "The same model and system, with mass taken from oxygens for hydrogens: structure is what "
+        "it was, vibrations are slower, so that the same outer step is further from resonance. "
+        f"All numbers are in [heavy.json](paper/heavy.json), of version "
+        f"{report['provenance']['version']}."
+    )
+    for piece in ("resonance", "nve", "nvt"):
+        if piece in report["pieces"]:
+            yield f"### {TITLES[piece]}"
+            yield from (markdown(make(report)) for make in TABLES[piece])
+
+
 def _names(piece: str) -> tuple[str, ...]:
     drawn = {"nvt": ("temperatures", "motion", "spectra", "radial")}
     return drawn.get(piece, (piece,))
@@ -225,7 +247,8 @@ def _again(report: Report) -> str:
         "```bash\n"
         "make paper PAPER_MINUTES=60    # goes on where it stopped; again until all is done\n"
         "make paper PAPER_MINUTES=0     # writes this page from what is there\n"
-        "make paper ARGS='--pieces nvt:hybrid-8:svr:10'\n```\n\n"
+        "make paper ARGS='--pieces nvt:hybrid-8:svr:10'\n"
+        "make paper ARGS='--hydrogen-mass 3 --pieces resonance,nve:hybrid-8'\n```\n\n"
         f"The seed is {report['conditions']['seed']}; service "
         f"{report['provenance']['service_version']}, client "
         f"{report['provenance']['client_version']}. "

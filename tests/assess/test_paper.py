@@ -8,7 +8,7 @@ import pytest
 from bench import paper
 from bench.paper_claims import claims_of
 from bench.paper_comparisons import comparisons
-from bench.paper_text import seconds_per_epoch
+from bench.paper_text import heavy_parts, seconds_per_epoch
 
 ESTIMATE = {"value": 1.0, "error": 0.01, "n_independent": 40.0, "is_reliable": True}
 REPORT = {
@@ -145,3 +145,19 @@ def test_the_study_writes_its_page_with_pictures(server, atoms, tmp_path):
         assert f"](paper/{name}.png)" in page
         assert (docs / "paper" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert paper.main([*arguments, "--seed=1"]) == 2
+
+
+def test_heavier_hydrogens_are_a_study_beside_the_other():
+    masses = {"H": 3.0, "O": 12.0}
+    drifts = {"8": ESTIMATE | {"value": 0.0123}}
+    heavy = REPORT | {
+        "atoms": {"masses": masses},
+        "provenance": {"version": "7"},
+        "pieces": {"resonance": {"resonance": {"drifts": drifts}}},
+    }
+    text = "\n".join(heavy_parts(heavy))
+    assert "## With hydrogens of 3 amu" in text
+    assert "| 8 | 4 | 8339 | 0.012 ± 0.010" in text
+    assert "of version 7" in text
+    usual, other = (paper.parse_arguments(each).out.name for each in ([], ["--hydrogen-mass", "3"]))
+    assert usual != other
