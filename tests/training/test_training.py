@@ -298,6 +298,19 @@ def test_a_stage_of_agreement_brings_both_forces_closer_on_systems_it_has_not_se
     assert disagreement(agreeing, unseen) < 0.9 * disagreement(trained, unseen)
 
 
+def test_a_model_says_which_one_it_went_on_from(trained, agreeing):
+    (before, after) = (
+        json.loads((folder / "model" / "model.json").read_text()) for folder in (trained, agreeing)
+    )
+    assert "started_from" not in before
+    assert after["started_from"]["sha256"] == before["sha256"] != after["sha256"]
+    assert after["started_from"]["recipe"] == before["recipe"]
+    card = (agreeing / "model" / "CARD.md").read_text()
+    n_before = len(before["recipe"]["stages"])
+    assert f"{n_before + 1}. `agreement`: 8 epochs" in card
+    assert f"went on from {before['name']} {before['version']} (sha256" in card
+
+
 def test_sampled_systems_carry_the_labels_of_the_model_that_met_them(trained, agreeing):
     frames = [f for n in range(2) for f in ase.io.read(agreeing / "sampled" / f"run{n}.traj", ":")]
     assert len(frames) == 16  # each of the eight has a twin

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ from twinforce_proto.units import UNITS
 
 
 def export(
-    trainer: Trainer, about: About, potential: HybridNet, measured: dict[str, Any], folder: Path
+    trainer: Trainer,
+    about: About,
+    potential: HybridNet,
+    measured: dict[str, Any],
+    folder: Path,
+    *,
+    start: Mapping[str, Any] | None = None,
 ) -> None:
     """Write model.safetensors, model.json and CARD.md.
 
@@ -27,10 +34,14 @@ def export(
         measured: On systems kept out of training: `errors`, names with units -> values; the same
             by elements; and how far both forces are apart.
         folder: Made if it is missing.
+        start: Metadata of the model that training started from, if it did from any.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save(potential, folder)
     metadata = describe(trainer.recipe, about, potential.core, measured)
+    if start is not None:
+        kept = ("name", "version", "sha256", "data_sha256", "recipe", "recipe_sha256")
+        metadata["started_from"] = {key: start[key] for key in kept if key in start}
     metadata["data_sha256"] = trainer.data_sha256
     metadata["sha256"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     (folder / "model.json").write_text(json.dumps(metadata, indent=2) + "\n")
@@ -76,9 +87,18 @@ def card(metadata: dict[str, Any]) -> str:
         f"| {symbol} | {1e3 * each['mean']:.3g} | {1e3 * each['max']:.3g} |"
         for symbol, each in metadata["force_disagreement"].items()
     )
+    origin = metadata.get("started_from", {})
+    before = origin.get("recipe", {}).get("stages", [])
     stages = "\n".join(
         f"{n}. `{s['name']}`: {s['epochs']} epochs, learning rate up to {s['learning_rate']:g}"
-        for n, s in enumerate(metadata["recipe"]["stages"], 1)
+        for n, s in enumerate([*before, *metadata["recipe"]["stages"]], 1)
+    )
+    began = (
+        f"The last {len(metadata['recipe']['stages'])} went on from {origin['name']} "
+        f"{origin['version']} (sha256 {origin['sha256'][:16]}, recipe "
+        f"{origin['recipe_sha256'][:16]}). "
+        if origin
+        else ""
     )
     return f"""# {metadata["name"]} {metadata["version"]}
 
@@ -107,7 +127,7 @@ How far direct forces are from conservative ones, rms over the atoms of a system
 
 {stages}
 
-Recipe {metadata["recipe_sha256"][:16]}; the whole of it is in `model.json`.
+{began}Recipe {metadata["recipe_sha256"][:16]}; the whole of it is in `model.json`.
 
 ## Training data
 

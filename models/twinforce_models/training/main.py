@@ -3,8 +3,9 @@
 import argparse
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
@@ -28,11 +29,13 @@ class Run:
         trainer: Goes on from its folder's checkpoint when it runs.
         reference_energies: Of each element, in eV.
         test_frames: Kept out of training.
+        start: Metadata of the model that training started from, if it did from any.
     """
 
     trainer: Trainer
     reference_energies: NDArray[np.float64]
     test_frames: list[ase.Atoms]
+    start: Mapping[str, Any] | None = None
 
     def potential(self) -> HybridNet:
         """Return a potential with the running mean of the weights."""
@@ -63,11 +66,12 @@ def prepare(
     frames = dataset.read_frames(data)
     train, test = dataset.split_frames(frames, recipe)
     h = recipe.hyperparameters
+    metadata = None
     if start is None:
         references = dataset.fit_reference_energies(train, h.elements)
         core = _new_core(recipe, train)
     else:
-        potential = _load_start(start, recipe)
+        potential, metadata = _load_start(start, recipe)
         references, core = potential.reference_energies.numpy(), copy.deepcopy(potential.core)
         core.requires_grad_(True)
     scales = dataset.error_scales(train, h.elements, recipe.balance)
@@ -89,7 +93,7 @@ def prepare(
         data_sha256=dataset.data_sha256(frames),
         is_compiled=is_compiled,
     )
-    return Run(trainer, references, test)
+    return Run(trainer, references, test, metadata)
 
 
 def _new_core(recipe: Recipe, train: Sequence[ase.Atoms]) -> HybridCore:
@@ -101,13 +105,14 @@ def _new_core(recipe: Recipe, train: Sequence[ase.Atoms]) -> HybridCore:
     return core
 
 
-def _load_start(start: str, recipe: Recipe) -> HybridNet:
-    potential = registry.load(start, device="cpu", dtype=torch.float32).potential
+def _load_start(start: str, recipe: Recipe) -> tuple[HybridNet, Mapping[str, Any]]:
+    loaded = registry.load(start, device="cpu", dtype=torch.float32)
+    potential = loaded.potential
     if not isinstance(potential, HybridNet) or (
         potential.core.hyperparameters != recipe.hyperparameters
     ):
         raise ValueError(f"start: {start!r} is another network than the recipe's hyperparameters")
-    return potential
+    return potential, loaded.info.metadata
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -147,7 +152,7 @@ def write_report(run: Run, about: About, folder: Path) -> None:
         "errors_by_elements": report.errors_by_elements(frames, predictions),
         "force_disagreement": report.force_disagreement(frames, predictions),
     }
-    bundle.export(run.trainer, about, potential, measured, folder / "model")
+    bundle.export(run.trainer, about, potential, measured, folder / "model", start=run.start)
     plots.plot_learning({recipe.name: plots.read_log(folder / "log.csv")}, folder / "learning.png")
     plots.plot_parity(
         {report.title(name): (each.labels, each.predictions) for name, each in comparisons.items()},
