@@ -23,7 +23,7 @@ ALLOWED = {
         "service",
         {"fastapi", "google", "grpc", "grpc_health", "grpc_reflection", "numpy", "orjson",
          "prometheus_client", "pydantic", "pydantic_core", "pydantic_settings", "starlette",
-         "torch", "uvicorn", "twinforce_dynamics", "twinforce_models", "twinforce_proto"},
+         "torch", "uvicorn", "zmq", "twinforce_dynamics", "twinforce_models", "twinforce_proto"},
     ),
     "twinforce": (
         "clients",
@@ -44,17 +44,20 @@ ROOMS = [
     ("twinforce_service", {"uvicorn"}, ["transports", "main"]),
     ("twinforce_service", {"pydantic_settings"}, ["settings", "main"]),
     ("twinforce_service", {"pydantic", "pydantic_core"}, ["transports", "settings", "main"]),
-    ("twinforce_service", {"torch"}, ["engine", "evaluation", "main"]),
+    ("twinforce_service", {"torch"}, ["evaluation"]),
+    ("twinforce_service", {"zmq"}, ["channel"]),
     ("twinforce", {"matplotlib", "tqdm"}, ["assess", "cli", "md"]),
     ("twinforce", {"ase"}, ["ase", "assess", "cli", "md"]),
 ]  # fmt: skip
 
 # Inside the service, a room never imports from one further up, nor from one beside it.
 LAYERS = [
-    ["version", "pairs", "disagreement", "logs", "settings"],
+    ["version", "pairs", "disagreement", "logs", "settings", "channel", "restarts"],
     ["batching"],
-    ["admission", "engine", "evaluation"],
-    ["metrics", "nonconservativity", "thread_engine"],
+    ["admission", "engine", "engine_spec", "evaluation"],
+    ["child", "loading", "metrics", "nonconservativity", "thread_engine", "wire"],
+    ["engine_process", "process_engine"],
+    ["engine_pool"],
     ["transports"],
     ["main"],
 ]
@@ -83,7 +86,7 @@ def top_level(names):
 
 
 def is_in(module, package, rooms):
-    return any((module + ".").startswith(f"{package}.{room}") for room in rooms)
+    return any((module + ".").startswith(f"{package}.{room}.") for room in rooms)
 
 
 @pytest.mark.parametrize("package", ALLOWED)
@@ -170,6 +173,12 @@ def test_importing_the_calculator_loads_no_torch():
     loaded = loaded_by("import twinforce.ase")
     assert "ase" in loaded
     assert not loaded & {"torch", "fastapi", "pydantic", "twinforce_models", "twinforce_service"}
+
+
+def test_importing_the_service_loads_no_torch():
+    loaded = loaded_by("import twinforce_service.main")
+    assert {"fastapi", "grpc", "zmq"} <= loaded
+    assert "torch" not in loaded
 
 
 def as_ruff_sorts(names):

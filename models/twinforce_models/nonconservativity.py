@@ -6,14 +6,13 @@
 arXiv 2412.11569, eq. 5).
 """
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from twinforce_models.batch import Batch
+from twinforce_models.jacobian_norms import measure
 from twinforce_models.potential import Potential, predict_batch
-from twinforce_proto import Nonconservativity, System
+from twinforce_proto import System
 
 
 def direct_jacobian(potential: Potential, system: System) -> Tensor:
@@ -52,24 +51,6 @@ def jacobian_rows(
     return torch.stack(found).reshape(len(rows), -1).cpu()
 
 
-def measure(jacobian: NDArray[np.float64], *, pairs: bool = False) -> Nonconservativity:
-    """Return λ and the norms it is made of.
-
-    Args:
-        jacobian: Shape [3 n_atoms, 3 n_atoms], in eV/Å².
-        pairs: Whether the norms of each pair of atoms are wanted too.
-    """
-    antisymmetric = (jacobian - jacobian.T) / 2
-    whole, part = float(np.linalg.norm(jacobian)), float(np.linalg.norm(antisymmetric))
-    return Nonconservativity(
-        value=part / whole if whole else 0.0,
-        jacobian_norm=whole,
-        antisymmetric_norm=part,
-        pair_norms=_pair_norms(jacobian) if pairs else None,
-        antisymmetric_pair_norms=_pair_norms(antisymmetric) if pairs else None,
-    )
-
-
 def nonconservativity(jacobian: Tensor) -> float:
     """Return λ of a Jacobian, shape [m, m]."""
     return measure(jacobian.double().numpy()).value
@@ -100,10 +81,3 @@ def _gradient(value: Tensor, positions: Tensor, *, create_graph: bool = False) -
         materialize_grads=True,
     )
     return gradient
-
-
-def _pair_norms(jacobian: NDArray[np.float64]) -> NDArray[np.float64]:
-    n_atoms = len(jacobian) // 3
-    blocks = np.square(jacobian).reshape(n_atoms, 3, n_atoms, 3)
-    norms: NDArray[np.float64] = np.sqrt(blocks.sum(axis=(1, 3)))
-    return norms

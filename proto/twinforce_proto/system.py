@@ -69,6 +69,28 @@ class System:
             spin_multiplicity=checks.spin_multiplicity(spin_multiplicity),
         )
 
+    @classmethod
+    def of_checked(
+        cls,
+        atomic_numbers: NDArray[np.int32],
+        positions: NDArray[np.float64],
+        cell: NDArray[np.float64],
+        pbc: NDArray[np.bool_],
+        charge: float | None,
+        spin_multiplicity: int | None,
+    ) -> Self:
+        """Return the system with these attributes, which those of another one have been."""
+        system = object.__new__(cls)
+        system._set(
+            atomic_numbers=atomic_numbers,
+            positions=positions,
+            cell=cell,
+            pbc=pbc,
+            charge=charge,
+            spin_multiplicity=spin_multiplicity,
+        )
+        return system
+
     def __len__(self) -> int:
         return len(self.atomic_numbers)
 
@@ -82,16 +104,14 @@ class System:
         Raises:
             InvalidSystemError: As on construction.
         """
-        other = object.__new__(type(self))
-        other._set(
-            atomic_numbers=self.atomic_numbers,
-            positions=checks.coordinates("positions", positions, (len(self), 3)),
-            cell=self.cell if cell is None else checks.cell(cell, self.pbc),
-            pbc=self.pbc,
-            charge=self.charge,
-            spin_multiplicity=self.spin_multiplicity,
+        return self.of_checked(
+            self.atomic_numbers,
+            checks.coordinates("positions", positions, (len(self), 3)),
+            self.cell if cell is None else checks.cell(cell, self.pbc),
+            self.pbc,
+            self.charge,
+            self.spin_multiplicity,
         )
-        return other
 
     def _set(self, **values: object) -> None:
         for name, value in values.items():

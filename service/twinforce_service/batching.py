@@ -26,6 +26,10 @@ from twinforce_proto import (
 _Answer = TypeVar("_Answer")
 
 
+class Walker:
+    """One closed-loop caller; where there are several devices, all its requests go to one."""
+
+
 @dataclass(slots=True, eq=False)
 class Request(Generic[_Answer]):
     """A system waiting for its answer: a prediction, unless it says otherwise.
@@ -36,6 +40,7 @@ class Request(Generic[_Answer]):
         deadline: When nobody waits any longer, on the clock of `time.monotonic`, in s.
         system_index: The position of the system in its caller's list; errors name it.
         request_id: What the logs call it.
+        walker: Whose step it is, where it is one.
         n_pairs: How many neighbor pairs it adds to a batch; filled in on admission.
         submitted_at: When it was admitted, on the same clock as `deadline`.
         future: Gets the answer or a `ServiceError`; cancel it when nobody waits any more.
@@ -47,6 +52,7 @@ class Request(Generic[_Answer]):
     deadline: float | None = None
     system_index: int | None = None
     request_id: str = ""
+    walker: "Walker | None" = None
     n_pairs: int = 0
     submitted_at: float = 0.0
     future: Future[_Answer] = field(default_factory=Future)
@@ -144,6 +150,41 @@ def located(error: ServiceError, request: Request[Any]) -> ServiceError:
     return moved
 
 
+def check_sizes(requests: Sequence[Request[Any]], limits: Limits) -> None:
+    """Refuse what could not wait even in an empty queue.
+
+    Raises:
+        SystemTooLargeError: A system has more atoms than are ever evaluated.
+        InvalidRequestError: There are more requests than may ever wait.
+    """
+    limit = limits.max_atoms_per_system
+    for request in requests:
+        if request.n_atoms > limit:
+            message = f"expected at most {limit} atoms, got {request.n_atoms}"
+            raise located(SystemTooLargeError(message), request)
+    if len(requests) > limits.max_waiting:
+        raise InvalidRequestError(
+            f"systems: expected at most {limits.max_waiting} in one call, got {len(requests)}",
+            field="systems",
+        )
+
+
+def has_room(
+    requests: Sequence[Request[Any]], n_requests: int, n_atoms: int, limits: Limits
+) -> bool:
+    """Tell whether requests may wait beside those that do: of this number, with these atoms."""
+    return not n_requests or (
+        n_requests + len(requests) <= limits.max_waiting
+        and n_atoms + sum(each.n_atoms for each in requests) <= limits.max_waiting_atoms
+    )
+
+
+def overloaded(n_requests: int, n_atoms: int, retry_after: float) -> OverloadedError:
+    """Return the error of requests that there is no room for."""
+    message = f"{n_requests} systems of {n_atoms} atoms are already waiting; try again later"
+    return OverloadedError(message, retry_after=retry_after)
+
+
 class BatchQueue:
     """A first-in, first-out queue that hands out batches of bounded size.
 
@@ -157,8 +198,14 @@ class BatchQueue:
         self._limits = limits
         self._groups: dict[Hashable, deque[tuple[int, Request[Any]]]] = {}
         self._n_admitted = 0
+        self._n_atoms_admitted = 0
         self.n_requests = 0
         self.n_atoms = 0
+
+    @property
+    def n_left(self) -> tuple[int, int]:
+        """How many requests have left the queue since it was made, and how many atoms they had."""
+        return self._n_admitted - self.n_requests, self._n_atoms_admitted - self.n_atoms
 
     def __len__(self) -> int:
         return self.n_requests
@@ -178,15 +225,11 @@ class BatchQueue:
             InvalidRequestError: There are more requests than may ever wait.
             OverloadedError: Too many are waiting already.
         """
-        self.check_sizes(requests)
-        if self._lacks_room(requests):
-            self._drop_cancelled()
-        if self._lacks_room(requests):
-            message = (
-                f"{self.n_requests} systems of {self.n_atoms} atoms are already waiting; "
-                "try again later"
-            )
-            raise OverloadedError(message, retry_after=retry_after)
+        check_sizes(requests, self._limits)
+        if not has_room(requests, self.n_requests, self.n_atoms, self._limits):
+            self.drop_cancelled()
+        if not has_room(requests, self.n_requests, self.n_atoms, self._limits):
+            raise overloaded(self.n_requests, self.n_atoms, retry_after)
         for request in requests:
             request.submitted_at = now
             self._append(request)
@@ -211,34 +254,15 @@ class BatchQueue:
         self.n_requests = self.n_atoms = 0
         return [r for _, r in entries if r.future.set_running_or_notify_cancel()]
 
-    def check_sizes(self, requests: Sequence[Request[Any]]) -> None:
-        """Refuse what could not be added even to an empty queue; errors as those of `extend`."""
-        limit = self._limits.max_atoms_per_system
-        for request in requests:
-            if request.n_atoms > limit:
-                message = f"expected at most {limit} atoms, got {request.n_atoms}"
-                raise located(SystemTooLargeError(message), request)
-        if len(requests) > self._limits.max_waiting:
-            raise InvalidRequestError(
-                f"systems: expected at most {self._limits.max_waiting} in one call, "
-                f"got {len(requests)}",
-                field="systems",
-            )
-
-    def _lacks_room(self, requests: Sequence[Request[Any]]) -> bool:
-        n_atoms = sum(request.n_atoms for request in requests)
-        return bool(self.n_requests) and (
-            self.n_requests + len(requests) > self._limits.max_waiting
-            or self.n_atoms + n_atoms > self._limits.max_waiting_atoms
-        )
-
     def _append(self, request: Request[Any]) -> None:
         self._groups.setdefault(request.group, deque()).append((self._n_admitted, request))
         self._n_admitted += 1
+        self._n_atoms_admitted += request.n_atoms
         self.n_requests += 1
         self.n_atoms += request.n_atoms
 
-    def _drop_cancelled(self) -> None:
+    def drop_cancelled(self) -> None:
+        """Remove what nobody waits for any more; otherwise it leaves when its turn comes."""
         for key, group in list(self._groups.items()):
             kept = deque(entry for entry in group if not entry[1].future.cancelled())
             self._groups[key] = kept

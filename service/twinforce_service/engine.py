@@ -8,6 +8,9 @@ from twinforce_proto import ModelInfo
 from twinforce_service.batching import Request
 from twinforce_service.disagreement import Disagreement
 
+# Bounds of what a refused caller is advised to wait, in s.
+_MIN_RETRY_AFTER, _MAX_RETRY_AFTER = 0.1, 60.0
+
 
 class Engine(Protocol):
     """What transports submit to.
@@ -51,6 +54,33 @@ class Engine(Protocol):
         ...
 
 
+class OwnedEngine(Engine, Protocol):
+    """An engine as who owns it sees it."""
+
+    @property
+    def n_waiting(self) -> int:
+        """How many requests wait for a device."""
+        ...
+
+    @property
+    def n_waiting_atoms(self) -> int:
+        """How many atoms they have."""
+        ...
+
+    def start(self) -> None:
+        """Begin to load the models and to warm them up."""
+        ...
+
+    def wait_until_ready(self, timeout: float | None = None) -> None:
+        """Return when requests are accepted.
+
+        Raises:
+            ModelLoadError: A model could not be loaded or evaluated.
+            UnavailableError: It was stopped first, or `timeout` s have passed.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class BatchReport:
     """One batch that was evaluated, or some rows of a Jacobian, for the metrics.
@@ -72,3 +102,19 @@ class BatchReport:
     compute_s: float
     n_rows: int = 0
     disagreements: tuple[Disagreement, ...] = ()
+
+
+class Pace:
+    """How fast a device has been lately, and so when a refused caller may come back."""
+
+    def __init__(self) -> None:
+        self._seconds_per_atom = 0.0
+
+    def note(self, report: BatchReport) -> None:
+        """Learn from a batch of predictions."""
+        latest = report.compute_s / report.n_atoms
+        self._seconds_per_atom = 0.8 * self._seconds_per_atom + 0.2 * latest
+
+    def retry_after(self, n_atoms: int) -> float:
+        """Return how long this many atoms will take, in s, within what is sensible advice."""
+        return min(max(self._seconds_per_atom * n_atoms, _MIN_RETRY_AFTER), _MAX_RETRY_AFTER)

@@ -24,7 +24,7 @@ from twinforce_proto import (
     needs_autograd,
 )
 from twinforce_service.batching import JacobianRequest, JacobianRows, Limits, Request
-from twinforce_service.version import service_version
+from twinforce_service.version import provenance_of
 
 _SHAPES: dict[str, tuple[int, ...]] = {
     "atom_energies": (),
@@ -102,7 +102,7 @@ def evaluate_rows(
             f"{output}: the model gave NaN or infinity as a derivative for this system",
             field=output,
         )
-    return JacobianRows(values, provenance_of(model))
+    return JacobianRows(values, provenance_of(model.info))
 
 
 def warm_up(model: LoadedModel) -> None:
@@ -156,19 +156,6 @@ def summary(error: BaseException) -> str:
     return text if len(text) <= _MAX_SUMMARY else text[:_MAX_SUMMARY] + "…"
 
 
-def provenance_of(model: LoadedModel) -> Provenance:
-    """Return what a prediction says of the model that made it."""
-    info = model.info
-    return Provenance(
-        model=info.name,
-        version=info.version,
-        sha256=info.sha256,
-        dtype=info.dtype,
-        device=info.device,
-        service_version=service_version(),
-    )
-
-
 def _evaluated_together(
     model: LoadedModel, requests: Sequence[Request[Prediction]]
 ) -> Iterable[Sequence[int]]:
@@ -193,7 +180,7 @@ def _evaluated(
     batch = _batch(model, [request.system for request in requests])
     _check_room(batch, limits)
     predictions = _predict(model, batch, outputs)
-    provenance = provenance_of(model)
+    provenance = provenance_of(model.info)
     return [
         _answer(request, prediction, provenance)
         for request, prediction in zip(requests, predictions, strict=True)

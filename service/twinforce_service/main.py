@@ -10,22 +10,27 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import uvicorn
 
-from twinforce_models.registry import LoadedModel, load
 from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_service import logs
 from twinforce_service.batching import Limits
-from twinforce_service.evaluation import choose_device, configure_torch
+from twinforce_service.engine import OwnedEngine
+from twinforce_service.engine_pool import EnginePool
+from twinforce_service.engine_spec import EngineSpec
 from twinforce_service.metrics import Metrics
 from twinforce_service.nonconservativity import Jacobians
+from twinforce_service.process_engine import ProcessEngine
 from twinforce_service.settings import Settings, parse_settings
-from twinforce_service.thread_engine import ThreadEngine
 from twinforce_service.transports.grpc_server import GrpcServer
 from twinforce_service.transports.ports import address_of, listen
 from twinforce_service.transports.rest import create_app
 from twinforce_service.version import service_version
+
+if TYPE_CHECKING:  # torch is loaded only where models are: in the process of an engine
+    from twinforce_models.registry import LoadedModel
 
 # How often it is looked whether the engine is ready, and later whether it still lives, in s.
 _START_INTERVAL, _WATCH_INTERVAL = 0.02, 0.25
@@ -33,7 +38,7 @@ _START_INTERVAL, _WATCH_INTERVAL = 0.02, 0.25
 _REPLY_TIME = 5.0
 
 # Gives the models of a service, under the names that they are served by.
-LoadModels = Callable[[], Mapping[str, LoadedModel]]
+LoadModels: TypeAlias = Callable[[], "Mapping[str, LoadedModel]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,8 @@ async def serve(
         settings: What to serve, and where.
         stop: Set it to stop.
         announce: Called once requests are accepted.
-        load_models: Gives what is served instead of the models that the settings name.
+        load_models: Gives what is served instead of the models that the settings name, in a
+            thread of this process.
 
     Raises:
         OSError: A port cannot be listened on.
@@ -87,8 +93,7 @@ async def serve(
         UnavailableError: The engine died.
     """
     metrics = Metrics(service_version())
-    load_all = partial(_load, settings, load_models or partial(_named_models, settings))
-    engine = ThreadEngine(load_all, _limits(settings), metrics.observe_batch)
+    engine = _engine(settings, load_models, metrics)
     metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)
     jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows)
     rest = _rest_server(engine, jacobians, metrics, settings)
@@ -108,6 +113,8 @@ async def serve(
                 metrics.show_model(info)
             await grpc_server.set_healthy(is_healthy=True)
             announce(_ready(settings.host, listener.getsockname()[1], grpc_port, engine))
+        health = asyncio.create_task(_follow_health(engine, grpc_server))
+        stack.callback(health.cancel)
         await _until(lambda: serving.done() or not engine.is_alive, stop, _WATCH_INTERVAL)
         if not (stop.is_set() and engine.is_alive):
             culprit = "REST server" if engine.is_alive else "engine"
@@ -208,7 +215,7 @@ def _print(ready: Ready) -> None:
 
 
 async def _stop(
-    engine: ThreadEngine,
+    engine: OwnedEngine,
     rest: RestServer,
     serving: "asyncio.Task[None]",
     grpc_server: GrpcServer,
@@ -229,24 +236,55 @@ async def _until(is_reached: Callable[[], bool], stop: asyncio.Event, interval: 
             await asyncio.wait_for(stop.wait(), interval)
 
 
-def _load(settings: Settings, load_models: LoadModels) -> Mapping[str, LoadedModel]:
-    configure_torch(settings.n_threads or _default_threads())
-    return load_models()
+async def _follow_health(engine: OwnedEngine, grpc_server: GrpcServer) -> None:
+    """Say over the health service of gRPC what becomes of the engine."""
+    is_healthy = True
+    while True:
+        await asyncio.sleep(_WATCH_INTERVAL)
+        if engine.is_ready is not is_healthy:
+            is_healthy = engine.is_ready
+            await grpc_server.set_healthy(is_healthy=is_healthy)
 
 
-def _named_models(settings: Settings) -> Mapping[str, LoadedModel]:
-    device = choose_device(settings.device)
-    dtype = None if settings.dtype == "auto" else settings.dtype
-    return {
-        name: load(spec, device=device, dtype=dtype, name=name)
-        for name, spec in settings.specs().items()
-    }
+def _engine(settings: Settings, load_models: LoadModels | None, metrics: Metrics) -> OwnedEngine:
+    """Return what is to evaluate, not started yet."""
+    specs = [_spec(settings, device) for device in settings.devices()]
+    if load_models is not None or settings.engine == "thread":
+        return _thread_engine(specs[0], load_models, metrics)
+    engines = [_process_engine(spec, metrics) for spec in specs]
+    return engines[0] if len(engines) == 1 else EnginePool(engines)
 
 
-def _default_threads() -> int:
+def _process_engine(spec: EngineSpec, metrics: Metrics) -> ProcessEngine:
+    return ProcessEngine(spec, metrics.observe_batch, metrics.count_restart)
+
+
+def _thread_engine(
+    spec: EngineSpec, load_models: LoadModels | None, metrics: Metrics
+) -> OwnedEngine:
+    from twinforce_service import loading
+    from twinforce_service.thread_engine import ThreadEngine
+
+    load_all = partial(loading.load_models, spec, load_models)
+    return ThreadEngine(load_all, spec.limits, metrics.observe_batch)
+
+
+def _spec(settings: Settings, device: str) -> EngineSpec:
+    return EngineSpec(
+        models=settings.specs(),
+        device=device,
+        dtype=settings.dtype,
+        n_threads=settings.n_threads or _default_threads(len(settings.devices())),
+        limits=_limits(settings),
+        log_level=settings.log_level,
+        log_format=settings.log_format,
+    )
+
+
+def _default_threads(n_engines: int) -> int:
     has_affinity = hasattr(os, "sched_getaffinity")
     n_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return max(1, n_cores // 2)
+    return max(1, n_cores // 2 // n_engines)
 
 
 def _limits(settings: Settings) -> Limits:
@@ -261,7 +299,7 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _rest_server(
-    engine: ThreadEngine, jacobians: Jacobians, metrics: Metrics, settings: Settings
+    engine: OwnedEngine, jacobians: Jacobians, metrics: Metrics, settings: Settings
 ) -> RestServer:
     config = uvicorn.Config(
         create_app(engine, jacobians, metrics, settings.max_body_bytes),
@@ -276,7 +314,7 @@ def _rest_server(
     return RestServer(config)
 
 
-def _ready(host: str, rest_port: int, grpc_port: int, engine: ThreadEngine) -> Ready:
+def _ready(host: str, rest_port: int, grpc_port: int, engine: OwnedEngine) -> Ready:
     return Ready(
         f"http://{address_of(host, rest_port)}",
         f"grpc://{address_of(host, grpc_port)}",

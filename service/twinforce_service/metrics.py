@@ -94,6 +94,12 @@ class Metrics:
             ["model", "version", "sha256", "architecture", "dtype", "device"],
             registry=self.registry,
         )
+        self._restarts = Counter(
+            "twinforce_engine_restarts",
+            "Times that the process of an engine had died and was started again.",
+            ["device"],
+            registry=self.registry,
+        )
         service = Gauge(
             "twinforce_service_info",
             "Version of the service; always 1.",
@@ -134,6 +140,14 @@ class Metrics:
         depth.set_function(n_requests)
         atoms = Gauge("twinforce_queue_atoms", "Atoms that wait.", registry=self.registry)
         atoms.set_function(n_atoms)
+
+    def show_engine(self, device: str) -> None:
+        """Show that a device has an engine, which has not been restarted yet."""
+        self._restarts.labels(device)
+
+    def count_restart(self, device: str) -> None:
+        """Count that the engine of a device was started again."""
+        self._restarts.labels(device).inc()
 
     def show_model(self, info: ModelInfo) -> None:
         """Show that a model is served."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from twinforce_models.nonconservativity import measure
+from twinforce_models.jacobian_norms import measure
 from twinforce_proto import (
     DeadlineExceededError,
     Nonconservativity,

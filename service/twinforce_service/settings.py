@@ -4,9 +4,9 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -31,7 +31,16 @@ class Settings(BaseSettings):
         "be given many times; in the environment variable, commas separate.",
     )
     water: bool = Field(True, description="Serve the bundled model `water`.")
-    device: str = Field("auto", description="Where models compute: auto, cpu, cuda or cuda:N.")
+    device: str = Field(
+        "auto",
+        description="Where models compute: auto, cpu, cuda or cuda:N; or several of them with "
+        "commas between, each with an engine of its own.",
+    )
+    engine: Literal["process", "thread"] = Field(
+        "process",
+        description="Where an engine runs: in a process of its own, which is started again should "
+        "it die, or in a thread of the service.",
+    )
     dtype: Literal["auto", "float32", "float64"] = Field(
         "auto", description="What models compute in; auto is what each was made for."
     )
@@ -88,9 +97,20 @@ class Settings(BaseSettings):
     @field_validator("device")
     @classmethod
     def _check_device(cls, value: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
-            raise ValueError(f"expected auto, cpu, cuda or cuda:N, got {value!r}")
+        for each in value.split(","):
+            if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", each):
+                raise ValueError(f"expected auto, cpu, cuda or cuda:N, got {each!r}")
         return value
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Self:
+        if self.engine == "thread" and len(self.devices()) > 1:
+            raise ValueError(f"engine: a thread serves one device, got {self.device}")
+        return self
+
+    def devices(self) -> list[str]:
+        """Return where models compute, one engine each."""
+        return self.device.split(",")
 
     def specs(self) -> dict[str, str]:
         """Return what is served: the name and the spec of each model."""

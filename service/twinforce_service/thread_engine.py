@@ -28,14 +28,12 @@ from twinforce_service.batching import (
     Limits,
     Request,
     Taken,
+    check_sizes,
 )
 from twinforce_service.disagreement import disagreements
-from twinforce_service.engine import BatchReport
+from twinforce_service.engine import BatchReport, Pace
 
 logger = logging.getLogger(__name__)
-
-# Bounds of what a refused caller is advised to wait, in s.
-_MIN_RETRY_AFTER, _MAX_RETRY_AFTER = 0.1, 60.0
 
 
 class ThreadEngine:
@@ -45,7 +43,9 @@ class ThreadEngine:
         load: Gives the models, under the names they are served by; called in the thread that
             owns the device.
         limits: How much may wait, and how much is evaluated at once.
-        on_batch: Told of each batch, in the same thread.
+        on_batch: Told of each batch, in the same thread, after its requests were completed.
+        on_take: Told, in any thread, how many requests have left the queue since the start, and how
+            many atoms they had.
         clock: In s; deadlines are told on it.
     """
 
@@ -54,12 +54,14 @@ class ThreadEngine:
         load: Callable[[], Mapping[str, LoadedModel]],
         limits: Limits | None = None,
         on_batch: Callable[[BatchReport], None] | None = None,
+        on_take: Callable[[int, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
         self._limits = limits or Limits()
         self._queue = BatchQueue(self._limits)
         self._on_batch = on_batch
+        self._on_take = on_take
         self._clock = clock
         self._changed = Condition()
         self._loaded: Mapping[str, LoadedModel] = {}
@@ -68,8 +70,8 @@ class ThreadEngine:
         self._running: list[Request[Any]] = []
         self._is_closed = False
         self._failure: ServiceError | None = None
-        self._seconds_per_atom = 0.0
-        self._thread = Thread(target=self._run, name="engine", daemon=True)
+        self._pace = Pace()
+        self._thread = Thread(target=self.run, name="engine", daemon=True)
 
     def start(self) -> None:
         """Start the thread that owns the device; it loads the models and warms them up."""
@@ -86,6 +88,11 @@ class ThreadEngine:
             self._changed.wait_for(lambda: self._admission or self._is_closed, timeout)
             if not self.is_ready:
                 raise self._refusal()
+
+    @property
+    def failure(self) -> ServiceError | None:
+        """Why it has ended, if not because it was told to."""
+        return self._failure
 
     @property
     def models(self) -> Mapping[str, ModelInfo]:
@@ -119,13 +126,20 @@ class ThreadEngine:
     def submit(self, requests: Sequence[Request[Any]]) -> None:
         """Accept all of the requests, or raise a `ServiceError` and accept none."""
         admission = self._admitting()
-        self._queue.check_sizes(requests)
+        check_sizes(requests, self._limits)
         admission.admit(requests)
         with self._changed:
             if self._is_closed:
                 raise self._refusal()
-            self._queue.extend(requests, self._clock(), self._retry_after())
+            retry_after = self._pace.retry_after(self._queue.n_atoms)
+            self._queue.extend(requests, self._clock(), retry_after)
             self._changed.notify_all()
+
+    def drop_cancelled(self) -> None:
+        """Take what was cancelled out of the queue now, and not when its turn comes."""
+        with self._changed:
+            self._queue.drop_cancelled()
+            self._tell_taken()
 
     def stop(self, timeout: float | None = None) -> None:
         """Accept nothing more, finish what was accepted, and stop."""
@@ -149,10 +163,6 @@ class ThreadEngine:
             return UnavailableError("the service is shutting down", retry_after=1.0)
         return UnavailableError("the service is starting: its models are loading", retry_after=1.0)
 
-    def _retry_after(self) -> float:
-        seconds = self._seconds_per_atom * self._queue.n_atoms
-        return min(max(seconds, _MIN_RETRY_AFTER), _MAX_RETRY_AFTER)
-
     def _close(self, failure: ServiceError | None = None) -> None:
         with self._changed:
             self._failure = self._failure or failure
@@ -166,10 +176,18 @@ class ThreadEngine:
         for request in abandoned:
             request.fail(error)
 
-    def _run(self) -> None:
-        """Live as long as the device; whatever ends it, leave no future behind."""
+    def run(self, on_ready: Callable[[], None] | None = None) -> None:
+        """Own the device until told to stop, in this thread instead of one of the engine's own.
+
+        Whatever ends it, no future is left behind.
+
+        Args:
+            on_ready: Called once requests are accepted.
+        """
         try:
             self._prepare()
+            if on_ready is not None:
+                on_ready()
             while (taken := self._take()) is not None:
                 for request in taken.expired:
                     request.fail(_expired())
@@ -208,12 +226,17 @@ class ThreadEngine:
             self._running = []
             while True:
                 taken = self._queue.next_batch(self._clock())
+                self._tell_taken()
                 if taken.batch or taken.expired:
                     self._running = [*taken.batch, *taken.expired]
                     return taken
                 if self._is_closed:
                     return None
                 self._changed.wait()
+
+    def _tell_taken(self) -> None:
+        if self._on_take is not None:
+            self._on_take(*self._queue.n_left)
 
     def _evaluate(self, batch: list[Request[Any]]) -> None:
         """Complete every future of the batch, whatever the model does.
@@ -267,7 +290,7 @@ class ThreadEngine:
         if isinstance(first, JacobianRequest):
             self._report(replace(report, n_rows=len(first.rows)))
             return
-        self._seconds_per_atom = 0.8 * self._seconds_per_atom + 0.2 * compute_s / n_atoms
+        self._pace.note(report)
         systems = [request.system for request in batch]
         self._report(replace(report, disagreements=disagreements(systems, answers)))
 

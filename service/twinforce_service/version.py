@@ -1,7 +1,9 @@
-"""Which version of the service this is."""
+"""Which version of the service this is, and what predictions say of what made them."""
 
 from functools import cache
 from importlib import metadata
+
+from twinforce_proto import ModelInfo, Provenance
 
 
 @cache
@@ -11,3 +13,15 @@ def service_version() -> str:
         return metadata.version("twinforce")
     except metadata.PackageNotFoundError:
         return "0"
+
+
+def provenance_of(info: ModelInfo) -> Provenance:
+    """Return what a prediction of this model says of what made it."""
+    return Provenance(
+        model=info.name,
+        version=info.version,
+        sha256=info.sha256,
+        dtype=info.dtype,
+        device=info.device,
+        service_version=service_version(),
+    )

@@ -20,7 +20,7 @@ from twinforce_proto import (
     RequestCancelledError,
     ServiceError,
 )
-from twinforce_service.batching import Request
+from twinforce_service.batching import Request, Walker
 from twinforce_service.engine import Engine
 from twinforce_service.logs import request_id
 from twinforce_service.metrics import UNKNOWN_MODEL, Metrics
@@ -40,11 +40,15 @@ class Call:
         engine: Accepts all of them, or raises a `ServiceError`.
         wanted: What was asked for.
         timeout: How long the caller waits, in s; None: until it goes away.
-        is_list: Whether errors are to say which of the systems they are about.
+        walker: Whose next step it is; None: a list of systems, and errors say which they are about.
     """
 
     def __init__(
-        self, engine: Engine, wanted: PredictRequest, timeout: float | None, *, is_list: bool = True
+        self,
+        engine: Engine,
+        wanted: PredictRequest,
+        timeout: float | None,
+        walker: Walker | None = None,
     ) -> None:
         self._timeout = timeout
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -54,8 +58,9 @@ class Call:
                 system=system,
                 outputs=wanted.outputs,
                 deadline=deadline,
-                system_index=index if is_list else None,
+                system_index=index if walker is None else None,
                 request_id=request_id.get(),
+                walker=walker,
             )
             for index, system in enumerate(wanted.systems)
         ]

@@ -28,6 +28,7 @@ from twinforce_proto.v1.inference_pb2_grpc import (
     InferenceServicer,
     add_InferenceServicer_to_server,
 )
+from twinforce_service.batching import Walker
 from twinforce_service.engine import Engine
 from twinforce_service.logs import choose_request_id, request_id
 from twinforce_service.metrics import Metrics
@@ -78,11 +79,11 @@ class Inference(InferenceServicer):
         """Evaluate one system after another."""
         del request_iterator  # which cannot be left waiting when the service stops
         _name(context)
-        decoder = StreamDecoder()
+        decoder, walker = StreamDecoder(), Walker()
         model = ""
         while (message := await self._read(context)) is not grpc.aio.EOF:
             model = message.model or model
-            yield await self._stream_reply(decoder, message, model, context)
+            yield await self._stream_reply(decoder, walker, message, model, context)
 
     async def Nonconservativity(  # noqa: N802
         self, request: pb.NonconservativityRequest, context: _Context
@@ -147,16 +148,23 @@ class Inference(InferenceServicer):
         return model_info_to_proto(self._engine.find(name))
 
     async def _stream_reply(
-        self, decoder: StreamDecoder, message: pb.StreamRequest, model: str, context: _Context
+        self,
+        decoder: StreamDecoder,
+        walker: Walker,
+        message: pb.StreamRequest,
+        model: str,
+        context: _Context,
     ) -> pb.StreamReply:
         try:
             with self._counted("grpc_stream", model):
-                return await self._step(decoder.decode(message), context)
+                return await self._step(decoder.decode(message), walker, context)
         except ServiceError as error:
             return stream_reply_to_proto(error)
 
-    async def _step(self, wanted: PredictRequest, context: _Context) -> pb.StreamReply:
-        call = Call(self._engine, wanted, _time_remaining(context), is_list=False)
+    async def _step(
+        self, wanted: PredictRequest, walker: Walker, context: _Context
+    ) -> pb.StreamReply:
+        call = Call(self._engine, wanted, _time_remaining(context), walker)
         (prediction,) = await call.predictions()
         return stream_reply_to_proto(prediction, wanted.reply_dtype)
 

@@ -1,0 +1,142 @@
+"""The process of an engine as its parent sees it: started, talked to, found dead, cleaned up.
+
+Parent and child hold the two ends of pipes that nobody writes to: whichever dies, however it dies,
+the other one reads the end of its pipe. Files that they need lie in a directory of their own, only
+until both have opened them.
+"""
+
+import mmap
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from twinforce_service import channel
+from twinforce_service.channel import Frame
+from twinforce_service.engine_spec import EngineSpec
+
+_COUNTERS = "counters"
+_PROGRAM = "twinforce_service.engine_process"
+# Of the path of a Unix socket, in bytes, on any system.
+_MAX_PATH = 80
+# How long a process that was told to end has to do so, in s.
+_LAST_GRACE = 2.0
+_STANDARD_ERROR = 2
+
+
+class Counters:
+    """How many requests and atoms have left the queue of the child; it writes, the parent reads.
+
+    Args:
+        directory: Where the file of the counters is.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        with (directory / _COUNTERS).open("r+b") as file:
+            self._values = np.frombuffer(mmap.mmap(file.fileno(), 16), np.int64)
+
+    @classmethod
+    def create(cls, directory: Path) -> "Counters":
+        """Return counters, both zero, in a new file."""
+        (directory / _COUNTERS).write_bytes(bytes(16))
+        return cls(directory)
+
+    def set(self, n_requests: int, n_atoms: int) -> None:
+        """Say how many have left."""
+        self._values[0] = n_requests
+        self._values[1] = n_atoms
+
+    def get(self) -> tuple[int, int]:
+        """Return how many have left."""
+        return int(self._values[0]), int(self._values[1])
+
+
+class Child:
+    """An engine process that has just been started.
+
+    Args:
+        spec: What its engine is to be.
+    """
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self._directory = _private_directory()
+        self._lifeline = -1
+        try:
+            self.counters = Counters.create(self._directory)
+            self._channel = channel.listen(self._directory)
+            self._process = self._started(spec)
+        except BaseException:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def send(self, frames: Sequence[Frame]) -> None:
+        """Send a message; it is lost if the process is dead."""
+        self._channel.send(frames)
+
+    def receive(self) -> list[memoryview] | None:
+        """Wait for the next message; None when the process has ended and all have come."""
+        return self._channel.receive_unless(self._lifeline)
+
+    def forget_files(self) -> None:
+        """Remove the files, which the child has opened."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+
+    def end(self) -> str:
+        """End the process, if it has not ended, leave nothing behind, and say how it ended."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            code = self._process.wait(_LAST_GRACE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self._channel.close(linger_ms=0)
+        os.close(self._lifeline)
+        self.forget_files()
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def _started(self, spec: EngineSpec) -> "subprocess.Popen[str]":
+        self._lifeline, theirs = os.pipe()
+        command = [sys.executable, "-P", "-m", _PROGRAM, str(self._directory), str(theirs)]
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=_STANDARD_ERROR,
+                pass_fds=[theirs],
+                env=os.environ | {"PYTHONPATH": _import_path()},
+                text=True,
+            )
+        finally:
+            os.close(theirs)
+        assert process.stdin is not None
+        process.stdin.write(spec.to_json() + "\n")
+        process.stdin.flush()
+        return process
+
+
+def _private_directory() -> Path:
+    """Return a new directory that only this user can enter, with a path that sockets can have."""
+    preferred = tempfile.gettempdir()
+    parent = preferred if len(preferred) <= _MAX_PATH else "/tmp"
+    return Path(tempfile.mkdtemp(prefix="twinforce-", dir=parent))
+
+
+def _import_path() -> str:
+    """Return where this process imports from, so that the child finds the same."""
+    return os.pathsep.join(str(Path(each).absolute()) for each in sys.path)

@@ -1,0 +1,182 @@
+"""The process that owns one device: an engine, and what it is told and says over a channel.
+
+It is started by `Child`, lives as long as its parent, and holds nothing that the parent needs.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twinforce_proto import ModelLoadError, ServiceError, UnavailableError
+from twinforce_service import channel, logs, wire
+from twinforce_service.batching import Request
+from twinforce_service.channel import Channel, Frame
+from twinforce_service.child import Counters
+from twinforce_service.engine import BatchReport
+from twinforce_service.engine_spec import EngineSpec
+from twinforce_service.wire import Kind
+
+if TYPE_CHECKING:  # loads torch, which takes its time and may fail
+    from twinforce_service.thread_engine import ThreadEngine
+
+logger = logging.getLogger(__name__)
+
+_STANDARD_INPUT = 0
+# No limit: what may wait is decided by the parent.
+_NO_LIMIT = sys.maxsize
+
+
+class Outbox:
+    """Answers on their way to the parent: those of a batch leave together.
+
+    That the engine ends is no answer: the parent sees it, and ends what is left in its own words.
+
+    Args:
+        send: Sends a message.
+    """
+
+    def __init__(self, send: Callable[[Sequence[Frame]], None]) -> None:
+        self._send = send
+        self._done: list[tuple[int, Any]] = []
+
+    def expect(self, number: int, request: Request[Any]) -> None:
+        """Take what this request ends with, unless it was cancelled."""
+        request.future.add_done_callback(partial(self._note, number))
+
+    def send_batch(self, report: BatchReport) -> None:
+        """Send the answers since the last batch, and the report of this one."""
+        done, self._done = self._done, []
+        self._send(wire.answers_to_frames(done, report))
+
+    def _note(self, number: int, future: "Future[Any]") -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self._done.append((number, future.result()))
+        elif isinstance(error, ServiceError) and not isinstance(error, UnavailableError):
+            self._send(wire.errors_to_frames([(number, error)]))
+
+
+class Inbox:
+    """What the parent says, in a thread of its own.
+
+    Args:
+        engine: Does it; runs in another thread of this process.
+        outbox: Where answers go.
+    """
+
+    def __init__(self, engine: "ThreadEngine", outbox: Outbox) -> None:
+        self._engine = engine
+        self._outbox = outbox
+        self._waiting: dict[int, Request[Any]] = {}
+
+    def read_all(self, link: Channel) -> None:
+        """Do what each message says, for ever."""
+        while True:
+            message = wire.read(link.receive())
+            match message.kind:
+                case Kind.REQUESTS:
+                    self._accept(wire.requests_from_message(message))
+                case Kind.CANCEL:
+                    self._cancel(message.head)
+                case Kind.DROP_CANCELLED:
+                    self._engine.drop_cancelled()
+                case Kind.STOP:
+                    self._engine.stop()
+
+    def _accept(self, requests: Sequence[tuple[int, Request[Any]]]) -> None:
+        for number, request in requests:
+            self._waiting[number] = request
+            request.future.add_done_callback(partial(self._forget, number))
+            self._outbox.expect(number, request)
+        try:
+            self._engine.submit([request for _, request in requests])
+        except ServiceError as error:
+            for _, request in requests:
+                request.fail(error)
+
+    def _cancel(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            if (request := self._waiting.get(number)) is not None:
+                request.future.cancel()
+
+    def _forget(self, number: int, _: "Future[Any]") -> None:
+        self._waiting.pop(number, None)
+
+
+def main() -> None:
+    """Be the process of an engine, as `Child` starts it."""
+    directory, lifeline = Path(sys.argv[1]), int(sys.argv[2])
+    os.set_inheritable(lifeline, False)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent says when to stop
+        signal.signal(number, signal.SIG_IGN)
+    spec = EngineSpec.from_json(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, args=[directory], daemon=True).start()
+    logs.configure(spec.log_level, spec.log_format)
+    link = channel.connect(directory)
+    counters = Counters(directory)
+    link.send(wire.plain(Kind.HELLO))
+    link.send(_last_words(partial(_run, spec, link, counters)))
+    threading.Event().wait()  # until the parent has read them
+
+
+def _run(spec: EngineSpec, link: Channel, counters: Counters) -> ServiceError | None:
+    """Load, answer until told to stop, and return what went wrong."""
+    # Imported here, so that what is missing on this machine is reported like a missing model.
+    from twinforce_service.loading import load_models
+    from twinforce_service.thread_engine import ThreadEngine
+
+    outbox = Outbox(link.send)
+    limits = replace(spec.limits, max_waiting=_NO_LIMIT, max_waiting_atoms=_NO_LIMIT)
+    engine = ThreadEngine(
+        partial(load_models, spec),
+        limits,
+        on_batch=outbox.send_batch,
+        on_take=counters.set,
+    )
+    inbox = Inbox(engine, outbox)
+    threading.Thread(target=_read, args=[inbox, link], daemon=True).start()
+    engine.run(on_ready=lambda: link.send(wire.models_to_frames(engine.models.values())))
+    return engine.failure
+
+
+def _read(inbox: Inbox, link: Channel) -> None:
+    """Read what the parent says; without this, the process is of no use."""
+    try:
+        inbox.read_all(link)
+    except Exception:
+        logger.critical("a message could not be understood", exc_info=True)
+        os._exit(1)
+
+
+def _last_words(run: Callable[[], ServiceError | None]) -> list[Frame]:
+    """Return the message that says how it ended."""
+    try:
+        failure = run()
+    except Exception as error:
+        failure = ModelLoadError(f"{type(error).__name__}: {error}")
+    if failure is None:
+        return wire.plain(Kind.STOPPED)
+    return wire.plain(Kind.FAILED, failure.to_dict())
+
+
+def _end_with_parent(directory: Path) -> None:
+    """End this process as soon as the parent has ended, or closes the pipe."""
+    while os.read(_STANDARD_INPUT, 1):
+        pass
+    shutil.rmtree(directory, ignore_errors=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""From what an engine is to serve to loaded models; the only way to torch from a specification."""
+
+from collections.abc import Callable, Mapping
+
+from twinforce_models.registry import LoadedModel, load
+from twinforce_service.engine_spec import EngineSpec
+from twinforce_service.evaluation import choose_device, configure_torch
+
+
+def load_models(
+    spec: EngineSpec, load_others: Callable[[], Mapping[str, LoadedModel]] | None = None
+) -> Mapping[str, LoadedModel]:
+    """Set torch up for this process, and load the models under the names they are served by.
+
+    Args:
+        spec: Says how, and which.
+        load_others: Gives others instead.
+
+    Raises:
+        ModelLoadError: One cannot be loaded.
+    """
+    configure_torch(spec.n_threads)
+    if load_others is not None:
+        return load_others()
+    device = choose_device(spec.device)
+    dtype = None if spec.dtype == "auto" else spec.dtype
+    return {
+        name: load(each, device=device, dtype=dtype, name=name)
+        for name, each in spec.models.items()
+    }

@@ -1,0 +1,327 @@
+"""An engine in a process of its own, seen from the process of the API.
+
+What waits for the device waits there; here it is only known what was sent and not answered yet.
+When the process dies, all of that ends with `UnavailableError`, and a new process is started.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from functools import partial
+from itertools import count
+from threading import Condition, Thread
+from typing import Any
+
+from twinforce_proto import ModelInfo, ModelLoadError, Provenance, ServiceError, UnavailableError
+from twinforce_service import wire
+from twinforce_service.admission import Admission
+from twinforce_service.batching import Request, check_sizes, has_room, overloaded
+from twinforce_service.child import Child
+from twinforce_service.engine import BatchReport, Pace
+from twinforce_service.engine_spec import EngineSpec
+from twinforce_service.restarts import Restarts
+from twinforce_service.version import provenance_of
+from twinforce_service.wire import Kind, Message
+
+logger = logging.getLogger(__name__)
+
+
+class ProcessEngine:
+    """An `Engine` whose device belongs to another process; safe to call from any thread.
+
+    Args:
+        spec: What the engine of that process is to be.
+        on_batch: Told of each batch, in a thread of this engine, after its requests were completed.
+        on_restart: Told of each restart, and of which device, in the same thread.
+        clock: In s.
+    """
+
+    def __init__(
+        self,
+        spec: EngineSpec,
+        on_batch: Callable[[BatchReport], None] | None = None,
+        on_restart: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spec = spec
+        self._on_batch = on_batch
+        self._on_restart = on_restart
+        self._restarts = Restarts(clock)
+        self._changed = Condition()
+        self._child: Child | None = None
+        self._admission: Admission | None = None
+        self._models: Mapping[str, ModelInfo] = {}
+        self._provenances: Mapping[str, Provenance] = {}
+        self._is_ready = False
+        self._is_closed = False
+        self._failure: ServiceError | None = None
+        self._pace = Pace()
+        self._numbers = count()
+        self._pending: dict[int, Request[Any]] = {}
+        self._n_pending_atoms = 0
+        # To the present child.
+        self._n_sent = self._n_sent_atoms = 0
+        self._has_cancelled = False
+        self._thread = Thread(target=self._run, name=f"engine {spec.device}", daemon=True)
+
+    def start(self) -> None:
+        """Start the process; it loads the models and warms them up."""
+        self._thread.start()
+
+    def wait_until_ready(self, timeout: float | None = None) -> None:
+        """Return when requests are accepted.
+
+        Raises:
+            ModelLoadError: A model could not be loaded or evaluated.
+            UnavailableError: It was stopped first, or `timeout` s have passed.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_ready or self._is_closed, timeout)
+            if not self.is_ready:
+                raise self._refusal()
+
+    @property
+    def models(self) -> Mapping[str, ModelInfo]:
+        """What each served model declares, under its name; empty while they are first loaded."""
+        return self._models
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are accepted."""
+        return self._is_ready and not self._is_closed
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it may become ready, is, or was until it was told to stop."""
+        return self._failure is None
+
+    @property
+    def device(self) -> str:
+        """What its models compute on; what was asked for while they are first loaded."""
+        return next((info.device for info in self._models.values()), self._spec.device)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None while there is none."""
+        child = self._child
+        return None if child is None else child.pid
+
+    @property
+    def n_waiting(self) -> int:
+        """How many requests wait for the device."""
+        return self._waiting()[0]
+
+    @property
+    def n_waiting_atoms(self) -> int:
+        """How many atoms they have."""
+        return self._waiting()[1]
+
+    @property
+    def n_pending_atoms(self) -> int:
+        """How many atoms wait for the device or are on it."""
+        return self._n_pending_atoms
+
+    def find(self, model: str) -> ModelInfo:
+        """Return what a model declares, or raise `UnknownModelError` or `UnavailableError`."""
+        return self._admitting().find(model)
+
+    def submit(self, requests: Sequence[Request[Any]]) -> None:
+        """Accept all of the requests, or raise a `ServiceError` and accept none."""
+        admission = self._admitting()
+        check_sizes(requests, self._spec.limits)
+        admission.admit(requests)
+        numbered = [(next(self._numbers), request) for request in requests]
+        frames = wire.requests_to_frames(numbered)
+        with self._changed:
+            child = self._child
+            if child is None or not self.is_ready:
+                raise self._refusal()
+            self._check_room(child, requests)
+            n_atoms = sum(request.n_atoms for request in requests)
+            self._pending.update(numbered)
+            self._n_pending_atoms += n_atoms
+            self._n_sent += len(requests)
+            self._n_sent_atoms += n_atoms
+            child.send(frames)
+        for number, request in numbered:
+            request.future.add_done_callback(partial(self._withdraw, number))
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Accept nothing more, finish what was accepted, and stop."""
+        with self._changed:
+            self._is_closed = True
+            if self._child is not None and self._is_ready:
+                self._child.send(wire.plain(Kind.STOP))
+            elif self._child is not None:  # it has nothing to finish
+                self._child.kill()
+            self._changed.notify_all()
+        if self._thread.ident is None:
+            return
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._abandon(UnavailableError("the service stopped before this was evaluated"))
+            with self._changed:
+                if self._child is not None:
+                    self._child.kill()
+            self._thread.join()
+
+    def _admitting(self) -> Admission:
+        if self._admission is None:
+            raise self._refusal()
+        return self._admission
+
+    def _refusal(self) -> ServiceError:
+        """Why no requests are accepted; a new error each time, as raising one changes it."""
+        if self._failure is not None:
+            return copy(self._failure)
+        if self._is_closed:
+            return UnavailableError("the service is shutting down", retry_after=1.0)
+        if self._admission is None:
+            text = "the service is starting: its models are loading"
+            return UnavailableError(text, retry_after=1.0)
+        return self._restarts.refusal(self.device)
+
+    def _waiting(self) -> tuple[int, int]:
+        """Return how many requests, and how many atoms, wait for the device."""
+        child = self._child
+        if child is None:
+            return 0, 0
+        n_requests, n_atoms = child.counters.get()
+        return self._n_sent - n_requests, self._n_sent_atoms - n_atoms
+
+    def _check_room(self, child: Child, requests: Sequence[Request[Any]]) -> None:
+        n_requests, n_atoms = self._waiting()
+        if has_room(requests, n_requests, n_atoms, self._spec.limits):
+            return
+        if self._has_cancelled:  # so that there will be room when the caller comes back
+            self._has_cancelled = False
+            child.send(wire.plain(Kind.DROP_CANCELLED))
+        raise overloaded(n_requests, n_atoms, self._pace.retry_after(n_atoms))
+
+    def _pop(self, number: int) -> Request[Any] | None:
+        with self._changed:
+            request = self._pending.pop(number, None)
+            if request is not None:
+                self._n_pending_atoms -= request.n_atoms
+            return request
+
+    def _withdraw(self, number: int, _: object) -> None:
+        """Take a request that has just been cancelled out of the queue of the child."""
+        if self._pop(number) is None:  # it has been answered
+            return
+        with self._changed:
+            self._has_cancelled = True
+            if self._child is not None:
+                self._child.send(wire.plain(Kind.CANCEL, number))
+
+    def _abandon(self, error: ServiceError) -> None:
+        """Complete with this error whatever was not answered."""
+        for number in list(self._pending):
+            if (request := self._pop(number)) is not None:
+                request.fail(error)
+
+    def _run(self) -> None:
+        """Keep a process alive until told to stop; leave no future and no process behind."""
+        try:
+            while not self._is_closed:
+                failure = self._live()
+                if not self._is_closed:
+                    self._mourn(failure)
+        except BaseException as error:
+            logger.critical("the engine %s is lost", self.device, exc_info=error)
+            self._give_up(UnavailableError(f"the engine is lost: {type(error).__name__}: {error}"))
+        finally:
+            self._is_closed = True
+            self._abandon(self._refusal())
+
+    def _live(self) -> ServiceError:
+        """Start a process, attend to it until it has ended, and return why it did."""
+        try:
+            child = Child(self._spec)
+        except OSError as error:
+            return UnavailableError(f"no process can be started: {error}")
+        failure: ServiceError | None = None
+        try:
+            with self._changed:
+                self._child = child
+                self._n_sent = self._n_sent_atoms = 0
+                if self._is_closed:
+                    child.kill()
+            while failure is None and (frames := child.receive()) is not None:
+                failure = self._attend(child, wire.read(frames))
+        finally:
+            with self._changed:
+                self._child = None
+                self._is_ready = False
+            ending = child.end()
+        return failure or UnavailableError(f"its process ended: {ending}")
+
+    def _attend(self, child: Child, message: Message) -> ServiceError | None:
+        """Do what a message says; return why the engine has ended, if it has."""
+        match message.kind:
+            case Kind.ANSWERS:
+                self._complete(message)
+            case Kind.ERRORS:
+                for number, error in wire.errors_from_message(message):
+                    if (request := self._pop(number)) is not None:
+                        request.fail(error)
+            case Kind.HELLO:
+                child.forget_files()
+            case Kind.READY:
+                self._become_ready(wire.models_from_message(message))
+            case Kind.STOPPED:
+                return UnavailableError("it was told to stop")
+            case Kind.FAILED:
+                return ServiceError.from_dict(message.head[0])
+        return None
+
+    def _complete(self, message: Message) -> None:
+        answers, report = wire.answers_from_message(message, self._provenances)
+        for number, answer in answers:
+            if (request := self._pop(number)) is not None:
+                request.complete(answer)
+        if not report.n_rows:
+            self._pace.note(report)
+        try:
+            if self._on_batch is not None:
+                self._on_batch(report)
+        except Exception:
+            logger.exception("a batch could not be reported")
+
+    def _become_ready(self, infos: Sequence[ModelInfo]) -> None:
+        with self._changed:
+            self._models = {info.name: info for info in infos}
+            self._provenances = {info.name: provenance_of(info) for info in infos}
+            self._admission = Admission(self._models, self._spec.limits.max_pairs_per_system)
+            self._restarts.note_ready()
+            self._is_ready = True
+            self._changed.notify_all()
+
+    def _mourn(self, failure: ServiceError) -> None:
+        """End what the dead process leaves behind, and wait until it is time for a new one."""
+        if self._admission is None:
+            self._give_up(_start_failure(failure, self.device))
+            return
+        self._restarts.note_death(str(failure))
+        refusal = self._restarts.refusal(self.device)
+        logger.error("%s", refusal)
+        if self._restarts.are_hopeless:
+            self._give_up(UnavailableError(f"the engine on {self.device} died again and again"))
+        self._abandon(refusal)
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed, self._restarts.pause)
+        if not self._is_closed and self._on_restart is not None:
+            self._on_restart(self.device)
+
+    def _give_up(self, failure: ServiceError) -> None:
+        with self._changed:
+            self._failure = failure
+            self._is_closed = True
+            self._changed.notify_all()
+
+
+def _start_failure(failure: ServiceError, device: str) -> ServiceError:
+    if isinstance(failure, ModelLoadError):
+        return failure
+    return ModelLoadError(f"the engine on {device} did not start: {failure}")

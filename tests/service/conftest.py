@@ -1,0 +1,80 @@
+"""Engines in processes of their own, as few as possible: each takes seconds to start."""
+
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from tests.service import troubled
+from twinforce_service.engine_spec import EngineSpec
+from twinforce_service.process_engine import ProcessEngine
+
+PATIENCE = 60.0
+
+
+class Gate:
+    """What holds up the evaluation of helium."""
+
+    def __init__(self, path):
+        self._path = path
+
+    @contextmanager
+    def closed(self):
+        self._path.touch()
+        try:
+            yield
+        finally:
+            self.open()
+
+    def open(self):
+        self._path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """Install the troubled model; return a folder for models."""
+    folder = tmp_path_factory.mktemp("site")
+    troubled.install(folder)
+    sys.path.append(str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="session")
+def troubled_model(site):
+    """Return the directory of a troubled model, and its gate."""
+    gate = troubled.write(site / "model")
+    return site / "model", Gate(gate)
+
+
+@pytest.fixture(scope="session")
+def specs(troubled_model):
+    """Return what is served by the engines of these tests."""
+    return {"troubled": str(troubled_model[0]), "lj": "toy:lennard-jones"}
+
+
+@pytest.fixture
+def gate(troubled_model):
+    return troubled_model[1]
+
+
+@contextmanager
+def running(spec, **callbacks):
+    """Run an engine in a process, and stop it."""
+    engine = ProcessEngine(spec, **callbacks)
+    engine.start()
+    try:
+        engine.wait_until_ready(PATIENCE)
+        yield engine
+    finally:
+        engine.stop(PATIENCE)
+
+
+@pytest.fixture(scope="session")
+def make_spec(specs):
+    """Return a function that returns what an engine is to be."""
+
+    def make_spec(**values):
+        return EngineSpec(**{"models": specs, "device": "cpu"} | values)
+
+    return make_spec

@@ -1,0 +1,388 @@
+"""An engine in a process of its own answers like one in a thread, and outlives its process."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import CancelledError, wait
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.potentials import ARGON, NEON
+from tests.service.conftest import PATIENCE, running
+from tests.service.troubled import HELIUM, KRYPTON, XENON
+from tests.systems import crystal, molecule
+from twinforce_proto import (
+    OUTPUTS,
+    DeadlineExceededError,
+    InvalidSystemError,
+    ModelLoadError,
+    OverloadedError,
+    PredictionError,
+    System,
+    SystemTooLargeError,
+    UnavailableError,
+    UnknownModelError,
+    UnsupportedElementError,
+    UnsupportedOutputError,
+)
+from twinforce_service.batching import JacobianRequest, Limits, Request
+from twinforce_service.loading import load_models
+from twinforce_service.process_engine import ProcessEngine
+from twinforce_service.thread_engine import ThreadEngine
+
+ENERGY = frozenset({"energy"})
+HYBRID = frozenset({"energy", "conservative_forces", "direct_forces"})
+LIMITS = Limits(max_atoms_per_system=300, max_waiting=8)
+
+
+class Running:
+    """An engine process, and what it was reported to have done."""
+
+    def __init__(self):
+        self.reports, self.restarts = [], []
+
+
+@pytest.fixture(scope="module")
+def shared(make_spec):
+    """Run the engine that most tests share."""
+    told = Running()
+    spec = make_spec(limits=LIMITS)
+    with running(spec, on_batch=told.reports.append, on_restart=told.restarts.append) as engine:
+        told.engine = engine
+        yield told
+
+
+@pytest.fixture
+def engine(shared):
+    shared.engine.wait_until_ready(PATIENCE)
+    return shared.engine
+
+
+@pytest.fixture(scope="module")
+def thread_engine(make_spec):
+    """Run an engine that serves the same models in a thread."""
+    spec = make_spec(limits=LIMITS)
+    engine = ThreadEngine(partial(load_models, spec), spec.limits)
+    engine.start()
+    engine.wait_until_ready(PATIENCE)
+    yield engine
+    engine.stop(PATIENCE)
+
+
+def request(system=None, outputs=ENERGY, model="troubled", **values):
+    return Request(model, molecule() if system is None else system, outputs, **values)
+
+
+def submit(engine, *requests):
+    engine.submit(requests)
+    return [each.future for each in requests]
+
+
+def results(engine, *requests):
+    return [future.result(PATIENCE) for future in submit(engine, *requests)]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def busy(engine, **values):
+    """Occupy the device until the gate is opened, and return the future."""
+    (future,) = submit(engine, request(molecule(element=HELIUM), **values))
+    wait_for(lambda: engine.n_waiting == 0)
+    return future
+
+
+SYSTEMS = [
+    crystal(27),
+    molecule(5),
+    molecule(1),
+    System([ARGON, ARGON], [[0, 0, 0], [0, 0, 3.1]], np.diag([9, 9, 0]), [True, True, False]),
+    crystal(216, seed=3),
+]
+
+
+@pytest.mark.parametrize("outputs", [ENERGY, {"direct_forces"}, HYBRID, set(OUTPUTS)], ids=len)
+def test_its_answers_are_those_of_a_thread_bit_for_bit(engine, thread_engine, outputs):
+    systems = SYSTEMS if len(outputs) <= 3 else [each for each in SYSTEMS if each.pbc.all()]
+    for system in systems:
+        ask = partial(request, system, frozenset(outputs))
+        (ours,), (theirs,) = results(engine, ask()), results(thread_engine, ask())
+        assert ours.energy == theirs.energy
+        for name in OUTPUTS[1:]:
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+        assert ours.provenance == theirs.provenance
+        assert ours.timings.batch_n_atoms == len(system)
+        assert ours.timings.compute_s > 0
+
+
+def test_it_declares_the_same(engine, thread_engine):
+    assert engine.models == thread_engine.models
+    assert engine.find("lj") == thread_engine.find("lj")
+    assert engine.device == "cpu"
+
+
+def test_a_batch_is_answered_and_reported_together(engine, shared, gate):
+    with gate.closed():
+        first = busy(engine)
+        shared.reports.clear()
+        futures = submit(engine, *(request(molecule(n), HYBRID) for n in (1, 2, 3)))
+    for n_atoms, future in zip((1, 2, 3), [first, *futures][1:], strict=True):
+        assert future.result(PATIENCE).direct_forces.shape == (n_atoms, 3)
+        assert future.result().timings.batch_n_systems == 3
+        assert future.result().timings.queue_s > 0
+    wait_for(lambda: len(shared.reports) == 2)
+    report = shared.reports[-1]
+    assert (report.model, report.n_systems, report.n_atoms) == ("troubled", 3, 6)
+    assert len(report.queue_s) == 3
+    # A lone atom feels no force; the others' two kinds are 0.1 of what they are apart.
+    assert report.disagreements[0].rmse == 0
+    prediction = futures[2].result()
+    difference = prediction.conservative_forces - prediction.direct_forces
+    assert report.disagreements[2].rmse == np.sqrt(np.square(difference).mean())
+    assert report.disagreements[2].by_element.keys() == {ARGON}
+
+
+def test_what_it_gives_away_is_read_only_and_not_shared(engine):
+    one, other = results(engine, request(outputs=HYBRID), request(outputs=HYBRID))
+    assert not one.direct_forces.flags.writeable
+    assert not np.shares_memory(one.direct_forces, other.direct_forces)
+
+
+def test_rows_of_a_jacobian_are_those_of_a_thread(engine, thread_engine):
+    def ask(rows):
+        values = {"model": "lj", "system": crystal(), "outputs": frozenset({"direct_forces"})}
+        return JacobianRequest(**values, rows=rows)
+
+    for rows in (range(4), range(4, 24)):
+        (ours,), (theirs,) = results(engine, ask(rows)), results(thread_engine, ask(rows))
+        assert ours.values.shape == (len(rows), 24)
+        np.testing.assert_array_equal(ours.values, theirs.values)
+        assert ours.provenance == theirs.provenance
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (request(model="ice"), UnknownModelError),
+        (request(molecule(element=8)), UnsupportedElementError),
+        (request(outputs=frozenset({"direct_stress"})), UnsupportedOutputError),
+        (request(crystal(301)), SystemTooLargeError),
+        (request(System([ARGON], [[0, 0, 0]], charge=1)), InvalidSystemError),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused_before_it_is_sent(engine, shared, bad, error):
+    shared.reports.clear()
+    good = request()
+    with pytest.raises(error):
+        engine.submit([good, bad])
+    assert (good.future.done(), engine.n_pending_atoms) == (False, 0)
+    results(engine, request())
+    wait_for(lambda: shared.reports)
+    assert [report.n_systems for report in shared.reports] == [1]
+
+
+def test_one_bad_system_fails_alone(engine, gate):
+    with gate.closed():
+        held = busy(engine)
+        elements = (ARGON, KRYPTON, ARGON)
+        futures = submit(
+            engine,
+            *(request(molecule(element=z), system_index=i) for i, z in enumerate(elements)),
+        )
+    wait([held, *futures], PATIENCE)
+    with pytest.raises(PredictionError, match=r"systems\[1\]: .* no krypton, please"):
+        futures[1].result()
+    assert futures[0].result().energy == futures[2].result().energy
+
+
+def test_a_deadline_that_passes_in_the_queue_is_an_error(engine, gate):
+    with gate.closed():
+        held = busy(engine)
+        (late,) = submit(engine, request(deadline=time.monotonic() + 0.01))
+        time.sleep(0.02)
+    with pytest.raises(DeadlineExceededError):
+        late.result(PATIENCE)
+    held.result(PATIENCE)
+
+
+def test_what_is_cancelled_while_it_waits_is_never_evaluated(engine, shared, gate):
+    with gate.closed():
+        held = busy(engine)
+        shared.reports.clear()
+        unwanted, wanted = submit(engine, request(molecule(7)), request(molecule(2)))
+        assert unwanted.cancel()
+        assert engine.n_pending_atoms == 3 + 2
+    held.result(PATIENCE)
+    wanted.result(PATIENCE)
+    with pytest.raises(CancelledError):
+        unwanted.result(PATIENCE)
+    wait_for(lambda: len(shared.reports) == 2)
+    assert [report.n_atoms for report in shared.reports] == [3, 2]
+
+
+def submit_when_there_is_room(engine):
+    for _ in range(100):
+        try:
+            return submit(engine, request())[0]
+        except OverloadedError as error:
+            time.sleep(error.retry_after)
+    raise AssertionError("there is never room")
+
+
+def test_a_full_queue_refuses_and_has_room_again_for_what_was_cancelled(engine, gate):
+    with gate.closed():
+        held = busy(engine)
+        futures = submit(engine, *(request() for _ in range(8)))
+        wait_for(lambda: (engine.n_waiting, engine.n_waiting_atoms) == (8, 24))
+        with pytest.raises(OverloadedError, match="8 systems of 24 atoms") as refused:
+            engine.submit([request()])
+        assert refused.value.retry_after > 0
+        assert futures[0].cancel()
+        futures.append(submit_when_there_is_room(engine))
+    wait([held, *futures], PATIENCE)
+    assert all(future.cancelled() or future.result().energy for future in futures)
+    assert engine.n_waiting == 0
+
+
+def kill(engine):
+    os.kill(engine.pid, signal.SIGKILL)
+
+
+def ask_for(element):
+    return lambda engine: engine.submit([request(molecule(element=element))])
+
+
+@pytest.mark.parametrize(
+    ("die", "cause"),
+    [
+        (kill, "its process ended: killed by SIGKILL"),
+        (ask_for(NEON), "its process ended: killed by SIGKILL"),
+        (ask_for(XENON), "the device is gone"),
+    ],
+    ids=["killed", "dies in a batch", "loses its device"],
+)
+def test_it_is_started_again_and_what_was_asked_can_be_asked_again(
+    engine, shared, gate, die, cause
+):
+    (before,) = results(engine, request(outputs=HYBRID))
+    shared.restarts.clear()
+    pid = engine.pid
+    with gate.closed():
+        held = busy(engine)
+        die(engine)
+        futures = submit(engine, *(request(outputs=HYBRID) for _ in range(4)))
+        if die is not kill:  # what it dies of comes after what is held
+            gate.open()
+        else:
+            futures.append(held)
+        wait(futures, PATIENCE)
+    assert engine.is_alive
+    for future in futures:
+        with pytest.raises(UnavailableError, match=cause) as ended:
+            future.result()
+        assert ended.value.retry_after > 0
+    with pytest.raises(UnavailableError, match="being started again") as refused:
+        engine.submit([request()])
+    assert refused.value.retry_after > 0
+    assert not engine.is_ready
+    assert engine.find("troubled").name == "troubled"
+    engine.wait_until_ready(PATIENCE)
+    assert shared.restarts == ["cpu"]
+    assert engine.pid != pid
+    assert not is_running(pid)
+    (after,) = results(engine, request(outputs=HYBRID))
+    assert after.energy == before.energy
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_model_that_does_not_load_is_an_error_with_the_text_of_a_thread(make_spec):
+    spec = make_spec(models={"mine": "/nowhere"})
+    thread = ThreadEngine(partial(load_models, spec))
+    texts = []
+    for engine in (ProcessEngine(spec), thread):
+        engine.start()
+        with pytest.raises(ModelLoadError) as failed:
+            engine.wait_until_ready(PATIENCE)
+        texts.append(str(failed.value))
+        assert not engine.is_alive
+        engine.stop()
+    assert texts[0] == texts[1]
+    assert "/nowhere" in texts[0]
+
+
+def test_a_model_that_kills_its_process_does_not_load(make_spec, troubled_model):
+    deadly = troubled_model[0] / "deadly"
+    deadly.touch()
+    engine = ProcessEngine(make_spec())
+    engine.start()
+    try:
+        with pytest.raises(ModelLoadError, match=r"cpu did not start: .* killed by SIGKILL"):
+            engine.wait_until_ready(PATIENCE)
+    finally:
+        deadly.unlink()
+        engine.stop()
+
+
+def test_stopping_does_not_wait_for_ever_and_leaves_nothing_behind(
+    make_spec, gate, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with running(make_spec()) as engine:
+        assert list(tmp_path.iterdir()) == []
+        pid = engine.pid
+        with gate.closed():
+            held = busy(engine)
+            engine.stop(0.1)
+        with pytest.raises(UnavailableError, match="stopped before"):
+            held.result(PATIENCE)
+        with pytest.raises(UnavailableError, match="shutting down"):
+            engine.submit([request()])
+    assert not is_running(pid)
+    assert list(tmp_path.iterdir()) == []
+    gc.collect()  # what is not closed warns
+
+
+PARENT = """
+import sys, threading
+from twinforce_service.engine_spec import EngineSpec
+from twinforce_service.process_engine import ProcessEngine
+
+engine = ProcessEngine(EngineSpec({"lj": "toy:lennard-jones"}, "cpu"))
+engine.start()
+if sys.argv[1] == "ready":
+    engine.wait_until_ready()
+while engine.pid is None:
+    pass
+print(engine.pid, flush=True)
+threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("moment", ["ready", "starting"])
+def test_it_ends_with_its_parent_however_that_ends(tmp_path, moment):
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", PARENT, moment]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        pid = int(parent.stdout.readline())
+        assert is_running(pid)
+        parent.kill()
+    wait_for(lambda: not is_running(pid))
+    assert list(Path(tmp_path).iterdir()) == []
