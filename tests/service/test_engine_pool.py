@@ -1,0 +1,155 @@
+"""Two devices share the work, walkers stay at home, and each stands in for the other."""
+
+import os
+import signal
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from tests.potentials import ARGON
+from tests.service.conftest import PATIENCE, running
+from tests.service.troubled import HELIUM
+from tests.systems import molecule
+from twinforce_proto import (
+    ModelLoadError,
+    OverloadedError,
+    UnavailableError,
+    UnknownModelError,
+    UnsupportedElementError,
+)
+from twinforce_service.batching import Limits, Request, Walker
+from twinforce_service.engine_pool import EnginePool
+from twinforce_service.process_engine import ProcessEngine
+
+# Atoms of a batch that nothing else is about.
+LAST = 77
+
+
+class Pair:
+    """Two engines of one pool, and the atoms of each batch that each has evaluated."""
+
+    def __init__(self, stack, spec):
+        self.batches = [], []
+        self.engines = [
+            stack.enter_context(running(spec, on_batch=lambda r, d=done: d.append(r.n_atoms)))
+            for done in self.batches
+        ]
+        self.pool = EnginePool(self.engines)
+
+    def forget(self):
+        """Forget what was reported, which may come after the answers; so a last batch is made."""
+        for engine, done in zip(self.engines, self.batches, strict=True):
+            evaluate(engine, request(LAST))
+            wait_for(lambda done=done: done and done[-1] == LAST)
+            done.clear()
+
+
+@pytest.fixture(scope="module")
+def shared(make_spec):
+    with ExitStack() as stack:
+        yield Pair(stack, make_spec(limits=Limits(max_waiting=3)))
+
+
+@pytest.fixture
+def pair(shared):
+    shared.pool.wait_until_ready(PATIENCE)
+    shared.forget()
+    return shared
+
+
+def request(n_atoms=3, element=ARGON, **values):
+    system = molecule(n_atoms, element=element)
+    return Request("troubled", system, frozenset({"energy"}), **values)
+
+
+def evaluate(pool, *requests):
+    pool.submit(requests)
+    return [each.future.result(PATIENCE).energy for each in requests]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_a_pool_declares_what_its_engines_do(pair):
+    assert pair.pool.models == pair.engines[0].models
+    assert (pair.pool.is_ready, pair.pool.is_alive) == (True, True)
+    with pytest.raises(UnknownModelError):
+        pair.pool.find("ice")
+
+
+def test_requests_go_where_the_fewest_atoms_are(pair, gate):
+    with gate.closed():
+        requests = [request(n, HELIUM) for n in (9, 2, 3, 5)]
+        pair.pool.submit(requests)
+        assert [engine.n_pending_atoms for engine in pair.engines] == [9, 10]
+        pair.pool.submit([request(4, HELIUM)])
+        assert [engine.n_pending_atoms for engine in pair.engines] == [13, 10]
+    for each in requests:
+        each.future.result(PATIENCE)
+
+
+def test_walkers_spread_and_stay(pair):
+    big, small, third = Walker(), Walker(), Walker()
+    for _ in range(3):
+        evaluate(pair.pool, request(8, walker=big))
+        evaluate(pair.pool, request(3, walker=small))
+        evaluate(pair.pool, request(4, walker=third))
+    wait_for(lambda: [len(done) for done in pair.batches] == [3, 6])
+    assert pair.batches == ([8, 8, 8], [3, 4, 3, 4, 3, 4])
+
+
+def test_all_of_a_call_is_accepted_or_none(pair, gate):
+    bad = [request(), request(), request(element=8)]
+    with pytest.raises(UnsupportedElementError):
+        pair.pool.submit(bad)
+    with gate.closed():
+        held = [request(1, HELIUM), request(1, HELIUM)]
+        pair.pool.submit(held)
+        wait_for(lambda: pair.pool.n_waiting == 0)
+        waiting = [request(n) for n in (3, 1, 1, 1)]
+        pair.pool.submit(waiting)
+        assert [engine.n_waiting for engine in pair.engines] == [1, 3]
+        too_many = [request(2), request(1)]  # of which the first device has room for its own
+        with pytest.raises(OverloadedError):
+            pair.pool.submit(too_many)
+        assert [engine.n_pending_atoms for engine in pair.engines] == [4, 4]
+    for each in (*held, *waiting):
+        each.future.result(PATIENCE)
+
+
+def test_one_stands_in_for_the_other(pair):
+    walkers = [Walker(), Walker()]
+    for walker in walkers:
+        evaluate(pair.pool, request(5, walker=walker))
+    os.kill(pair.engines[0].pid, signal.SIGKILL)
+    wait_for(lambda: not pair.engines[0].is_ready)
+    pair.batches[0].clear()
+    assert (pair.pool.is_ready, pair.pool.is_alive) == (True, True)
+    for walker in (*walkers, None):
+        evaluate(pair.pool, request(5, walker=walker))
+    os.kill(pair.engines[1].pid, signal.SIGKILL)
+    wait_for(lambda: not pair.pool.is_ready)
+    assert pair.pool.is_alive
+    with pytest.raises(UnavailableError, match="being started again"):
+        pair.pool.submit([request()])
+    assert pair.batches[0] == []
+    pair.pool.wait_until_ready(PATIENCE)
+    evaluate(pair.pool, request(), request())
+
+
+def test_a_pool_does_not_start_where_one_engine_does_not(make_spec):
+    broken = ProcessEngine(make_spec(models={"mine": "/nowhere"}))
+    with running(make_spec()) as good:
+        pool = EnginePool([good, broken])
+        assert not pool.is_ready
+        broken.start()
+        with pytest.raises(ModelLoadError, match="nowhere"):
+            pool.wait_until_ready(PATIENCE)
+        assert not pool.is_alive
+        pool.stop(PATIENCE)
+        assert good.pid is None

@@ -1,0 +1,138 @@
+"""The service outlives its engine processes, and callers hardly notice: with one device and two."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import httpx2
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.conftest import free_ports
+from tests.service.conftest import PATIENCE
+from tests.systems import crystal
+from twinforce import Client
+from twinforce_service.main import run_in_thread
+
+MODELS = {"lj": "toy:lennard-jones"}
+RESTARTS = 'twinforce_engine_restarts_total{device="cpu"}'
+PROGRAM = b"twinforce_service.engine_process"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with run_in_thread(free_ports(model=MODELS, device="cpu")) as server:
+        yield server
+
+
+def engine_pids():
+    """Return the processes of engines that this process has started, oldest first."""
+    pids = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            arguments = (status.parent / "cmdline").read_bytes().split(b"\0")
+        except FileNotFoundError:  # it has ended meanwhile
+            continue
+        if parent == os.getpid() and PROGRAM in arguments:
+            pids.append(int(status.parent.name))
+    return sorted(pids)
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def is_ready(server):
+    return httpx2.get(f"{server.rest_url}/health/ready").status_code == 200
+
+
+def restarts(server):
+    lines = httpx2.get(f"{server.rest_url}/metrics").text.splitlines()
+    return [line for line in lines if line.startswith("twinforce_engine_restarts_total")]
+
+
+def health(server):
+    with grpc.insecure_channel(server.grpc_url.removeprefix("grpc://")) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        return stub.Check(health_pb2.HealthCheckRequest()).status
+
+
+def md(stream, system, n_steps, dt=0.02, after_step=lambda _: None):
+    """Run velocity Verlet with masses of 1 and return the last positions."""
+    velocities = np.zeros_like(system.positions)
+    forces = stream.predict(system).conservative_forces
+    for step in range(n_steps):
+        velocities = velocities + 0.5 * dt * forces
+        system = system.moved(system.positions + dt * velocities)
+        forces = stream.predict(system).conservative_forces
+        velocities = velocities + 0.5 * dt * forces
+        after_step(step)
+    return system.positions
+
+
+def test_molecular_dynamics_goes_on_as_if_the_engine_had_not_been_killed(server):
+    (pid,) = engine_pids()
+    seen = {}
+
+    def kill(step):
+        if step == 10:
+            os.kill(pid, signal.SIGKILL)
+
+    def look():
+        wait_for(lambda: not is_ready(server))
+        seen["live"] = httpx2.get(f"{server.rest_url}/health/live").status_code
+        seen["models"] = httpx2.get(f"{server.rest_url}/v1/models/lj").status_code
+        wait_for(lambda: health(server) == health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    with Client(server.grpc_url) as client, client.stream("lj") as stream:
+        disturbed = md(stream, crystal(27), 20, after_step=kill)
+        calm = md(stream, crystal(27), 20)
+    looking.join(PATIENCE)
+    np.testing.assert_array_equal(disturbed, calm)
+    assert seen == {"live": 200, "models": 200}
+    assert is_ready(server)
+    assert restarts(server) == [f"{RESTARTS} 1.0"]
+    wait_for(lambda: health(server) == health_pb2.HealthCheckResponse.SERVING)
+
+
+def test_who_does_not_try_again_is_told_when_to(server):
+    (pid,) = engine_pids()
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not is_ready(server))
+    url = f"{server.rest_url}/v1/models/lj/energy"
+    reply = httpx2.post(url, json={"systems": [{"atomic_numbers": [18], "positions": [[0, 0, 0]]}]})
+    assert reply.status_code == 503
+    assert "being started again" in reply.json()["detail"]
+    assert int(reply.headers["retry-after"]) >= 1
+    wait_for(lambda: is_ready(server))
+
+
+def test_two_devices_stand_in_for_each_other():
+    before = set(engine_pids())
+    with run_in_thread(free_ports(model=MODELS, device="cpu,cpu")) as server:
+        one, other = set(engine_pids()) - before
+        with Client(server.grpc_url) as client, client.stream("lj") as stream:
+            energies = [client.predict(crystal()).energy, stream.predict(crystal()).energy]
+            os.kill(one, signal.SIGKILL)
+            wait_for(lambda: restarts(server) == [f"{RESTARTS} 1.0"] or not exists(one))
+            energies += [client.predict(crystal()).energy, stream.predict(crystal()).energy]
+            assert is_ready(server)
+            os.kill(other, signal.SIGKILL)
+            energies += [client.predict(crystal()).energy, stream.predict(crystal()).energy]
+        assert len(set(energies)) == 1
+        wait_for(lambda: restarts(server) == [f"{RESTARTS} 2.0"])
+    assert set(engine_pids()) == before
+
+
+def exists(pid):
+    return Path(f"/proc/{pid}").exists()

@@ -1,0 +1,131 @@
+"""What is said between the service and an engine process comes out as it went in."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from tests.potentials import Soft, loaded
+from tests.systems import crystal, molecule
+from twinforce_proto import (
+    OUTPUTS,
+    OverloadedError,
+    Prediction,
+    System,
+    Timings,
+    UnsupportedElementError,
+)
+from twinforce_service import wire
+from twinforce_service.batching import JacobianRequest, JacobianRows, Request
+from twinforce_service.disagreement import Disagreement
+from twinforce_service.engine import BatchReport
+from twinforce_service.version import provenance_of
+
+PROVENANCE = provenance_of(loaded(Soft(), "soft").info)
+REPORT = BatchReport(
+    model="soft",
+    n_systems=2,
+    n_atoms=7,
+    queue_s=(0.1, 1 / 3),
+    compute_s=2 / 3,
+    disagreements=(Disagreement(0.1, {1: 0.2, 18: 1 / 7}),),
+)
+
+
+def travelled(frames):
+    """Return the message at the other end: all that travels is bytes."""
+    return wire.read([memoryview(bytes(frame)) for frame in frames])
+
+
+def assert_same_system(one, other):
+    for field in fields(System):
+        ours, theirs = getattr(one, field.name), getattr(other, field.name)
+        np.testing.assert_array_equal(ours, theirs)
+        if isinstance(ours, np.ndarray):
+            assert ours.dtype == theirs.dtype
+            assert not theirs.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "system",
+    [
+        crystal(27),
+        molecule(1),
+        System([8, 1], [[0, 0, 0], [0, 0, 1e-300]], charge=-1, spin_multiplicity=2),
+        System([8], [[0, 0, 0]], np.diag([9.1, 0, 1 / 3]), [True, False, True], charge=0.1),
+    ],
+)
+def test_requests_arrive_as_they_were(system):
+    first = Request(
+        "soft", system, frozenset(OUTPUTS), 1e5 / 7, system_index=3, request_id="ü", n_pairs=12
+    )
+    second = JacobianRequest(
+        model="soft", system=molecule(4), outputs=frozenset({"direct_forces"}), rows=range(3, 9)
+    )
+    message = travelled(wire.requests_to_frames([(2**60, first), (1, second)]))
+    assert message.kind is wire.Kind.REQUESTS
+    (number, one), (other_number, other) = wire.requests_from_message(message)
+    assert (number, other_number) == (2**60, 1)
+    assert_same_system(first.system, one.system)
+    assert_same_system(second.system, other.system)
+    for name in ("model", "outputs", "deadline", "system_index", "request_id", "n_pairs"):
+        assert getattr(one, name) == getattr(first, name)
+        assert getattr(other, name) == getattr(second, name)
+    assert (type(one), type(other)) == (Request, JacobianRequest)
+    assert other.rows == range(3, 9)
+
+
+def test_predictions_arrive_as_they_were():
+    generator = np.random.default_rng(0)
+    full = Prediction(
+        energy=-1 / 3,
+        atom_energies=generator.normal(size=5),
+        conservative_forces=generator.normal(size=(5, 3)),
+        direct_forces=generator.normal(size=(10, 3))[::2],
+        conservative_stress=generator.normal(size=(3, 3)),
+        direct_stress=generator.normal(size=(3, 3)),
+        timings=Timings(0.1, 2 / 3, 2, 7),
+    )
+    part = Prediction(direct_forces=np.zeros((2, 3)), timings=Timings(1 / 3, 2 / 3, 2, 7))
+    message = travelled(wire.answers_to_frames([(7, full), (8, part)], REPORT))
+    answers, report = wire.answers_from_message(message, {"soft": PROVENANCE})
+    assert report == REPORT
+    assert [number for number, _ in answers] == [7, 8]
+    for sent, (_, got) in zip((full, part), answers, strict=True):
+        for name in OUTPUTS:
+            np.testing.assert_array_equal(getattr(got, name), getattr(sent, name))
+        assert (got.timings, got.provenance) == (sent.timings, PROVENANCE)
+
+
+def test_rows_of_a_jacobian_arrive_as_they_were():
+    rows = JacobianRows(np.random.default_rng(0).normal(size=(4, 9)), timings=Timings(0.1, 2, 1, 3))
+    report = BatchReport("soft", 1, 3, (0.1,), 2.0, n_rows=4)
+    message = travelled(wire.answers_to_frames([(0, rows)], report))
+    [(_, got)], got_report = wire.answers_from_message(message, {"soft": PROVENANCE})
+    np.testing.assert_array_equal(got.values, rows.values)
+    assert (got.timings, got.provenance, got_report) == (rows.timings, PROVENANCE, report)
+
+
+def test_errors_arrive_as_they_were():
+    errors = [
+        UnsupportedElementError("no neon", system_index=2, field="atomic_numbers"),
+        OverloadedError("later", retry_after=1.5),
+    ]
+    message = travelled(wire.errors_to_frames(enumerate(errors)))
+    got = [error for _, error in wire.errors_from_message(message)]
+    assert [type(each) for each in got] == [type(each) for each in errors]
+    assert [each.to_dict() for each in got] == [each.to_dict() for each in errors]
+
+
+def test_what_models_declare_arrives_as_it_was():
+    infos = [loaded(Soft(), name).info for name in ("one", "other")]
+    assert wire.models_from_message(travelled(wire.models_to_frames(infos))) == infos
+
+
+def test_large_arrays_are_not_copied():
+    system = crystal(8)
+    head, *arrays = wire.requests_to_frames([(0, Request("soft", system, frozenset(OUTPUTS)))])
+    assert any(np.shares_memory(each, system.positions) for each in arrays)
+    message = wire.read([memoryview(head), *map(memoryview, arrays)])
+    [(_, request)] = wire.requests_from_message(message)
+    assert np.shares_memory(request.system.positions, system.positions)
