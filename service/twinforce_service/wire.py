@@ -174,11 +174,13 @@ def _request(
     entry: list[Any], numbers: memoryview, positions: memoryview, cell: memoryview
 ) -> tuple[int, Request[Any]]:
     number, model, outputs, deadline, index, request_id, n_pairs, pbc, charge, spin, rows = entry
+    periodic = np.array(pbc)
+    periodic.flags.writeable = False
     system = System.of_checked(
         np.frombuffer(numbers, np.int32),
         _floats(positions, (-1, 3)),
         _floats(cell, (3, 3)),
-        np.array(pbc),
+        periodic,
         charge,
         spin,
     )
