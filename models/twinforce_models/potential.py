@@ -92,11 +92,24 @@ class DirectHeads:
 
 
 @runtime_checkable
-class Separable(Protocol):
-    """A `Potential` whose direct heads share nothing with its energy, and come alone."""
+class DirectAlone(Protocol):
+    """A `Potential` that can evaluate its direct heads without its energy."""
 
     def forward_direct(self, batch: Batch) -> DirectHeads:
         """Evaluate the direct heads of a batch, and nothing else."""
+
+
+@runtime_checkable
+class Separable(DirectAlone, Protocol):
+    """A `Potential` of two that share nothing, so that evaluating both together saves nothing."""
+
+    @property
+    def conservative(self) -> Potential:
+        """What gives the energy."""
+
+    @property
+    def direct(self) -> Potential:
+        """What gives the direct outputs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -212,18 +225,17 @@ def _evaluate(
 def _forward(
     potential: Potential, batch: Batch, outputs: frozenset[str], differentiable: bool
 ) -> dict[str, Tensor]:
-    """Return what the heads say; of those that share nothing, only the ones that are needed."""
-    has_direct = bool(outputs & DIRECT_OUTPUTS)
-    if not isinstance(potential, Separable):
-        heads = potential.forward_heads(batch, direct=has_direct)
+    """Return what the heads say; nothing is evaluated that is not needed."""
+    needs_direct, needs_energy = bool(outputs & DIRECT_OUTPUTS), not outputs <= DIRECT_OUTPUTS
+    is_together = needs_energy and not isinstance(potential, Separable)
+    if not needs_direct or is_together or not isinstance(potential, DirectAlone):
+        heads = potential.forward_heads(batch, direct=needs_direct)
         return _energies(heads, batch) | _direct(heads, batch)
     results: dict[str, Tensor] = {}
-    if not outputs <= DIRECT_OUTPUTS:
+    if needs_energy:
         results |= _energies(potential.forward_heads(batch, direct=False), batch)
-    if has_direct:
-        with torch.set_grad_enabled(differentiable):
-            results |= _direct(potential.forward_direct(batch), batch)
-    return results
+    with torch.set_grad_enabled(differentiable):
+        return results | _direct(potential.forward_direct(batch), batch)
 
 
 def _energies(heads: Heads, batch: Batch) -> dict[str, Tensor]:

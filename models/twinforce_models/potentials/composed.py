@@ -13,7 +13,13 @@ from typing import Any
 import torch
 
 from twinforce_models.batch import Batch
-from twinforce_models.potential import DIRECT_OUTPUTS, DirectHeads, Heads, Potential, Separable
+from twinforce_models.potential import (
+    DIRECT_OUTPUTS,
+    DirectAlone,
+    DirectHeads,
+    Heads,
+    Potential,
+)
 from twinforce_proto import ModelInfo, ModelLoadError
 
 _SPEC = re.compile(r"conservative:(?P<conservative>.+)\+direct:(?P<direct>.+)")
@@ -70,7 +76,7 @@ class Composed:
     def forward_direct(self, batch: Batch) -> DirectHeads:
         """Evaluate the direct part of a batch alone."""
         own = self._seen_by(self.direct, batch)
-        if isinstance(self.direct, Separable):
+        if isinstance(self.direct, DirectAlone):
             return self.direct.forward_direct(own)
         heads = self.direct.forward_heads(own, direct=True)
         return DirectHeads(heads.direct_forces, heads.direct_stress)

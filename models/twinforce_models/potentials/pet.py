@@ -1,12 +1,10 @@
-"""PET checkpoints of metatrain, evaluated by metatrain's own backend of plain tensors.
+"""PET checkpoints of metatrain, evaluated on plain tensors.
 
 S. Pozdnyakov, M. Ceriotti, Smooth, exact rotational symmetrization for deep learning on point
 clouds, NeurIPS 2023; https://metatrain.readthedocs.io. A checkpoint is a pickle, and is read as
 one that may hold weights and a fixed list of declarations, nothing that could run.
 """
 
-import copy
-from collections.abc import Collection
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,11 +16,13 @@ from metatrain.pet import PET
 from metatrain.utils.data.dataset import DatasetInfo
 from metatrain.utils.data.target_info import TargetInfo
 from metatrain.utils.io import model_from_checkpoint
-from torch import Tensor, nn
+from torch import Tensor
 
 from twinforce_models.batch import Batch
-from twinforce_models.potential import Heads
+from twinforce_models.potential import DirectHeads, Heads
 from twinforce_models.potentials.metatomic import described
+from twinforce_models.potentials.pet_edges import Edges, find_edges
+from twinforce_models.potentials.pet_network import Features, PetNetwork
 from twinforce_models.potentials.quantities import (
     DIRECT_FORCE,
     DIRECT_STRESS,
@@ -36,8 +36,6 @@ from twinforce_proto import InvalidSystemError, ModelLoadError
 _DECLARATIONS = [DatasetInfo, TargetInfo, torch.ScriptObject]
 """What a checkpoint holds besides numbers, strings and tensors: which targets it has, in which
 shape. A ScriptObject is rebuilt by the C++ class of metatensor or metatomic that it names."""
-
-_HEADS = ("node_heads", "edge_heads", "node_last_layers", "edge_last_layers")
 
 
 class PetPotential:
@@ -72,8 +70,7 @@ class PetPotential:
             for quantity, name in self._names.items()
         }
         self._backend = model.backend.to(device).eval().requires_grad_(False)
-        self._energy_backend = _with_heads(self._backend, {self._names[ENERGY]})
-        self._full_backend = _with_heads(self._backend, set(self._names.values()))
+        self._network = PetNetwork(self._backend)
         self._adaptive_width = float(model.cutoff_width_adaptive)
         self.device = device
         self.dtype = next(self._backend.parameters()).dtype
@@ -83,60 +80,54 @@ class PetPotential:
 
     def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
         """Evaluate a batch once."""
-        backend = self._full_backend if direct else self._energy_backend
-        raw = self._raw(backend, batch, list(self._names.values()) if direct else [])
-        kinds = backend.species_to_species_index.index_select(0, batch.atomic_numbers)
-        energies = raw[self._names[ENERGY]].reshape(-1).to(torch.float64)
-        energies = energies * self._scales[ENERGY][kinds] + self._references[kinds]
+        edges, features = self._features(batch)
+        raw = self._network.read(self._names[ENERGY], features, edges).squeeze(1)
+        energies = raw.to(torch.float64) * self._scales[ENERGY][edges.kinds]
+        energies = energies + self._references[edges.kinds]
         if not direct:
             return Heads(energies)
-        return Heads(energies, self._direct_forces(raw, kinds), self._direct_stress(raw, batch))
+        own = self._direct(features, edges, batch)
+        return Heads(energies, own.direct_forces, own.direct_stress)
 
-    def _raw(self, backend: Any, batch: Batch, names: list[str]) -> dict[str, Tensor]:
-        """Return per-atom values of the outputs, as the network gives them."""
-        i, j = batch.pairs
-        cells = batch.cells * batch.pbc.unsqueeze(-1)
-        shifts = batch.shifts.round().to(torch.int64)
-        arrays = backend.preprocess(
-            batch.positions,
-            i,
-            j,
-            batch.atomic_numbers,
-            cells,
-            shifts,
-            batch.system_index,
-            self._adaptive_width,
-        )
-        if self.uses_charge:
-            arrays |= self._conditions(backend, batch)
-        node, edge = backend.calculate_features(arrays)
-        wanted = names or [self._names[ENERGY]]
-        values, _, _ = backend.predict(node, edge, arrays, cells, batch.system_index, wanted)
-        return {name: blocks[0] for name, blocks in values.items()}
+    def forward_direct(self, batch: Batch) -> DirectHeads:
+        """Evaluate a batch without the energy."""
+        edges, features = self._features(batch)
+        return self._direct(features, edges, batch)
 
-    def _conditions(self, backend: Any, batch: Batch) -> dict[str, Tensor]:
-        known = backend.system_conditioning
+    def _features(self, batch: Batch) -> tuple[Edges, Features]:
+        edges = find_edges(self._backend, batch, self._adaptive_width)
+        return edges, self._network.features(edges, self._condition(batch))
+
+    def _condition(self, batch: Batch) -> Tensor | None:
+        """Return what charge and spin add to the features of each atom."""
+        known = self._backend.system_conditioning
+        if known is None:
+            return None
         charge = whole_number_per_system(batch, "charge")
         spin = whole_number_per_system(batch, "spin_multiplicity")
         _check_range("charge", charge, -known.max_charge, known.max_charge)
         _check_range("spin_multiplicity", spin, 1, known.max_spin_multiplicity)
-        return {
-            "charge": charge,
-            "spin_multiplicity": spin,
-            "system_indices": batch.system_index,
-        }
+        added: Tensor = known(charge, spin, batch.system_index)
+        return added
 
-    def _direct_forces(self, raw: dict[str, Tensor], kinds: Tensor) -> Tensor | None:
-        if DIRECT_FORCE not in self._names:
-            return None
-        forces = raw[self._names[DIRECT_FORCE]].reshape(-1, 3)
-        return forces * self._scales[DIRECT_FORCE][kinds].unsqueeze(1).to(forces.dtype)
+    def _direct(self, features: Features, edges: Edges, batch: Batch) -> DirectHeads:
+        forces = stress = None
+        if DIRECT_FORCE in self._names:
+            raw = self._network.read(self._names[DIRECT_FORCE], features, edges)
+            scales = self._scales[DIRECT_FORCE].to(raw.dtype)
+            forces = raw * scales.index_select(0, edges.kinds).unsqueeze(1)
+        if DIRECT_STRESS in self._names:
+            stress = self._direct_stress(features, edges, batch)
+        return DirectHeads(forces, stress)
 
-    def _direct_stress(self, raw: dict[str, Tensor], batch: Batch) -> Tensor | None:
-        if DIRECT_STRESS not in self._names:
-            return None
-        stress = batch.sum_over_atoms(raw[self._names[DIRECT_STRESS]].reshape(-1, 3, 3))
-        return stress * self._scales[DIRECT_STRESS][0].to(stress.dtype)
+    def _direct_stress(self, features: Features, edges: Edges, batch: Batch) -> Tensor:
+        """Return the sum over atoms, over the volume if it is no variant: as metatrain does."""
+        name = self._names[DIRECT_STRESS]
+        raw = batch.sum_over_atoms(self._network.read(name, features, edges)).view(-1, 3, 3)
+        raw = raw * self._scales[DIRECT_STRESS][0].to(raw.dtype)
+        if name not in DIRECT_STRESS.names:
+            return raw
+        return (raw + raw.transpose(1, 2)) / 2 / batch.volumes[:, None, None]
 
 
 def load(
@@ -202,16 +193,6 @@ def _unknown_global(path: Path, error: UnpicklingError) -> str:
         return str(error)
     known = {f"{kind.__module__}.{kind.__name__}" for kind in _DECLARATIONS}
     return ", ".join(sorted({*found} - known - {"torch.ScriptObject"})) or str(error)
-
-
-def _with_heads(backend: Any, names: Collection[str]) -> Any:
-    """Return a backend that shares all weights but evaluates the heads of these targets only."""
-    lighter = copy.copy(backend)
-    lighter._modules = dict(backend._modules)
-    for kind in _HEADS:
-        heads = getattr(backend, kind)
-        lighter._modules[kind] = nn.ModuleDict({n: heads[n] for n in heads if n in names})
-    return lighter
 
 
 def _one_atom_of_each(elements: tuple[int, ...]) -> MetatomicSystem:

@@ -33,15 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of all that is written")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument(
+        "--epochs", type=int, nargs=2, metavar=("DIRECT", "CONSERVATIVE"), help="of each stage"
+    )
+    parser.add_argument(
         "--override", action="append", default=[], help="of an option, such as device=cuda"
     )
     options = parser.parse_args(arguments)
     if importlib.util.find_spec("metatrain") is None:
         parser.exit(2, "training a PET needs metatrain: pip install 'twinforce[pet,training]'\n")
-    for stage in STAGES:
+    for index, stage in enumerate(STAGES):
         folder = options.out / stage
         write_data(options.data, folder)
-        train_stage(stage, folder, options.override, options.threads)
+        overrides = list(options.override)
+        if options.epochs:
+            overrides.append(f"architecture.training.num_epochs={options.epochs[index]}")
+        train_stage(stage, folder, overrides, options.threads)
     errors = measure_errors(options.out / STAGES[-1])
     (options.out / "errors.json").write_text(json.dumps(errors, indent=1) + "\n")
     print(json.dumps(errors, indent=1))  # noqa: T201
