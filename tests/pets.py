@@ -35,12 +35,12 @@ DIRECT = {
 }
 
 
-def make_pet(dtype=torch.float64, targets=("energy", *DIRECT), **hypers):
+def make_pet(dtype=torch.float64, targets=("energy", *DIRECT), elements=ELEMENTS, seed=3, **hypers):
     """Return a PET; hypers replace those of `SMALL`."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     full = copy.deepcopy(get_default_hypers("pet")["model"]) | SMALL | hypers
     infos = {name: _target(name) for name in targets}
-    pet = PET(full, DatasetInfo(length_unit="angstrom", atomic_types=[*ELEMENTS], targets=infos))
+    pet = PET(full, DatasetInfo(length_unit="angstrom", atomic_types=[*elements], targets=infos))
     _fill_scaler(pet)
     _fill_composition(pet)
     if pet.system_conditioning is not None:

@@ -21,6 +21,7 @@ from twinforce_models.contract import check_potential
 from twinforce_models.neighbors import neighbor_list
 from twinforce_models.potential import predict
 from twinforce_models.potentials.metatomic import neighbor_blocks
+from twinforce_models.potentials.pet_network import fused_attention, plain_attention
 from twinforce_proto import (
     OUTPUTS,
     InvalidSystemError,
@@ -34,10 +35,21 @@ from twinforce_service.settings import Settings
 
 STRESSES = {"conservative_stress", "direct_stress"}
 CONDITIONED = {"system_conditioning": True, "max_charge": 3, "max_spin_multiplicity": 4}
+FORMER = {
+    "transformer_type": "PostLN",
+    "normalization": "LayerNorm",
+    "activation": "SiLU",
+    "cutoff_function": "Cosine",
+    "d_node": 8,
+    "num_attention_layers": 2,
+    "num_neighbors_adaptive": 6,
+    "adaptive_cutoff_method": "grid",
+}
 ARCHITECTURES = {
     "plain": {},
     "adaptive": {"num_neighbors_adaptive": 6, "featurizer_type": "residual"},
     "conditioned": CONDITIONED,
+    "former": FORMER,
 }
 
 
@@ -92,6 +104,43 @@ def test_a_batch_says_what_metatomic_says_of_each_system(saved, architecture, su
         assert_same(prediction, expected, everything)
         assert np.abs(expected.direct_forces - expected.conservative_forces).max() > 1e-2
         assert np.abs(expected.direct_stress).max() > 1e-4
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt"])
+def test_direct_outputs_alone_are_those_beside_the_energy(saved, suffix):
+    checkpoint, exported = saved["adaptive"]
+    potential = registry.load(checkpoint if suffix == ".ckpt" else exported).potential
+    periodic = [system for system in pets.systems() if system.pbc.all()]
+    outputs = {"direct_forces", "direct_stress"}
+    beside = predict(potential, periodic, {*outputs, "energy", "conservative_forces"})
+    for alone, expected in zip(predict(potential, periodic, outputs), beside, strict=True):
+        assert alone.energy is None
+        for name in outputs:
+            np.testing.assert_allclose(getattr(alone, name), getattr(expected, name), atol=1e-12)
+
+
+def test_both_ways_to_attend_agree():
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 7, 2, 5, 4, dtype=torch.float64)
+    log_weights = torch.rand(7, 5, dtype=torch.float64).clamp(min=1e-15).log()
+    plain = plain_attention(query, key, value, log_weights)
+    for n_atoms_at_once in (7, 3):
+        fused = fused_attention(query, key, value, log_weights, n_atoms_at_once)
+        torch.testing.assert_close(fused, plain)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_gpu_says_what_the_cpu_says(saved, architecture):
+    systems = [system for system in pets.systems() if system.pbc.all()]
+    for path in saved[architecture]:
+        here, there = (
+            predict(registry.load(path, device=device).potential, systems, frozenset(OUTPUTS))
+            for device in ("cpu", "cuda")
+        )
+        for one, other in zip(here, there, strict=True):
+            assert_same(other, one, OUTPUTS)
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt"])
@@ -154,6 +203,18 @@ def test_a_variant_is_chosen_by_name(tmp_path, suffix):
     assert "direct_forces" not in pbe.outputs
     (other,) = predict(pbe, [system], {"energy"})
     assert abs(other.energy - prediction.energy) > 0.1
+
+
+def test_a_direct_stress_that_is_a_variant_is_taken_as_the_exported_file_gives_it(tmp_path):
+    names = [f"{name}/scan" for name in ("energy", *pets.DIRECT)]
+    files = pets.save_both(pets.make_pet(targets=names, num_gnn_layers=1), tmp_path)
+    periodic = [system for system in pets.systems() if system.pbc.all()]
+    one, other = (
+        predict(registry.load(path).potential, periodic, frozenset(OUTPUTS)) for path in files
+    )
+    for mine, theirs in zip(one, other, strict=True):
+        assert_same(mine, theirs, OUTPUTS)
+        assert np.abs(theirs.direct_stress).max() > 1e-2
 
 
 @pytest.mark.filterwarnings("ignore:the 'non_conservative_forces' output name is deprecated")
@@ -294,6 +355,15 @@ def test_a_published_model_in_the_cache_needs_no_network(cache, saved):
     info = registry.load("upet:pet-mad-s@1.5.0").info
     assert (info.name, info.version) == ("pet-mad-s-v1.5.0", "1.5.0")
     assert info.sha256 == registry.file_sha256(checkpoint)
+
+
+def test_a_published_model_is_checked_against_a_known_hash(cache, saved):
+    checkpoint, _ = saved["plain"]
+    sha256 = registry.file_sha256(checkpoint)
+    put_into_cache(cache, checkpoint, sha256)
+    assert registry.load(f"upet:pet-mad-s@1.5.0#sha256={sha256}").info.version == "1.5.0"
+    with pytest.raises(ModelLoadError, match=rf"its SHA-256 is {sha256}, expected 00"):
+        registry.load("upet:pet-mad-s@1.5.0#sha256=00")
 
 
 def test_a_published_model_that_was_damaged_is_refused(cache, saved):

@@ -6,7 +6,7 @@ such a file is loaded, so whoever made it must be trusted as the author of a pac
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from metatomic.torch import System as MetatomicSystem
 from torch import Tensor
 
 from twinforce_models.batch import Batch
-from twinforce_models.potential import Heads
+from twinforce_models.potential import DirectHeads, Heads
 from twinforce_models.potentials.quantities import (
     DIRECT_FORCE,
     DIRECT_STRESS,
@@ -107,20 +107,26 @@ class MetatomicPotential:
 
     def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
         """Evaluate a batch once."""
-        wanted = [self._energy, *(self._direct if direct else ())]
+        values = self._evaluated(batch, [self._energy, *(self._direct if direct else ())])
+        own = _direct_heads(values)
+        energies = _atom_energies(values[ENERGY].reshape(-1), batch)
+        return Heads(energies, own.direct_forces, own.direct_stress)
+
+    def forward_direct(self, batch: Batch) -> DirectHeads:
+        """Evaluate a batch without asking for the energy."""
+        return _direct_heads(self._evaluated(batch, self._direct))
+
+    def _evaluated(self, batch: Batch, wanted: Sequence[_Wanted]) -> dict[Quantity, Tensor]:
         options = ModelEvaluationOptions(
             length_unit="angstrom", outputs={item.name: item.option() for item in wanted}
         )
         results = self._model(self._systems(batch), options, check_consistency=False)
-        values = {item.quantity: _values(results[item.name], item, batch) for item in wanted}
-        return Heads(
-            _atom_energies(values[ENERGY].reshape(-1), batch),
-            values[DIRECT_FORCE].reshape(-1, 3) if DIRECT_FORCE in values else None,
-            values[DIRECT_STRESS].reshape(-1, 3, 3) if DIRECT_STRESS in values else None,
-        )
+        return {item.quantity: _values(results[item.name], item, batch) for item in wanted}
 
     def _systems(self, batch: Batch) -> list[MetatomicSystem]:
         """Return the systems of a batch with all that the model asks for."""
+        if not torch.is_grad_enabled():  # metatomic warns of neighbors that forget the positions
+            batch = replace(batch, positions=batch.positions.detach(), cells=batch.cells.detach())
         types = batch.atomic_numbers.to(torch.int32).split(list(batch.n_atoms_per_system))
         positions = batch.positions.split(list(batch.n_atoms_per_system))
         cells = batch.cells * batch.pbc.unsqueeze(-1)
@@ -149,25 +155,27 @@ def neighbor_blocks(batch: Batch, options: NeighborListOptions) -> list[TensorBl
     i, j = batch.pairs
     vectors = batch.displacements()
     shifts = batch.shifts.round().to(torch.int32)
+    owner = batch.system_index.index_select(0, i)
+    starts = torch.tensor([0, *batch.n_atoms_per_system[:-1]], device=i.device).cumsum(0)
+    local = (batch.pairs - starts.index_select(0, owner)).T.to(torch.int32)
+    samples, counts = torch.cat([local, shifts], dim=1), list(batch.n_pairs_per_system)
     keep = vectors.detach().norm(dim=1) < options.engine_cutoff("angstrom")
     if not options.full_list:
         keep &= (i < j) | ((i == j) & _is_positive(shifts))
-    owner = batch.system_index.index_select(0, i)
-    starts = torch.tensor(batch.n_atoms_per_system, device=i.device).cumsum(0).roll(1)
-    starts[0] = 0
-    local = (torch.stack([i, j], dim=1) - starts[owner].unsqueeze(1)).to(torch.int32)
-    samples = torch.cat([local, shifts], dim=1)[keep]
-    counts = torch.bincount(owner[keep], minlength=batch.n_systems).tolist()
+    if not keep.all():
+        rows = keep.nonzero().squeeze(1)
+        vectors, samples = vectors.index_select(0, rows), samples.index_select(0, rows)
+        counts = torch.bincount(owner.index_select(0, rows), minlength=batch.n_systems).tolist()
     xyz = Labels("xyz", torch.arange(3, device=i.device).reshape(-1, 1))
     distance = Labels("distance", torch.zeros(1, 1, dtype=torch.int64, device=i.device))
     return [
         TensorBlock(
-            values=rows.unsqueeze(-1),
+            values=values.unsqueeze(-1),
             samples=Labels(_PAIR_NAMES, labels, assume_unique=True),
             components=[xyz],
             properties=distance,
         )
-        for rows, labels in zip(vectors[keep].split(counts), samples.split(counts), strict=True)
+        for values, labels in zip(vectors.split(counts), samples.split(counts), strict=True)
     ]
 
 
@@ -225,6 +233,14 @@ def _values(result: TensorMap, wanted: _Wanted, batch: Batch) -> Tensor:
     starts = torch.tensor([0, *batch.n_atoms_per_system[:-1]], device=rows.device).cumsum(0)
     atom = starts[system] + block.samples.column("atom")
     return rows.new_zeros(batch.n_atoms, *rows.shape[1:]).index_add(0, atom, rows)
+
+
+def _direct_heads(values: dict[Quantity, Tensor]) -> DirectHeads:
+    forces, stress = values.get(DIRECT_FORCE), values.get(DIRECT_STRESS)
+    return DirectHeads(
+        None if forces is None else forces.reshape(-1, 3),
+        None if stress is None else stress.reshape(-1, 3, 3),
+    )
 
 
 def _atom_energies(energies: Tensor, batch: Batch) -> Tensor:

@@ -91,13 +91,14 @@ def find_edges(backend: Any, batch: Batch, adaptive_width: float) -> Edges:
 
 
 def _lengths(vectors: Tensor) -> Tensor:
-    return (vectors.square().sum(dim=1) + _SMALLEST).sqrt()
+    lengths: Tensor = (vectors.square().sum(dim=1) + _SMALLEST).sqrt()
+    return lengths
 
 
 def _pair_cutoffs(backend: Any, batch: Batch, distances: Tensor, width: float) -> Tensor:
     """Return the mean of the cutoffs of both ends, each of which has about so many neighbors."""
     i, j = batch.pairs
-    per_atom = _ADAPTIVE[backend.adaptive_cutoff_method.lower()](
+    per_atom: Tensor = _ADAPTIVE[backend.adaptive_cutoff_method.lower()](
         i,
         distances,
         backend.num_neighbors_adaptive,

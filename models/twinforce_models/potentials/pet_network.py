@@ -69,7 +69,8 @@ class PetNetwork:
 
     def read(self, name: str, features: Features, edges: Edges) -> Tensor:
         """Return what the heads of a target say of each atom, shape [n_atoms, n]."""
-        backend, total = self.backend, None
+        backend = self.backend
+        total: Tensor | None = None
         for index, (nodes, messages) in enumerate(features):
             of_nodes, of_edges = (
                 next(iter(last[name][index].values()))(head[name][index](values))
@@ -161,28 +162,47 @@ def _feed_forward(module: FeedForward, values: Tensor) -> Tensor:
 
 
 def _attend(block: AttentionBlock, tokens: Tensor, edges: Edges) -> Tensor:
-    """Let the tokens of each atom attend to each other; shape [n_tokens, d] in and out.
-
-    On a CPU the plain formula is faster than torch's for so few and so short tokens.
-    """
+    """Let the tokens of each atom attend to each other; shape [n_tokens, d] in and out."""
     n_atoms, width = edges.grid.shape
     values = block.input_linear(tokens).index_select(0, edges.grid.view(-1))
     values = values.view(n_atoms, width, 3, block.num_heads, block.head_dim)
     query, key, value = values.permute(2, 0, 3, 1, 4)
     scale = 1 / (block.head_dim**0.5 * block.temperature)
-    log_weights = edges.log_weights[:, None, None, :]
-    if tokens.device.type == "cpu":
-        scores = (query * scale) @ key.transpose(2, 3)
-        attended = scores.add_(log_weights).softmax(dim=-1) @ value
-    else:
-        mask = log_weights.expand(-1, -1, width, -1)
-        parts = (values.split(_MOST_AT_ONCE) for values in (query, key, value, mask))
-        attended = torch.cat(
-            [
-                functional.scaled_dot_product_attention(q, k, v, attn_mask=m, scale=scale)
-                for q, k, v, m in zip(*parts, strict=True)
-            ]
-        )
+    attention = plain_attention if tokens.device.type == "cpu" else fused_attention
+    attended = attention(query * scale, key, value, edges.log_weights)
     rows = attended.transpose(1, 2).reshape(n_atoms * width, -1).index_select(0, edges.places)
     result: Tensor = block.output_linear(rows)
     return result
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, log_weights: Tensor) -> Tensor:
+    """Return softmax(query keyᵀ + log_weights) value, by the formula.
+
+    On a CPU this is faster than the fused one for so few and so short tokens.
+
+    Args:
+        query: Shape [n_atoms, n_heads, width, d], scaled.
+        key: Same shape.
+        value: Same shape.
+        log_weights: Of each key, shape [n_atoms, width].
+    """
+    scores = query @ key.transpose(2, 3)
+    return scores.add_(log_weights[:, None, None, :]).softmax(dim=-1) @ value
+
+
+def fused_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_weights: Tensor,
+    n_atoms_at_once: int = _MOST_AT_ONCE,
+) -> Tensor:
+    """Return what `plain_attention` does, without keeping all scores."""
+    mask = log_weights[:, None, None, :].expand(-1, -1, query.shape[2], -1)
+    parts = (values.split(n_atoms_at_once) for values in (query, key, value, mask))
+    return torch.cat(
+        [
+            functional.scaled_dot_product_attention(q, k, v, attn_mask=m, scale=1.0)
+            for q, k, v, m in zip(*parts, strict=True)
+        ]
+    )

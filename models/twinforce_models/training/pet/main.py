@@ -33,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of all that is written")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument(
-        "--epochs", type=int, nargs=2, metavar=("DIRECT", "CONSERVATIVE"), help="of each stage"
+        "--epochs",
+        type=int,
+        nargs=2,
+        metavar=("DIRECT", "CONSERVATIVE"),
+        help="how long each stage is, instead of what its options say",
     )
     parser.add_argument(
         "--override", action="append", default=[], help="of an option, such as device=cuda"
