@@ -56,7 +56,7 @@ LAYERS = [
     ["version", "pairs", "disagreement", "logs", "settings", "channel", "restarts"],
     ["batching"],
     ["admission", "engine", "engine_spec", "evaluation"],
-    ["child", "loading", "metrics", "nonconservativity", "thread_engine", "wire"],
+    ["child", "loading", "metrics", "nonconservativity", "propagation", "thread_engine", "wire"],
     ["engine_process", "process_engine"],
     ["engine_pool"],
     ["transports"],

@@ -9,6 +9,8 @@ Lengths in Å, energies in eV, forces in eV/Å, stresses in eV/Å³. The ASE cal
 
 from twinforce._async import AsyncClient, AsyncStream
 from twinforce._client import Client, Stream
+from twinforce_dynamics.course import Snapshot
+from twinforce_dynamics.start import Integrator, Start
 from twinforce_proto import (
     OUTPUTS,
     UNITS,
@@ -41,6 +43,7 @@ __all__ = [
     "AsyncStream",
     "Client",
     "DeadlineExceededError",
+    "Integrator",
     "InvalidRequestError",
     "InvalidSystemError",
     "ModelInfo",
@@ -53,6 +56,8 @@ __all__ = [
     "Provenance",
     "RequestCancelledError",
     "ServiceError",
+    "Snapshot",
+    "Start",
     "Stream",
     "System",
     "SystemTooLargeError",

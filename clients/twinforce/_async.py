@@ -1,24 +1,31 @@
 """The client for asyncio: drives the same flows as the blocking one."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Literal, Protocol, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
 from twinforce._flow import Call, Conversation, Flow, Options, Pause
+from twinforce._following import Following, ended, model_of, origin_of
 from twinforce._grpc import AsyncGrpcTransport
 from twinforce._rest import AsyncRestTransport
 from twinforce._url import Url, parse_url
+from twinforce_dynamics.course import Snapshot
+from twinforce_dynamics.messages import PropagateRequest
+from twinforce_dynamics.start import Start
 from twinforce_proto import (
     DEFAULT_OUTPUTS,
     ModelInfo,
     Nonconservativity,
     Prediction,
+    ServiceError,
     System,
     parse_outputs,
 )
 from twinforce_proto.stream import StreamEncoder
+from twinforce_proto.v1 import inference_pb2 as pb
 
 T = TypeVar("T")
 
@@ -38,6 +45,9 @@ class AsyncConnection(AsyncTransport, Protocol):
 
     def stream(self) -> AsyncTransport:
         """Return a transport for the messages of one walker."""
+
+    def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot, None]:
+        """Send a message and yield the replies as they come; ends the call when closed."""
 
 
 class AsyncClient:
@@ -103,6 +113,32 @@ class AsyncClient:
     ) -> Nonconservativity:
         """Measure how far forces are from being a gradient, as `Client.nonconservativity` does."""
         return await self._run(self._conversation.nonconservativity(system, model, pairs, output))
+
+    async def propagate(
+        self,
+        origin: Start | Snapshot | bytes,
+        n_steps: int,
+        interval: int = 0,
+        *,
+        model: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Snapshot, None]:
+        """Move a system on the server, as `Client.propagate` does."""
+        start = origin_of(origin)
+        connection = self._connection()
+        name = await self._run(self._conversation.name_of(model or model_of(start)))
+        request = PropagateRequest(name, start, n_steps, interval)
+        following = Following(self._conversation, request, timeout)
+        while not following.is_over:
+            try:
+                async with aclosing(connection.receive(following.call())) as replies:
+                    async for reply in replies:
+                        yield following.take(reply)
+                if not following.is_over:
+                    raise ended()
+            except ServiceError as error:
+                if not following.is_over:
+                    await asyncio.sleep(following.pause_after(error))
 
     async def models(self) -> list[ModelInfo]:
         """Return what every served model declares."""

@@ -2,25 +2,32 @@
 
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from threading import Lock
 from typing import Literal, Protocol, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
 from twinforce._flow import Call, Conversation, Flow, Options, Pause
+from twinforce._following import Following, ended, model_of, origin_of
 from twinforce._grpc import GrpcTransport
 from twinforce._rest import RestTransport
 from twinforce._url import Url, parse_url
+from twinforce_dynamics.course import Snapshot
+from twinforce_dynamics.messages import PropagateRequest
+from twinforce_dynamics.start import Start
 from twinforce_proto import (
     DEFAULT_OUTPUTS,
     ModelInfo,
     Nonconservativity,
     Prediction,
+    ServiceError,
     System,
     parse_outputs,
 )
 from twinforce_proto.stream import StreamEncoder
+from twinforce_proto.v1 import inference_pb2 as pb
 
 T = TypeVar("T")
 
@@ -40,6 +47,9 @@ class Connection(Transport, Protocol):
 
     def stream(self) -> Transport:
         """Return a transport for the messages of one walker."""
+
+    def receive(self, call: Call) -> Generator[pb.Snapshot, None, None]:
+        """Send a message and yield the replies as they come; ends the call when closed."""
 
 
 class Client:
@@ -148,6 +158,57 @@ class Client:
             ServiceError: What went wrong.
         """
         return self._run(self._conversation.nonconservativity(system, model, pairs, output))
+
+    def propagate(
+        self,
+        origin: Start | Snapshot | bytes,
+        n_steps: int,
+        interval: int = 0,
+        *,
+        model: str | None = None,
+        timeout: float | None = None,
+    ) -> Generator[Snapshot, None, None]:
+        """Move a system on the server, and yield what is to be seen of it as it moves.
+
+        The first snapshot is the start, unless this goes on from another snapshot. Where the
+        service cannot be reached it goes on from the last snapshot once it can. Nothing is
+        computed far ahead of what is taken; closing the iterator ends the work.
+
+        Args:
+            origin: What moves and how; or a snapshot, or the checkpoint in it, to go on from.
+            n_steps: Inner ones, from here; whole outer steps.
+            interval: Inner steps from one snapshot to the next; whole outer steps. 0: the last
+                one alone.
+            model: Its name; that of the checkpoint, where there is one.
+            timeout: For all of it, in s.
+
+        Raises:
+            ServiceError: What went wrong, after the last good snapshot.
+        """
+        return self._snapshots(origin_of(origin), n_steps, interval, model, timeout)
+
+    def _snapshots(
+        self,
+        origin: Start | bytes,
+        n_steps: int,
+        interval: int,
+        model: str | None,
+        timeout: float | None,
+    ) -> Generator[Snapshot, None, None]:
+        connection = self._connection()
+        name = self._run(self._conversation.name_of(model or model_of(origin)))
+        request = PropagateRequest(name, origin, n_steps, interval)
+        following = Following(self._conversation, request, timeout)
+        while not following.is_over:
+            try:
+                with closing(connection.receive(following.call())) as replies:
+                    for reply in replies:
+                        yield following.take(reply)
+                if not following.is_over:
+                    raise ended()
+            except ServiceError as error:
+                if not following.is_over:
+                    time.sleep(following.pause_after(error))
 
     def models(self) -> list[ModelInfo]:
         """Return what every served model declares."""

@@ -49,17 +49,19 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 5.0
 
-Method = Literal["Predict", "PredictStream", "Nonconservativity", "ListModels", "GetModel"]
+Method = Literal[
+    "Predict", "PredictStream", "Nonconservativity", "Propagate", "ListModels", "GetModel"
+]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Send `message` and hand back the reply, within `timeout` seconds."""
+    """Send `message` and hand back the reply, within `timeout` seconds; None: whenever it comes."""
 
     method: Method
     message: Message
-    timeout: float
+    timeout: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +183,14 @@ class Conversation:
                 timeout = max(give_up_at - time.monotonic(), 0.001)
                 return understand((yield Call(method, make_message(), timeout)))
             except (OverloadedError, UnavailableError) as error:
-                pause = self._pause_after(error, n_failures)
+                pause = self.pause_after(error, n_failures)
                 if pause is None or time.monotonic() + pause > give_up_at:
                     raise
             n_failures += 1
             before_retry()
             yield Pause(pause)
 
-    def _pause_after(self, error: ServiceError, n_failures: int) -> float | None:
+    def pause_after(self, error: ServiceError, n_failures: int) -> float | None:
         """Return how long to wait before asking again, in s; None where that is no use.
 
         Capped exponential back-off with full jitter, on top of what the service asked for. A

@@ -2,6 +2,7 @@
 
 import asyncio
 import weakref
+from collections.abc import AsyncGenerator, Generator
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -53,6 +54,17 @@ class GrpcTransport:
             return _message(method(call.message, timeout=call.timeout))
         except grpc.RpcError as error:
             raise _service_error(error, self._url, call.timeout) from error
+
+    def receive(self, call: Call) -> Generator[pb.Snapshot, None, None]:
+        """Send a message and yield the replies as they come; ends the call when closed."""
+        replies = getattr(self._stub, call.method)(call.message, timeout=call.timeout)
+        try:
+            for reply in replies:  # noqa: UP028
+                yield reply
+        except grpc.RpcError as error:
+            raise _service_error(error, self._url, call.timeout) from error
+        finally:
+            replies.cancel()
 
     def stream(self) -> "GrpcStream":
         """Return a transport for the messages of one walker."""
@@ -124,6 +136,17 @@ class AsyncGrpcTransport:
             return _message(await method(call.message, timeout=call.timeout))
         except grpc.RpcError as error:
             raise _service_error(error, self._url, call.timeout) from error
+
+    async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot, None]:
+        """Send a message and yield the replies as they come; ends the call when closed."""
+        replies = getattr(self._stub, call.method)(call.message, timeout=call.timeout)
+        try:
+            async for reply in replies:
+                yield reply
+        except grpc.RpcError as error:
+            raise _service_error(error, self._url, call.timeout) from error
+        finally:
+            replies.cancel()
 
     def stream(self) -> "AsyncGrpcStream":
         """Return a transport for the messages of one walker."""
@@ -200,7 +223,7 @@ def _message(reply: object) -> Message:
     return reply
 
 
-def _service_error(error: Any, url: Url, timeout: float) -> ServiceError:
+def _service_error(error: Any, url: Url, timeout: float | None) -> ServiceError:
     """Return the error of the tree that a failed call stands for.
 
     The service says which it is; a bare status comes from gRPC, or a proxy, on the way.
@@ -217,8 +240,8 @@ def _service_error(error: Any, url: Url, timeout: float) -> ServiceError:
     return kind(f"{url} answered {status.name}: {details}")
 
 
-def _too_late(url: Url, timeout: float) -> DeadlineExceededError:
-    return DeadlineExceededError(f"no answer from {url} within {timeout:.3g} s")
+def _too_late(url: Url, timeout: float | None) -> DeadlineExceededError:
+    return DeadlineExceededError(f"no answer from {url} within {timeout or 0.0:.3g} s")
 
 
 def _ended(url: Url) -> UnavailableError:

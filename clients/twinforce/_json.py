@@ -1,12 +1,20 @@
 """The JSON bodies of REST, to and from the messages that they stand for."""
 
+import base64
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from twinforce._flow import Method
+from twinforce_dynamics.course import Snapshot
+from twinforce_dynamics.disagreement import Disagreement
+from twinforce_dynamics.ensembles import FS
+from twinforce_dynamics.messages import snapshot_to_proto, start_from_proto
 from twinforce_proto import (
     OUTPUTS,
     ModelInfo,
@@ -26,13 +34,18 @@ from twinforce_proto.nonconservativity import (
     nonconservativity_reply_to_proto,
     nonconservativity_request_from_proto,
 )
+from twinforce_proto.problem import error_from_problem
 from twinforce_proto.v1 import inference_pb2 as pb
 
 _PAIR_NORMS = ("pair_norms", "antisymmetric_pair_norms")
 
 
-def body_of(message: pb.PredictRequest | pb.NonconservativityRequest) -> dict[str, Any]:
+def body_of(
+    message: pb.PredictRequest | pb.NonconservativityRequest | pb.PropagateRequest,
+) -> dict[str, Any]:
     """Return the body that asks what this message asks."""
+    if isinstance(message, pb.PropagateRequest):
+        return _propagate_body(message)
     if isinstance(message, pb.NonconservativityRequest):
         wanted = nonconservativity_request_from_proto(message)
         system = _system(wanted.system)
@@ -60,6 +73,65 @@ def reply_message(method: Method, values: Any) -> Message:
         return _model_info(values)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise PredictionError(f"reply: not one to {method}: {error!r}") from error
+
+
+def snapshot_message(line: str) -> pb.Snapshot:
+    """Return the message that a line of a reply stands for.
+
+    Raises:
+        ServiceError: The one that the line tells of.
+        PredictionError: When it is no such line.
+    """
+    try:
+        values = json.loads(line)
+        problem = values.get("error")
+        if problem is None:
+            return snapshot_to_proto(_snapshot(values))
+        status = int(problem["status"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise PredictionError(f"reply: not a line of one to Propagate: {error!r}") from error
+    raise error_from_problem(problem, status)
+
+
+def _snapshot(values: dict[str, Any]) -> Snapshot:
+    known = values | {name: np.asarray(values[name]) for name in ("positions", "cell")}
+    known["velocities"] = np.asarray(values["velocities"]) / FS
+    known["checkpoint"] = base64.b64decode(values["checkpoint"])
+    temperatures = values["species_temperatures"].items()
+    known["species_temperatures"] = {
+        name: math.nan if each is None else each for name, each in temperatures
+    }
+    if "disagreement" in values:
+        known["disagreement"] = Disagreement(**values["disagreement"])
+    known["provenance"] = _origin(values)["provenance"]
+    return Snapshot(**known)
+
+
+def _propagate_body(message: pb.PropagateRequest) -> dict[str, Any]:
+    body: dict[str, Any] = {"n_steps": message.n_steps, "interval": message.interval}
+    if not message.HasField("start"):
+        return body | {"checkpoint": base64.b64encode(message.checkpoint).decode()}
+    start = start_from_proto(message.start)
+    return body | {
+        "start": {
+            "system": _system(start.system),
+            "velocities": (start.velocities * FS).tolist(),
+            "masses": start.masses.tolist(),
+            "fixed_atoms": start.fixed_atoms.tolist(),
+            "integrator": _integrator_body(message.start.integrator),
+            "random_state": _message_body(message.start.random_state),
+        }
+    }
+
+
+def _integrator_body(message: pb.Integrator) -> dict[str, Any]:
+    kind = pb.ForceKind.Name(message.force_kind).removeprefix("FORCE_KIND_").lower()
+    return _message_body(message) | {"force_kind": kind}
+
+
+def _message_body(message: Message) -> dict[str, Any]:
+    """Return the fields of a message, bytes in base64."""
+    return MessageToDict(message, preserving_proto_field_name=True)
 
 
 def _system(system: System) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from collections.abc import AsyncGenerator, Generator
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -9,7 +10,7 @@ import httpx2
 from google.protobuf.message import DecodeError, Message
 
 from twinforce._flow import Call, Method
-from twinforce._json import body_of, reply_message
+from twinforce._json import body_of, reply_message, snapshot_message
 from twinforce._url import Url
 from twinforce_proto import DeadlineExceededError, PredictionError, ServiceError, UnavailableError
 from twinforce_proto.problem import error_from_problem
@@ -49,6 +50,18 @@ class RestTransport:
         except httpx2.HTTPError as error:
             raise _service_error(error, self._url, call.timeout) from error
         return _reply(call, reply)
+
+    def receive(self, call: Call) -> Generator[pb.Snapshot, None, None]:
+        """Send a message and yield the replies as they come; ends the call when closed."""
+        try:
+            with self._http.stream(**_request(call, self._url, self._encoding)) as reply:
+                if not reply.is_success:
+                    reply.read()
+                    raise _refusal(reply)
+                for line in reply.iter_lines():
+                    yield snapshot_message(line)
+        except httpx2.HTTPError as error:
+            raise _service_error(error, self._url, call.timeout) from error
 
     def stream(self) -> "RestStream":
         """Return a transport for the messages of one walker."""
@@ -95,6 +108,18 @@ class AsyncRestTransport:
             raise _service_error(error, self._url, call.timeout) from error
         return _reply(call, reply)
 
+    async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot, None]:
+        """Send a message and yield the replies as they come; ends the call when closed."""
+        try:
+            async with self._http.stream(**_request(call, self._url, self._encoding)) as reply:
+                if not reply.is_success:
+                    await reply.aread()
+                    raise _refusal(reply)
+                async for line in reply.aiter_lines():
+                    yield snapshot_message(line)
+        except httpx2.HTTPError as error:
+            raise _service_error(error, self._url, call.timeout) from error
+
     def stream(self) -> "AsyncRestStream":
         """Return a transport for the messages of one walker."""
         return AsyncRestStream(self)
@@ -133,7 +158,9 @@ def _transport_options(url: Url) -> dict[str, Any]:
 
 def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     """Return the HTTP request that this call stands for."""
-    headers = {"accept": _MEDIA_TYPES[encoding], _TIMEOUT_HEADER: f"{call.timeout:.6f}"}
+    headers = {"accept": _MEDIA_TYPES[encoding]}
+    if call.timeout is not None:
+        headers[_TIMEOUT_HEADER] = f"{call.timeout:.6f}"
     options: dict[str, Any] = {"method": "GET", "headers": headers, "timeout": call.timeout}
     message: Any = call.message
     if call.method == "ListModels":
@@ -177,10 +204,10 @@ def _refusal(reply: httpx2.Response) -> ServiceError:
     return error_from_problem(problem, reply.status_code)
 
 
-def _service_error(error: httpx2.HTTPError, url: Url, timeout: float) -> ServiceError:
+def _service_error(error: httpx2.HTTPError, url: Url, timeout: float | None) -> ServiceError:
     """Return the error of the tree that a failed request stands for."""
     if isinstance(error, httpx2.TimeoutException):
-        return DeadlineExceededError(f"no answer from {url} within {timeout:.3g} s")
+        return DeadlineExceededError(f"no answer from {url} within {timeout or 0.0:.3g} s")
     return UnavailableError(f"cannot reach {url}: {error or type(error).__name__}")
 
 

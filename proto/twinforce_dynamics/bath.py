@@ -66,6 +66,16 @@ class Bath:
         twice = 2.0 * kinetic_energy(warm, self.masses)
         return twice / (BOLTZMANN * n_dof) if n_dof > 1e-9 else math.nan
 
+    def is_moving(self, momenta: Floats) -> bool:
+        """Tell whether there is motion to rescale, if this ensemble rescales any."""
+        thermostat = thermostat_of(self.ensemble)
+        if not isinstance(thermostat, SVR):
+            return True
+        if thermostat.scope == "global":
+            return kinetic_energy(self.thermal(momenta), self.masses) > 0.0
+        moves = (momenta != 0.0).any(axis=1)
+        return bool((moves if self.mobile is None else moves | (self.mobile[:, 0] == 0.0)).all())
+
     def rescale_momenta(self, state: State, duration: float) -> State:
         """Let stochastic velocity rescaling act for this long; nothing else acts here."""
         thermostat = thermostat_of(self.ensemble)

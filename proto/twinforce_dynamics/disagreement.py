@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinforce_dynamics.mts import Floats
+from twinforce_dynamics.elements import SYMBOLS
+from twinforce_dynamics.mts import Floats, State
 
 
 class ForceDisagreementWarning(UserWarning):
@@ -44,6 +45,12 @@ class Species:
     symbols: tuple[str, ...]
     indices: NDArray[np.intp]
 
+    @classmethod
+    def of(cls, atomic_numbers: NDArray[np.integer]) -> Self:
+        """Return those of atoms, in the order of their atomic numbers."""
+        numbers, indices = np.unique(atomic_numbers, return_inverse=True)
+        return cls(tuple(SYMBOLS[each - 1] for each in numbers), indices)
+
     @property
     def masks(self) -> tuple[Floats, ...]:
         """1 for the atoms of each species and 0 for others, each of shape [n_atoms, 1]."""
@@ -58,6 +65,22 @@ class Species:
         each = np.sqrt(sums / counts)
         whole = math.sqrt(sums.sum() / counts.sum())
         return whole, dict(zip(self.symbols, each.tolist(), strict=True))
+
+
+def disagreement_of(species: Species, state: State, work_before: float) -> Disagreement:
+    """Return how far both forces of a state are apart.
+
+    Args:
+        species: Of the atoms.
+        state: With a prediction of both forces.
+        work_before: The work of the correction up to the outer step before, in eV.
+    """
+    prediction = state.prediction
+    assert prediction.conservative_forces is not None
+    assert prediction.direct_forces is not None
+    difference = prediction.conservative_forces - prediction.direct_forces
+    work = state.correction_work - work_before
+    return Disagreement(*species.rmse(difference), work, state.correction_work)
 
 
 def exceeded(disagreement: Disagreement, metadata: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,8 @@ from typing import Literal
 
 # Of CODATA 2014, as in ASE; in eV/K.
 BOLTZMANN = 8.6173303e-5
+# 1 fs in ASE's unit of time, sqrt(amu Å²/eV).
+FS = 0.09822694788464063
 # 1 bar and the compressibility of water, 4.6e-5/bar, in eV/Å³ and Å³/eV.
 BAR = 6.241509126e-7
 WATER_COMPRESSIBILITY = 4.6e-5 / BAR

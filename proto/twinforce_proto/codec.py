@@ -34,7 +34,7 @@ from twinforce_proto.v1 import inference_pb2 as pb
 ERROR_METADATA_KEY = "twinforce-error-bin"
 
 # What says where it came from and where the time went.
-Reply: TypeAlias = pb.PredictReply | pb.StreamReply | pb.NonconservativityReply
+Reply: TypeAlias = pb.PredictReply | pb.StreamReply | pb.NonconservativityReply | pb.Snapshot
 
 _OUTPUT_NUMBERS: dict[str, pb.Output] = {
     name: getattr(pb, f"OUTPUT_{name.upper()}") for name in OUTPUTS
@@ -98,7 +98,7 @@ def system_from_proto(message: pb.System) -> System:
     )
 
 
-def cell_from_proto(message: pb.System | pb.Move) -> NDArray[np.float64] | None:
+def cell_from_proto(message: pb.System | pb.Move | pb.Snapshot) -> NDArray[np.float64] | None:
     """Decode the cell of a message, None where it is absent."""
     return array_from_proto(message.cell, "cell", (3, 3)) if message.HasField("cell") else None
 
@@ -236,7 +236,9 @@ def timings_to_proto(timings: Timings | None) -> pb.Timings | None:
     )
 
 
-def timings_from_proto(reply: Reply) -> Timings | None:
+def timings_from_proto(
+    reply: pb.PredictReply | pb.StreamReply | pb.NonconservativityReply,
+) -> Timings | None:
     """Decode where the time of a reply went."""
     if not reply.HasField("timings"):
         return None

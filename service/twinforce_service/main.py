@@ -23,6 +23,7 @@ from twinforce_service.engine_spec import EngineSpec
 from twinforce_service.metrics import Metrics
 from twinforce_service.nonconservativity import Jacobians
 from twinforce_service.process_engine import ProcessEngine
+from twinforce_service.propagation import Propagations
 from twinforce_service.settings import Settings, parse_settings
 from twinforce_service.transports.grpc_server import GrpcServer
 from twinforce_service.transports.ports import address_of, listen
@@ -96,9 +97,11 @@ async def serve(
     engine = _engine(settings, load_models, metrics)
     metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)
     jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows)
-    rest = _rest_server(engine, jacobians, metrics, settings)
+    propagations = Propagations(engine, settings.max_propagations, settings.max_propagation_steps)
+    metrics.watch_propagations(lambda: propagations.n_running)
+    rest = _rest_server(engine, jacobians, propagations, metrics, settings)
     grpc_server = GrpcServer(
-        engine, jacobians, metrics, settings.max_body_bytes, settings.grpc_keep_alive
+        engine, jacobians, propagations, metrics, settings.max_body_bytes, settings.grpc_keep_alive
     )
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.rest_port, "REST"))
@@ -299,10 +302,14 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _rest_server(
-    engine: OwnedEngine, jacobians: Jacobians, metrics: Metrics, settings: Settings
+    engine: OwnedEngine,
+    jacobians: Jacobians,
+    propagations: Propagations,
+    metrics: Metrics,
+    settings: Settings,
 ) -> RestServer:
     config = uvicorn.Config(
-        create_app(engine, jacobians, metrics, settings.max_body_bytes),
+        create_app(engine, jacobians, propagations, metrics, settings.max_body_bytes),
         access_log=False,
         lifespan="off",
         log_config=None,

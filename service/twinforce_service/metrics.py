@@ -149,6 +149,13 @@ class Metrics:
         """Count that the engine of a device was started again."""
         self._restarts.labels(device).inc()
 
+    def watch_propagations(self, n_running: Callable[[], float]) -> None:
+        """Read how many walkers are under way from this function whenever it is asked for."""
+        gauge = Gauge(
+            "twinforce_propagations", "Systems on the move on the server.", registry=self.registry
+        )
+        gauge.set_function(n_running)
+
     def show_model(self, info: ModelInfo) -> None:
         """Show that a model is served."""
         self._model_info.labels(

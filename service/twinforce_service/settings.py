@@ -62,6 +62,15 @@ class Settings(BaseSettings):
         ge=1,
         description="Rows of a Jacobian, each a backward pass, for which other callers wait.",
     )
+    max_propagations: int = Field(
+        256,
+        ge=1,
+        description="Systems on the move on the server at once; beyond, callers are told to come "
+        "back.",
+    )
+    max_propagation_steps: int = Field(
+        1_000_000, ge=1, description="Inner steps that one call may ask a system to be moved."
+    )
     max_waiting: int = Field(
         4096, ge=1, description="Systems that may wait; beyond, callers are told to come back."
     )

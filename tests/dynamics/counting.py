@@ -42,6 +42,10 @@ class CountingService(rpc.InferenceServicer):
     def PredictStream(self, requests, _context):  # noqa: N802
         yield from self._stub.PredictStream(self._counted(requests))
 
+    def Propagate(self, request, _context):  # noqa: N802
+        self.asked["propagate"] += 1
+        yield from self._stub.Propagate(request)
+
     def _counted(self, requests):
         decoder = StreamDecoder()
         for request in requests:

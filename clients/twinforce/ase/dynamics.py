@@ -1,25 +1,29 @@
 """Molecular dynamics with multiple time stepping, as a `MolecularDynamics` of ASE."""
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from ase import Atoms
-from ase.data import chemical_symbols
 from ase.md.md import MolecularDynamics
 
 from twinforce.ase.calculator import DirectForcesWarning
 from twinforce.ase.checks import check_atoms, check_numbers, check_outputs, mobility_of
 from twinforce.ase.log import StepLog
+from twinforce.ase.on_server import propagate
 from twinforce.ase.sources import source_of
 from twinforce.restart import Restart
 from twinforce_dynamics.bath import Bath
+from twinforce_dynamics.checkpoint import Checkpoint
+from twinforce_dynamics.course import Snapshot
 from twinforce_dynamics.disagreement import (
     Disagreement,
     ForceDisagreementWarning,
     Species,
+    disagreement_of,
     exceeded,
 )
 from twinforce_dynamics.ensembles import NVE, Ensemble
@@ -95,7 +99,7 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         bath = Bath(ensemble, self.masses, mobility_of(atoms), self.rng)
         self._ask_inner, self._ask_whole = map(self._source.asking, outputs_of(forces, ensemble))
         self._propagation = Propagation(forces, self.inner_steps, timestep, bath)
-        self._species = _species_of(atoms)
+        self._species = Species.of(atoms.numbers)
         self._state: State | None = None
         self._disagreement: Disagreement | None = None
         self._is_warned = False
@@ -152,6 +156,38 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         """Take one outer step."""
         before = self._current()
         self._arrive(self._answered(self._propagation.step(before)), before.correction_work)
+
+    def irun_on_server(self, n_outer: int, interval: int = 1) -> Iterator[bool]:
+        """Take outer steps on the server, where nothing travels between them.
+
+        Physics and random numbers are those of `irun`. Atoms, results and everything else are up
+        to date at each interval; observers are not called.
+
+        Args:
+            n_outer: How many.
+            interval: After how many of them, and at the end, to yield; the start comes first if it
+                was not evaluated yet.
+
+        Yields:
+            Whether that was the last one.
+
+        Raises:
+            ValueError: The calculator asks no service.
+            ServiceError: What went wrong.
+        """
+        state = None if self._state is None else self._current()
+        end = self.nsteps + n_outer
+        for snapshot in propagate(self, state, n_outer, interval):
+            self._catch_up(snapshot)
+            yield self.nsteps == end
+
+    def _catch_up(self, snapshot: Snapshot) -> None:
+        checkpoint = Checkpoint.from_bytes(snapshot.checkpoint)
+        self.nsteps = checkpoint.step // self.inner_steps
+        self.rng.bit_generator.state = checkpoint.start.random_state
+        state, disagreement = checkpoint.state, snapshot.disagreement
+        work = 0.0 if disagreement is None else disagreement.work
+        self._arrive(state, state.correction_work - work)
 
     def get_time(self) -> float:
         """Return how long it has run, in ASE's unit."""
@@ -233,19 +269,11 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         atoms.arrays["momenta"][:] = state.momenta
         atoms.cell[:] = state.cell
         if self.forces == "hybrid":
-            self._disagreement = self._compare(state, work_before)
+            self._disagreement = disagreement_of(self._species, state, work_before)
             atoms.info.update(_labels_of(self._disagreement))
             self._warn_of(self._disagreement)
         self._source.adopt(atoms, state.prediction)
         return state
-
-    def _compare(self, state: State, work_before: float) -> Disagreement:
-        prediction = state.prediction
-        assert prediction.conservative_forces is not None
-        assert prediction.direct_forces is not None
-        difference = prediction.conservative_forces - prediction.direct_forces
-        work = state.correction_work - work_before
-        return Disagreement(*self._species.rmse(difference), work, state.correction_work)
 
     def _warn_of(self, disagreement: Disagreement) -> None:
         if self._is_warned:
@@ -253,11 +281,6 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         if text := exceeded(disagreement, self._source.metadata):
             self._is_warned = True
             warnings.warn(f"after {self.nsteps} outer steps, {text}", ForceDisagreementWarning, 4)
-
-
-def _species_of(atoms: Atoms) -> Species:
-    numbers, indices = np.unique(atoms.numbers, return_inverse=True)
-    return Species(tuple(chemical_symbols[each] for each in numbers), indices)
 
 
 def _labels_of(disagreement: Disagreement) -> dict[str, float]:

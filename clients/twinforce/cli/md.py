@@ -19,6 +19,7 @@ from twinforce.md import (
     conserved_drift,
     dynamics_of,
     follow,
+    follow_on_server,
     plot_runs,
 )
 
@@ -77,6 +78,11 @@ def add_md_command(commands: Any, asking: argparse.ArgumentParser) -> None:
         default=_DEFAULTS.compressibility_per_bar,
         help="about that of the system, in 1/bar: how fast the cell answers",
     )
+    add(
+        "--on-server",
+        action="store_true",
+        help="take all steps there: nothing travels between two that are written",
+    )
     add("--hydrogen-mass", type=positive(float), help="in amu, taken from bonded atoms")
     add("--seed", type=int, default=_DEFAULTS.seed, help="of random numbers")
     add("--new-velocities", action="store_true", help="draw them even if the file has some")
@@ -133,7 +139,12 @@ def _follow(atoms: Any, given: argparse.Namespace, kept: list[Instant]) -> None:
         bar = files.enter_context(
             need("tqdm").tqdm(total=given.steps, unit="step", disable=None, smoothing=0.1)
         )
-        for n_done, instant in enumerate(follow(dynamics, settings)):
+        instants = (
+            follow_on_server(dynamics, settings, given.interval)
+            if given.on_server
+            else follow(dynamics, settings)
+        )
+        for n_done, instant in enumerate(instants):
             bar.update(instant.step - bar.n)
             if instant.step // dynamics.inner_steps % given.interval == 0:
                 bar.set_postfix_str(f"{instant.temperature_k:.0f} K", refresh=False)

@@ -3,7 +3,13 @@
 from twinforce.md.drift import Drift, conserved_drift, energy_drift, fit_drift
 from twinforce.md.instants import Instant, LogWriter
 from twinforce.md.plots import plot_runs
-from twinforce.md.running import draw_velocities, dynamics_of, follow, molecular_dynamics
+from twinforce.md.running import (
+    draw_velocities,
+    dynamics_of,
+    follow,
+    follow_on_server,
+    molecular_dynamics,
+)
 from twinforce.md.settings import Ensemble, MDSettings
 from twinforce_dynamics.disagreement import Disagreement
 from twinforce_dynamics.propagation import ForceChoice
@@ -22,6 +28,7 @@ __all__ = [
     "energy_drift",
     "fit_drift",
     "follow",
+    "follow_on_server",
     "molecular_dynamics",
     "plot_runs",
 ]

@@ -56,6 +56,25 @@ def follow(dynamics: Any, settings: MDSettings) -> Iterator[Instant]:
         yield _instant(dynamics, settings.time_step_fs)
 
 
+def follow_on_server(dynamics: Any, settings: MDSettings, interval: int) -> Iterator[Instant]:
+    """Run dynamics on the server to the end of these settings.
+
+    Args:
+        dynamics: A `MultipleTimeStepping`, restored or not.
+        settings: With which it was made.
+        interval: Outer steps between what is yielded, counted from the start of the whole run; the
+            first one, and the last one, are yielded too.
+    """
+    n_done = dynamics.get_number_of_steps()
+    n_outer = math.ceil(settings.n_steps / dynamics.inner_steps)
+    if n_done:
+        yield _instant(dynamics, settings.time_step_fs)
+    while (n_left := n_outer - dynamics.get_number_of_steps()) > 0:
+        ahead = min(-dynamics.get_number_of_steps() % interval or n_left, n_left)
+        for _ in dynamics.irun_on_server(ahead, interval):
+            yield _instant(dynamics, settings.time_step_fs)
+
+
 def draw_velocities(atoms: Any, temperature_k: float, rng: np.random.Generator) -> None:
     """Draw velocities from the Maxwell-Boltzmann distribution, less the motion of the whole."""
     from ase import units

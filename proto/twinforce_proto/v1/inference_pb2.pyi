@@ -21,6 +21,13 @@ class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTPUT_DIRECT_FORCES: _ClassVar[Output]
     OUTPUT_CONSERVATIVE_STRESS: _ClassVar[Output]
     OUTPUT_DIRECT_STRESS: _ClassVar[Output]
+
+class ForceKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FORCE_KIND_UNSPECIFIED: _ClassVar[ForceKind]
+    FORCE_KIND_CONSERVATIVE: _ClassVar[ForceKind]
+    FORCE_KIND_DIRECT: _ClassVar[ForceKind]
+    FORCE_KIND_HYBRID: _ClassVar[ForceKind]
 FLOAT64: DType
 FLOAT32: DType
 OUTPUT_UNSPECIFIED: Output
@@ -30,6 +37,10 @@ OUTPUT_CONSERVATIVE_FORCES: Output
 OUTPUT_DIRECT_FORCES: Output
 OUTPUT_CONSERVATIVE_STRESS: Output
 OUTPUT_DIRECT_STRESS: Output
+FORCE_KIND_UNSPECIFIED: ForceKind
+FORCE_KIND_CONSERVATIVE: ForceKind
+FORCE_KIND_DIRECT: ForceKind
+FORCE_KIND_HYBRID: ForceKind
 
 class Array(_message.Message):
     __slots__ = ("dtype", "data")
@@ -188,6 +199,176 @@ class NonconservativityReply(_message.Message):
     provenance: Provenance
     timings: Timings
     def __init__(self, model: _Optional[str] = ..., value: _Optional[float] = ..., jacobian_norm: _Optional[float] = ..., antisymmetric_norm: _Optional[float] = ..., pair_norms: _Optional[_Union[Array, _Mapping]] = ..., antisymmetric_pair_norms: _Optional[_Union[Array, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+
+class SVR(_message.Message):
+    __slots__ = ("temperature_k", "relaxation_fs", "is_local")
+    TEMPERATURE_K_FIELD_NUMBER: _ClassVar[int]
+    RELAXATION_FS_FIELD_NUMBER: _ClassVar[int]
+    IS_LOCAL_FIELD_NUMBER: _ClassVar[int]
+    temperature_k: float
+    relaxation_fs: float
+    is_local: bool
+    def __init__(self, temperature_k: _Optional[float] = ..., relaxation_fs: _Optional[float] = ..., is_local: bool = ...) -> None: ...
+
+class Langevin(_message.Message):
+    __slots__ = ("temperature_k", "relaxation_fs")
+    TEMPERATURE_K_FIELD_NUMBER: _ClassVar[int]
+    RELAXATION_FS_FIELD_NUMBER: _ClassVar[int]
+    temperature_k: float
+    relaxation_fs: float
+    def __init__(self, temperature_k: _Optional[float] = ..., relaxation_fs: _Optional[float] = ...) -> None: ...
+
+class NPT(_message.Message):
+    __slots__ = ("svr", "langevin", "pressure_bar", "relaxation_fs", "is_anisotropic", "compressibility_per_bar")
+    SVR_FIELD_NUMBER: _ClassVar[int]
+    LANGEVIN_FIELD_NUMBER: _ClassVar[int]
+    PRESSURE_BAR_FIELD_NUMBER: _ClassVar[int]
+    RELAXATION_FS_FIELD_NUMBER: _ClassVar[int]
+    IS_ANISOTROPIC_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSIBILITY_PER_BAR_FIELD_NUMBER: _ClassVar[int]
+    svr: SVR
+    langevin: Langevin
+    pressure_bar: float
+    relaxation_fs: float
+    is_anisotropic: bool
+    compressibility_per_bar: float
+    def __init__(self, svr: _Optional[_Union[SVR, _Mapping]] = ..., langevin: _Optional[_Union[Langevin, _Mapping]] = ..., pressure_bar: _Optional[float] = ..., relaxation_fs: _Optional[float] = ..., is_anisotropic: bool = ..., compressibility_per_bar: _Optional[float] = ...) -> None: ...
+
+class Integrator(_message.Message):
+    __slots__ = ("force_kind", "inner_steps", "time_step_fs", "svr", "langevin", "npt")
+    FORCE_KIND_FIELD_NUMBER: _ClassVar[int]
+    INNER_STEPS_FIELD_NUMBER: _ClassVar[int]
+    TIME_STEP_FS_FIELD_NUMBER: _ClassVar[int]
+    SVR_FIELD_NUMBER: _ClassVar[int]
+    LANGEVIN_FIELD_NUMBER: _ClassVar[int]
+    NPT_FIELD_NUMBER: _ClassVar[int]
+    force_kind: ForceKind
+    inner_steps: int
+    time_step_fs: float
+    svr: SVR
+    langevin: Langevin
+    npt: NPT
+    def __init__(self, force_kind: _Optional[_Union[ForceKind, str]] = ..., inner_steps: _Optional[int] = ..., time_step_fs: _Optional[float] = ..., svr: _Optional[_Union[SVR, _Mapping]] = ..., langevin: _Optional[_Union[Langevin, _Mapping]] = ..., npt: _Optional[_Union[NPT, _Mapping]] = ...) -> None: ...
+
+class RandomState(_message.Message):
+    __slots__ = ("state", "increment", "left_over")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    INCREMENT_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OVER_FIELD_NUMBER: _ClassVar[int]
+    state: bytes
+    increment: bytes
+    left_over: int
+    def __init__(self, state: _Optional[bytes] = ..., increment: _Optional[bytes] = ..., left_over: _Optional[int] = ...) -> None: ...
+
+class Start(_message.Message):
+    __slots__ = ("system", "velocities", "masses", "fixed_atoms", "integrator", "seed", "random_state")
+    SYSTEM_FIELD_NUMBER: _ClassVar[int]
+    VELOCITIES_FIELD_NUMBER: _ClassVar[int]
+    MASSES_FIELD_NUMBER: _ClassVar[int]
+    FIXED_ATOMS_FIELD_NUMBER: _ClassVar[int]
+    INTEGRATOR_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_STATE_FIELD_NUMBER: _ClassVar[int]
+    system: System
+    velocities: Array
+    masses: Array
+    fixed_atoms: bytes
+    integrator: Integrator
+    seed: int
+    random_state: RandomState
+    def __init__(self, system: _Optional[_Union[System, _Mapping]] = ..., velocities: _Optional[_Union[Array, _Mapping]] = ..., masses: _Optional[_Union[Array, _Mapping]] = ..., fixed_atoms: _Optional[bytes] = ..., integrator: _Optional[_Union[Integrator, _Mapping]] = ..., seed: _Optional[int] = ..., random_state: _Optional[_Union[RandomState, _Mapping]] = ...) -> None: ...
+
+class PropagateRequest(_message.Message):
+    __slots__ = ("model", "start", "checkpoint", "n_steps", "interval")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    N_STEPS_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    start: Start
+    checkpoint: bytes
+    n_steps: int
+    interval: int
+    def __init__(self, model: _Optional[str] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., checkpoint: _Optional[bytes] = ..., n_steps: _Optional[int] = ..., interval: _Optional[int] = ...) -> None: ...
+
+class ForceDisagreement(_message.Message):
+    __slots__ = ("rmse", "species_rmse", "work", "total_work")
+    class SpeciesRmseEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    RMSE_FIELD_NUMBER: _ClassVar[int]
+    SPECIES_RMSE_FIELD_NUMBER: _ClassVar[int]
+    WORK_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_WORK_FIELD_NUMBER: _ClassVar[int]
+    rmse: float
+    species_rmse: _containers.ScalarMap[str, float]
+    work: float
+    total_work: float
+    def __init__(self, rmse: _Optional[float] = ..., species_rmse: _Optional[_Mapping[str, float]] = ..., work: _Optional[float] = ..., total_work: _Optional[float] = ...) -> None: ...
+
+class Snapshot(_message.Message):
+    __slots__ = ("step", "time_fs", "positions", "velocities", "cell", "energy", "kinetic_energy", "conserved_energy", "temperature_k", "species_temperatures", "disagreement", "checkpoint", "provenance")
+    class SpeciesTemperaturesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TIME_FS_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    VELOCITIES_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_FIELD_NUMBER: _ClassVar[int]
+    KINETIC_ENERGY_FIELD_NUMBER: _ClassVar[int]
+    CONSERVED_ENERGY_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_K_FIELD_NUMBER: _ClassVar[int]
+    SPECIES_TEMPERATURES_FIELD_NUMBER: _ClassVar[int]
+    DISAGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    time_fs: float
+    positions: Array
+    velocities: Array
+    cell: Array
+    energy: float
+    kinetic_energy: float
+    conserved_energy: float
+    temperature_k: float
+    species_temperatures: _containers.ScalarMap[str, float]
+    disagreement: ForceDisagreement
+    checkpoint: bytes
+    provenance: Provenance
+    def __init__(self, step: _Optional[int] = ..., time_fs: _Optional[float] = ..., positions: _Optional[_Union[Array, _Mapping]] = ..., velocities: _Optional[_Union[Array, _Mapping]] = ..., cell: _Optional[_Union[Array, _Mapping]] = ..., energy: _Optional[float] = ..., kinetic_energy: _Optional[float] = ..., conserved_energy: _Optional[float] = ..., temperature_k: _Optional[float] = ..., species_temperatures: _Optional[_Mapping[str, float]] = ..., disagreement: _Optional[_Union[ForceDisagreement, _Mapping]] = ..., checkpoint: _Optional[bytes] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ...) -> None: ...
+
+class Checkpoint(_message.Message):
+    __slots__ = ("format", "model", "sha256", "start", "momenta", "prediction", "supplied", "correction_work", "step")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    MOMENTA_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_FIELD_NUMBER: _ClassVar[int]
+    SUPPLIED_FIELD_NUMBER: _ClassVar[int]
+    CORRECTION_WORK_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    format: str
+    model: str
+    sha256: str
+    start: Start
+    momenta: Array
+    prediction: Prediction
+    supplied: float
+    correction_work: float
+    step: int
+    def __init__(self, format: _Optional[str] = ..., model: _Optional[str] = ..., sha256: _Optional[str] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., momenta: _Optional[_Union[Array, _Mapping]] = ..., prediction: _Optional[_Union[Prediction, _Mapping]] = ..., supplied: _Optional[float] = ..., correction_work: _Optional[float] = ..., step: _Optional[int] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("type", "message", "system_index", "field", "retry_after")

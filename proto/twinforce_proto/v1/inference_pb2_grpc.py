@@ -49,6 +49,11 @@ class InferenceStub(object):
                 request_serializer=twinforce__proto_dot_v1_dot_inference__pb2.NonconservativityRequest.SerializeToString,
                 response_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.NonconservativityReply.FromString,
                 _registered_method=True)
+        self.Propagate = channel.unary_stream(
+                '/twinforce.v1.Inference/Propagate',
+                request_serializer=twinforce__proto_dot_v1_dot_inference__pb2.PropagateRequest.SerializeToString,
+                response_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.Snapshot.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/twinforce.v1.Inference/ListModels',
                 request_serializer=twinforce__proto_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
@@ -87,6 +92,15 @@ class InferenceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Propagate(self, request, context):
+        """Molecular dynamics beside the model: snapshots every so many steps instead of forces at every
+        one. Systems of different callers share batches at each step. An error ends the call after the
+        last good snapshot; the checkpoint in it goes on from there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """The models that are served.
         """
@@ -118,6 +132,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Nonconservativity,
                     request_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.NonconservativityRequest.FromString,
                     response_serializer=twinforce__proto_dot_v1_dot_inference__pb2.NonconservativityReply.SerializeToString,
+            ),
+            'Propagate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Propagate,
+                    request_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.PropagateRequest.FromString,
+                    response_serializer=twinforce__proto_dot_v1_dot_inference__pb2.Snapshot.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -211,6 +230,33 @@ class Inference(object):
             '/twinforce.v1.Inference/Nonconservativity',
             twinforce__proto_dot_v1_dot_inference__pb2.NonconservativityRequest.SerializeToString,
             twinforce__proto_dot_v1_dot_inference__pb2.NonconservativityReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Propagate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/twinforce.v1.Inference/Propagate',
+            twinforce__proto_dot_v1_dot_inference__pb2.PropagateRequest.SerializeToString,
+            twinforce__proto_dot_v1_dot_inference__pb2.Snapshot.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,7 +35,7 @@ from twinforce_proto.nonconservativity import (
 )
 from twinforce_proto.v1 import inference_pb2 as pb
 
-_Message = TypeVar("_Message", pb.PredictRequest, pb.NonconservativityRequest)
+_Message = TypeVar("_Message", pb.PredictRequest, pb.NonconservativityRequest, pb.PropagateRequest)
 
 JSON, PROTOBUF = "application/json", "application/x-protobuf"
 
@@ -110,7 +110,7 @@ def read_json(body: bytes, model: str, fixed: frozenset[str] | None) -> PredictR
     try:
         parsed = kind.model_validate_json(body)
     except ValidationError as error:
-        raise _mistake(error) from error
+        raise reported(error) from error
     outputs = fixed or frozenset(DEFAULT_OUTPUTS)
     if isinstance(parsed, PredictBody) and parsed.outputs is not None:
         outputs = parse_outputs(parsed.outputs)
@@ -120,7 +120,7 @@ def read_json(body: bytes, model: str, fixed: frozenset[str] | None) -> PredictR
 
 def read_protobuf(body: bytes, model: str, fixed: frozenset[str] | None) -> PredictRequest:
     """Decode a serialized `twinforce.v1.PredictRequest`; arguments and errors as `read_json`."""
-    message = _parsed(pb.PredictRequest, body, model)
+    message = parsed_message(pb.PredictRequest, body, model)
     if fixed is not None and not message.outputs:
         message.outputs.extend(outputs_to_proto(fixed))
     wanted = predict_request_from_proto(message)
@@ -152,14 +152,14 @@ def read_nonconservativity_json(body: bytes, model: str) -> NonconservativityReq
     try:
         parsed = NonconservativityBody.model_validate_json(body)
     except ValidationError as error:
-        raise _mistake(error) from error
-    system = _system(parsed.system)
+        raise reported(error) from error
+    system = system_of(parsed.system)
     return NonconservativityRequest(model, system, parsed.output, parsed.pairs)
 
 
 def read_nonconservativity_protobuf(body: bytes, model: str) -> NonconservativityRequest:
     """Decode a `twinforce.v1.NonconservativityRequest`; arguments and errors as `read_json`."""
-    message = _parsed(pb.NonconservativityRequest, body, model)
+    message = parsed_message(pb.NonconservativityRequest, body, model)
     return nonconservativity_request_from_proto(message)
 
 
@@ -178,8 +178,12 @@ def write_nonconservativity_protobuf(model: str, found: Nonconservativity) -> by
     return nonconservativity_reply_to_proto(model, found).SerializeToString()
 
 
-def _parsed(kind: type[_Message], body: bytes, model: str) -> _Message:
-    """Return the message that a body is, with the model of the path."""
+def parsed_message(kind: type[_Message], body: bytes, model: str) -> _Message:
+    """Return the message that a body is, with the model of the path.
+
+    Raises:
+        InvalidRequestError: When it is none, or names another model.
+    """
     try:
         message = kind.FromString(body)
     except DecodeError as error:
@@ -195,12 +199,17 @@ def _parsed(kind: type[_Message], body: bytes, model: str) -> _Message:
 
 def _listed_system(index: int, body: SystemBody) -> System:
     try:
-        return _system(body)
+        return system_of(body)
     except InvalidSystemError as error:
         raise error.at(index) from error
 
 
-def _system(body: SystemBody) -> System:
+def system_of(body: SystemBody) -> System:
+    """Return the system that a body describes.
+
+    Raises:
+        InvalidSystemError: When it is invalid.
+    """
     return System(
         atomic_numbers=body.atomic_numbers,
         positions=body.positions,
@@ -216,10 +225,18 @@ def _outputs(prediction: Prediction) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _mistake(error: ValidationError) -> ServiceError:
-    """Return the error of the tree for the first mistake that was found."""
+def reported(error: ValidationError, within: str = "") -> ServiceError:
+    """Return the error of the tree for the first mistake that was found.
+
+    Args:
+        error: Of a body.
+        within: Which field of it, if that is an object of its own, needs no mention.
+    """
     first = error.errors(include_url=False, include_context=False)[0]
-    match first["loc"]:
+    location = first["loc"]
+    if within and location[:1] == (within,):
+        location = location[1:] or location
+    match location:
         case ("systems", int(index), str(field), *rest):
             text = _text(_place(field, rest), first["msg"])
             return InvalidSystemError(text, system_index=index, field=field)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from twinforce_dynamics.course import Snapshot
 from twinforce_proto import (
     OUTPUTS,
     DeadlineExceededError,
@@ -121,6 +122,11 @@ def nonconservativity_bytes(found: Nonconservativity) -> int:
     return sum(array.nbytes for array in arrays if array is not None)
 
 
+def snapshot_bytes(snapshot: Snapshot) -> int:
+    """Return about how many bytes travel."""
+    return snapshot.positions.nbytes + snapshot.velocities.nbytes + len(snapshot.checkpoint)
+
+
 async def aside(n_bytes: int, work: Callable[[], _Result]) -> _Result:
     """Convert this much to or from what travels; beside the event loop where it takes long."""
     return work() if n_bytes <= _MAX_BYTES_INLINE else await asyncio.to_thread(work)
@@ -140,7 +146,7 @@ def counted(metrics: Metrics, transport: str, engine: Engine, model: str) -> Ite
         outcome = type(error).__name__
         logger.debug("refused: %s: %s", outcome, error)
         raise
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, GeneratorExit):
         outcome = RequestCancelledError.__name__
         raise
     except Exception as error:

@@ -27,6 +27,7 @@ from twinforce_service.transports.bodies import (
     PredictBody,
     SystemsBody,
 )
+from twinforce_service.transports.propagation_bodies import LINES, PropagateBody
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -40,6 +41,9 @@ head of their own that is no gradient. `hybrid` gives both from one evaluation.
 Every path that takes JSON also takes a serialized `twinforce.v1.PredictRequest` and answers with a
 `twinforce.v1.PredictReply`, as `application/x-protobuf`: the messages of the gRPC API, which is
 served on a port of its own. Errors are problem details (RFC 9457) in either case.
+
+`propagate` moves a system on the server, with either kind of forces or with both, and answers with
+lines of JSON as it moves; its message is `PropagateRequest`.
 
 `nonconservativity` tells how far direct forces are from being a gradient; its messages are
 `NonconservativityRequest` and `NonconservativityReply`. It takes a backward pass for each
@@ -75,6 +79,41 @@ _NONCONSERVATIVITY = {
     "antisymmetric_pair_norms": [[0.0, 0.097, 0.097], [0.097, 0.096, 0.01], [0.097, 0.01, 0.096]],
     "provenance": _PROVENANCE,
     "timings": _TIMINGS,
+}
+_START = {
+    "start": {
+        "system": _WATER,
+        "velocities": [[0.0, 0.001, 0.0], [0.0, -0.02, 0.01], [0.001, 0.004, -0.01]],
+        "integrator": {
+            "force_kind": "hybrid",
+            "inner_steps": 4,
+            "time_step_fs": 0.5,
+            "svr": {"temperature_k": 300.0, "relaxation_fs": 100.0},
+        },
+        "seed": 1,
+    },
+    "n_steps": 800,
+    "interval": 80,
+}
+_SNAPSHOT = {
+    "step": 80,
+    "time_fs": 40.0,
+    "positions": _WATER["positions"],
+    "velocities": _START["start"]["velocities"],  # type: ignore[index]
+    "cell": [[0.0, 0.0, 0.0]] * 3,
+    "energy": -469.048,
+    "kinetic_energy": 0.116,
+    "conserved_energy": -468.931,
+    "temperature_k": 300.1,
+    "species_temperatures": {"H": 290.4, "O": 319.5},
+    "disagreement": {
+        "rmse": 0.031,
+        "species_rmse": {"H": 0.029, "O": 0.034},
+        "work": -0.0002,
+        "total_work": -0.0041,
+    },
+    "checkpoint": "Chd0d2luZm9yY2U…",
+    "provenance": _PROVENANCE,
 }
 _GIVEN = {
     "energy": ("energy",),
@@ -225,7 +264,8 @@ def _reply_example(path: str) -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     kinds = [
-        (kind, "validation") for kind in (PredictBody, SystemsBody, NonconservativityBody, Problem)
+        (kind, "validation")
+        for kind in (PredictBody, SystemsBody, NonconservativityBody, PropagateBody, Problem)
     ]
     _, schema = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     definitions: dict[str, Any] = schema["$defs"]
@@ -264,6 +304,28 @@ NONCONSERVATIVITY: dict[str, Any] = {
             },
         },
         "NonconservativityRequest",
+    ),
+}
+PROPAGATE: dict[str, Any] = {
+    "name": "propagate",
+    "summary": "Molecular dynamics beside the model",
+    "description": "Move a system and answer with a line of JSON for each snapshot, as it moves: "
+    "the start, one at each interval, the end. Systems of different callers share batches at each "
+    "step. Nothing is computed ahead of what is read, and nothing after the connection was closed. "
+    'An error on the way is the last line, `{"error": ...}` with problem details; the checkpoint '
+    "of the line before goes on from there. Velocities are in Å/fs.",
+    "responses": {200: {"description": "OK", "content": {LINES: {"example": _SNAPSHOT}}}}
+    | _PREDICTION_PROBLEMS,
+    "openapi_extra": _asked(
+        PropagateBody,
+        {
+            "start": {"summary": "Multiple time stepping with a thermostat", "value": _START},
+            "checkpoint": {
+                "summary": "On from a snapshot",
+                "value": {"checkpoint": "Chd0d2luZm9yY2U…", "n_steps": 800, "interval": 80},
+            },
+        },
+        "PropagateRequest",
     ),
 }
 LIVE: Responses = {200: _given({"status": "live"}), **_problems(_STARTING)}

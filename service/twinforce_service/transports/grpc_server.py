@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -10,6 +10,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from twinforce_dynamics.messages import propagate_request_from_proto, snapshot_to_proto
 from twinforce_proto import PredictRequest, ServiceError, UnavailableError
 from twinforce_proto.codec import (
     ERROR_METADATA_KEY,
@@ -33,12 +34,14 @@ from twinforce_service.engine import Engine
 from twinforce_service.logs import choose_request_id, request_id
 from twinforce_service.metrics import Metrics
 from twinforce_service.nonconservativity import Jacobians
+from twinforce_service.propagation import Propagations
 from twinforce_service.transports.calls import (
     Call,
     aside,
     counted,
     nonconservativity_bytes,
     reply_bytes,
+    snapshot_bytes,
 )
 from twinforce_service.transports.ports import address_of, listen
 
@@ -57,9 +60,12 @@ _Reply = TypeVar("_Reply")
 class Inference(InferenceServicer):
     """The `Inference` service of inference.proto."""
 
-    def __init__(self, engine: Engine, jacobians: Jacobians, metrics: Metrics) -> None:
+    def __init__(
+        self, engine: Engine, jacobians: Jacobians, propagations: Propagations, metrics: Metrics
+    ) -> None:
         self._engine = engine
         self._jacobians = jacobians
+        self._propagations = propagations
         self._metrics = metrics
         self._n_calls = 0
         self._is_idle = asyncio.Event()
@@ -90,6 +96,12 @@ class Inference(InferenceServicer):
     ) -> pb.NonconservativityReply:
         """Measure how far the forces of a system are from being a gradient."""
         return await self._answer(context, self._nonconservativity(request, context))
+
+    async def Propagate(  # noqa: N802
+        self, request: pb.PropagateRequest, context: _Context
+    ) -> None:
+        """Move a system; what is written waits until the caller takes it."""
+        await self._answer(context, self._propagate(request, context))
 
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: _Context
@@ -140,6 +152,16 @@ class Inference(InferenceServicer):
             found = await self._jacobians.nonconservativity(wanted, _time_remaining(context))
             encode = partial(nonconservativity_reply_to_proto, wanted.model, found)
             return await aside(nonconservativity_bytes(found), encode)
+
+    async def _propagate(self, message: pb.PropagateRequest, context: _Context) -> None:
+        with self._counted("grpc", message.model):
+            decode = partial(propagate_request_from_proto, message)
+            wanted = await aside(message.ByteSize(), decode)
+            moving = self._propagations.snapshots(wanted, _time_remaining(context))
+            async with aclosing(moving) as snapshots:
+                async for snapshot in snapshots:
+                    encode = partial(snapshot_to_proto, snapshot)
+                    await context.write(await aside(snapshot_bytes(snapshot), encode))
 
     async def _list_models(self) -> pb.ListModelsReply:
         return pb.ListModelsReply(models=map(model_info_to_proto, self._engine.models.values()))
@@ -202,6 +224,7 @@ class GrpcServer:
     Args:
         engine: What answers.
         jacobians: What answers how far forces are from being a gradient.
+        propagations: What moves systems.
         metrics: What counts.
         max_message_bytes: Of a request or a reply.
         keep_alive: Between two pings of a silent caller, in s.
@@ -211,11 +234,12 @@ class GrpcServer:
         self,
         engine: Engine,
         jacobians: Jacobians,
+        propagations: Propagations,
         metrics: Metrics,
         max_message_bytes: int,
         keep_alive: float,
     ) -> None:
-        self._inference = Inference(engine, jacobians, metrics)
+        self._inference = Inference(engine, jacobians, propagations, metrics)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=_options(max_message_bytes, keep_alive))
         add_InferenceServicer_to_server(self._inference, self._server)

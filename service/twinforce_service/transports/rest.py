@@ -19,6 +19,7 @@ from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.engine import Engine
 from twinforce_service.metrics import CONTENT_TYPE, Metrics
 from twinforce_service.nonconservativity import Jacobians
+from twinforce_service.propagation import Propagations
 from twinforce_service.transports import bodies, documentation, problems
 from twinforce_service.transports.calls import (
     Call,
@@ -36,6 +37,7 @@ from twinforce_service.transports.incoming import (
     wait_until_gone,
     while_there,
 )
+from twinforce_service.transports.rest_propagation import propagation_paths
 from twinforce_service.version import service_version
 
 # What each path gives; None: what the body says.
@@ -58,7 +60,11 @@ _WRITERS = {bodies.JSON: bodies.write_json, bodies.PROTOBUF: bodies.write_protob
 
 
 def create_app(
-    engine: Engine, jacobians: Jacobians, metrics: Metrics, max_body_bytes: int
+    engine: Engine,
+    jacobians: Jacobians,
+    propagations: Propagations,
+    metrics: Metrics,
+    max_body_bytes: int,
 ) -> FastAPI:
     """Return the ASGI application that serves `engine`."""
     app = FastAPI(
@@ -74,6 +80,7 @@ def create_app(
     # Paths are tried in this order, so those that are asked most come first.
     app.include_router(_predictions(engine, metrics, max_body_bytes))
     app.include_router(_nonconservativity(engine, jacobians, metrics, max_body_bytes))
+    app.include_router(propagation_paths(engine, propagations, metrics, max_body_bytes))
     app.include_router(_models(engine))
     app.include_router(_health(engine, metrics))
     app.add_middleware(RequestScope)

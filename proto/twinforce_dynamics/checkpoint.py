@@ -1,0 +1,110 @@
+"""What a walker goes on from, bit for bit: to and from bytes, without pickle."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from twinforce_dynamics.messages import start_from_proto, start_to_proto
+from twinforce_dynamics.mts import State
+from twinforce_dynamics.propagation import outputs_of
+from twinforce_dynamics.start import Start
+from twinforce_proto import InvalidRequestError, Prediction, ServiceError
+from twinforce_proto.arrays import array_from_proto, array_to_proto
+from twinforce_proto.codec import prediction_from_proto, prediction_to_proto
+from twinforce_proto.v1 import inference_pb2 as pb
+
+_FORMAT = "twinforce checkpoint 1"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A walker between two outer steps.
+
+    Attributes:
+        model: The name of its model.
+        sha256: Of the weights of that.
+        start: What it would set out with here, but for velocities.
+        state: Where it is.
+        step: How many inner steps it has taken.
+    """
+
+    model: str
+    sha256: str
+    start: Start
+    state: State
+    step: int
+
+    def to_bytes(self) -> bytes:
+        """Encode it."""
+        state = self.state
+        return pb.Checkpoint(
+            format=_FORMAT,
+            model=self.model,
+            sha256=self.sha256,
+            start=start_to_proto(self.start, with_velocities=False),
+            momenta=array_to_proto(state.momenta),
+            prediction=prediction_to_proto(state.prediction),
+            supplied=state.supplied,
+            correction_work=state.correction_work,
+            step=self.step,
+        ).SerializeToString()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Checkpoint":
+        """Decode one.
+
+        Raises:
+            InvalidRequestError: It is none.
+        """
+        try:
+            return _decoded(pb.Checkpoint.FromString(data))
+        except (DecodeError, ServiceError, ValueError) as error:
+            text = f"checkpoint: expected one that a snapshot held, got other bytes: {error}"
+            raise InvalidRequestError(text, field="checkpoint") from error
+
+
+def _decoded(message: pb.Checkpoint) -> Checkpoint:
+    if message.format != _FORMAT:
+        raise ValueError(f"expected format {_FORMAT!r}, got {message.format!r}")
+    momenta = array_from_proto(message.momenta, "momenta", (-1, 3))
+    start = start_from_proto(message.start, with_velocities=False)
+    prediction = prediction_from_proto(message.prediction)
+    state = State(
+        start.system.positions,
+        momenta,
+        start.system.cell,
+        prediction,
+        message.supplied,
+        message.correction_work,
+    )
+    _check(start, state)
+    if message.step < 0:
+        raise ValueError(f"step: expected at least 0, got {message.step}")
+    return Checkpoint(message.model, message.sha256, start, state, message.step)
+
+
+def _check(start: Start, state: State) -> None:
+    """Refuse numbers of another shape, and what is not finite."""
+    n_atoms = len(start.system)
+    _check_array("momenta", state.momenta, (n_atoms, 3))
+    _, needed = outputs_of(start.integrator.force_kind, start.integrator.ensemble)
+    for output in sorted(needed):
+        shape = () if output == "energy" else (3, 3) if "stress" in output else (n_atoms, 3)
+        _check_array(output, _needed(state.prediction, output), shape)
+    _check_array("supplied", state.supplied, ())
+    _check_array("correction_work", state.correction_work, ())
+
+
+def _needed(prediction: Prediction, output: str) -> object:
+    value = getattr(prediction, output)
+    if value is None:
+        raise ValueError(f"{output}: expected some, got none")
+    return value
+
+
+def _check_array(name: str, value: object, shape: tuple[int, ...]) -> None:
+    array = np.asarray(value)
+    if array.shape != shape or not np.isfinite(array).all():
+        got = f"shape {list(array.shape)}"
+        raise ValueError(f"{name}: expected finite numbers of shape {list(shape)}, got {got}")

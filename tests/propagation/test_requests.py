@@ -1,0 +1,236 @@
+"""What is asked for wrongly is refused, with the field that is wrong."""
+
+import dataclasses
+
+import httpx2
+import numpy as np
+import pytest
+
+from tests.clients.serving import serve
+from tests.potentials import WithoutDirect, loaded
+from tests.propagation.conftest import argon, start, velocities
+from twinforce import (
+    Client,
+    Integrator,
+    InvalidRequestError,
+    InvalidSystemError,
+    ServiceError,
+    Start,
+    System,
+    UnknownModelError,
+    UnsupportedOutputError,
+)
+from twinforce._flow import Call
+from twinforce.ensembles import FS, NPT, SVR, Langevin
+from twinforce_dynamics.checkpoint import Checkpoint
+from twinforce_dynamics.messages import integrator_from_proto, integrator_to_proto
+from twinforce_proto.v1 import inference_pb2 as pb
+
+MTS = Integrator(inner_steps=4)
+THERMOSTAT = SVR(temperature_k=60.0, relaxation=50 * FS)
+PRESSURE = NPT(thermostat=THERMOSTAT, pressure=0.001, relaxation=500 * FS)
+
+
+def body(**changes):
+    system = argon()
+    start = {
+        "system": {
+            "atomic_numbers": system.atomic_numbers.tolist(),
+            "positions": system.positions.tolist(),
+            "cell": system.cell.tolist(),
+            "pbc": True,
+        },
+        "velocities": (velocities() * FS).tolist(),
+        "integrator": {"force_kind": "hybrid", "inner_steps": 4, "time_step_fs": 0.5},
+        "seed": 1,
+    }
+    given = changes.pop("start", {})
+    return {
+        "start": None if given is None else start | given,
+        "n_steps": 8,
+        "interval": 4,
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "text"),
+    [
+        (lambda: Integrator(force_kind="both"), "force_kind", "expected conservative or direct"),
+        (lambda: Integrator(time_step=0.0), "time_step_fs", "expected a positive number"),
+        (lambda: Integrator(inner_steps=0), "inner_steps", "expected at least 1, got 0"),
+        (lambda: start(MTS, masses=[1.0]), "masses", r"expected shape \[8\], got shape \[1\]"),
+        (lambda: start(MTS, masses=[0.0] * 8), "masses", "got 0.0 of atom 0"),
+        (lambda: start(MTS, fixed_atoms=[8]), "fixed_atoms", "places from 0 to 7, got 8"),
+        (lambda: start(MTS, fixed_atoms=range(8)), "fixed_atoms", "got all of them"),
+        (lambda: start(MTS, fixed_atoms=[0.5]), "fixed_atoms", "whole numbers"),
+        (lambda: start(MTS, random=-1), "seed", "whole number from 0"),
+        (
+            lambda: start(MTS, random=np.random.Generator(np.random.MT19937(1))),
+            "random",
+            "PCG64, got MT19937",
+        ),
+        (lambda: start(Integrator(ensemble=PRESSURE), fixed_atoms=[1]), "fixed_atoms", "pressure"),
+        (
+            lambda: Start(System([18], [[0, 0, 0]]), [[0, 0, 0]], Integrator(ensemble=PRESSURE)),
+            "pbc",
+            "all three directions",
+        ),
+        (lambda: Start(argon(), np.zeros((7, 3)), MTS), "velocities", "shape"),
+        (lambda: Start(argon(), np.full((8, 3), np.nan), MTS), "velocities", "finite"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_it_travels(make, field, text):
+    with pytest.raises(ServiceError, match=text) as caught:
+        make()
+    assert isinstance(caught.value, InvalidRequestError | InvalidSystemError)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "interval", "field"),
+    [(0, 0, "n_steps"), (6, 0, "n_steps"), (8, 2, "interval"), (8, -4, "interval")],
+)
+def test_steps_are_whole_outer_ones(client, n_steps, interval, field):
+    with pytest.raises(InvalidRequestError) as caught:
+        list(client.propagate(start(MTS), n_steps, interval))
+    assert caught.value.field == field
+
+
+def test_a_thermostat_that_rescales_needs_motion(client):
+    begin = Start(argon(), np.zeros((8, 3)), Integrator(ensemble=THERMOSTAT))
+    with pytest.raises(InvalidRequestError, match="velocities: expected some") as caught:
+        list(client.propagate(begin, 8))
+    assert caught.value.field == "velocities"
+
+
+def test_an_unknown_model_is_refused(client):
+    with pytest.raises(UnknownModelError):
+        list(client.propagate(start(MTS), 4, model="ice"))
+
+
+def test_a_model_without_direct_forces_moves_with_conservative_ones_only():
+    atoms = System([18, 18], [[0.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+    with serve({"soft": loaded(WithoutDirect())}) as server, Client(server.grpc_url) as client:
+        with pytest.raises(UnsupportedOutputError, match="direct_forces"):
+            list(client.propagate(Start(atoms, np.zeros((2, 3)), MTS), 4))
+        plain = Start(atoms, np.zeros((2, 3)), Integrator(force_kind="conservative"))
+        assert [each.step for each in client.propagate(plain, 4)] == [0, 4]
+
+
+def test_too_many_steps_are_refused():
+    text = "at most 100 in one call, got 104"
+    with (
+        serve(max_propagation_steps=100) as server,
+        Client(server.grpc_url) as client,
+        pytest.raises(InvalidRequestError, match=text) as caught,
+    ):
+        list(client.propagate(start(MTS), 104))
+    assert caught.value.field == "n_steps"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"start": {"velocities": [[0, 0, 0]]}}, "velocities"),
+        ({"start": {"integrator": {"force_kind": "both", "time_step_fs": 1.0}}}, "integrator"),
+        ({"start": {"integrator": {"force_kind": "hybrid", "time_step_fs": 0.0}}}, "time_step_fs"),
+        ({"start": {"seed": -1}}, "seed"),
+        ({"start": {"random_state": {"state": "?", "increment": ""}}}, "random_state"),
+        ({"start": {"random_state": {"state": "", "increment": ""}}}, "random_state"),
+        (
+            {"start": {"system": {"atomic_numbers": [0], "positions": [[0, 0, 0]]}}},
+            "atomic_numbers",
+        ),
+        ({"start": None}, "origin"),
+        ({"checkpoint": ""}, "origin"),
+        ({"start": None, "checkpoint": "AAAA"}, "checkpoint"),
+        ({"start": None, "checkpoint": "not base64"}, "checkpoint"),
+        ({"n_steps": 1.5}, "n_steps"),
+        ({"unheard_of": 1}, "unheard_of"),
+    ],
+)
+def test_bodies_that_make_no_sense_are_problems(server, change, field):
+    reply = httpx2.post(f"{server.rest_url}/v1/models/lj/propagate", json=body(**change))
+    assert reply.status_code == 422, reply.text
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert reply.json()["field"] == field
+
+
+def test_an_ensemble_is_one_at_most(server):
+    given = {"temperature_k": 300.0, "relaxation_fs": 100.0}
+    integrator = {"force_kind": "direct", "time_step_fs": 1.0, "svr": given, "langevin": given}
+    asked = body(start={"integrator": integrator})
+    reply = httpx2.post(f"{server.rest_url}/v1/models/lj/propagate", json=asked)
+    assert (reply.status_code, reply.json()["field"]) == (422, "ensemble")
+
+
+def test_lines_of_json_are_what_curl_gets(server):
+    with httpx2.stream("POST", f"{server.rest_url}/v1/models/lj/propagate", json=body()) as reply:
+        assert reply.headers["content-type"] == "application/x-ndjson"
+        lines = list(reply.iter_lines())
+    assert len(lines) == 3
+
+
+def test_a_checkpoint_is_checked(client):
+    *_, last = client.propagate(start(MTS), 4)
+    good = pb.Checkpoint.FromString(last.checkpoint)
+
+    def spoilt(change):
+        message = pb.Checkpoint()
+        message.CopyFrom(good)
+        change(message)
+        return message.SerializeToString()
+
+    def fill_with_nan(message):
+        message.momenta.data = np.full((8, 3), np.nan).tobytes()
+
+    def forget_the_forces(message):
+        message.prediction.ClearField("direct_forces")
+
+    def lose_an_atom(message):
+        message.momenta.data = message.momenta.data[24:]
+
+    for change in (
+        fill_with_nan,
+        forget_the_forces,
+        lose_an_atom,
+        lambda message: setattr(message, "format", "another"),
+        lambda message: setattr(message, "step", -1),
+        lambda message: message.start.random_state.ClearField("state"),
+        lambda message: setattr(message.start.integrator, "time_step_fs", -1.0),
+    ):
+        reply = _asked(client, spoilt(change))
+        assert isinstance(reply, InvalidRequestError), change
+        assert reply.field == "checkpoint"
+    for garbage in (b"x", b"", last.checkpoint[: len(last.checkpoint) // 2]):
+        assert isinstance(_asked(client, garbage), InvalidRequestError)
+
+
+def test_a_checkpoint_of_other_weights_is_refused(client):
+    *_, last = client.propagate(start(MTS), 4)
+    other = dataclasses.replace(Checkpoint.from_bytes(last.checkpoint), sha256="f" * 64)
+    with pytest.raises(
+        InvalidRequestError, match="checkpoint: expected one made with lj"
+    ) as caught:
+        list(client.propagate(other.to_bytes(), 4))
+    assert caught.value.field == "checkpoint"
+
+
+def _asked(client, checkpoint):
+    """Return the error of the service itself, which trusts no client to have looked."""
+    message = pb.PropagateRequest(model="lj", checkpoint=checkpoint, n_steps=4)
+    try:
+        return list(client._connection().receive(Call("Propagate", message, None)))
+    except ServiceError as error:
+        return error
+
+
+def test_numbers_survive_being_encoded_over_and_over():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        fs, relaxation, bar = rng.uniform(0.1, 100.0, 3)
+        thermostat = Langevin(temperature_k=60.0, relaxation=relaxation * FS)
+        pressure = NPT(thermostat=thermostat, pressure=bar * 1e-5, relaxation=relaxation * 3 * FS)
+        integrator = Integrator(time_step=fs * FS, ensemble=pressure)
+        once = integrator_from_proto(integrator_to_proto(integrator))
+        assert once == integrator_from_proto(integrator_to_proto(once))
