@@ -28,6 +28,7 @@ from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.main import run_in_thread
 from twinforce_service.metrics import Metrics
 from twinforce_service.nonconservativity import Jacobians
+from twinforce_service.propagation import Propagations
 from twinforce_service.transports.rest import create_app
 
 PATIENCE = 20.0
@@ -552,12 +553,16 @@ def test_the_documented_examples_work(shared):
             assert reply.status_code == 200, reply.text
             n_examples += 1
         answer = methods["post"]["responses"]["200"]["content"]
+        if "application/x-ndjson" in answer:
+            given = answer["application/x-ndjson"]["example"]
+            assert all(given.keys() == json.loads(line).keys() for line in reply.iter_lines())
+            continue
         assert PROTOBUF in answer
         given = answer["application/json"]["example"]
         assert given.keys() == reply.json().keys()
         assert given["timings"].keys() == reply.json()["timings"].keys()
         assert given["provenance"].keys() == reply.json()["provenance"].keys()
-    assert n_examples == 10
+    assert n_examples == 11
     assert shared.get("/docs").status_code == 200
 
 
@@ -587,7 +592,9 @@ class Buggy:
 
 
 def test_a_bug_of_ours_is_a_problem_too_and_says_nothing_it_should_not():
-    app = create_app(Buggy(), Jacobians(Buggy(), 10, 10), Metrics("0"), 1000)
+    buggy = Buggy()
+    jacobians, propagations = Jacobians(buggy, 10, 10), Propagations(buggy, 10, 10)
+    app = create_app(buggy, jacobians, propagations, Metrics("0"), 1000)
 
     async def ask(method, path):
         transport = httpx2.ASGITransport(app)

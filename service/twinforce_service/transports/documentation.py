@@ -92,8 +92,8 @@ _START = {
         },
         "seed": 1,
     },
-    "n_steps": 800,
-    "interval": 80,
+    "n_steps": 80,
+    "interval": 40,
 }
 _SNAPSHOT = {
     "step": 80,
@@ -318,13 +318,7 @@ PROPAGATE: dict[str, Any] = {
     | _PREDICTION_PROBLEMS,
     "openapi_extra": _asked(
         PropagateBody,
-        {
-            "start": {"summary": "Multiple time stepping with a thermostat", "value": _START},
-            "checkpoint": {
-                "summary": "On from a snapshot",
-                "value": {"checkpoint": "Chd0d2luZm9yY2U…", "n_steps": 800, "interval": 80},
-            },
-        },
+        {"start": {"summary": "Multiple time stepping with a thermostat", "value": _START}},
         "PropagateRequest",
     ),
 }

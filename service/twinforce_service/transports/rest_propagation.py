@@ -80,7 +80,7 @@ def propagation_paths(
                     write = partial(write_snapshot_line, snapshot)
                     yield await aside(snapshot_bytes(snapshot), write)
 
-    @router.post("/propagate", **documentation.PROPAGATE)
+    @router.post("/propagate", response_class=Response, **documentation.PROPAGATE)
     async def propagate(request: HTTPRequest, model: str) -> Response:
         read = _READERS[body_type(request)]
         with ExitStack() as counting:
