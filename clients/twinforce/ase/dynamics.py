@@ -29,6 +29,7 @@ from twinforce_dynamics.disagreement import (
 from twinforce_dynamics.ensembles import NVE, Ensemble
 from twinforce_dynamics.mts import State, Steps, answered, kinetic_energy, volume
 from twinforce_dynamics.propagation import ForceChoice, Propagation, outputs_of
+from twinforce_dynamics.start import Integrator
 
 _NVE = NVE()
 
@@ -175,9 +176,15 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
             ValueError: The calculator asks no service.
             ServiceError: What went wrong.
         """
-        state = None if self._state is None else self._current()
         end = self.nsteps + n_outer
-        for snapshot in propagate(self, state, n_outer, interval):
+        integrator = Integrator(
+            time_step=float(self.dt),
+            force_kind=self.forces,
+            inner_steps=self.inner_steps,
+            ensemble=self.ensemble,
+        )
+        at = None if self._state is None else (self._current(), self.nsteps * self.inner_steps)
+        for snapshot in propagate(self.atoms, integrator, self.rng, at, n_outer, interval):
             self._catch_up(snapshot)
             yield self.nsteps == end
 
