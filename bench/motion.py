@@ -26,6 +26,7 @@ class Motion:
         n_cells: Conventional cells along each axis.
         temperature_k: Held.
         melted_at_k: Kept at this temperature first, until it is a liquid; 0: it stays a crystal.
+        expansion: Of the lengths of the crystal before that: in its own cell it overheats instead.
         compressibility_per_bar: About that of the element.
         inner_steps: M, of hybrid forces.
         time_step_fs: Inner one.
@@ -35,6 +36,7 @@ class Motion:
     n_cells: int
     temperature_k: float
     melted_at_k: float = 0.0
+    expansion: float = 1.0
     compressibility_per_bar: float = 8e-6
     inner_steps: int = 8
     time_step_fs: float = 1.0
@@ -42,10 +44,16 @@ class Motion:
 
 MOTIONS = {
     "Li crystal": Motion("Li", 3, 300.0),
-    "Li hot": Motion("Li", 3, 600.0, melted_at_k=900.0, inner_steps=4),
+    "Li melt": Motion("Li", 3, 600.0, melted_at_k=900.0, expansion=1.03, inner_steps=4),
     "Cu crystal": Motion("Cu", 3, 300.0, compressibility_per_bar=1e-6),
-    "Cu hot": Motion(
-        "Cu", 3, 1600.0, compressibility_per_bar=1e-6, melted_at_k=2700.0, inner_steps=4
+    "Cu melt": Motion(
+        "Cu",
+        3,
+        1600.0,
+        compressibility_per_bar=1e-6,
+        melted_at_k=2700.0,
+        expansion=1.05,
+        inner_steps=4,
     ),
 }
 
@@ -56,6 +64,7 @@ def start_of(url: str, motion: Motion) -> Atoms:
     atoms = bulk(motion.symbol, crystal.structure, crystal.length, cubic=True)
     atoms = atoms.repeat(motion.n_cells)
     if motion.melted_at_k:
+        atoms.set_cell(motion.expansion * atoms.cell.array, scale_atoms=True)
         hot = {"ensemble": "svr", "temperature_k": motion.melted_at_k}
         move(url, atoms, settings_of(motion, "conservative", 2.0, **hot))
     return atoms
