@@ -42,8 +42,10 @@ def test_it_is_small_and_holds_no_pickle():
     assert header == b"{"
 
 
-def test_it_was_made_by_the_recipe_beside_it(water):
-    recipe, about = read_recipe(TRAINING / "water.toml")
+def test_it_was_made_by_the_recipes_beside_it(water):
+    first, _ = read_recipe(TRAINING / "water.toml")
+    recipe, about = read_recipe(TRAINING / "water_agreement.toml")
+    assert water.info.metadata["started_from"]["recipe_sha256"] == first.sha256()
     assert water.info.metadata["recipe_sha256"] == recipe.sha256()
     assert water.info.metadata["licence"] == about.licence
     assert {source["doi"] for source in water.info.metadata["training_data"]} == {
