@@ -121,9 +121,13 @@ class Batch:
         index_select and not advanced indexing, whose backward is slow on a CPU.
         """
         i, j = self.pairs
-        cells = self.cells.index_select(0, self.system_index.index_select(0, i))
-        shifts = (self.shifts.unsqueeze(-1) * cells).sum(dim=1)
-        return self.positions.index_select(0, j) - self.positions.index_select(0, i) + shifts
+        apart = self.positions.index_select(0, j) - self.positions.index_select(0, i)
+        return apart + self.offsets()
+
+    def offsets(self) -> Tensor:
+        """Return `shifts` in Å, shape [n_pairs, 3]; differentiable."""
+        cells = self.cells.index_select(0, self.system_index.index_select(0, self.pairs[0]))
+        return (self.shifts.unsqueeze(-1) * cells).sum(dim=1)
 
     def sum_over_pairs(self, values: Tensor) -> Tensor:
         """Return the sums of `values`, shape [n_pairs, ...], over each centre's neighbors."""

@@ -5,7 +5,7 @@ and a direct stress. Conservative forces and stress are derivatives of that ener
 from the same pass, so that a caller who wants both kinds of forces pays for one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from twinforce_models.batch import Batch
+from twinforce_models.fused import Fused
 from twinforce_models.supported import check_outputs, check_periodic, check_supported
 from twinforce_proto import (
     STRESSES,
@@ -173,8 +174,10 @@ def predict_batch(
     check_outputs(potential, wanted)
     if wanted & STRESSES:
         check_periodic(batch.pbc.all(dim=1).tolist())
-    with torch.set_grad_enabled(differentiable or needs_autograd(wanted)):
-        results = _evaluate(potential, batch, wanted, differentiable)
+    results = None if differentiable else _evaluate_fused(potential, batch, wanted)
+    if results is None:
+        with torch.set_grad_enabled(differentiable or needs_autograd(wanted)):
+            results = _evaluate(potential, batch, wanted, differentiable)
     if not differentiable:
         results = {name: value.detach() for name, value in results.items()}
     return BatchPrediction(**results)
@@ -214,7 +217,25 @@ def _evaluate(
         batch = batch.strained(leaves["conservative_stress"])
     results = _forward(potential, batch, outputs, differentiable)
     if leaves:
-        results |= _derivatives(results["energy"], leaves, batch, differentiable)
+        gradients = _gradients(results["energy"].sum(), list(leaves.values()), differentiable)
+        results |= _derivatives(dict(zip(leaves, gradients, strict=True)), batch)
+    return _wanted(outputs, results)
+
+
+def _evaluate_fused(
+    potential: Potential, batch: Batch, outputs: frozenset[str]
+) -> dict[str, Tensor] | None:
+    """Return what a potential gives that takes its derivatives by itself; None if it does not."""
+    if not isinstance(potential, Fused):
+        return None
+    with torch.no_grad():
+        if (found := potential.forward_fused(batch, outputs)) is None:
+            return None
+        results = _energies(found.heads, batch) | _direct(found.heads, batch)
+        return _wanted(outputs, results | _derivatives(found.gradients, batch))
+
+
+def _wanted(outputs: frozenset[str], results: dict[str, Tensor]) -> dict[str, Tensor]:
     if missing := outputs - results.keys():
         raise PredictionError(
             f"the potential says that it has {_listed(sorted(missing))}, but gave none"
@@ -252,10 +273,8 @@ def _direct(heads: Heads | DirectHeads, batch: Batch) -> dict[str, Tensor]:
     return results
 
 
-def _derivatives(
-    energy: Tensor, leaves: dict[str, Tensor], batch: Batch, differentiable: bool
-) -> dict[str, Tensor]:
-    """Return conservative forces and stress, those of them that have a leaf to derive by.
+def _derivatives(gradients: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    """Return conservative forces and stress, those of them whose gradient is there.
 
     With r' = r (1 + ε) and h' = h (1 + ε), rows as vectors:
 
@@ -264,12 +283,10 @@ def _derivatives(
     The stress is symmetric for an energy that does not change under rotation, and is made
     exactly so here.
     """
-    gradients = _gradients(energy.sum(), list(leaves.values()), differentiable)
-    by_name = dict(zip(leaves, gradients, strict=True))
     results = {}
-    if (gradient := by_name.get("conservative_forces")) is not None:
+    if (gradient := gradients.get("conservative_forces")) is not None:
         results["conservative_forces"] = -gradient
-    if (gradient := by_name.get("conservative_stress")) is not None:
+    if (gradient := gradients.get("conservative_stress")) is not None:
         symmetric = (gradient + gradient.transpose(1, 2)) / 2
         results["conservative_stress"] = symmetric / batch.volumes.detach()[:, None, None]
     return results

@@ -70,6 +70,24 @@ def tabulate(batch: Batch, cutoff: float) -> NeighborTable:
     return NeighborTable(index.view(-1, width), vectors.view(-1, width, 3))
 
 
+def lay_out(batch: Batch, cutoff: float, min_width: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the pairs of a batch as a table that does not depend on the positions.
+
+    Returns:
+        Neighbors, shape [n_atoms, k]; padding points at the atom itself. Offsets, shape
+        [n_atoms, k, 3], in Å, from a neighbor's position to the image that is meant; padding lies
+        at the cutoff.
+    """
+    width = max(int(neighbor_counts(batch).max()), min_width)
+    place = places_in_table(batch, width)
+    index = torch.arange(batch.n_atoms, device=place.device).repeat_interleave(width)
+    index = index.index_copy_(0, place, batch.pairs[1])
+    offsets = batch.positions.new_zeros(batch.n_atoms * width, 3)
+    offsets[:, 0] = cutoff
+    offsets = offsets.index_copy_(0, place, batch.offsets())
+    return index.view(-1, width), offsets.view(-1, width, 3)
+
+
 def neighbor_counts(batch: Batch) -> Tensor:
     """Return how many neighbors each atom has, shape [n_atoms]."""
     return torch.bincount(batch.pairs[0], minlength=batch.n_atoms)

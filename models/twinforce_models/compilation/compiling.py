@@ -1,0 +1,167 @@
+"""Giving a potential its compiled parts: those that are kept at once, others when they are built.
+
+A build takes a minute or two of one core, in a process of its own. Nothing waits for it unless told
+to; until it is done, and if it fails, the plain network is evaluated.
+"""
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from twinforce_models.batch import Batch
+from twinforce_models.compilation.build import Part, Spec
+from twinforce_models.compilation.cache import is_there, path_of, prepared
+from twinforce_models.compilation.potential import Compiled, CompiledHybridNet
+from twinforce_models.potential import Potential, predict_batch
+from twinforce_models.potentials.hybrid_net import HybridNet
+from twinforce_proto import OUTPUTS, ModelLoadError, System
+
+logger = logging.getLogger(__name__)
+
+PARTS: tuple[Part, ...] = get_args(Part)
+
+# What compiled and plain results may differ by, relative to the largest component.
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
+_SPACING = 1.1  # Å, of the system that is compared
+
+
+def compiled(
+    potential: Potential, folder: Path, n_threads: int, *, wait: bool = False
+) -> Potential:
+    """Return the potential with compiled parts, or as it is if it is not one that is compiled.
+
+    Args:
+        potential: The native one; any other is returned as it is.
+        folder: Where parts are kept; nobody else may write there.
+        n_threads: Of the CPU, for one operation.
+        wait: For parts that have to be built; otherwise they come when they are done.
+
+    Raises:
+        ModelLoadError: A part could not be built, and was to be waited for.
+    """
+    if not isinstance(potential, HybridNet):
+        return potential
+    target = CompiledHybridNet(potential)
+    try:
+        folder = prepared(folder)
+        missing = [
+            spec for spec in _specs(potential, n_threads) if not _use_kept(target, spec, folder)
+        ]
+    except OSError as error:
+        return _failed(target, str(error), wait=wait)
+    if wait:
+        _build_all(target, missing, folder, wait=True)
+    elif missing:
+        build_all = partial(_build_all, target, missing, folder, wait=False)
+        threading.Thread(target=build_all, name="compiling", daemon=True).start()
+    return target
+
+
+def _specs(potential: HybridNet, n_threads: int) -> list[Spec]:
+    dtype = str(potential.dtype).removeprefix("torch.")
+    threads = n_threads if potential.device.type == "cpu" else 1
+    h = potential.core.hyperparameters
+    return [Spec(part, h, dtype, str(potential.device), threads) for part in PARTS]
+
+
+def _use_kept(target: CompiledHybridNet, spec: Spec, folder: Path) -> bool:
+    """Use the part if it has been built before, and return whether it is used now."""
+    path = path_of(spec, folder)
+    if not is_there(path):
+        return False
+    try:
+        part = load(path, spec)
+        _check(target.plain, spec, part)
+    except (RuntimeError, ArithmeticError) as error:
+        logger.warning("%s cannot be used and is built again: %s", path, error)
+        path.unlink(missing_ok=True)
+        return False
+    target.use(spec, part)
+    return True
+
+
+def load(path: Path, spec: Spec) -> Compiled:
+    """Return the function in a file that `build` wrote.
+
+    Raises:
+        RuntimeError: It cannot be loaded.
+    """
+    index = torch.device(spec.device).index
+    package = torch._inductor.aoti_load_package(
+        str(path), device_index=-1 if index is None else index
+    )
+    run: Compiled = package.loader.run
+    return run
+
+
+def _build_all(target: CompiledHybridNet, specs: list[Spec], folder: Path, *, wait: bool) -> None:
+    for spec in specs:
+        started = time.monotonic()
+        try:
+            _build(spec, path_of(spec, folder))
+            if not _use_kept(target, spec, folder):
+                raise ModelLoadError("what was built cannot be used")
+        except (OSError, ModelLoadError) as error:
+            _failed(target, f"{spec.part}: {error}", wait=wait)
+            return
+        seconds = time.monotonic() - started
+        logger.info("the %s part was compiled in %.0f s", spec.part, seconds)
+
+
+def _build(spec: Spec, path: Path) -> None:
+    """Build a part in a process of its own, which ends with this one."""
+    command = [sys.executable, "-m", "twinforce_models.compilation.build", str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(spec.to_json() + "\n")
+        process.stdin.flush()
+        said = process.stderr.read().strip()
+    if process.returncode:
+        lines = [line for line in said.splitlines() if line and not line.startswith(" ")]
+        raise ModelLoadError(lines[-1] if lines else f"exit status {process.returncode}")
+
+
+def _failed(target: CompiledHybridNet, reason: str, *, wait: bool) -> CompiledHybridNet:
+    if wait:
+        raise ModelLoadError(f"the network cannot be compiled: {reason}")
+    logger.warning("the network is evaluated uncompiled, two to four times slower: %s", reason)
+    return target
+
+
+def _check(plain: HybridNet, spec: Spec, part: Compiled) -> None:
+    """Compare a part with the network that it was made from, on a few atoms.
+
+    Raises:
+        ArithmeticError: They differ.
+    """
+    fused = CompiledHybridNet(plain)
+    fused.use(spec, part)
+    wanted = [
+        name for name in OUTPUTS if spec.part == "hybrid" or not name.startswith("conservative")
+    ]
+    batch = Batch.from_systems([_few_atoms(plain)], plain.cutoff, plain.dtype, plain.device)
+    expected, found = (predict_batch(each, batch, wanted) for each in (plain, fused))
+    for name in wanted:
+        one, other = getattr(expected, name).double(), getattr(found, name).double()
+        error = float((one - other).abs().max() / one.abs().max().clamp(min=1e-3))
+        if not error < _TOLERANCE[plain.dtype]:
+            raise ArithmeticError(f"{name} differs from the plain network's by {error:.1g}")
+
+
+def _few_atoms(plain: HybridNet) -> System:
+    generator = torch.Generator().manual_seed(0)
+    grid = torch.cartesian_prod(*[torch.arange(3.0, dtype=torch.float64)] * 3)
+    positions = _SPACING * grid + 0.2 * torch.rand(27, 3, generator=generator, dtype=torch.float64)
+    elements = [plain.elements[place % len(plain.elements)] for place in range(27)]
+    side = 3 * _SPACING + plain.cutoff / 2
+    return System(elements, positions.numpy(), torch.eye(3).numpy() * side, pbc=True)
