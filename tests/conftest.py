@@ -1,5 +1,6 @@
 """What tests of several rooms share: services on free ports of this machine."""
 
+import os
 import signal
 
 import pytest
@@ -11,6 +12,7 @@ from twinforce_service.settings import Settings
 
 def free_ports(**values):
     """Return settings of a service on ports that nobody uses."""
+    values = {"compile": "off"} | values
     return Settings(rest_port=0, grpc_port=0, water=False, n_threads=1, **values)
 
 
@@ -20,6 +22,14 @@ def interrupts_are_heard():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def services_do_not_compile():
+    """Processes that tests start leave the processor to the tests."""
+    os.environ["TWINFORCE_COMPILE"] = "off"
+    yield
+    del os.environ["TWINFORCE_COMPILE"]
 
 
 @pytest.fixture

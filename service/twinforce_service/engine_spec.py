@@ -17,6 +17,8 @@ class EngineSpec:
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "auto", "float32" or "float64".
         n_threads: Of the CPU, for one evaluation.
+        compile: "auto", "on" or "off": whether native models are compiled.
+        compile_cache: Folder of what is compiled.
         limits: How much may wait, and how much is evaluated at once.
         log_level: "debug", "info", "warning" or "error".
         log_format: "text" or "json".
@@ -26,6 +28,8 @@ class EngineSpec:
     device: str = "auto"
     dtype: str = "auto"
     n_threads: int = 1
+    compile: str = "off"
+    compile_cache: str = ""
     limits: Limits = field(default_factory=Limits)
     log_level: str = "warning"
     log_format: str = "text"

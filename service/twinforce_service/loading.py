@@ -1,7 +1,10 @@
 """From what an engine is to serve to loaded models; the only way to torch from a specification."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 
+from twinforce_models.compilation.compiling import compiled
 from twinforce_models.registry import LoadedModel, load
 from twinforce_service.engine_spec import EngineSpec
 from twinforce_service.evaluation import choose_device, configure_torch
@@ -24,7 +27,15 @@ def load_models(
         return load_others()
     device = choose_device(spec.device)
     dtype = None if spec.dtype == "auto" else spec.dtype
-    return {
+    loaded = {
         name: load(each, device=device, dtype=dtype, name=name)
         for name, each in spec.models.items()
     }
+    if spec.compile == "off":
+        return loaded
+    return {name: _compiled(spec, model) for name, model in loaded.items()}
+
+
+def _compiled(spec: EngineSpec, model: LoadedModel) -> LoadedModel:
+    folder, wait = Path(spec.compile_cache), spec.compile == "on"
+    return replace(model, potential=compiled(model.potential, folder, spec.n_threads, wait=wait))

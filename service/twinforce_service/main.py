@@ -278,6 +278,8 @@ def _spec(settings: Settings, device: str) -> EngineSpec:
         device=device,
         dtype=settings.dtype,
         n_threads=settings.n_threads or _default_threads(len(settings.devices())),
+        compile=settings.compile,
+        compile_cache=settings.compile_cache,
         limits=_limits(settings),
         log_level=settings.log_level,
         log_format=settings.log_format,

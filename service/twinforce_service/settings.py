@@ -47,6 +47,18 @@ class Settings(BaseSettings):
     n_threads: int = Field(
         0, ge=0, description="CPU threads of one evaluation; 0 is half of the cores."
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Compile native models, which makes them about three times as fast. What is "
+        "compiled is kept for later starts. The first one takes minutes, in which `auto` evaluates "
+        "uncompiled; `on` waits for it, and does not start without.",
+    )
+    compile_cache: str = Field(
+        "~/.cache/twinforce",
+        min_length=1,
+        description="Folder of compiled models. It holds machine code: nobody but its owner may be "
+        "allowed to write there.",
+    )
     max_batch_atoms: int = Field(20_000, ge=1, description="Atoms evaluated at once.")
     max_batch_pairs: int = Field(2_000_000, ge=1, description="Neighbor pairs evaluated at once.")
     max_atoms_per_system: int = Field(20_000, ge=1, description="Atoms in one system.")

@@ -101,24 +101,30 @@ def test_it_can_be_differentiated_twice_for_training():
     assert sum(g is not None and bool(g.abs().max() > 0) for g in gradients) > len(gradients) // 2
 
 
-@pytest.fixture
-def folder(tmp_path):
-    potential = small_net(torch.float32)
-    save(potential, tmp_path)
+def write_model(potential, folder):
+    """Write a model that can be loaded."""
+    folder.mkdir(exist_ok=True)
+    save(potential, folder)
+    h = potential.core.hyperparameters
     metadata = {
         "name": "small",
         "version": "1",
         "architecture": "hybrid_net",
         "hyperparameters": {
-            name: getattr(SMALL, name) for name in Hyperparameters.__dataclass_fields__
+            name: getattr(h, name) for name in Hyperparameters.__dataclass_fields__
         },
-        "cutoff": SMALL.cutoff,
-        "elements": list(SMALL.elements),
-        "dtype": "float32",
+        "cutoff": h.cutoff,
+        "elements": list(h.elements),
+        "dtype": str(potential.dtype).removeprefix("torch."),
         "outputs": list(OUTPUTS),
-        "sha256": registry.file_sha256(tmp_path / "model.safetensors"),
+        "sha256": registry.file_sha256(folder / "model.safetensors"),
     }
-    (tmp_path / "model.json").write_text(json.dumps(metadata))
+    (folder / "model.json").write_text(json.dumps(metadata))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_model(small_net(torch.float32), tmp_path)
     return tmp_path
 
 

@@ -1,23 +1,21 @@
 """Compiling the network into a file: what a process of its own does.
 
-    python -m twinforce_models.compilation.build PATH        the spec as JSON on standard input
+    python -m twinforce_models.compilation.build PATH [--nice]    the spec as JSON on standard input
 
 Ahead of time, and with the numbers of atoms and neighbors left open: the file serves any batch, and
 nothing is ever compiled again because of a size. The weights are left out too, so models of one
 architecture share it. The process ends when its standard input does, so that it never outlives
-who asked for it, and yields to everybody else who wants the processor.
+who asked for it; with --nice it yields to everybody else who wants the processor.
 """
 
 import fcntl
-import json
 import os
 import shutil
 import sys
 import threading
-from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,58 +23,9 @@ from torch.export import Dim
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from twinforce_models.potentials.hybrid_core import HybridCore, Hyperparameters
+from twinforce_models.compilation.spec import MIN_SIZE, Part, Spec, named_weights
+from twinforce_models.potentials.hybrid_core import HybridCore
 from twinforce_models.potentials.hybrid_fused import Inputs, direct, hybrid
-
-Part = Literal["direct", "hybrid"]
-
-MIN_SIZE = 2
-"""Atoms and neighbors that a compiled part takes at least; one of either would be special."""
-
-MAX_ENTRIES = 2**31
-"""Entries of its largest array, which are counted in 32 bits on a GPU."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """What is compiled.
-
-    Attributes:
-        part: "direct" for what needs no derivative, "hybrid" for everything.
-        hyperparameters: Of the network.
-        dtype: Such as "float32".
-        device: Such as "cpu" or "cuda:0".
-        n_threads: Of the CPU, for one operation.
-    """
-
-    part: Part
-    hyperparameters: Hyperparameters
-    dtype: str
-    device: str
-    n_threads: int
-
-    def to_json(self) -> str:
-        """Return it as JSON, for `from_json`."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Spec":
-        """Return what `to_json` wrote."""
-        content = json.loads(text)
-        h = content["hyperparameters"]
-        content["hyperparameters"] = Hyperparameters(**(h | {"elements": tuple(h["elements"])}))
-        return cls(**content)
-
-    @property
-    def max_slots(self) -> int:
-        """How many atoms times neighbors are taken at most."""
-        h = self.hyperparameters
-        return MAX_ENTRIES // (h.n_scalars + 2 * h.n_vectors + 2 * h.n_tensors)
-
-
-def weights(core: HybridCore) -> list[Tensor]:
-    """Return what a compiled part takes before its `Inputs`."""
-    return list(_state(core).values())
 
 
 def build(spec: Spec, path: Path) -> None:
@@ -92,7 +41,7 @@ def build(spec: Spec, path: Path) -> None:
     torch.set_num_threads(spec.n_threads)
     dtype, device = getattr(torch, spec.dtype), torch.device(spec.device)
     core = HybridCore(spec.hyperparameters).to(device, dtype).eval().requires_grad_(False)
-    own, example = weights(core), _example(core)
+    own, example = list(named_weights(core).values()), _example(core)
     with torch.no_grad():
         graph = make_fx(_of_weights(core, spec.part), tracing_mode="symbolic")(own, *example)
         n_atoms, width = Dim("n_atoms", min=MIN_SIZE), Dim("width", min=MIN_SIZE)
@@ -116,15 +65,10 @@ class _Part(nn.Module):
         return tuple(self.evaluate(self.core, Inputs(*inputs)))
 
 
-def _state(core: HybridCore) -> dict[str, Tensor]:
-    parameters = {name: value.detach() for name, value in core.named_parameters()}
-    return parameters | {"energy_scale": core.energy_scale, "force_scale": core.force_scale}
-
-
 def _of_weights(core: HybridCore, part: Part) -> Any:
     """Return the part as a function of the weights, which a tracer must see come in."""
     module = _Part(core, part)
-    names = [f"core.{name}" for name in _state(core)]
+    names = [f"core.{name}" for name in named_weights(core)]
 
     def evaluate(values: list[Tensor], *inputs: Tensor) -> Any:
         return functional_call(module, dict(zip(names, values, strict=True)), inputs)
@@ -135,7 +79,7 @@ def _of_weights(core: HybridCore, part: Part) -> Any:
 def _example(core: HybridCore) -> Inputs:
     """Return inputs of sizes that stand for any other: no weight has them, so none is confused."""
     weight = core.embedding.weight
-    taken = {size for value in _state(core).values() for size in value.shape}
+    taken = {size for value in named_weights(core).values() for size in value.shape}
     n_atoms, width = islice((size for size in count(31) if size not in taken), 2)
     neighbors = torch.zeros(n_atoms, width, dtype=torch.int64, device=weight.device)
     return Inputs(
@@ -159,7 +103,8 @@ def main() -> None:
     path = Path(sys.argv[1])
     spec = Spec.from_json(sys.stdin.readline())
     threading.Thread(target=_die_with_input, daemon=True).start()
-    os.nice(10)
+    if sys.argv[2:] == ["--nice"]:
+        os.nice(10)
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import torch
 
-from twinforce_models.compilation import build
-from twinforce_models.compilation.build import Spec
+from twinforce_models.compilation.spec import Spec
 from twinforce_models.potentials import hybrid_core, hybrid_fused
 
-_SOURCES = (build, hybrid_core, hybrid_fused)
+_SOURCES = (
+    *(Path(__file__).with_name(name) for name in ("spec.py", "build.py")),
+    *(Path(str(module.__file__)) for module in (hybrid_core, hybrid_fused)),
+)
 _OF_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -37,9 +39,8 @@ def path_of(spec: Spec, folder: Path) -> Path:
     digest = hashlib.sha256()
     for text in (spec.to_json(), torch.__version__, platform.machine(), _hardware(spec.device)):
         digest.update(text.encode() + b"\0")
-    for module in _SOURCES:
-        assert module.__file__ is not None
-        digest.update(Path(module.__file__).read_bytes())
+    for source in _SOURCES:
+        digest.update(source.read_bytes())
     return folder / f"{spec.part}-{digest.hexdigest()[:24]}.pt2"
 
 

@@ -4,11 +4,13 @@ A build takes a minute or two of one core, in a process of its own. Nothing wait
 to; until it is done, and if it fails, the plain network is evaluated.
 """
 
+import importlib
 import logging
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -16,9 +18,9 @@ from typing import get_args
 import torch
 
 from twinforce_models.batch import Batch
-from twinforce_models.compilation.build import Part, Spec
 from twinforce_models.compilation.cache import is_there, path_of, prepared
 from twinforce_models.compilation.potential import Compiled, CompiledHybridNet
+from twinforce_models.compilation.spec import Part, Spec
 from twinforce_models.potential import Potential, predict_batch
 from twinforce_models.potentials.hybrid_net import HybridNet
 from twinforce_proto import OUTPUTS, ModelLoadError, System
@@ -51,15 +53,14 @@ def compiled(
     target = CompiledHybridNet(potential)
     try:
         folder = prepared(folder)
-        missing = [
-            spec for spec in _specs(potential, n_threads) if not _use_kept(target, spec, folder)
-        ]
+        paths = {spec: path_of(spec, folder) for spec in _specs(potential, n_threads)}
+        missing = {spec: path for spec, path in paths.items() if not _use_kept(target, spec, path)}
     except OSError as error:
         return _failed(target, str(error), wait=wait)
     if wait:
-        _build_all(target, missing, folder, wait=True)
+        _build_all(target, missing, wait=True)
     elif missing:
-        build_all = partial(_build_all, target, missing, folder, wait=False)
+        build_all = partial(_build_all, target, missing, wait=False)
         threading.Thread(target=build_all, name="compiling", daemon=True).start()
     return target
 
@@ -71,9 +72,8 @@ def _specs(potential: HybridNet, n_threads: int) -> list[Spec]:
     return [Spec(part, h, dtype, str(potential.device), threads) for part in PARTS]
 
 
-def _use_kept(target: CompiledHybridNet, spec: Spec, folder: Path) -> bool:
+def _use_kept(target: CompiledHybridNet, spec: Spec, path: Path) -> bool:
     """Use the part if it has been built before, and return whether it is used now."""
-    path = path_of(spec, folder)
     if not is_there(path):
         return False
     try:
@@ -94,19 +94,18 @@ def load(path: Path, spec: Spec) -> Compiled:
         RuntimeError: It cannot be loaded.
     """
     index = torch.device(spec.device).index
-    package = torch._inductor.aoti_load_package(
-        str(path), device_index=-1 if index is None else index
-    )
+    inductor = importlib.import_module("torch._inductor")  # slow to import
+    package = inductor.aoti_load_package(str(path), device_index=-1 if index is None else index)
     run: Compiled = package.loader.run
     return run
 
 
-def _build_all(target: CompiledHybridNet, specs: list[Spec], folder: Path, *, wait: bool) -> None:
-    for spec in specs:
+def _build_all(target: CompiledHybridNet, paths: Mapping[Spec, Path], *, wait: bool) -> None:
+    for spec, path in paths.items():
         started = time.monotonic()
         try:
-            _build(spec, path_of(spec, folder))
-            if not _use_kept(target, spec, folder):
+            _build(spec, path, is_nice=not wait)
+            if not _use_kept(target, spec, path):
                 raise ModelLoadError("what was built cannot be used")
         except (OSError, ModelLoadError) as error:
             _failed(target, f"{spec.part}: {error}", wait=wait)
@@ -115,9 +114,10 @@ def _build_all(target: CompiledHybridNet, specs: list[Spec], folder: Path, *, wa
         logger.info("the %s part was compiled in %.0f s", spec.part, seconds)
 
 
-def _build(spec: Spec, path: Path) -> None:
+def _build(spec: Spec, path: Path, *, is_nice: bool) -> None:
     """Build a part in a process of its own, which ends with this one."""
-    command = [sys.executable, "-m", "twinforce_models.compilation.build", str(path)]
+    module = "twinforce_models.compilation.build"
+    command = [sys.executable, "-m", module, str(path), *(["--nice"] if is_nice else [])]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:

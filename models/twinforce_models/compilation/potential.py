@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from twinforce_models.batch import Batch
-from twinforce_models.compilation.build import MIN_SIZE, Part, Spec, weights
+from twinforce_models.compilation.spec import MIN_SIZE, Part, Spec, named_weights
 from twinforce_models.fused import FusedHeads
 from twinforce_models.potential import DIRECT_OUTPUTS, Heads
 from twinforce_models.potentials.hybrid_fused import Direct, Hybrid
@@ -31,7 +31,7 @@ class CompiledHybridNet:
         self.cutoff, self.elements, self.outputs = plain.cutoff, plain.elements, plain.outputs
         self.dtype, self.device = plain.dtype, plain.device
         self.uses_charge, self.uses_spin = plain.uses_charge, plain.uses_spin
-        self._weights = weights(plain.core)
+        self._weights = list(named_weights(plain.core).values())
         self._parts: dict[Part, tuple[Spec, Compiled]] = {}
 
     @property

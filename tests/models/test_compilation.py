@@ -1,0 +1,234 @@
+"""The compiled network says what the plain one says of any batch; nobody waits."""
+
+import logging
+import os
+import shutil
+import stat
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import free_ports
+from tests.models.test_hybrid_net import water, write_model
+from twinforce import Client
+from twinforce_models import registry
+from twinforce_models.batch import Batch
+from twinforce_models.compilation.cache import path_of, prepared
+from twinforce_models.compilation.compiling import PARTS, compiled
+from twinforce_models.compilation.potential import CompiledHybridNet
+from twinforce_models.compilation.spec import Spec, named_weights
+from twinforce_models.contract import check_potential
+from twinforce_models.nonconservativity import direct_jacobian
+from twinforce_models.potential import predict, predict_batch
+from twinforce_models.potentials import hybrid_fused
+from twinforce_models.potentials.hybrid_core import HybridCore, Hyperparameters
+from twinforce_models.potentials.hybrid_net import HybridNet, lay_out
+from twinforce_proto import OUTPUTS, ModelLoadError, System
+from twinforce_service.main import run_in_thread
+
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+TINY = Hyperparameters(
+    elements=(1, 8), cutoff=4.0, n_scalars=8, n_vectors=4, n_tensors=4, n_layers=2, n_radial=4
+)
+ONE_LAYER = replace(TINY, n_layers=1)
+ASKED = [
+    {"energy", "atom_energies"},
+    {"direct_forces"},
+    {"energy", "direct_forces", "direct_stress"},
+    {"conservative_forces"},
+    {"conservative_stress"},
+    set(OUTPUTS),
+]
+
+
+def net(dtype=torch.float64, hyperparameters=TINY, device="cpu"):
+    torch.manual_seed(0)
+    core = HybridCore(hyperparameters)
+    core.energy_scale.fill_(0.7)
+    core.force_scale.fill_(1.3)
+    return HybridNet(core.to(device, dtype), torch.tensor([-13.6, -432.0]))
+
+
+def batches():
+    """Return systems alone and together: crowded, in open space, in a cell smaller than twice the
+    cutoff, of one atom."""
+    molecule = System([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    lone = System([8], [[0.0, 0.0, 0.0]])
+    return [
+        [water()],
+        [water(n_molecules=27, length=9.3)],
+        [molecule],
+        [lone, lone],
+        [water(seed=2), molecule, lone, water(n_molecules=1, length=3.5)],
+    ]
+
+
+def fused_in_python(potential, parts=PARTS):
+    """Return the potential with parts that are what is compiled, evaluated as it is."""
+    fused, n_weights = CompiledHybridNet(potential), len(named_weights(potential.core))
+    for part in parts:
+        evaluate = getattr(hybrid_fused, part)
+        fused.use(
+            Spec(part, potential.core.hyperparameters, "float64", "cpu", 1),
+            lambda values, evaluate=evaluate: evaluate(
+                potential.core, hybrid_fused.Inputs(*values[n_weights:])
+            ),
+        )
+    return fused
+
+
+def assert_same(fused, plain, tolerance):
+    for systems in batches():
+        batch = Batch.from_systems(systems, plain.cutoff, plain.dtype, plain.device)
+        for outputs in ASKED:
+            wanted = {name for name in outputs if "stress" not in name or batch.pbc.all()}
+            if not wanted:
+                continue
+            expected = predict_batch(plain, batch, wanted)
+            found = predict_batch(fused, batch, wanted)
+            for name in OUTPUTS:
+                one, other = getattr(expected, name), getattr(found, name)
+                assert (one is None) == (other is None) == (name not in wanted)
+                if one is not None:
+                    scale = max(float(one.abs().max()), 1.0)
+                    torch.testing.assert_close(
+                        other,
+                        one,
+                        rtol=0,
+                        atol=tolerance * scale,
+                        msg=lambda m, n=name: f"{n}: {m}",
+                    )
+
+
+def test_the_form_for_compilers_is_the_same_function_with_the_same_derivatives():
+    three_layers = Hyperparameters(
+        elements=(1, 8), n_scalars=12, n_vectors=6, n_tensors=5, n_layers=3, n_radial=6
+    )
+    plain = net(hyperparameters=three_layers)
+    assert_same(fused_in_python(plain), plain, 1e-12)
+
+
+def test_the_form_for_compilers_keeps_the_contract():
+    check_potential(fused_in_python(net())).raise_if_broken()
+
+
+def test_padding_changes_nothing():
+    core = net().core
+    batch = Batch.from_systems([water()], TINY.cutoff)
+    neighbors, offsets = lay_out(batch, TINY.cutoff)
+    kinds = torch.tensor([1, 0, 0] * 8)
+    itself = torch.arange(batch.n_atoms)[:, None].expand(-1, 9)
+    far = torch.tensor([TINY.cutoff, 0, 0], dtype=torch.float64).expand(batch.n_atoms, 9, 3)
+    narrow = hybrid_fused.Inputs(kinds, batch.positions, neighbors, offsets)
+    wide = narrow._replace(
+        neighbors=torch.cat([neighbors, itself], 1), offsets=torch.cat([offsets, far], 1)
+    )
+    for one, other in zip(
+        hybrid_fused.hybrid(core, narrow), hybrid_fused.hybrid(core, wide), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-14)
+
+
+def test_a_jacobian_is_that_of_the_plain_network():
+    plain = net()
+    system = water(n_molecules=1, length=5.0)
+    torch.testing.assert_close(
+        direct_jacobian(fused_in_python(plain), system), direct_jacobian(plain, system)
+    )
+
+
+def test_a_part_that_is_not_there_yet_is_evaluated_plainly():
+    plain = net()
+    half = fused_in_python(plain, ["direct"])
+    expected = predict(plain, [water()], OUTPUTS)[0]
+    found = predict(half, [water()], OUTPUTS)[0]
+    np.testing.assert_array_equal(found.conservative_forces, expected.conservative_forces)
+
+
+def test_other_potentials_are_left_as_they_are(tmp_path):
+    toy = registry.load("toy:harmonic").potential
+    assert compiled(toy, tmp_path, 1, wait=True) is toy
+
+
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path, caplog):
+    tmp_path.chmod(0o777)
+    with pytest.raises(ModelLoadError, match="written by nobody else"):
+        compiled(net(), tmp_path, 1, wait=True)
+    with caplog.at_level(logging.WARNING):
+        found = compiled(net(), tmp_path, 1)
+    assert found.parts == frozenset()
+    (record,) = caplog.records
+    assert "evaluated uncompiled" in record.getMessage()
+
+
+def test_a_folder_is_made_for_its_owner_alone(tmp_path):
+    folder = prepared(tmp_path / "new" / "folder")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_what_is_compiled_differently_lies_in_different_files(tmp_path):
+    specs = [
+        Spec(part, TINY, dtype, "cpu", n_threads)
+        for part in PARTS
+        for dtype in ("float32", "float64")
+        for n_threads in (1, 2)
+    ]
+    assert len({path_of(spec, tmp_path) for spec in specs}) == len(specs) == 8
+    assert path_of(Spec.from_json(specs[0].to_json()), tmp_path) == path_of(specs[0], tmp_path)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Return a folder with the compiled parts of `net(hyperparameters=ONE_LAYER)`."""
+    if not COMPILER:
+        pytest.skip("needs a C++ compiler")
+    folder = tmp_path_factory.mktemp("kept", numbered=True)
+    compiled(net(hyperparameters=ONE_LAYER), folder, 1, wait=True)
+    return folder
+
+
+@pytest.mark.slow
+def test_it_is_compiled_once_and_for_all_sizes(kept, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")  # what is kept needs none
+    plain = net(hyperparameters=ONE_LAYER)
+    fast = compiled(plain, kept, 1, wait=True)
+    assert fast.parts == set(PARTS)
+    assert_same(fast, plain, 1e-11)
+    check_potential(fast).raise_if_broken()
+
+
+@pytest.mark.slow
+def test_a_service_serves_what_is_kept(kept, tmp_path):
+    model = tmp_path / "model"
+    plain = net(hyperparameters=ONE_LAYER)
+    write_model(plain, model)
+    settings = free_ports(model={"tiny": str(model)}, compile="on", compile_cache=str(kept))
+    with run_in_thread(settings) as server, Client(server.grpc_url) as client:
+        found = client.predict(water(), OUTPUTS, model="tiny")
+    (expected,) = predict(plain, [water()], OUTPUTS)
+    np.testing.assert_allclose(found.direct_forces, expected.direct_forces, atol=1e-10)
+    np.testing.assert_allclose(found.conservative_forces, expected.conservative_forces, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_what_is_kept_but_not_what_its_name_says_is_built_again(
+    kept, tmp_path, caplog, monkeypatch
+):
+    folder = shutil.copytree(kept, tmp_path / "copy")
+    direct, hybrid = sorted(folder.glob("*.pt2"))
+    hybrid.write_bytes(direct.read_bytes())
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with caplog.at_level(logging.WARNING), pytest.raises(ModelLoadError, match="compile"):
+        compiled(net(hyperparameters=ONE_LAYER), folder, 1, wait=True)
+    assert "built again" in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_it_is_compiled_for_a_gpu_too(tmp_path):
+    plain = net(torch.float32, device="cuda")
+    fast = compiled(plain, tmp_path, 1, wait=True)
+    assert fast.parts == set(PARTS)
+    assert_same(fast, plain, 2e-5)
