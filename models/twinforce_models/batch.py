@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from twinforce_models.folding import Geometry, fold
 from twinforce_models.neighbors import can_search_on, search, search_on_device
+from twinforce_models.skin import WalkerLists
 from twinforce_proto import System
 
 Arrays = dict[str, NDArray[Any]]
@@ -63,6 +64,9 @@ class Batch:
         cutoff: float,
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
+        *,
+        lists: WalkerLists | None = None,
+        walkers: Sequence[Hashable] = (),
     ) -> Batch:
         """Concatenate systems in order, find their neighbors, and put all on the device.
 
@@ -71,10 +75,15 @@ class Batch:
             cutoff: In Å.
             dtype: Of every tensor that holds real numbers.
             device: Reached with one copy.
+            lists: What is known of the neighbors of walkers from their last steps; not used where
+                the device itself searches.
+            walkers: With `lists`, whose each system is; None for one that does not come back.
         """
         real = np.float64 if dtype == torch.float64 else np.float32
         device = torch.device(device)
-        geometry = fold(systems, cutoff)
+        if lists is None or not any(walkers) or can_search_on(device):
+            lists = None
+        geometry = fold(systems, cutoff if lists is None else cutoff + lists.skin)
         own = _own_arrays(systems, geometry, real)
         if can_search_on(device):
             tensors = copy_to_device(own | _search_arrays(geometry, real), device)
@@ -84,7 +93,10 @@ class Batch:
             )
             tensors |= {"pairs": pairs, "shifts": shifts}
         else:
-            neighbors = search(geometry, cutoff)
+            if lists is None:
+                neighbors = search(geometry, cutoff)
+            else:
+                neighbors = lists.search(geometry, cutoff, walkers)
             n_pairs = neighbors.n_pairs_per_system
             listed = {"pairs": neighbors.pairs, "shifts": neighbors.shifts.astype(real)}
             tensors = copy_to_device(own | listed, device)

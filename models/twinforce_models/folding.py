@@ -53,6 +53,11 @@ class Geometry:
     search_basis: Floats
     n_atoms_per_system: tuple[int, ...]
 
+    def atoms(self, index: int) -> slice:
+        """Return where the atoms of a system are."""
+        start = sum(self.n_atoms_per_system[:index])
+        return slice(start, start + self.n_atoms_per_system[index])
+
 
 def fold(systems: Sequence[System], cutoff: float) -> Geometry:
     """Return the systems with their atoms close together, ready for a search within `cutoff` Å."""

@@ -60,19 +60,27 @@ def neighbor_list(systems: Sequence[System], cutoff: float) -> NeighborList:
 
 def search(geometry: Geometry, cutoff: float) -> NeighborList:
     """Return the neighbors that belong to the folded positions, found on the CPU."""
-    finder = _finder(cutoff)
-    grids = np.maximum(face_distances(geometry.search_cells) // cutoff, 1)
-    is_vast = grids.prod(axis=1) > _MAX_GRID
-    pairs, shifts, start = [], [], 0
-    for index, n_atoms in enumerate(geometry.n_atoms_per_system):
-        atoms, cell = slice(start, start + n_atoms), geometry.search_cells[index]
-        if is_vast[index]:
-            found, shift = _search_vast(geometry.search_positions[atoms], cell, cutoff)
-        else:
-            found, shift = finder.compute(geometry.search_positions[atoms], cell, True, "PS")
-        pairs.append(found.astype(np.int64) + start)
-        shifts.append(shift @ geometry.search_basis[index])
-        start += n_atoms
+    found = [search_system(geometry, index, cutoff) for index in range(len(geometry.cells))]
+    return joined(found, geometry)
+
+
+def search_system(
+    geometry: Geometry, index: int, cutoff: float
+) -> tuple[NDArray[np.int64], Floats]:
+    """Return pairs [n_pairs, 2] and shifts [n_pairs, 3] of one system, counted within it."""
+    positions, cell = geometry.search_positions[geometry.atoms(index)], geometry.search_cells[index]
+    if np.maximum(face_distances(cell) // cutoff, 1).prod() > _MAX_GRID:
+        pairs, shifts = _search_vast(positions, cell, cutoff)
+    else:
+        pairs, shifts = _finder(cutoff).compute(positions, cell, True, "PS")
+    return pairs.astype(np.int64), shifts @ geometry.search_basis[index]
+
+
+def joined(found: Sequence[tuple[NDArray[np.int64], Floats]], geometry: Geometry) -> NeighborList:
+    """Return the pairs and shifts of each system as one list, numbered through all of them."""
+    starts = np.cumsum((0, *geometry.n_atoms_per_system[:-1]))
+    pairs = [pairs + start for (pairs, _), start in zip(found, starts, strict=True)]
+    shifts = [shifts for _, shifts in found]
     return NeighborList(
         pairs=np.concatenate(pairs).T.copy(),
         shifts=np.concatenate(shifts),

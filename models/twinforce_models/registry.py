@@ -9,7 +9,7 @@ reads it: one of this package, or one that a third party installs under the entr
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +22,7 @@ from twinforce_models.potentials.composed import Composed, facts_of, parts_of
 from twinforce_models.potentials.harmonic import harmonic
 from twinforce_models.potentials.lennard_jones import lennard_jones
 from twinforce_models.potentials.pairwise import PairPotential
+from twinforce_models.skin import WalkerLists
 from twinforce_proto import OUTPUTS, UNITS, ModelInfo, ModelLoadError
 
 ENTRY_POINT_GROUP = "twinforce.potentials"
@@ -40,10 +41,15 @@ _TOYS: dict[str, Callable[..., PairPotential]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A potential, ready to be evaluated, and what it declares of itself."""
+    """A potential, ready to be evaluated, what it declares of itself, and who is near to whom.
+
+    Attributes:
+        lists: The neighbors of the walkers that ask it.
+    """
 
     info: ModelInfo
     potential: Potential
+    lists: WalkerLists = field(default_factory=WalkerLists)
 
 
 def load(

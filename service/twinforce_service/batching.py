@@ -7,6 +7,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,15 @@ from twinforce_proto import (
 _Answer = TypeVar("_Answer")
 
 
+@dataclass(frozen=True)
 class Walker:
-    """One closed-loop caller; where there are several devices, all its requests go to one."""
+    """One closed-loop caller; where there are several devices, all its requests go to one.
+
+    Attributes:
+        id: Its own, in any process.
+    """
+
+    id: str = field(default_factory=lambda: uuid4().hex)
 
 
 @dataclass(slots=True, eq=False)

@@ -1,7 +1,7 @@
 """What happens to a batch on the device; knows no queue and no futures."""
 
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -177,7 +177,8 @@ def _evaluated(
     model: LoadedModel, requests: Sequence[Request[Prediction]], limits: Limits
 ) -> list[Prediction | NonFinitePredictionError]:
     outputs = frozenset[str]().union(*(request.outputs for request in requests))
-    batch = _batch(model, [request.system for request in requests])
+    walkers = [request.walker for request in requests]
+    batch = _batch(model, [request.system for request in requests], walkers)
     _check_room(batch, limits)
     predictions = _predict(model, batch, outputs)
     provenance = provenance_of(model.info)
@@ -187,9 +188,13 @@ def _evaluated(
     ]
 
 
-def _batch(model: LoadedModel, systems: Sequence[System]) -> Batch:
-    potential = model.potential
-    return Batch.from_systems(systems, potential.cutoff, potential.dtype, potential.device)
+def _batch(
+    model: LoadedModel, systems: Sequence[System], walkers: Sequence[Hashable] = ()
+) -> Batch:
+    p = model.potential
+    return Batch.from_systems(
+        systems, p.cutoff, p.dtype, p.device, lists=model.lists, walkers=walkers
+    )
 
 
 def _check_room(batch: Batch, limits: Limits) -> None:

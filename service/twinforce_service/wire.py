@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from twinforce_proto import ModelInfo, Prediction, Provenance, ServiceError, System, Timings
 from twinforce_proto.codec import model_info_from_proto, model_info_to_proto
 from twinforce_proto.v1 import inference_pb2 as pb
-from twinforce_service.batching import JacobianRequest, JacobianRows, Request
+from twinforce_service.batching import JacobianRequest, JacobianRows, Request, Walker
 from twinforce_service.channel import Frame
 from twinforce_service.disagreement import Disagreement
 from twinforce_service.engine import BatchReport
@@ -87,6 +87,7 @@ def requests_to_frames(requests: Iterable[tuple[int, Request[Any]]]) -> list[Fra
                 request.deadline,
                 request.system_index,
                 request.request_id,
+                None if request.walker is None else request.walker.id,
                 request.n_pairs,
                 system.pbc.tolist(),
                 system.charge,
@@ -173,7 +174,8 @@ def models_from_message(message: Message) -> list[ModelInfo]:
 def _request(
     entry: list[Any], numbers: memoryview, positions: memoryview, cell: memoryview
 ) -> tuple[int, Request[Any]]:
-    number, model, outputs, deadline, index, request_id, n_pairs, pbc, charge, spin, rows = entry
+    number, model, outputs, deadline, index, request_id, walker, *entry = entry
+    n_pairs, pbc, charge, spin, rows = entry
     periodic = np.array(pbc)
     periodic.flags.writeable = False
     system = System.of_checked(
@@ -191,6 +193,7 @@ def _request(
         "deadline": deadline,
         "system_index": index,
         "request_id": request_id,
+        "walker": None if walker is None else Walker(walker),
         "n_pairs": n_pairs,
     }
     if rows is None:

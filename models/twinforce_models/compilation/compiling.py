@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import torch
 
 from twinforce_models.batch import Batch
@@ -31,7 +32,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 # What compiled and plain results may differ by, relative to the largest component.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
-_SPACING = 1.1  # Å, of the system that is compared
+_SPACING = 0.7  # cutoffs, of the atoms of the system that is compared
 
 
 def compiled(
@@ -159,9 +160,8 @@ def _check(plain: HybridNet, spec: Spec, part: Compiled) -> None:
 
 
 def _few_atoms(plain: HybridNet) -> System:
-    generator = torch.Generator().manual_seed(0)
-    grid = torch.cartesian_prod(*[torch.arange(3.0, dtype=torch.float64)] * 3)
-    positions = _SPACING * grid + 0.2 * torch.rand(27, 3, generator=generator, dtype=torch.float64)
-    elements = [plain.elements[place % len(plain.elements)] for place in range(27)]
-    side = 3 * _SPACING + plain.cutoff / 2
-    return System(elements, positions.numpy(), torch.eye(3).numpy() * side, pbc=True)
+    spacing = _SPACING * plain.cutoff
+    grid = np.stack(np.meshgrid(*[np.arange(3)] * 3), axis=-1).reshape(-1, 3)
+    shaken = grid + np.random.default_rng(0).uniform(-0.1, 0.1, size=grid.shape)
+    elements = [plain.elements[place % len(plain.elements)] for place in range(len(grid))]
+    return System(elements, spacing * shaken, np.eye(3) * 3.5 * spacing, pbc=True)

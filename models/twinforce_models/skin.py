@@ -1,0 +1,147 @@
+"""Neighbor lists of walkers, kept from step to step with a skin (Verlet, Phys. Rev. 159, 98, 1967).
+
+A list with all pairs closer than cutoff + skin still holds all that are closer than the cutoff as
+long as no atom has moved farther than half the skin. Until then a step only looks which of them
+those are, so the result is that of a search, whatever the potential does at its cutoff. The cost of
+looking is a third of that of a search.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinforce_models.folding import Floats, Geometry, complete_cells, inverted
+from twinforce_models.neighbors import NeighborList, joined, search_system
+
+Found = tuple[NDArray[np.int64], Floats]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    """A list, and the folded system that it was made for.
+
+    `centres` and `others` are the two columns of the pairs, `offsets` the shifts in Å.
+    """
+
+    cutoff: float
+    positions: Floats
+    cell: Floats
+    pbc: NDArray[np.bool_]
+    inverse_cell: Floats
+    centres: NDArray[np.int64]
+    others: NDArray[np.int64]
+    shifts: Floats
+    offsets: Floats
+
+
+class WalkerLists:
+    """The neighbor lists of walkers; not safe to use from several threads at once.
+
+    Args:
+        skin: How much farther than the cutoff a search looks, in Å.
+        max_pairs: Kept for all walkers together, 64 bytes each; beyond, those that were not used
+            for longest are forgotten.
+
+    Attributes:
+        skin: As given.
+        n_searches: How many lists were made, and not only looked through.
+    """
+
+    def __init__(self, skin: float = 0.5, max_pairs: int = 4_000_000) -> None:
+        self.skin = skin
+        self.n_searches = 0
+        self._max_pairs = max_pairs
+        self._n_pairs = 0
+        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def search(
+        self, geometry: Geometry, cutoff: float, walkers: Sequence[Hashable]
+    ) -> NeighborList:
+        """Return what `neighbors.search` does, up to the order of the pairs of an atom.
+
+        Args:
+            geometry: Folded for a search within cutoff + skin.
+            cutoff: In Å.
+            walkers: Whose each system is; None for a system that does not come back.
+        """
+        found = [
+            self._neighbors(geometry, index, cutoff, walker) for index, walker in enumerate(walkers)
+        ]
+        return joined(found, geometry)
+
+    def forget(self, walker: Hashable) -> None:
+        """Keep nothing of a walker any more, if anything was kept."""
+        if (kept := self._kept.pop(walker, None)) is not None:
+            self._n_pairs -= len(kept.centres)
+
+    def _neighbors(self, geometry: Geometry, index: int, cutoff: float, walker: Hashable) -> Found:
+        if walker is None:
+            self.n_searches += 1
+            return search_system(geometry, index, cutoff)
+        kept = self._kept.get(walker)
+        jumps = None if kept is None else self._jumps(kept, geometry, index, cutoff)
+        if kept is None or jumps is None:
+            kept = self._searched(geometry, index, cutoff, walker)
+            jumps = np.zeros_like(kept.positions)
+        else:
+            self._kept.move_to_end(walker)
+        return _near(kept, geometry.positions[geometry.atoms(index)], jumps)
+
+    def _jumps(self, kept: _Kept, geometry: Geometry, index: int, cutoff: float) -> Floats | None:
+        """Return how many cells each atom was folded away; None if the list no longer holds."""
+        positions = geometry.positions[geometry.atoms(index)]
+        if (
+            cutoff != kept.cutoff
+            or len(positions) != len(kept.positions)
+            or not np.array_equal(geometry.cells[index], kept.cell)
+            or not np.array_equal(geometry.pbc[index], kept.pbc)
+        ):
+            return None
+        moved = positions - kept.positions
+        jumps: Floats = np.where(kept.pbc, np.rint(moved @ kept.inverse_cell), 0.0)
+        if jumps.any():
+            moved = moved - jumps @ kept.cell
+        farthest = np.einsum("ni,ni->n", moved, moved).max()
+        return jumps if 4 * farthest <= self.skin**2 else None
+
+    def _searched(self, geometry: Geometry, index: int, cutoff: float, walker: Hashable) -> _Kept:
+        self.n_searches += 1
+        pairs, shifts = search_system(geometry, index, cutoff + self.skin)
+        cell, pbc = geometry.cells[index], geometry.pbc[index]
+        kept = _Kept(
+            cutoff,
+            geometry.positions[geometry.atoms(index)],
+            cell,
+            pbc,
+            inverted(complete_cells(cell[None], pbc[None]))[0],
+            pairs[:, 0].copy(),
+            pairs[:, 1].copy(),
+            shifts,
+            shifts @ cell,
+        )
+        self.forget(walker)
+        self._kept[walker] = kept
+        self._n_pairs += len(pairs)
+        while self._n_pairs > self._max_pairs:
+            self.forget(next(iter(self._kept)))
+        return kept
+
+
+def _near(kept: _Kept, positions: Floats, jumps: Floats) -> Found:
+    """Return the pairs that are closer than the cutoff now, and their shifts."""
+    i, j, shifts, offsets = kept.centres, kept.others, kept.shifts, kept.offsets
+    if jumps.any():
+        shifts = shifts + jumps[i] - jumps[j]
+        offsets = shifts @ kept.cell
+    vectors = positions.take(j, axis=0)
+    vectors -= positions.take(i, axis=0)
+    vectors += offsets
+    squared = np.einsum("ni,ni->n", vectors, vectors)
+    near = np.flatnonzero(squared < kept.cutoff**2)
+    return np.stack([i.take(near), j.take(near)], axis=1), shifts.take(near, axis=0)
