@@ -138,6 +138,8 @@ class Batch:
 
     def offsets(self) -> Tensor:
         """Return `shifts` in Å, shape [n_pairs, 3]; differentiable."""
+        if self.n_systems == 1:
+            return self.shifts @ self.cells[0]
         cells = self.cells.index_select(0, self.system_index.index_select(0, self.pairs[0]))
         return (self.shifts.unsqueeze(-1) * cells).sum(dim=1)
 

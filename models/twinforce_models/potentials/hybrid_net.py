@@ -60,8 +60,9 @@ class HybridNet(nn.Module):
 
 def tabulate(batch: Batch, cutoff: float) -> NeighborTable:
     """Return the pairs of a batch as a `NeighborTable`, as wide as the most crowded atom needs."""
-    width = max(int(neighbor_counts(batch).max()), 1)
-    place = places_in_table(batch, width)
+    counts = neighbor_counts(batch)
+    width = max(int(counts.max()), 1)
+    place = places_in_table(batch, width, counts)
     index = torch.arange(batch.n_atoms, device=place.device).repeat_interleave(width)
     index = index.index_copy(0, place, batch.pairs[1])
     vectors = batch.positions.new_zeros(batch.n_atoms * width, 3)
@@ -78,13 +79,14 @@ def lay_out(batch: Batch, cutoff: float, min_width: int = 1) -> tuple[Tensor, Te
         [n_atoms, k, 3], in Å, from a neighbor's position to the image that is meant; padding lies
         at the cutoff.
     """
-    width = max(int(neighbor_counts(batch).max()), min_width)
-    place = places_in_table(batch, width)
-    index = torch.arange(batch.n_atoms, device=place.device).repeat_interleave(width)
-    index = index.index_copy_(0, place, batch.pairs[1])
+    counts, device = neighbor_counts(batch), batch.pairs.device
+    width = max(int(counts.max()), min_width)
+    place = places_in_table(batch, width, counts)
+    index = torch.arange(batch.n_atoms, device=device).unsqueeze(1).expand(-1, width).reshape(-1)
+    index.index_copy_(0, place, batch.pairs[1])
     offsets = batch.positions.new_zeros(batch.n_atoms * width, 3)
     offsets[:, 0] = cutoff
-    offsets = offsets.index_copy_(0, place, batch.offsets())
+    offsets.index_copy_(0, place, batch.offsets())
     return index.view(-1, width), offsets.view(-1, width, 3)
 
 
@@ -93,12 +95,19 @@ def neighbor_counts(batch: Batch) -> Tensor:
     return torch.bincount(batch.pairs[0], minlength=batch.n_atoms)
 
 
-def places_in_table(batch: Batch, width: int) -> Tensor:
-    """Return where each pair stands in a flat table with `width` entries per atom."""
+def places_in_table(batch: Batch, width: int, counts: Tensor | None = None) -> Tensor:
+    """Return where each pair stands in a flat table with `width` entries per atom.
+
+    Args:
+        batch: Whose pairs.
+        width: At least what the most crowded atom needs.
+        counts: `neighbor_counts`, where they are known already.
+    """
     i = batch.pairs[0]
-    counts = neighbor_counts(batch)
-    before = (counts.cumsum(0) - counts).index_select(0, i)
-    return i * width + torch.arange(len(i), device=i.device) - before
+    counts = neighbor_counts(batch) if counts is None else counts
+    rows = torch.arange(0, batch.n_atoms * width, width, device=i.device)
+    first = rows - (counts.cumsum(0) - counts)
+    return first.index_select(0, i) + torch.arange(len(i), device=i.device)
 
 
 def load(
