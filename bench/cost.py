@@ -1,4 +1,4 @@
-"""What an evaluation costs in this process: direct, conservative, both; plain, compiled, kept lists.
+"""What an evaluation costs in this process: plain, compiled, and with a neighbor list kept.
 
 python -m bench.cost
 """
