@@ -5,6 +5,10 @@ FROM python:3.12-slim
 ARG EXTRA=server
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
+# Compiles native models at the first start; without it they are served uncompiled.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+
 RUN useradd --uid 10001 --create-home twinforce
 WORKDIR /src
 
