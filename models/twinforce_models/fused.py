@@ -1,31 +1,31 @@
 """What a potential gives that takes its derivatives by itself."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
-    from twinforce_models.batch import Batch
-    from twinforce_models.potential import Heads
+from twinforce_models.batch import Batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FusedHeads:
-    """What one call gives.
+    """What one call gives: the attributes of `Heads`, no graph behind them, and gradients.
 
     Attributes:
-        heads: As `Potential.forward_heads` gives them, no graph behind them.
+        atom_energies: Shape [n_atoms], in eV.
         gradients: Of the sum of all energies: for "conservative_forces" by the positions, shape
             [n_atoms, 3], in eV/Å; for "conservative_stress" by the strain, shape
             [n_systems, 3, 3], in eV.
+        direct_forces: Shape [n_atoms, 3], in eV/Å, net force and all.
+        direct_stress: Shape [n_systems, 3, 3], in eV/Å³.
     """
 
-    heads: Heads
+    atom_energies: Tensor
     gradients: Mapping[str, Tensor]
+    direct_forces: Tensor | None = None
+    direct_stress: Tensor | None = None
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from twinforce_models.batch import Batch
-from twinforce_models.fused import Fused
+from twinforce_models.fused import Fused, FusedHeads
 from twinforce_models.supported import check_outputs, check_periodic, check_supported
 from twinforce_proto import (
     STRESSES,
@@ -231,7 +231,7 @@ def _evaluate_fused(
     with torch.no_grad():
         if (found := potential.forward_fused(batch, outputs)) is None:
             return None
-        results = _energies(found.heads, batch) | _direct(found.heads, batch)
+        results = _energies(found, batch) | _direct(found, batch)
         return _wanted(outputs, results | _derivatives(found.gradients, batch))
 
 
@@ -259,12 +259,12 @@ def _forward(
         return results | _direct(potential.forward_direct(batch), batch)
 
 
-def _energies(heads: Heads, batch: Batch) -> dict[str, Tensor]:
+def _energies(heads: Heads | FusedHeads, batch: Batch) -> dict[str, Tensor]:
     energy = batch.sum_over_atoms(heads.atom_energies.to(torch.float64))
     return {"atom_energies": heads.atom_energies, "energy": energy}
 
 
-def _direct(heads: Heads | DirectHeads, batch: Batch) -> dict[str, Tensor]:
+def _direct(heads: Heads | DirectHeads | FusedHeads, batch: Batch) -> dict[str, Tensor]:
     results = {}
     if heads.direct_forces is not None:
         results["direct_forces"] = without_net_force(heads.direct_forces, batch)

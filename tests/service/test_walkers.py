@@ -7,6 +7,8 @@ from tests.potentials import Soft, loaded
 from tests.systems import crystal
 from twinforce import Client
 from twinforce_models.potential import predict
+from twinforce_service import wire
+from twinforce_service.batching import Request, Walker
 from twinforce_service.main import run_in_thread
 
 
@@ -29,3 +31,14 @@ def test_a_stream_keeps_its_neighbor_list_and_gets_the_same_predictions():
         client.predict(system, model="soft")
     assert model.lists.n_searches == 1
     assert len(model.lists) == 1
+
+
+def test_a_walker_is_the_same_in_another_process():
+    walkers = [Walker(), None, Walker()]
+    requests = [
+        Request("soft", crystal(2), frozenset({"energy"}), walker=walker) for walker in walkers
+    ]
+    frames = wire.requests_to_frames(enumerate(requests))
+    arrived = wire.requests_from_message(wire.read([memoryview(frame) for frame in frames]))
+    assert [request.walker for _, request in arrived] == walkers
+    assert walkers[0] != walkers[2]

@@ -64,12 +64,12 @@ class CompiledHybridNet:
         atom_energies = references + heads.local_energies.to(torch.float64)
         gradients = {} if spec.part == "direct" else _gradients(Hybrid(*found), batch, outputs)
         if outputs.isdisjoint(DIRECT_OUTPUTS):
-            return FusedHeads(Heads(atom_energies), gradients)
+            return FusedHeads(atom_energies, gradients)
         stress = None
         if "direct_stress" in outputs:
             strain_gradients = batch.sum_over_atoms(heads.direct_strain_gradients)
             stress = strain_gradients / batch.volumes[:, None, None]
-        return FusedHeads(Heads(atom_energies, heads.direct_forces, stress), gradients)
+        return FusedHeads(atom_energies, gradients, heads.direct_forces, stress)
 
 
 def _gradients(found: Hybrid, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
