@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     atoms = ase.io.read(options.start)
     system = System(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
-    with running_service("--n-threads=1", f"--model=toy={MODELS['toy']}") as urls:
+    with running_service("--n-threads=1", "--compile=off", f"--model=toy={MODELS['toy']}") as urls:
         results = measure(urls, system, options.seconds)
     content = {"machine": describe_machine(1), "milliseconds": results}
     options.out.mkdir(parents=True, exist_ok=True)

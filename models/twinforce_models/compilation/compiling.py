@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -58,7 +59,7 @@ def compiled(
         missing = {spec: path for spec, path in paths.items() if not _use_kept(target, spec, path)}
     except OSError as error:
         return _failed(target, str(error), wait=wait)
-    if wait:
+    if missing and wait:
         _build_all(target, missing, wait=True)
     elif missing:
         build_all = partial(_build_all, target, missing, wait=False)
@@ -80,7 +81,7 @@ def _use_kept(target: CompiledHybridNet, spec: Spec, path: Path) -> bool:
     try:
         part = load(path, spec)
         _check(target.plain, spec, part)
-    except (RuntimeError, ArithmeticError) as error:
+    except Exception as error:  # whatever machine code of something else does
         logger.warning("%s cannot be used and is built again: %s", path, error)
         path.unlink(missing_ok=True)
         return False
@@ -102,34 +103,42 @@ def load(path: Path, spec: Spec) -> Compiled:
 
 
 def _build_all(target: CompiledHybridNet, paths: Mapping[Spec, Path], *, wait: bool) -> None:
-    for spec, path in paths.items():
-        started = time.monotonic()
-        try:
-            _build(spec, path, is_nice=not wait)
-            if not _use_kept(target, spec, path):
-                raise ModelLoadError("what was built cannot be used")
-        except (OSError, ModelLoadError) as error:
-            _failed(target, f"{spec.part}: {error}", wait=wait)
-            return
-        seconds = time.monotonic() - started
-        logger.info("the %s part was compiled in %.0f s", spec.part, seconds)
+    """Build and use all of the parts, at the same time if they are waited for."""
+    one_by_one = [[each] for each in paths.items()]
+    try:
+        for some in [list(paths.items())] if wait else one_by_one:
+            _build(some, is_nice=not wait)
+            for spec, path in some:
+                if not _use_kept(target, spec, path):
+                    raise ModelLoadError(f"the {spec.part} part that was built cannot be used")
+    except (OSError, ModelLoadError) as error:
+        _failed(target, str(error), wait=wait)
 
 
-def _build(spec: Spec, path: Path, *, is_nice: bool) -> None:
-    """Build a part in a process of its own, which ends with this one."""
+def _build(some: Sequence[tuple[Spec, Path]], *, is_nice: bool) -> None:
+    """Build parts, each in a process of its own, which ends with this one."""
+    started = time.monotonic()
+    with ExitStack() as stack:
+        processes = [stack.enter_context(_builder(*each, is_nice=is_nice)) for each in some]
+        for (spec, _), process in zip(some, processes, strict=True):
+            assert process.stderr is not None
+            said = process.stderr.read().strip()
+            if process.wait():
+                lines = [line for line in said.splitlines() if line and not line.startswith(" ")]
+                raise ModelLoadError(lines[-1] if lines else f"exit status {process.returncode}")
+            logger.info("%s was compiled in %.0f s", spec.part, time.monotonic() - started)
+
+
+def _builder(spec: Spec, path: Path, *, is_nice: bool) -> subprocess.Popen[str]:
     module = "twinforce_models.compilation.build"
     command = [sys.executable, "-m", module, str(path), *(["--nice"] if is_nice else [])]
-    with subprocess.Popen(
+    process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stderr is not None
-        process.stdin.write(spec.to_json() + "\n")
-        process.stdin.flush()
-        said = process.stderr.read().strip()
-    if process.returncode:
-        lines = [line for line in said.splitlines() if line and not line.startswith(" ")]
-        raise ModelLoadError(lines[-1] if lines else f"exit status {process.returncode}")
+    )
+    assert process.stdin is not None
+    process.stdin.write(spec.to_json() + "\n")
+    process.stdin.flush()
+    return process
 
 
 def _failed(target: CompiledHybridNet, reason: str, *, wait: bool) -> CompiledHybridNet:
