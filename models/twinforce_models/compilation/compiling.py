@@ -4,7 +4,6 @@ A build takes a minute or two of one core, in a process of its own. Nothing wait
 to; until it is done, and if it fails, the plain network is evaluated.
 """
 
-import importlib
 import logging
 import subprocess
 import sys
@@ -92,13 +91,16 @@ def _use_kept(target: CompiledHybridNet, spec: Spec, path: Path) -> bool:
 def load(path: Path, spec: Spec) -> Compiled:
     """Return the function in a file that `build` wrote.
 
+    Past `torch._inductor.aoti_load_package`, which takes seconds to import and wants a compiler.
+
     Raises:
         RuntimeError: It cannot be loaded.
     """
     index = torch.device(spec.device).index
-    inductor = importlib.import_module("torch._inductor")  # slow to import
-    package = inductor.aoti_load_package(str(path), device_index=-1 if index is None else index)
-    run: Compiled = package.loader.run
+    loader = torch._C._aoti.AOTIModelPackageLoader(
+        str(path), "model", False, 1, -1 if index is None else index
+    )
+    run: Compiled = loader.run
     return run
 
 
