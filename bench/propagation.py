@@ -1,0 +1,128 @@
+"""What a block of multiple time stepping costs when the service takes its steps.
+
+    python -m bench.propagation
+
+Eight direct steps in this process are the measure; beside them the block of M = 8 in this process,
+which is what its one evaluation of both forces makes of it, and the same block through `Propagate`:
+one call per block, from the checkpoint of the last. The service runs as a process of its own.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import torch
+from demo.serving import running_service
+
+from bench.machine import ROOT, describe_machine
+from bench.timing import Timing, time_in_turn
+from twinforce import Client, Integrator, Snapshot, Start, System
+from twinforce.ensembles import FS
+from twinforce.md import draw_velocities
+from twinforce_dynamics.course import Course
+from twinforce_dynamics.mts import Floats, ForceFunction, State, answered
+from twinforce_models import registry
+from twinforce_models.memory import keep_freed_memory
+from twinforce_models.potential import predict
+
+INNER_STEPS = 8
+IN_PROCESS = f"{INNER_STEPS} direct steps in this process"
+BAR = 1.25
+
+
+def in_process(start: Start, model: str, n_outer: int) -> Callable[[], None]:
+    """Return a function that takes so many more outer steps in this process."""
+    potential = registry.load(model, device="cpu").potential
+    course = Course(start)
+
+    def asking(outputs: frozenset[str]) -> ForceFunction:
+        def evaluate(positions: Floats, cell: Floats) -> object:
+            (prediction,) = predict(potential, [start.system.moved(positions, cell)], outputs)
+            return prediction
+
+        return evaluate  # type: ignore[return-value]
+
+    inner, whole = map(asking, course.outputs)
+    last: list[State] = [answered(course.begin(), inner, whole)]
+
+    def go_on() -> None:
+        for _ in range(n_outer):
+            last[0] = answered(course.step(last[0]), inner, whole)
+
+    return go_on
+
+
+def through(client: Client, start: Start, model: str) -> Callable[[], None]:
+    """Return a function that moves the system by one more block on the server."""
+    last: list[Start | Snapshot] = [start]
+
+    def go_on() -> None:
+        *_, last[0] = client.propagate(last[0], INNER_STEPS, INNER_STEPS, model=model)
+
+    return go_on
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and write bench/results/propagation.json."""
+    parser = argparse.ArgumentParser(prog="python -m bench.propagation", description=main.__doc__)
+    parser.add_argument("--model", default="water")
+    parser.add_argument(
+        "--start", type=Path, default=ROOT / "demo" / "water64.xyz", help="atoms to start from"
+    )
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    options = parser.parse_args(arguments)
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    atoms = ase.io.read(options.start)
+    draw_velocities(atoms, 300.0, np.random.default_rng(0))
+    system = System(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+
+    def start(**how: object) -> Start:
+        integrator = Integrator(time_step=0.5 * FS, **how)  # type: ignore[arg-type]
+        return Start(system, atoms.get_velocities(), integrator)
+
+    direct, hybrid = start(force_kind="direct"), start(inner_steps=INNER_STEPS)
+    with ExitStack() as stack:
+        urls = stack.enter_context(running_service("--n-threads=1"))
+        rest, grpc = (stack.enter_context(Client(url)) for url in urls)
+        block = f"block of M = {INNER_STEPS}"
+        timings = time_in_turn(
+            {
+                IN_PROCESS: in_process(direct, options.model, INNER_STEPS),
+                f"{block} in this process": in_process(hybrid, options.model, 1),
+                f"{block} through gRPC": through(grpc, hybrid, options.model),
+                f"{block} through REST": through(rest, hybrid, options.model),
+            },
+            options.seconds,
+        )
+    report(timings, options.model, len(system), options.out)
+
+
+def report(timings: dict[str, Timing], model: str, n_atoms: int, out: Path) -> None:
+    """Print the timings and what they are to the measure, and keep both."""
+    base = timings[IN_PROCESS].median
+    print(f"\n{model}, {n_atoms} atoms, ms: median (10% - 90%), over {IN_PROCESS}")
+    for name, timing in timings.items():
+        print(f"  {name:34}{timing}   x {timing.median / base:.3f}")
+    content = {
+        "machine": describe_machine(1),
+        "model": model,
+        "n_atoms": n_atoms,
+        "bar": BAR,
+        "milliseconds": {
+            name: asdict(timing) | {"over_direct_steps": timing.median / base}
+            for name, timing in timings.items()
+        },
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "propagation.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
