@@ -10,6 +10,7 @@ Lengths in Å, energies in eV, forces in eV/Å, stresses in eV/Å³. The ASE cal
 from twinforce._async import AsyncClient, AsyncStream
 from twinforce._client import Client, Stream
 from twinforce_dynamics.course import Snapshot
+from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.start import Integrator, Start
 from twinforce_proto import (
     OUTPUTS,
@@ -54,6 +55,7 @@ __all__ = [
     "Prediction",
     "PredictionError",
     "Provenance",
+    "Relaxed",
     "RequestCancelledError",
     "ServiceError",
     "Snapshot",

@@ -8,12 +8,21 @@ from typing import Literal, Protocol, Self, TypeVar, cast, overload
 from google.protobuf.message import Message
 
 from twinforce._flow import Call, Conversation, Flow, Options, Pause
-from twinforce._following import Following, ended, model_of, origin_of
+from twinforce._following import (
+    Descending,
+    Errand,
+    Following,
+    Journey,
+    ended,
+    model_of,
+    origin_of,
+)
 from twinforce._grpc import AsyncGrpcTransport
 from twinforce._rest import AsyncRestTransport
 from twinforce._url import Url, parse_url
 from twinforce_dynamics.course import Snapshot
 from twinforce_dynamics.messages import PropagateRequest
+from twinforce_dynamics.relaxation import Relaxed, RelaxRequest
 from twinforce_dynamics.start import Start
 from twinforce_proto import (
     DEFAULT_OUTPUTS,
@@ -46,7 +55,7 @@ class AsyncConnection(AsyncTransport, Protocol):
     def stream(self) -> AsyncTransport:
         """Return a transport for the messages of one walker."""
 
-    def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot, None]:
+    def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a message and yield the replies as they come; ends the call when closed."""
 
 
@@ -125,20 +134,38 @@ class AsyncClient:
     ) -> AsyncGenerator[Snapshot, None]:
         """Move a system on the server, as `Client.propagate` does."""
         start = origin_of(origin)
-        connection = self._connection()
         name = await self._run(self._conversation.name_of(model or model_of(start)))
-        request = PropagateRequest(name, start, n_steps, interval)
-        following = Following(self._conversation, request, timeout)
-        while not following.is_over:
-            try:
-                async with aclosing(connection.receive(following.call())) as replies:
-                    async for reply in replies:
-                        yield following.take(reply)
-                if not following.is_over:
-                    raise ended()
-            except ServiceError as error:
-                if not following.is_over:
-                    await asyncio.sleep(following.pause_after(error))
+        journey = Journey(PropagateRequest(name, start, n_steps, interval))
+        async with aclosing(self._follow(journey, timeout)) as snapshots:
+            async for snapshot in snapshots:
+                yield snapshot
+
+    async def relax(
+        self,
+        system: System,
+        *,
+        force_kind: Literal["hybrid", "conservative", "direct"] = "hybrid",
+        fmax: float = 0.05,
+        max_steps: int = 500,
+        interval: int = 10,
+        fixed_atoms: Sequence[int] = (),
+        model: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Relaxed, None]:
+        """Relax a system on the server, as `Client.relax` does."""
+        name = await self._run(self._conversation.name_of(model))
+        request = RelaxRequest(
+            name,
+            system,
+            force_kind=force_kind,
+            fmax=fmax,
+            max_steps=max_steps,
+            interval=interval,
+            fixed_atoms=fixed_atoms,
+        )
+        async with aclosing(self._follow(Descending(request), timeout)) as replies:
+            async for relaxed in replies:
+                yield relaxed
 
     async def models(self) -> list[ModelInfo]:
         """Return what every served model declares."""
@@ -169,6 +196,20 @@ class AsyncClient:
         if self._transport is None:
             self._transport = _connect(self._url, self._options)
         return self._transport
+
+    async def _follow(self, errand: Errand[T], timeout: float | None) -> AsyncGenerator[T, None]:
+        connection = self._connection()
+        following = Following(self._conversation, errand, timeout)
+        while not following.is_over:
+            try:
+                async with aclosing(connection.receive(following.call())) as replies:
+                    async for reply in replies:
+                        yield following.take(reply)
+                if not following.is_over:
+                    raise ended()
+            except ServiceError as error:
+                if not following.is_over:
+                    await asyncio.sleep(following.pause_after(error))
 
     async def _run(self, flow: Flow[T]) -> T:
         return await _drive(flow, self._connection())

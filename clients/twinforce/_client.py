@@ -10,12 +10,21 @@ from typing import Literal, Protocol, Self, TypeVar, cast, overload
 from google.protobuf.message import Message
 
 from twinforce._flow import Call, Conversation, Flow, Options, Pause
-from twinforce._following import Following, ended, model_of, origin_of
+from twinforce._following import (
+    Descending,
+    Errand,
+    Following,
+    Journey,
+    ended,
+    model_of,
+    origin_of,
+)
 from twinforce._grpc import GrpcTransport
 from twinforce._rest import RestTransport
 from twinforce._url import Url, parse_url
 from twinforce_dynamics.course import Snapshot
 from twinforce_dynamics.messages import PropagateRequest
+from twinforce_dynamics.relaxation import Relaxed, RelaxRequest
 from twinforce_dynamics.start import Start
 from twinforce_proto import (
     DEFAULT_OUTPUTS,
@@ -48,7 +57,7 @@ class Connection(Transport, Protocol):
     def stream(self) -> Transport:
         """Return a transport for the messages of one walker."""
 
-    def receive(self, call: Call) -> Generator[pb.Snapshot, None, None]:
+    def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a message and yield the replies as they come; ends the call when closed."""
 
 
@@ -185,30 +194,52 @@ class Client:
         Raises:
             ServiceError: What went wrong, after the last good snapshot.
         """
-        return self._snapshots(origin_of(origin), n_steps, interval, model, timeout)
+        start = origin_of(origin)
+        name = self._run(self._conversation.name_of(model or model_of(start)))
+        return self._follow(Journey(PropagateRequest(name, start, n_steps, interval)), timeout)
 
-    def _snapshots(
+    def relax(
         self,
-        origin: Start | bytes,
-        n_steps: int,
-        interval: int,
-        model: str | None,
-        timeout: float | None,
-    ) -> Generator[Snapshot, None, None]:
-        connection = self._connection()
-        name = self._run(self._conversation.name_of(model or model_of(origin)))
-        request = PropagateRequest(name, origin, n_steps, interval)
-        following = Following(self._conversation, request, timeout)
-        while not following.is_over:
-            try:
-                with closing(connection.receive(following.call())) as replies:
-                    for reply in replies:
-                        yield following.take(reply)
-                if not following.is_over:
-                    raise ended()
-            except ServiceError as error:
-                if not following.is_over:
-                    time.sleep(following.pause_after(error))
+        system: System,
+        *,
+        force_kind: Literal["hybrid", "conservative", "direct"] = "hybrid",
+        fmax: float = 0.05,
+        max_steps: int = 500,
+        interval: int = 10,
+        fixed_atoms: Sequence[int] = (),
+        model: str | None = None,
+        timeout: float | None = None,
+    ) -> Generator[Relaxed, None, None]:
+        """Relax a system on the server, in its cell; yield how far that is, and the end last.
+
+        Down to where no force is larger than `fmax`: on direct forces first and on conservative
+        ones to finish, unless `force_kind` names one of them. After a lost connection it goes on
+        from the last positions that came.
+
+        Args:
+            system: Where it starts.
+            force_kind: "hybrid", "conservative" or "direct".
+            fmax: The largest force on an atom that counts as none, in eV/Å.
+            max_steps: After which it ends also where forces are larger; `is_converged` tells.
+            interval: Steps from one report to the next; 0: the last one alone.
+            fixed_atoms: The places of atoms that do not move.
+            model: Its name.
+            timeout: For all of it, in s.
+
+        Raises:
+            ServiceError: What went wrong.
+        """
+        name = self._run(self._conversation.name_of(model))
+        request = RelaxRequest(
+            name,
+            system,
+            force_kind=force_kind,
+            fmax=fmax,
+            max_steps=max_steps,
+            interval=interval,
+            fixed_atoms=fixed_atoms,
+        )
+        return self._follow(Descending(request), timeout)
 
     def models(self) -> list[ModelInfo]:
         """Return what every served model declares."""
@@ -260,6 +291,20 @@ class Client:
                 # Not __del__, which at exit would wait for threads that are already gone.
                 self._end = weakref.finalize(self, self._transport.close)
             return self._transport
+
+    def _follow(self, errand: Errand[T], timeout: float | None) -> Generator[T, None, None]:
+        connection = self._connection()
+        following = Following(self._conversation, errand, timeout)
+        while not following.is_over:
+            try:
+                with closing(connection.receive(following.call())) as replies:
+                    for reply in replies:
+                        yield following.take(reply)
+                if not following.is_over:
+                    raise ended()
+            except ServiceError as error:
+                if not following.is_over:
+                    time.sleep(following.pause_after(error))
 
     def _run(self, flow: Flow[T]) -> T:
         return _drive(flow, self._connection())

@@ -50,7 +50,7 @@ _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 5.0
 
 Method = Literal[
-    "Predict", "PredictStream", "Nonconservativity", "Propagate", "ListModels", "GetModel"
+    "Predict", "PredictStream", "Nonconservativity", "Propagate", "Relax", "ListModels", "GetModel"
 ]
 T = TypeVar("T")
 

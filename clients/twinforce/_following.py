@@ -1,8 +1,12 @@
 """What to ask, and ask again, while a system moves on the server, without any I/O."""
 
 import time
+from dataclasses import replace
+from typing import Generic, Protocol, TypeVar
 
-from twinforce._flow import Call, Conversation
+from google.protobuf.message import Message
+
+from twinforce._flow import Call, Conversation, Method
 from twinforce_dynamics.checkpoint import Checkpoint
 from twinforce_dynamics.course import Snapshot
 from twinforce_dynamics.messages import (
@@ -10,50 +14,61 @@ from twinforce_dynamics.messages import (
     propagate_request_to_proto,
     snapshot_from_proto,
 )
+from twinforce_dynamics.relax_messages import relax_request_to_proto, relaxed_from_proto
+from twinforce_dynamics.relaxation import Relaxed, RelaxRequest
 from twinforce_dynamics.start import Start
 from twinforce_proto import OverloadedError, ServiceError, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
 
+Said = TypeVar("Said", covariant=True)
+T = TypeVar("T")
 
-class Following:
-    """A system on the move: after a lost connection it goes on from the last snapshot.
+
+class Errand(Protocol[Said]):
+    """Something that the service does step by step, and can be asked to go on with."""
+
+    method: Method
+    is_over: bool
+    """Whether the last reply was taken."""
+
+    def rest(self) -> Message:
+        """Return what asks for all that is left."""
+
+    def take(self, reply: pb.Snapshot | pb.Relaxed) -> Said:
+        """Return what a reply says; from now on it is where to go on from."""
+
+
+class Following(Generic[T]):
+    """An errand that survives lost connections.
 
     Args:
         conversation: Says when to ask again.
-        request: What moves, and how far.
+        errand: What is to be done.
         timeout: For all of it, in s; None: as long as it takes.
     """
 
     def __init__(
-        self, conversation: Conversation, request: PropagateRequest, timeout: float | None
+        self, conversation: Conversation, errand: Errand[T], timeout: float | None
     ) -> None:
         self._conversation = conversation
-        self._model = request.model
-        self._origin = request.origin
-        self._interval = request.interval
-        self._end = step_of(request.origin) + request.n_steps
-        self._n_left = request.n_steps
+        self._errand = errand
         self._n_failures = 0
         self._give_up_at = None if timeout is None else time.monotonic() + timeout
 
     @property
     def is_over(self) -> bool:
-        """Whether the last snapshot was taken."""
-        return not self._n_left
+        """Whether the last reply was taken."""
+        return self._errand.is_over
 
     def call(self) -> Call:
         """Return what to send now."""
-        request = PropagateRequest(self._model, self._origin, self._n_left, self._interval)
         ahead = self._give_up_at and max(self._give_up_at - time.monotonic(), 0.001)
-        return Call("Propagate", propagate_request_to_proto(request), ahead)
+        return Call(self._errand.method, self._errand.rest(), ahead)
 
-    def take(self, reply: pb.Snapshot) -> Snapshot:
-        """Return the snapshot in a reply; from now on it is where to go on from."""
-        snapshot = snapshot_from_proto(reply)
-        self._origin = snapshot.checkpoint
-        self._n_left = self._end - snapshot.step
+    def take(self, reply: pb.Snapshot | pb.Relaxed) -> T:
+        """Return what a reply says."""
         self._n_failures = 0
-        return snapshot
+        return self._errand.take(reply)
 
     def pause_after(self, error: ServiceError) -> float:
         """Return how long to wait before asking again, in s, or raise the error."""
@@ -66,6 +81,61 @@ class Following:
             raise error
         self._n_failures += 1
         return pause
+
+
+class Journey:
+    """A system on the move, which goes on from its last snapshot."""
+
+    method: Method = "Propagate"
+
+    def __init__(self, request: PropagateRequest) -> None:
+        self._request = request
+        self._end = step_of(request.origin) + request.n_steps
+        self.is_over = False
+
+    def rest(self) -> pb.PropagateRequest:
+        """Return what asks for all that is left."""
+        return propagate_request_to_proto(self._request)
+
+    def take(self, reply: pb.Snapshot | pb.Relaxed) -> Snapshot:
+        """Return the snapshot in a reply."""
+        assert isinstance(reply, pb.Snapshot)
+        snapshot = snapshot_from_proto(reply)
+        self.is_over = snapshot.step >= self._end
+        if not self.is_over:
+            n_left = self._end - snapshot.step
+            self._request = replace(self._request, origin=snapshot.checkpoint, n_steps=n_left)
+        return snapshot
+
+
+class Descending:
+    """A system that relaxes, from its last positions on."""
+
+    method: Method = "Relax"
+
+    def __init__(self, request: RelaxRequest) -> None:
+        self._request = request
+        self._n_before = 0
+        self._last = 0
+        self._system = request.system
+        self.is_over = False
+
+    def rest(self) -> pb.RelaxRequest:
+        """Return what asks for all that is left."""
+        self._n_before = self._last
+        message = relax_request_to_proto(self._request.moved(self._system))
+        message.max_steps = self._request.max_steps - self._n_before
+        return message
+
+    def take(self, reply: pb.Snapshot | pb.Relaxed) -> Relaxed:
+        """Return how far a reply says that it is."""
+        assert isinstance(reply, pb.Relaxed)
+        said = relaxed_from_proto(reply)
+        relaxed = replace(said, step=said.step + self._n_before)
+        self._last = relaxed.step
+        self._system = self._system.moved(relaxed.positions)
+        self.is_over = relaxed.is_last
+        return relaxed
 
 
 def origin_of(origin: Start | Snapshot | bytes) -> Start | bytes:

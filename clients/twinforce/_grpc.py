@@ -55,7 +55,7 @@ class GrpcTransport:
         except grpc.RpcError as error:
             raise _service_error(error, self._url, call.timeout) from error
 
-    def receive(self, call: Call) -> Generator[pb.Snapshot, None, None]:
+    def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a message and yield the replies as they come; ends the call when closed."""
         replies = getattr(self._stub, call.method)(call.message, timeout=call.timeout)
         try:
@@ -137,7 +137,7 @@ class AsyncGrpcTransport:
         except grpc.RpcError as error:
             raise _service_error(error, self._url, call.timeout) from error
 
-    async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot, None]:
+    async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a message and yield the replies as they come; ends the call when closed."""
         replies = getattr(self._stub, call.method)(call.message, timeout=call.timeout)
         try:

@@ -15,6 +15,8 @@ from twinforce_dynamics.course import Snapshot
 from twinforce_dynamics.disagreement import Disagreement
 from twinforce_dynamics.ensembles import FS
 from twinforce_dynamics.messages import snapshot_to_proto, start_from_proto
+from twinforce_dynamics.relax_messages import relax_request_from_proto, relaxed_to_proto
+from twinforce_dynamics.relaxation import Relaxed
 from twinforce_proto import (
     OUTPUTS,
     ModelInfo,
@@ -41,11 +43,16 @@ _PAIR_NORMS = ("pair_norms", "antisymmetric_pair_norms")
 
 
 def body_of(
-    message: pb.PredictRequest | pb.NonconservativityRequest | pb.PropagateRequest,
+    message: pb.PredictRequest
+    | pb.NonconservativityRequest
+    | pb.PropagateRequest
+    | pb.RelaxRequest,
 ) -> dict[str, Any]:
     """Return the body that asks what this message asks."""
     if isinstance(message, pb.PropagateRequest):
         return _propagate_body(message)
+    if isinstance(message, pb.RelaxRequest):
+        return _relax_body(message)
     if isinstance(message, pb.NonconservativityRequest):
         wanted = nonconservativity_request_from_proto(message)
         system = _system(wanted.system)
@@ -75,7 +82,7 @@ def reply_message(method: Method, values: Any) -> Message:
         raise PredictionError(f"reply: not one to {method}: {error!r}") from error
 
 
-def snapshot_message(line: str) -> pb.Snapshot:
+def line_message(method: Method, line: str) -> pb.Snapshot | pb.Relaxed:
     """Return the message that a line of a reply stands for.
 
     Raises:
@@ -86,10 +93,12 @@ def snapshot_message(line: str) -> pb.Snapshot:
         values = json.loads(line)
         problem = values.get("error")
         if problem is None:
+            if method == "Relax":
+                return relaxed_to_proto(_relaxed(values))
             return snapshot_to_proto(_snapshot(values))
         status = int(problem["status"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise PredictionError(f"reply: not a line of one to Propagate: {error!r}") from error
+        raise PredictionError(f"reply: not a line of one to {method}: {error!r}") from error
     raise error_from_problem(problem, status)
 
 
@@ -105,6 +114,23 @@ def _snapshot(values: dict[str, Any]) -> Snapshot:
         known["disagreement"] = Disagreement(**values["disagreement"])
     known["provenance"] = _origin(values)["provenance"]
     return Snapshot(**known)
+
+
+def _relaxed(values: dict[str, Any]) -> Relaxed:
+    known = values | {"positions": np.asarray(values["positions"])}
+    return Relaxed(**known | {"provenance": _origin(values)["provenance"]})
+
+
+def _relax_body(message: pb.RelaxRequest) -> dict[str, Any]:
+    wanted = relax_request_from_proto(message)
+    return {
+        "system": _system(wanted.system),
+        "force_kind": wanted.force_kind,
+        "fmax": wanted.fmax,
+        "max_steps": wanted.max_steps,
+        "interval": wanted.interval,
+        "fixed_atoms": wanted.fixed_atoms.tolist(),
+    }
 
 
 def _propagate_body(message: pb.PropagateRequest) -> dict[str, Any]:

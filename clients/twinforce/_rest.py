@@ -10,7 +10,7 @@ import httpx2
 from google.protobuf.message import DecodeError, Message
 
 from twinforce._flow import Call, Method
-from twinforce._json import body_of, reply_message, snapshot_message
+from twinforce._json import body_of, line_message, reply_message
 from twinforce._url import Url
 from twinforce_proto import DeadlineExceededError, PredictionError, ServiceError, UnavailableError
 from twinforce_proto.problem import error_from_problem
@@ -51,7 +51,7 @@ class RestTransport:
             raise _service_error(error, self._url, call.timeout) from error
         return _reply(call, reply)
 
-    def receive(self, call: Call) -> Generator[pb.Snapshot, None, None]:
+    def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a message and yield the replies as they come; ends the call when closed."""
         try:
             with self._http.stream(**_request(call, self._url, self._encoding)) as reply:
@@ -59,7 +59,7 @@ class RestTransport:
                     reply.read()
                     raise _refusal(reply)
                 for line in reply.iter_lines():
-                    yield snapshot_message(line)
+                    yield line_message(call.method, line)
         except httpx2.HTTPError as error:
             raise _service_error(error, self._url, call.timeout) from error
 
@@ -108,7 +108,7 @@ class AsyncRestTransport:
             raise _service_error(error, self._url, call.timeout) from error
         return _reply(call, reply)
 
-    async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot, None]:
+    async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a message and yield the replies as they come; ends the call when closed."""
         try:
             async with self._http.stream(**_request(call, self._url, self._encoding)) as reply:
@@ -116,7 +116,7 @@ class AsyncRestTransport:
                     await reply.aread()
                     raise _refusal(reply)
                 async for line in reply.aiter_lines():
-                    yield snapshot_message(line)
+                    yield line_message(call.method, line)
         except httpx2.HTTPError as error:
             raise _service_error(error, self._url, call.timeout) from error
 

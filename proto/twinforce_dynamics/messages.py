@@ -141,7 +141,7 @@ def start_from_proto(message: pb.Start, *, with_velocities: bool = True) -> Star
 def integrator_to_proto(integrator: Integrator) -> pb.Integrator:
     """Encode how a system moves."""
     message = pb.Integrator(
-        force_kind=_FORCE_KINDS[integrator.force_kind],
+        force_kind=force_kind_to_proto(integrator.force_kind),
         inner_steps=integrator.stride,
         time_step_fs=_in_fs(integrator.time_step),
     )
@@ -159,19 +159,33 @@ def integrator_from_proto(message: pb.Integrator) -> Integrator:
     Raises:
         InvalidRequestError: When it makes no sense; `field` says where.
     """
-    names = [name for name, number in _FORCE_KINDS.items() if message.force_kind == number]
-    if not names:
-        raise invalid("force_kind", ", ".join(_FORCE_KINDS), f"number {message.force_kind}")
     try:
         ensemble = _npt(message.npt) if message.HasField("npt") else _thermostat(message)
     except (TypeError, ValueError) as error:
         raise InvalidRequestError(f"ensemble: {error}", field="ensemble") from error
     return Integrator(
         time_step=message.time_step_fs * FS,
-        force_kind=names[0],
+        force_kind=force_kind_from_proto(message.force_kind),
         inner_steps=message.inner_steps,
         ensemble=ensemble,
     )
+
+
+def force_kind_to_proto(force_kind: ForceChoice) -> pb.ForceKind:
+    """Encode which forces drive."""
+    return _FORCE_KINDS[force_kind]
+
+
+def force_kind_from_proto(number: int) -> ForceChoice:
+    """Decode which forces drive.
+
+    Raises:
+        InvalidRequestError: There is no such kind.
+    """
+    for name, known in _FORCE_KINDS.items():
+        if number == known:
+            return name
+    raise invalid("force_kind", ", ".join(_FORCE_KINDS), f"number {number}")
 
 
 def snapshot_to_proto(snapshot: Snapshot) -> pb.Snapshot:

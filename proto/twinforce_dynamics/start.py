@@ -100,7 +100,7 @@ class Start:
             "velocities": checks.coordinates("velocities", velocities, (n_atoms, 3)),
             "integrator": integrator,
             "masses": _masses(masses, system),
-            "fixed_atoms": _places(fixed_atoms, n_atoms),
+            "fixed_atoms": places(fixed_atoms, n_atoms),
             "random_state": _random_state(random),
         }
         for name, value in values.items():
@@ -150,17 +150,22 @@ def _masses(values: ArrayLike | None, system: System) -> Floats:
     return masses
 
 
-def _places(values: ArrayLike, n_atoms: int) -> NDArray[np.int32]:
-    places = np.asarray(values)
-    if places.size and (places.ndim != 1 or places.dtype.kind not in "iu"):
-        raise invalid("fixed_atoms", "a list of whole numbers", f"{places.dtype} values")
-    wrong = (places < 0) | (places >= n_atoms)
+def places(values: ArrayLike, n_atoms: int) -> NDArray[np.int32]:
+    """Return the places of fixed atoms, in order: none twice, and not all.
+
+    Raises:
+        InvalidRequestError: They are no such places.
+    """
+    given = np.asarray(values)
+    if given.size and (given.ndim != 1 or given.dtype.kind not in "iu"):
+        raise invalid("fixed_atoms", "a list of whole numbers", f"{given.dtype} values")
+    wrong = (given < 0) | (given >= n_atoms)
     if wrong.any():
-        raise invalid("fixed_atoms", f"places from 0 to {n_atoms - 1}", places[wrong][0])
-    places = np.unique(places).astype(np.int32)
-    if len(places) == n_atoms:
+        raise invalid("fixed_atoms", f"places from 0 to {n_atoms - 1}", given[wrong][0])
+    kept = np.unique(given).astype(np.int32)
+    if len(kept) == n_atoms:
         raise invalid("fixed_atoms", "an atom that can move", "all of them")
-    return places
+    return kept
 
 
 def _random_state(

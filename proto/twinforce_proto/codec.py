@@ -34,7 +34,9 @@ from twinforce_proto.v1 import inference_pb2 as pb
 ERROR_METADATA_KEY = "twinforce-error-bin"
 
 # What says where it came from and where the time went.
-Reply: TypeAlias = pb.PredictReply | pb.StreamReply | pb.NonconservativityReply | pb.Snapshot
+Reply: TypeAlias = (
+    pb.PredictReply | pb.StreamReply | pb.NonconservativityReply | pb.Snapshot | pb.Relaxed
+)
 
 _OUTPUT_NUMBERS: dict[str, pb.Output] = {
     name: getattr(pb, f"OUTPUT_{name.upper()}") for name in OUTPUTS

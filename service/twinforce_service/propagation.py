@@ -1,37 +1,29 @@
 """Dynamics beside the model: walkers whose every step is requests like those of any caller."""
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from twinforce_dynamics.checkpoint import Checkpoint
 from twinforce_dynamics.course import Course, Snapshot
 from twinforce_dynamics.messages import PropagateRequest
-from twinforce_dynamics.mts import Question, State, Steps
+from twinforce_dynamics.mts import State
+from twinforce_dynamics.relaxation import OUTPUTS_OF, Relaxation, Relaxed, RelaxRequest
 from twinforce_dynamics.start import Start, invalid
 from twinforce_proto import (
-    DeadlineExceededError,
     InvalidRequestError,
     InvalidSystemError,
     ModelInfo,
     OverloadedError,
-    Prediction,
     PredictionError,
     ServiceError,
-    System,
     SystemTooLargeError,
 )
-from twinforce_service.batching import Request
 from twinforce_service.engine import Engine
-from twinforce_service.logs import request_id
+from twinforce_service.questions import Questions
 
 # What a caller is advised to wait where too many walkers are under way, in s.
 _RETRY_AFTER = 5.0
-# What a walker waits where the queue is full and nothing is said, in s.
-_PAUSE = 0.1
 # Of a walker that has flown apart.
 _LOST = (InvalidSystemError, PredictionError, SystemTooLargeError)
 
@@ -72,9 +64,7 @@ class Propagations:
         Raises:
             ServiceError: What was asked for makes no sense, an evaluation failed, or time was up.
         """
-        if self._n_running >= self._max_running:
-            text = f"{self._max_running} systems are already on the move; try again later"
-            raise OverloadedError(text, retry_after=_RETRY_AFTER)
+        self._check_room("n_steps", wanted.n_steps)
         self._n_running += 1
         try:
             walker = self._walker(wanted, timeout)
@@ -83,9 +73,33 @@ class Propagations:
         finally:
             self._n_running -= 1
 
+    async def relaxations(
+        self, wanted: RelaxRequest, timeout: float | None
+    ) -> AsyncGenerator[Relaxed, None]:
+        """Relax a system; yield how far that is at each interval, and at the end.
+
+        Arguments and errors are those of `snapshots`.
+        """
+        self._check_room("max_steps", wanted.max_steps)
+        self._n_running += 1
+        try:
+            info = self._engine.find(wanted.model)
+            inner, whole = OUTPUTS_OF["direct"], OUTPUTS_OF["conservative"]
+            deadline = _deadline(timeout)
+            questions = Questions(self._engine, info.name, wanted.system, inner, whole, deadline)
+            async for relaxed in _relaxed(wanted, questions):
+                yield relaxed
+        finally:
+            self._n_running -= 1
+
+    def _check_room(self, field: str, n_steps: int) -> None:
+        if n_steps > self._max_steps:
+            raise invalid(field, f"at most {self._max_steps} in one call", n_steps)
+        if self._n_running >= self._max_running:
+            text = f"{self._max_running} systems are already on the move; try again later"
+            raise OverloadedError(text, retry_after=_RETRY_AFTER)
+
     def _walker(self, wanted: PropagateRequest, timeout: float | None) -> "Walker":
-        if wanted.n_steps > self._max_steps:
-            raise invalid("n_steps", f"at most {self._max_steps} in one call", wanted.n_steps)
         origin = wanted.origin
         checkpoint = Checkpoint.from_bytes(origin) if isinstance(origin, bytes) else None
         info = self._engine.find(wanted.model or (checkpoint.model if checkpoint else ""))
@@ -99,8 +113,7 @@ class Propagations:
         for field, steps in (("n_steps", wanted.n_steps), ("interval", wanted.interval)):
             if steps % stride:
                 raise invalid(field, f"a multiple of the {stride} inner_steps", steps)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        return Walker(self._engine, info, start, checkpoint, deadline)
+        return Walker(self._engine, info, start, checkpoint, _deadline(timeout))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,14 +150,11 @@ class Walker:
         checkpoint: Checkpoint | None,
         deadline: float | None,
     ) -> None:
-        self._engine = engine
         self._info = info
         self._course = Course(start)
-        self._system: System = start.system
-        self._is_under_way = False
         self._checkpoint = checkpoint
-        self._deadline = deadline
-        self._inner, self._whole = self._course.outputs
+        inner, whole = self._course.outputs
+        self._questions = Questions(engine, info.name, start.system, inner, whole, deadline)
 
     async def snapshots(self, n_steps: int, interval: int) -> AsyncGenerator[Snapshot, None]:
         """Move this many inner steps; yield at each interval, and at the end."""
@@ -153,7 +163,7 @@ class Walker:
             state = self._checkpoint.state
             moment = Moment(state, first, state.correction_work)
         else:
-            first, state = 0, await self._answered(self._course.begin())
+            first, state = 0, await self._questions.answered(self._course.begin())
             moment = Moment(state, first, 0.0)
             yield self._snapshot(moment)
         while moment.step < first + n_steps:
@@ -165,54 +175,12 @@ class Walker:
     async def _advanced(self, moment: Moment) -> Moment:
         step = moment.step + self._course.integrator.stride
         try:
-            state = await self._answered(self._course.step(moment.state))
+            state = await self._questions.answered(self._course.step(moment.state))
         except _LOST as error:
             raise _lost(error, moment.step) from error
         except ValueError as error:  # of numbers that no step can be taken with
             raise _lost(PredictionError(str(error)), moment.step) from error
         return Moment(state, step, moment.state.correction_work)
-
-    async def _answered(self, steps: Steps[State]) -> State:
-        """Return where steps lead, each of their questions answered by the engine."""
-        prediction: Prediction | None = None
-        while True:
-            try:
-                with np.errstate(over="ignore", invalid="ignore"):  # the next question is checked
-                    question = steps.send(prediction) if prediction else next(steps)
-            except StopIteration as end:
-                state: State = end.value
-                return state
-            prediction = await self._evaluated(question)
-
-    async def _evaluated(self, question: Question) -> Prediction:
-        request: Request[Prediction] = Request(
-            model=self._info.name,
-            system=self._system.moved(question.positions, question.cell),
-            outputs=self._whole if question.is_whole else self._inner,
-            deadline=self._deadline,
-            request_id=request_id.get(),
-        )
-        loop = asyncio.get_running_loop()
-        ahead = None if self._deadline is None else self._deadline - time.monotonic()
-        try:
-            async with asyncio.timeout_at(None if ahead is None else loop.time() + ahead):
-                await self._submit(request)
-                return await asyncio.wrap_future(request.future)
-        except TimeoutError as error:
-            raise DeadlineExceededError("the deadline passed before the last step") from error
-
-    async def _submit(self, request: Request[Prediction]) -> None:
-        """Submit; where the queue is full, only a walker that is not under way is refused."""
-        while True:
-            try:
-                self._engine.submit([request])
-            except OverloadedError as error:
-                if not self._is_under_way:
-                    raise
-                await asyncio.sleep(error.retry_after or _PAUSE)
-            else:
-                self._is_under_way = True
-                return
 
     def _snapshot(self, moment: Moment) -> Snapshot:
         state, step = moment.state, moment.step
@@ -220,6 +188,24 @@ class Walker:
         checkpoint = Checkpoint(self._info.name, self._info.sha256, start, state, step)
         snapshot = self._course.snapshot(state, step, moment.work_before)
         return replace(snapshot, checkpoint=checkpoint.to_bytes())
+
+
+async def _relaxed(wanted: RelaxRequest, questions: Questions) -> AsyncGenerator[Relaxed, None]:
+    relaxation = Relaxation(wanted)
+    descent, step = await questions.answered(relaxation.begin()), 0
+    while not (now := relaxation.report(descent, step)).is_last:
+        if wanted.interval and step % wanted.interval == 0:
+            yield now
+        try:
+            descent = await questions.answered(relaxation.step(descent))
+        except _LOST as error:
+            raise _lost(error, step) from error
+        step += 1
+    yield now
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
 
 
 def _check_model(info: ModelInfo, checkpoint: Checkpoint) -> None:

@@ -46,6 +46,10 @@ class CountingService(rpc.InferenceServicer):
         self.asked["propagate"] += 1
         yield from self._stub.Propagate(request)
 
+    def Relax(self, request, _context):  # noqa: N802
+        self.asked["relax"] += 1
+        yield from self._stub.Relax(request)
+
     def _counted(self, requests):
         decoder = StreamDecoder()
         for request in requests:

@@ -562,7 +562,7 @@ def test_the_documented_examples_work(shared):
         assert given.keys() == reply.json().keys()
         assert given["timings"].keys() == reply.json()["timings"].keys()
         assert given["provenance"].keys() == reply.json()["provenance"].keys()
-    assert n_examples == 11
+    assert n_examples == 12
     assert shared.get("/docs").status_code == 200
 
 

@@ -348,6 +348,44 @@ class Snapshot(_message.Message):
     provenance: Provenance
     def __init__(self, step: _Optional[int] = ..., time_fs: _Optional[float] = ..., positions: _Optional[_Union[Array, _Mapping]] = ..., velocities: _Optional[_Union[Array, _Mapping]] = ..., cell: _Optional[_Union[Array, _Mapping]] = ..., energy: _Optional[float] = ..., kinetic_energy: _Optional[float] = ..., conserved_energy: _Optional[float] = ..., temperature_k: _Optional[float] = ..., species_temperatures: _Optional[_Mapping[str, float]] = ..., disagreement: _Optional[_Union[ForceDisagreement, _Mapping]] = ..., checkpoint: _Optional[bytes] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ...) -> None: ...
 
+class RelaxRequest(_message.Message):
+    __slots__ = ("model", "system", "force_kind", "fmax", "max_steps", "interval", "fixed_atoms")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SYSTEM_FIELD_NUMBER: _ClassVar[int]
+    FORCE_KIND_FIELD_NUMBER: _ClassVar[int]
+    FMAX_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    FIXED_ATOMS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    system: System
+    force_kind: ForceKind
+    fmax: float
+    max_steps: int
+    interval: int
+    fixed_atoms: bytes
+    def __init__(self, model: _Optional[str] = ..., system: _Optional[_Union[System, _Mapping]] = ..., force_kind: _Optional[_Union[ForceKind, str]] = ..., fmax: _Optional[float] = ..., max_steps: _Optional[int] = ..., interval: _Optional[int] = ..., fixed_atoms: _Optional[bytes] = ...) -> None: ...
+
+class Relaxed(_message.Message):
+    __slots__ = ("step", "positions", "energy", "largest_force", "driven_by", "is_converged", "is_last", "provenance")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_FORCE_FIELD_NUMBER: _ClassVar[int]
+    DRIVEN_BY_FIELD_NUMBER: _ClassVar[int]
+    IS_CONVERGED_FIELD_NUMBER: _ClassVar[int]
+    IS_LAST_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    positions: Array
+    energy: float
+    largest_force: float
+    driven_by: ForceKind
+    is_converged: bool
+    is_last: bool
+    provenance: Provenance
+    def __init__(self, step: _Optional[int] = ..., positions: _Optional[_Union[Array, _Mapping]] = ..., energy: _Optional[float] = ..., largest_force: _Optional[float] = ..., driven_by: _Optional[_Union[ForceKind, str]] = ..., is_converged: bool = ..., is_last: bool = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ...) -> None: ...
+
 class Checkpoint(_message.Message):
     __slots__ = ("format", "model", "sha256", "start", "momenta", "prediction", "supplied", "correction_work", "step")
     FORMAT_FIELD_NUMBER: _ClassVar[int]

@@ -54,6 +54,11 @@ class InferenceStub(object):
                 request_serializer=twinforce__proto_dot_v1_dot_inference__pb2.PropagateRequest.SerializeToString,
                 response_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.Snapshot.FromString,
                 _registered_method=True)
+        self.Relax = channel.unary_stream(
+                '/twinforce.v1.Inference/Relax',
+                request_serializer=twinforce__proto_dot_v1_dot_inference__pb2.RelaxRequest.SerializeToString,
+                response_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.Relaxed.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/twinforce.v1.Inference/ListModels',
                 request_serializer=twinforce__proto_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
@@ -101,6 +106,13 @@ class InferenceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Relax(self, request, context):
+        """Relaxation in a fixed cell: how far it is every so many steps, and the end last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """The models that are served.
         """
@@ -137,6 +149,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Propagate,
                     request_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.PropagateRequest.FromString,
                     response_serializer=twinforce__proto_dot_v1_dot_inference__pb2.Snapshot.SerializeToString,
+            ),
+            'Relax': grpc.unary_stream_rpc_method_handler(
+                    servicer.Relax,
+                    request_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.RelaxRequest.FromString,
+                    response_serializer=twinforce__proto_dot_v1_dot_inference__pb2.Relaxed.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -257,6 +274,33 @@ class Inference(object):
             '/twinforce.v1.Inference/Propagate',
             twinforce__proto_dot_v1_dot_inference__pb2.PropagateRequest.SerializeToString,
             twinforce__proto_dot_v1_dot_inference__pb2.Snapshot.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Relax(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/twinforce.v1.Inference/Relax',
+            twinforce__proto_dot_v1_dot_inference__pb2.RelaxRequest.SerializeToString,
+            twinforce__proto_dot_v1_dot_inference__pb2.Relaxed.FromString,
             options,
             channel_credentials,
             insecure,

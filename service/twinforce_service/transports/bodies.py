@@ -35,7 +35,13 @@ from twinforce_proto.nonconservativity import (
 )
 from twinforce_proto.v1 import inference_pb2 as pb
 
-_Message = TypeVar("_Message", pb.PredictRequest, pb.NonconservativityRequest, pb.PropagateRequest)
+_Message = TypeVar(
+    "_Message",
+    pb.PredictRequest,
+    pb.NonconservativityRequest,
+    pb.PropagateRequest,
+    pb.RelaxRequest,
+)
 
 JSON, PROTOBUF = "application/json", "application/x-protobuf"
 

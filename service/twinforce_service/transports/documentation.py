@@ -27,7 +27,7 @@ from twinforce_service.transports.bodies import (
     PredictBody,
     SystemsBody,
 )
-from twinforce_service.transports.propagation_bodies import LINES, PropagateBody
+from twinforce_service.transports.propagation_bodies import LINES, PropagateBody, RelaxBody
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -113,6 +113,16 @@ _SNAPSHOT = {
         "total_work": -0.0041,
     },
     "checkpoint": "Chd0d2luZm9yY2U…",
+    "provenance": _PROVENANCE,
+}
+_RELAXED = {
+    "step": 31,
+    "positions": _WATER["positions"],
+    "energy": -469.061,
+    "largest_force": 0.014,
+    "driven_by": "conservative",
+    "is_converged": True,
+    "is_last": True,
     "provenance": _PROVENANCE,
 }
 _GIVEN = {
@@ -265,7 +275,14 @@ def _reply_example(path: str) -> dict[str, Any]:
 def _schemas() -> dict[str, Any]:
     kinds = [
         (kind, "validation")
-        for kind in (PredictBody, SystemsBody, NonconservativityBody, PropagateBody, Problem)
+        for kind in (
+            PredictBody,
+            SystemsBody,
+            NonconservativityBody,
+            PropagateBody,
+            RelaxBody,
+            Problem,
+        )
     ]
     _, schema = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     definitions: dict[str, Any] = schema["$defs"]
@@ -320,6 +337,20 @@ PROPAGATE: dict[str, Any] = {
         PropagateBody,
         {"start": {"summary": "Multiple time stepping with a thermostat", "value": _START}},
         "PropagateRequest",
+    ),
+}
+RELAX: dict[str, Any] = {
+    "name": "relax",
+    "summary": "Relaxation beside the model",
+    "description": "Relax a system in its cell, by FIRE, and answer with lines of JSON as "
+    "`propagate` does: how far it is at each interval, and the end last. Hybrid relaxation goes "
+    "down on direct forces and finishes on conservative ones.",
+    "responses": {200: {"description": "OK", "content": {LINES: {"example": _RELAXED}}}}
+    | _PREDICTION_PROBLEMS,
+    "openapi_extra": _asked(
+        RelaxBody,
+        {"molecule": {"summary": "One molecule", "value": {"system": _WATER, "fmax": 0.02}}},
+        "RelaxRequest",
     ),
 }
 LIVE: Responses = {200: _given({"status": "live"}), **_problems(_STARTING)}

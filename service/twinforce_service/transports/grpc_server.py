@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from twinforce_dynamics.messages import propagate_request_from_proto, snapshot_to_proto
+from twinforce_dynamics.relax_messages import relax_request_from_proto, relaxed_to_proto
 from twinforce_proto import PredictRequest, ServiceError, UnavailableError
 from twinforce_proto.codec import (
     ERROR_METADATA_KEY,
@@ -103,6 +104,12 @@ class Inference(InferenceServicer):
         """Move a system; what is written waits until the caller takes it."""
         await self._answer(context, self._propagate(request, context))
 
+    async def Relax(  # noqa: N802
+        self, request: pb.RelaxRequest, context: _Context
+    ) -> None:
+        """Relax a system."""
+        await self._answer(context, self._relax(request, context))
+
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: _Context
     ) -> pb.ListModelsReply:
@@ -162,6 +169,15 @@ class Inference(InferenceServicer):
                 async for snapshot in snapshots:
                     encode = partial(snapshot_to_proto, snapshot)
                     await context.write(await aside(snapshot_bytes(snapshot), encode))
+
+    async def _relax(self, message: pb.RelaxRequest, context: _Context) -> None:
+        with self._counted("grpc", message.model):
+            wanted = await aside(message.ByteSize(), partial(relax_request_from_proto, message))
+            relaxing = self._propagations.relaxations(wanted, _time_remaining(context))
+            async with aclosing(relaxing) as replies:
+                async for relaxed in replies:
+                    encode = partial(relaxed_to_proto, relaxed)
+                    await context.write(await aside(relaxed.positions.nbytes, encode))
 
     async def _list_models(self) -> pb.ListModelsReply:
         return pb.ListModelsReply(models=map(model_info_to_proto, self._engine.models.values()))

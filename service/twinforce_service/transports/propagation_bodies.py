@@ -16,6 +16,8 @@ from twinforce_dynamics.messages import (
     propagate_request_from_proto,
     random_state_from_proto,
 )
+from twinforce_dynamics.relax_messages import relax_request_from_proto
+from twinforce_dynamics.relaxation import Relaxed, RelaxRequest
 from twinforce_dynamics.start import Start, invalid
 from twinforce_proto import ServiceError
 from twinforce_proto.problem import error_to_problem
@@ -114,6 +116,21 @@ class PropagateBody(BaseModel):
     interval: int = Field(0, description="Inner steps between snapshots; 0: the last one alone.")
 
 
+class RelaxBody(BaseModel):
+    """A system to relax in its cell."""
+
+    model_config = _STRICT
+
+    system: SystemBody
+    force_kind: Literal["conservative", "direct", "hybrid"] = Field(
+        "hybrid", description="Hybrid: direct forces first, conservative ones to finish."
+    )
+    fmax: Number = Field(0.05, description="The largest force that counts as none, in eV/Å.")
+    max_steps: int = 500
+    interval: int = Field(10, description="Steps between lines; 0: the last one alone.")
+    fixed_atoms: list[int] = Field([], description="Places, from 0, of atoms that do not move.")
+
+
 def read_propagate_json(body: bytes, model: str) -> PropagateRequest:
     """Decode a JSON body.
 
@@ -147,6 +164,26 @@ def write_snapshot_line(snapshot: Snapshot) -> bytes:
     values["velocities"] = snapshot.velocities * FS
     values["checkpoint"] = base64.b64encode(snapshot.checkpoint).decode()
     return _line({name: value for name, value in values.items() if value is not None})
+
+
+def read_relax_json(body: bytes, model: str) -> RelaxRequest:
+    """Decode a JSON body; arguments and errors as `read_propagate_json`."""
+    try:
+        parsed = RelaxBody.model_validate_json(body)
+    except ValidationError as error:
+        raise reported(error) from error
+    values = parsed.model_dump(exclude={"system"})
+    return RelaxRequest(model, system_of(parsed.system), **values)
+
+
+def read_relax_protobuf(body: bytes, model: str) -> RelaxRequest:
+    """Decode a `twinforce.v1.RelaxRequest`; arguments and errors as `read_propagate_json`."""
+    return relax_request_from_proto(parsed_message(pb.RelaxRequest, body, model))
+
+
+def write_relaxed_line(relaxed: Relaxed) -> bytes:
+    """Encode how far a relaxation is as a line of JSON."""
+    return _line({field.name: getattr(relaxed, field.name) for field in fields(relaxed)})
 
 
 def write_error_line(error: ServiceError) -> bytes:

@@ -1,32 +1,37 @@
 """Propagation over HTTP: a reply of lines that grows as a system moves."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, aclosing
+from dataclasses import dataclass
 from functools import partial
+from typing import Any, Generic, TypeVar
 
 from fastapi import APIRouter
 from fastapi import Request as HTTPRequest
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from twinforce_dynamics.messages import PropagateRequest
 from twinforce_proto import RequestCancelledError, ServiceError
 from twinforce_service.engine import Engine
 from twinforce_service.metrics import Metrics
 from twinforce_service.propagation import Propagations
 from twinforce_service.transports import documentation
 from twinforce_service.transports.bodies import JSON, PROTOBUF
-from twinforce_service.transports.calls import aside, counted, snapshot_bytes
+from twinforce_service.transports.calls import aside, counted
 from twinforce_service.transports.incoming import body_type, read_body, timeout_of, while_there
 from twinforce_service.transports.propagation_bodies import (
     LINES,
     read_propagate_json,
     read_propagate_protobuf,
+    read_relax_json,
+    read_relax_protobuf,
     write_error_line,
+    write_relaxed_line,
     write_snapshot_line,
 )
 
-_READERS = {JSON: read_propagate_json, PROTOBUF: read_propagate_protobuf}
+Wanted = TypeVar("Wanted")
+Said = TypeVar("Said")
 
 
 class LinesResponse(Response):
@@ -65,35 +70,59 @@ class LinesResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+@dataclass(frozen=True, slots=True)
+class _Path(Generic[Wanted, Said]):
+    """What a path reads, does and writes."""
+
+    read_json: Callable[[bytes, str], Wanted]
+    read_protobuf: Callable[[bytes, str], Wanted]
+    do: Callable[[Wanted, float | None], AsyncGenerator[Said, None]]
+    write: Callable[[Said], bytes]
+
+    def read(self, media_type: str, body: bytes, model: str) -> Wanted:
+        read = {JSON: self.read_json, PROTOBUF: self.read_protobuf}[media_type]
+        return read(body, model)
+
+    async def lines(
+        self, wanted: Wanted, timeout: float | None, n_bytes: int, counting: ExitStack
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of the reply, and count the call when it ends."""
+        with counting:
+            async with aclosing(self.do(wanted, timeout)) as replies:
+                async for said in replies:
+                    yield await aside(n_bytes, partial(self.write, said))
+
+
 def propagation_paths(
     engine: Engine, propagations: Propagations, metrics: Metrics, max_body_bytes: int
 ) -> APIRouter:
-    """Return the path that moves systems."""
+    """Return the paths that move systems."""
     router = APIRouter(prefix="/v1/models/{model}", tags=["dynamics"])
 
-    async def lines(
-        wanted: PropagateRequest, timeout: float | None, counting: ExitStack
-    ) -> AsyncGenerator[bytes, None]:
-        with counting:
-            async with aclosing(propagations.snapshots(wanted, timeout)) as snapshots:
-                async for snapshot in snapshots:
-                    write = partial(write_snapshot_line, snapshot)
-                    yield await aside(snapshot_bytes(snapshot), write)
+    def add(name: str, path: _Path[Any, Any], docs: dict[str, Any]) -> None:
+        async def answer(request: HTTPRequest, model: str) -> Response:
+            media_type = body_type(request)
+            with ExitStack() as counting:
+                counting.enter_context(counted(metrics, "rest", engine, model))
+                body = await read_body(request, max_body_bytes)
+                timeout = timeout_of(request)
+                engine.find(model)
+                wanted = await aside(len(body), partial(path.read, media_type, body, model))
+                lines = path.lines(wanted, timeout, len(body), counting.pop_all())
+            # What is refused at once, or fails at the start, gets a status of its own.
+            first = await while_there(request, anext(lines))
+            return LinesResponse(first, lines)
 
-    @router.post("/propagate", response_class=Response, **documentation.PROPAGATE)
-    async def propagate(request: HTTPRequest, model: str) -> Response:
-        read = _READERS[body_type(request)]
-        with ExitStack() as counting:
-            counting.enter_context(counted(metrics, "rest", engine, model))
-            body = await read_body(request, max_body_bytes)
-            timeout = timeout_of(request)
-            engine.find(model)
-            wanted = await aside(len(body), partial(read, body, model))
-            written = lines(wanted, timeout, counting.pop_all())
-        # What is refused at once, or fails at the start, gets a status of its own.
-        first = await while_there(request, anext(written))
-        return LinesResponse(first, written)
+        router.add_api_route(f"/{name}", answer, methods=["POST"], response_class=Response, **docs)
 
+    propagate = _Path(
+        read_propagate_json, read_propagate_protobuf, propagations.snapshots, write_snapshot_line
+    )
+    relax = _Path(
+        read_relax_json, read_relax_protobuf, propagations.relaxations, write_relaxed_line
+    )
+    add("propagate", propagate, documentation.PROPAGATE)
+    add("relax", relax, documentation.RELAX)
     return router
 
 

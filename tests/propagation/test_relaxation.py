@@ -1,0 +1,138 @@
+"""Relaxation on the server: where forces vanish, reached on cheap forces first."""
+
+import asyncio
+from contextlib import closing
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.optimize import BFGS
+
+from tests.clients.proxy import CountingProxy
+from tests.clients.serving import ARGON, port_of, serve
+from tests.potentials import NEON, NonFinite, WithoutDirect, loaded
+from tests.propagation.conftest import argon
+from tests.systems import crystal
+from twinforce import (
+    AsyncClient,
+    Client,
+    InvalidRequestError,
+    PredictionError,
+    SystemTooLargeError,
+    UnsupportedOutputError,
+)
+from twinforce.ase import TwinForceCalculator
+
+
+@pytest.mark.parametrize("force_kind", ["hybrid", "conservative"])
+def test_it_ends_where_the_gradient_vanishes(client, force_kind):
+    *_, last = client.relax(argon(), force_kind=force_kind, fmax=1e-3)
+    assert (last.is_converged, last.is_last, last.driven_by) == (True, True, "conservative")
+    there = client.predict(argon().moved(last.positions))
+    largest = np.linalg.norm(there.conservative_forces, axis=1).max()
+    assert largest <= 1e-3
+    assert largest == pytest.approx(last.largest_force, rel=1e-6)
+    assert there.energy == pytest.approx(last.energy, abs=1e-9)
+    assert last.energy < client.predict(argon()).energy
+
+
+def test_hybrid_goes_down_on_direct_forces_first(client):
+    reports = list(client.relax(argon(), fmax=1e-3, interval=1))
+    kinds = [each.driven_by for each in reports]
+    assert kinds == sorted(kinds, reverse=True)  # direct, then conservative
+    assert set(kinds) == {"direct", "conservative"}
+    assert [each.step for each in reports] == list(range(len(reports)))
+    assert [each.is_last for each in reports] == [False] * (len(reports) - 1) + [True]
+
+
+def test_the_minimum_is_that_of_another_optimiser(server):
+    """The same one, from nearby: the energy is what BFGS of ASE finds."""
+    system = argon()
+    with Client(server.grpc_url) as client:
+        *_, last = client.relax(system, fmax=1e-4, max_steps=2000, force_kind="conservative")
+    atoms = Atoms(
+        numbers=system.atomic_numbers, positions=last.positions + 0.01, cell=system.cell, pbc=True
+    )
+    atoms.rattle(0.01, seed=1)
+    with TwinForceCalculator(server.grpc_url) as atoms.calc:
+        BFGS(atoms, logfile=None).run(fmax=1e-4, steps=500)
+        assert atoms.get_potential_energy() == pytest.approx(last.energy, abs=1e-5)
+
+
+def test_direct_forces_alone_end_where_they_vanish(client):
+    *_, last = client.relax(argon(), force_kind="direct", fmax=0.02, max_steps=400)
+    assert last.driven_by == "direct"
+    there = client.predict(argon().moved(last.positions), "direct_forces")
+    largest = np.linalg.norm(there.direct_forces, axis=1).max()
+    assert largest == pytest.approx(last.largest_force, rel=1e-6)
+    assert last.is_converged is bool(largest <= 0.02)
+
+
+def test_fixed_atoms_stay_and_their_forces_do_not_count(client):
+    *_, last = client.relax(argon(), fixed_atoms=[0, 3], fmax=1e-3)
+    assert (last.positions[[0, 3]] == argon().positions[[0, 3]]).all()
+    there = client.predict(argon().moved(last.positions))
+    sizes = np.linalg.norm(there.conservative_forces, axis=1)
+    assert last.is_converged
+    assert sizes[[1, 2, 4, 5, 6, 7]].max() <= 1e-3 < sizes[[0, 3]].max()
+
+
+def test_it_ends_after_so_many_steps(client):
+    reports = list(client.relax(argon(), fmax=1e-9, max_steps=7, interval=3))
+    assert [each.step for each in reports] == [0, 3, 6, 7]
+    assert (reports[-1].is_last, reports[-1].is_converged) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"fmax": 0.0}, "fmax"),
+        ({"max_steps": 0}, "max_steps"),
+        ({"max_steps": 10**7}, "max_steps"),
+        ({"interval": -1}, "interval"),
+        ({"force_kind": "both"}, "force_kind"),
+        ({"fixed_atoms": [9]}, "fixed_atoms"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(client, given, field):
+    with pytest.raises(InvalidRequestError) as caught:
+        list(client.relax(argon(), **given))
+    assert caught.value.field == field
+
+
+def test_models_that_cannot_are_said_to():
+    models = {"soft": loaded(WithoutDirect()), "bad": loaded(NonFinite(), "bad")}
+    with serve(models) as server, Client(server.grpc_url) as client:
+        with pytest.raises(UnsupportedOutputError, match="direct_forces"):
+            list(client.relax(crystal(), model="soft"))
+        with pytest.raises((PredictionError, SystemTooLargeError)):
+            list(client.relax(crystal(element=NEON), model="bad"))
+        *_, last = client.relax(crystal(element=ARGON), model="soft", force_kind="conservative")
+        assert last.is_last
+
+
+@pytest.mark.parametrize("transport", ["grpc", "rest"])
+def test_a_lost_connection_is_gone_on_from_the_last_report(server, transport):
+    url = server.grpc_url if transport == "grpc" else server.rest_url
+    proxy = CountingProxy(port_of(url))
+    near = f"{url.partition(':')[0]}://127.0.0.1:{proxy.port}"
+    with closing(proxy), Client(near, max_retries=8) as client:
+        steps = []
+        for relaxed in client.relax(argon(), fmax=1e-9, max_steps=60, interval=5):
+            steps.append(relaxed.step)
+            if relaxed.step >= 20 and proxy.n_connections == 1:
+                proxy.cut()
+    assert proxy.n_connections >= 2
+    assert steps == sorted(steps)
+    assert steps[-1] == 60
+
+
+def test_many_relax_at_once_with_asyncio(server):
+    async def end(client, fmax):
+        return [each async for each in client.relax(argon(), fmax=fmax)][-1]
+
+    async def ends():
+        async with AsyncClient(server.grpc_url) as client:
+            return await asyncio.gather(*(end(client, fmax) for fmax in (0.1, 0.01, 0.001)))
+
+    assert all(each.is_converged for each in asyncio.run(ends()))
