@@ -63,9 +63,11 @@ class Questions:
             prediction = await self._evaluated(question)
 
     async def _evaluated(self, question: Question) -> Prediction:
+        is_same = np.array_equal(question.cell, self._system.cell)
+        cell = None if is_same else question.cell  # what stays need not be checked again
         request: Request[Prediction] = Request(
             model=self._model,
-            system=self._system.moved(question.positions, question.cell),
+            system=self._system.moved(question.positions, cell),
             outputs=self._whole if question.is_whole else self._inner,
             deadline=self._deadline,
             request_id=request_id.get(),
