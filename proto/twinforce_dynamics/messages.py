@@ -9,6 +9,7 @@ import numpy as np
 
 from twinforce_dynamics.course import Snapshot
 from twinforce_dynamics.disagreement import Disagreement
+from twinforce_dynamics.elements import SYMBOLS
 from twinforce_dynamics.ensembles import (
     BAR,
     FS,
@@ -227,7 +228,7 @@ def snapshot_from_proto(message: pb.Snapshot) -> Snapshot:
         kinetic_energy=message.kinetic_energy,
         conserved_energy=message.conserved_energy,
         temperature_k=message.temperature_k,
-        species_temperatures=dict(message.species_temperatures),
+        species_temperatures=_in_order(message.species_temperatures),
         disagreement=_disagreement(message.disagreement) if has_disagreement else None,
         checkpoint=message.checkpoint,
         provenance=provenance_from_proto(message),
@@ -244,8 +245,13 @@ def _disagreement_to_proto(disagreement: Disagreement) -> pb.ForceDisagreement:
 
 
 def _disagreement(message: pb.ForceDisagreement) -> Disagreement:
-    species = dict(message.species_rmse)
+    species = _in_order(message.species_rmse)
     return Disagreement(message.rmse, species, message.work, message.total_work)
+
+
+def _in_order(values: Mapping[str, float]) -> dict[str, float]:
+    """Return them by atomic number, as maps of protobuf have no order."""
+    return {symbol: values[symbol] for symbol in SYMBOLS if symbol in values}
 
 
 def _set_thermostat(message: pb.Integrator | pb.NPT, ensemble: Ensemble) -> None:
