@@ -1,0 +1,207 @@
+"""What is between a walker and its forces: a step of a model that costs next to nothing.
+
+    python -m bench.step
+
+One walker on a gRPC stream, against an engine in a process of its own, one in a thread of the
+service, and a bare echo of as many bytes, in turn. Then what each process spends of the CPU,
+which other programs on the machine disturb less than they do the time.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import grpc
+import numpy as np
+import torch
+from demo.serving import running_service
+
+from bench.echo import METHOD
+from bench.machine import ROOT, describe_machine
+from bench.timing import time_in_turn
+from twinforce import AsyncClient, Client, System
+from twinforce_models import registry
+from twinforce_models.potential import predict
+from twinforce_proto.stream import StreamEncoder, stream_reply_to_proto
+
+TOY = "toy:harmonic"
+OUTPUTS = ("energy", "conservative_forces")
+# What the command line of each process has.
+ROLES = {
+    "bench.echo": "echo",
+    "twinforce_service.main": "service",
+    "twinforce_service.engine_process": "engine",
+}
+
+
+def gas(n_atoms: int) -> System:
+    """Return argon at the density of a liquid, on a jittered lattice."""
+    generator = np.random.default_rng(0)
+    side = int(np.ceil(n_atoms ** (1 / 3)))
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), axis=-1)
+    positions = 3.6 * grid.reshape(-1, 3)[:n_atoms] + generator.uniform(-0.1, 0.1, (n_atoms, 3))
+    return System(np.full(n_atoms, 18), positions, np.eye(3) * 3.6 * side, pbc=True)
+
+
+def walk(system: System) -> Iterator[System]:
+    """Move the system a little, again and again."""
+    generator = np.random.default_rng(1)
+    while True:
+        noise = generator.uniform(-0.01, 0.01, system.positions.shape)
+        yield system.moved(system.positions + noise)
+
+
+class Echo:
+    """A client of the echo, blocking or with asyncio, that moves bytes alone."""
+
+    def __init__(self, port: int, n_reply: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        address = f"127.0.0.1:{port}"
+        self._queue: SimpleQueue[bytes] = SimpleQueue()
+        self._replies = grpc.insecure_channel(address).stream_stream(METHOD)(
+            iter(self._queue.get, None)
+        )
+        self.step(bytes(n_reply))
+        self._call: Any = self._loop.run_until_complete(self._open(address))
+        self.step_async(bytes(n_reply))
+
+    def step(self, message: bytes) -> bytes:
+        """Send a message and wait for the reply."""
+        self._queue.put(message)
+        reply: bytes = next(self._replies)
+        return reply
+
+    def step_async(self, message: bytes) -> bytes:
+        """Do the same with asyncio."""
+        return self._loop.run_until_complete(self._step_async(message))
+
+    async def _open(self, address: str) -> Any:
+        return grpc.aio.insecure_channel(address).stream_stream(METHOD)()
+
+    async def _step_async(self, message: bytes) -> bytes:
+        await self._call.write(message)
+        reply: bytes = await self._call.read()
+        return reply
+
+
+@contextmanager
+def running_echo() -> Iterator[int]:
+    """Run the echo as a process of its own; give its port."""
+    command = [sys.executable, "-m", "bench.echo"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def bytes_of_step(system: System, moves: Iterator[System]) -> tuple[bytes, int]:
+    """Return what a step sends, and how many bytes come back."""
+    encoder = StreamEncoder("toy")
+    encoder.encode(system, frozenset(OUTPUTS))
+    message = encoder.encode(next(moves), frozenset(OUTPUTS)).SerializeToString()
+    prediction = predict(registry.load(TOY).potential, [system], OUTPUTS)[0]
+    return message, stream_reply_to_proto(prediction).ByteSize()
+
+
+def ways(system: System, stack: ExitStack) -> dict[str, Callable[[], object]]:
+    """Return the ways to make a step."""
+    loop = asyncio.new_event_loop()
+    stack.callback(loop.close)
+    moves = walk(system)
+    message, n_reply = bytes_of_step(system, moves)
+    echo = Echo(stack.enter_context(running_echo()), n_reply, loop)
+    potential = registry.load(TOY).potential
+    found: dict[str, Callable[[], object]] = {
+        "echo": lambda: echo.step(message),
+        "echo, asyncio": lambda: echo.step_async(message),
+        "evaluation in this process": lambda: predict(potential, [next(moves)], OUTPUTS),
+    }
+    for engine in ("thread", "process"):
+        flags = ("--n-threads=1", "--no-water", f"--model=toy={TOY}", f"--engine={engine}")
+        _, url = stack.enter_context(running_service(*flags))
+        stream = stack.enter_context(Client(url).stream("toy", OUTPUTS))
+        found[f"{engine} engine"] = lambda stream=stream: stream.predict(next(moves))
+        walker = AsyncClient(url).stream("toy", OUTPUTS)
+        found[f"{engine} engine, asyncio"] = lambda walker=walker: loop.run_until_complete(
+            walker.predict(next(moves))
+        )
+    return found
+
+
+def cpu_seconds() -> dict[str, float]:
+    """Return what this process and those that it runs have spent of the CPU, by role, in s."""
+    spent: dict[str, float] = {}
+    for pid in _family(os.getpid()):
+        process = Path("/proc") / str(pid)
+        arguments = (process / "cmdline").read_bytes().decode().split("\0")
+        role = next((ROLES[each] for each in arguments if each in ROLES), "client")
+        tasks = (process / "task").iterdir()
+        times = [int((task / "schedstat").read_text().split()[0]) for task in tasks]
+        spent[role] = spent.get(role, 0.0) + 1e-9 * sum(times)
+    return spent
+
+
+def _family(pid: int) -> Iterator[int]:
+    """Give a process and all that descend from it."""
+    yield pid
+    for task in (Path("/proc") / str(pid) / "task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield from _family(int(child))
+
+
+def cpu_per_step(step: Callable[[], object], n_steps: int) -> dict[str, float]:
+    """Return what each process spends of the CPU in a step, in ms."""
+    step()
+    before = cpu_seconds()
+    for _ in range(n_steps):
+        step()
+    after = cpu_seconds()
+    spent = {role: 1e3 * (after[role] - before.get(role, 0.0)) / n_steps for role in after}
+    return {role: value for role, value in spent.items() if value > 0.01}
+
+
+def report(timings: Mapping[str, Any], cpu: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Print a table; return it."""
+    rows = {}
+    for name, timing in timings.items():
+        base = timings["echo, asyncio" if name.endswith("asyncio") else "echo"].median
+        ratio = timing.median / base
+        spent = ", ".join(f"{role} {value:.2f}" for role, value in cpu[name].items())
+        print(f"  {name:28}{timing}   x {ratio:.2f}   CPU {sum(cpu[name].values()):.2f} ({spent})")
+        rows[name] = asdict(timing) | {"over_echo": ratio, "cpu": cpu[name]}
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and write bench/results/step.json."""
+    parser = argparse.ArgumentParser(prog="python -m bench.step", description=main.__doc__)
+    parser.add_argument("--atoms", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--cpu-steps", type=int, default=300)
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    with ExitStack() as stack:
+        steps = ways(gas(options.atoms), stack)
+        timings = time_in_turn(steps, options.seconds, n_warm_up=20)
+        cpu = {name: cpu_per_step(step, options.cpu_steps) for name, step in steps.items()}
+    print(f"\none walker, {options.atoms} atoms, ms per step: median (10% - 90%), over the echo")
+    rows = report(timings, cpu)
+    content = {"machine": describe_machine(1), "n_atoms": options.atoms, "milliseconds": rows}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "step.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
