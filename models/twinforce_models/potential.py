@@ -7,14 +7,14 @@ from the same pass, so that a caller who wants both kinds of forces pays for one
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from twinforce_models.batch import Batch
-from twinforce_models.fused import Fused, FusedHeads
+from twinforce_models.fused import FusedHeads, as_fused
 from twinforce_models.supported import check_outputs, check_periodic, check_supported
 from twinforce_proto import (
     STRESSES,
@@ -111,6 +111,20 @@ class Separable(DirectAlone, Protocol):
     @property
     def direct(self) -> Potential:
         """What gives the direct outputs."""
+
+
+def as_direct_alone(potential: object) -> DirectAlone | None:
+    """Return the potential if it is `DirectAlone`.
+
+    Asked for every batch, where `isinstance` of a protocol would take as long as a small one.
+    """
+    return cast(DirectAlone, potential) if hasattr(potential, "forward_direct") else None
+
+
+def is_separable(potential: object) -> bool:
+    """Tell whether a potential is `Separable`; as fast."""
+    has_parts = hasattr(potential, "conservative") and hasattr(potential, "direct")
+    return has_parts and as_direct_alone(potential) is not None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -226,10 +240,10 @@ def _evaluate_fused(
     potential: Potential, batch: Batch, outputs: frozenset[str]
 ) -> dict[str, Tensor] | None:
     """Return what a potential gives that takes its derivatives by itself; None if it does not."""
-    if not isinstance(potential, Fused):
+    if (fused := as_fused(potential)) is None:
         return None
     with torch.no_grad():
-        if (found := potential.forward_fused(batch, outputs)) is None:
+        if (found := fused.forward_fused(batch, outputs)) is None:
             return None
         results = _energies(found, batch) | _direct(found, batch)
         return _wanted(outputs, results | _derivatives(found.gradients, batch))
@@ -248,15 +262,16 @@ def _forward(
 ) -> dict[str, Tensor]:
     """Return what the heads say; nothing is evaluated that is not needed."""
     needs_direct, needs_energy = bool(outputs & DIRECT_OUTPUTS), not outputs <= DIRECT_OUTPUTS
-    is_together = needs_energy and not isinstance(potential, Separable)
-    if not needs_direct or is_together or not isinstance(potential, DirectAlone):
+    is_together = needs_energy and not is_separable(potential)
+    alone = as_direct_alone(potential)
+    if not needs_direct or is_together or alone is None:
         heads = potential.forward_heads(batch, direct=needs_direct)
         return _energies(heads, batch) | _direct(heads, batch)
     results: dict[str, Tensor] = {}
     if needs_energy:
         results |= _energies(potential.forward_heads(batch, direct=False), batch)
     with torch.set_grad_enabled(differentiable):
-        return results | _direct(potential.forward_direct(batch), batch)
+        return results | _direct(alone.forward_direct(batch), batch)
 
 
 def _energies(heads: Heads | FusedHeads, batch: Batch) -> dict[str, Tensor]:

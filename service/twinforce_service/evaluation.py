@@ -9,7 +9,7 @@ import torch
 from twinforce_models.batch import Batch
 from twinforce_models.memory import keep_freed_memory
 from twinforce_models.nonconservativity import jacobian_rows
-from twinforce_models.potential import DIRECT_OUTPUTS, Separable, predict_batch, split
+from twinforce_models.potential import DIRECT_OUTPUTS, is_separable, predict_batch, split
 from twinforce_models.registry import LoadedModel
 from twinforce_proto import (
     OUTPUTS,
@@ -164,7 +164,7 @@ def _evaluated_together(
     All of them do, unless the heads of the model share nothing: then what asks for the energy, for
     direct outputs or for both is kept apart, so that none pays for the heads of another.
     """
-    if not isinstance(model.potential, Separable):
+    if not is_separable(model.potential):
         return [range(len(requests))]
     places: dict[tuple[bool, bool], list[int]] = {}
     for place, request in enumerate(requests):
