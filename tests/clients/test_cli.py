@@ -121,13 +121,15 @@ def test_md_writes_trajectory_log_and_plot(file, tmp_path, ensemble, forces):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_md_goes_on_from_a_restart_as_if_it_had_never_stopped(file, tmp_path):
+@pytest.mark.parametrize("thermostat", ["svr", "langevin"])
+def test_md_goes_on_from_a_restart_as_if_it_had_never_stopped(file, tmp_path, thermostat):
     def log_of(name, *lengths):
         kept = {kind: tmp_path / f"{name}{kind}" for kind in (".csv", ".traj", ".npz")}
         for length in lengths:
             given = [f"--log={kept['.csv']}", f"--trajectory={kept['.traj']}"]
             moving = ["--forces=hybrid", "--inner-steps=4", "--interval=2", f"--steps={length}"]
             thermal = ["--ensemble=npt-isotropic", "--temperature=50", "--pressure=100"]
+            thermal.append(f"--thermostat={thermostat}")
             restart = f"--restart={kept['.npz']}"
             assert run(["md", str(file), *moving, *thermal, *given, restart]) == 0
         rows = list(csv.DictReader(kept[".csv"].read_text().splitlines()))

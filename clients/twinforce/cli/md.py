@@ -16,6 +16,7 @@ from twinforce.md import (
     Instant,
     LogWriter,
     MDSettings,
+    Thermostat,
     conserved_drift,
     dynamics_of,
     follow,
@@ -54,7 +55,13 @@ def add_md_command(commands: Any, asking: argparse.ArgumentParser) -> None:
         "--ensemble",
         choices=get_args(Ensemble),
         default=_DEFAULTS.ensemble,
-        help="nve, a thermostat, or constant pressure with svr",
+        help="nve, a thermostat, or constant pressure",
+    )
+    add(
+        "--thermostat",
+        choices=get_args(Thermostat),
+        default=_DEFAULTS.thermostat,
+        help="at constant pressure",
     )
     add("--steps", type=positive(int), default=_DEFAULTS.n_steps, help="how many inner ones")
     add("--time-step", type=positive(float), default=_DEFAULTS.time_step_fs, help="in fs")
@@ -158,6 +165,7 @@ def _settings_of(given: argparse.Namespace) -> MDSettings:
         forces=given.forces,
         inner_steps=given.inner_steps,
         ensemble=given.ensemble,
+        thermostat=given.thermostat,
         n_steps=given.steps,
         time_step_fs=given.time_step,
         temperature_k=given.temperature,

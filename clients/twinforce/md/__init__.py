@@ -10,7 +10,7 @@ from twinforce.md.running import (
     follow_on_server,
     molecular_dynamics,
 )
-from twinforce.md.settings import Ensemble, MDSettings
+from twinforce.md.settings import Ensemble, MDSettings, Thermostat
 from twinforce_dynamics.disagreement import Disagreement
 from twinforce_dynamics.propagation import ForceChoice
 
@@ -22,6 +22,7 @@ __all__ = [
     "Instant",
     "LogWriter",
     "MDSettings",
+    "Thermostat",
     "conserved_drift",
     "draw_velocities",
     "dynamics_of",

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from twinforce_dynamics import ensembles
 from twinforce_dynamics.propagation import ForceChoice
 
+Thermostat = Literal["svr", "svr-local", "langevin"]
 Ensemble = Literal["nve", "svr", "svr-local", "langevin", "npt-isotropic", "npt-anisotropic"]
 
 
@@ -19,7 +20,8 @@ class MDSettings:
             M-th.
         ensemble: "nve"; with a thermostat: "svr" (stochastic velocity rescaling, which leaves the
             dynamics nearly alone), "svr-local" (of each atom), "langevin"; or at constant
-            pressure, with svr: "npt-isotropic", "npt-anisotropic" (stochastic cell rescaling).
+            pressure: "npt-isotropic", "npt-anisotropic" (stochastic cell rescaling).
+        thermostat: At constant pressure.
         n_steps: How many inner steps; rounded up to whole outer ones.
         time_step_fs: Of an inner step, in fs.
         temperature_k: Of the thermostat and of velocities that are drawn, in K.
@@ -33,6 +35,7 @@ class MDSettings:
     forces: ForceChoice = "conservative"
     inner_steps: int = 8
     ensemble: Ensemble = "nve"
+    thermostat: Thermostat = "svr"
     n_steps: int = 1000
     time_step_fs: float = 0.5
     temperature_k: float = 300.0
@@ -50,20 +53,23 @@ def ensemble_of(settings: MDSettings, fs: float) -> ensembles.Ensemble:
         raise ValueError(f"ensemble: expected one of {choices}, got {settings.ensemble!r}")
     if settings.ensemble == "nve":
         return ensembles.NVE()
-    temperature_k, relaxation = settings.temperature_k, settings.relaxation_fs * fs
-    if settings.ensemble == "langevin":
-        return ensembles.Langevin(temperature_k=temperature_k, relaxation=relaxation)
-    svr = ensembles.SVR(
-        temperature_k=temperature_k,
-        relaxation=relaxation,
-        scope="local" if settings.ensemble == "svr-local" else "global",
-    )
     if not settings.ensemble.startswith("npt"):
-        return svr
+        return _thermostat(settings.ensemble, settings, fs)
     return ensembles.NPT(
-        thermostat=svr,
+        thermostat=_thermostat(settings.thermostat, settings, fs),
         pressure=settings.pressure_bar * ensembles.BAR,
         relaxation=settings.pressure_relaxation_fs * fs,
         coupling="isotropic" if settings.ensemble == "npt-isotropic" else "anisotropic",
         compressibility=settings.compressibility_per_bar / ensembles.BAR,
     )
+
+
+def _thermostat(name: str, settings: MDSettings, fs: float) -> ensembles.SVR | ensembles.Langevin:
+    if name not in get_args(Thermostat):
+        choices = ", ".join(get_args(Thermostat))
+        raise ValueError(f"thermostat: expected one of {choices}, got {name!r}")
+    temperature_k, relaxation = settings.temperature_k, settings.relaxation_fs * fs
+    if name == "langevin":
+        return ensembles.Langevin(temperature_k=temperature_k, relaxation=relaxation)
+    scope: Literal["local", "global"] = "local" if name == "svr-local" else "global"
+    return ensembles.SVR(temperature_k=temperature_k, relaxation=relaxation, scope=scope)
