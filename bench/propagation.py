@@ -4,7 +4,8 @@
 
 Eight direct steps in this process are the measure; beside them the block of M = 8 in this process,
 which is what its one evaluation of both forces makes of it, and the same block through `Propagate`:
-one call per block, from the checkpoint of the last. The service runs as a process of its own.
+one call per block, from the checkpoint of the last. The service runs as a process of its own; the
+model is compiled here as it is there.
 """
 
 import argparse
@@ -27,17 +28,18 @@ from twinforce.md import draw_velocities
 from twinforce_dynamics.course import Course
 from twinforce_dynamics.mts import Floats, ForceFunction, State, answered
 from twinforce_models import registry
+from twinforce_models.compilation.compiling import compiled
 from twinforce_models.memory import keep_freed_memory
-from twinforce_models.potential import predict
+from twinforce_models.potential import Potential, predict
+from twinforce_service.settings import Settings
 
 INNER_STEPS = 8
 IN_PROCESS = f"{INNER_STEPS} direct steps in this process"
 BAR = 1.25
 
 
-def in_process(start: Start, model: str, n_outer: int) -> Callable[[], None]:
+def in_process(start: Start, potential: Potential, n_outer: int) -> Callable[[], None]:
     """Return a function that takes so many more outer steps in this process."""
-    potential = registry.load(model, device="cpu").potential
     course = Course(start)
 
     def asking(outputs: frozenset[str]) -> ForceFunction:
@@ -88,14 +90,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return Start(system, atoms.get_velocities(), integrator)
 
     direct, hybrid = start(force_kind="direct"), start(inner_steps=INNER_STEPS)
+    loaded = registry.load(options.model, device="cpu").potential
+    potential = compiled(loaded, Path(Settings().compile_cache), 1, wait=True)
     with ExitStack() as stack:
-        urls = stack.enter_context(running_service("--n-threads=1"))
+        urls = stack.enter_context(running_service("--n-threads=1", "--compile=on"))
         rest, grpc = (stack.enter_context(Client(url)) for url in urls)
         block = f"block of M = {INNER_STEPS}"
         timings = time_in_turn(
             {
-                IN_PROCESS: in_process(direct, options.model, INNER_STEPS),
-                f"{block} in this process": in_process(hybrid, options.model, 1),
+                IN_PROCESS: in_process(direct, potential, INNER_STEPS),
+                f"{block} in this process": in_process(hybrid, potential, 1),
                 f"{block} through gRPC": through(grpc, hybrid, options.model),
                 f"{block} through REST": through(rest, hybrid, options.model),
             },
