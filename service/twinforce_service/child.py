@@ -5,6 +5,7 @@ the other one reads the end of its pipe. Files that they need lie in a directory
 until both have opened them.
 """
 
+import contextlib
 import mmap
 import os
 import shutil
@@ -66,14 +67,19 @@ class Child:
 
     def __init__(self, spec: EngineSpec) -> None:
         self._directory = _private_directory()
-        self._lifeline = -1
-        try:
+        with contextlib.ExitStack() as stack:  # of what to undo if it cannot be started
+            stack.callback(self.forget_files)
             self.counters = Counters.create(self._directory)
             self._channel = channel.listen(self._directory)
-            self._process = self._started(spec)
-        except BaseException:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            raise
+            stack.callback(self._channel.close, 0)
+            self._lifeline, theirs = os.pipe()
+            with os.fdopen(theirs, "wb"):
+                try:
+                    self._process = _started(spec, self._directory, theirs)
+                except BaseException:
+                    os.close(self._lifeline)
+                    raise
+            stack.pop_all()
 
     @property
     def pid(self) -> int:
@@ -110,24 +116,22 @@ class Child:
         self.forget_files()
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
-    def _started(self, spec: EngineSpec) -> "subprocess.Popen[str]":
-        self._lifeline, theirs = os.pipe()
-        command = [sys.executable, "-P", "-m", _PROGRAM, str(self._directory), str(theirs)]
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=_STANDARD_ERROR,
-                pass_fds=[theirs],
-                env=os.environ | {"PYTHONPATH": _import_path()},
-                text=True,
-            )
-        finally:
-            os.close(theirs)
-        assert process.stdin is not None
-        process.stdin.write(spec.to_json() + "\n")
-        process.stdin.flush()
-        return process
+
+def _started(spec: EngineSpec, directory: Path, lifeline: int) -> "subprocess.Popen[bytes]":
+    """Start the process and tell it what it is to be."""
+    command = [sys.executable, "-P", "-m", _PROGRAM, str(directory), str(lifeline)]
+    process = subprocess.Popen(
+        command,
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=_STANDARD_ERROR,
+        pass_fds=[lifeline],
+        env=os.environ | {"PYTHONPATH": _import_path()},
+    )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it has died already, which will be noticed
+        process.stdin.write(spec.to_json().encode() + b"\n")
+    return process
 
 
 def _private_directory() -> Path:

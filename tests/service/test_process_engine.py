@@ -386,3 +386,16 @@ def test_it_ends_with_its_parent_however_that_ends(tmp_path, moment):
         parent.kill()
     wait_for(lambda: not is_running(pid))
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_what_cannot_even_be_started_leaves_nothing_behind(make_spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
+    n_open = len(list(Path("/proc/self/fd").iterdir()))
+    engine = ProcessEngine(make_spec())
+    engine.start()
+    with pytest.raises(ModelLoadError, match="no process can be started"):
+        engine.wait_until_ready(PATIENCE)
+    engine.stop()
+    assert list(tmp_path.iterdir()) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == n_open
