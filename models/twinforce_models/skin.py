@@ -18,6 +18,9 @@ from twinforce_models.neighbors import NeighborList, joined, search_system
 
 Found = tuple[NDArray[np.int64], Floats]
 
+# How many pairs take as much memory as what is kept of a walker that has none.
+_PAIRS_PER_WALKER = 40
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kept:
@@ -36,25 +39,30 @@ class _Kept:
     shifts: Floats
     offsets: Floats
 
+    @property
+    def size(self) -> int:
+        """How many pairs take as much memory as all that is kept."""
+        return len(self.centres) + len(self.positions) + _PAIRS_PER_WALKER
+
 
 class WalkerLists:
     """The neighbor lists of walkers; not safe to use from several threads at once.
 
     Args:
         skin: How much farther than the cutoff a search looks, in Å.
-        max_pairs: Kept for all walkers together, 64 bytes each; beyond, those that were not used
-            for longest are forgotten.
+        max_size: Kept for all walkers together, in pairs of 64 bytes each; beyond, those that were
+            not used for longest are forgotten.
 
     Attributes:
         skin: As given.
         n_searches: How many lists were made, and not only looked through.
     """
 
-    def __init__(self, skin: float = 0.5, max_pairs: int = 4_000_000) -> None:
+    def __init__(self, skin: float = 0.5, max_size: int = 4_000_000) -> None:
         self.skin = skin
         self.n_searches = 0
-        self._max_pairs = max_pairs
-        self._n_pairs = 0
+        self._max_size = max_size
+        self._size = 0
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
 
     def __len__(self) -> int:
@@ -78,7 +86,7 @@ class WalkerLists:
     def forget(self, walker: Hashable) -> None:
         """Keep nothing of a walker any more, if anything was kept."""
         if (kept := self._kept.pop(walker, None)) is not None:
-            self._n_pairs -= len(kept.centres)
+            self._size -= kept.size
 
     def _neighbors(self, geometry: Geometry, index: int, cutoff: float, walker: Hashable) -> Found:
         if walker is None:
@@ -113,10 +121,11 @@ class WalkerLists:
     def _searched(self, geometry: Geometry, index: int, cutoff: float, walker: Hashable) -> _Kept:
         self.n_searches += 1
         pairs, shifts = search_system(geometry, index, cutoff + self.skin)
-        cell, pbc = geometry.cells[index], geometry.pbc[index]
+        # Copied, as a view would keep the whole batch.
+        cell, pbc = geometry.cells[index].copy(), geometry.pbc[index].copy()
         kept = _Kept(
             cutoff,
-            geometry.positions[geometry.atoms(index)],
+            geometry.positions[geometry.atoms(index)].copy(),
             cell,
             pbc,
             inverted(complete_cells(cell[None], pbc[None]))[0],
@@ -127,8 +136,8 @@ class WalkerLists:
         )
         self.forget(walker)
         self._kept[walker] = kept
-        self._n_pairs += len(pairs)
-        while self._n_pairs > self._max_pairs:
+        self._size += kept.size
+        while self._size > self._max_size:
             self.forget(next(iter(self._kept)))
         return kept
 

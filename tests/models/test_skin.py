@@ -1,5 +1,8 @@
 """A list that is kept with a skin gives what a search gives, and is made anew when it must be."""
 
+import gc
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -126,7 +129,7 @@ def test_what_was_not_used_for_longest_is_forgotten():
     look(lists, systems[:1], ["0"])
     look(lists, systems[:1], ["0"])
     n_pairs = len(search(fold(systems[:1], CUTOFF + 0.5), CUTOFF + 0.5).shifts)
-    small = WalkerLists(max_pairs=int(2.5 * n_pairs))
+    small = WalkerLists(max_size=int(2.5 * (n_pairs + len(systems[0]) + 40)))
     for name in ("0", "1", "0", "2"):
         assert_same(small, [systems[int(name)]], [name])
     assert len(small) == 2
@@ -135,9 +138,22 @@ def test_what_was_not_used_for_longest_is_forgotten():
     assert small.n_searches == before
     assert_same(small, [systems[1]], ["1"])
     assert small.n_searches == before + 1
-    tiny = WalkerLists(max_pairs=1)
+    tiny = WalkerLists(max_size=1)
     assert_same(tiny, systems[:1], ["0"])
     assert len(tiny) == 0
+
+
+def test_walkers_that_come_and_never_come_back_take_bounded_memory():
+    crowd, lists = System([8], [[0.0, 0.0, 0.0]]), WalkerLists(max_size=5_000)
+    many = [system_of([False] * 3)] * 40
+    tracemalloc.start()
+    for name in range(400):
+        look(lists, [crowd, *many], [f"gone {name}", *[None] * len(many)])
+    gc.collect()
+    n_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0 < len(lists) <= 5_000 / 40
+    assert n_bytes < 2 * 64 * 5_000
 
 
 def test_predictions_are_those_of_a_search():
