@@ -1,8 +1,8 @@
 """The process of an engine as its parent sees it: started, talked to, found dead, cleaned up.
 
 Parent and child hold the two ends of pipes that nobody writes to: whichever dies, however it dies,
-the other one reads the end of its pipe. Files that they need lie in a directory of their own, only
-until both have opened them.
+the other one reads the end of its pipe. The sockets between them and all temporary files of the
+child, such as unpacked machine code, lie in a directory of their own, which who is left removes.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from twinforce_service.engine_spec import EngineSpec
 
 _COUNTERS = "counters"
 _PROGRAM = "twinforce_service.engine_process"
-# Of the path of a Unix socket, in bytes, on any system.
-_MAX_PATH = 80
+# Of the path of the directory above theirs, in bytes: that of a Unix socket must fit into 104.
+_MAX_PATH = 70
 # How long a process that was told to end has to do so, in s.
 _LAST_GRACE = 2.0
 _STANDARD_ERROR = 2
@@ -68,7 +68,7 @@ class Child:
     def __init__(self, spec: EngineSpec) -> None:
         self._directory = _private_directory()
         with contextlib.ExitStack() as stack:  # of what to undo if it cannot be started
-            stack.callback(self.forget_files)
+            stack.callback(self._remove_files)
             self.counters = Counters.create(self._directory)
             self._channel = channel.listen(self._directory)
             stack.callback(self._channel.close, 0)
@@ -94,10 +94,6 @@ class Child:
         """Wait for the next message; None when the process has ended and all have come."""
         return self._channel.receive_unless(self._lifeline)
 
-    def forget_files(self) -> None:
-        """Remove the files, which the child has opened."""
-        shutil.rmtree(self._directory, ignore_errors=True)
-
     def kill(self) -> None:
         """End the process at once."""
         self._process.kill()
@@ -113,8 +109,11 @@ class Child:
             code = self._process.wait()
         self._channel.close(linger_ms=0)
         os.close(self._lifeline)
-        self.forget_files()
+        self._remove_files()
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def _remove_files(self) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def _started(spec: EngineSpec, directory: Path, lifeline: int) -> "subprocess.Popen[bytes]":
@@ -126,7 +125,7 @@ def _started(spec: EngineSpec, directory: Path, lifeline: int) -> "subprocess.Po
         stdin=subprocess.PIPE,
         stdout=_STANDARD_ERROR,
         pass_fds=[lifeline],
-        env=os.environ | {"PYTHONPATH": _import_path()},
+        env=os.environ | {"PYTHONPATH": _import_path(), "TMPDIR": str(directory)},
     )
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it has died already, which will be noticed
@@ -137,7 +136,7 @@ def _started(spec: EngineSpec, directory: Path, lifeline: int) -> "subprocess.Po
 def _private_directory() -> Path:
     """Return a new directory that only this user can enter, with a path that sockets can have."""
     preferred = tempfile.gettempdir()
-    parent = preferred if len(preferred) <= _MAX_PATH else "/tmp"
+    parent = preferred if len(os.fsencode(preferred)) <= _MAX_PATH else "/tmp"
     return Path(tempfile.mkdtemp(prefix="twinforce-", dir=parent))
 
 

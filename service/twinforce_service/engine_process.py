@@ -125,7 +125,6 @@ def main() -> None:
     logs.configure(spec.log_level, spec.log_format)
     link = channel.connect(directory)
     counters = Counters(directory)
-    link.send(wire.plain(Kind.HELLO))
     link.send(_last_words(partial(_run, spec, link, counters)))
     threading.Event().wait()  # until the parent has read them
 

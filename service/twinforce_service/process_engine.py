@@ -249,7 +249,7 @@ class ProcessEngine:
                 if self._is_closed:
                     child.kill()
             while failure is None and (frames := child.receive()) is not None:
-                failure = self._attend(child, wire.read(frames))
+                failure = self._attend(wire.read(frames))
         finally:
             with self._changed:
                 self._child = None
@@ -257,7 +257,7 @@ class ProcessEngine:
             ending = child.end()
         return failure or UnavailableError(f"its process ended: {ending}")
 
-    def _attend(self, child: Child, message: Message) -> ServiceError | None:
+    def _attend(self, message: Message) -> ServiceError | None:
         """Do what a message says; return why the engine has ended, if it has."""
         match message.kind:
             case Kind.ANSWERS:
@@ -266,8 +266,6 @@ class ProcessEngine:
                 for number, error in wire.errors_from_message(message):
                     if (request := self._pop(number)) is not None:
                         request.fail(error)
-            case Kind.HELLO:
-                child.forget_files()
             case Kind.READY:
                 self._become_ready(wire.models_from_message(message))
             case Kind.STOPPED:

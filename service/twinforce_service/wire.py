@@ -29,7 +29,6 @@ class Kind(StrEnum):
     CANCEL = "cancel"
     DROP_CANCELLED = "drop cancelled"
     STOP = "stop"
-    HELLO = "hello"
     READY = "ready"
     ANSWERS = "answers"
     ERRORS = "errors"

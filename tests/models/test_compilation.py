@@ -4,7 +4,9 @@ import logging
 import os
 import shutil
 import stat
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,6 +191,16 @@ def kept(tmp_path_factory):
     return folder
 
 
+def test_without_a_home_there_is_no_folder_but_a_reason(caplog):
+    plain = net(hyperparameters=ONE_LAYER)
+    folder = Path("~no-such-user/kept")
+    with caplog.at_level(logging.WARNING):
+        assert compiled(plain, folder, 1).parts == set()
+    assert "no-such-user" in caplog.text
+    with pytest.raises(ModelLoadError, match="home"):
+        compiled(plain, folder, 1, wait=True)
+
+
 @pytest.mark.slow
 def test_it_is_compiled_once_and_for_all_sizes(kept, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")  # what is kept needs none
@@ -200,13 +212,16 @@ def test_it_is_compiled_once_and_for_all_sizes(kept, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_service_serves_what_is_kept(kept, tmp_path):
-    model = tmp_path / "model"
+def test_a_service_serves_what_is_kept_and_leaves_nothing_behind(kept, tmp_path, monkeypatch):
+    model, temporary = tmp_path / "model", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     plain = net(hyperparameters=ONE_LAYER)
     write_model(plain, model)
     settings = free_ports(model={"tiny": str(model)}, compile="on", compile_cache=str(kept))
     with run_in_thread(settings) as server, Client(server.grpc_url) as client:
         found = client.predict(water(), OUTPUTS, model="tiny")
+    assert list(temporary.iterdir()) == []  # where the machine code was unpacked
     (expected,) = predict(plain, [water()], OUTPUTS)
     np.testing.assert_allclose(found.direct_forces, expected.direct_forces, atol=1e-10)
     np.testing.assert_allclose(found.conservative_forces, expected.conservative_forces, atol=1e-10)

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -346,7 +347,10 @@ def test_stopping_does_not_wait_for_ever_and_leaves_nothing_behind(
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with running(make_spec()) as engine:
-        assert list(tmp_path.iterdir()) == []
+        (private,) = tmp_path.iterdir()
+        assert stat.S_IMODE(private.stat().st_mode) == stat.S_IRWXU
+        temporary = Path(f"/proc/{engine.pid}/environ").read_bytes().split(b"\0")
+        assert f"TMPDIR={private}".encode() in temporary
         pid = engine.pid
         with gate.closed():
             held = busy(engine)

@@ -28,7 +28,10 @@ def prepared(folder: Path) -> Path:
     Raises:
         OSError: It cannot be made, or others than its owner may write there.
     """
-    folder = folder.expanduser()
+    try:
+        folder = folder.expanduser()
+    except RuntimeError as error:  # a user without a home, as in containers
+        raise FileNotFoundError(f"{folder}: {error}") from error
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_own(folder)
     return folder

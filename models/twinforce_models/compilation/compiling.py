@@ -5,6 +5,7 @@ to; until it is done, and if it fails, the plain network is evaluated.
 """
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -133,9 +134,15 @@ def _build(some: Sequence[tuple[Spec, Path]], *, is_nice: bool) -> None:
 
 def _builder(spec: Spec, path: Path, *, is_nice: bool) -> subprocess.Popen[str]:
     module = "twinforce_models.compilation.build"
-    command = [sys.executable, "-m", module, str(path), *(["--nice"] if is_nice else [])]
+    command = [sys.executable, "-P", "-m", module, str(path), *(["--nice"] if is_nice else [])]
+    imports = os.pathsep.join(str(Path(each).absolute()) for each in sys.path)
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": imports},
+        text=True,
     )
     assert process.stdin is not None
     process.stdin.write(spec.to_json() + "\n")
