@@ -53,9 +53,9 @@ ROOMS = [
 
 # Inside the service, a room never imports from one further up, nor from one beside it.
 LAYERS = [
-    ["version", "pairs", "disagreement", "logs", "settings", "channel", "restarts"],
+    ["version", "pairs", "disagreement", "logs", "settings", "channel", "restarts", "costs"],
     ["batching"],
-    ["admission", "engine", "engine_spec", "evaluation"],
+    ["admission", "engine", "engine_spec", "evaluation", "holding"],
     ["child", "loading", "metrics", "nonconservativity", "questions", "thread_engine", "wire"],
     ["engine_process", "process_engine", "propagation"],
     ["engine_pool"],

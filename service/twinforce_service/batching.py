@@ -33,9 +33,12 @@ class Walker:
 
     Attributes:
         id: Its own, in any process.
+        keeps_lists: Whether its neighbor list is kept from step to step. The order of pairs, and so
+            the last digits, then depend on its earlier steps.
     """
 
     id: str = field(default_factory=lambda: uuid4().hex)
+    keeps_lists: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -133,6 +136,8 @@ class Limits:
         max_pairs_per_system: Neighbor pairs of one system.
         max_waiting: Requests that wait, and systems in one call.
         max_waiting_atoms: Atoms of the requests that wait, unless one call alone has more.
+        max_hold: How long a batch may wait for walkers that are about to return, in s; 0: not at
+            all.
     """
 
     max_batch_atoms: int = 20_000
@@ -141,6 +146,7 @@ class Limits:
     max_pairs_per_system: int = 2_000_000
     max_waiting: int = 4096
     max_waiting_atoms: int = 2_000_000
+    max_hold: float = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +260,18 @@ class BatchQueue:
         while not batch and (group := self._oldest_group()) is not None:
             self._take_from(group, now, batch, expired)
         return Taken(batch, expired)
+
+    @property
+    def n_groups(self) -> int:
+        """How many kinds of requests wait that share no batch."""
+        return len(self._groups)
+
+    def peek(self) -> list[Request[Any]]:
+        """Return about what the next batch will be, and leave it where it is.
+
+        Nothing while several models or kinds of requests wait: the device has enough to do.
+        """
+        return [r for _, r in next(iter(self._groups.values()))] if len(self._groups) == 1 else []
 
     def clear(self) -> list[Request[Any]]:
         """Remove and return everything that still waits to be answered, oldest first."""

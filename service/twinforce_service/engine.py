@@ -92,6 +92,7 @@ class BatchReport:
         queue_s: How long each of them waited, in s.
         compute_s: The time on the device, in s.
         n_rows: Rows of a Jacobian, where it was that and no predictions.
+        held_s: How long it had waited for walkers while the device was free, in s.
         disagreements: Of the forces of each system that both kinds were asked of.
     """
 
@@ -101,6 +102,7 @@ class BatchReport:
     queue_s: tuple[float, ...]
     compute_s: float
     n_rows: int = 0
+    held_s: float = 0.0
     disagreements: tuple[Disagreement, ...] = ()
 
 

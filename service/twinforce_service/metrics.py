@@ -62,6 +62,11 @@ class Metrics:
         self._queue_s = self._histogram(
             "twinforce_queue_seconds", "Time a system waited for the device.", _SECONDS
         )
+        self._held_s = self._histogram(
+            "twinforce_batch_hold_seconds",
+            "Time a batch waited for walkers about to return, with the device free.",
+            _SECONDS,
+        )
         self._compute_s = self._histogram(
             "twinforce_compute_seconds", "Time a batch took on the device.", _SECONDS
         )
@@ -122,6 +127,7 @@ class Metrics:
         self._atoms.labels(report.model).inc(report.n_atoms)
         self._batch_systems.labels(report.model).observe(report.n_systems)
         self._batch_atoms.labels(report.model).observe(report.n_atoms)
+        self._held_s.labels(report.model).observe(report.held_s)
         self._compute_s.labels(report.model).observe(report.compute_s)
         queue_s = self._queue_s.labels(report.model)
         for seconds in report.queue_s:

@@ -8,7 +8,7 @@ import numpy as np
 
 from twinforce_dynamics.mts import Question, Steps
 from twinforce_proto import DeadlineExceededError, OverloadedError, Prediction, System
-from twinforce_service.batching import Request
+from twinforce_service.batching import Request, Walker
 from twinforce_service.engine import Engine
 from twinforce_service.logs import request_id
 
@@ -45,6 +45,8 @@ class Questions:
         self._inner = inner
         self._whole = whole
         self._deadline = deadline
+        # Bit for bit from any checkpoint: so nothing is kept of earlier steps.
+        self._walker = Walker(keeps_lists=False)
         self._is_under_way = False
 
     async def answered(self, steps: Steps[T]) -> T:
@@ -71,6 +73,7 @@ class Questions:
             outputs=self._whole if question.is_whole else self._inner,
             deadline=self._deadline,
             request_id=request_id.get(),
+            walker=self._walker,
         )
         ahead = None if self._deadline is None else self._deadline - time.monotonic()
         try:

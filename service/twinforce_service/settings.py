@@ -89,6 +89,12 @@ class Settings(BaseSettings):
     max_waiting_atoms: int = Field(
         2_000_000, ge=1, description="Atoms that may wait; beyond, callers are told to come back."
     )
+    max_hold: float = Field(
+        0.05,
+        ge=0,
+        description="Seconds that a free device may at most wait for walkers about to return, where"
+        " one batch with them costs less than two; 0 turns that off.",
+    )
     max_body_bytes: int = Field(
         64 * 2**20, ge=1024, description="Bytes in one REST body or one gRPC message."
     )

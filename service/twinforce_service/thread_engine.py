@@ -1,6 +1,7 @@
 """The core of the service: one thread that owns the device and evaluates batches.
 
-A batch forms while the previous one runs, so there is no batching delay to tune.
+A batch forms while the previous one runs, so there is no batching delay to tune. A free device
+waits only for walkers that are known to be on their way, and only where that pays (`holding`).
 """
 
 import logging
@@ -32,6 +33,7 @@ from twinforce_service.batching import (
 )
 from twinforce_service.disagreement import disagreements
 from twinforce_service.engine import BatchReport, Pace
+from twinforce_service.holding import Holding
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,8 @@ class ThreadEngine:
         self._load = load
         self._limits = limits or Limits()
         self._queue = BatchQueue(self._limits)
+        self._holding = Holding(self._limits)
+        self._held_s = 0.0
         self._on_batch = on_batch
         self._on_take = on_take
         self._clock = clock
@@ -132,7 +136,9 @@ class ThreadEngine:
             if self._is_closed:
                 raise self._refusal()
             retry_after = self._pace.retry_after(self._queue.n_atoms)
-            self._queue.extend(requests, self._clock(), retry_after)
+            now = self._clock()
+            self._queue.extend(requests, now, retry_after)
+            self._holding.note_requests(requests, now)
             self._changed.notify_all()
 
     def drop_cancelled(self) -> None:
@@ -225,6 +231,7 @@ class ThreadEngine:
         with self._changed:
             self._running = []
             while True:
+                self._held_s = self._hold_back()
                 taken = self._queue.next_batch(self._clock())
                 self._tell_taken()
                 if taken.batch or taken.expired:
@@ -233,6 +240,17 @@ class ThreadEngine:
                 if self._is_closed:
                     return None
                 self._changed.wait()
+
+    def _hold_back(self) -> float:
+        """Let a free device wait for walkers where that pays; return how long it did, in s."""
+        started = now = self._clock()
+        hold = self._holding.hold(self._queue.peek(), now)
+        while hold is not None and hold.awaited and now < hold.until:
+            if self._is_closed or self._queue.n_groups > 1:
+                break
+            self._changed.wait(hold.until - now)
+            now = self._clock()
+        return now - started
 
     def _tell_taken(self) -> None:
         if self._on_take is not None:
@@ -275,24 +293,28 @@ class ThreadEngine:
         request.fail(evaluation.failure_of(error, request.n_atoms, device))
 
     def _answer(self, batch: list[Request[Any]], answers: Sequence[Any], started: float) -> None:
-        compute_s = self._clock() - started
-        n_atoms = sum(request.n_atoms for request in batch)
-        queue_s = tuple(started - request.submitted_at for request in batch)
-        for request, answer, waited in zip(batch, answers, queue_s, strict=True):
+        now = self._clock()
+        report = _report(batch, started, now, self._held_s)
+        self._held_s = 0.0  # of what else is left of a batch that had to be halved
+        if not report.n_rows:
+            self._learn(batch, report, now)
+        for request, answer, waited in zip(batch, answers, report.queue_s, strict=True):
             if isinstance(answer, ServiceError):
                 logger.info("%s", answer, extra=_described(request))
                 request.fail(answer)
             else:
-                timings = Timings(waited, compute_s, len(batch), n_atoms)
+                timings = Timings(waited, report.compute_s, len(batch), report.n_atoms)
                 request.complete(replace(answer, timings=timings))
-        first = batch[0]
-        report = BatchReport(first.model, len(batch), n_atoms, queue_s, compute_s)
-        if isinstance(first, JacobianRequest):
-            self._report(replace(report, n_rows=len(first.rows)))
-            return
+        if not report.n_rows:
+            systems = [request.system for request in batch]
+            report = replace(report, disagreements=disagreements(systems, answers))
+        self._report(report)
+
+    def _learn(self, batch: list[Request[Any]], report: BatchReport, now: float) -> None:
+        """Learn from a batch before its callers know, who may return at once."""
         self._pace.note(report)
-        systems = [request.system for request in batch]
-        self._report(replace(report, disagreements=disagreements(systems, answers)))
+        with self._changed:
+            self._holding.note_batch(batch, report.compute_s, now)
 
     def _report(self, report: BatchReport) -> None:
         try:
@@ -300,6 +322,19 @@ class ThreadEngine:
                 self._on_batch(report)
         except Exception:
             logger.exception("a batch could not be reported")
+
+
+def _report(batch: list[Request[Any]], started: float, now: float, held_s: float) -> BatchReport:
+    first = batch[0]
+    return BatchReport(
+        first.model,
+        len(batch),
+        sum(request.n_atoms for request in batch),
+        tuple(started - request.submitted_at for request in batch),
+        now - started,
+        len(first.rows) if isinstance(first, JacobianRequest) else 0,
+        held_s,
+    )
 
 
 def _expired() -> DeadlineExceededError:

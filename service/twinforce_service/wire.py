@@ -76,7 +76,7 @@ def requests_to_frames(requests: Iterable[tuple[int, Request[Any]]]) -> list[Fra
     entries: list[object] = []
     arrays: list[Frame] = []
     for number, request in requests:
-        system = request.system
+        system, walker = request.system, request.walker
         rows = request.rows if isinstance(request, JacobianRequest) else None
         entries.append(
             (
@@ -86,7 +86,7 @@ def requests_to_frames(requests: Iterable[tuple[int, Request[Any]]]) -> list[Fra
                 request.deadline,
                 request.system_index,
                 request.request_id,
-                None if request.walker is None else request.walker.id,
+                None if walker is None else (walker.id, walker.keeps_lists),
                 request.n_pairs,
                 system.pbc.tolist(),
                 system.charge,
@@ -192,7 +192,7 @@ def _request(
         "deadline": deadline,
         "system_index": index,
         "request_id": request_id,
-        "walker": None if walker is None else Walker(walker),
+        "walker": None if walker is None else Walker(*walker),
         "n_pairs": n_pairs,
     }
     if rows is None:
@@ -212,12 +212,13 @@ def _report_to_list(report: BatchReport) -> tuple[object, ...]:
         report.queue_s,
         report.compute_s,
         report.n_rows,
+        report.held_s,
         disagreements,
     )
 
 
 def _report_from_list(values: list[Any]) -> BatchReport:
-    model, n_systems, n_atoms, queue_s, compute_s, n_rows, disagreements = values
+    model, n_systems, n_atoms, queue_s, compute_s, n_rows, held_s, disagreements = values
     return BatchReport(
         model,
         n_systems,
@@ -225,6 +226,7 @@ def _report_from_list(values: list[Any]) -> BatchReport:
         tuple(queue_s),
         compute_s,
         n_rows,
+        held_s,
         tuple(
             Disagreement(rmse, dict(zip(elements, each, strict=True)))
             for rmse, elements, each in disagreements

@@ -1,5 +1,8 @@
 """What the service keeps of a walker from step to step."""
 
+import time
+from threading import Thread
+
 import numpy as np
 
 from tests.conftest import free_ports
@@ -8,8 +11,9 @@ from tests.systems import crystal
 from twinforce import Client
 from twinforce_models.potential import predict
 from twinforce_service import wire
-from twinforce_service.batching import Request, Walker
+from twinforce_service.batching import Limits, Request, Walker
 from twinforce_service.main import run_in_thread
+from twinforce_service.thread_engine import ThreadEngine
 
 
 def test_a_stream_keeps_its_neighbor_list_and_gets_the_same_predictions():
@@ -42,3 +46,48 @@ def test_a_walker_is_the_same_in_another_process():
     arrived = wire.requests_from_message(wire.read([memoryview(frame) for frame in frames]))
     assert [request.walker for _, request in arrived] == walkers
     assert walkers[0] != walkers[2]
+
+
+class Steep(Soft):
+    """Takes as long for one system as for many; remembers who was evaluated together."""
+
+    def forward_heads(self, batch, *, direct):
+        time.sleep(0.02)
+        return super().forward_heads(batch, direct=direct)
+
+
+def half_batches(max_hold):
+    """Let four walkers run in a thread engine; return reports of its batches."""
+    reports = []
+    limits = Limits(max_hold=max_hold)
+    model = loaded(Steep(), "soft")
+    engine = ThreadEngine(lambda: {"soft": model}, limits, on_batch=reports.append)
+    engine.start()
+    engine.wait_until_ready(20.0)
+
+    def walk(walker, n_steps):
+        for _ in range(n_steps):
+            request = Request("soft", crystal(2), frozenset({"energy"}), walker=walker)
+            engine.submit([request])
+            request.future.result(20.0)
+
+    threads = [Thread(target=walk, args=[Walker(), 25]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    walk(Walker(), 10)
+    engine.stop()
+    return reports
+
+
+def test_walkers_come_together_in_an_engine_and_a_lone_one_does_not_wait():
+    reports = half_batches(max_hold=10.0)
+    assert sum(report.n_systems for report in reports) == 110
+    assert any(report.n_systems == 4 and report.held_s > 0 for report in reports)
+    assert all(report.held_s < 5.0 for report in reports)
+    assert [report.held_s for report in reports[-6:]] == [0.0] * 6
+
+
+def test_an_engine_that_is_told_so_never_waits_for_walkers():
+    assert all(report.held_s == 0.0 for report in half_batches(max_hold=0.0))
