@@ -9,7 +9,9 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
 
-RUN useradd --uid 10001 --create-home twinforce
+# A volume for ~/.cache keeps what is compiled or downloaded for the next container.
+RUN useradd --uid 10001 --create-home twinforce \
+    && install --directory --mode=700 --owner=twinforce /home/twinforce/.cache
 WORKDIR /src
 
 # In a layer of its own, which a change of the code does not rebuild.
