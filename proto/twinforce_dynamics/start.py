@@ -97,7 +97,9 @@ class Start:
         n_atoms = len(system)
         values = {
             "system": system,
-            "velocities": checks.coordinates("velocities", velocities, (n_atoms, 3)),
+            "velocities": checks.coordinates(
+                "velocities", velocities, (n_atoms, 3), "Å per unit of time"
+            ),
             "integrator": integrator,
             "masses": _masses(masses, system),
             "fixed_atoms": places(fixed_atoms, n_atoms),

@@ -49,8 +49,10 @@ def atomic_numbers(values: ArrayLike) -> NDArray[np.int32]:
     return _keep(array, np.int32)
 
 
-def coordinates(field: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return finite numbers of this shape, in Å."""
+def coordinates(
+    field: str, values: ArrayLike, shape: tuple[int, ...], unit: str = "Å"
+) -> NDArray[np.float64]:
+    """Return finite numbers of this shape, in Å unless errors are to say another unit."""
     array = _numbers(field, values, "iuf", f"numbers of shape {list(shape)}")
     if array.shape != shape:
         raise invalid(field, f"shape {list(shape)}", f"shape {list(array.shape)}")
@@ -58,7 +60,7 @@ def coordinates(field: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArra
     # One pass when all is well; NaN compares false.
     if not (np.abs(kept) <= MAX_LENGTH).all():
         wrong = ~(np.abs(kept) <= MAX_LENGTH)
-        raise invalid(field, f"finite numbers within ±{MAX_LENGTH:.0f} Å", _first(kept, wrong))
+        raise invalid(field, f"finite numbers within ±{MAX_LENGTH:.0f} {unit}", _first(kept, wrong))
     return kept
 
 

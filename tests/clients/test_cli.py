@@ -222,7 +222,8 @@ def test_what_goes_wrong_is_said_on_one_line(file, capsys, arguments, status, te
 
 
 def test_wrong_usage_is_refused():
-    for arguments in (["md", "x", "--steps=0"], ["md", "x", "--time-step=nan"], ["nothing"], []):
+    wrong = (["md", "x", f"--{each}"] for each in ("steps=0", "time-step=nan", "seed=-1"))
+    for arguments in (*wrong, ["nothing"], []):
         with pytest.raises(SystemExit) as ended:
             run(arguments)
         assert ended.value.code == 2

@@ -77,6 +77,7 @@ def body(**changes):
         ),
         (lambda: Start(argon(), np.zeros((7, 3)), MTS), "velocities", "shape"),
         (lambda: Start(argon(), np.full((8, 3), np.nan), MTS), "velocities", "finite"),
+        (lambda: Start(argon(), np.full((8, 3), 1e7), MTS), "velocities", "Å per unit of time"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_it_travels(make, field, text):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twinforce._client import Client
-from twinforce.cli.arguments import positive
+from twinforce.cli.arguments import positive, whole
 from twinforce.cli.files import need, read_atoms
 
 # As in `twinforce.assess`, which needs packages that this module must do without.
@@ -40,7 +40,7 @@ def add_assess_command(commands: Any, asking: argparse.ArgumentParser) -> None:
     add("--hydrogen-mass", type=positive(float), help="in amu, taken from bonded atoms")
     add("--equilibration", type=float, default=1.0, help="before all simulations, in ps")
     add("--fmax", type=float, default=0.05, help="what an optimisation is to reach, in eV/Å")
-    add("--seed", type=int, default=0, help="of random numbers")
+    add("--seed", type=whole, default=0, help="of random numbers")
     add("--anew", action="store_true", help="delete an assessment of something else in the folder")
     parser.set_defaults(command=_run)
 

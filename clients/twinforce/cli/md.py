@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
-from twinforce.cli.arguments import positive
+from twinforce.cli.arguments import positive, whole
 from twinforce.cli.files import need, read_atoms
 from twinforce.md import (
     Ensemble,
@@ -91,7 +91,7 @@ def add_md_command(commands: Any, asking: argparse.ArgumentParser) -> None:
         help="take all steps there: nothing travels between two that are written",
     )
     add("--hydrogen-mass", type=positive(float), help="in amu, taken from bonded atoms")
-    add("--seed", type=int, default=_DEFAULTS.seed, help="of random numbers")
+    add("--seed", type=whole, default=_DEFAULTS.seed, help="of random numbers")
     add("--new-velocities", action="store_true", help="draw them even if the file has some")
     add("--interval", type=positive(int), default=10, help="outer steps between what is written")
     add("--trajectory", type=Path, metavar="FILE", help="to write: .traj, .xyz or .extxyz")
