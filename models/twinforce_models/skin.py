@@ -4,6 +4,10 @@ A list with all pairs closer than cutoff + skin still holds all that are closer 
 long as no atom has moved farther than half the skin. Until then a step only looks which of them
 those are, so the result is that of a search, whatever the potential does at its cutoff. The cost of
 looking is a third of that of a search.
+
+Pairs come in an order that follows from the system alone, not from when the list was made: a sum
+over them is the same to the last bit for a walker that has just come and for one that was here
+all along, so that a simulation goes on from a restart as if it had never stopped.
 """
 
 from collections import OrderedDict
@@ -71,7 +75,7 @@ class WalkerLists:
     def search(
         self, geometry: Geometry, cutoff: float, walkers: Sequence[Hashable]
     ) -> NeighborList:
-        """Return what `neighbors.search` does, up to the order of the pairs of an atom.
+        """Return what `neighbors.search` does, a walker's pairs sorted by centre, neighbor, shift.
 
         Args:
             geometry: Folded for a search within cutoff + skin.
@@ -120,7 +124,7 @@ class WalkerLists:
 
     def _searched(self, geometry: Geometry, index: int, cutoff: float, walker: Hashable) -> _Kept:
         self.n_searches += 1
-        pairs, shifts = search_system(geometry, index, cutoff + self.skin)
+        pairs, shifts = _sorted(*search_system(geometry, index, cutoff + self.skin))
         # Copied, as a view would keep the whole batch.
         cell, pbc = geometry.cells[index].copy(), geometry.pbc[index].copy()
         kept = _Kept(
@@ -140,6 +144,16 @@ class WalkerLists:
         while self._size > self._max_size:
             self.forget(next(iter(self._kept)))
         return kept
+
+
+def _sorted(pairs: NDArray[np.int64], shifts: Floats) -> Found:
+    """Return pairs sorted by centre, neighbor and shift.
+
+    Folding an atom away adds the same to all shifts between it and another one, which leaves
+    their order alone.
+    """
+    order = np.lexsort((*shifts.T[::-1], pairs[:, 1], pairs[:, 0]))
+    return pairs[order], shifts[order]
 
 
 def _near(kept: _Kept, positions: Floats, jumps: Floats) -> Found:

@@ -139,6 +139,18 @@ def test_advice_names_the_cheapest_way_that_is_safe_and_gentle():
     assert any("Langevin, τ = 10 fs keeps temperatures but slows motion" in each for each in advice)
 
 
+@pytest.mark.parametrize("way", ["direct:langevin:100", "direct:svr-local:100"])
+def test_friction_on_direct_forces_is_not_advised_while_its_motion_is_not_shown(way):
+    report = copy.deepcopy(REPORT)
+    kept = nvt(0.1, -0.1)
+    kept.pop("diffusion", None)
+    report["pieces"]["nvt"] = {f"nvt:{way}": kept}
+    advice = judge(report, AT_300_K).advice
+    assert findings(report)["temperature", f"nvt:{way}"] == "safe"
+    assert "At constant temperature nothing is shown to be safe yet." in advice
+    assert any("what it does to motion is not shown" in each for each in advice)
+
+
 def test_what_is_too_short_is_not_shown_and_not_advised():
     report = copy.deepcopy(REPORT)
     report["pieces"]["nvt"] = {"nvt:hybrid-8:svr:10": nvt(0.0, 0.0, is_reliable=False)}

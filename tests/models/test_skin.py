@@ -59,6 +59,23 @@ def test_a_walk_has_the_neighbors_that_a_search_finds(pbc):
     assert 1 < lists.n_searches < 30
 
 
+@pytest.mark.parametrize("size", [3.1, 7.0])
+def test_pairs_come_in_an_order_that_knows_nothing_of_the_past(size):
+    generator, lists = np.random.default_rng(2), WalkerLists()
+    positions = generator.uniform(0, size, size=(6, 3))
+    system = System([8] * 6, positions, np.eye(3) * size + 0.1, pbc=True)
+    n_kept = 0
+    for _ in range(40):
+        before = lists.n_searches
+        found = look(lists, [system], ["a"])
+        n_kept += lists.n_searches == before
+        fresh = look(WalkerLists(), [system], ["b"])
+        assert np.array_equal(found.pairs, fresh.pairs)
+        assert np.array_equal(found.shifts, fresh.shifts)
+        system = shaken(system, generator, 0.03)
+    assert n_kept > 10
+
+
 def test_a_small_cell_with_many_images_is_walked_too():
     generator, lists = np.random.default_rng(0), WalkerLists()
     system = System([8], [[0.1, 0.2, 0.3]], np.eye(3) * 2.1, pbc=True)

@@ -23,14 +23,18 @@ RESTARTS = 'twinforce_engine_restarts_total{device="cpu"}'
 PROGRAM = b"twinforce_service.engine_process"
 
 
+OF_OTHER_TESTS: set[int] = set()
+
+
 @pytest.fixture(scope="module")
 def server():
+    OF_OTHER_TESTS.update(engine_pids())
     with run_in_thread(free_ports(model=MODELS, device="cpu")) as server:
         yield server
 
 
 def engine_pids():
-    """Return the processes of engines that this process has started, oldest first."""
+    """Return the processes of engines that the tests of this module have started, oldest first."""
     pids = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -40,7 +44,7 @@ def engine_pids():
             continue
         if parent == os.getpid() and PROGRAM in arguments:
             pids.append(int(status.parent.name))
-    return sorted(pids)
+    return sorted(set(pids) - OF_OTHER_TESTS)
 
 
 def wait_for(condition):

@@ -60,7 +60,7 @@ def _advice_on_temperature(
     if not found:
         return
     safe = [key for key, each in found.items() if each.finding == "safe"]
-    gentle = [key for key in safe if by_topic.get(("motion", key), found[key]).finding != "unsafe"]
+    gentle = [key for key in safe if _leaves_motion_alone(key, by_topic)]
     if gentle:
         key = min(gentle, key=lambda each: way_of(each).cost())
         thermostat = parse_thermostat(key.split(":", 2)[2])
@@ -75,9 +75,30 @@ def _advice_on_temperature(
         if each.finding == "unsafe":
             yield f"{_title_of(key)} is unsafe: {each.reason} from where it should be."
     for key in safe:
-        if key not in gentle:
-            reason = by_topic["motion", key].reason
-            yield f"{_title_of(key)} keeps temperatures but slows motion: diffusion is {reason}."
+        motion = by_topic.get(("motion", key))
+        if key not in gentle and motion is not None and motion.finding == "unsafe":
+            yield (
+                f"{_title_of(key)} keeps temperatures but slows motion: diffusion is "
+                f"{motion.reason}."
+            )
+        elif key not in gentle:
+            yield f"{_title_of(key)} keeps temperatures; what it does to motion is not shown."
+
+
+def _leaves_motion_alone(key: str, by_topic: Mapping[tuple[str, str], Judgement]) -> bool:
+    """Return whether a run may be recommended as to motion.
+
+    Friction and noise on each atom change how it moves, and so do forces that are no gradient:
+    there it must have been shown that motion is what it should be. Elsewhere it must not have
+    been shown to be wrong.
+    """
+    motion = by_topic.get(("motion", key))
+    is_gentle = (
+        parse_thermostat(key.split(":", 2)[2]).ensemble == "svr" and way_of(key).forces != "direct"
+    )
+    if motion is None:
+        return is_gentle
+    return motion.finding == "safe" or (is_gentle and motion.finding != "unsafe")
 
 
 def _advice_on_steps(judgements: tuple[Judgement, ...]) -> Iterator[str]:
