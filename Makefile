@@ -35,7 +35,7 @@ format: $(STAMP)  ## format and mend what lint can mend
 proto: $(STAMP)  ## generate the stubs beside their .proto
 	$(BIN)/python -m grpc_tools.protoc -I proto $(STUBS) proto/twinforce_proto/v1/*.proto
 
-bench: $(STAMP)  ## measure what an evaluation and a remote step cost
+bench: $(STAMP)  ## measure what docs/performance.md tells, and write it (ARGS="--only step crowd")
 	$(BIN)/python -m bench $(ARGS)
 
 # Of wall time, in minutes; the study goes on where it stopped.

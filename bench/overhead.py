@@ -3,98 +3,131 @@
     python -m bench.overhead
 
 The service runs as a process of its own, as it does for users. Positions change at every call, as
-they do in molecular dynamics. The near-free toy shows the overhead bare; `water` shows what it
-matters for.
+they do in molecular dynamics, and in this process too the neighbor list is kept from step to step.
+The model `water` is compiled here as it is there. The near-free toy shows the overhead bare, beside
+an application that reads the same bytes over HTTP and answers as many, and does nothing else.
 """
 
 import argparse
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-import ase.io
-import numpy as np
+import httpx2
 import torch
 from demo.serving import running_service
 
-from bench.machine import ROOT, describe_machine
-from bench.timing import time_in_turn
+from bench import record
+from bench.children import running
+from bench.cost import walk
+from bench.systems import gas, read_system, shaken
+from bench.timing import Rounds, Timing, rounds_in_turn
 from twinforce import Client, System
 from twinforce_models import registry
+from twinforce_models.compilation.compiling import compiled
 from twinforce_models.memory import keep_freed_memory
-from twinforce_models.potential import predict
+from twinforce_models.potential import Potential, predict
+from twinforce_proto import PredictRequest
+from twinforce_proto.codec import predict_reply_to_proto, predict_request_to_proto
+from twinforce_service.settings import Settings
 
 OUTPUTS = ("energy", "conservative_forces")
-MODELS = {"water": "water", "toy": "toy:harmonic"}
-
-
-def shaken(system: System) -> Callable[[], System]:
-    """Return a function that gives the system with other positions each time."""
-    generator = np.random.default_rng(0)
-    shape = system.positions.shape
-
-    def shake() -> System:
-        return system.moved(system.positions + generator.uniform(-0.01, 0.01, shape))
-
-    return shake
+TOY = "toy:harmonic"
+HERE = "in this process"
+HTTP_ECHO = "bare HTTP echo"
 
 
 def calls_of(
-    model: str, system: System, urls: tuple[str, str], stack: ExitStack
+    model: str, potential: Potential, system: System, urls: tuple[str, str], stack: ExitStack
 ) -> dict[str, Callable[[], object]]:
-    """Return the ways to evaluate the system."""
+    """Return the ways to evaluate the system; each draws the same positions."""
     rest_url, grpc_url = urls
     rest, grpc = stack.enter_context(Client(rest_url)), stack.enter_context(Client(grpc_url))
     json_rest = stack.enter_context(Client(rest_url, encoding="json"))
     stream = stack.enter_context(grpc.stream(model=model, outputs=OUTPUTS))
-    potential = registry.load(MODELS[model]).potential
-    shake = shaken(system)
-    return {
-        "in this process": lambda: predict(potential, [shake()], OUTPUTS),
-        "gRPC stream": lambda: stream.predict(shake()),
-        "gRPC unary": lambda: grpc.predict(shake(), OUTPUTS, model=model),
-        "REST protobuf": lambda: rest.predict(shake(), OUTPUTS, model=model),
-        "REST JSON": lambda: json_rest.predict(shake(), OUTPUTS, model=model),
+    ways: dict[str, Callable[[System], object]] = {
+        "gRPC stream": stream.predict,
+        "gRPC unary": lambda moved: grpc.predict(moved, OUTPUTS, model=model),
+        "REST protobuf": lambda moved: rest.predict(moved, OUTPUTS, model=model),
+        "REST JSON": lambda moved: json_rest.predict(moved, OUTPUTS, model=model),
     }
+    calls = {HERE: walk(potential, system, set(OUTPUTS))}
+    for name, way in ways.items():
+        calls[name] = moving(way, system)
+    return calls
 
 
-def measure(urls: tuple[str, str], system: System, seconds: float) -> dict[str, object]:
-    """Time every way for every model; print as it goes."""
-    results: dict[str, object] = {}
-    for model in MODELS:
-        with ExitStack() as stack:
-            timings = time_in_turn(calls_of(model, system, urls, stack), seconds)
-        base = timings["in this process"].median
-        print(f"\n{model}, {len(system)} atoms, ms per step: median (10% - 90%), over in-process")
-        for name, timing in timings.items():
-            print(f"  {name:18}{timing}   x {timing.median / base:.3f}")
-        results[model] = {
-            name: asdict(timing) | {"over_in_process": timing.median / base}
-            for name, timing in timings.items()
-        }
-    return results
+def moving(way: Callable[[System], object], system: System) -> Callable[[], object]:
+    """Return what evaluates the system in this way, at other positions each time."""
+    shake = shaken(system)
+    return lambda: way(shake())
+
+
+def http_echo(potential: Potential, system: System, stack: ExitStack) -> Callable[[], object]:
+    """Return a request to an application without work: the same bytes there and back."""
+    request = PredictRequest("toy", (system,), frozenset(OUTPUTS))
+    body = predict_request_to_proto(request).SerializeToString()
+    reply = predict_reply_to_proto("toy", predict(potential, [system], set(OUTPUTS)))
+    child = stack.enter_context(running("bench.http_echo", str(reply.ByteSize())))
+    client = stack.enter_context(httpx2.Client(trust_env=False))
+    url = f"http://127.0.0.1:{child.read()}"
+    return lambda: client.post(url, content=body).content
+
+
+def told(model: str, n_atoms: int, rounds: Rounds) -> dict[str, object]:
+    """Print a table; return it."""
+    print(f"\n{model}, {n_atoms} atoms, ms per step: median (10% - 90%), over in-process")
+    rows: dict[str, object] = {}
+    for name, timing in rounds.timings().items():
+        over = rounds.ratio(name, HERE)
+        print(f"  {name:18}{timing}   x {over.median:.3f}")
+        rows[name] = asdict(timing) | {"over_in_process": asdict(over)}
+    return rows
+
+
+def figures_of(rounds: Mapping[str, Rounds]) -> dict[str, Timing]:
+    """Return what is compared with the bars."""
+    water, toy = rounds["water"], rounds["toy"]
+    found = {
+        f"water, {name} over in-process": water.ratio(name, HERE)
+        for name in water.taken
+        if name != HERE
+    }
+    return found | {
+        "toy, REST protobuf, ms": toy.timings()["REST protobuf"],
+        "toy, bare HTTP echo, ms": toy.timings()[HTTP_ECHO],
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write bench/results/overhead.json."""
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=main.__doc__)
-    parser.add_argument(
-        "--start", type=Path, default=ROOT / "demo" / "water64.xyz", help="atoms to start from"
-    )
-    parser.add_argument("--seconds", type=float, default=40.0, help="for each model")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--seconds", type=float, default=80.0, help="a quarter of it for the toy")
+    parser.add_argument("--out", type=Path, default=record.RESULTS)
     options = parser.parse_args(arguments)
     keep_freed_memory()
     torch.set_num_threads(1)
-    atoms = ase.io.read(options.start)
-    system = System(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
-    with running_service("--n-threads=1", "--compile=off", f"--model=toy={MODELS['toy']}") as urls:
-        results = measure(urls, system, options.seconds)
-    content = {"machine": describe_machine(1), "milliseconds": results}
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "overhead.json").write_text(json.dumps(content, indent=2) + "\n")
+    toy = registry.load(TOY).potential
+    plain = registry.load("water", device="cpu", dtype="float32").potential
+    water = compiled(plain, Path(Settings().compile_cache), 1, wait=True)
+    liquid = read_system()
+    subjects = {"water": (water, liquid, 0.75), "toy": (toy, gas(len(liquid)), 0.25)}
+    rounds: dict[str, Rounds] = {}
+    with running_service("--n-threads=1", "--compile=on", f"--model=toy={TOY}") as urls:
+        for model, (potential, system, share) in subjects.items():
+            with ExitStack() as stack:
+                calls = calls_of(model, potential, system, urls, stack)
+                if model == "toy":
+                    calls[HTTP_ECHO] = http_echo(potential, system, stack)
+                rounds[model] = rounds_in_turn(calls, share * options.seconds, n_warm_up=10)
+    record.write(
+        options.out,
+        "overhead",
+        figures_of(rounds),
+        n_atoms=len(liquid),
+        milliseconds={model: told(model, len(liquid), each) for model, each in rounds.items()},
+    )
 
 
 if __name__ == "__main__":

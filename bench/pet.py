@@ -30,7 +30,7 @@ from metatrain.utils.data import DatasetInfo
 from metatrain.utils.data.target_info import get_energy_target_info, get_generic_target_info
 
 from bench.machine import ROOT, describe_machine
-from bench.overhead import shaken
+from bench.systems import shaken
 from bench.timing import Timing, time_in_turn
 from twinforce import System
 from twinforce_models import registry

@@ -9,7 +9,6 @@ model is compiled here as it is there.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -20,8 +19,9 @@ import numpy as np
 import torch
 from demo.serving import running_service
 
-from bench.machine import ROOT, describe_machine
-from bench.timing import Timing, time_in_turn
+from bench import record
+from bench.systems import WATER
+from bench.timing import Rounds, rounds_in_turn
 from twinforce import Client, Integrator, Snapshot, Start, System
 from twinforce.ensembles import FS
 from twinforce.md import draw_velocities
@@ -35,7 +35,7 @@ from twinforce_service.settings import Settings
 
 INNER_STEPS = 8
 IN_PROCESS = f"{INNER_STEPS} direct steps in this process"
-BAR = 1.25
+BLOCK = f"block of M = {INNER_STEPS}"
 
 
 def in_process(start: Start, potential: Potential, n_outer: int) -> Callable[[], None]:
@@ -73,11 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write bench/results/propagation.json."""
     parser = argparse.ArgumentParser(prog="python -m bench.propagation", description=main.__doc__)
     parser.add_argument("--model", default="water")
-    parser.add_argument(
-        "--start", type=Path, default=ROOT / "demo" / "water64.xyz", help="atoms to start from"
-    )
+    parser.add_argument("--start", type=Path, default=WATER, help="atoms to start from")
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--out", type=Path, default=record.RESULTS)
     options = parser.parse_args(arguments)
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -95,37 +93,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ExitStack() as stack:
         urls = stack.enter_context(running_service("--n-threads=1", "--compile=on"))
         rest, grpc = (stack.enter_context(Client(url)) for url in urls)
-        block = f"block of M = {INNER_STEPS}"
-        timings = time_in_turn(
+        rounds = rounds_in_turn(
             {
                 IN_PROCESS: in_process(direct, potential, INNER_STEPS),
-                f"{block} in this process": in_process(hybrid, potential, 1),
-                f"{block} through gRPC": through(grpc, hybrid, options.model),
-                f"{block} through REST": through(rest, hybrid, options.model),
+                f"{BLOCK} in this process": in_process(hybrid, potential, 1),
+                f"{BLOCK} through gRPC": through(grpc, hybrid, options.model),
+                f"{BLOCK} through REST": through(rest, hybrid, options.model),
             },
             options.seconds,
         )
-    report(timings, options.model, len(system), options.out)
+    report(rounds, options.model, len(system), options.out)
 
 
-def report(timings: dict[str, Timing], model: str, n_atoms: int, out: Path) -> None:
+def report(rounds: Rounds, model: str, n_atoms: int, out: Path) -> None:
     """Print the timings and what they are to the measure, and keep both."""
-    base = timings[IN_PROCESS].median
+    timings = rounds.timings()
+    figures = {name: rounds.ratio(name, IN_PROCESS) for name in timings}
     print(f"\n{model}, {n_atoms} atoms, ms: median (10% - 90%), over {IN_PROCESS}")
     for name, timing in timings.items():
-        print(f"  {name:34}{timing}   x {timing.median / base:.3f}")
-    content = {
-        "machine": describe_machine(1),
-        "model": model,
-        "n_atoms": n_atoms,
-        "bar": BAR,
-        "milliseconds": {
-            name: asdict(timing) | {"over_direct_steps": timing.median / base}
-            for name, timing in timings.items()
-        },
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "propagation.json").write_text(json.dumps(content, indent=2) + "\n")
+        print(f"  {name:34}{timing}   x {figures[name].median:.3f}")
+    milliseconds = {name: asdict(timing) for name, timing in timings.items()}
+    record.write(
+        out, "propagation", figures, model=model, n_atoms=n_atoms, milliseconds=milliseconds
+    )
 
 
 if __name__ == "__main__":

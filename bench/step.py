@@ -9,25 +9,23 @@ which other programs on the machine disturb less than they do the time.
 
 import argparse
 import asyncio
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import grpc
-import numpy as np
 import torch
 from demo.serving import running_service
 
+from bench import record
+from bench.children import running
 from bench.echo import METHOD
-from bench.machine import ROOT, describe_machine
-from bench.timing import time_in_turn
+from bench.systems import gas, shaken
+from bench.timing import rounds_in_turn
 from twinforce import AsyncClient, Client, System
 from twinforce_models import registry
 from twinforce_models.potential import predict
@@ -41,23 +39,6 @@ ROLES = {
     "twinforce_service.main": "service",
     "twinforce_service.engine_process": "engine",
 }
-
-
-def gas(n_atoms: int) -> System:
-    """Return argon at the density of a liquid, on a jittered lattice."""
-    generator = np.random.default_rng(0)
-    side = int(np.ceil(n_atoms ** (1 / 3)))
-    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), axis=-1)
-    positions = 3.6 * grid.reshape(-1, 3)[:n_atoms] + generator.uniform(-0.1, 0.1, (n_atoms, 3))
-    return System(np.full(n_atoms, 18), positions, np.eye(3) * 3.6 * side, pbc=True)
-
-
-def walk(system: System) -> Iterator[System]:
-    """Move the system a little, again and again."""
-    generator = np.random.default_rng(1)
-    while True:
-        noise = generator.uniform(-0.01, 0.01, system.positions.shape)
-        yield system.moved(system.positions + noise)
 
 
 class Echo:
@@ -93,23 +74,11 @@ class Echo:
         return reply
 
 
-@contextmanager
-def running_echo() -> Iterator[int]:
-    """Run the echo as a process of its own; give its port."""
-    command = [sys.executable, "-m", "bench.echo"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.kill()
-
-
-def bytes_of_step(system: System, moves: Iterator[System]) -> tuple[bytes, int]:
+def bytes_of_step(system: System, moves: Callable[[], System]) -> tuple[bytes, int]:
     """Return what a step sends, and how many bytes come back."""
     encoder = StreamEncoder("toy")
     encoder.encode(system, frozenset(OUTPUTS))
-    message = encoder.encode(next(moves), frozenset(OUTPUTS)).SerializeToString()
+    message = encoder.encode(moves(), frozenset(OUTPUTS)).SerializeToString()
     prediction = predict(registry.load(TOY).potential, [system], OUTPUTS)[0]
     return message, stream_reply_to_proto(prediction).ByteSize()
 
@@ -118,23 +87,23 @@ def ways(system: System, stack: ExitStack) -> dict[str, Callable[[], object]]:
     """Return the ways to make a step."""
     loop = asyncio.new_event_loop()
     stack.callback(loop.close)
-    moves = walk(system)
+    moves = shaken(system)
     message, n_reply = bytes_of_step(system, moves)
-    echo = Echo(stack.enter_context(running_echo()), n_reply, loop)
+    echo = Echo(int(stack.enter_context(running("bench.echo")).read()), n_reply, loop)
     potential = registry.load(TOY).potential
     found: dict[str, Callable[[], object]] = {
         "echo": lambda: echo.step(message),
         "echo, asyncio": lambda: echo.step_async(message),
-        "evaluation in this process": lambda: predict(potential, [next(moves)], OUTPUTS),
+        "evaluation in this process": lambda: predict(potential, [moves()], OUTPUTS),
     }
     for engine in ("thread", "process"):
         flags = ("--n-threads=1", "--no-water", f"--model=toy={TOY}", f"--engine={engine}")
         _, url = stack.enter_context(running_service(*flags))
         stream = stack.enter_context(Client(url).stream("toy", OUTPUTS))
-        found[f"{engine} engine"] = lambda stream=stream: stream.predict(next(moves))
+        found[f"{engine} engine"] = lambda stream=stream: stream.predict(moves())
         walker = AsyncClient(url).stream("toy", OUTPUTS)
         found[f"{engine} engine, asyncio"] = lambda walker=walker: loop.run_until_complete(
-            walker.predict(next(moves))
+            walker.predict(moves())
         )
     return found
 
@@ -189,18 +158,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--atoms", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--cpu-steps", type=int, default=300)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--out", type=Path, default=record.RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     with ExitStack() as stack:
         steps = ways(gas(options.atoms), stack)
-        timings = time_in_turn(steps, options.seconds, n_warm_up=20)
+        rounds = rounds_in_turn(steps, options.seconds, n_warm_up=20)
         cpu = {name: cpu_per_step(step, options.cpu_steps) for name, step in steps.items()}
     print(f"\none walker, {options.atoms} atoms, ms per step: median (10% - 90%), over the echo")
-    rows = report(timings, cpu)
-    content = {"machine": describe_machine(1), "n_atoms": options.atoms, "milliseconds": rows}
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "step.json").write_text(json.dumps(content, indent=2) + "\n")
+    rows = report(rounds.timings(), cpu)
+    figures = {
+        "over echo": rounds.ratio("process engine", "echo"),
+        "over echo, asyncio": rounds.ratio("process engine, asyncio", "echo, asyncio"),
+    }
+    record.write(options.out, "step", figures, n_atoms=options.atoms, milliseconds=rows)
 
 
 if __name__ == "__main__":

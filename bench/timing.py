@@ -1,8 +1,9 @@
 """Timing several things in turn, so that what else the machine does hits all of them alike."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from tqdm import tqdm
@@ -10,23 +11,47 @@ from tqdm import tqdm
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long one thing took, in ms: median, and the range of the middle 80%."""
+    """A median, and the range of the middle 80%: of times in ms, or of what follows from them."""
 
     median: float
     low: float
     high: float
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Return that of these values, of which there must be some."""
+        return cls(*np.percentile(values, [50, 10, 90]).tolist())
+
     def __str__(self) -> str:
         return f"{self.median:8.2f}  ({self.low:.2f} - {self.high:.2f})"
 
 
-def time_in_turn(
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """How long each thing took in each round.
+
+    Attributes:
+        taken: Name -> ms, one for each round.
+    """
+
+    taken: Mapping[str, Sequence[float]]
+
+    def timings(self) -> dict[str, Timing]:
+        """Return how long each thing took."""
+        return {name: Timing.of(values) for name, values in self.taken.items()}
+
+    def ratio(self, name: str, base: str) -> Timing:
+        """Return how many times as long as `base` it took, compared round by round."""
+        return Timing.of(np.divide(self.taken[name], self.taken[base]).tolist())
+
+
+def rounds_in_turn(
     things: Mapping[str, Callable[[], object]],
     seconds: float,
     n_warm_up: int = 3,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Timing]:
-    """Call all of the things in turn, again and again, and time each call.
+) -> Rounds:
+    """Call all of the things in turn, again and again, every other round backwards.
 
     Args:
         things: Name -> what to call.
@@ -38,12 +63,24 @@ def time_in_turn(
         for _ in range(n_warm_up):
             call()
     taken: dict[str, list[float]] = {name: [] for name in things}
+    order = list(things)
     end = time.perf_counter() + seconds
     with tqdm(desc="rounds", unit="") as bar:
         while time.perf_counter() < end or not bar.n:
-            for name, call in things.items():
+            for name in order:
                 begin = clock()
-                call()
+                things[name]()
                 taken[name].append(1e3 * (clock() - begin))
+            order.reverse()
             bar.update()
-    return {name: Timing(*np.percentile(ms, [50, 10, 90]).tolist()) for name, ms in taken.items()}
+    return Rounds(taken)
+
+
+def time_in_turn(
+    things: Mapping[str, Callable[[], object]],
+    seconds: float,
+    n_warm_up: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
+    """Return how long each thing takes, called as `rounds_in_turn` does."""
+    return rounds_in_turn(things, seconds, n_warm_up, clock).timings()
