@@ -187,7 +187,11 @@ def kept(tmp_path_factory):
     if not COMPILER:
         pytest.skip("needs a C++ compiler")
     folder = tmp_path_factory.mktemp("kept", numbered=True)
-    compiled(net(hyperparameters=ONE_LAYER), folder, 1, wait=True)
+    usual = os.umask(0o002)  # as many systems have it: what is made, the group may write
+    try:
+        compiled(net(hyperparameters=ONE_LAYER), folder, 1, wait=True)
+    finally:
+        os.umask(usual)
     return folder
 
 

@@ -100,6 +100,7 @@ def main() -> None:
 
     Of several processes that want the same file one builds it, and the others wait.
     """
+    os.umask(0o077)  # what others may write is not loaded
     path = Path(sys.argv[1])
     spec = Spec.from_json(sys.stdin.readline())
     threading.Thread(target=_die_with_input, daemon=True).start()
