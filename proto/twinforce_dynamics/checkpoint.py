@@ -15,6 +15,8 @@ from twinforce_proto.codec import prediction_from_proto, prediction_to_proto
 from twinforce_proto.v1 import inference_pb2 as pb
 
 _FORMAT = "twinforce checkpoint 1"
+# So that there is room for further ones in 64 bits.
+_MAX_STEP = 2**62
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,8 +81,8 @@ def _decoded(message: pb.Checkpoint) -> Checkpoint:
         message.correction_work,
     )
     _check(start, state)
-    if message.step < 0:
-        raise ValueError(f"step: expected at least 0, got {message.step}")
+    if not 0 <= message.step <= _MAX_STEP:
+        raise ValueError(f"step: expected from 0 to {_MAX_STEP}, got {message.step}")
     return Checkpoint(message.model, message.sha256, start, state, message.step)
 
 
@@ -105,6 +107,7 @@ def _needed(prediction: Prediction, output: str) -> object:
 
 def _check_array(name: str, value: object, shape: tuple[int, ...]) -> None:
     array = np.asarray(value)
-    if array.shape != shape or not np.isfinite(array).all():
-        got = f"shape {list(array.shape)}"
-        raise ValueError(f"{name}: expected finite numbers of shape {list(shape)}, got {got}")
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {list(shape)}, got shape {list(array.shape)}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite numbers, got {array[~np.isfinite(array)][0]}")

@@ -197,6 +197,8 @@ def test_a_checkpoint_is_checked(client):
         lose_an_atom,
         lambda message: setattr(message, "format", "another"),
         lambda message: setattr(message, "step", -1),
+        lambda message: setattr(message, "step", 2**63 - 1),
+        lambda message: setattr(message, "supplied", float("nan")),
         lambda message: message.start.random_state.ClearField("state"),
         lambda message: setattr(message.start.integrator, "time_step_fs", -1.0),
     ):
