@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from twinforce_models.folding import face_distances, fold
+from twinforce_models.folding import fold
 from twinforce_proto import System
 
 _Floats = NDArray[np.float64]
@@ -28,10 +28,10 @@ def estimate_pairs(system: System, cutoff: float) -> int:
         Pairs of the full list, each counted in both directions.
     """
     positions, cell = _enclosed(system, cutoff)
-    volume = abs(float(np.linalg.det(cell)))
-    n_bins = np.maximum(face_distances(cell) // cutoff, 1.0)
+    volume, inverse, distances = _measured(cell)
+    n_bins = np.array([max(distance // cutoff, 1.0) for distance in distances])
     # What is open lies around the origin, which so comes into the middle of a bin.
-    bins = np.floor(positions @ (np.linalg.inv(cell) * n_bins) + 0.5) % n_bins
+    bins = np.floor(positions @ (inverse * n_bins) + 0.5) % n_bins
     sphere_in_bins = 4 / 3 * math.pi * cutoff**3 * float(n_bins.prod()) / volume
     n_pairs = math.ceil(_sum_of_squares(bins, n_bins) * sphere_in_bins)
     n_atoms = len(system)
@@ -45,12 +45,37 @@ def _enclosed(system: System, cutoff: float) -> tuple[_Floats, _Floats]:
         columns = np.ascontiguousarray(system.positions.T)
         low, high = columns.min(axis=1), columns.max(axis=1)
         return system.positions - (low + high) / 2, np.diag(high - low + 2 * cutoff)
-    if system.pbc.all():
-        lengths = np.sqrt(np.einsum("ij,ij->i", system.cell, system.cell))
-        if lengths.prod() <= _MAX_SKEW * abs(np.linalg.det(system.cell)):
-            return system.positions, system.cell
+    if system.pbc.all() and _is_compact(system.cell):
+        return system.positions, system.cell
     geometry = fold([system], cutoff)
     return geometry.search_positions, geometry.search_cells[0]
+
+
+def _is_compact(cell: _Floats) -> bool:
+    a, b, c = cell.tolist()
+    lengths = math.hypot(*a) * math.hypot(*b) * math.hypot(*c)
+    return lengths <= _MAX_SKEW * abs(_dot(a, _cross(b, c)))
+
+
+def _measured(cell: _Floats) -> tuple[float, _Floats, list[float]]:
+    """Return volume, inverse and distances between faces: by hand, as every step asks for them.
+
+    With faces b × c, c × a and a × b, these are |a · b × c|, the faces as columns over
+    a · b × c, and the volume over the area of each face.
+    """
+    a, b, c = cell.tolist()
+    faces = _cross(b, c), _cross(c, a), _cross(a, b)
+    volume = _dot(a, faces[0])
+    distances = [abs(volume) / math.hypot(*face) for face in faces]
+    return abs(volume), np.array(faces).T / volume, distances
+
+
+def _cross(a: list[float], b: list[float]) -> list[float]:
+    return [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+
+
+def _dot(a: list[float], b: list[float]) -> float:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def _sum_of_squares(bins: _Floats, n_bins: _Floats) -> float:

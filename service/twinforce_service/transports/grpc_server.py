@@ -72,7 +72,7 @@ class Inference(InferenceServicer):
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._draining = asyncio.Event()
-        self._reads: set[asyncio.Task[Any]] = set()
+        self._readers: set[asyncio.Task[Any]] = set()
 
     async def Predict(  # noqa: N802
         self, request: pb.PredictRequest, context: _Context
@@ -126,8 +126,8 @@ class Inference(InferenceServicer):
     async def drain(self, timeout: float) -> None:
         """End streams that wait for their caller, and wait for the calls being answered."""
         self._draining.set()
-        for read in self._reads:
-            read.cancel()
+        for reader in self._readers:
+            reader.cancel()
         try:
             async with asyncio.timeout(timeout):
                 await self._is_idle.wait()
@@ -210,16 +210,18 @@ class Inference(InferenceServicer):
         """Return the next message of a stream, unless the service stops first."""
         if self._draining.is_set():
             await _abort(context, _stopping())
-        read = asyncio.ensure_future(context.read())
-        self._reads.add(read)
+        reader = asyncio.current_task()
+        assert reader is not None
+        self._readers.add(reader)
         try:
-            return await read
+            return await context.read()
         except asyncio.CancelledError:
             if not self._draining.is_set():
                 raise
+            reader.uncancel()
             await _abort(context, _stopping())
         finally:
-            self._reads.discard(read)
+            self._readers.discard(reader)
 
     @contextmanager
     def _counted(self, transport: str, model: str) -> Iterator[None]:
