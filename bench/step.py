@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import grpc
+import numpy as np
 import torch
 from demo.serving import running_service
 
@@ -25,7 +26,7 @@ from bench import record
 from bench.children import running
 from bench.echo import METHOD
 from bench.systems import gas, shaken
-from bench.timing import rounds_in_turn
+from bench.timing import Rounds, Timing, rounds_in_turn
 from twinforce import AsyncClient, Client, System
 from twinforce_models import registry
 from twinforce_models.potential import predict
@@ -152,6 +153,15 @@ def report(timings: Mapping[str, Any], cpu: Mapping[str, Mapping[str, float]]) -
     return rows
 
 
+def without_evaluation(rounds: Rounds) -> Timing:
+    """Return how many times an echo a step takes besides the evaluation, round by round."""
+    step, bare, echo = (
+        np.asarray(rounds.taken[name])
+        for name in ("process engine", "evaluation in this process", "echo")
+    )
+    return Timing.of(((step - bare) / echo).tolist())
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write bench/results/step.json."""
     parser = argparse.ArgumentParser(prog="python -m bench.step", description=main.__doc__)
@@ -170,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures = {
         "over echo": rounds.ratio("process engine", "echo"),
         "over echo, asyncio": rounds.ratio("process engine, asyncio", "echo, asyncio"),
+        "over echo, less the evaluation": without_evaluation(rounds),
     }
     record.write(options.out, "step", figures, n_atoms=options.atoms, milliseconds=rows)
 

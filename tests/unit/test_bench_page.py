@@ -9,6 +9,7 @@ from bench.crowd import compared
 from bench.limits import bottleneck, limits
 from bench.plots import draw
 from bench.sizes import straight_line
+from bench.step import without_evaluation
 from bench.systems import gas, water_box
 from bench.timing import Rounds, Timing, rounds_in_turn
 
@@ -54,6 +55,15 @@ def test_a_ratio_is_taken_round_by_round():
     rounds = Rounds({"fast": [1.0, 2.0, 4.0], "slow": [2.0, 4.0, 8.0]})
     assert rounds.ratio("slow", "fast") == Timing(2.0, 2.0, 2.0)
     assert rounds.timings()["fast"].median == 2.0
+
+
+def test_what_a_step_takes_besides_the_evaluation_is_told_in_echoes():
+    taken = {
+        "process engine": [5.0, 9.0],
+        "evaluation in this process": [3.0, 3.0],
+        "echo": [1.0, 3.0],
+    }
+    assert without_evaluation(Rounds(taken)) == Timing(2.0, 2.0, 2.0)
 
 
 def test_every_other_round_is_backwards():
