@@ -23,6 +23,7 @@ PARTS = {
     "step": 30.0,
     "propagation": 60.0,
     "crowd": 60.0,
+    "walkers": 90.0,
     "sizes": 90.0,
     "idle": 48.0,
     "gpu": 120.0,

@@ -10,7 +10,8 @@ from itertools import count
 import numpy as np
 
 from tests.systems import molecule
-from twinforce_service.batching import BatchQueue, Limits, Request, Walker
+from twinforce_service.batch_queue import BatchQueue
+from twinforce_service.batching import Limits, Request, Walker
 from twinforce_service.holding import Holding
 
 OUTPUTS = frozenset({"conservative_forces"})

@@ -55,7 +55,7 @@ ROOMS = [
 LAYERS = [
     ["version", "pairs", "disagreement", "logs", "settings", "channel", "restarts", "costs"],
     ["batching"],
-    ["admission", "engine", "engine_spec", "evaluation", "holding"],
+    ["admission", "batch_queue", "engine", "engine_spec", "evaluation", "holding"],
     ["child", "loading", "metrics", "nonconservativity", "questions", "thread_engine", "wire"],
     ["engine_process", "process_engine", "propagation"],
     ["engine_pool"],

@@ -1,6 +1,5 @@
-"""Which waiting requests are evaluated together.  No threads, no clock, no I/O."""
+"""What waits for the device, and how much of it may.  No threads, no clock, no I/O."""
 
-from collections import deque
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -33,12 +32,9 @@ class Walker:
 
     Attributes:
         id: Its own, in any process.
-        keeps_lists: Whether its neighbor list is kept from step to step. The order of pairs, and so
-            the last digits, then depend on its earlier steps.
     """
 
     id: str = field(default_factory=lambda: uuid4().hex)
-    keeps_lists: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -149,14 +145,6 @@ class Limits:
     max_hold: float = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What left the queue: requests to evaluate together, and those that waited too long."""
-
-    batch: list[Request[Any]]
-    expired: list[Request[Any]]
-
-
 def located(error: ServiceError, request: Request[Any]) -> ServiceError:
     """Return a copy of the error, said of the place the request has in its caller's list."""
     moved = copy(error)
@@ -197,135 +185,3 @@ def overloaded(n_requests: int, n_atoms: int, retry_after: float) -> OverloadedE
     """Return the error of requests that there is no room for."""
     message = f"{n_requests} systems of {n_atoms} atoms are already waiting; try again later"
     return OverloadedError(message, retry_after=retry_after)
-
-
-class BatchQueue:
-    """A first-in, first-out queue that hands out batches of bounded size.
-
-    Requests share a batch when they ask the same model, all or none of them need autograd, so
-    that a direct prediction never pays for a neighbor's gradient, and all or none of them ask
-    for a stress, which only periodic systems have. The batch taken is the one of the request that
-    has waited longest, whichever model it asks, so no model starves another.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._groups: dict[Hashable, deque[tuple[int, Request[Any]]]] = {}
-        self._n_admitted = 0
-        self._n_atoms_admitted = 0
-        self.n_requests = 0
-        self.n_atoms = 0
-
-    @property
-    def n_left(self) -> tuple[int, int]:
-        """How many requests have left the queue since it was made, and how many atoms they had."""
-        return self._n_admitted - self.n_requests, self._n_atoms_admitted - self.n_atoms
-
-    def __len__(self) -> int:
-        return self.n_requests
-
-    def extend(
-        self, requests: Sequence[Request[Any]], now: float, retry_after: float = 1.0
-    ) -> None:
-        """Add all of the requests, or none.
-
-        Args:
-            requests: In the order in which they are to be evaluated.
-            now: The time, in s.
-            retry_after: What `OverloadedError` advises, in s.
-
-        Raises:
-            SystemTooLargeError: A system has more atoms than are ever evaluated.
-            InvalidRequestError: There are more requests than may ever wait.
-            OverloadedError: Too many are waiting already.
-        """
-        check_sizes(requests, self._limits)
-        if not has_room(requests, self.n_requests, self.n_atoms, self._limits):
-            self.drop_cancelled()
-        if not has_room(requests, self.n_requests, self.n_atoms, self._limits):
-            raise overloaded(self.n_requests, self.n_atoms, retry_after)
-        for request in requests:
-            request.submitted_at = now
-            self._append(request)
-
-    def next_batch(self, now: float) -> Taken:
-        """Remove and return the oldest requests that fit in one batch.
-
-        A request whose future was cancelled is dropped; one whose deadline has passed is
-        returned apart. A system larger than a whole batch is returned alone. The futures of all
-        returned requests are running, so they can no longer be cancelled and must be completed.
-        """
-        batch: list[Request[Any]] = []
-        expired: list[Request[Any]] = []
-        while not batch and (group := self._oldest_group()) is not None:
-            self._take_from(group, now, batch, expired)
-        return Taken(batch, expired)
-
-    @property
-    def n_groups(self) -> int:
-        """How many kinds of requests wait that share no batch."""
-        return len(self._groups)
-
-    def peek(self) -> list[Request[Any]]:
-        """Return about what the next batch will be, and leave it where it is.
-
-        Nothing while several models or kinds of requests wait: the device has enough to do.
-        """
-        return [r for _, r in next(iter(self._groups.values()))] if len(self._groups) == 1 else []
-
-    def clear(self) -> list[Request[Any]]:
-        """Remove and return everything that still waits to be answered, oldest first."""
-        entries = sorted((e for group in self._groups.values() for e in group), key=lambda e: e[0])
-        self._groups.clear()
-        self.n_requests = self.n_atoms = 0
-        return [r for _, r in entries if r.future.set_running_or_notify_cancel()]
-
-    def _append(self, request: Request[Any]) -> None:
-        self._groups.setdefault(request.group, deque()).append((self._n_admitted, request))
-        self._n_admitted += 1
-        self._n_atoms_admitted += request.n_atoms
-        self.n_requests += 1
-        self.n_atoms += request.n_atoms
-
-    def drop_cancelled(self) -> None:
-        """Remove what nobody waits for any more; otherwise it leaves when its turn comes."""
-        for key, group in list(self._groups.items()):
-            kept = deque(entry for entry in group if not entry[1].future.cancelled())
-            self._groups[key] = kept
-            if not kept:
-                del self._groups[key]
-        waiting = [request for group in self._groups.values() for _, request in group]
-        self.n_requests = len(waiting)
-        self.n_atoms = sum(request.n_atoms for request in waiting)
-
-    def _oldest_group(self) -> Hashable | None:
-        return min(self._groups, key=lambda key: self._groups[key][0][0], default=None)
-
-    def _take_from(
-        self, key: Hashable, now: float, batch: list[Request[Any]], expired: list[Request[Any]]
-    ) -> None:
-        group = self._groups[key]
-        n_atoms = n_pairs = 0
-        while group:
-            request = group[0][1]
-            is_alive = not (request.future.cancelled() or request.is_expired(now))
-            if is_alive and batch and not self._fits(n_atoms, n_pairs, request):
-                return
-            group.popleft()
-            self.n_requests -= 1
-            self.n_atoms -= request.n_atoms
-            if not request.future.set_running_or_notify_cancel():
-                continue
-            if request.is_expired(now):
-                expired.append(request)
-            else:
-                batch.append(request)
-                n_atoms += request.n_atoms
-                n_pairs += request.n_pairs
-        del self._groups[key]
-
-    def _fits(self, n_atoms: int, n_pairs: int, request: Request[Any]) -> bool:
-        return (
-            n_atoms + request.n_atoms <= self._limits.max_batch_atoms
-            and n_pairs + request.n_pairs <= self._limits.max_batch_pairs
-        )

@@ -177,9 +177,7 @@ def _evaluated(
     model: LoadedModel, requests: Sequence[Request[Prediction]], limits: Limits
 ) -> list[Prediction | NonFinitePredictionError]:
     outputs = frozenset[str]().union(*(request.outputs for request in requests))
-    walkers = [
-        each.walker if each.walker and each.walker.keeps_lists else None for each in requests
-    ]
+    walkers = [request.walker for request in requests]
     batch = _batch(model, [request.system for request in requests], walkers)
     _check_room(batch, limits)
     predictions = _predict(model, batch, outputs)

@@ -45,8 +45,7 @@ class Questions:
         self._inner = inner
         self._whole = whole
         self._deadline = deadline
-        # Bit for bit from any checkpoint: so nothing is kept of earlier steps.
-        self._walker = Walker(keeps_lists=False)
+        self._walker = Walker()
         self._is_under_way = False
 
     async def answered(self, steps: Steps[T]) -> T:

@@ -23,14 +23,8 @@ from twinforce_proto import (
 )
 from twinforce_service import evaluation
 from twinforce_service.admission import Admission
-from twinforce_service.batching import (
-    BatchQueue,
-    JacobianRequest,
-    Limits,
-    Request,
-    Taken,
-    check_sizes,
-)
+from twinforce_service.batch_queue import BatchQueue, Taken
+from twinforce_service.batching import JacobianRequest, Limits, Request, check_sizes
 from twinforce_service.disagreement import disagreements
 from twinforce_service.engine import BatchReport, Pace
 from twinforce_service.holding import Holding
@@ -296,8 +290,7 @@ class ThreadEngine:
         now = self._clock()
         report = _report(batch, started, now, self._held_s)
         self._held_s = 0.0  # of what else is left of a batch that had to be halved
-        if not report.n_rows:
-            self._learn(batch, report, now)
+        self._learn(batch, report, now)
         for request, answer, waited in zip(batch, answers, report.queue_s, strict=True):
             if isinstance(answer, ServiceError):
                 logger.info("%s", answer, extra=_described(request))
@@ -312,9 +305,11 @@ class ThreadEngine:
 
     def _learn(self, batch: list[Request[Any]], report: BatchReport, now: float) -> None:
         """Learn from a batch before its callers know, who may return at once."""
-        self._pace.note(report)
         with self._changed:
-            self._holding.note_batch(batch, report.compute_s, now)
+            self._queue.charge(batch[0], report.compute_s)
+            if not report.n_rows:
+                self._pace.note(report)
+                self._holding.note_batch(batch, report.compute_s, now)
 
     def _report(self, report: BatchReport) -> None:
         try:

@@ -86,7 +86,7 @@ def requests_to_frames(requests: Iterable[tuple[int, Request[Any]]]) -> list[Fra
                 request.deadline,
                 request.system_index,
                 request.request_id,
-                None if walker is None else (walker.id, walker.keeps_lists),
+                None if walker is None else walker.id,
                 request.n_pairs,
                 system.pbc.tolist(),
                 system.charge,
@@ -192,7 +192,7 @@ def _request(
         "deadline": deadline,
         "system_index": index,
         "request_id": request_id,
-        "walker": None if walker is None else Walker(*walker),
+        "walker": None if walker is None else Walker(walker),
         "n_pairs": n_pairs,
     }
     if rows is None:

@@ -9,7 +9,8 @@ from twinforce_proto import (
     System,
     SystemTooLargeError,
 )
-from twinforce_service.batching import BatchQueue, Limits, Request
+from twinforce_service.batch_queue import BatchQueue
+from twinforce_service.batching import JacobianRequest, Limits, Request
 from twinforce_service.pairs import estimate_pairs
 
 ENERGY = frozenset({"energy"})
@@ -32,15 +33,19 @@ def sizes(taken):
     return [each.n_atoms for each in taken.batch]
 
 
+def sizes_of(batch):
+    return [each.n_atoms for each in batch]
+
+
 def batches(queue, now=0.0):
     while queue:
         yield queue.next_batch(now).batch
 
 
 def test_a_batch_is_the_oldest_requests_that_fit_in_atoms():
-    queue = queue_of(*map(request, (4, 5, 3, 1)), max_batch_atoms=10)
-    assert sizes(queue.next_batch(0)) == [4, 5]
-    assert sizes(queue.next_batch(0)) == [3, 1]
+    queue = queue_of(*map(request, (3, 5, 4, 5, 5, 1)), max_batch_atoms=20)
+    assert sizes(queue.next_batch(0)) == [3, 5, 4, 5]
+    assert sizes(queue.next_batch(0)) == [5, 1]
     assert queue.next_batch(0).batch == []
 
 
@@ -53,7 +58,7 @@ def test_a_batch_is_the_oldest_requests_that_fit_in_pairs():
 @pytest.mark.parametrize("limit", [{"max_batch_atoms": 10}, {"max_batch_pairs": 10}])
 def test_a_system_larger_than_a_batch_goes_alone(limit):
     queue = queue_of(*(request(n, n_pairs=n) for n in (2, 50, 1)), **limit)
-    assert [sizes(queue.next_batch(0)) for _ in range(3)] == [[2], [50], [1]]
+    assert [sizes(queue.next_batch(0)) for _ in range(3)] == [[2, 1], [50], []]
 
 
 def test_a_system_larger_than_the_largest_is_refused_and_named():
@@ -88,6 +93,66 @@ def test_no_model_starves_another():
     assert [batch[0].model for batch in batches(queue)] == order
 
 
+def test_models_get_equal_device_time_and_not_equal_turns():
+    queue, turns = queue_of(max_batch_atoms=1), []
+    seconds = {"slow": 1.0, "quick": 0.1}
+    queue.extend([request(model=name) for name in seconds], 0.0)
+    for _ in range(220):
+        (taken,) = queue.next_batch(0.0).batch
+        turns.append(taken.model)
+        queue.extend([request(model=taken.model)], 0.0)  # a closed loop
+        queue.charge(taken, seconds[taken.model])
+    assert turns.count("slow") == pytest.approx(20, abs=2)
+    assert turns.count("quick") == pytest.approx(200, abs=2)
+
+
+def test_time_that_was_not_wanted_is_not_saved_up():
+    queue, turns = queue_of(max_batch_atoms=1), []
+    for _ in range(100):
+        queue.extend([request(model="early")], 0.0)
+        queue.charge(queue.next_batch(0.0).batch[0], 1.0)
+    queue.extend([request(model=name) for name in ["late", "early"] * 20], 0.0)
+    for _ in range(20):
+        (taken,) = queue.next_batch(0.0).batch
+        turns.append(taken.model)
+        queue.charge(taken, 1.0)
+    assert turns.count("late") == pytest.approx(10, abs=1)
+
+
+def test_big_systems_do_not_starve_small_ones():
+    queue, order = queue_of(*map(request, [60] * 5), max_batch_atoms=100), []
+    queue.extend([request(1) for _ in range(3)], 0.0)
+    while queue:
+        taken = queue.next_batch(0.0).batch
+        order.append(sizes_of(taken))
+        queue.charge(taken[0], sum(sizes_of(taken)))
+    assert order == [[60], [1, 1, 1], [60], [60], [60], [60]]
+
+
+def test_a_long_jacobian_does_not_hold_up_walkers():
+    def rows():
+        return JacobianRequest("a", molecule(3), DIRECT, rows=range(12))
+
+    queue, turns = queue_of(rows(), request(outputs=DIRECT)), []
+    for _ in range(30):
+        (taken,) = queue.next_batch(0.0).batch
+        turns.append(type(taken))
+        is_rows = isinstance(taken, JacobianRequest)
+        queue.extend([rows() if is_rows else request(outputs=DIRECT)], 0.0)
+        queue.charge(taken, 0.5 if is_rows else 0.05)
+    assert turns.count(JacobianRequest) == pytest.approx(3, abs=1)
+
+
+def test_the_earliest_deadline_goes_first_and_nobody_waits_for_ever():
+    none, far, near = request(1), request(2, deadline=50.0), request(3, deadline=0.5)
+    queue = queue_of(none, far, near, max_batch_atoms=1)
+    assert [sizes(queue.next_batch(0.0)) for _ in range(3)] == [[3], [1], [2]]
+    patient = request(1)
+    queue = queue_of(patient, now=0.0, max_batch_atoms=1)
+    queue.extend([request(2, deadline=1.5)], 1.2)
+    assert queue.next_batch(1.2).batch == [patient]
+
+
 def test_what_was_cancelled_is_not_evaluated():
     gone = request(9)
     queue = queue_of(request(4), gone, request(5), max_batch_atoms=10)
@@ -105,8 +170,9 @@ def test_what_is_late_is_returned_apart():
 
 
 def test_what_is_late_takes_no_room_in_the_batch():
-    queue = queue_of(request(9, deadline=1.0), request(9), request(1), max_batch_atoms=10)
-    assert sizes(queue.next_batch(now=2.0)) == [9, 1]
+    sizes_of_others = [5, 5, 5, 4, 1]
+    queue = queue_of(request(5, deadline=1.0), *map(request, sizes_of_others), max_batch_atoms=20)
+    assert sizes(queue.next_batch(now=2.0)) == sizes_of_others
 
 
 def test_a_group_of_late_requests_does_not_hide_the_next():
