@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 10.0
 
 

@@ -65,7 +65,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     warnings.simplefilter("ignore", DirectForcesWarning)  # showing that is the point
     warnings.simplefilter("ignore", ForceDisagreementWarning)
-    served = [] if given.model == "water" else ["--no-water", f"--model=demo={given.model}"]
+    # The first compilation takes minutes: in its midst, ways to step could not be compared.
+    served = ["--compile=off"]
+    if given.model != "water":
+        served += ["--no-water", f"--model=demo={given.model}"]
     try:
         with running_service(*served) as (_, url), Client(url) as client:
             demonstrate(client, given)
