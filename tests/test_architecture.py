@@ -55,8 +55,10 @@ ROOMS = [
 LAYERS = [
     ["version", "pairs", "disagreement", "logs", "settings", "channel", "restarts", "costs"],
     ["batching"],
+    ["budgets"],
     ["admission", "batch_queue", "engine", "engine_spec", "evaluation", "holding"],
-    ["child", "loading", "metrics", "nonconservativity", "questions", "thread_engine", "wire"],
+    ["answering", "child", "loading", "metrics", "nonconservativity", "questions", "wire"],
+    ["thread_engine"],
     ["engine_process", "process_engine", "propagation"],
     ["engine_pool"],
     ["transports"],

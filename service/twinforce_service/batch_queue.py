@@ -7,6 +7,7 @@ from math import inf
 from typing import Any
 
 from twinforce_service.batching import Limits, Request, check_sizes, has_room, overloaded
+from twinforce_service.budgets import Budgets
 
 # Who has no deadline is due after so many s: until then, earlier deadlines go first.
 _PATIENCE = 1.0
@@ -42,10 +43,15 @@ class BatchQueue:
     and the rows of Jacobians. The batch taken is one of the share that has had least device time
     (start-time fair queueing; Goyal, Vin and Cheng, IEEE/ACM Trans. Netw. 5, 690, 1997): what costs
     much holds up nobody for longer than one batch, and time that was not wanted is not saved up.
+
+    Args:
+        limits: How much may wait.
+        budgets: How much goes into a batch; None: what the limits say.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, budgets: Budgets | None = None) -> None:
         self._limits = limits
+        self._budgets = budgets or Budgets(limits)
         self._lanes: dict[Hashable, _Lane] = {}
         self._used: dict[Hashable, float] = {}
         self._virtual_time = 0.0
@@ -174,7 +180,13 @@ class BatchQueue:
         while lane.entries:
             request = lane.entries[0][2]
             is_alive = not (request.future.cancelled() or request.is_expired(now))
-            if is_alive and batch and not self._fits(n_atoms, n_pairs, request):
+            if (
+                is_alive
+                and batch
+                and not self._budgets.fits(
+                    request, n_atoms + request.n_atoms, n_pairs + request.n_pairs
+                )
+            ):
                 return
             heappop(lane.entries)
             self.n_requests -= 1
@@ -188,12 +200,6 @@ class BatchQueue:
                 n_atoms += request.n_atoms
                 n_pairs += request.n_pairs
         del self._lanes[key]
-
-    def _fits(self, n_atoms: int, n_pairs: int, request: Request[Any]) -> bool:
-        return (
-            n_atoms + request.n_atoms <= self._limits.max_batch_atoms
-            and n_pairs + request.n_pairs <= self._limits.max_batch_pairs
-        )
 
 
 def _number(entry: tuple[float, int, Request[Any]]) -> int:

@@ -34,6 +34,8 @@ _SHAPES: dict[str, tuple[int, ...]] = {
 _MAX_SUMMARY = 500
 # How many times as much room as its pairs need a batch may take.
 _MAX_PADDING = 2
+# Atoms along an edge of the lattices that memory is measured with, and Å between them.
+_TRIED = ((8, 3.0), (8, 2.0), (16, 3.0), (16, 2.0), (20, 2.5))
 # Å; of the system that models are warmed up with.
 _WARM_UP_CELL, _WARM_UP_DISTANCE = 12.0, 1.5
 
@@ -121,6 +123,41 @@ def warm_up(model: LoadedModel) -> None:
             raise ModelLoadError(
                 f"model {model.info.name!r} cannot be evaluated: {summary(error)}"
             ) from error
+
+
+def memory_samples(
+    model: LoadedModel, *, with_autograd: bool
+) -> tuple[list[tuple[int, int, int]], int]:
+    """Try batches, and measure what memory they take; on a CPU nothing is tried.
+
+    Returns:
+        Atoms, pairs and bytes of each; and how many bytes are free for a batch.
+    """
+    device = model.potential.device
+    has = frozenset(model.info.outputs)
+    outputs = frozenset(name for name in has if with_autograd or not needs_autograd({name}))
+    if device.type != "cuda" or not outputs:
+        return [], 0
+    samples: list[tuple[int, int, int]] = []
+    for side, distance in _TRIED:
+        try:
+            batch = _batch(model, [_lattice(model.info.elements[0], side, distance)])
+            torch.cuda.synchronize(device)
+            before = torch.cuda.memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            _predict(model, batch, outputs)
+        except torch.OutOfMemoryError as error:
+            recover(model, error)
+            break
+        taken = torch.cuda.max_memory_allocated(device) - before
+        samples.append((batch.n_atoms, batch.n_pairs, max(taken, 1)))
+    torch.cuda.empty_cache()
+    return samples, torch.cuda.mem_get_info(device)[0]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether a batch failed because it was too much for the memory of its device."""
+    return isinstance(error, torch.OutOfMemoryError)
 
 
 def recover(model: LoadedModel, error: Exception) -> None:
@@ -254,3 +291,11 @@ def _shape(name: str, n_atoms: int) -> tuple[int, ...]:
 def _small_system(element: int) -> System:
     positions = [[0.0, 0.0, 0.0], [_WARM_UP_DISTANCE, 0.0, 0.0]]
     return System([element, element], positions, np.eye(3) * _WARM_UP_CELL, pbc=True)
+
+
+def _lattice(element: int, side: int, distance: float) -> System:
+    """Return a periodic cube of atoms."""
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), axis=-1)
+    positions = distance * grid.reshape(-1, 3)
+    cell = np.eye(3) * distance * side
+    return System([element] * len(positions), positions, cell, pbc=True)

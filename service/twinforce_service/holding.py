@@ -14,6 +14,7 @@ from math import inf
 from typing import Any
 
 from twinforce_service.batching import Limits, Request, Walker
+from twinforce_service.budgets import Budgets
 from twinforce_service.costs import CostCurve
 
 # Returns of a walker that are remembered, and how many must be known before it is counted on.
@@ -76,11 +77,12 @@ class Holding:
     """Learns what batches cost and when walkers return, and decides which batches should wait.
 
     Args:
-        limits: How much is evaluated at once, and how long a batch may wait.
+        limits: How long a batch may wait.
+        budgets: How much goes into a batch; None: what the limits say.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, budgets: Budgets | None = None) -> None:
+        self._budgets = budgets or Budgets(limits)
         self._max_hold = limits.max_hold
         self._costs: defaultdict[Hashable, CostCurve] = defaultdict(CostCurve)
         self._returns: OrderedDict[Walker, Returns] = OrderedDict()
@@ -138,7 +140,7 @@ class Holding:
         atoms, pairs = _size(waiting)
         more_atoms = sum(each.n_atoms for each in away.values())
         more_pairs = sum(each.n_pairs for each in away.values())
-        if not (away and self._fits(atoms + more_atoms, pairs + more_pairs)):
+        if not (away and self._budgets.fits(waiting[0], atoms + more_atoms, pairs + more_pairs)):
             return None
         cost = self._costs[waiting[0].group]
         saved = cost.fixed
@@ -172,9 +174,6 @@ class Holding:
         """Tell whether a walker returns so soon that it gains from every cycle that is shorter."""
         returns = None if walker is None else self._returns.get(walker)
         return returns is not None and returns.within < delay
-
-    def _fits(self, n_atoms: int, n_pairs: int) -> bool:
-        return n_atoms <= self._limits.max_batch_atoms and n_pairs <= self._limits.max_batch_pairs
 
     def _leave(self, walker: Walker) -> _Away | None:
         away = self._away.pop(walker, None)

@@ -59,8 +59,14 @@ class Settings(BaseSettings):
         description="Folder of compiled models. It holds machine code: nobody but its owner may be "
         "allowed to write there.",
     )
-    max_batch_atoms: int = Field(20_000, ge=1, description="Atoms evaluated at once.")
-    max_batch_pairs: int = Field(2_000_000, ge=1, description="Neighbor pairs evaluated at once.")
+    max_batch_atoms: int = Field(
+        20_000, ge=1, description="Atoms evaluated at once; on CUDA fewer, if memory asks for it."
+    )
+    max_batch_pairs: int = Field(
+        2_000_000,
+        ge=1,
+        description="Neighbor pairs evaluated at once; on CUDA fewer, if memory asks for it.",
+    )
     max_atoms_per_system: int = Field(20_000, ge=1, description="Atoms in one system.")
     max_pairs_per_system: int = Field(2_000_000, ge=1, description="Neighbor pairs of one system.")
     max_jacobian_atoms: int = Field(

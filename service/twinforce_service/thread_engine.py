@@ -18,14 +18,14 @@ from twinforce_proto import (
     ModelInfo,
     ModelLoadError,
     ServiceError,
-    Timings,
     UnavailableError,
 )
-from twinforce_service import evaluation
+from twinforce_service import budgets, evaluation
 from twinforce_service.admission import Admission
+from twinforce_service.answering import Answering
 from twinforce_service.batch_queue import BatchQueue, Taken
-from twinforce_service.batching import JacobianRequest, Limits, Request, check_sizes
-from twinforce_service.disagreement import disagreements
+from twinforce_service.batching import Limits, Request, check_sizes
+from twinforce_service.budgets import Budgets
 from twinforce_service.engine import BatchReport, Pace
 from twinforce_service.holding import Holding
 
@@ -55,8 +55,9 @@ class ThreadEngine:
     ) -> None:
         self._load = load
         self._limits = limits or Limits()
-        self._queue = BatchQueue(self._limits)
-        self._holding = Holding(self._limits)
+        self._budgets = Budgets(self._limits)
+        self._queue = BatchQueue(self._limits, self._budgets)
+        self._holding = Holding(self._limits, self._budgets)
         self._held_s = 0.0
         self._on_batch = on_batch
         self._on_take = on_take
@@ -129,6 +130,7 @@ class ThreadEngine:
         with self._changed:
             if self._is_closed:
                 raise self._refusal()
+            self._budgets.check(requests)
             retry_after = self._pace.retry_after(self._queue.n_atoms)
             now = self._clock()
             self._queue.extend(requests, now, retry_after)
@@ -188,10 +190,19 @@ class ThreadEngine:
             self._prepare()
             if on_ready is not None:
                 on_ready()
+            answering = Answering(
+                self._loaded,
+                self._limits,
+                self._learn,
+                self._note_out_of_memory,
+                self._on_batch,
+                self._clock,
+            )
             while (taken := self._take()) is not None:
                 for request in taken.expired:
                     request.fail(_expired())
-                self._evaluate(taken.batch)
+                if taken.batch:
+                    answering.complete(taken.batch, self._held_s)
         except ModelLoadError as error:
             logger.info("a model could not be loaded", exc_info=error)
             self._close(error)
@@ -210,6 +221,7 @@ class ThreadEngine:
             }
             for model in loaded.values():
                 evaluation.warm_up(model)
+                self._measure_memory(model)
         except ModelLoadError:
             raise
         except Exception as error:
@@ -219,6 +231,12 @@ class ThreadEngine:
             self._models = {name: model.info for name, model in loaded.items()}
             self._admission = Admission(self._models, self._limits.max_pairs_per_system)
             self._changed.notify_all()
+
+    def _measure_memory(self, model: LoadedModel) -> None:
+        for with_autograd in (False, True):
+            samples = evaluation.memory_samples(model, with_autograd=with_autograd)
+            if (budget := budgets.measured(*samples)) is not None:
+                self._budgets.set(model.info.name, budget, with_autograd=with_autograd)
 
     def _take(self) -> Taken | None:
         """Wait for the next batch; None when there will be no more."""
@@ -250,60 +268,7 @@ class ThreadEngine:
         if self._on_take is not None:
             self._on_take(*self._queue.n_left)
 
-    def _evaluate(self, batch: list[Request[Any]]) -> None:
-        """Complete every future of the batch, whatever the model does.
-
-        A batch that fails is halved until the failure is pinned on single systems, so one bad
-        system never fails its neighbors.
-        """
-        if not batch:
-            return
-        model = self._loaded[batch[0].model]
-        started = self._clock()
-        try:
-            answers = self._answers(model, batch)
-        except Exception as error:
-            evaluation.recover(model, error)
-            self._narrow_down(batch, error)
-        else:
-            self._answer(batch, answers, started)
-
-    def _answers(self, model: LoadedModel, batch: list[Request[Any]]) -> Sequence[Any]:
-        first = batch[0]
-        if isinstance(first, JacobianRequest):
-            return [evaluation.evaluate_rows(model, first, self._limits)]
-        return evaluation.evaluate(model, batch, self._limits)
-
-    def _narrow_down(self, batch: list[Request[Any]], error: Exception) -> None:
-        if len(batch) > 1:
-            middle = len(batch) // 2
-            self._evaluate(batch[:middle])
-            self._evaluate(batch[middle:])
-            return
-        (request,) = batch
-        if not isinstance(error, ServiceError):
-            logger.warning("the model failed", extra=_described(request), exc_info=error)
-        device = self._loaded[request.model].info.device
-        request.fail(evaluation.failure_of(error, request.n_atoms, device))
-
-    def _answer(self, batch: list[Request[Any]], answers: Sequence[Any], started: float) -> None:
-        now = self._clock()
-        report = _report(batch, started, now, self._held_s)
-        self._held_s = 0.0  # of what else is left of a batch that had to be halved
-        self._learn(batch, report, now)
-        for request, answer, waited in zip(batch, answers, report.queue_s, strict=True):
-            if isinstance(answer, ServiceError):
-                logger.info("%s", answer, extra=_described(request))
-                request.fail(answer)
-            else:
-                timings = Timings(waited, report.compute_s, len(batch), report.n_atoms)
-                request.complete(replace(answer, timings=timings))
-        if not report.n_rows:
-            systems = [request.system for request in batch]
-            report = replace(report, disagreements=disagreements(systems, answers))
-        self._report(report)
-
-    def _learn(self, batch: list[Request[Any]], report: BatchReport, now: float) -> None:
+    def _learn(self, batch: Sequence[Request[Any]], report: BatchReport, now: float) -> None:
         """Learn from a batch before its callers know, who may return at once."""
         with self._changed:
             self._queue.charge(batch[0], report.compute_s)
@@ -311,34 +276,10 @@ class ThreadEngine:
                 self._pace.note(report)
                 self._holding.note_batch(batch, report.compute_s, now)
 
-    def _report(self, report: BatchReport) -> None:
-        try:
-            if self._on_batch is not None:
-                self._on_batch(report)
-        except Exception:
-            logger.exception("a batch could not be reported")
-
-
-def _report(batch: list[Request[Any]], started: float, now: float, held_s: float) -> BatchReport:
-    first = batch[0]
-    return BatchReport(
-        first.model,
-        len(batch),
-        sum(request.n_atoms for request in batch),
-        tuple(started - request.submitted_at for request in batch),
-        now - started,
-        len(first.rows) if isinstance(first, JacobianRequest) else 0,
-        held_s,
-    )
+    def _note_out_of_memory(self, batch: Sequence[Request[Any]]) -> None:
+        with self._changed:
+            self._budgets.note_out_of_memory(batch)
 
 
 def _expired() -> DeadlineExceededError:
     return DeadlineExceededError("the deadline passed before the system was evaluated")
-
-
-def _described(request: Request[Any]) -> dict[str, object]:
-    return {
-        "model": request.model,
-        "n_atoms": request.n_atoms,
-        "request_id": request.request_id,
-    }

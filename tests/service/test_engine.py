@@ -21,6 +21,8 @@ from tests.potentials import (
     loaded,
 )
 from tests.systems import crystal, molecule
+from twinforce_models import registry
+from twinforce_models.batch import Batch
 from twinforce_models.potential import predict
 from twinforce_proto import (
     OUTPUTS,
@@ -35,6 +37,7 @@ from twinforce_proto import (
     UnsupportedElementError,
     UnsupportedOutputError,
 )
+from twinforce_service import budgets, evaluation
 from twinforce_service.batching import Limits, Request
 from twinforce_service.thread_engine import ThreadEngine
 
@@ -464,3 +467,59 @@ def test_requests_that_differ_only_in_their_model_are_kept_apart(start):
     system = molecule(element=ARGON)
     one, two = results(engine, request(system), request(system, model="model-1"))
     assert two.energy == pytest.approx(2 * one.energy)
+
+
+class Cramped(Soft):
+    """Runs out of memory with more than 20 atoms."""
+
+    def forward_heads(self, batch, *, direct):
+        if batch.n_atoms > 20:
+            self.batches.append(batch.n_atoms_per_system)
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward_heads(batch, direct=direct)
+
+
+def test_memory_that_runs_out_loses_nothing_and_is_remembered(start):
+    potential = Cramped()
+    engine = start(potential)
+    for future in submit(engine, *(request(molecule(3)) for _ in range(16))):
+        assert future.result(PATIENCE).energy > 0
+    n_before = len(potential.batches)
+    assert any(sum(each) > 20 for each in potential.batches)
+    for future in submit(engine, *(request(molecule(3)) for _ in range(16))):
+        assert future.result(PATIENCE).energy > 0
+    assert all(sum(each) <= 20 for each in potential.batches[n_before:])
+
+
+def test_a_system_that_did_not_fit_is_not_tried_again(start):
+    potential = Cramped()
+    engine = start(potential)
+    with pytest.raises(SystemTooLargeError, match="30 atoms do not fit into the memory of cpu"):
+        results(engine, request(molecule(30)))
+    n_before = len(potential.batches)
+    with pytest.raises(SystemTooLargeError, match="less than about 30 atoms as dense as these"):
+        engine.submit([request(molecule(30))])
+    assert len(potential.batches) == n_before
+    assert_works(engine)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("with_autograd", [False, True])
+def test_what_a_batch_takes_on_a_gpu_is_what_was_measured(with_autograd):
+    device = torch.device("cuda")
+    model = registry.load("water", device=device)
+    samples, n_free = evaluation.memory_samples(model, with_autograd=with_autograd)
+    budget = budgets.measured(samples, n_free)
+    outputs = BOTH if with_autograd else frozenset({"direct_forces"})
+    systems = [crystal(600, element=8)] * 8
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    requests = [Request("water", system, outputs) for system in systems]
+    answers = evaluation.evaluate(model, requests, Limits())
+    taken = torch.cuda.max_memory_allocated(device) - before
+    n_pairs = Batch.from_systems(systems, model.potential.cutoff).n_pairs
+    fixed = n_free - budget.alone
+    assert all(answer.direct_forces is not None or with_autograd for answer in answers)
+    assert taken <= 1.5 * (fixed + budget.load(4800, n_pairs))
+    assert 0.25 * (fixed + budget.load(4800, n_pairs)) <= taken
