@@ -390,12 +390,10 @@ def test_stopping_answers_what_was_asked(serve):
     with open_channel(server) as channel, ThreadPoolExecutor() as pool:
         stub = InferenceStub(channel)
         with Walker(stub) as walker:
-            calls = [
-                pool.submit(stub.Predict, asking(molecule(3)), timeout=PATIENCE),
-                pool.submit(walker.step, molecule(2)),
-            ]
+            calls = [pool.submit(stub.Predict, asking(molecule(3)), timeout=PATIENCE)]
             for _ in range(3):
                 assert potential.entered.acquire(timeout=PATIENCE)
+            calls.append(pool.submit(walker.step, molecule(2)))
             wait_for(lambda: queue_depth(server) == 1)
             stopping = pool.submit(server.stop)
             time.sleep(0.1)
