@@ -59,8 +59,15 @@ class Geometry:
         return slice(start, start + self.n_atoms_per_system[index])
 
 
-def fold(systems: Sequence[System], cutoff: float) -> Geometry:
-    """Return the systems with their atoms close together, ready for a search within `cutoff` Å."""
+def fold(systems: Sequence[System], cutoff: float, *, is_compact: bool = True) -> Geometry:
+    """Return the systems with their atoms close together, ready for a search within `cutoff` Å.
+
+    Args:
+        systems: At least one.
+        cutoff: In Å.
+        is_compact: Whether empty stretches are shortened and skewed cells replaced for the search,
+            which costs time, and only a search on a grid needs.
+    """
     n_atoms_per_system = tuple(len(system) for system in systems)
     owner = np.repeat(np.arange(len(systems)), n_atoms_per_system)
     positions = np.concatenate([system.positions for system in systems])
@@ -76,7 +83,10 @@ def fold(systems: Sequence[System], cutoff: float) -> Geometry:
     folded = positions - _times(folds + centre[owner], complete[owner])
 
     search_cells = complete * np.where(pbc, 1.0, high - low + 2 * cutoff)[:, :, None]
-    search = _compact(folded, search_cells, starts, cutoff)
+    if is_compact:
+        search = _compact(folded, search_cells, starts, cutoff)
+    else:
+        search = folded, search_cells, np.broadcast_to(np.eye(3), cells.shape)
     return Geometry(folded, cells, pbc, folds, *search, n_atoms_per_system)
 
 
