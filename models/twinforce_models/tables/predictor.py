@@ -56,6 +56,7 @@ class TablePredictor:
         self._max_entries = max_entries
         self._room = Room()
         self._recordings: OrderedDict[Hashable, Recording | None] = OrderedDict()
+        self._seen: set[Hashable] = set()
         self._pool: Any = None
         self.n_recordings = 0
 
@@ -117,19 +118,27 @@ class TablePredictor:
         self, key: Hashable, evaluate: Evaluate, size: Size, batch: tuple[Any, ...]
     ) -> NDArray[Any]:
         p = self._potential
-        if p.device.type != "cuda" or size.n_atoms > MAX_RECORDED_ATOMS:
-            recording = None
-        elif key not in self._recordings:
-            recording = self._record(key, evaluate, size, batch)
-        else:
-            recording = self._recordings[key]
-            self._recordings.move_to_end(key)
+        recording: Recording | None = None
+        if p.device.type == "cuda" and size.n_atoms <= MAX_RECORDED_ATOMS:
+            recording = self._recording(key, evaluate, size, batch)
         if recording is None:
             staging = Staging(size, p.dtype, p.device)
             staging.fill(*batch)
             return run_plainly(evaluate, staging)
         recording.staging.fill(*batch)
         return recording.run()
+
+    def _recording(
+        self, key: Hashable, evaluate: Evaluate, size: Size, batch: tuple[Any, ...]
+    ) -> Recording | None:
+        """Return what was recorded of a size that is asked for again; None the first time."""
+        if key in self._recordings:
+            self._recordings.move_to_end(key)
+            return self._recordings[key]
+        if key in self._seen:
+            return self._record(key, evaluate, size, batch)
+        self._seen.add(key)
+        return None
 
     def _record(
         self, key: Hashable, evaluate: Evaluate, size: Size, batch: tuple[Any, ...]
