@@ -174,26 +174,26 @@ def _evaluate(
     with torch.no_grad():
         table = search(places, potential.cutoff, width)
         values = tabular.evaluate_table(table, wanted, max_seen)
-        return _flat(values, table.counts, potential.dtype)
+        return _flat(values, wanted, table.counts, potential.dtype)
 
 
-def _flat(values: AtomValues, counts: Tensor, dtype: torch.dtype) -> Tensor:
+def _flat(values: AtomValues, wanted: Wanted, counts: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return how much room was needed, and what is wanted of the rest, in a fixed order."""
     most = counts.max()
     n_seen = torch.zeros_like(most) if values.n_seen is None else values.n_seen
     parts = [torch.stack([most, n_seen.to(most.dtype)]).to(dtype)]
-    if values.energies is not None:
+    if wanted.energy:
+        assert values.energies is not None
         parts.append(values.energies.to(torch.float64).view(dtype))
-    parts += [
-        part.reshape(-1)
-        for part in (
-            values.conservative_forces,
-            values.strain_gradients,
-            values.direct_forces,
-            values.direct_strain_gradients,
-        )
-        if part is not None
-    ]
+    for name in _forces_and_strains(wanted):
+        parts.append(getattr(values, name).reshape(-1))
     return torch.cat(parts)
+
+
+def _forces_and_strains(wanted: Wanted) -> list[str]:
+    gradient = ["conservative_forces", "strain_gradients"] if wanted.gradient else []
+    direct = ["direct_forces", "direct_strain_gradients"] if wanted.direct else []
+    return gradient + direct
 
 
 def _parted(
@@ -206,9 +206,7 @@ def _parted(
         stop = start + n * 8 // flat.itemsize
         values["energies"] = flat[start:stop].view(np.float64)[:n_atoms].copy()
         start = stop
-    gradient = ("conservative_forces", "strain_gradients") if wanted.gradient else ()
-    direct = ("direct_forces", "direct_strain_gradients") if wanted.direct else ()
-    for name in (*gradient, *direct):
+    for name in _forces_and_strains(wanted):
         shape = (n, 3) if name.endswith("forces") else (n, 3, 3)
         stop = start + int(np.prod(shape))
         values[name] = flat[start:stop].reshape(shape)[:n_atoms].astype(np.float64)
