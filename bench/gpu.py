@@ -139,7 +139,7 @@ def beside_calculator(
 
 
 def served(
-    models: Mapping[str, Path | str], n_walkers: int, seconds: float, device: str
+    models: Mapping[str, Path | str], n_walkers: int, seconds: float, *flags: str
 ) -> dict[str, dict[str, Timing]]:
     """Return ms of a step of one walker, and evaluations/s of many, through a service over gRPC.
 
@@ -147,11 +147,11 @@ def served(
         models: Name -> spec.
         n_walkers: How many walkers are many; one process moves them all.
         seconds: For each model.
-        device: Of the service.
+        flags: More of the service.
     """
-    flags = [f"--model={name}={spec}" for name, spec in models.items()]
+    specs = [f"--model={name}={spec}" for name, spec in models.items()]
     found = {}
-    with running_service(f"--device={device}", "--no-water", "--compile=on", *flags) as (_, url):
+    with running_service("--no-water", *flags, *specs) as (_, url):
         for name in models:
             rates = asyncio.run(_rates(url, name, n_walkers, seconds / 2))
             found[name] = {
@@ -238,6 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=main.__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="few systems and a small PET")
+    parser.add_argument("--plain", action="store_true", help="the native model not compiled")
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--out", type=Path, default=record.RESULTS)
     options = parser.parse_args(arguments)
@@ -267,12 +268,15 @@ def measured(
     """Measure everything; return what is compared with bars, and the rest."""
     sizes, n_walkers = (BATCHES[:2], 2) if options.quick else (BATCHES, N_WALKERS)
     part, device = options.seconds / 5.0, options.device
-    plain = registry.load("water", device=device, dtype="float32").potential
-    native = compiled(plain, Path(Settings().compile_cache), 1, wait=True)
+    native: Potential = registry.load("water", device=device, dtype="float32").potential
+    if not options.plain:
+        native = compiled(native, Path(Settings().compile_cache), 1, wait=True)
     scaling = batches(native, read_system(), sizes, part / (len(ASKED) * len(sizes)))
     first = new_sizes(native)
     rounds, together = beside_calculator(paths, n_walkers, 2.0 * part, device)
-    through = served({"water": "water", "pet": paths[0]}, n_walkers, part, device)
+    models = {"water": "water", "pet": paths[0]}
+    compiling = f"--compile={'off' if options.plain else 'on'}"
+    through = served(models, n_walkers, part, f"--device={device}", compiling)
     figures = compared(rounds, through)
     best = min(scaling["conservative"].values(), key=lambda each: each["median"])
     figures["µs per atom and step, conservative"] = Timing(**best)
@@ -293,6 +297,7 @@ def measured(
         for row in rows:
             print(f"  {row['share']:6.1%} {row['ms_per_step']:9.3f} ms  {row['operation'][:70]}")
     return figures, {
+        "is_compiled": not options.plain,
         "n_walkers": n_walkers,
         "n_atoms": len(read_system()),
         "us_per_atom_and_step": scaling,

@@ -185,8 +185,7 @@ def _flat(values: AtomValues, wanted: Wanted, counts: Tensor, dtype: torch.dtype
     if wanted.energy:
         assert values.energies is not None
         parts.append(values.energies.to(torch.float64).view(dtype))
-    for name in _forces_and_strains(wanted):
-        parts.append(getattr(values, name).reshape(-1))
+    parts += [getattr(values, name).reshape(-1) for name in _forces_and_strains(wanted)]
     return torch.cat(parts)
 
 
