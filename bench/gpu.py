@@ -151,7 +151,9 @@ def served(
     """
     specs = [f"--model={name}={spec}" for name, spec in models.items()]
     found = {}
+    begin = time.perf_counter()
     with running_service("--no-water", *flags, *specs) as (_, url):
+        print(f"the service was ready after {time.perf_counter() - begin:.1f} s")
         for name in models:
             rates = asyncio.run(_rates(url, name, n_walkers, seconds / 2))
             found[name] = {
@@ -203,11 +205,13 @@ def used(step: Callable[[], object], seconds: float) -> Timing | None:
     return Timing.of(busy) if busy else None
 
 
-def profiled(step: Callable[[], object], n_steps: int, device: str) -> list[dict[str, Any]]:
-    """Return the operations that take most of the device, and what of it they take."""
-    activities = [ProfilerActivity.CPU]
-    if device != "cpu":
-        activities.append(ProfilerActivity.CUDA)
+def profiled(step: Callable[[], object], n_steps: int, device: str) -> dict[str, Any]:
+    """Return the operations that take most of the device, and what the search for neighbors does.
+
+    Returns:
+        "operations", rows; "search", the share of the kernels of `tables.kernels`.
+    """
+    activities = [ProfilerActivity.CPU if device == "cpu" else ProfilerActivity.CUDA]
     step()
     with profile(activities=activities) as found:
         for _ in range(n_steps):
@@ -215,15 +219,21 @@ def profiled(step: Callable[[], object], n_steps: int, device: str) -> list[dict
     name = "self_cpu_time_total" if device == "cpu" else "self_device_time_total"
     averages = sorted(found.key_averages(), key=lambda each: -getattr(each, name))
     total = sum(getattr(each, name) for each in averages) or 1.0
-    return [
+    rows = [
         {
             "operation": each.key,
             "share": getattr(each, name) / total,
             "ms_per_step": 1e-3 * getattr(each, name) / n_steps,
             "calls_per_step": each.count / n_steps,
         }
-        for each in averages[:N_OPERATIONS]
+        for each in averages
     ]
+    search = sum(row["share"] for row in rows if row["operation"] in ("_search", "_reverse"))
+    return {
+        "operations": rows[:N_OPERATIONS],
+        "search": search,
+        "ms_per_step": 1e-3 * total / n_steps,
+    }
 
 
 def without_gpu(device: str) -> str | None:
@@ -292,9 +302,9 @@ def measured(
         f"PET, {n_walkers} walkers": profiled(together, 3, device),
         f"`water`, {n_walkers} walkers, conservative": profiled(together_native, 3, device),
     }
-    for name, rows in profiles.items():
-        print(f"\n{name}")
-        for row in rows:
+    for name, found in profiles.items():
+        print(f"\n{name}: search for neighbors {found['search']:.1%}")
+        for row in found["operations"]:
             print(f"  {row['share']:6.1%} {row['ms_per_step']:9.3f} ms  {row['operation'][:70]}")
     return figures, {
         "is_compiled": not options.plain,

@@ -133,12 +133,16 @@ def _gpu(results: Results) -> list[str]:
               "(`water`, one system, conservative); nothing is ever compiled for a size:",
               "\n".join(_new_sizes(content["new_sizes_ms"]))]  # fmt: skip
     parts += [_served(content["served"], content["n_walkers"])]
-    for name, operations in content["profiles"].items():
+    for name, profile in content["profiles"].items():
+        parts.append(
+            f"{name}: {profile['ms_per_step']:.2f} ms of the device, the search for neighbors "
+            f"{profile['search']:.1%} of it."
+        )
         lines = [f"| {name} | share | ms per step |", "| --- | --- | --- |"]
         lines += [
             f"| `{row['operation'][:80].replace('|', '/')}` | {row['share']:.1%} "
             f"| {row['ms_per_step']:.3f} |"
-            for row in operations
+            for row in profile["operations"]
         ]
         parts.append("\n".join(lines))
     return parts
