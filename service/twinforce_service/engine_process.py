@@ -5,8 +5,10 @@ It is started by `Child`, lives as long as its parent, and holds nothing that th
 
 import logging
 import os
+import select
 import shutil
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -17,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twinforce_proto import ModelLoadError, ServiceError, UnavailableError
-from twinforce_service import channel, logs, wire
+from twinforce_service import logs, wire
 from twinforce_service.batching import Request
 from twinforce_service.channel import Channel, Frame
 from twinforce_service.child import Counters
 from twinforce_service.engine import BatchReport
 from twinforce_service.engine_spec import EngineSpec
-from twinforce_service.wire import Kind
+from twinforce_service.post import Post
+from twinforce_service.wire import Kind, Message
 
 if TYPE_CHECKING:  # loads torch, which takes its time and may fail
     from twinforce_service.thread_engine import ThreadEngine
@@ -68,10 +71,10 @@ class Outbox:
 
 
 class Inbox:
-    """What the parent says, in a thread of its own.
+    """What the parent says.
 
     Args:
-        engine: Does it; runs in another thread of this process.
+        engine: Does it.
         outbox: Where answers go.
     """
 
@@ -80,19 +83,17 @@ class Inbox:
         self._outbox = outbox
         self._waiting: dict[int, Request[Any]] = {}
 
-    def read_all(self, link: Channel) -> None:
-        """Do what each message says, for ever."""
-        while True:
-            message = wire.read(link.receive())
-            match message.kind:
-                case Kind.REQUESTS:
-                    self._accept(wire.requests_from_message(message))
-                case Kind.CANCEL:
-                    self._cancel(message.head)
-                case Kind.DROP_CANCELLED:
-                    self._engine.drop_cancelled()
-                case Kind.STOP:
-                    self._engine.stop()
+    def take(self, message: Message) -> None:
+        """Do what a message says."""
+        match message.kind:
+            case Kind.REQUESTS:
+                self._accept(wire.requests_from_message(message))
+            case Kind.CANCEL:
+                self._cancel(message.head)
+            case Kind.DROP_CANCELLED:
+                self._engine.drop_cancelled()
+            case Kind.STOP:
+                self._engine.stop()
 
     def _accept(self, requests: Sequence[tuple[int, Request[Any]]]) -> None:
         for number, request in requests:
@@ -100,7 +101,7 @@ class Inbox:
             request.future.add_done_callback(partial(self._forget, number))
             self._outbox.expect(number, request)
         try:
-            self._engine.submit([request for _, request in requests])
+            self._engine.accept([request for _, request in requests])
         except ServiceError as error:
             for _, request in requests:
                 request.fail(error)
@@ -116,16 +117,18 @@ class Inbox:
 
 def main() -> None:
     """Be the process of an engine, as `Child` starts it."""
-    directory, lifeline = Path(sys.argv[1]), int(sys.argv[2])
-    os.set_inheritable(lifeline, False)
+    directory, connected = Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
+    connected.set_inheritable(False)
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent says when to stop
         signal.signal(number, signal.SIG_IGN)
     spec = EngineSpec.from_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, args=[directory], daemon=True).start()
     logs.configure(spec.log_level, spec.log_format)
-    link = channel.connect(directory)
+    link = Channel(connected)
     counters = Counters(directory)
     link.send(_last_words(partial(_run, spec, link, counters)))
+    while not link.flush():
+        select.select([], [link], [])
     threading.Event().wait()  # until the parent has read them
 
 
@@ -137,25 +140,17 @@ def _run(spec: EngineSpec, link: Channel, counters: Counters) -> ServiceError | 
 
     outbox = Outbox(link.send)
     limits = replace(spec.limits, max_waiting=_NO_LIMIT, max_waiting_atoms=_NO_LIMIT)
+    post = Post(link)
     engine = ThreadEngine(
         partial(load_models, spec),
         limits,
         on_batch=outbox.send_batch,
         on_take=counters.set,
+        bell=post,
     )
-    inbox = Inbox(engine, outbox)
-    threading.Thread(target=_read, args=[inbox, link], daemon=True).start()
+    post.deliver_to(Inbox(engine, outbox).take)
     engine.run(on_ready=lambda: link.send(wire.models_to_frames(engine.models.values())))
     return engine.failure
-
-
-def _read(inbox: Inbox, link: Channel) -> None:
-    """Read what the parent says; without this, the process is of no use."""
-    try:
-        inbox.read_all(link)
-    except Exception:
-        logger.critical("a message could not be understood", exc_info=True)
-        os._exit(1)
 
 
 def _last_words(run: Callable[[], ServiceError | None]) -> list[Frame]:

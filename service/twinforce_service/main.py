@@ -259,7 +259,8 @@ def _engine(settings: Settings, load_models: LoadModels | None, metrics: Metrics
 
 
 def _process_engine(spec: EngineSpec, metrics: Metrics) -> ProcessEngine:
-    return ProcessEngine(spec, metrics.observe_batch, metrics.count_restart)
+    loop = asyncio.get_running_loop()
+    return ProcessEngine(spec, metrics.observe_batch, metrics.count_restart, loop=loop)
 
 
 def _thread_engine(
