@@ -24,6 +24,9 @@ Found = tuple[NDArray[np.int64], Floats]
 
 # How many pairs take as much memory as what is kept of a walker that has none.
 _PAIRS_PER_WALKER = 40
+# What `_jumps` gives where no atom was folded otherwise than before.
+_STAYED: Floats = np.zeros((0, 3))
+_NO_PAIRS: Found = np.zeros((0, 2), np.int64), np.zeros((0, 3))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,14 +99,13 @@ class WalkerLists:
         if walker is None:
             self.n_searches += 1
             return search_system(geometry, index, cutoff)
+        positions = geometry.positions[geometry.atoms(index)]
         kept = self._kept.get(walker)
-        jumps = None if kept is None else self._jumps(kept, geometry, index, cutoff)
+        jumps = _STAYED if kept is None else self._jumps(kept, geometry, index, cutoff)
         if kept is None or jumps is None:
-            kept = self._searched(geometry, index, cutoff, walker)
-            jumps = np.zeros_like(kept.positions)
-        else:
-            self._kept.move_to_end(walker)
-        return _near(kept, geometry.positions[geometry.atoms(index)], jumps)
+            return _near(self._searched(geometry, index, cutoff, walker), positions, _STAYED)
+        self._kept.move_to_end(walker)
+        return _near(kept, positions, jumps)
 
     def _jumps(self, kept: _Kept, geometry: Geometry, index: int, cutoff: float) -> Floats | None:
         """Return how many cells each atom was folded away; None if the list no longer holds."""
@@ -111,16 +113,20 @@ class WalkerLists:
         if (
             cutoff != kept.cutoff
             or len(positions) != len(kept.positions)
-            or not np.array_equal(geometry.cells[index], kept.cell)
-            or not np.array_equal(geometry.pbc[index], kept.pbc)
+            or geometry.cells[index].tobytes() != kept.cell.tobytes()
+            or geometry.pbc[index].tobytes() != kept.pbc.tobytes()
         ):
             return None
         moved = positions - kept.positions
+        if self._is_near(moved):
+            return _STAYED
         jumps: Floats = np.where(kept.pbc, np.rint(moved @ kept.inverse_cell), 0.0)
-        if jumps.any():
-            moved = moved - jumps @ kept.cell
-        farthest = np.einsum("ni,ni->n", moved, moved).max()
-        return jumps if 4 * farthest <= self.skin**2 else None
+        return jumps if self._is_near(moved - jumps @ kept.cell) else None
+
+    def _is_near(self, moved: Floats) -> bool:
+        """Tell whether no atom has moved farther than half the skin."""
+        farthest = np.maximum.reduce(np.einsum("ni,ni->n", moved, moved))
+        return bool(4 * farthest <= self.skin**2)
 
     def _searched(self, geometry: Geometry, index: int, cutoff: float, walker: Hashable) -> _Kept:
         self.n_searches += 1
@@ -159,7 +165,9 @@ def _sorted(pairs: NDArray[np.int64], shifts: Floats) -> Found:
 def _near(kept: _Kept, positions: Floats, jumps: Floats) -> Found:
     """Return the pairs that are closer than the cutoff now, and their shifts."""
     i, j, shifts, offsets = kept.centres, kept.others, kept.shifts, kept.offsets
-    if jumps.any():
+    if not len(i):
+        return _NO_PAIRS
+    if jumps is not _STAYED and jumps.any():
         shifts = shifts + jumps[i] - jumps[j]
         offsets = shifts @ kept.cell
     vectors = positions.take(j, axis=0)

@@ -12,6 +12,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from threading import Lock
 from typing import TypeAlias
 
@@ -21,6 +22,7 @@ Frame: TypeAlias = "bytes | memoryview | NDArray"  # type: ignore[type-arg]
 
 _ALIGNMENT = 8
 _PADDING = bytes(_ALIGNMENT)
+_COUNT = struct.Struct("Q")
 # Bytes: up to here a message is copied into one piece, which is faster than many.
 _MAX_JOINED = 1 << 16
 _N_BUFFER = 1 << 18
@@ -47,7 +49,7 @@ class Channel:
         self.on_unsent = on_unsent
         self._socket = connected
         self._sending = Lock()
-        self._unsent: deque[memoryview] = deque()
+        self._unsent: deque[bytes | memoryview] = deque()
         self._is_open = True
         self._parser = _Parser()
 
@@ -116,9 +118,11 @@ class Channel:
 
     def _send_unsent(self) -> None:
         while self._unsent:
-            pieces = [self._unsent[i] for i in range(min(len(self._unsent), _MAX_PIECES))]
             try:
-                n_bytes = self._socket.sendmsg(pieces)
+                if len(self._unsent) == 1:
+                    n_bytes = self._socket.send(self._unsent[0])
+                else:
+                    n_bytes = self._socket.sendmsg(tuple(islice(self._unsent, _MAX_PIECES)))
             except BlockingIOError:
                 return
             except OSError:  # the other end is closed, which who receives will notice
@@ -128,12 +132,11 @@ class Channel:
 
     def _forget(self, n_bytes: int) -> None:
         while n_bytes:
-            first = self._unsent[0]
+            first = self._unsent.popleft()
             if n_bytes < len(first):
-                self._unsent[0] = first[n_bytes:]
+                self._unsent.appendleft(memoryview(first)[n_bytes:])
                 return
             n_bytes -= len(first)
-            self._unsent.popleft()
 
 
 class _Parser:
@@ -166,7 +169,11 @@ class _Parser:
 
     def _taken(self) -> list[list[memoryview]]:
         messages: list[list[memoryview]] = []
-        while (size := _size(self._buffer[self._start : self._stop])) <= self._stop - self._start:
+        size = 0
+        while self._start < self._stop:
+            size = _size(self._buffer[self._start : self._stop])
+            if size > self._stop - self._start:
+                break
             message = bytes(self._buffer[self._start : self._start + size])
             messages.append(_frames(memoryview(message)))
             self._start += size
@@ -177,6 +184,8 @@ class _Parser:
         """Move the beginning of a message of at least this size to where its end has room."""
         rest = bytes(self._buffer[self._start : self._stop])
         self._start, self._stop = 0, len(rest)
+        if not rest:
+            return
         if size > _N_BUFFER:
             self._large = memoryview(bytearray(size))
         (self._large or self._buffer)[: len(rest)] = rest
@@ -188,34 +197,33 @@ def pair() -> tuple[Channel, socket.socket]:
     return Channel(ours), theirs
 
 
-def _pieces(frames: Sequence[Frame]) -> list[memoryview]:
+def _pieces(frames: Sequence[Frame]) -> list[bytes | memoryview]:
     """Return the bytes of a message."""
-    views = [memoryview(frame).cast("B") if len(frame) else memoryview(b"") for frame in frames]
-    sizes = [len(view) for view in views]
-    pieces: list[bytes | memoryview] = [struct.pack(f"{1 + len(sizes)}Q", len(sizes), *sizes)]
-    for view, size in zip(views, sizes, strict=True):
-        pieces += (view, _PADDING[: -size % _ALIGNMENT])
+    sizes = [frame.nbytes if hasattr(frame, "nbytes") else len(frame) for frame in frames]
+    pieces: list[Frame] = [struct.pack(f"{1 + len(sizes)}Q", len(sizes), *sizes)]
+    for frame, size in zip(frames, sizes, strict=True):
+        pieces.append(frame)
+        if size % _ALIGNMENT:
+            pieces.append(_PADDING[: -size % _ALIGNMENT])
     if sum(sizes) <= _MAX_JOINED:
-        return [memoryview(b"".join(pieces))]
-    return [memoryview(piece) for piece in pieces if piece]
+        return [b"".join(pieces)]
+    return [memoryview(piece).cast("B") for piece in pieces if len(piece)]
 
 
 def _size(begun: memoryview) -> int:
     """Return the size of the message that begins like this, or more than came of it so far."""
     if len(begun) < _ALIGNMENT:
         return _ALIGNMENT
-    n_frames: int = begun[:_ALIGNMENT].cast("Q")[0]
-    n_head = _ALIGNMENT * (1 + n_frames)
+    n_head = _ALIGNMENT * (1 + _COUNT.unpack_from(begun)[0])
     if len(begun) < n_head:
         return n_head
     sizes = begun[_ALIGNMENT:n_head].cast("Q")
-    return n_head + sum(size + -size % _ALIGNMENT for size in sizes)
+    return n_head + sum([size + -size % _ALIGNMENT for size in sizes])
 
 
 def _frames(message: memoryview) -> list[memoryview]:
     """Return the frames of a complete message."""
-    n_frames, *_ = message[:_ALIGNMENT].cast("Q")
-    start = _ALIGNMENT * (1 + n_frames)
+    start = _ALIGNMENT * (1 + _COUNT.unpack_from(message)[0])
     frames = []
     for size in message[_ALIGNMENT:start].cast("Q"):
         frames.append(message[start : start + size])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from twinforce_models.batch import Batch
-from twinforce_models.potential import Heads
+from twinforce_models.fused import FusedHeads
+from twinforce_models.potential import DIRECT_OUTPUTS, Heads
 from twinforce_proto import OUTPUTS
 
 _MAX_ATOMIC_NUMBER = 118
@@ -70,6 +71,15 @@ class IdealGas:
         if not direct:
             return Heads(energies)
         return Heads(energies, torch.zeros_like(batch.positions), torch.zeros_like(batch.cells))
+
+    def forward_fused(self, batch: Batch, outputs: frozenset[str]) -> FusedHeads:
+        """Return the same, and the gradients of the energies, zeros too, without autograd."""
+        like = {"conservative_forces": batch.positions, "conservative_stress": batch.cells}
+        gradients = {name: torch.zeros_like(like[name]) for name in like if name in outputs}
+        heads = self.forward_heads(batch, direct=not DIRECT_OUTPUTS.isdisjoint(outputs))
+        return FusedHeads(
+            heads.atom_energies, gradients, heads.direct_forces, heads.direct_stress
+        )
 
 
 def ideal_gas(
