@@ -90,6 +90,8 @@ class Holding:
         # Those of them that may be worth waiting for.
         self._soon: defaultdict[Hashable, dict[Walker, _Away]] = defaultdict(dict)
         self._hold: Hold | None = None
+        # What batches took, not learned from yet: their group, atoms, pairs and s.
+        self._taken: list[tuple[Hashable, int, int, float]] = []
 
     def note_requests(self, requests: Iterable[Request[Any]], now: float) -> None:
         """Learn when walkers have returned."""
@@ -107,7 +109,7 @@ class Holding:
         if self._max_hold <= 0.0:
             return
         group = batch[0].group
-        self._costs[group].note(*_size(batch), seconds)
+        self._taken.append((group, *_size(batch), seconds))
         for request in batch:
             if (walker := request.walker) is None:
                 continue
@@ -123,6 +125,12 @@ class Holding:
             forgotten, _ = self._returns.popitem(last=False)
             self._leave(forgotten)
 
+    def learn(self) -> None:
+        """Learn from what batches took; takes longer than to note it, so best when nobody waits."""
+        for group, n_atoms, n_pairs, seconds in self._taken:
+            self._costs[group].note(n_atoms, n_pairs, seconds)
+        self._taken.clear()
+
     def hold(self, waiting: Sequence[Request[Any]], now: float) -> Hold | None:
         """Return until when a batch should wait, and for whom; None where it should not.
 
@@ -136,6 +144,7 @@ class Holding:
         return self._hold
 
     def _decided(self, waiting: Sequence[Request[Any]], now: float) -> Hold | None:
+        self.learn()
         away = self._expected(waiting[0].group, now)
         atoms, pairs = _size(waiting)
         more_atoms = sum(each.n_atoms for each in away.values())

@@ -298,6 +298,12 @@ class ProcessEngine:
                 request.complete(answer)
         if not report.n_rows:
             self._pace.note(report)
+        if self._loop is None or self._loop.is_closed():
+            self._report(report)
+        else:  # once those who waited were woken
+            self._loop.call_soon(self._report, report)
+
+    def _report(self, report: BatchReport) -> None:
         try:
             if self._on_batch is not None:
                 self._on_batch(report)

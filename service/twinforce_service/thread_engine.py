@@ -212,6 +212,8 @@ class ThreadEngine:
                     request.fail(_expired())
                 if taken.batch:
                     answering.complete(taken.batch, self._held_s)
+                    with self._changed:
+                        self._holding.learn()
         except ModelLoadError as error:
             logger.info("a model could not be loaded", exc_info=error)
             self._close(error)
