@@ -52,7 +52,7 @@ ROOMS = [
 
 # Inside the service, a room never imports from one further up, nor from one beside it.
 LAYERS = [
-    ["version", "pairs", "disagreement", "logs", "settings", "bell", "channel", "restarts", "costs"],
+    ["version", "pairs", "disagreement", "logs", "settings", "reply", "bell", "channel", "restarts", "costs"],
     ["batching"],
     ["budgets"],
     ["admission", "batch_queue", "engine", "engine_spec", "evaluation", "holding"],

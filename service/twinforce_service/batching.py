@@ -22,6 +22,7 @@ from twinforce_proto import (
     Timings,
     needs_autograd,
 )
+from twinforce_service.reply import Reply
 
 _Answer = TypeVar("_Answer")
 
@@ -50,7 +51,8 @@ class Request(Generic[_Answer]):
         walker: Whose step it is, where it is one.
         n_pairs: How many neighbor pairs it adds to a batch; filled in on admission.
         submitted_at: When it was admitted, on the same clock as `deadline`.
-        future: Gets the answer or a `ServiceError`; cancel it when nobody waits any more.
+        future: Gets the answer or a `ServiceError`; cancel it when nobody waits any more. A `Reply`
+            where nobody will block on it.
     """
 
     model: str
@@ -62,7 +64,7 @@ class Request(Generic[_Answer]):
     walker: "Walker | None" = None
     n_pairs: int = 0
     submitted_at: float = 0.0
-    future: Future[_Answer] = field(default_factory=Future)
+    future: Future[_Answer] | Reply = field(default_factory=Future)
 
     @property
     def n_atoms(self) -> int:
@@ -177,7 +179,7 @@ def has_room(
     """Tell whether requests may wait beside those that do: of this number, with these atoms."""
     return not n_requests or (
         n_requests + len(requests) <= limits.max_waiting
-        and n_atoms + sum(each.n_atoms for each in requests) <= limits.max_waiting_atoms
+        and n_atoms + sum([each.n_atoms for each in requests]) <= limits.max_waiting_atoms
     )
 
 

@@ -12,7 +12,6 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from twinforce_service.child import Counters
 from twinforce_service.engine import BatchReport
 from twinforce_service.engine_spec import EngineSpec
 from twinforce_service.post import Post
+from twinforce_service.reply import Reply
 from twinforce_service.wire import Kind, Message
 
 if TYPE_CHECKING:  # loads torch, which takes its time and may fail
@@ -51,16 +51,13 @@ class Outbox:
         self._send = send
         self._done: list[tuple[int, Any]] = []
 
-    def expect(self, number: int, request: Request[Any]) -> None:
-        """Take what this request ends with, unless it was cancelled."""
-        request.future.add_done_callback(partial(self._note, number))
-
     def send_batch(self, report: BatchReport) -> None:
         """Send the answers since the last batch, and the report of this one."""
         done, self._done = self._done, []
         self._send(wire.answers_to_frames(done, report))
 
-    def _note(self, number: int, future: "Future[Any]") -> None:
+    def note(self, number: int, future: Reply) -> None:
+        """Take what a request has ended with, unless it was cancelled."""
         if future.cancelled():
             return
         error = future.exception()
@@ -99,7 +96,6 @@ class Inbox:
         for number, request in requests:
             self._waiting[number] = request
             request.future.add_done_callback(partial(self._forget, number))
-            self._outbox.expect(number, request)
         try:
             self._engine.accept([request for _, request in requests])
         except ServiceError as error:
@@ -111,8 +107,9 @@ class Inbox:
             if (request := self._waiting.get(number)) is not None:
                 request.future.cancel()
 
-    def _forget(self, number: int, _: "Future[Any]") -> None:
+    def _forget(self, number: int, future: Any) -> None:
         self._waiting.pop(number, None)
+        self._outbox.note(number, future)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from twinforce_service.batching import JacobianRequest, JacobianRows, Request, W
 from twinforce_service.channel import Frame
 from twinforce_service.disagreement import Disagreement
 from twinforce_service.engine import BatchReport
+from twinforce_service.reply import Reply
 
 
 class Kind(StrEnum):
@@ -194,6 +195,7 @@ def _request(
         "request_id": request_id,
         "walker": None if walker is None else Walker(walker),
         "n_pairs": n_pairs,
+        "future": Reply(),
     }
     if rows is None:
         return number, Request(**values)
@@ -236,5 +238,6 @@ def _report_from_list(values: list[Any]) -> BatchReport:
 
 def _floats(frame: memoryview, shape: tuple[int, ...]) -> NDArray[np.float64]:
     array = np.frombuffer(frame, np.float64).reshape(shape)
-    array.flags.writeable = False
+    if array.flags.writeable:
+        array.flags.writeable = False
     return array
