@@ -238,5 +238,29 @@ def unpack(packed: Tensor, arrays: Arrays) -> dict[str, Tensor]:
     return views
 
 
+def reversed_pairs(centers: Tensor, neighbors: Tensor, shifts: Tensor) -> Tensor:
+    """Return for each pair the one that leads back: the n-th of both when sorted alike.
+
+    Args:
+        centers: Shape [n_pairs].
+        neighbors: Shape [n_pairs]; each pair must be there from both ends.
+        shifts: Shape [n_pairs, 3], whole numbers of any dtype.
+    """
+    if not len(centers):
+        return centers
+    shifts = shifts.round().to(torch.int64)
+    reach = int(shifts.abs().max())
+    size, n_atoms = 2 * reach + 1, int(centers.max()) + 1
+
+    def key(i: Tensor, j: Tensor, shift: Tensor) -> Tensor:
+        x, y, z = (shift + reach).unbind(1)
+        return (((i * n_atoms + j) * size + x) * size + y) * size + z
+
+    reverse = torch.empty_like(centers)
+    order = key(centers, neighbors, shifts).argsort()
+    reverse[order] = key(neighbors, centers, -shifts).argsort()
+    return reverse
+
+
 def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // _ALIGNMENT) * _ALIGNMENT

@@ -24,6 +24,7 @@ from twinforce_models.potentials.ideal_gas import IdealGas, ideal_gas
 from twinforce_models.potentials.lennard_jones import lennard_jones
 from twinforce_models.potentials.pairwise import PairPotential
 from twinforce_models.skin import WalkerLists
+from twinforce_models.tables.predictor import TablePredictor
 from twinforce_proto import OUTPUTS, UNITS, ModelInfo, ModelLoadError
 
 ENTRY_POINT_GROUP = "twinforce.potentials"
@@ -47,11 +48,13 @@ class LoadedModel:
 
     Attributes:
         lists: The neighbors of the walkers that ask it.
+        tables: What predicts without asking the device anything, where that is faster.
     """
 
     info: ModelInfo
     potential: Potential
     lists: WalkerLists = field(default_factory=WalkerLists)
+    tables: TablePredictor | None = None
 
 
 def load(

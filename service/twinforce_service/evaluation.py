@@ -32,7 +32,7 @@ _SHAPES: dict[str, tuple[int, ...]] = {
 }
 _MAX_SUMMARY = 500
 # How many times as much room as its pairs need a batch may take.
-_MAX_PADDING = 2
+MAX_PADDING = 2
 # Atoms along an edge of the lattices that memory is measured with, and Å between them.
 _TRIED = ((8, 3.0), (8, 2.0), (16, 3.0), (16, 2.0), (20, 2.5))
 # Å; of the system that models are warmed up with.
@@ -119,7 +119,7 @@ def warm_up(model: LoadedModel) -> None:
     for outputs in (has, frozenset(name for name in has if not needs_autograd({name}))):
         try:
             if outputs:
-                _predict(model, _batch(model, [system, system]), outputs)
+                _predicted(model, [system, system], outputs)
         except Exception as error:
             raise ModelLoadError(
                 f"model {model.info.name!r} cannot be evaluated: {summary(error)}"
@@ -142,16 +142,17 @@ def memory_samples(
     samples: list[tuple[int, int, int]] = []
     for side, distance in _TRIED:
         try:
-            batch = _batch(model, [_lattice(model.info.elements[0], side, distance)])
+            system = _lattice(model.info.elements[0], side, distance)
+            n_pairs = _batch(model, [system]).n_pairs
             torch.cuda.synchronize(device)
             before = torch.cuda.memory_allocated(device)
             torch.cuda.reset_peak_memory_stats(device)
-            _predict(model, batch, outputs)
+            _predicted(model, [system], outputs)
         except torch.OutOfMemoryError as error:
             recover(model, error)
             break
         taken = torch.cuda.max_memory_allocated(device) - before
-        samples.append((batch.n_atoms, batch.n_pairs, max(taken, 1)))
+        samples.append((len(system), n_pairs, max(taken, 1)))
     torch.cuda.empty_cache()
     return samples, torch.cuda.mem_get_info(device)[0]
 
@@ -211,10 +212,12 @@ def _evaluated(
     model: LoadedModel, requests: Sequence[Request[Prediction]], limits: Limits
 ) -> list[Prediction | NonFinitePredictionError]:
     outputs = requests[0].outputs.union(*(request.outputs for request in requests[1:]))
-    walkers = [request.walker for request in requests]
-    batch = _batch(model, [request.system for request in requests], walkers)
-    _check_room(batch, limits)
-    predictions = _predict(model, batch, outputs)
+    systems = [request.system for request in requests]
+    predictions = _by_table(model, systems, outputs)
+    if predictions is None:
+        batch = _batch(model, systems, [request.walker for request in requests])
+        _check_room(batch, limits)
+        predictions = _predict(model, batch, outputs)
     return [
         _checked(request, prediction)
         for request, prediction in zip(requests, predictions, strict=True)
@@ -241,7 +244,7 @@ def _check_room(batch: Batch, limits: Limits) -> None:
     max_pairs = max(limits.max_batch_pairs, limits.max_pairs_per_system)
     if batch.n_pairs > max_pairs:
         raise _too_crowded(f"{max_pairs} neighbor pairs", batch.n_pairs)
-    max_neighbors = _MAX_PADDING * max_pairs // batch.n_atoms
+    max_neighbors = MAX_PADDING * max_pairs // batch.n_atoms
     if batch.n_pairs > max_neighbors:  # or no atom can have as many
         n_neighbors = int(torch.bincount(batch.pairs[0]).max())
         if n_neighbors > max_neighbors:
@@ -253,6 +256,20 @@ def _too_crowded(expected: str, got: int) -> SystemTooLargeError:
         f"positions: expected at most {expected}, got {got}; are coordinates and cell in Å?",
         field="positions",
     )
+
+
+def _predicted(
+    model: LoadedModel, systems: Sequence[System], outputs: frozenset[str]
+) -> list[Prediction]:
+    """Evaluate systems in whatever way requests are."""
+    predictions = _by_table(model, systems, outputs)
+    return _predict(model, _batch(model, systems), outputs) if predictions is None else predictions
+
+
+def _by_table(
+    model: LoadedModel, systems: Sequence[System], outputs: frozenset[str]
+) -> list[Prediction] | None:
+    return None if model.tables is None else model.tables.predict(systems, outputs)
 
 
 def _predict(model: LoadedModel, batch: Batch, outputs: frozenset[str]) -> list[Prediction]:

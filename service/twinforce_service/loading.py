@@ -6,8 +6,9 @@ from pathlib import Path
 
 from twinforce_models.compilation.compiling import compiled
 from twinforce_models.registry import LoadedModel, load
+from twinforce_models.tables.predictor import TablePredictor
 from twinforce_service.engine_spec import EngineSpec
-from twinforce_service.evaluation import choose_device, configure_torch
+from twinforce_service.evaluation import MAX_PADDING, choose_device, configure_torch
 
 
 def load_models(
@@ -31,9 +32,17 @@ def load_models(
         name: load(each, device=device, dtype=dtype, name=name)
         for name, each in spec.models.items()
     }
-    if spec.compile == "off":
-        return loaded
-    return {name: _compiled(spec, model) for name, model in loaded.items()}
+    if spec.compile != "off":
+        loaded = {name: _compiled(spec, model) for name, model in loaded.items()}
+    if device.type == "cuda":
+        loaded = {name: _with_tables(spec, model) for name, model in loaded.items()}
+    return loaded
+
+
+def _with_tables(spec: EngineSpec, model: LoadedModel) -> LoadedModel:
+    limits = spec.limits
+    max_entries = MAX_PADDING * max(limits.max_batch_pairs, limits.max_pairs_per_system)
+    return replace(model, tables=TablePredictor(model.potential, max_entries))
 
 
 def _compiled(spec: EngineSpec, model: LoadedModel) -> LoadedModel:

@@ -41,18 +41,23 @@ def build(spec: Spec, path: Path) -> None:
     torch.set_num_threads(spec.n_threads)
     dtype, device = getattr(torch, spec.dtype), torch.device(spec.device)
     core = HybridCore(spec.hyperparameters).to(device, dtype).eval().requires_grad_(False)
-    own, example = list(named_weights(core).values()), _example(core)
+    own, example = list(named_weights(core).values()), _example(core, spec.has_reverse)
     with torch.no_grad():
         graph = make_fx(_of_weights(core, spec.part), tracing_mode="symbolic")(own, *example)
         n_atoms, width = Dim("n_atoms", min=MIN_SIZE), Dim("width", min=MIN_SIZE)
         atoms, table = {0: n_atoms}, {0: n_atoms, 1: width}
-        shapes = ([None] * len(own), atoms, atoms, table, table)
+        shapes = ([None] * len(own), atoms, atoms, *([table] * (len(example) - 2)))
         program = torch.export.export(graph, (own, *example), dynamic_shapes=shapes)
     torch._inductor.aoti_compile_and_package(
         program,
         package_path=str(path),
-        inductor_configs={"cpp.threads": spec.n_threads, "compile_threads": 1},
+        inductor_configs={"cpp.threads": spec.n_threads, "compile_threads": _n_workers(spec)},
     )
+
+
+def _n_workers(spec: Spec) -> int:
+    """Return how many processes compile: for a GPU there are many small kernels."""
+    return 1 if spec.device.startswith("cpu") else min(8, os.cpu_count() or 1)
 
 
 class _Part(nn.Module):
@@ -76,17 +81,18 @@ def _of_weights(core: HybridCore, part: Part) -> Any:
     return evaluate
 
 
-def _example(core: HybridCore) -> Inputs:
-    """Return inputs of sizes that stand for any other: no weight has them, so none is confused."""
+def _example(core: HybridCore, has_reverse: bool) -> tuple[Tensor, ...]:
+    """Return `Inputs` of sizes that stand for any other: no weight has them."""
     weight = core.embedding.weight
     taken = {size for value in named_weights(core).values() for size in value.shape}
     n_atoms, width = islice((size for size in count(31) if size not in taken), 2)
     neighbors = torch.zeros(n_atoms, width, dtype=torch.int64, device=weight.device)
-    return Inputs(
+    return (
         neighbors[:, 0].clone(),
         weight.new_ones(n_atoms, 3),
         neighbors,
         weight.new_ones(n_atoms, width, 3),
+        *([neighbors.clone()] if has_reverse else []),
     )
 
 

@@ -97,9 +97,10 @@ def load(path: Path, spec: Spec) -> Compiled:
     Raises:
         RuntimeError: It cannot be loaded.
     """
-    index = torch.device(spec.device).index
+    device = torch.device(spec.device)
+    is_alone = device.type == "cuda"  # its own bookkeeping of streams cannot be recorded
     loader = torch._C._aoti.AOTIModelPackageLoader(
-        str(path), "model", False, 1, -1 if index is None else index
+        str(path), "model", is_alone, 1, -1 if device.index is None else device.index
     )
     run: Compiled = loader.run
     return run

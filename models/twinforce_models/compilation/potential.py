@@ -1,6 +1,6 @@
 """The native potential with compiled parts, as soon as there are any."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from twinforce_models.compilation.spec import MIN_SIZE, Part, Spec, named_weight
 from twinforce_models.fused import FusedHeads
 from twinforce_models.potential import DIRECT_OUTPUTS, Heads
 from twinforce_models.potentials.hybrid_fused import Direct, Hybrid
-from twinforce_models.potentials.hybrid_net import HybridNet, lay_out
+from twinforce_models.potentials.hybrid_net import HybridNet, lay_out, lay_out_reverse
+from twinforce_models.tables.table import AtomValues, Table, Wanted
 from twinforce_proto import needs_autograd
 
 Compiled = Callable[[list[Tensor]], Sequence[Tensor]]
@@ -58,7 +59,10 @@ class CompiledHybridNet:
             return None
         kinds = self.plain.kind_of_element.index_select(0, batch.atomic_numbers)
         positions = batch.positions.contiguous()
-        found = compiled([*self._weights, kinds, positions, neighbors, offsets])
+        inputs = [kinds, positions, neighbors, offsets]
+        if spec.has_reverse:
+            inputs.append(lay_out_reverse(batch, neighbors.shape[1]))
+        found = compiled([*self._weights, *inputs])
         heads = Direct(*found[: len(Direct._fields)])
         references = self.plain.reference_energies.index_select(0, kinds)
         atom_energies = references + heads.local_energies.to(torch.float64)
@@ -70,6 +74,24 @@ class CompiledHybridNet:
             strain_gradients = batch.sum_over_atoms(heads.direct_strain_gradients)
             stress = strain_gradients / batch.volumes[:, None, None]
         return FusedHeads(atom_energies, gradients, heads.direct_forces, stress)
+
+    @property
+    def way(self) -> Hashable:
+        """What it would evaluate a table with just now."""
+        return self.parts
+
+    def evaluate_table(self, table: Table, wanted: Wanted, max_seen: int) -> AtomValues:
+        """Evaluate a table, with a compiled part if there is one that can take it."""
+        part = self._parts.get("hybrid" if wanted.gradient else "direct")
+        if part is None or min(table.neighbors.shape) < MIN_SIZE:
+            return self.plain.evaluate_table(table, wanted, max_seen)
+        spec, compiled = part
+        if table.neighbors.numel() > spec.max_slots:
+            return self.plain.evaluate_table(table, wanted, max_seen)
+        inputs = self.plain.inputs_of(table, with_reverse=spec.has_reverse)
+        given = [each for each in inputs if each is not None]
+        found = compiled([*self._weights, *given])
+        return self.plain.values_of(inputs.kinds, (Hybrid if wanted.gradient else Direct)(*found))
 
 
 def _gradients(found: Hybrid, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:

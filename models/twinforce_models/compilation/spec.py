@@ -48,6 +48,11 @@ class Spec:
         return cls(**content)
 
     @property
+    def has_reverse(self) -> bool:
+        """Whether `Inputs.reverse` is given: where adding up would not always give the same."""
+        return self.part == "hybrid" and not self.device.startswith("cpu")
+
+    @property
     def max_slots(self) -> int:
         """How many atoms times neighbors are taken at most."""
         h = self.hyperparameters

@@ -42,12 +42,16 @@ class Inputs(NamedTuple):
             pair is there from both ends.
         offsets: From the neighbor's position to the image that is meant, shape [n_atoms, k, 3],
             in Å; padding lies one cutoff away.
+        reverse: Where each pair stands seen from its other end, in the flattened table, shape
+            [n_atoms, k]. With it, forces on the other end are looked up; without, they are added
+            up, which a GPU does in an order that differs from time to time.
     """
 
     kinds: Tensor
     positions: Tensor
     neighbors: Tensor
     offsets: Tensor
+    reverse: Tensor | None = None
 
 
 class Direct(NamedTuple):
@@ -85,21 +89,26 @@ def hybrid(core: HybridCore, inputs: Inputs) -> Hybrid:
     with torch.enable_grad():
         heads = _heads(core, inputs.kinds, inputs.neighbors, vectors)
         (pull,) = torch.autograd.grad(heads.local_energies.sum(), vectors)
-    seen_from_other = torch.zeros_like(inputs.positions).index_add(
-        0, inputs.neighbors.reshape(-1), pull.reshape(-1, 3)
-    )
     strain_gradients = (vectors.detach().unsqueeze(-1) * pull.unsqueeze(-2)).sum(1)
     return Hybrid(
         heads.local_energies.detach(),
         heads.direct_forces.detach(),
         heads.direct_strain_gradients.detach(),
-        pull.sum(1) - seen_from_other,
+        pull.sum(1) - _seen_from_other(inputs, pull),
         strain_gradients,
     )
 
 
+def _seen_from_other(inputs: Inputs, pull: Tensor) -> Tensor:
+    """Return the sums of what pairs pull at their other ends, shape [n_atoms, 3]."""
+    pull = pull.reshape(-1, 3)
+    if inputs.reverse is not None:
+        return pull[inputs.reverse].sum(1)
+    return torch.zeros_like(inputs.positions).index_add(0, inputs.neighbors.reshape(-1), pull)
+
+
 def _displacements(inputs: Inputs) -> Tensor:
-    _, positions, neighbors, offsets = inputs
+    positions, neighbors, offsets = inputs[1:4]
     return positions[neighbors] - positions.unsqueeze(1) + offsets
 
 

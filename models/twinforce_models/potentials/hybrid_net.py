@@ -8,9 +8,12 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from twinforce_models.batch import Batch
+from twinforce_models.batch import Batch, reversed_pairs
 from twinforce_models.potential import Heads
+from twinforce_models.potentials import hybrid_fused
 from twinforce_models.potentials.hybrid_core import HybridCore, Hyperparameters, NeighborTable
+from twinforce_models.potentials.hybrid_fused import Inputs
+from twinforce_models.tables.table import AtomValues, Table, Wanted, reversed_places
 from twinforce_proto import OUTPUTS
 
 
@@ -25,6 +28,7 @@ class HybridNet(nn.Module):
     outputs = frozenset(OUTPUTS)
     uses_charge = False
     uses_spin = False
+    way = "plain"
 
     def __init__(self, core: HybridCore, reference_energies: Tensor) -> None:
         """Wrap a core.
@@ -57,6 +61,35 @@ class HybridNet(nn.Module):
         stress = strain_gradients / batch.volumes[:, None, None]
         return Heads(atom_energies, self.core.direct_forces(x), stress)
 
+    def evaluate_table(self, table: Table, wanted: Wanted, max_seen: int) -> AtomValues:
+        """Evaluate a table; every neighbor is seen."""
+        del max_seen
+        inputs = self.inputs_of(table, with_reverse=wanted.gradient)
+        evaluate = hybrid_fused.hybrid if wanted.gradient else hybrid_fused.direct
+        return self.values_of(inputs.kinds, evaluate(self.core, inputs))
+
+    def inputs_of(self, table: Table, *, with_reverse: bool) -> Inputs:
+        """Return what the network takes of a table."""
+        kinds = self.kind_of_element.index_select(0, table.atomic_numbers)
+        reverse = None
+        if with_reverse:
+            reverse = reversed_places(table.neighbors, table.shifts, table.counts)
+        return Inputs(kinds, table.positions, table.neighbors, table.offsets, reverse)
+
+    def values_of(
+        self, kinds: Tensor, found: hybrid_fused.Direct | hybrid_fused.Hybrid
+    ) -> AtomValues:
+        """Return what the network gives as what a potential says."""
+        references = self.reference_energies.index_select(0, kinds)
+        is_hybrid = isinstance(found, hybrid_fused.Hybrid)
+        return AtomValues(
+            references + found.local_energies.to(torch.float64),
+            found.conservative_forces if is_hybrid else None,
+            found.strain_gradients if is_hybrid else None,
+            found.direct_forces,
+            found.direct_strain_gradients,
+        )
+
 
 def tabulate(batch: Batch, cutoff: float) -> NeighborTable:
     """Return the pairs of a batch as a `NeighborTable`, as wide as the most crowded atom needs."""
@@ -88,6 +121,15 @@ def lay_out(batch: Batch, cutoff: float, min_width: int = 1) -> tuple[Tensor, Te
     offsets[:, 0] = cutoff
     offsets.index_copy_(0, place, batch.offsets())
     return index.view(-1, width), offsets.view(-1, width, 3)
+
+
+def lay_out_reverse(batch: Batch, width: int) -> Tensor:
+    """Return for pairs of `lay_out` where they stand seen from the other end, [n_atoms, width]."""
+    place = places_in_table(batch, width)
+    reverse = torch.arange(batch.n_atoms * width, device=place.device)
+    back = reversed_pairs(batch.pairs[0], batch.pairs[1], batch.shifts)
+    reverse.index_copy_(0, place, place.index_select(0, back))
+    return reverse.view(-1, width)
 
 
 def neighbor_counts(batch: Batch) -> Tensor:

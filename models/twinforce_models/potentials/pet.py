@@ -5,6 +5,8 @@ clouds, NeurIPS 2023; https://metatrain.readthedocs.io. A checkpoint is a pickle
 one that may hold weights and a fixed list of declarations, nothing that could run.
 """
 
+from collections.abc import Hashable
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -23,6 +25,7 @@ from twinforce_models.potential import DirectHeads, Heads
 from twinforce_models.potentials.metatomic import described
 from twinforce_models.potentials.pet_edges import Edges, find_edges
 from twinforce_models.potentials.pet_network import Features, PetNetwork
+from twinforce_models.potentials.pet_table import edges_of
 from twinforce_models.potentials.quantities import (
     DIRECT_FORCE,
     DIRECT_STRESS,
@@ -31,6 +34,7 @@ from twinforce_models.potentials.quantities import (
     pick,
     whole_number_per_system,
 )
+from twinforce_models.tables.table import AtomValues, Table, Wanted, reversed_places
 from twinforce_proto import InvalidSystemError, ModelLoadError
 
 _DECLARATIONS = [DatasetInfo, TargetInfo, torch.ScriptObject]
@@ -81,9 +85,7 @@ class PetPotential:
     def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
         """Evaluate a batch once."""
         edges, features = self._features(batch)
-        raw = self._network.read(self._names[ENERGY], features, edges).squeeze(1)
-        energies = raw.to(torch.float64) * self._scales[ENERGY][edges.kinds]
-        energies = energies + self._references[edges.kinds]
+        energies = self._energies(features, edges)
         if not direct:
             return Heads(energies)
         own = self._direct(features, edges, batch)
@@ -93,6 +95,55 @@ class PetPotential:
         """Evaluate a batch without the energy."""
         edges, features = self._features(batch)
         return self._direct(features, edges, batch)
+
+    @property
+    def way(self) -> Hashable:
+        """What it evaluates a table with; None where charges, spins or variants ask for more."""
+        is_special = self._names.get(DIRECT_STRESS, "") not in ("", *DIRECT_STRESS.names)
+        return None if self.uses_charge or is_special else "rows"
+
+    def evaluate_table(self, table: Table, wanted: Wanted, max_seen: int) -> AtomValues:
+        """Evaluate a table."""
+        vectors = table.vectors().detach().requires_grad_(wanted.gradient)
+        with torch.set_grad_enabled(wanted.gradient):
+            edges, n_seen = edges_of(self._backend, table, vectors, self._adaptive_width, max_seen)
+            features = self._network.features(edges, None)
+            energies = self._energies(features, edges) if wanted.energy else None
+            pull: Tensor | None = None
+            if energies is not None and wanted.gradient:
+                (pull,) = torch.autograd.grad(energies.sum(), vectors)
+        values = AtomValues(None if energies is None else energies.detach(), n_seen=n_seen)
+        if pull is not None:
+            reverse = reversed_places(table.neighbors, table.shifts, table.counts)
+            forces = pull.sum(1) - pull.view(-1, 3)[reverse].sum(1)
+            strain_gradients = (vectors.detach().unsqueeze(-1) * pull.unsqueeze(-2)).sum(1)
+            values = replace(values, conservative_forces=forces, strain_gradients=strain_gradients)
+        if wanted.direct:
+            values = replace(values, **self._direct_values(features, edges))
+        return values
+
+    def _energies(self, features: Features, edges: Edges) -> Tensor:
+        raw = self._network.read(self._names[ENERGY], features, edges).squeeze(1)
+        scaled = raw.to(torch.float64) * self._scales[ENERGY][edges.kinds]
+        return scaled + self._references[edges.kinds]
+
+    def _direct_values(self, features: Features, edges: Edges) -> dict[str, Tensor]:
+        """Return direct forces and strain gradients of each atom; zeros for a head it lacks."""
+        n_atoms, device = len(edges.kinds), edges.kinds.device
+        forces = torch.zeros(n_atoms, 3, dtype=self.dtype, device=device)
+        strain_gradients = torch.zeros(n_atoms, 3, 3, dtype=self.dtype, device=device)
+        if DIRECT_FORCE in self._names:
+            forces = self._direct_forces(features, edges).detach()
+        if DIRECT_STRESS in self._names:
+            raw = self._network.read(self._names[DIRECT_STRESS], features, edges).detach()
+            scale = self._scales[DIRECT_STRESS][0].to(raw.dtype)
+            strain_gradients = (raw * scale).view(-1, 3, 3)
+        return {"direct_forces": forces, "direct_strain_gradients": strain_gradients}
+
+    def _direct_forces(self, features: Features, edges: Edges) -> Tensor:
+        raw = self._network.read(self._names[DIRECT_FORCE], features, edges)
+        scales = self._scales[DIRECT_FORCE].to(raw.dtype)
+        return raw * scales.index_select(0, edges.kinds).unsqueeze(1)
 
     def _features(self, batch: Batch) -> tuple[Edges, Features]:
         edges = find_edges(self._backend, batch, self._adaptive_width)
@@ -113,9 +164,7 @@ class PetPotential:
     def _direct(self, features: Features, edges: Edges, batch: Batch) -> DirectHeads:
         forces = stress = None
         if DIRECT_FORCE in self._names:
-            raw = self._network.read(self._names[DIRECT_FORCE], features, edges)
-            scales = self._scales[DIRECT_FORCE].to(raw.dtype)
-            forces = raw * scales.index_select(0, edges.kinds).unsqueeze(1)
+            forces = self._direct_forces(features, edges)
         if DIRECT_STRESS in self._names:
             stress = self._direct_stress(features, edges, batch)
         return DirectHeads(forces, stress)

@@ -1,7 +1,7 @@
 """The edges that a PET sees: factors of the cutoff, the way back, and places in a padded grid."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from metatrain.pet.modules.adaptive_cutoff import (
@@ -11,29 +11,59 @@ from metatrain.pet.modules.adaptive_cutoff import (
 from metatrain.pet.modules.utilities import cutoff_func_bump, cutoff_func_cosine
 from torch import Tensor
 
-from twinforce_models.batch import Batch
+from twinforce_models.batch import Batch, reversed_pairs
 
-_SMALLEST = 1e-15
+SMALLEST = 1e-15
 _ADAPTIVE = {"solver": get_adaptive_cutoffs_solver, "grid": get_adaptive_cutoffs_grid}
 _SWITCHES = {"bump": cutoff_func_bump, "cosine": cutoff_func_cosine}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Edges:
-    """Directed edges of a batch, and tokens: one for each atom, then one for each edge.
+class Edges(Protocol):
+    """Directed edges, and tokens: one for each atom, then one for each edge.
 
     Attributes:
-        centers: Shape [n_edges], non-decreasing.
         kinds: Which element each atom is, shape [n_atoms].
         neighbor_kinds: Which element the neighbor is, shape [n_edges].
         geometry: Vectors to the neighbor and its distance, shape [n_edges, 4], in Å.
         factors: From 1 to 0 at the cutoff, shape [n_edges].
+        log_weights: What attention adds to the score of each token of the grid, shape
+            [n_atoms, width].
+    """
+
+    kinds: Tensor
+    neighbor_kinds: Tensor
+    geometry: Tensor
+    factors: Tensor
+    log_weights: Tensor
+
+    def turned(self, values: Tensor) -> Tensor:
+        """Return for each edge the values of the one that leads back."""
+
+    def sum_to_atoms(self, values: Tensor) -> Tensor:
+        """Return the sums of values of edges over those of each atom."""
+
+    def in_grid(self, tokens: Tensor) -> Tensor:
+        """Return values of tokens as a grid, shape [n_atoms, width, ...]: each atom's own first."""
+
+    def out_of_grid(self, grid: Tensor) -> Tensor:
+        """Return values of a grid, shape [n_atoms, width, d], as those of tokens."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ListedEdges:
+    """The edges of a batch, as `Edges`.
+
+    Attributes:
+        centers: Shape [n_edges], non-decreasing.
+        kinds: See `Edges`.
+        neighbor_kinds: See `Edges`.
+        geometry: See `Edges`.
+        factors: See `Edges`.
         reverse: The edge from the neighbor to the centre, shape [n_edges].
         grid: Rows of tokens, shape [n_atoms, width]: each atom's own, its edges', its own again
             where it has fewer edges than others.
         places: Where each token is in the grid, flattened, shape [n_atoms + n_edges].
-        log_weights: What attention adds to the score of each token of the grid, shape
-            [n_atoms, width].
+        log_weights: See `Edges`.
     """
 
     centers: Tensor
@@ -46,13 +76,25 @@ class Edges:
     places: Tensor
     log_weights: Tensor
 
-    @property
-    def n_atoms(self) -> int:
-        """How many atoms there are."""
-        return len(self.kinds)
+    def turned(self, values: Tensor) -> Tensor:
+        """Return for each edge the values of the one that leads back."""
+        return values.index_select(0, self.reverse)
+
+    def sum_to_atoms(self, values: Tensor) -> Tensor:
+        """Return the sums of values of edges over those of each atom."""
+        total = values.new_zeros(len(self.kinds), *values.shape[1:])
+        return total.index_add(0, self.centers, values)
+
+    def in_grid(self, tokens: Tensor) -> Tensor:
+        """Return values of tokens as a grid; what is left over repeats the atom's own."""
+        return tokens.index_select(0, self.grid.view(-1)).view(*self.grid.shape, -1)
+
+    def out_of_grid(self, grid: Tensor) -> Tensor:
+        """Return values of a grid as those of tokens."""
+        return grid.reshape(self.grid.numel(), -1).index_select(0, self.places)
 
 
-def find_edges(backend: Any, batch: Batch, adaptive_width: float) -> Edges:
+def find_edges(backend: Any, batch: Batch, adaptive_width: float) -> ListedEdges:
     """Return the edges that a network sees in a batch, differentiable.
 
     Args:
@@ -62,7 +104,7 @@ def find_edges(backend: Any, batch: Batch, adaptive_width: float) -> Edges:
     """
     (centers, neighbors), shifts = batch.pairs, batch.shifts
     vectors = batch.displacements()
-    distances = _lengths(vectors)
+    distances = lengths(vectors)
     cutoffs: Tensor | None = None
     if backend.num_neighbors_adaptive is not None:
         cutoffs = _pair_cutoffs(backend, batch, distances, adaptive_width)
@@ -73,26 +115,33 @@ def find_edges(backend: Any, batch: Batch, adaptive_width: float) -> Edges:
         )
     else:
         cutoffs = torch.full_like(distances, backend.cutoff)
-    switch = _SWITCHES[backend.cutoff_function.lower()]
-    factors = switch(distances, cutoffs, backend.cutoff_width)
+    factors = switched(backend, distances, cutoffs)
     kinds = backend.species_to_species_index.index_select(0, batch.atomic_numbers)
     grid, places = _arranged(centers, batch.n_atoms)
-    return Edges(
+    return ListedEdges(
         centers=centers,
         kinds=kinds,
         neighbor_kinds=kinds.index_select(0, neighbors),
         geometry=torch.cat([vectors, distances.unsqueeze(1)], dim=1),
         factors=factors,
-        reverse=_reversed(centers, neighbors, shifts.round().to(torch.int64)),
+        reverse=reversed_pairs(centers, neighbors, shifts),
         grid=grid,
         places=places,
         log_weights=_log_weights(factors, grid, places),
     )
 
 
-def _lengths(vectors: Tensor) -> Tensor:
-    lengths: Tensor = (vectors.square().sum(dim=1) + _SMALLEST).sqrt()
-    return lengths
+def switched(backend: Any, distances: Tensor, cutoffs: Tensor) -> Tensor:
+    """Return the factors of edges of these lengths, from 1 to 0 at their cutoffs."""
+    switch = _SWITCHES[backend.cutoff_function.lower()]
+    factors: Tensor = switch(distances, cutoffs, backend.cutoff_width)
+    return factors
+
+
+def lengths(vectors: Tensor) -> Tensor:
+    """Return the lengths of vectors [..., 3]; they have a derivative at zero too."""
+    found: Tensor = (vectors.square().sum(dim=-1) + SMALLEST).sqrt()
+    return found
 
 
 def _pair_cutoffs(backend: Any, batch: Batch, distances: Tensor, width: float) -> Tensor:
@@ -126,21 +175,4 @@ def _log_weights(factors: Tensor, grid: Tensor, places: Tensor) -> Tensor:
     n_atoms = len(grid)
     weights = torch.cat([factors.new_ones(n_atoms), factors])
     filled = factors.new_zeros(grid.numel()).index_copy(0, places, weights)
-    return filled.clamp(min=_SMALLEST).log().view(grid.shape)
-
-
-def _reversed(centers: Tensor, neighbors: Tensor, shifts: Tensor) -> Tensor:
-    """Return for each edge the one that leads back: the n-th of both when sorted alike."""
-    if not len(centers):
-        return centers
-    reach = int(shifts.abs().max())
-    size, n_atoms = 2 * reach + 1, int(centers.max()) + 1
-
-    def key(i: Tensor, j: Tensor, shift: Tensor) -> Tensor:
-        x, y, z = (shift + reach).unbind(1)
-        return (((i * n_atoms + j) * size + x) * size + y) * size + z
-
-    reverse = torch.empty_like(centers)
-    order = key(centers, neighbors, shifts).argsort()
-    reverse[order] = key(neighbors, centers, -shifts).argsort()
-    return reverse
+    return filled.clamp(min=SMALLEST).log().view(grid.shape)

@@ -57,7 +57,7 @@ class PetNetwork:
             nodes, sent = self._layer(index, layer, nodes, messages, edges)
             if condition is not None:
                 nodes = nodes + condition
-            returned = sent.index_select(0, edges.reverse)
+            returned = edges.turned(sent)
             if is_chain:
                 both = backend.combination_norms[index](torch.cat([sent, returned], dim=1))
                 messages = messages + sent + backend.combination_mlps[index](both)
@@ -80,7 +80,7 @@ class PetNetwork:
                 )
             )
             weighted = of_edges * edges.factors.unsqueeze(1)
-            own = of_nodes.index_add(0, edges.centers, weighted)
+            own = of_nodes + edges.sum_to_atoms(weighted)
             total = own if total is None else total + own
         assert total is not None
         return total
@@ -163,15 +163,15 @@ def _feed_forward(module: FeedForward, values: Tensor) -> Tensor:
 
 def _attend(block: AttentionBlock, tokens: Tensor, edges: Edges) -> Tensor:
     """Let the tokens of each atom attend to each other; shape [n_tokens, d] in and out."""
-    n_atoms, width = edges.grid.shape
-    values = block.input_linear(tokens).index_select(0, edges.grid.view(-1))
+    n_atoms, width = edges.log_weights.shape
+    values = edges.in_grid(block.input_linear(tokens))
     values = values.view(n_atoms, width, 3, block.num_heads, block.head_dim)
     query, key, value = values.permute(2, 0, 3, 1, 4)
     scale = 1 / (block.head_dim**0.5 * block.temperature)
     attention = plain_attention if tokens.device.type == "cpu" else fused_attention
     attended = attention(query * scale, key, value, edges.log_weights)
-    rows = attended.transpose(1, 2).reshape(n_atoms * width, -1).index_select(0, edges.places)
-    result: Tensor = block.output_linear(rows)
+    rows = attended.transpose(1, 2).reshape(n_atoms, width, -1)
+    result: Tensor = block.output_linear(edges.out_of_grid(rows))
     return result
 
 

@@ -1,0 +1,241 @@
+"""From systems to predictions by way of tables: nothing per system on the way to the device."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from twinforce_models.folding import Geometry, fold
+from twinforce_models.potential import DIRECT_OUTPUTS, Potential
+from twinforce_models.supported import check_periodic
+from twinforce_models.tables.layout import Size, Staging, reach_of, size_for
+from twinforce_models.tables.replay import Evaluate, Recording, run_plainly
+from twinforce_models.tables.room import Room
+from twinforce_models.tables.table import (
+    MAX_SHIFT,
+    AtomValues,
+    Places,
+    Tabular,
+    Wanted,
+    as_tabular,
+    search,
+)
+from twinforce_proto import STRESSES, Prediction, System, needs_autograd
+
+logger = logging.getLogger(__name__)
+
+MAX_RECORDED_ATOMS = 8192
+"""Beyond, a GPU has so much to do for each kernel that it never waits for the next one."""
+
+_MAX_RECORDINGS = 128
+_MAX_SYSTEM = 50_000
+"""Atoms of a system; beyond, every atom looking at every other one takes too long."""
+
+_HEADER = 2
+
+
+class TablePredictor:
+    """Predicts systems with a `Tabular` potential; not safe to use from several threads at once.
+
+    Args:
+        potential: What to evaluate.
+        max_entries: Atoms times neighbors that a table may have.
+
+    Attributes:
+        n_recordings: How many evaluations were recorded.
+    """
+
+    def __init__(self, potential: Potential, max_entries: int = 2**26) -> None:
+        self._potential = potential
+        self._max_entries = max_entries
+        self._room = Room()
+        self._recordings: OrderedDict[Hashable, Recording | None] = OrderedDict()
+        self._pool: Any = None
+        self.n_recordings = 0
+
+    def predict(
+        self, systems: Sequence[System], outputs: frozenset[str]
+    ) -> list[Prediction] | None:
+        """Evaluate systems together.
+
+        Args:
+            systems: At least one.
+            outputs: Names of `OUTPUTS`, which the potential has.
+
+        Returns:
+            None for what needs the ordinary way: a potential that just now is not `Tabular`, or
+            systems that are too large, too crowded, or smaller than a fraction of the cutoff.
+
+        Raises:
+            UnsupportedOutputError: For a stress of a system that is not periodic.
+        """
+        tabular = as_tabular(self._potential)
+        if tabular is None or max(map(len, systems)) > _MAX_SYSTEM:
+            return None
+        if outputs & STRESSES:
+            check_periodic([bool(system.pbc.all()) for system in systems])
+        geometry = fold(systems, self._potential.cutoff)
+        reach = reach_of(geometry.periods, self._potential.cutoff)
+        if reach.max() >= MAX_SHIFT:  # what is folded may be one cell further
+            return None
+        values = self._evaluated(tabular, systems, geometry, reach, outputs)
+        return None if values is None else _predictions(values, geometry, outputs)
+
+    def _evaluated(
+        self,
+        tabular: Tabular,
+        systems: Sequence[System],
+        geometry: Geometry,
+        reach: NDArray[np.int32],
+        outputs: frozenset[str],
+    ) -> dict[str, NDArray[Any]] | None:
+        """Return what there is of each atom, with room enough for its neighbors."""
+        size = size_for(len(geometry.positions), len(systems))
+        wanted = Wanted(
+            energy=not outputs <= DIRECT_OUTPUTS,
+            gradient=needs_autograd(outputs),
+            direct=not outputs.isdisjoint(DIRECT_OUTPUTS),
+        )
+        while True:
+            room = self._room
+            if size.n_atoms * max(room.listed, room.seen) > self._max_entries:
+                room.forget()
+                return None
+            evaluate = partial(_evaluate, self._potential, tabular, wanted, room.listed, room.seen)
+            key = size, wanted, room.listed, room.seen, tabular.way
+            flat = self._run(key, evaluate, size, (systems, geometry, reach))
+            if room.is_enough(int(flat[0]), int(flat[1])):
+                return _parted(flat, size, wanted, len(geometry.positions))
+
+    def _run(
+        self, key: Hashable, evaluate: Evaluate, size: Size, batch: tuple[Any, ...]
+    ) -> NDArray[Any]:
+        p = self._potential
+        if p.device.type != "cuda" or size.n_atoms > MAX_RECORDED_ATOMS:
+            recording = None
+        elif key not in self._recordings:
+            recording = self._record(key, evaluate, size, batch)
+        else:
+            recording = self._recordings[key]
+            self._recordings.move_to_end(key)
+        if recording is None:
+            staging = Staging(size, p.dtype, p.device)
+            staging.fill(*batch)
+            return run_plainly(evaluate, staging)
+        recording.staging.fill(*batch)
+        return recording.run()
+
+    def _record(
+        self, key: Hashable, evaluate: Evaluate, size: Size, batch: tuple[Any, ...]
+    ) -> Recording | None:
+        """Record an evaluation; None, from then on, where that cannot be done."""
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        staging = Staging(size, self._potential.dtype, self._potential.device)
+        staging.fill(*batch)
+        recording: Recording | None = None
+        try:
+            recording = Recording(evaluate, staging, self._pool)
+            self.n_recordings += 1
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            logger.warning("batches of %d atoms are not recorded: %s", size.n_atoms, error)
+        self._recordings[key] = recording
+        if len(self._recordings) > _MAX_RECORDINGS:
+            self._recordings.popitem(last=False)
+        return recording
+
+
+def _evaluate(
+    potential: Potential,
+    tabular: Tabular,
+    wanted: Wanted,
+    width: int,
+    max_seen: int,
+    places: Places,
+) -> Tensor:
+    """Return how much room was needed, and everything of each atom, as one flat tensor."""
+    with torch.no_grad():
+        table = search(places, potential.cutoff, width)
+        values = tabular.evaluate_table(table, wanted, max_seen)
+        return _flat(values, table.counts, potential.dtype)
+
+
+def _flat(values: AtomValues, counts: Tensor, dtype: torch.dtype) -> Tensor:
+    most = counts.max()
+    n_seen = torch.zeros_like(most) if values.n_seen is None else values.n_seen
+    parts = [torch.stack([most, n_seen.to(most.dtype)]).to(dtype)]
+    if values.energies is not None:
+        parts.append(values.energies.to(torch.float64).view(dtype))
+    parts += [
+        part.reshape(-1)
+        for part in (
+            values.conservative_forces,
+            values.strain_gradients,
+            values.direct_forces,
+            values.direct_strain_gradients,
+        )
+        if part is not None
+    ]
+    return torch.cat(parts)
+
+
+def _parted(
+    flat: NDArray[Any], size: Size, wanted: Wanted, n_atoms: int
+) -> dict[str, NDArray[Any]]:
+    """Return what `_flat` made one of, in float64, without the padding."""
+    values: dict[str, NDArray[Any]] = {}
+    start, n = _HEADER, size.n_atoms
+    if wanted.energy:
+        stop = start + n * 8 // flat.itemsize
+        values["energies"] = flat[start:stop].view(np.float64)[:n_atoms].copy()
+        start = stop
+    gradient = ("conservative_forces", "strain_gradients") if wanted.gradient else ()
+    direct = ("direct_forces", "direct_strain_gradients") if wanted.direct else ()
+    for name in (*gradient, *direct):
+        shape = (n, 3) if name.endswith("forces") else (n, 3, 3)
+        stop = start + int(np.prod(shape))
+        values[name] = flat[start:stop].reshape(shape)[:n_atoms].astype(np.float64)
+        start = stop
+    return values
+
+
+def _predictions(
+    values: dict[str, NDArray[Any]], geometry: Geometry, outputs: frozenset[str]
+) -> list[Prediction]:
+    """Return what each system asked for; sums over its atoms are taken here, in float64."""
+    sizes = np.asarray(geometry.n_atoms_per_system)
+    starts = np.cumsum(sizes) - sizes
+    found: dict[str, Any] = {}
+    if "energy" in outputs:
+        found["energy"] = np.add.reduceat(values["energies"], starts).tolist()
+    bounds = starts[1:]
+    if "atom_energies" in outputs:
+        found["atom_energies"] = np.split(values["energies"], bounds)
+    if "conservative_forces" in outputs:
+        found["conservative_forces"] = np.split(values["conservative_forces"], bounds)
+    if "direct_forces" in outputs:
+        forces = values["direct_forces"]
+        mean = np.add.reduceat(forces, starts) / sizes[:, None]
+        found["direct_forces"] = np.split(forces - np.repeat(mean, sizes, axis=0), bounds)
+    if outputs & STRESSES:
+        volumes = np.abs(np.linalg.det(geometry.cells))[:, None, None]
+    for name, source in (
+        ("conservative_stress", "strain_gradients"),
+        ("direct_stress", "direct_strain_gradients"),
+    ):
+        if name in outputs:
+            total = np.add.reduceat(values[source], starts) / volumes
+            found[name] = (total + total.transpose(0, 2, 1)) / 2
+    names = list(found)
+    return [
+        Prediction(**dict(zip(names, each, strict=True)))
+        for each in zip(*found.values(), strict=True)
+    ]

@@ -1,0 +1,241 @@
+"""Batches as tables: the same results as the ordinary way, whatever the padding."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tests import pets
+from tests.systems import crystal
+from twinforce_models import registry
+from twinforce_models.folding import fold
+from twinforce_models.neighbors import neighbor_list
+from twinforce_models.potential import predict
+from twinforce_models.tables.layout import Staging, reach_of, size_for
+from twinforce_models.tables.predictor import TablePredictor
+from twinforce_models.tables.room import Room
+from twinforce_models.tables.table import packed, reversed_places, search
+from twinforce_proto import OUTPUTS, STRESSES, System, UnsupportedOutputError
+
+CUTOFF = 4.5
+CPU = torch.device("cpu")
+OPEN = frozenset(OUTPUTS) - STRESSES
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, ON_GPU])]
+ARCHITECTURES = {
+    "plain": {},
+    "adaptive": {"num_neighbors_adaptive": 6.0},
+    "grid": {"num_neighbors_adaptive": 6.0, "adaptive_cutoff_method": "grid"},
+    "residual": {"featurizer_type": "residual", "num_neighbors_adaptive": 6.0},
+}
+
+
+def waters(n_systems=3, n_atoms=12):
+    """Return systems of hydrogen and oxygen: some crystals, a molecule, an atom, skewed cells."""
+    found = []
+    for seed in range(n_systems):
+        system = crystal(n_atoms + seed, seed)
+        numbers = np.random.default_rng(seed).choice([1, 8], len(system))
+        found.append(System(numbers, 0.6 * system.positions, 0.6 * system.cell, pbc=True))
+    return found
+
+
+def hard_systems():
+    """Return what `waters` has, and every kind of boundary: all with hydrogen and oxygen."""
+    special = [
+        dataclasses.replace(each, atomic_numbers=np.where(each.atomic_numbers == 6, 8, 1))
+        for each in pets.systems()
+    ]
+    far = [dataclasses.replace(each, positions=each.positions + 1e3) for each in waters(1)]
+    return [*waters(), *special, *far]
+
+
+def places_of(systems, cutoff=CUTOFF, dtype=torch.float64, device=CPU):
+    geometry = fold(systems, cutoff)
+    size = size_for(len(geometry.positions), len(systems))
+    staging = Staging(size, dtype, device)
+    staging.fill(systems, geometry, reach_of(geometry.periods, cutoff))
+    staging.send()
+    return staging.places, geometry
+
+
+def assert_same(found, expected, outputs, atol=1e-9):
+    for one, other in zip(found, expected, strict=True):
+        for name in outputs:
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=atol)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pets")
+    return {
+        name: pets.save_both(pets.make_pet(**hypers), folder, name)[0]
+        for name, hypers in ARCHITECTURES.items()
+    }
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cutoff", [2.0, 4.5, 7.0])
+def test_a_table_has_the_pairs_of_the_neighbor_list(cutoff, dtype, device):
+    systems = hard_systems()
+    places, geometry = places_of(systems, cutoff, dtype, torch.device(device))
+    table = search(places, cutoff, 400)
+    expected = neighbor_list(systems, cutoff)
+    i, j = expected.pairs
+    shifts = expected.shifts - geometry.folds[i] + geometry.folds[j]
+    keys = packed(torch.from_numpy(shifts)).tolist()
+    wanted = sorted(zip(i.tolist(), j.tolist(), keys, strict=True))
+    atom, place = (each.cpu() for each in table.is_real.nonzero(as_tuple=True))
+    neighbors, shifts = table.neighbors.cpu(), table.shifts.cpu()
+    found = [atom, neighbors[atom, place], shifts[atom, place]]
+    assert sorted(zip(*(each.tolist() for each in found), strict=True)) == wanted
+    n_real = len(geometry.positions)
+    assert not table.counts[n_real:].any()
+    lengths = table.vectors().norm(dim=-1)
+    assert (lengths[table.is_real] < cutoff * (1 + 1e-5)).all()
+    torch.testing.assert_close(
+        lengths[~table.is_real], torch.full_like(lengths[~table.is_real], cutoff)
+    )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_way_back_of_the_way_back_is_the_pair_itself(device):
+    places, _ = places_of(hard_systems(), device=torch.device(device))
+    table = search(places, CUTOFF, 200)
+    back = reversed_places(table.neighbors, table.shifts, table.counts).view(-1)
+    assert torch.equal(back[back], torch.arange(len(back), device=back.device))
+    is_real = table.is_real.view(-1)
+    vectors = table.vectors().view(-1, 3)
+    assert torch.equal(vectors[back][is_real], -vectors[is_real])
+    assert torch.equal(table.neighbors.view(-1)[back], torch.arange(len(back), device=back.device)
+                       // table.neighbors.shape[1])  # fmt: skip
+
+
+def test_what_there_is_no_room_for_is_counted():
+    places, _ = places_of(waters())
+    full, cut = (search(places, CUTOFF, width) for width in (200, 5))
+    assert torch.equal(full.counts, cut.counts)
+    assert torch.equal(full.neighbors[:, :5], cut.neighbors)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_native_network_says_the_same_of_a_table(device):
+    potential = registry.load("water", dtype="float64", device=device).potential
+    predictor, systems = TablePredictor(potential), hard_systems()
+    assert_same(predictor.predict(systems, OPEN), predict(potential, systems, OPEN), OPEN)
+    periodic = [system for system in systems if system.pbc.all()]
+    outputs = frozenset(OUTPUTS)
+    expected = predict(potential, periodic, outputs)
+    assert_same(predictor.predict(periodic, outputs), expected, outputs)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_pet_says_the_same_of_a_table(checkpoints, architecture, device):
+    potential = registry.load(checkpoints[architecture], device=device).potential
+    predictor = TablePredictor(potential)
+    periodic = [system for system in pets.systems() if system.pbc.all()]
+    for systems, outputs in (
+        (pets.systems(), OPEN),
+        (periodic, frozenset(OUTPUTS)),
+        (pets.systems(), frozenset({"direct_forces"})),
+        (pets.systems(), frozenset({"energy"})),
+        (pets.systems(), frozenset({"conservative_forces"})),
+    ):
+        expected = predict(potential, systems, outputs)
+        assert_same(predictor.predict(systems, outputs), expected, outputs)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_neither_the_room_nor_the_company_of_a_system_changes_what_is_said_of_it(device):
+    potential = registry.load("water", dtype="float32", device=device).potential
+    system = waters(1, 30)[0]
+    (alone,) = TablePredictor(potential).predict([system], OPEN)
+    roomy = TablePredictor(potential)
+    roomy.predict([crowded()], OPEN)
+    together = roomy.predict([*waters(), system, crowded()], OPEN)[3]
+    scale = np.abs(alone.conservative_forces).max()
+    for name in ("conservative_forces", "direct_forces"):
+        np.testing.assert_allclose(
+            getattr(together, name), getattr(alone, name), rtol=0, atol=1e-5 * scale
+        )
+
+
+def crowded():
+    system = waters(1, 64)[0]
+    return System(system.atomic_numbers, 0.8 * system.positions, 0.8 * system.cell, pbc=True)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_same_systems_get_the_same_to_the_last_bit(device):
+    potential = registry.load("water", dtype="float32", device=device).potential
+    predictor, systems = TablePredictor(potential), waters()
+    first, second = (predictor.predict(systems, OPEN) for _ in range(2))
+    assert_same(first, second, OPEN, atol=0)
+
+
+def test_a_stress_needs_a_periodic_system():
+    potential = registry.load("water").potential
+    with pytest.raises(UnsupportedOutputError, match="pbc"):
+        TablePredictor(potential).predict(pets.systems()[1:2], frozenset(STRESSES))
+
+
+def test_what_needs_too_much_room_is_left_to_the_ordinary_way():
+    potential = registry.load("water").potential
+    predictor = TablePredictor(potential, max_entries=3000)
+    assert predictor.predict([crowded()], OPEN) is None
+    assert predictor.predict(waters(1), OPEN) is not None
+
+
+def test_a_cell_much_smaller_than_the_cutoff_is_left_to_the_ordinary_way():
+    potential = registry.load("water").potential
+    cell = [[1.0, 0.0, 0.0], [1.0, 0.06, 0.0], [0.0, 0.0, 9.0]]  # faces 0.06 Å apart
+    tiny = System([1], [[0.0, 0.0, 0.0]], cell, pbc=True)
+    assert TablePredictor(potential).predict([tiny], OPEN) is None
+
+
+def test_a_toy_is_left_to_the_ordinary_way():
+    potential = registry.load("toy:lennard-jones").potential
+    assert TablePredictor(potential).predict([crystal()], frozenset({"energy"})) is None
+
+
+def test_sizes_leave_room_for_a_system_of_padding_and_waste_little():
+    for n_atoms in (1, 31, 64, 192, 1000, 6144, 50_000):
+        size = size_for(n_atoms, 1)
+        assert n_atoms <= size.n_atoms <= max(32, 1.34 * n_atoms)
+        assert size.n_systems >= 2
+    size = size_for(100, 100)
+    assert size.n_systems > 100
+    sizes = {size_for(n, 1).n_atoms for n in range(512, 1025)}
+    assert len(sizes) <= 5
+
+
+def test_room_grows_at_once_and_shrinks_when_long_not_needed():
+    room = Room()
+    assert not room.is_enough(50, 0)
+    assert room.is_enough(50, 0)
+    assert not room.is_enough(50, 30)
+    assert (room.listed, room.seen) == (56, 32)
+    for _ in range(600):
+        assert room.is_enough(20, 0)
+    assert room.listed == 56  # the 50 is not forgotten at once
+    for _ in range(600):
+        assert room.is_enough(20, 0)
+    assert (room.listed, room.seen) == (24, 16)
+
+
+@pytest.mark.gpu
+@ON_GPU
+def test_a_size_is_recorded_once_and_replayed_after_that(checkpoints):
+    for spec in ("water", checkpoints["adaptive"]):
+        potential = registry.load(spec, device="cuda", dtype="float64").potential
+        predictor = TablePredictor(potential)
+        predictor.predict(waters(), OPEN)
+        n_recordings = predictor.n_recordings
+        assert n_recordings
+        for systems in (waters(), waters(2, 13), waters(3, 11)):
+            expected = predict(potential, systems, OPEN)
+            assert_same(predictor.predict(systems, OPEN), expected, OPEN)
+        assert predictor.n_recordings <= n_recordings + 1
