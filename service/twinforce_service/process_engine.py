@@ -18,7 +18,7 @@ from twinforce_proto import ModelInfo, ModelLoadError, Provenance, ServiceError,
 from twinforce_service import wire
 from twinforce_service.admission import Admission
 from twinforce_service.batching import Request, check_sizes, has_room, overloaded
-from twinforce_service.channel import Channel
+from twinforce_service.channel import Channel, Frame
 from twinforce_service.child import Child
 from twinforce_service.engine import BatchReport, Pace
 from twinforce_service.engine_spec import EngineSpec
@@ -69,6 +69,7 @@ class ProcessEngine:
         self._n_pending_atoms = 0
         # To the present child.
         self._n_sent = self._n_sent_atoms = 0
+        self._unsent: list[tuple[int, Request[Any]]] = []
         self._has_cancelled = False
         self._end: ServiceError | None = None
         self._thread = Thread(target=self._run, name=f"engine {spec.device}", daemon=True)
@@ -140,7 +141,6 @@ class ProcessEngine:
         check_sizes(requests, self._spec.limits)
         admission.admit(requests)
         numbered = [(next(self._numbers), request) for request in requests]
-        frames = wire.requests_to_frames(numbered)
         with self._changed:
             child = self._child
             if child is None or not self.is_ready:
@@ -151,16 +151,33 @@ class ProcessEngine:
             self._n_pending_atoms += n_atoms
             self._n_sent += len(requests)
             self._n_sent_atoms += n_atoms
-            child.channel.send(frames)
+            self._unsent += numbered
+            if self._loop is None or not _is_running(self._loop):
+                self._send(child)
+            elif len(self._unsent) == len(numbered):  # with all that is submitted meanwhile
+                self._loop.call_soon(self._send_soon)
         for number, request in numbered:
             request.future.add_done_callback(partial(self._withdraw, number))
+
+    def _send_soon(self) -> None:
+        with self._changed:
+            if self._child is not None:
+                self._send(self._child)
+
+    def _send(self, child: Child, frames: Sequence[Frame] = ()) -> None:
+        """Send what was submitted, and after it a message."""
+        if self._unsent:
+            child.channel.send(wire.requests_to_frames(self._unsent))
+            self._unsent = []
+        if frames:
+            child.channel.send(frames)
 
     def stop(self, timeout: float | None = None) -> None:
         """Accept nothing more, finish what was accepted, and stop."""
         with self._changed:
             self._is_closed = True
             if self._child is not None and self._is_ready:
-                self._child.channel.send(wire.plain(Kind.STOP))
+                self._send(self._child, wire.plain(Kind.STOP))
             elif self._child is not None:  # it has nothing to finish
                 self._child.kill()
             self._changed.notify_all()
@@ -204,7 +221,7 @@ class ProcessEngine:
             return
         if self._has_cancelled:  # so that there will be room when the caller comes back
             self._has_cancelled = False
-            child.channel.send(wire.plain(Kind.DROP_CANCELLED))
+            self._send(child, wire.plain(Kind.DROP_CANCELLED))
         raise overloaded(n_requests, n_atoms, self._pace.retry_after(n_atoms))
 
     def _pop(self, number: int) -> Request[Any] | None:
@@ -221,7 +238,7 @@ class ProcessEngine:
         with self._changed:
             self._has_cancelled = True
             if self._child is not None:
-                self._child.channel.send(wire.plain(Kind.CANCEL, number))
+                self._send(self._child, wire.plain(Kind.CANCEL, number))
 
     def _abandon(self, error: ServiceError) -> None:
         """Complete with this error whatever was not answered."""
@@ -254,6 +271,7 @@ class ProcessEngine:
             with self._changed:
                 self._child = child
                 self._n_sent = self._n_sent_atoms = 0
+                self._unsent = []
                 if self._is_closed:
                     child.kill()
             Listening(child.channel, partial(self._attend_all, child.channel), self._loop).run()
@@ -340,6 +358,14 @@ class ProcessEngine:
             self._failure = failure
             self._is_closed = True
             self._changed.notify_all()
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether this is called by the loop."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 def _start_failure(failure: ServiceError, device: str) -> ServiceError:
