@@ -3,6 +3,7 @@
 It is started by `Child`, lives as long as its parent, and holds nothing that the parent needs.
 """
 
+import gc
 import logging
 import os
 import select
@@ -146,8 +147,14 @@ def _run(spec: EngineSpec, link: Channel, counters: Counters) -> ServiceError | 
         bell=post,
     )
     post.deliver_to(Inbox(engine, outbox).take)
-    engine.run(on_ready=lambda: link.send(wire.models_to_frames(engine.models.values())))
+    engine.run(on_ready=partial(_say_ready, engine, link))
     return engine.failure
+
+
+def _say_ready(engine: "ThreadEngine", link: Channel) -> None:
+    gc.collect()
+    gc.freeze()  # what is there now stays, so that no batch waits while it is searched for garbage
+    link.send(wire.models_to_frames(engine.models.values()))
 
 
 def _last_words(run: Callable[[], ServiceError | None]) -> list[Frame]:

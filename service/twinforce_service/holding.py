@@ -125,8 +125,14 @@ class Holding:
             forgotten, _ = self._returns.popitem(last=False)
             self._leave(forgotten)
 
-    def learn(self) -> None:
-        """Learn from what batches took; takes longer than to note it, so best when nobody waits."""
+    def learn(self, *, at_least: int = 1) -> None:
+        """Learn from what batches took, which takes longer than to note it.
+
+        Args:
+            at_least: Of them; where there are less nothing is learned yet.
+        """
+        if len(self._taken) < at_least:
+            return
         for group, n_atoms, n_pairs, seconds in self._taken:
             self._costs[group].note(n_atoms, n_pairs, seconds)
         self._taken.clear()
@@ -144,14 +150,17 @@ class Holding:
         return self._hold
 
     def _decided(self, waiting: Sequence[Request[Any]], now: float) -> Hold | None:
+        group = waiting[0].group
+        if not self._soon.get(group):
+            return None
         self.learn()
-        away = self._expected(waiting[0].group, now)
+        away = self._expected(group, now)
         atoms, pairs = _size(waiting)
         more_atoms = sum(each.n_atoms for each in away.values())
         more_pairs = sum(each.n_pairs for each in away.values())
         if not (away and self._budgets.fits(waiting[0], atoms + more_atoms, pairs + more_pairs)):
             return None
-        cost = self._costs[waiting[0].group]
+        cost = self._costs[group]
         saved = cost.fixed
         until = max(each.back_by for each in away.values())
         idle = until - now
@@ -172,8 +181,6 @@ class Holding:
         Who takes longer than a small batch costs is worth no waiting: it would be the device that
         waits in each cycle.
         """
-        if not self._soon.get(group):
-            return {}
         soon = {walker: each for walker, each in self._soon[group].items() if now < each.back_by}
         self._soon[group] = soon
         worth = self._costs[group].fixed

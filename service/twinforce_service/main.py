@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -213,6 +214,7 @@ async def _serve_until_signalled(settings: Settings) -> None:
 
 
 def _print(ready: Ready) -> None:
+    gc.freeze()  # what is there now stays, so that nobody waits while it is searched for garbage
     sys.stdout.write(ready.lines())
     sys.stdout.flush()
 

@@ -32,6 +32,9 @@ from twinforce_service.holding import Holding
 
 logger = logging.getLogger(__name__)
 
+# So many batches are learned from together, if nothing was to be decided before.
+_MANY_BATCHES = 32
+
 
 class ThreadEngine:
     """An `Engine` whose device belongs to a thread of this process; safe to call from any.
@@ -213,7 +216,7 @@ class ThreadEngine:
                 if taken.batch:
                     answering.complete(taken.batch, self._held_s)
                     with self._changed:
-                        self._holding.learn()
+                        self._holding.learn(at_least=_MANY_BATCHES)
         except ModelLoadError as error:
             logger.info("a model could not be loaded", exc_info=error)
             self._close(error)

@@ -14,6 +14,7 @@ from twinforce_models.potential import DIRECT_OUTPUTS, Heads
 from twinforce_proto import OUTPUTS
 
 _MAX_ATOMIC_NUMBER = 118
+_ELEMENTS = tuple(range(1, _MAX_ATOMIC_NUMBER + 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +49,7 @@ class IdealGas:
     @property
     def elements(self) -> tuple[int, ...]:
         """All of them."""
-        return tuple(range(1, _MAX_ATOMIC_NUMBER + 1))
+        return _ELEMENTS
 
     @property
     def outputs(self) -> frozenset[str]:
@@ -84,7 +85,7 @@ class IdealGas:
 
 def ideal_gas(
     depth: float = 0.01,
-    cutoff: float = 1.0,
+    cutoff: float = 2.0,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> IdealGas:
