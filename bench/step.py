@@ -3,9 +3,10 @@
     python -m bench.step
 
 One walker on a gRPC stream, against an engine in a process of its own, one in a thread of the
-service, and a bare echo of as many bytes, in turn. An ideal gas is what is evaluated: nearly nothing;
-and once springs between all neighbors, which alone take as long as some echoes. Then what each process
-spends of the CPU, which other programs on the machine disturb less than they do the time.
+service, and a bare echo of as many bytes, in turn. An ideal gas is what is evaluated: nearly
+nothing; and once springs between all neighbors, which alone take as long as some echoes. Then what
+each process spends of the CPU, which other programs on the machine disturb less than they do the
+time.
 """
 
 import argparse

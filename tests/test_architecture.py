@@ -52,17 +52,19 @@ ROOMS = [
 
 # Inside the service, a room never imports from one further up, nor from one beside it.
 LAYERS = [
-    ["version", "pairs", "disagreement", "logs", "settings", "reply", "bell", "channel", "restarts", "costs"],
+    ["version", "pairs", "disagreement", "logs", "settings", "reply", "bell", "channel", "restarts",
+     "costs"],
     ["batching"],
     ["budgets"],
     ["admission", "batch_queue", "engine", "engine_spec", "evaluation", "holding"],
-    ["answering", "child", "listening", "loading", "metrics", "nonconservativity", "questions", "wire"],
-    ["post", "thread_engine"],
+    ["answering", "child", "listening", "loading", "metrics", "nonconservativity", "questions",
+     "wire"],
+    ["outgoing", "post", "thread_engine"],
     ["engine_process", "process_engine", "propagation"],
     ["engine_pool"],
     ["transports"],
     ["main"],
-]
+]  # fmt: skip
 
 
 def modules(package):

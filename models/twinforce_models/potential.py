@@ -333,7 +333,7 @@ def _gradients(
 
 def _per_system(name: str, rows: np.ndarray, batch: Batch) -> Iterable[object]:
     if name == "energy":
-        return rows.tolist()
+        return cast("list[object]", rows.tolist())
     if name in STRESSES:
         return rows
     if batch.n_systems == 1:

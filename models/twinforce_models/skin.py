@@ -212,7 +212,7 @@ def _near(listed: _List, positions: Floats, cutoff: float) -> Found:
 
 
 def _near_together(lists: Sequence[_List], geometry: Geometry, cutoff: float) -> NeighborList:
-    """Return the same of several systems: small ones, where each operation costs more than pairs."""
+    """Return the same of several systems, in few operations: for small ones, these cost most."""
     n_pairs = [len(each.centres) for each in lists]
     start = np.repeat(np.cumsum((0, *geometry.n_atoms_per_system[:-1])), n_pairs)
     i = np.concatenate([each.centres for each in lists]) + start

@@ -22,7 +22,6 @@ from twinforce_proto import (
     Timings,
     needs_autograd,
 )
-from twinforce_service.reply import Reply
 
 _Answer = TypeVar("_Answer")
 
@@ -64,7 +63,7 @@ class Request(Generic[_Answer]):
     walker: "Walker | None" = None
     n_pairs: int = 0
     submitted_at: float = 0.0
-    future: Future[_Answer] | Reply = field(default_factory=Future)
+    future: Future[_Answer] = field(default_factory=Future)
 
     @property
     def n_atoms(self) -> int:

@@ -206,15 +206,15 @@ def _pieces(frames: Sequence[Frame]) -> list[bytes | memoryview]:
         if size % _ALIGNMENT:
             pieces.append(_PADDING[: -size % _ALIGNMENT])
     if sum(sizes) <= _MAX_JOINED:
-        return [b"".join(pieces)]
-    return [memoryview(piece).cast("B") for piece in pieces if len(piece)]
+        return [b"".join(pieces)]  # type: ignore[arg-type]  # arrays
+    return [memoryview(piece).cast("B") for piece in pieces if len(piece)]  # type: ignore[arg-type]
 
 
 def _size(begun: memoryview) -> int:
     """Return the size of the message that begins like this, or more than came of it so far."""
     if len(begun) < _ALIGNMENT:
         return _ALIGNMENT
-    n_head = _ALIGNMENT * (1 + _COUNT.unpack_from(begun)[0])
+    n_head: int = _ALIGNMENT * (1 + _COUNT.unpack_from(begun)[0])
     if len(begun) < n_head:
         return n_head
     sizes = begun[_ALIGNMENT:n_head].cast("Q")

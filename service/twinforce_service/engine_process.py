@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,6 @@ from twinforce_service.child import Counters
 from twinforce_service.engine import BatchReport
 from twinforce_service.engine_spec import EngineSpec
 from twinforce_service.post import Post
-from twinforce_service.reply import Reply
 from twinforce_service.wire import Kind, Message
 
 if TYPE_CHECKING:  # loads torch, which takes its time and may fail
@@ -57,7 +57,7 @@ class Outbox:
         done, self._done = self._done, []
         self._send(wire.answers_to_frames(done, report))
 
-    def note(self, number: int, future: Reply) -> None:
+    def note(self, number: int, future: "Future[Any]") -> None:
         """Take what a request has ended with, unless it was cancelled."""
         if future.cancelled():
             return
@@ -108,7 +108,7 @@ class Inbox:
             if (request := self._waiting.get(number)) is not None:
                 request.future.cancel()
 
-    def _forget(self, number: int, future: Any) -> None:
+    def _forget(self, number: int, future: "Future[Any]") -> None:
         self._waiting.pop(number, None)
         self._outbox.note(number, future)
 

@@ -1,7 +1,7 @@
 """When an engine process reads what its parent says: whenever its device is free.
 
-The thread that owns the device waits at the socket itself, so that a request wakes one thread and no
-other. What comes while a batch runs is read after it, unless the batch takes long: then another
+The thread that owns the device waits at the socket itself, so that a request wakes one thread and
+no other. What comes while a batch runs is read after it, unless the batch takes long: then another
 thread reads it, so that cancelled requests leave the queue and what is large does not wait.
 """
 
@@ -34,7 +34,7 @@ class Post:
 
     def __init__(self, link: Channel) -> None:
         self._link = link
-        self._deliver: Callable[[Message], None] = lambda message: None
+        self._deliver: Callable[[Message], None] = lambda _: None
         self._reading = threading.RLock()
         self._owner = 0
         self._is_ringing = False
@@ -72,8 +72,9 @@ class Post:
 
     def _sleep(self, seconds: float | None) -> None:
         # Not poll(), which knows no time shorter than a millisecond.
-        to_send = [self._link] if self._link.has_unsent else []
-        come, room, _ = select.select([self._link, self._woken], to_send, [], seconds)
+        link = self._link.fileno()
+        to_send = [link] if self._link.has_unsent else []
+        come, room, _ = select.select([link, self._woken], to_send, [], seconds)
         if self._woken in come:
             os.read(self._woken, _MANY)
         if room:

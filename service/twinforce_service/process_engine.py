@@ -18,11 +18,12 @@ from twinforce_proto import ModelInfo, ModelLoadError, Provenance, ServiceError,
 from twinforce_service import wire
 from twinforce_service.admission import Admission
 from twinforce_service.batching import Request, check_sizes, has_room, overloaded
-from twinforce_service.channel import Channel, Frame
+from twinforce_service.channel import Channel
 from twinforce_service.child import Child
 from twinforce_service.engine import BatchReport, Pace
 from twinforce_service.engine_spec import EngineSpec
 from twinforce_service.listening import Listening
+from twinforce_service.outgoing import Outgoing
 from twinforce_service.restarts import Restarts
 from twinforce_service.version import provenance_of
 from twinforce_service.wire import Kind, Message
@@ -57,6 +58,7 @@ class ProcessEngine:
         self._restarts = Restarts(clock)
         self._changed = Condition()
         self._child: Child | None = None
+        self._outgoing: Outgoing | None = None
         self._admission: Admission | None = None
         self._models: Mapping[str, ModelInfo] = {}
         self._provenances: Mapping[str, Provenance] = {}
@@ -69,7 +71,6 @@ class ProcessEngine:
         self._n_pending_atoms = 0
         # To the present child.
         self._n_sent = self._n_sent_atoms = 0
-        self._unsent: list[tuple[int, Request[Any]]] = []
         self._has_cancelled = False
         self._end: ServiceError | None = None
         self._thread = Thread(target=self._run, name=f"engine {spec.device}", daemon=True)
@@ -142,42 +143,25 @@ class ProcessEngine:
         admission.admit(requests)
         numbered = [(next(self._numbers), request) for request in requests]
         with self._changed:
-            child = self._child
-            if child is None or not self.is_ready:
+            child, outgoing = self._child, self._outgoing
+            if child is None or outgoing is None or not self.is_ready:
                 raise self._refusal()
-            self._check_room(child, requests)
+            self._check_room(outgoing, requests)
             n_atoms = sum(request.n_atoms for request in requests)
             self._pending.update(numbered)
             self._n_pending_atoms += n_atoms
             self._n_sent += len(requests)
             self._n_sent_atoms += n_atoms
-            self._unsent += numbered
-            if self._loop is None or not _is_running(self._loop):
-                self._send(child)
-            elif len(self._unsent) == len(numbered):  # with all that is submitted meanwhile
-                self._loop.call_soon(self._send_soon)
+            outgoing.submit(numbered)
         for number, request in numbered:
             request.future.add_done_callback(partial(self._withdraw, number))
-
-    def _send_soon(self) -> None:
-        with self._changed:
-            if self._child is not None:
-                self._send(self._child)
-
-    def _send(self, child: Child, frames: Sequence[Frame] = ()) -> None:
-        """Send what was submitted, and after it a message."""
-        if self._unsent:
-            child.channel.send(wire.requests_to_frames(self._unsent))
-            self._unsent = []
-        if frames:
-            child.channel.send(frames)
 
     def stop(self, timeout: float | None = None) -> None:
         """Accept nothing more, finish what was accepted, and stop."""
         with self._changed:
             self._is_closed = True
-            if self._child is not None and self._is_ready:
-                self._send(self._child, wire.plain(Kind.STOP))
+            if self._outgoing is not None and self._is_ready:
+                self._outgoing.say(wire.plain(Kind.STOP))
             elif self._child is not None:  # it has nothing to finish
                 self._child.kill()
             self._changed.notify_all()
@@ -215,13 +199,13 @@ class ProcessEngine:
         n_requests, n_atoms = child.counters.get()
         return self._n_sent - n_requests, self._n_sent_atoms - n_atoms
 
-    def _check_room(self, child: Child, requests: Sequence[Request[Any]]) -> None:
+    def _check_room(self, outgoing: Outgoing, requests: Sequence[Request[Any]]) -> None:
         n_requests, n_atoms = self._waiting()
         if has_room(requests, n_requests, n_atoms, self._spec.limits):
             return
         if self._has_cancelled:  # so that there will be room when the caller comes back
             self._has_cancelled = False
-            self._send(child, wire.plain(Kind.DROP_CANCELLED))
+            outgoing.say(wire.plain(Kind.DROP_CANCELLED))
         raise overloaded(n_requests, n_atoms, self._pace.retry_after(n_atoms))
 
     def _pop(self, number: int) -> Request[Any] | None:
@@ -237,8 +221,8 @@ class ProcessEngine:
             return
         with self._changed:
             self._has_cancelled = True
-            if self._child is not None:
-                self._send(self._child, wire.plain(Kind.CANCEL, number))
+            if self._outgoing is not None:
+                self._outgoing.say(wire.plain(Kind.CANCEL, number))
 
     def _abandon(self, error: ServiceError) -> None:
         """Complete with this error whatever was not answered."""
@@ -269,15 +253,14 @@ class ProcessEngine:
         self._end = None
         try:
             with self._changed:
-                self._child = child
+                self._child, self._outgoing = child, Outgoing(child.channel, self._loop)
                 self._n_sent = self._n_sent_atoms = 0
-                self._unsent = []
                 if self._is_closed:
                     child.kill()
             Listening(child.channel, partial(self._attend_all, child.channel), self._loop).run()
         finally:
             with self._changed:
-                self._child = None
+                self._child = self._outgoing = None
                 self._is_ready = False
             ending = child.end()
         return self._end or UnavailableError(f"its process ended: {ending}")
@@ -358,14 +341,6 @@ class ProcessEngine:
             self._failure = failure
             self._is_closed = True
             self._changed.notify_all()
-
-
-def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
-    """Tell whether this is called by the loop."""
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
 
 
 def _start_failure(failure: ServiceError, device: str) -> ServiceError:

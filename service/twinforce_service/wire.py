@@ -21,7 +21,7 @@ from twinforce_service.batching import JacobianRequest, JacobianRows, Request, W
 from twinforce_service.channel import Frame
 from twinforce_service.disagreement import Disagreement
 from twinforce_service.engine import BatchReport
-from twinforce_service.reply import Reply
+from twinforce_service.reply import reply
 
 
 class Kind(StrEnum):
@@ -194,7 +194,7 @@ def _request(
         "request_id": request_id,
         "walker": None if walker is None else _walker(walker),
         "n_pairs": n_pairs,
-        "future": Reply(),
+        "future": reply(),
     }
     if rows is None:
         return number, Request(**values)

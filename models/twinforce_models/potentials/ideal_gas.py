@@ -1,6 +1,6 @@
 """Atoms that do not see each other: a potential that costs next to nothing, to measure the rest.
 
-    E = -Σ_i ε Z_i        f = 0        σ = 0
+E = -Σ_i ε Z_i        f = 0        σ = 0
 """
 
 from dataclasses import dataclass
@@ -78,9 +78,7 @@ class IdealGas:
         like = {"conservative_forces": batch.positions, "conservative_stress": batch.cells}
         gradients = {name: torch.zeros_like(like[name]) for name in like if name in outputs}
         heads = self.forward_heads(batch, direct=not DIRECT_OUTPUTS.isdisjoint(outputs))
-        return FusedHeads(
-            heads.atom_energies, gradients, heads.direct_forces, heads.direct_stress
-        )
+        return FusedHeads(heads.atom_energies, gradients, heads.direct_forces, heads.direct_stress)
 
 
 def ideal_gas(

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
@@ -25,7 +26,7 @@ from twinforce_service.batching import Request, Walker
 from twinforce_service.engine import Engine
 from twinforce_service.logs import request_id
 from twinforce_service.metrics import UNKNOWN_MODEL, Metrics
-from twinforce_service.reply import Reply
+from twinforce_service.reply import reply
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Call:
                 system_index=index if walker is None else None,
                 request_id=request_id.get(),
                 walker=walker,
-                future=Reply(),
+                future=reply(),
             )
             for index, system in enumerate(wanted.systems)
         ]
@@ -110,7 +111,7 @@ class Call:
             if not waiting.done():
                 waiting.set_result(None)
 
-        def note(future: Reply) -> None:
+        def note(future: Future[Prediction]) -> None:
             is_last = next(n_done) == len(self._requests)
             if is_last or future.cancelled() or future.exception() is not None:
                 if threading.get_ident() == thread:
