@@ -92,11 +92,18 @@ BARS = (
 GPU_BARS = (
     Bar("PET like pet-mad-s, one walker: times as fast as `MetatomicCalculator`", "gpu",
         "PET, calculator over one walker", 2.0, is_most=False),
+    Bar("the same, through a service over gRPC", "gpu", "PET, calculator over one served walker",
+        2.0, is_most=False),
     Bar("32 walkers in a batch: times the throughput of its steps one after another", "gpu",
         "PET, calculator over all walkers", 10.0, is_most=False),
+    Bar("32 walkers through a service over gRPC: the same", "gpu",
+        "PET, calculator over all served walkers", 10.0, is_most=False),
     Bar("`water`, conservative, best batch", "gpu", "µs per atom and step, conservative", None,
         form="{:.3f}", unit=" µs/atom/step"),
-    Bar("utilisation, PET, 32 walkers", "gpu", "utilisation, %", None, form="{:.0f}", unit="%"),
+    Bar("utilisation, PET, 32 walkers", "gpu", "utilisation, PET, %", None, form="{:.0f}",
+        unit="%"),
+    Bar("utilisation, `water`, 32 walkers", "gpu", "utilisation, water, %", None, form="{:.0f}",
+        unit="%"),
 )  # fmt: skip
 
 

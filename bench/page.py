@@ -129,15 +129,40 @@ def _gpu(results: Results) -> list[str]:
         ]
         rows.append(f"| {n_systems} | {' | '.join(cells)} |")
     parts += ["µs per atom and step of `water`, 192 atoms a system:", "\n".join(rows)]
-    for name, operations in content["profiles"].items():
+    parts += ["The first batches of a new size, which the second one records as a CUDA graph "
+              "(`water`, one system, conservative); nothing is ever compiled for a size:",
+              "\n".join(_new_sizes(content["new_sizes_ms"]))]  # fmt: skip
+    parts += [_served(content["served"], content["n_walkers"])]
+    for name, profile in content["profiles"].items():
+        parts.append(
+            f"{name}: {profile['ms_per_step']:.2f} ms of the device, the search for neighbors "
+            f"{profile['search']:.1%} of it."
+        )
         lines = [f"| {name} | share | ms per step |", "| --- | --- | --- |"]
         lines += [
             f"| `{row['operation'][:80].replace('|', '/')}` | {row['share']:.1%} "
             f"| {row['ms_per_step']:.3f} |"
-            for row in operations
+            for row in profile["operations"]
         ]
         parts.append("\n".join(lines))
     return parts
+
+
+def _new_sizes(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    rows = ["| atoms | first, ms | second, ms | later, ms |", "| --- | --- | --- | --- |"]
+    return rows + [
+        f"| {size} | {each['first']:.1f} | {each['second']:.1f} | {each['later']:.2f} |"
+        for size, each in found.items()
+    ]
+
+
+def _served(found: Mapping[str, Any], n_walkers: int) -> str:
+    said = [
+        f"`{model}`: a step of one walker takes {each['ms']['median']:.2f} ms, {n_walkers} walkers "
+        f"get {each['evaluations/s']['median']:.0f} evaluations/s together"
+        for model, each in found.items()
+    ]
+    return f"Through a service on the same machine, over gRPC streams: {'; '.join(said)}."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

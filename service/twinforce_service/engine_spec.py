@@ -17,6 +17,7 @@ class EngineSpec:
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "auto", "float32" or "float64".
         n_threads: Of the CPU, for one evaluation.
+        matmul_precision: "highest", or "high" for TF32 where a GPU has it.
         compile: "auto", "on" or "off": whether native models are compiled.
         compile_cache: Folder of what is compiled.
         limits: How much may wait, and how much is evaluated at once.
@@ -28,6 +29,7 @@ class EngineSpec:
     device: str = "auto"
     dtype: str = "auto"
     n_threads: int = 1
+    matmul_precision: str = "highest"
     compile: str = "off"
     compile_cache: str = ""
     limits: Limits = field(default_factory=Limits)

@@ -43,17 +43,18 @@ class DeviceLostError(Exception):
     """The device no longer answers; only a new process can use it again."""
 
 
-def configure_torch(n_threads: int) -> None:
+def configure_torch(n_threads: int, matmul_precision: str = "highest") -> None:
     """Set what is global in torch and under it, once per process.
 
     Args:
         n_threads: Of the CPU, for one operation.
+        matmul_precision: "highest", or "high" for TF32 on GPUs that have it, which nobody gets
+            who has not asked: it ruins tight optimisations and phonons.
     """
     keep_freed_memory()
     torch.set_num_threads(n_threads)
-    # No TF32 behind anyone's back: it ruins tight optimisations and phonons.
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision(matmul_precision)
+    torch.backends.cudnn.allow_tf32 = matmul_precision != "highest"
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -23,7 +23,7 @@ def load_models(
     Raises:
         ModelLoadError: One cannot be loaded.
     """
-    configure_torch(spec.n_threads)
+    configure_torch(spec.n_threads, spec.matmul_precision)
     if load_others is not None:
         return load_others()
     device = choose_device(spec.device)

@@ -281,6 +281,7 @@ def _spec(settings: Settings, device: str) -> EngineSpec:
         device=device,
         dtype=settings.dtype,
         n_threads=settings.n_threads or _default_threads(len(settings.devices())),
+        matmul_precision=settings.matmul_precision,
         compile=settings.compile,
         compile_cache=settings.compile_cache,
         limits=_limits(settings),

@@ -47,6 +47,11 @@ class Settings(BaseSettings):
     n_threads: int = Field(
         0, ge=0, description="CPU threads of one evaluation; 0 is half of the cores."
     )
+    matmul_precision: Literal["highest", "high"] = Field(
+        "highest",
+        description="Of float32 matrix products on a GPU: `high` allows TF32, which is faster and "
+        "keeps three digits only; tight optimisations and phonons need `highest`.",
+    )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Compile native models, which makes them about three times as fast. What is "

@@ -1,5 +1,6 @@
 """Every accepted request completes, whatever happens."""
 
+import dataclasses
 import threading
 import time
 from concurrent.futures import Future, wait
@@ -24,6 +25,7 @@ from tests.systems import crystal, molecule
 from twinforce_models import registry
 from twinforce_models.batch import Batch
 from twinforce_models.potential import predict
+from twinforce_models.tables.predictor import TablePredictor
 from twinforce_proto import (
     OUTPUTS,
     DeadlineExceededError,
@@ -505,10 +507,13 @@ def test_a_system_that_did_not_fit_is_not_tried_again(start):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("with_tables", [False, True])
 @pytest.mark.parametrize("with_autograd", [False, True])
-def test_what_a_batch_takes_on_a_gpu_is_what_was_measured(with_autograd):
+def test_what_a_batch_takes_on_a_gpu_is_what_was_measured(with_autograd, with_tables):
     device = torch.device("cuda")
     model = registry.load("water", device=device)
+    if with_tables:
+        model = dataclasses.replace(model, tables=TablePredictor(model.potential))
     samples, n_free = evaluation.memory_samples(model, with_autograd=with_autograd)
     budget = budgets.measured(samples, n_free)
     outputs = BOTH if with_autograd else frozenset({"direct_forces"})

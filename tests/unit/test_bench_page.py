@@ -188,11 +188,23 @@ def test_the_page_tells_of_a_gpu():
             "conservative": {"1": timing(12.0)},
             "hybrid": {"1": timing(13.0)},
         },
-        "profiles": {"PET": [{"operation": "gemm|x", "share": 0.5, "ms_per_step": 1.25}]},
+        "n_walkers": 32,
+        "new_sizes_ms": {"81": {"first": 9.0, "second": 80.0, "later": 1.25}},
+        "served": {"water": {"ms": timing(2.5), "evaluations/s": timing(4000.0)}},
+        "profiles": {
+            "PET": {
+                "operations": [{"operation": "gemm|x", "share": 0.5, "ms_per_step": 1.25}],
+                "search": 0.025,
+                "ms_per_step": 2.5,
+            }
+        },
     }
     written = page.write_page({"gpu": gpu}, [], "performance")
     assert "| 2 | 5.000 |  |  |" in written
     assert "| `gemm/x` | 50.0% | 1.250 |" in written
+    assert "PET: 2.50 ms of the device, the search for neighbors 2.5% of it." in written
+    assert "| 81 | 9.0 | 80.0 | 1.25 |" in written
+    assert "takes 2.50 ms, 32 walkers get 4000 evaluations/s together" in written
     assert "2.50× (2.25 to 2.75) | met |" in written
 
 

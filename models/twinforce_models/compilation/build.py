@@ -23,6 +23,7 @@ from torch.export import Dim
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from twinforce_models.compilation.loading import load
 from twinforce_models.compilation.spec import MIN_SIZE, Part, Spec, named_weights
 from twinforce_models.potentials.hybrid_core import HybridCore
 from twinforce_models.potentials.hybrid_fused import Inputs, direct, hybrid
@@ -53,6 +54,17 @@ def build(spec: Spec, path: Path) -> None:
         package_path=str(path),
         inductor_configs={"cpp.threads": spec.n_threads, "compile_threads": _n_workers(spec)},
     )
+    _try(spec, path, own, example)
+
+
+def _try(spec: Spec, path: Path, own: list[Tensor], example: tuple[Tensor, ...]) -> None:
+    """Load what was built and call it, in this process: what kills it must kill nobody else.
+
+    A C++ compiler that puts its standard library into what it links, say, makes code that crashes.
+    """
+    found = load(path, spec)([*own, *example])
+    if not all(each.isfinite().all() for each in found):
+        raise ArithmeticError("what was built gives NaN or infinity")
 
 
 def _n_workers(spec: Spec) -> int:

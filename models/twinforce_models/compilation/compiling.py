@@ -21,7 +21,8 @@ import torch
 
 from twinforce_models.batch import Batch
 from twinforce_models.compilation.cache import is_there, path_of, prepared
-from twinforce_models.compilation.potential import Compiled, CompiledHybridNet
+from twinforce_models.compilation.loading import Compiled, load
+from twinforce_models.compilation.potential import CompiledHybridNet
 from twinforce_models.compilation.spec import Part, Spec
 from twinforce_models.potential import Potential, predict_batch
 from twinforce_models.potentials.hybrid_net import HybridNet
@@ -87,23 +88,6 @@ def _use_kept(target: CompiledHybridNet, spec: Spec, path: Path) -> bool:
         return False
     target.use(spec, part)
     return True
-
-
-def load(path: Path, spec: Spec) -> Compiled:
-    """Return the function in a file that `build` wrote.
-
-    Past `torch._inductor.aoti_load_package`, which takes seconds to import and wants a compiler.
-
-    Raises:
-        RuntimeError: It cannot be loaded.
-    """
-    device = torch.device(spec.device)
-    is_alone = device.type == "cuda"  # its own bookkeeping of streams cannot be recorded
-    loader = torch._C._aoti.AOTIModelPackageLoader(
-        str(path), "model", is_alone, 1, -1 if device.index is None else device.index
-    )
-    run: Compiled = loader.run
-    return run
 
 
 def _build_all(target: CompiledHybridNet, paths: Mapping[Spec, Path], *, wait: bool) -> None:

@@ -1,11 +1,12 @@
 """The native potential with compiled parts, as soon as there are any."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
 
 from twinforce_models.batch import Batch
+from twinforce_models.compilation.loading import Compiled
 from twinforce_models.compilation.spec import MIN_SIZE, Part, Spec, named_weights
 from twinforce_models.fused import FusedHeads
 from twinforce_models.potential import DIRECT_OUTPUTS, Heads
@@ -13,9 +14,6 @@ from twinforce_models.potentials.hybrid_fused import Direct, Hybrid
 from twinforce_models.potentials.hybrid_net import HybridNet, lay_out, lay_out_reverse
 from twinforce_models.tables.table import AtomValues, Table, Wanted
 from twinforce_proto import needs_autograd
-
-Compiled = Callable[[list[Tensor]], Sequence[Tensor]]
-"""From weights and `Inputs`, in one list, to what the part gives."""
 
 
 class CompiledHybridNet:

@@ -1,5 +1,6 @@
 """The native hybrid potential: `HybridCore` on batches, and its weights on disk."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,17 @@ class HybridNet(nn.Module):
     ) -> AtomValues:
         """Return what the network gives as what a potential says."""
         references = self.reference_energies.index_select(0, kinds)
-        is_hybrid = isinstance(found, hybrid_fused.Hybrid)
-        return AtomValues(
+        values = AtomValues(
             references + found.local_energies.to(torch.float64),
-            found.conservative_forces if is_hybrid else None,
-            found.strain_gradients if is_hybrid else None,
-            found.direct_forces,
-            found.direct_strain_gradients,
+            direct_forces=found.direct_forces,
+            direct_strain_gradients=found.direct_strain_gradients,
+        )
+        if isinstance(found, hybrid_fused.Direct):
+            return values
+        return replace(
+            values,
+            conservative_forces=found.conservative_forces,
+            strain_gradients=found.strain_gradients,
         )
 
 

@@ -19,22 +19,27 @@ _SWITCHES = {"bump": cutoff_func_bump, "cosine": cutoff_func_cosine}
 
 
 class Edges(Protocol):
-    """Directed edges, and tokens: one for each atom, then one for each edge.
+    """Directed edges, and tokens: one for each atom, then one for each edge."""
 
-    Attributes:
-        kinds: Which element each atom is, shape [n_atoms].
-        neighbor_kinds: Which element the neighbor is, shape [n_edges].
-        geometry: Vectors to the neighbor and its distance, shape [n_edges, 4], in Å.
-        factors: From 1 to 0 at the cutoff, shape [n_edges].
-        log_weights: What attention adds to the score of each token of the grid, shape
-            [n_atoms, width].
-    """
+    @property
+    def kinds(self) -> Tensor:
+        """Which element each atom is, shape [n_atoms]."""
 
-    kinds: Tensor
-    neighbor_kinds: Tensor
-    geometry: Tensor
-    factors: Tensor
-    log_weights: Tensor
+    @property
+    def neighbor_kinds(self) -> Tensor:
+        """Which element the neighbor is, shape [n_edges]."""
+
+    @property
+    def geometry(self) -> Tensor:
+        """Vectors to the neighbor and its distance, shape [n_edges, 4], in Å."""
+
+    @property
+    def factors(self) -> Tensor:
+        """From 1 to 0 at the cutoff, shape [n_edges]."""
+
+    @property
+    def log_weights(self) -> Tensor:
+        """What attention adds to the score of each token of the grid, shape [n_atoms, width]."""
 
     def turned(self, values: Tensor) -> Tensor:
         """Return for each edge the values of the one that leads back."""

@@ -5,6 +5,7 @@ the front of rows of their own; what they do not fill is padding, whose factor i
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +44,7 @@ class TableEdges:
 
     def turned(self, values: Tensor) -> Tensor:
         """Return for each edge the values of the one that leads back."""
-        found: Tensor = Turned.apply(values, self.reverse)
-        return found
+        return _turned(values, self.reverse)
 
     def sum_to_atoms(self, values: Tensor) -> Tensor:
         """Return the sums of values of edges over those of each atom."""
@@ -74,7 +74,7 @@ class Turned(torch.autograd.Function):
         return values.index_select(0, order)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Return the gradient in that order."""
         (order,) = ctx.saved_tensors
         return gradient.index_select(0, order), None
@@ -90,10 +90,14 @@ class OfNeighbors(torch.autograd.Function):
         return values[neighbors]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """Return the gradient, shape [n_atoms]."""
         (reverse,) = ctx.saved_tensors
         return gradient.reshape(-1)[reverse].sum(1), None, None
+
+
+_turned: Callable[[Tensor, Tensor], Tensor] = Turned.apply
+_of_neighbors: Callable[[Tensor, Tensor, Tensor], Tensor] = OfNeighbors.apply
 
 
 def edges_of(
@@ -129,7 +133,7 @@ def edges_of(
         reverse = reversed_places(neighbors, shifts, counts)
         vectors = vectors.gather(1, slots.unsqueeze(-1).expand(-1, -1, 3))
         distances = distances.gather(1, slots)
-        cutoffs = (own.unsqueeze(1) + OfNeighbors.apply(own, neighbors, reverse)) / 2
+        cutoffs = (own.unsqueeze(1) + _of_neighbors(own, neighbors, reverse)) / 2
     factors = torch.where(is_real, switched(backend, distances, cutoffs), 0.0)
     weights = torch.cat([torch.ones_like(factors[:, :1]), factors], dim=1)
     edges = TableEdges(
@@ -222,7 +226,7 @@ def _moved_to_front(is_near: Tensor, max_seen: int) -> tuple[Tensor, Tensor, Ten
     """Return where each of the first `max_seen` entries comes from, which are real, and counts."""
     n_atoms, width = is_near.shape
     place = is_near.cumsum(1, dtype=torch.int32)
-    counts = place[:, -1]
+    counts = place[:, -1].contiguous()
     target = torch.where(is_near, place - 1, max_seen).clamp(max=max_seen).long()
     source = torch.arange(width, device=is_near.device).expand(n_atoms, -1)
     slots = source.new_zeros(n_atoms, max_seen + 1).scatter(1, target, source)[:, :max_seen]

@@ -51,6 +51,7 @@ def reversed_places(
 ) -> torch.Tensor:
     """Return where each pair stands seen from its other end: `table.reversed_places`."""
     n_atoms, width = neighbors.shape
+    neighbors, shifts, counts = (each.contiguous() for each in (neighbors, shifts, counts))
     there = torch.empty_like(neighbors)
     block = min(_BLOCK, triton.next_power_of_2(width))
     _reverse[(n_atoms,)](neighbors, shifts, counts, there, width, BLOCK=block, num_warps=1)

@@ -56,6 +56,7 @@ class TablePredictor:
         self._max_entries = max_entries
         self._room = Room()
         self._recordings: OrderedDict[Hashable, Recording | None] = OrderedDict()
+        self._seen: set[Hashable] = set()
         self._pool: Any = None
         self.n_recordings = 0
 
@@ -117,19 +118,27 @@ class TablePredictor:
         self, key: Hashable, evaluate: Evaluate, size: Size, batch: tuple[Any, ...]
     ) -> NDArray[Any]:
         p = self._potential
-        if p.device.type != "cuda" or size.n_atoms > MAX_RECORDED_ATOMS:
-            recording = None
-        elif key not in self._recordings:
-            recording = self._record(key, evaluate, size, batch)
-        else:
-            recording = self._recordings[key]
-            self._recordings.move_to_end(key)
+        recording: Recording | None = None
+        if p.device.type == "cuda" and size.n_atoms <= MAX_RECORDED_ATOMS:
+            recording = self._recording(key, evaluate, size, batch)
         if recording is None:
             staging = Staging(size, p.dtype, p.device)
             staging.fill(*batch)
             return run_plainly(evaluate, staging)
         recording.staging.fill(*batch)
         return recording.run()
+
+    def _recording(
+        self, key: Hashable, evaluate: Evaluate, size: Size, batch: tuple[Any, ...]
+    ) -> Recording | None:
+        """Return what was recorded of a size that is asked for again; None the first time."""
+        if key in self._recordings:
+            self._recordings.move_to_end(key)
+            return self._recordings[key]
+        if key in self._seen:
+            return self._record(key, evaluate, size, batch)
+        self._seen.add(key)
+        return None
 
     def _record(
         self, key: Hashable, evaluate: Evaluate, size: Size, batch: tuple[Any, ...]
@@ -165,26 +174,25 @@ def _evaluate(
     with torch.no_grad():
         table = search(places, potential.cutoff, width)
         values = tabular.evaluate_table(table, wanted, max_seen)
-        return _flat(values, table.counts, potential.dtype)
+        return _flat(values, wanted, table.counts, potential.dtype)
 
 
-def _flat(values: AtomValues, counts: Tensor, dtype: torch.dtype) -> Tensor:
+def _flat(values: AtomValues, wanted: Wanted, counts: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return how much room was needed, and what is wanted of the rest, in a fixed order."""
     most = counts.max()
     n_seen = torch.zeros_like(most) if values.n_seen is None else values.n_seen
     parts = [torch.stack([most, n_seen.to(most.dtype)]).to(dtype)]
-    if values.energies is not None:
+    if wanted.energy:
+        assert values.energies is not None
         parts.append(values.energies.to(torch.float64).view(dtype))
-    parts += [
-        part.reshape(-1)
-        for part in (
-            values.conservative_forces,
-            values.strain_gradients,
-            values.direct_forces,
-            values.direct_strain_gradients,
-        )
-        if part is not None
-    ]
+    parts += [getattr(values, name).reshape(-1) for name in _forces_and_strains(wanted)]
     return torch.cat(parts)
+
+
+def _forces_and_strains(wanted: Wanted) -> list[str]:
+    gradient = ["conservative_forces", "strain_gradients"] if wanted.gradient else []
+    direct = ["direct_forces", "direct_strain_gradients"] if wanted.direct else []
+    return gradient + direct
 
 
 def _parted(
@@ -197,9 +205,7 @@ def _parted(
         stop = start + n * 8 // flat.itemsize
         values["energies"] = flat[start:stop].view(np.float64)[:n_atoms].copy()
         start = stop
-    gradient = ("conservative_forces", "strain_gradients") if wanted.gradient else ()
-    direct = ("direct_forces", "direct_strain_gradients") if wanted.direct else ()
-    for name in (*gradient, *direct):
+    for name in _forces_and_strains(wanted):
         shape = (n, 3) if name.endswith("forces") else (n, 3, 3)
         stop = start + int(np.prod(shape))
         values[name] = flat[start:stop].reshape(shape)[:n_atoms].astype(np.float64)
