@@ -56,7 +56,7 @@ class Post:
         if threading.get_ident() == self._owner:
             self._is_ringing = True
         else:
-            with contextlib.suppress(BlockingIOError):  # it has been rung more than often enough
+            with contextlib.suppress(BlockingIOError):  # rung more often than anybody can hear
                 os.write(self._wake, b"\0")
 
     def wait(self, seconds: float | None = None) -> None:
