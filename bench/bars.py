@@ -52,11 +52,13 @@ class Bar:
 
 
 BARS = (
-    Bar("one walker, toy, 64 atoms, gRPC stream: step over a bare echo of the same bytes",
+    Bar("one walker, ideal gas, 64 atoms, gRPC stream: step over a bare echo of the same bytes",
         "step", "over echo", 1.5),
     Bar("the same, client with asyncio", "step", "over echo, asyncio", 1.5),
     Bar("the same, blocking client, less the evaluation in process", "step",
         "over echo, less the evaluation", None),
+    Bar("the same with springs between neighbors, evaluation and all", "step", "over echo, springs",
+        None),
     Bar("one walker, `water`, 192 atoms, conservative: remote step over in-process step",
         "overhead", "water, gRPC stream over in-process", 1.05, form="{:.3f}"),
     Bar("REST protobuf, toy, 192 atoms", "overhead", "toy, REST protobuf, ms", 4.0,

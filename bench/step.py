@@ -3,8 +3,10 @@
     python -m bench.step
 
 One walker on a gRPC stream, against an engine in a process of its own, one in a thread of the
-service, and a bare echo of as many bytes, in turn. Then what each process spends of the CPU,
-which other programs on the machine disturb less than they do the time.
+service, and a bare echo of as many bytes, in turn. An ideal gas is what is evaluated: nearly
+nothing; and once springs between all neighbors, which alone take as long as some echoes. Then what
+each process spends of the CPU, which other programs on the machine disturb less than they do the
+time.
 """
 
 import argparse
@@ -32,7 +34,7 @@ from twinforce_models import registry
 from twinforce_models.potential import predict
 from twinforce_proto.stream import StreamEncoder, stream_reply_to_proto
 
-TOY = "toy:harmonic"
+TOY, SPRINGS = "toy:ideal-gas", "toy:harmonic"
 OUTPUTS = ("energy", "conservative_forces")
 # What the command line of each process has.
 ROLES = {
@@ -91,14 +93,16 @@ def ways(system: System, stack: ExitStack) -> dict[str, Callable[[], object]]:
     moves = shaken(system)
     message, n_reply = bytes_of_step(system, moves)
     echo = Echo(int(stack.enter_context(running("bench.echo")).read()), n_reply, loop)
-    potential = registry.load(TOY).potential
+    gas_alone, springs_alone = (registry.load(each).potential for each in (TOY, SPRINGS))
     found: dict[str, Callable[[], object]] = {
         "echo": lambda: echo.step(message),
         "echo, asyncio": lambda: echo.step_async(message),
-        "evaluation in this process": lambda: predict(potential, [moves()], OUTPUTS),
+        "evaluation in this process": lambda: predict(gas_alone, [moves()], OUTPUTS),
+        "springs in this process": lambda: predict(springs_alone, [moves()], OUTPUTS),
     }
     for engine in ("thread", "process"):
-        flags = ("--n-threads=1", "--no-water", f"--model=toy={TOY}", f"--engine={engine}")
+        models = (f"--model=toy={TOY}", f"--model=springs={SPRINGS}")
+        flags = ("--n-threads=1", "--no-water", *models, f"--engine={engine}")
         _, url = stack.enter_context(running_service(*flags))
         stream = stack.enter_context(Client(url).stream("toy", OUTPUTS))
         found[f"{engine} engine"] = lambda stream=stream: stream.predict(moves())
@@ -106,6 +110,8 @@ def ways(system: System, stack: ExitStack) -> dict[str, Callable[[], object]]:
         found[f"{engine} engine, asyncio"] = lambda walker=walker: loop.run_until_complete(
             walker.predict(moves())
         )
+    springs = stack.enter_context(Client(url).stream("springs", OUTPUTS))
+    found["process engine, springs"] = lambda: springs.predict(moves())
     return found
 
 
@@ -181,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "over echo": rounds.ratio("process engine", "echo"),
         "over echo, asyncio": rounds.ratio("process engine, asyncio", "echo, asyncio"),
         "over echo, less the evaluation": without_evaluation(rounds),
+        "over echo, springs": rounds.ratio("process engine, springs", "echo"),
     }
     record.write(options.out, "step", figures, n_atoms=options.atoms, milliseconds=rows)
 

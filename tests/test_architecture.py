@@ -23,7 +23,7 @@ ALLOWED = {
         "service",
         {"fastapi", "google", "grpc", "grpc_health", "grpc_reflection", "numpy", "orjson",
          "prometheus_client", "pydantic", "pydantic_core", "pydantic_settings", "starlette",
-         "torch", "uvicorn", "zmq", "twinforce_dynamics", "twinforce_models", "twinforce_proto"},
+         "torch", "uvicorn", "twinforce_dynamics", "twinforce_models", "twinforce_proto"},
     ),
     "twinforce": (
         "clients",
@@ -46,24 +46,25 @@ ROOMS = [
     ("twinforce_service", {"pydantic_settings"}, ["settings", "main"]),
     ("twinforce_service", {"pydantic", "pydantic_core"}, ["transports", "settings", "main"]),
     ("twinforce_service", {"torch"}, ["evaluation"]),
-    ("twinforce_service", {"zmq"}, ["channel"]),
     ("twinforce", {"matplotlib", "tqdm"}, ["assess", "cli", "md"]),
     ("twinforce", {"ase"}, ["ase", "assess", "cli", "md"]),
 ]  # fmt: skip
 
 # Inside the service, a room never imports from one further up, nor from one beside it.
 LAYERS = [
-    ["version", "pairs", "disagreement", "logs", "settings", "channel", "restarts", "costs"],
+    ["version", "pairs", "disagreement", "logs", "settings", "reply", "bell", "channel", "restarts",
+     "costs"],
     ["batching"],
     ["budgets"],
     ["admission", "batch_queue", "engine", "engine_spec", "evaluation", "holding"],
-    ["answering", "child", "loading", "metrics", "nonconservativity", "questions", "wire"],
-    ["thread_engine"],
+    ["answering", "child", "listening", "loading", "metrics", "nonconservativity", "questions",
+     "wire"],
+    ["outgoing", "post", "thread_engine"],
     ["engine_process", "process_engine", "propagation"],
     ["engine_pool"],
     ["transports"],
     ["main"],
-]
+]  # fmt: skip
 
 
 def modules(package):
@@ -180,7 +181,7 @@ def test_importing_the_calculator_loads_no_torch():
 
 def test_importing_the_service_loads_no_torch():
     loaded = loaded_by("import twinforce_service.main")
-    assert {"fastapi", "grpc", "zmq"} <= loaded
+    assert {"fastapi", "grpc", "orjson"} <= loaded
     assert "torch" not in loaded
 
 

@@ -1,15 +1,17 @@
 """Calls over gRPC, blocking and with asyncio."""
 
 import asyncio
+import time
 import weakref
 from collections.abc import AsyncGenerator, Generator
-from queue import Empty, SimpleQueue
-from threading import Thread
+from math import inf
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
+from twinforce._alarm import Alarm
 from twinforce._flow import Call
 from twinforce._url import Url
 from twinforce_proto import (
@@ -82,7 +84,8 @@ class GrpcStream:
         self._stub = stub
         self._url = url
         self._requests: SimpleQueue[Message | None] = SimpleQueue()
-        self._replies: SimpleQueue[Message | grpc.RpcError | None] = SimpleQueue()
+        self._replies: Any = None
+        self._alarm: Alarm | None = None
         self._end: weakref.finalize[..., GrpcStream] | None = None
 
     def send(self, call: Call) -> Message:
@@ -100,25 +103,31 @@ class GrpcStream:
             self._end = None
 
     def _exchange(self, call: Call) -> Message:
-        if self._end is None:
-            self._open()
+        if self._end is None or self._alarm is None:
+            self._alarm = self._open()
+        alarm = self._alarm
+        alarm.set(inf if call.timeout is None else time.monotonic() + call.timeout)
         self._requests.put(call.message)
         try:
-            reply = self._replies.get(timeout=call.timeout)
-        except Empty:
-            raise _too_late(self._url, call.timeout) from None
-        if reply is None:
-            raise _ended(self._url)
-        if isinstance(reply, grpc.RpcError):
-            raise _service_error(reply, self._url, call.timeout) from reply
+            reply: Message = next(self._replies)
+        except StopIteration:
+            raise _ended(self._url) from None
+        except grpc.RpcError as error:
+            if alarm.has_rung:
+                raise _too_late(self._url, call.timeout) from None
+            raise _service_error(error, self._url, call.timeout) from error
+        alarm.set(inf)
+        if alarm.has_rung:  # at the same moment
+            raise _too_late(self._url, call.timeout)
         return reply
 
-    def _open(self) -> None:
-        self._requests, self._replies = SimpleQueue(), SimpleQueue()
-        call = self._stub.PredictStream(iter(self._requests.get, None))
-        Thread(target=_forward, args=(call, self._replies), daemon=True).start()
+    def _open(self) -> Alarm:
+        self._requests = SimpleQueue()
+        self._replies = self._stub.PredictStream(iter(self._requests.get, None))
+        alarm = Alarm(self._replies.cancel)
         # At exit too, and before the threads of gRPC are gone.
-        self._end = weakref.finalize(self, _end_stream, call, self._requests)
+        self._end = weakref.finalize(self, _end_stream, self._replies, self._requests, alarm)
+        return alarm
 
 
 class AsyncGrpcTransport:
@@ -168,7 +177,8 @@ class AsyncGrpcStream:
     async def send(self, call: Call) -> Message:
         """Send a message and wait for its reply; whatever goes wrong breaks the stream."""
         try:
-            return await asyncio.wait_for(self._exchange(call), call.timeout)
+            async with asyncio.timeout(call.timeout):
+                return await self._exchange(call)
         except BaseException as error:
             await self.close()
             if isinstance(error, TimeoutError):
@@ -196,17 +206,8 @@ class AsyncGrpcStream:
         return _message(reply)
 
 
-def _forward(call: Any, replies: "SimpleQueue[Message | grpc.RpcError | None]") -> None:
-    """Hand over what a stream says, then its error, or None where it just ended."""
-    try:
-        for reply in call:
-            replies.put(reply)
-        replies.put(None)
-    except grpc.RpcError as error:
-        replies.put(error)
-
-
-def _end_stream(call: Any, requests: "SimpleQueue[Message | None]") -> None:
+def _end_stream(call: Any, requests: "SimpleQueue[Message | None]", alarm: Alarm) -> None:
+    alarm.stop()
     requests.put(None)
     call.cancel()
 

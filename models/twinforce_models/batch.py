@@ -185,13 +185,17 @@ class Batch:
 
 def _own_arrays(systems: Sequence[System], geometry: Geometry, real: type) -> Arrays:
     n_atoms = geometry.n_atoms_per_system
-    numbers = np.concatenate([system.atomic_numbers for system in systems])
+    if len(systems) == 1:  # which is as fast as it can be
+        numbers, index = systems[0].atomic_numbers, np.zeros(n_atoms, dtype=np.int64)
+    else:
+        numbers = np.concatenate([system.atomic_numbers for system in systems])
+        index = np.repeat(np.arange(len(systems), dtype=np.int64), n_atoms)
     return {
         "atomic_numbers": numbers.astype(np.int64),
         "positions": geometry.positions.astype(real),
         "cells": geometry.cells.astype(real),
-        "pbc": geometry.pbc,
-        "system_index": np.repeat(np.arange(len(systems), dtype=np.int64), n_atoms),
+        "pbc": geometry.pbc.copy(),
+        "system_index": index,
         "charge": np.array([system.charge or 0.0 for system in systems], dtype=real),
         "spin_multiplicity": np.array([system.spin_multiplicity or 1 for system in systems]),
     }

@@ -12,6 +12,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +28,11 @@ _MAX_EMPTY = 64
 """How many cubes as wide as the cutoff a system may span, next to eight per atom, as it is."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Geometry:
     """Where the atoms of many systems are, on the host.
+
+    What only a search needs is made when it is first asked for: most steps of a walker need none.
 
     Attributes:
         positions: Folded, shape [n_atoms, 3], in Å.
@@ -37,10 +40,9 @@ class Geometry:
         pbc: Shape [n_systems, 3].
         folds: What folding took away, in whole lattice vectors, shape [n_atoms, 3]; zero along
             open directions.
-        search_positions: Where a search should believe the atoms are, shape [n_atoms, 3], in Å.
-        search_cells: Non-singular, shape [n_systems, 3, 3], in Å; periodic along all vectors.
-        search_basis: Whole numbers, shape [n_systems, 3, 3]; shifts along `search_cells` times
-            this are shifts along `cells`.
+        periods: Non-singular cells that a search may take for periodic along all vectors, shape
+            [n_systems, 3, 3], in Å.
+        cutoff: Of the search, in Å.
         n_atoms_per_system: One number per system.
     """
 
@@ -48,9 +50,8 @@ class Geometry:
     cells: Floats
     pbc: NDArray[np.bool_]
     folds: Floats
-    search_positions: Floats
-    search_cells: Floats
-    search_basis: Floats
+    periods: Floats
+    cutoff: float
     n_atoms_per_system: tuple[int, ...]
 
     def atoms(self, index: int) -> slice:
@@ -58,36 +59,74 @@ class Geometry:
         start = sum(self.n_atoms_per_system[:index])
         return slice(start, start + self.n_atoms_per_system[index])
 
+    @property
+    def search_positions(self) -> Floats:
+        """Where a search should believe the atoms are, shape [n_atoms, 3], in Å."""
+        return self._search[0]
 
-def fold(systems: Sequence[System], cutoff: float, *, is_compact: bool = True) -> Geometry:
-    """Return the systems with their atoms close together, ready for a search within `cutoff` Å.
+    @property
+    def search_cells(self) -> Floats:
+        """Periodic along all vectors, and compact; shape [n_systems, 3, 3], in Å."""
+        return self._search[1]
 
-    Args:
-        systems: At least one.
-        cutoff: In Å.
-        is_compact: Whether empty stretches are shortened and skewed cells replaced for the search,
-            which costs time, and only a search on a grid needs.
-    """
+    @property
+    def search_basis(self) -> Floats:
+        """Whole numbers, shape [n_systems, 3, 3].
+
+        Shifts along `search_cells` times this are shifts along `cells`.
+        """
+        return self._search[2]
+
+    @cached_property
+    def _search(self) -> tuple[Floats, Floats, Floats]:
+        starts = np.cumsum((0, *self.n_atoms_per_system[:-1]))
+        return _compact(self.positions, self.periods, starts, self.cutoff)
+
+
+def fold(systems: Sequence[System], cutoff: float) -> Geometry:
+    """Return the systems with their atoms close together, ready for a search within `cutoff` Å."""
+    if len(systems) == 1 and systems[0].pbc.all():
+        return _folded_alone(systems[0], cutoff)
     n_atoms_per_system = tuple(len(system) for system in systems)
     owner = np.repeat(np.arange(len(systems)), n_atoms_per_system)
     positions = np.concatenate([system.positions for system in systems])
     cells = np.stack([system.cell for system in systems])
     pbc = np.stack([system.pbc for system in systems])
+    frames = [_frame(system.cell.tobytes(), system.pbc.tobytes()) for system in systems]
+    complete, inverse = (np.stack(each) for each in zip(*frames, strict=True))
 
-    complete = complete_cells(cells, pbc)
-    fractional = _times(positions, inverted(complete)[owner])
-    starts = np.cumsum((0, *n_atoms_per_system[:-1]))
-    low, high = np.minimum.reduceat(fractional, starts), np.maximum.reduceat(fractional, starts)
-    folds = np.where(pbc[owner], np.floor(fractional), 0.0)
-    centre = np.where(pbc, 0.0, (low + high) / 2)
-    folded = positions - _times(folds + centre[owner], complete[owner])
+    fractional = _times(positions, inverse[owner])
+    folds = np.floor(fractional)
+    taken, periods = folds, complete
+    if not pbc.all():
+        starts = np.cumsum((0, *n_atoms_per_system[:-1]))
+        low, high = np.minimum.reduceat(fractional, starts), np.maximum.reduceat(fractional, starts)
+        folds = np.where(pbc[owner], folds, 0.0)
+        taken = folds + np.where(pbc, 0.0, (low + high) / 2)[owner]
+        periods = complete * np.where(pbc, 1.0, high - low + 2 * cutoff)[:, :, None]
+    folded = positions - _times(taken, complete[owner])
+    return Geometry(folded, cells, pbc, folds, periods, cutoff, n_atoms_per_system)
 
-    search_cells = complete * np.where(pbc, 1.0, high - low + 2 * cutoff)[:, :, None]
-    if is_compact:
-        search = _compact(folded, search_cells, starts, cutoff)
-    else:
-        search = folded, search_cells, np.broadcast_to(np.eye(3), cells.shape)
-    return Geometry(folded, cells, pbc, folds, *search, n_atoms_per_system)
+
+def _folded_alone(system: System, cutoff: float) -> Geometry:
+    """Return one system that is periodic in all directions: a step of most walkers."""
+    _, inverse = _frame(system.cell.tobytes(), system.pbc.tobytes())
+    folds = np.floor(system.positions @ inverse)
+    positions, cells = system.positions, system.cell[None]
+    if folds.any():
+        positions = positions - _times(folds, system.cell)
+    return Geometry(positions, cells, system.pbc[None], folds, cells, cutoff, (len(system),))
+
+
+@lru_cache(maxsize=4096)
+def _frame(cell: bytes, pbc: bytes) -> tuple[Floats, Floats]:
+    """Return a cell, complete, and its inverse; both of shape [3, 3].
+
+    Remembered, as walkers keep their cell, and small matrices take long in numpy.
+    """
+    cells = np.frombuffer(cell).reshape(1, 3, 3)
+    complete = complete_cells(cells, np.frombuffer(pbc, np.bool_)[None])
+    return complete[0], inverted(complete)[0]
 
 
 def complete_cells(cells: Floats, pbc: NDArray[np.bool_]) -> Floats:
@@ -179,5 +218,7 @@ def _without_gaps(positions: Floats, cell: Floats, max_gap: float) -> tuple[Floa
 
 
 def _times(vectors: Floats, matrices: Floats) -> Floats:
-    product: Floats = np.einsum("ni,nij->nj", vectors, matrices)
+    """Return rows times matrices, one for each row or one for all: the same to the last bit."""
+    x, y, z = vectors[:, 0, None], vectors[:, 1, None], vectors[:, 2, None]
+    product: Floats = x * matrices[..., 0, :] + y * matrices[..., 1, :] + z * matrices[..., 2, :]
     return product

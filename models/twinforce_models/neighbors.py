@@ -7,6 +7,7 @@ where it is installed. Both are given what `fold` made of the systems.
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,9 @@ def search_system(
 
 def joined(found: Sequence[tuple[NDArray[np.int64], Floats]], geometry: Geometry) -> NeighborList:
     """Return the pairs and shifts of each system as one list, numbered through all of them."""
+    if len(found) == 1:
+        ((own, own_shifts),) = found
+        return NeighborList(own.T.copy(), own_shifts, (len(own_shifts),))
     starts = np.cumsum((0, *geometry.n_atoms_per_system[:-1]))
     pairs = [pairs + start for (pairs, _), start in zip(found, starts, strict=True)]
     shifts = [shifts for _, shifts in found]
@@ -90,7 +94,7 @@ def joined(found: Sequence[tuple[NDArray[np.int64], Floats]], geometry: Geometry
 
 def can_search_on(device: torch.device) -> bool:
     """Return whether `search_on_device` works there."""
-    return device.type == "cuda" and importlib.util.find_spec("nvalchemiops") is not None
+    return device.type == "cuda" and _has_nvalchemi()
 
 
 def search_on_device(
@@ -126,6 +130,11 @@ def search_on_device(
     owner = torch.repeat_interleave(n_pairs.long(), output_size=pairs.shape[1])
     whole = (shifts.to(positions.dtype).unsqueeze(-1) * basis.index_select(0, owner)).sum(dim=1)
     return pairs, whole, tuple(n_pairs.tolist())
+
+
+@cache
+def _has_nvalchemi() -> bool:
+    return importlib.util.find_spec("nvalchemiops") is not None
 
 
 def _finder(radius: float) -> vesin.NeighborList:

@@ -6,7 +6,7 @@ from the same pass, so that a caller who wants both kinds of forces pays for one
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -17,6 +17,7 @@ from twinforce_models.batch import Batch
 from twinforce_models.fused import FusedHeads, as_fused
 from twinforce_models.supported import check_outputs, check_periodic, check_supported
 from twinforce_proto import (
+    OUTPUTS,
     STRESSES,
     Prediction,
     PredictionError,
@@ -205,18 +206,30 @@ def without_net_force(direct_forces: Tensor, batch: Batch) -> Tensor:
 
 def split(prediction: BatchPrediction, batch: Batch) -> list[Prediction]:
     """Return each system's part, on the host, after a single copy from the device."""
-    names = [f.name for f in fields(prediction) if getattr(prediction, f.name) is not None]
-    tensors = [getattr(prediction, name) for name in names]
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-    flat = torch.cat([tensor.reshape(-1).to(dtype) for tensor in tensors])
-    values = flat.cpu().numpy().astype(np.float64, copy=False)
-    bounds = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
+    given = ((name, getattr(prediction, name)) for name in OUTPUTS)
+    values = _on_host({name: tensor for name, tensor in given if tensor is not None})
     parts: list[dict[str, object]] = [{} for _ in range(batch.n_systems)]
-    for name, tensor, part in zip(names, tensors, np.split(values, bounds), strict=True):
-        rows = part.reshape(tuple(tensor.shape))
+    for name, rows in values.items():
         for own, value in zip(parts, _per_system(name, rows, batch), strict=True):
             own[name] = value
     return [Prediction(**own) for own in parts]  # type: ignore[arg-type]
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Return float64 arrays that share no memory with the tensors."""
+    if all(tensor.device.type == "cpu" for tensor in tensors.values()):
+        return {
+            name: np.array(tensor.detach().numpy(), np.float64) for name, tensor in tensors.items()
+        }
+    is_double = any(tensor.dtype == torch.float64 for tensor in tensors.values())
+    dtype = torch.float64 if is_double else torch.float32
+    flat = torch.cat([tensor.detach().reshape(-1).to(dtype) for tensor in tensors.values()])
+    values = flat.cpu().numpy().astype(np.float64, copy=False)
+    bounds = np.cumsum([tensor.numel() for tensor in tensors.values()])[:-1]
+    return {
+        name: part.reshape(tuple(tensor.shape))
+        for (name, tensor), part in zip(tensors.items(), np.split(values, bounds), strict=True)
+    }
 
 
 def _evaluate(
@@ -320,9 +333,11 @@ def _gradients(
 
 def _per_system(name: str, rows: np.ndarray, batch: Batch) -> Iterable[object]:
     if name == "energy":
-        return (float(value) for value in rows)
+        return cast("list[object]", rows.tolist())
     if name in STRESSES:
         return rows
+    if batch.n_systems == 1:
+        return (rows,)
     return np.split(rows, np.cumsum(batch.n_atoms_per_system)[:-1])
 
 

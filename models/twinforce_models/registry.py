@@ -20,6 +20,7 @@ from twinforce_models.model_files import file_sha256, is_file_spec, load_file
 from twinforce_models.potential import Potential
 from twinforce_models.potentials.composed import Composed, facts_of, parts_of
 from twinforce_models.potentials.harmonic import harmonic
+from twinforce_models.potentials.ideal_gas import IdealGas, ideal_gas
 from twinforce_models.potentials.lennard_jones import lennard_jones
 from twinforce_models.potentials.pairwise import PairPotential
 from twinforce_models.skin import WalkerLists
@@ -34,8 +35,9 @@ Loader: TypeAlias = Callable[[Path, dict[str, Any], torch.device, torch.dtype], 
 _BUNDLED = Path(__file__).parent / "bundled"
 _BUILT_IN = {"hybrid_net": "twinforce_models.potentials.hybrid_net:load"}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
-_TOYS: dict[str, Callable[..., PairPotential]] = {
+_TOYS: dict[str, Callable[..., PairPotential | IdealGas]] = {
     "toy:harmonic": harmonic,
+    "toy:ideal-gas": ideal_gas,
     "toy:lennard-jones": lennard_jones,
 }
 
@@ -203,7 +205,7 @@ def _load_toy(
     spec: str, device: torch.device, dtype: torch.dtype | None, name: str | None
 ) -> LoadedModel:
     potential = _TOYS[spec](dtype=dtype or torch.float64, device=device)
-    parameters = f"{spec} {potential.radial} {potential.swirl} {potential.swirl_axis}"
+    parameters = " ".join(map(str, (spec, *potential.parameters.values())))
     info = _describe(
         potential,
         name=name or spec,
@@ -211,7 +213,7 @@ def _load_toy(
         sha256=hashlib.sha256(parameters.encode()).hexdigest(),
         architecture=spec,
         n_parameters=0,
-        metadata={"parameters": str(potential.radial), "swirl": potential.swirl},
+        metadata={name: str(value) for name, value in potential.parameters.items()},
         card=f"# {spec}\n\n{_TOYS[spec].__doc__}",
     )
     return LoadedModel(info, potential)

@@ -24,29 +24,36 @@ Found = tuple[NDArray[np.int64], Floats]
 
 # How many pairs take as much memory as what is kept of a walker that has none.
 _PAIRS_PER_WALKER = 40
+# Up to so many pairs, the lists of several walkers are looked through as one.
+_MAX_TOGETHER = 50_000
+_NO_PAIRS: Found = np.zeros((0, 2), np.int64), np.zeros((0, 3))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _List:
+    """The two columns of the pairs of one system, their shifts, and those in Å."""
+
+    centres: NDArray[np.int64]
+    others: NDArray[np.int64]
+    shifts: Floats
+    offsets: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kept:
-    """A list, and the folded system that it was made for.
-
-    `centres` and `others` are the two columns of the pairs, `offsets` the shifts in Å.
-    """
+    """A list, and the folded system that it was made for."""
 
     cutoff: float
     positions: Floats
     cell: Floats
     pbc: NDArray[np.bool_]
     inverse_cell: Floats
-    centres: NDArray[np.int64]
-    others: NDArray[np.int64]
-    shifts: Floats
-    offsets: Floats
+    list: _List
 
     @property
     def size(self) -> int:
         """How many pairs take as much memory as all that is kept."""
-        return len(self.centres) + len(self.positions) + _PAIRS_PER_WALKER
+        return len(self.list.centres) + len(self.positions) + _PAIRS_PER_WALKER
 
 
 class WalkerLists:
@@ -82,6 +89,10 @@ class WalkerLists:
             cutoff: In Å.
             walkers: Whose each system is; None for a system that does not come back.
         """
+        if len(walkers) > 1 and all(walkers):
+            lists = self._lists(geometry, cutoff, walkers)
+            if sum([len(each.centres) for each in lists]) <= _MAX_TOGETHER:
+                return _near_together(lists, geometry, cutoff)
         found = [
             self._neighbors(geometry, index, cutoff, walker) for index, walker in enumerate(walkers)
         ]
@@ -96,31 +107,69 @@ class WalkerLists:
         if walker is None:
             self.n_searches += 1
             return search_system(geometry, index, cutoff)
-        kept = self._kept.get(walker)
-        jumps = None if kept is None else self._jumps(kept, geometry, index, cutoff)
-        if kept is None or jumps is None:
-            kept = self._searched(geometry, index, cutoff, walker)
-            jumps = np.zeros_like(kept.positions)
-        else:
-            self._kept.move_to_end(walker)
-        return _near(kept, geometry.positions[geometry.atoms(index)], jumps)
-
-    def _jumps(self, kept: _Kept, geometry: Geometry, index: int, cutoff: float) -> Floats | None:
-        """Return how many cells each atom was folded away; None if the list no longer holds."""
         positions = geometry.positions[geometry.atoms(index)]
+        kept = self._made_for(geometry, index, cutoff, walker)
+        return _near(self._valid(kept, geometry, index, cutoff, walker), positions, cutoff)
+
+    def _lists(self, geometry: Geometry, cutoff: float, walkers: Sequence[Hashable]) -> list[_List]:
+        """Return the lists of several walkers; whether they hold is asked of all at once."""
+        kept = [
+            self._made_for(geometry, index, cutoff, walker) for index, walker in enumerate(walkers)
+        ]
+        starts = np.cumsum((0, *geometry.n_atoms_per_system[:-1]))
+        before = [
+            geometry.positions[geometry.atoms(index)] if each is None else each.positions
+            for index, each in enumerate(kept)
+        ]
+        moved = geometry.positions - np.concatenate(before)
+        farthest = np.maximum.reduceat(np.einsum("ni,ni->n", moved, moved), starts)
+        have_stayed = (4 * farthest <= self.skin**2).tolist()
+        return [
+            each.list
+            if each is not None and has_stayed
+            else self._valid(each, geometry, index, cutoff, walker)
+            for index, (each, has_stayed, walker) in enumerate(
+                zip(kept, have_stayed, walkers, strict=True)
+            )
+        ]
+
+    def _made_for(
+        self, geometry: Geometry, index: int, cutoff: float, walker: Hashable
+    ) -> _Kept | None:
+        """Return what is kept of a walker if it still has this cell and as many atoms."""
+        kept = self._kept.get(walker)
         if (
-            cutoff != kept.cutoff
-            or len(positions) != len(kept.positions)
-            or not np.array_equal(geometry.cells[index], kept.cell)
-            or not np.array_equal(geometry.pbc[index], kept.pbc)
+            kept is None
+            or cutoff != kept.cutoff
+            or geometry.n_atoms_per_system[index] != len(kept.positions)
+            or geometry.cells[index].tobytes() != kept.cell.tobytes()
+            or geometry.pbc[index].tobytes() != kept.pbc.tobytes()
         ):
             return None
-        moved = positions - kept.positions
+        self._kept.move_to_end(walker)
+        return kept
+
+    def _valid(
+        self, kept: _Kept | None, geometry: Geometry, index: int, cutoff: float, walker: Hashable
+    ) -> _List:
+        """Return the list of a walker, as it is, with other shifts, or made anew."""
+        if kept is None:
+            return self._searched(geometry, index, cutoff, walker).list
+        moved = geometry.positions[geometry.atoms(index)] - kept.positions
+        if self._is_near(moved):
+            return kept.list
+        # How many cells each atom was folded away since.
         jumps: Floats = np.where(kept.pbc, np.rint(moved @ kept.inverse_cell), 0.0)
-        if jumps.any():
-            moved = moved - jumps @ kept.cell
-        farthest = np.einsum("ni,ni->n", moved, moved).max()
-        return jumps if 4 * farthest <= self.skin**2 else None
+        if not self._is_near(moved - jumps @ kept.cell):
+            return self._searched(geometry, index, cutoff, walker).list
+        i, j = kept.list.centres, kept.list.others
+        shifts = kept.list.shifts + jumps[i] - jumps[j]
+        return _List(i, j, shifts, shifts @ kept.cell)
+
+    def _is_near(self, moved: Floats) -> bool:
+        """Tell whether no atom has moved farther than half the skin."""
+        farthest = np.maximum.reduce(np.einsum("ni,ni->n", moved, moved))
+        return bool(4 * farthest <= self.skin**2)
 
     def _searched(self, geometry: Geometry, index: int, cutoff: float, walker: Hashable) -> _Kept:
         self.n_searches += 1
@@ -133,10 +182,7 @@ class WalkerLists:
             cell,
             pbc,
             inverted(complete_cells(cell[None], pbc[None]))[0],
-            pairs[:, 0].copy(),
-            pairs[:, 1].copy(),
-            shifts,
-            shifts @ cell,
+            _List(pairs[:, 0].copy(), pairs[:, 1].copy(), shifts, shifts @ cell),
         )
         self.forget(walker)
         self._kept[walker] = kept
@@ -156,15 +202,39 @@ def _sorted(pairs: NDArray[np.int64], shifts: Floats) -> Found:
     return pairs[order], shifts[order]
 
 
-def _near(kept: _Kept, positions: Floats, jumps: Floats) -> Found:
+def _near(listed: _List, positions: Floats, cutoff: float) -> Found:
     """Return the pairs that are closer than the cutoff now, and their shifts."""
-    i, j, shifts, offsets = kept.centres, kept.others, kept.shifts, kept.offsets
-    if jumps.any():
-        shifts = shifts + jumps[i] - jumps[j]
-        offsets = shifts @ kept.cell
+    i, j = listed.centres, listed.others
+    if not len(i):
+        return _NO_PAIRS
+    near = _places_near(i, j, listed.offsets, positions, cutoff)
+    return np.stack([i.take(near), j.take(near)], axis=1), listed.shifts.take(near, axis=0)
+
+
+def _near_together(lists: Sequence[_List], geometry: Geometry, cutoff: float) -> NeighborList:
+    """Return the same of several systems, in few operations: for small ones, these cost most."""
+    n_pairs = [len(each.centres) for each in lists]
+    start = np.repeat(np.cumsum((0, *geometry.n_atoms_per_system[:-1])), n_pairs)
+    i = np.concatenate([each.centres for each in lists]) + start
+    j = np.concatenate([each.others for each in lists]) + start
+    offsets = np.concatenate([each.offsets for each in lists])
+    near = _places_near(i, j, offsets, geometry.positions, cutoff)
+    shifts = np.concatenate([each.shifts for each in lists]).take(near, axis=0)
+    bounds = near.searchsorted(np.cumsum((0, *n_pairs)))
+    pairs = np.stack([i.take(near), j.take(near)])
+    return NeighborList(pairs, shifts, tuple(np.diff(bounds).tolist()))
+
+
+def _places_near(
+    i: NDArray[np.int64],
+    j: NDArray[np.int64],
+    offsets: Floats,
+    positions: Floats,
+    cutoff: float,
+) -> NDArray[np.int64]:
+    """Return which pairs are closer than the cutoff."""
     vectors = positions.take(j, axis=0)
     vectors -= positions.take(i, axis=0)
     vectors += offsets
     squared = np.einsum("ni,ni->n", vectors, vectors)
-    near = np.flatnonzero(squared < kept.cutoff**2)
-    return np.stack([i.take(near), j.take(near)], axis=1), shifts.take(near, axis=0)
+    return np.flatnonzero(squared < cutoff**2)

@@ -13,15 +13,20 @@ from numpy.typing import NDArray
 from twinforce_proto.errors import InvalidRequestError, InvalidSystemError, ServiceError
 from twinforce_proto.v1 import inference_pb2 as pb
 
+_FLOAT64 = np.dtype("<f8")
 _DTYPES = {"float64": pb.FLOAT64, "float32": pb.FLOAT32}
-_NUMPY_DTYPES: dict[int, np.dtype[Any]] = {pb.FLOAT64: np.dtype("<f8"), pb.FLOAT32: np.dtype("<f4")}
+_NUMPY_DTYPES: dict[int, np.dtype[Any]] = {pb.FLOAT64: _FLOAT64, pb.FLOAT32: np.dtype("<f4")}
 
 
 def array_to_proto(array: NDArray[Any], dtype: str = "float64") -> pb.Array:
     """Encode an array as "float64" or "float32"."""
     number = dtype_to_proto(dtype)
-    data = np.ascontiguousarray(array, dtype=_NUMPY_DTYPES[number]).tobytes()
-    return pb.Array(dtype=number, data=data)
+    return pb.Array(dtype=number, data=bytes_of(array, _NUMPY_DTYPES[number]))
+
+
+def bytes_of(array: NDArray[Any], dtype: np.dtype[Any] = _FLOAT64) -> bytes:
+    """Return the bytes of an array, row-major."""
+    return (array if array.dtype == dtype else array.astype(dtype)).tobytes()
 
 
 def array_from_proto(

@@ -58,7 +58,7 @@ def coordinates(
         raise invalid(field, f"shape {list(shape)}", f"shape {list(array.shape)}")
     kept = _keep(array, np.float64)
     # One pass when all is well; NaN compares false.
-    if not (np.abs(kept) <= MAX_LENGTH).all():
+    if kept.size and not np.abs(kept).max() <= MAX_LENGTH:
         wrong = ~(np.abs(kept) <= MAX_LENGTH)
         raise invalid(field, f"finite numbers within ±{MAX_LENGTH:.0f} {unit}", _first(kept, wrong))
     return kept
@@ -144,8 +144,10 @@ def _numbers(field: str, values: ArrayLike, kinds: str, expected: str) -> NDArra
 
 
 def _keep(array: NDArray[Any], dtype: type[_Scalar]) -> NDArray[_Scalar]:
-    kept = np.ascontiguousarray(array, dtype=dtype).view()
-    kept.flags.writeable = False
+    kept = np.ascontiguousarray(array, dtype=dtype)
+    if kept.flags.writeable:
+        kept = kept.view()
+        kept.flags.writeable = False
     return kept
 
 

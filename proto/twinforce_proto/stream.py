@@ -3,11 +3,9 @@
 No I/O: the transports send what `StreamEncoder` gives and submit what `StreamDecoder` gives.
 """
 
-from dataclasses import replace
-
 from twinforce_proto.arrays import (
     array_from_proto,
-    array_to_proto,
+    bytes_of,
     dtype_from_proto,
     dtype_to_proto,
 )
@@ -45,12 +43,14 @@ class StreamEncoder:
     def encode(self, system: System, outputs: frozenset[str]) -> pb.StreamRequest:
         """Return the message for this system: a move where it is the last one, moved."""
         message = self._opening() if self._composition is None else pb.StreamRequest()
-        wanted = parse_outputs(outputs)
+        wanted = outputs if outputs == self._outputs else parse_outputs(outputs)
         if wanted != self._outputs:
             message.outputs.extend(outputs_to_proto(wanted))
         composition, cell = _composition(system), system.cell.tobytes()
         if composition == self._composition:
-            message.move.CopyFrom(_move_to_proto(system, with_cell=cell != self._cell))
+            message.move.positions.data = bytes_of(system.positions)
+            if cell != self._cell:
+                message.move.cell.data = bytes_of(system.cell)
         else:
             message.system.CopyFrom(system_to_proto(system))
         self._composition, self._cell, self._outputs = composition, cell, wanted
@@ -120,13 +120,6 @@ def _composition(system: System) -> tuple[object, ...]:
     )
 
 
-def _move_to_proto(system: System, *, with_cell: bool) -> pb.Move:
-    return pb.Move(
-        positions=array_to_proto(system.positions),
-        cell=array_to_proto(system.cell) if with_cell else None,
-    )
-
-
 def _first(message: pb.StreamRequest) -> PredictRequest:
     if not message.HasField("system"):
         raise InvalidRequestError(
@@ -150,8 +143,7 @@ def _first(message: pb.StreamRequest) -> PredictRequest:
 
 def _next(message: pb.StreamRequest, last: PredictRequest) -> PredictRequest:
     has_dtype = message.HasField("reply_dtype")
-    return replace(
-        last,
+    return PredictRequest(
         model=message.model or last.model,
         systems=(_system(message, last.systems[0]),),
         outputs=outputs_from_proto(message.outputs) if message.outputs else last.outputs,

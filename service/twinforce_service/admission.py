@@ -1,7 +1,9 @@
 """What each model accepts: checked before a request may wait, so that no bad one ever does."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +19,41 @@ from twinforce_proto import (
     UnsupportedElementError,
     UnsupportedOutputError,
 )
-from twinforce_service.batching import Request, located
+from twinforce_service.batching import Request, Walker, located
 from twinforce_service.pairs import estimate_pairs
 
 _N_ELEMENTS = 119
+# Å; a walker that has not moved farther along any axis has about as many neighbor pairs as before.
+_MAX_MOVE = 0.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Admitted:
+    """What a walker asked when it was last looked at closely."""
+
+    model: str
+    outputs: frozenset[str]
+    system: System
+    n_pairs: int
+
+    @classmethod
+    def of(cls, request: Request[Any]) -> Self:
+        """Return that of a request that has just been admitted."""
+        return cls(request.model, request.outputs, request.system, request.n_pairs)
+
+    def is_much_like(self, request: Request[Any]) -> bool:
+        """Tell whether the same may be said of a request: only its atoms have moved a little."""
+        ours, theirs = self.system, request.system
+        return (
+            request.model == self.model
+            and request.outputs == self.outputs
+            and theirs.atomic_numbers is ours.atomic_numbers
+            and theirs.cell is ours.cell
+            and theirs.pbc is ours.pbc
+            and theirs.charge == ours.charge
+            and theirs.spin_multiplicity == ours.spin_multiplicity
+            and bool(np.abs(theirs.positions - ours.positions).max() <= _MAX_MOVE)
+        )
 
 
 class Admission:
@@ -36,6 +69,7 @@ class Admission:
         self._max_pairs = max_pairs
         self._outputs = {name: frozenset(info.outputs) for name, info in models.items()}
         self._known = {name: _table(info.elements) for name, info in models.items()}
+        self._admitted: WeakKeyDictionary[Walker, _Admitted] = WeakKeyDictionary()
 
     def admit(self, requests: Sequence[Request[Any]]) -> None:
         """Check every request and fill in its `n_pairs`.
@@ -48,13 +82,23 @@ class Admission:
             SystemTooLargeError: The system has too many neighbor pairs.
         """
         for request in requests:
-            info = self.find(request.model)
-            self._check_outputs(info, request.outputs)
-            if (error := self._objection(info, request)) is not None:
-                raise located(error, request)
-            request.n_pairs = request.n_pairs or estimate_pairs(request.system, info.cutoff)
-            if request.n_pairs > self._max_pairs:
-                raise located(self._too_crowded(request.n_pairs, info), request)
+            walker = request.walker
+            if walker is None:
+                self._admit(request)
+            elif (last := self._admitted.get(walker)) and last.is_much_like(request):
+                request.n_pairs = request.n_pairs or last.n_pairs
+            else:
+                self._admit(request)
+                self._admitted[walker] = _Admitted.of(request)
+
+    def _admit(self, request: Request[Any]) -> None:
+        info = self.find(request.model)
+        self._check_outputs(info, request.outputs)
+        if (error := self._objection(info, request)) is not None:
+            raise located(error, request)
+        request.n_pairs = request.n_pairs or estimate_pairs(request.system, info.cutoff)
+        if request.n_pairs > self._max_pairs:
+            raise located(self._too_crowded(request.n_pairs, info), request)
 
     def find(self, name: str) -> ModelInfo:
         """Return what a model declares.

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from twinforce_models.registry import LoadedModel
-from twinforce_proto import ServiceError, Timings
+from twinforce_proto import Prediction, Provenance, ServiceError, Timings
 from twinforce_service import evaluation
-from twinforce_service.batching import JacobianRequest, Limits, Request
+from twinforce_service.batching import JacobianRequest, JacobianRows, Limits, Request
 from twinforce_service.disagreement import disagreements
 from twinforce_service.engine import BatchReport
+from twinforce_service.version import provenance_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Answering:
         clock: Callable[[], float],
     ) -> None:
         self._loaded = models
+        self._provenances = {name: provenance_of(model.info) for name, model in models.items()}
         self._limits = limits
         self._learn = learn
         self._on_out_of_memory = on_out_of_memory
@@ -95,13 +97,14 @@ class Answering:
         now = self._clock()
         report = _report(batch, started, now, held_s)
         self._learn(batch, report, now)
+        provenance = self._provenances[report.model]
         for request, answer, waited in zip(batch, answers, report.queue_s, strict=True):
             if isinstance(answer, ServiceError):
                 logger.info("%s", answer, extra=_described(request))
                 request.fail(answer)
             else:
                 timings = Timings(waited, report.compute_s, len(batch), report.n_atoms)
-                request.complete(replace(answer, timings=timings))
+                request.complete(_finished(answer, request.outputs, provenance, timings))
         if not report.n_rows:
             systems = [request.system for request in batch]
             report = replace(report, disagreements=disagreements(systems, answers))
@@ -113,6 +116,19 @@ class Answering:
                 self._on_batch(report)
         except Exception:
             logger.exception("a batch could not be reported")
+
+
+def _finished(
+    answer: Prediction | JacobianRows,
+    outputs: frozenset[str],
+    provenance: Provenance,
+    timings: Timings,
+) -> Prediction | JacobianRows:
+    """Return an answer with only what was asked for, what made it and where the time went."""
+    if isinstance(answer, JacobianRows):
+        return JacobianRows(answer.values, provenance, timings)
+    asked = {name: getattr(answer, name) for name in outputs}
+    return Prediction(**asked, provenance=provenance, timings=timings)
 
 
 def _report(

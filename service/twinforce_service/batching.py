@@ -50,7 +50,8 @@ class Request(Generic[_Answer]):
         walker: Whose step it is, where it is one.
         n_pairs: How many neighbor pairs it adds to a batch; filled in on admission.
         submitted_at: When it was admitted, on the same clock as `deadline`.
-        future: Gets the answer or a `ServiceError`; cancel it when nobody waits any more.
+        future: Gets the answer or a `ServiceError`; cancel it when nobody waits any more. A `Reply`
+            where nobody will block on it.
     """
 
     model: str
@@ -177,7 +178,7 @@ def has_room(
     """Tell whether requests may wait beside those that do: of this number, with these atoms."""
     return not n_requests or (
         n_requests + len(requests) <= limits.max_waiting
-        and n_atoms + sum(each.n_atoms for each in requests) <= limits.max_waiting_atoms
+        and n_atoms + sum([each.n_atoms for each in requests]) <= limits.max_waiting_atoms
     )
 
 

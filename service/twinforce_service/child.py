@@ -1,8 +1,8 @@
 """The process of an engine as its parent sees it: started, talked to, found dead, cleaned up.
 
-Parent and child hold the two ends of pipes that nobody writes to: whichever dies, however it dies,
-the other one reads the end of its pipe. The sockets between them and all temporary files of the
-child, such as unpacked machine code, lie in a directory of their own, which who is left removes.
+Whichever dies, however it dies, the other one reads the end: the parent that of the socket between
+them, the child that of a pipe that nobody writes to. All temporary files of the child, such as
+unpacked machine code, lie in a directory of their own, which who is left removes.
 """
 
 import contextlib
@@ -13,19 +13,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from twinforce_service import channel
-from twinforce_service.channel import Frame
 from twinforce_service.engine_spec import EngineSpec
 
 _COUNTERS = "counters"
 _PROGRAM = "twinforce_service.engine_process"
-# Of the path of the directory above theirs, in bytes: that of a Unix socket must fit into 104.
-_MAX_PATH = 70
 # How long a process that was told to end has to do so, in s.
 _LAST_GRACE = 2.0
 _STANDARD_ERROR = 2
@@ -63,6 +59,10 @@ class Child:
 
     Args:
         spec: What its engine is to be.
+
+    Attributes:
+        channel: To the process; ends when it does.
+        counters: Of its queue.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -70,29 +70,16 @@ class Child:
         with contextlib.ExitStack() as stack:  # of what to undo if it cannot be started
             stack.callback(self._remove_files)
             self.counters = Counters.create(self._directory)
-            self._channel = channel.listen(self._directory)
-            stack.callback(self._channel.close, 0)
-            self._lifeline, theirs = os.pipe()
-            with os.fdopen(theirs, "wb"):
-                try:
-                    self._process = _started(spec, self._directory, theirs)
-                except BaseException:
-                    os.close(self._lifeline)
-                    raise
+            self.channel, theirs = channel.pair()
+            stack.callback(self.channel.close)
+            with theirs:
+                self._process = _started(spec, self._directory, theirs.fileno())
             stack.pop_all()
 
     @property
     def pid(self) -> int:
         """Of the process."""
         return self._process.pid
-
-    def send(self, frames: Sequence[Frame]) -> None:
-        """Send a message; it is lost if the process is dead."""
-        self._channel.send(frames)
-
-    def receive(self) -> list[memoryview] | None:
-        """Wait for the next message; None when the process has ended and all have come."""
-        return self._channel.receive_unless(self._lifeline)
 
     def kill(self) -> None:
         """End the process at once."""
@@ -107,8 +94,7 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        self._channel.close(linger_ms=0)
-        os.close(self._lifeline)
+        self.channel.close()
         self._remove_files()
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
@@ -116,15 +102,15 @@ class Child:
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
-def _started(spec: EngineSpec, directory: Path, lifeline: int) -> "subprocess.Popen[bytes]":
+def _started(spec: EngineSpec, directory: Path, connected: int) -> "subprocess.Popen[bytes]":
     """Start the process and tell it what it is to be."""
-    command = [sys.executable, "-P", "-m", _PROGRAM, str(directory), str(lifeline)]
+    command = [sys.executable, "-P", "-m", _PROGRAM, str(directory), str(connected)]
     process = subprocess.Popen(
         command,
         bufsize=0,
         stdin=subprocess.PIPE,
         stdout=_STANDARD_ERROR,
-        pass_fds=[lifeline],
+        pass_fds=[connected],
         env=os.environ | {"PYTHONPATH": _import_path(), "TMPDIR": str(directory)},
     )
     assert process.stdin is not None
@@ -134,10 +120,8 @@ def _started(spec: EngineSpec, directory: Path, lifeline: int) -> "subprocess.Po
 
 
 def _private_directory() -> Path:
-    """Return a new directory that only this user can enter, with a path that sockets can have."""
-    preferred = tempfile.gettempdir()
-    parent = preferred if len(os.fsencode(preferred)) <= _MAX_PATH else "/tmp"
-    return Path(tempfile.mkdtemp(prefix="twinforce-", dir=parent))
+    """Return a new directory that only this user can enter."""
+    return Path(tempfile.mkdtemp(prefix="twinforce-"))
 
 
 def _import_path() -> str:

@@ -3,10 +3,13 @@
 It is started by `Child`, lives as long as its parent, and holds nothing that the parent needs.
 """
 
+import gc
 import logging
 import os
+import select
 import shutil
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -17,13 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twinforce_proto import ModelLoadError, ServiceError, UnavailableError
-from twinforce_service import channel, logs, wire
+from twinforce_service import logs, wire
 from twinforce_service.batching import Request
 from twinforce_service.channel import Channel, Frame
 from twinforce_service.child import Counters
 from twinforce_service.engine import BatchReport
 from twinforce_service.engine_spec import EngineSpec
-from twinforce_service.wire import Kind
+from twinforce_service.post import Post
+from twinforce_service.wire import Kind, Message
 
 if TYPE_CHECKING:  # loads torch, which takes its time and may fail
     from twinforce_service.thread_engine import ThreadEngine
@@ -48,16 +52,13 @@ class Outbox:
         self._send = send
         self._done: list[tuple[int, Any]] = []
 
-    def expect(self, number: int, request: Request[Any]) -> None:
-        """Take what this request ends with, unless it was cancelled."""
-        request.future.add_done_callback(partial(self._note, number))
-
     def send_batch(self, report: BatchReport) -> None:
         """Send the answers since the last batch, and the report of this one."""
         done, self._done = self._done, []
         self._send(wire.answers_to_frames(done, report))
 
-    def _note(self, number: int, future: "Future[Any]") -> None:
+    def note(self, number: int, future: "Future[Any]") -> None:
+        """Take what a request has ended with, unless it was cancelled."""
         if future.cancelled():
             return
         error = future.exception()
@@ -68,10 +69,10 @@ class Outbox:
 
 
 class Inbox:
-    """What the parent says, in a thread of its own.
+    """What the parent says.
 
     Args:
-        engine: Does it; runs in another thread of this process.
+        engine: Does it.
         outbox: Where answers go.
     """
 
@@ -80,27 +81,24 @@ class Inbox:
         self._outbox = outbox
         self._waiting: dict[int, Request[Any]] = {}
 
-    def read_all(self, link: Channel) -> None:
-        """Do what each message says, for ever."""
-        while True:
-            message = wire.read(link.receive())
-            match message.kind:
-                case Kind.REQUESTS:
-                    self._accept(wire.requests_from_message(message))
-                case Kind.CANCEL:
-                    self._cancel(message.head)
-                case Kind.DROP_CANCELLED:
-                    self._engine.drop_cancelled()
-                case Kind.STOP:
-                    self._engine.stop()
+    def take(self, message: Message) -> None:
+        """Do what a message says."""
+        match message.kind:
+            case Kind.REQUESTS:
+                self._accept(wire.requests_from_message(message))
+            case Kind.CANCEL:
+                self._cancel(message.head)
+            case Kind.DROP_CANCELLED:
+                self._engine.drop_cancelled()
+            case Kind.STOP:
+                self._engine.stop()
 
     def _accept(self, requests: Sequence[tuple[int, Request[Any]]]) -> None:
         for number, request in requests:
             self._waiting[number] = request
             request.future.add_done_callback(partial(self._forget, number))
-            self._outbox.expect(number, request)
         try:
-            self._engine.submit([request for _, request in requests])
+            self._engine.accept([request for _, request in requests])
         except ServiceError as error:
             for _, request in requests:
                 request.fail(error)
@@ -110,22 +108,25 @@ class Inbox:
             if (request := self._waiting.get(number)) is not None:
                 request.future.cancel()
 
-    def _forget(self, number: int, _: "Future[Any]") -> None:
+    def _forget(self, number: int, future: "Future[Any]") -> None:
         self._waiting.pop(number, None)
+        self._outbox.note(number, future)
 
 
 def main() -> None:
     """Be the process of an engine, as `Child` starts it."""
-    directory, lifeline = Path(sys.argv[1]), int(sys.argv[2])
-    os.set_inheritable(lifeline, False)
+    directory, connected = Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
+    connected.set_inheritable(False)
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent says when to stop
         signal.signal(number, signal.SIG_IGN)
     spec = EngineSpec.from_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, args=[directory], daemon=True).start()
     logs.configure(spec.log_level, spec.log_format)
-    link = channel.connect(directory)
+    link = Channel(connected)
     counters = Counters(directory)
     link.send(_last_words(partial(_run, spec, link, counters)))
+    while not link.flush():
+        select.select([], [link], [])
     threading.Event().wait()  # until the parent has read them
 
 
@@ -137,25 +138,23 @@ def _run(spec: EngineSpec, link: Channel, counters: Counters) -> ServiceError | 
 
     outbox = Outbox(link.send)
     limits = replace(spec.limits, max_waiting=_NO_LIMIT, max_waiting_atoms=_NO_LIMIT)
+    post = Post(link)
     engine = ThreadEngine(
         partial(load_models, spec),
         limits,
         on_batch=outbox.send_batch,
         on_take=counters.set,
+        bell=post,
     )
-    inbox = Inbox(engine, outbox)
-    threading.Thread(target=_read, args=[inbox, link], daemon=True).start()
-    engine.run(on_ready=lambda: link.send(wire.models_to_frames(engine.models.values())))
+    post.deliver_to(Inbox(engine, outbox).take)
+    engine.run(on_ready=partial(_say_ready, engine, link))
     return engine.failure
 
 
-def _read(inbox: Inbox, link: Channel) -> None:
-    """Read what the parent says; without this, the process is of no use."""
-    try:
-        inbox.read_all(link)
-    except Exception:
-        logger.critical("a message could not be understood", exc_info=True)
-        os._exit(1)
+def _say_ready(engine: "ThreadEngine", link: Channel) -> None:
+    gc.collect()
+    gc.freeze()  # what is there now stays, so that no batch waits while it is searched for garbage
+    link.send(wire.models_to_frames(engine.models.values()))
 
 
 def _last_words(run: Callable[[], ServiceError | None]) -> list[Frame]:

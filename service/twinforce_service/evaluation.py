@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Hashable, Iterable, Sequence
+from math import isfinite
 
 import numpy as np
 import torch
@@ -17,14 +18,12 @@ from twinforce_proto import (
     NonFinitePredictionError,
     Prediction,
     PredictionError,
-    Provenance,
     ServiceError,
     System,
     SystemTooLargeError,
     needs_autograd,
 )
 from twinforce_service.batching import JacobianRequest, JacobianRows, Limits, Request
-from twinforce_service.version import provenance_of
 
 _SHAPES: dict[str, tuple[int, ...]] = {
     "atom_energies": (),
@@ -68,7 +67,7 @@ def choose_device(wanted: str) -> torch.device:
 def evaluate(
     model: LoadedModel, requests: Sequence[Request[Prediction]], limits: Limits
 ) -> list[Prediction | NonFinitePredictionError]:
-    """Evaluate requests of one model together; each gets only what it asked for.
+    """Evaluate requests of one model together; each gets what it asked for, and maybe more.
 
     Args:
         model: All of them ask it.
@@ -80,8 +79,10 @@ def evaluate(
         PredictionError: The potential gave too little, or the wrong shapes.
         Exception: Whatever the potential raised.
     """
+    if not is_separable(model.potential):
+        return _evaluated(model, requests, limits)
     answers: dict[int, Prediction | NonFinitePredictionError] = {}
-    for places in _evaluated_together(model, requests):
+    for places in _evaluated_together(requests):
         some = [requests[place] for place in places]
         answers |= zip(places, _evaluated(model, some, limits), strict=True)
     return [answers[place] for place in range(len(requests))]
@@ -105,7 +106,7 @@ def evaluate_rows(
             f"{output}: the model gave NaN or infinity as a derivative for this system",
             field=output,
         )
-    return JacobianRows(values, provenance_of(model.info))
+    return JacobianRows(values)
 
 
 def warm_up(model: LoadedModel) -> None:
@@ -195,16 +196,12 @@ def summary(error: BaseException) -> str:
     return text if len(text) <= _MAX_SUMMARY else text[:_MAX_SUMMARY] + "…"
 
 
-def _evaluated_together(
-    model: LoadedModel, requests: Sequence[Request[Prediction]]
-) -> Iterable[Sequence[int]]:
-    """Return the places of requests that share a pass.
+def _evaluated_together(requests: Sequence[Request[Prediction]]) -> Iterable[Sequence[int]]:
+    """Return the places of requests that share a pass of a model whose heads share nothing.
 
-    All of them do, unless the heads of the model share nothing: then what asks for the energy, for
-    direct outputs or for both is kept apart, so that none pays for the heads of another.
+    What asks for the energy, for direct outputs or for both is kept apart, so that none pays for
+    the heads of another.
     """
-    if not is_separable(model.potential):
-        return [range(len(requests))]
     places: dict[tuple[bool, bool], list[int]] = {}
     for place, request in enumerate(requests):
         kind = request.outputs <= DIRECT_OUTPUTS, request.outputs.isdisjoint(DIRECT_OUTPUTS)
@@ -215,16 +212,15 @@ def _evaluated_together(
 def _evaluated(
     model: LoadedModel, requests: Sequence[Request[Prediction]], limits: Limits
 ) -> list[Prediction | NonFinitePredictionError]:
-    outputs = frozenset[str]().union(*(request.outputs for request in requests))
+    outputs = requests[0].outputs.union(*(request.outputs for request in requests[1:]))
     systems = [request.system for request in requests]
     predictions = _by_table(model, systems, outputs)
     if predictions is None:
         batch = _batch(model, systems, [request.walker for request in requests])
         _check_room(batch, limits)
         predictions = _predict(model, batch, outputs)
-    provenance = provenance_of(model.info)
     return [
-        _answer(request, prediction, provenance)
+        _checked(request, prediction)
         for request, prediction in zip(requests, predictions, strict=True)
     ]
 
@@ -286,23 +282,29 @@ def _predict(model: LoadedModel, batch: Batch, outputs: frozenset[str]) -> list[
     return predictions
 
 
-def _answer(
-    request: Request[Prediction], prediction: Prediction, provenance: Provenance
+def _checked(
+    request: Request[Prediction], prediction: Prediction
 ) -> Prediction | NonFinitePredictionError:
-    asked = {name: getattr(prediction, name) for name in OUTPUTS if name in request.outputs}
-    for name, value in asked.items():
-        if value is None or np.shape(value) != _shape(name, request.n_atoms):
+    """Return the prediction, if all that was asked for is there, in shape and finite."""
+    for name in OUTPUTS:
+        if name not in request.outputs:
+            continue
+        value = getattr(prediction, name)
+        if name == "energy":
+            has_shape, is_finite = isinstance(value, float), value is None or isfinite(value)
+        else:
+            has_shape = value is not None and value.shape == _shape(name, request.n_atoms)
+            is_finite = not has_shape or np.logical_and.reduce(np.isfinite(value), axis=None)
+        if not has_shape:
             raise PredictionError(f"the model gave {name} of shape {np.shape(value)}")
-        if not np.isfinite(value).all():
+        if not is_finite:
             return NonFinitePredictionError(
                 f"{name}: the model gave NaN or infinity for this system", field=name
             )
-    return Prediction(**asked, provenance=provenance)
+    return prediction
 
 
 def _shape(name: str, n_atoms: int) -> tuple[int, ...]:
-    if name == "energy":
-        return ()
     return (n_atoms, *_SHAPES[name]) if name in _SHAPES else (3, 3)
 
 

@@ -90,6 +90,8 @@ class Holding:
         # Those of them that may be worth waiting for.
         self._soon: defaultdict[Hashable, dict[Walker, _Away]] = defaultdict(dict)
         self._hold: Hold | None = None
+        # What batches took, not learned from yet: their group, atoms, pairs and s.
+        self._taken: list[tuple[Hashable, int, int, float]] = []
 
     def note_requests(self, requests: Iterable[Request[Any]], now: float) -> None:
         """Learn when walkers have returned."""
@@ -107,7 +109,7 @@ class Holding:
         if self._max_hold <= 0.0:
             return
         group = batch[0].group
-        self._costs[group].note(*_size(batch), seconds)
+        self._taken.append((group, *_size(batch), seconds))
         for request in batch:
             if (walker := request.walker) is None:
                 continue
@@ -123,6 +125,18 @@ class Holding:
             forgotten, _ = self._returns.popitem(last=False)
             self._leave(forgotten)
 
+    def learn(self, *, at_least: int = 1) -> None:
+        """Learn from what batches took, which takes longer than to note it.
+
+        Args:
+            at_least: Of them; where there are less nothing is learned yet.
+        """
+        if len(self._taken) < at_least:
+            return
+        for group, n_atoms, n_pairs, seconds in self._taken:
+            self._costs[group].note(n_atoms, n_pairs, seconds)
+        self._taken.clear()
+
     def hold(self, waiting: Sequence[Request[Any]], now: float) -> Hold | None:
         """Return until when a batch should wait, and for whom; None where it should not.
 
@@ -136,13 +150,17 @@ class Holding:
         return self._hold
 
     def _decided(self, waiting: Sequence[Request[Any]], now: float) -> Hold | None:
-        away = self._expected(waiting[0].group, now)
+        group = waiting[0].group
+        if not self._soon.get(group):
+            return None
+        self.learn()
+        away = self._expected(group, now)
         atoms, pairs = _size(waiting)
         more_atoms = sum(each.n_atoms for each in away.values())
         more_pairs = sum(each.n_pairs for each in away.values())
         if not (away and self._budgets.fits(waiting[0], atoms + more_atoms, pairs + more_pairs)):
             return None
-        cost = self._costs[waiting[0].group]
+        cost = self._costs[group]
         saved = cost.fixed
         until = max(each.back_by for each in away.values())
         idle = until - now
@@ -163,8 +181,6 @@ class Holding:
         Who takes longer than a small batch costs is worth no waiting: it would be the device that
         waits in each cycle.
         """
-        if not self._soon.get(group):
-            return {}
         soon = {walker: each for walker, each in self._soon[group].items() if now < each.back_by}
         self._soon[group] = soon
         worth = self._costs[group].fixed

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -213,6 +214,7 @@ async def _serve_until_signalled(settings: Settings) -> None:
 
 
 def _print(ready: Ready) -> None:
+    gc.freeze()  # what is there now stays, so that nobody waits while it is searched for garbage
     sys.stdout.write(ready.lines())
     sys.stdout.flush()
 
@@ -259,7 +261,8 @@ def _engine(settings: Settings, load_models: LoadModels | None, metrics: Metrics
 
 
 def _process_engine(spec: EngineSpec, metrics: Metrics) -> ProcessEngine:
-    return ProcessEngine(spec, metrics.observe_batch, metrics.count_restart)
+    loop = asyncio.get_running_loop()
+    return ProcessEngine(spec, metrics.observe_batch, metrics.count_restart, loop=loop)
 
 
 def _thread_engine(

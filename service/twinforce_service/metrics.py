@@ -1,6 +1,7 @@
 """What the service counts and measures, in the words of Prometheus."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,6 +25,19 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 _SYSTEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _EV_PER_A = (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 3, 10)
 _ATOMS = (1, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
+
+
+@dataclass(frozen=True, slots=True)
+class _OfModel:
+    """What is counted of each batch of one model."""
+
+    evaluations: Counter
+    atoms: Counter
+    batch_systems: Histogram
+    batch_atoms: Histogram
+    queue_s: Histogram
+    held_s: Histogram
+    compute_s: Histogram
 
 
 class Metrics:
@@ -112,6 +126,7 @@ class Metrics:
             registry=self.registry,
         )
         service.labels(service_version).set(1)
+        self._by_model: dict[str, _OfModel] = {}
 
     def count_request(self, transport: str, model: str, outcome: str) -> None:
         """Count one call that was answered."""
@@ -123,17 +138,31 @@ class Metrics:
             self._jacobian_rows.labels(report.model).inc(report.n_rows)
             self._jacobian_s.labels(report.model).inc(report.compute_s)
             return
-        self._evaluations.labels(report.model).inc(report.n_systems)
-        self._atoms.labels(report.model).inc(report.n_atoms)
-        self._batch_systems.labels(report.model).observe(report.n_systems)
-        self._batch_atoms.labels(report.model).observe(report.n_atoms)
-        self._held_s.labels(report.model).observe(report.held_s)
-        self._compute_s.labels(report.model).observe(report.compute_s)
-        queue_s = self._queue_s.labels(report.model)
+        of_model = self._of_model(report.model)
+        of_model.evaluations.inc(report.n_systems)
+        of_model.atoms.inc(report.n_atoms)
+        of_model.batch_systems.observe(report.n_systems)
+        of_model.batch_atoms.observe(report.n_atoms)
+        of_model.held_s.observe(report.held_s)
+        of_model.compute_s.observe(report.compute_s)
         for seconds in report.queue_s:
-            queue_s.observe(seconds)
+            of_model.queue_s.observe(seconds)
         for disagreement in report.disagreements:
             self._observe_disagreement(report.model, disagreement)
+
+    def _of_model(self, model: str) -> "_OfModel":
+        """Return what is counted of each batch, found once for each model."""
+        if (found := self._by_model.get(model)) is None:
+            found = self._by_model[model] = _OfModel(
+                self._evaluations.labels(model),
+                self._atoms.labels(model),
+                self._batch_systems.labels(model),
+                self._batch_atoms.labels(model),
+                self._queue_s.labels(model),
+                self._held_s.labels(model),
+                self._compute_s.labels(model),
+            )
+        return found
 
     def _observe_disagreement(self, model: str, disagreement: Disagreement) -> None:
         self._disagreement.labels(model).observe(disagreement.rmse)

@@ -4,6 +4,7 @@ What waits for the device waits there; here it is only known what was sent and n
 When the process dies, all of that ends with `UnavailableError`, and a new process is started.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +18,12 @@ from twinforce_proto import ModelInfo, ModelLoadError, Provenance, ServiceError,
 from twinforce_service import wire
 from twinforce_service.admission import Admission
 from twinforce_service.batching import Request, check_sizes, has_room, overloaded
+from twinforce_service.channel import Channel
 from twinforce_service.child import Child
 from twinforce_service.engine import BatchReport, Pace
 from twinforce_service.engine_spec import EngineSpec
+from twinforce_service.listening import Listening
+from twinforce_service.outgoing import Outgoing
 from twinforce_service.restarts import Restarts
 from twinforce_service.version import provenance_of
 from twinforce_service.wire import Kind, Message
@@ -32,9 +36,11 @@ class ProcessEngine:
 
     Args:
         spec: What the engine of that process is to be.
-        on_batch: Told of each batch, in a thread of this engine, after its requests were completed.
-        on_restart: Told of each restart, and of which device, in the same thread.
+        on_batch: Told of each batch after its requests were completed.
+        on_restart: Told of each restart, and of which device, in a thread of this engine.
         clock: In s.
+        loop: Completes the requests, so that who waits in it is woken without a thread in between;
+            None: a thread of this engine does.
     """
 
     def __init__(
@@ -43,13 +49,16 @@ class ProcessEngine:
         on_batch: Callable[[BatchReport], None] | None = None,
         on_restart: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._spec = spec
+        self._loop = loop
         self._on_batch = on_batch
         self._on_restart = on_restart
         self._restarts = Restarts(clock)
         self._changed = Condition()
         self._child: Child | None = None
+        self._outgoing: Outgoing | None = None
         self._admission: Admission | None = None
         self._models: Mapping[str, ModelInfo] = {}
         self._provenances: Mapping[str, Provenance] = {}
@@ -63,6 +72,7 @@ class ProcessEngine:
         # To the present child.
         self._n_sent = self._n_sent_atoms = 0
         self._has_cancelled = False
+        self._end: ServiceError | None = None
         self._thread = Thread(target=self._run, name=f"engine {spec.device}", daemon=True)
 
     def start(self) -> None:
@@ -132,18 +142,17 @@ class ProcessEngine:
         check_sizes(requests, self._spec.limits)
         admission.admit(requests)
         numbered = [(next(self._numbers), request) for request in requests]
-        frames = wire.requests_to_frames(numbered)
         with self._changed:
-            child = self._child
-            if child is None or not self.is_ready:
+            child, outgoing = self._child, self._outgoing
+            if child is None or outgoing is None or not self.is_ready:
                 raise self._refusal()
-            self._check_room(child, requests)
+            self._check_room(outgoing, requests)
             n_atoms = sum(request.n_atoms for request in requests)
             self._pending.update(numbered)
             self._n_pending_atoms += n_atoms
             self._n_sent += len(requests)
             self._n_sent_atoms += n_atoms
-            child.send(frames)
+            outgoing.submit(numbered)
         for number, request in numbered:
             request.future.add_done_callback(partial(self._withdraw, number))
 
@@ -151,8 +160,8 @@ class ProcessEngine:
         """Accept nothing more, finish what was accepted, and stop."""
         with self._changed:
             self._is_closed = True
-            if self._child is not None and self._is_ready:
-                self._child.send(wire.plain(Kind.STOP))
+            if self._outgoing is not None and self._is_ready:
+                self._outgoing.say(wire.plain(Kind.STOP))
             elif self._child is not None:  # it has nothing to finish
                 self._child.kill()
             self._changed.notify_all()
@@ -190,13 +199,13 @@ class ProcessEngine:
         n_requests, n_atoms = child.counters.get()
         return self._n_sent - n_requests, self._n_sent_atoms - n_atoms
 
-    def _check_room(self, child: Child, requests: Sequence[Request[Any]]) -> None:
+    def _check_room(self, outgoing: Outgoing, requests: Sequence[Request[Any]]) -> None:
         n_requests, n_atoms = self._waiting()
         if has_room(requests, n_requests, n_atoms, self._spec.limits):
             return
         if self._has_cancelled:  # so that there will be room when the caller comes back
             self._has_cancelled = False
-            child.send(wire.plain(Kind.DROP_CANCELLED))
+            outgoing.say(wire.plain(Kind.DROP_CANCELLED))
         raise overloaded(n_requests, n_atoms, self._pace.retry_after(n_atoms))
 
     def _pop(self, number: int) -> Request[Any] | None:
@@ -212,8 +221,8 @@ class ProcessEngine:
             return
         with self._changed:
             self._has_cancelled = True
-            if self._child is not None:
-                self._child.send(wire.plain(Kind.CANCEL, number))
+            if self._outgoing is not None:
+                self._outgoing.say(wire.plain(Kind.CANCEL, number))
 
     def _abandon(self, error: ServiceError) -> None:
         """Complete with this error whatever was not answered."""
@@ -241,21 +250,30 @@ class ProcessEngine:
             child = Child(self._spec)
         except OSError as error:
             return UnavailableError(f"no process can be started: {error}")
-        failure: ServiceError | None = None
+        self._end = None
         try:
             with self._changed:
-                self._child = child
+                self._child, self._outgoing = child, Outgoing(child.channel, self._loop)
                 self._n_sent = self._n_sent_atoms = 0
                 if self._is_closed:
                     child.kill()
-            while failure is None and (frames := child.receive()) is not None:
-                failure = self._attend(wire.read(frames))
+            Listening(child.channel, partial(self._attend_all, child.channel), self._loop).run()
         finally:
             with self._changed:
-                self._child = None
+                self._child = self._outgoing = None
                 self._is_ready = False
             ending = child.end()
-        return failure or UnavailableError(f"its process ended: {ending}")
+        return self._end or UnavailableError(f"its process ended: {ending}")
+
+    def _attend_all(self, channel: Channel) -> bool:
+        """Do what has come; return whether the process has ended, or is about to."""
+        try:
+            messages = channel.receive()
+        except EOFError:
+            return True
+        for frames in messages:
+            self._end = self._end or self._attend(wire.read(frames))
+        return self._end is not None
 
     def _attend(self, message: Message) -> ServiceError | None:
         """Do what a message says; return why the engine has ended, if it has."""
@@ -281,6 +299,12 @@ class ProcessEngine:
                 request.complete(answer)
         if not report.n_rows:
             self._pace.note(report)
+        if self._loop is None or self._loop.is_closed():
+            self._report(report)
+        else:  # once those who waited were woken
+            self._loop.call_soon(self._report, report)
+
+    def _report(self, report: BatchReport) -> None:
         try:
             if self._on_batch is not None:
                 self._on_batch(report)

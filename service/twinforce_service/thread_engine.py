@@ -25,11 +25,15 @@ from twinforce_service.admission import Admission
 from twinforce_service.answering import Answering
 from twinforce_service.batch_queue import BatchQueue, Taken
 from twinforce_service.batching import Limits, Request, check_sizes
+from twinforce_service.bell import Bell, PlainBell
 from twinforce_service.budgets import Budgets
 from twinforce_service.engine import BatchReport, Pace
 from twinforce_service.holding import Holding
 
 logger = logging.getLogger(__name__)
+
+# So many batches are learned from together, if nothing was to be decided before.
+_MANY_BATCHES = 32
 
 
 class ThreadEngine:
@@ -43,6 +47,7 @@ class ThreadEngine:
         on_take: Told, in any thread, how many requests have left the queue since the start, and how
             many atoms they had.
         clock: In s; deadlines are told on it.
+        bell: Rung when there is something to do, and waited at in the thread that owns the device.
     """
 
     def __init__(
@@ -52,8 +57,10 @@ class ThreadEngine:
         on_batch: Callable[[BatchReport], None] | None = None,
         on_take: Callable[[int, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        bell: Bell | None = None,
     ) -> None:
         self._load = load
+        self._bell: Bell = bell or PlainBell()
         self._limits = limits or Limits()
         self._budgets = Budgets(self._limits)
         self._queue = BatchQueue(self._limits, self._budgets)
@@ -127,6 +134,10 @@ class ThreadEngine:
         admission = self._admitting()
         check_sizes(requests, self._limits)
         admission.admit(requests)
+        self.accept(requests)
+
+    def accept(self, requests: Sequence[Request[Any]]) -> None:
+        """As `submit`, what was admitted elsewhere."""
         with self._changed:
             if self._is_closed:
                 raise self._refusal()
@@ -135,7 +146,7 @@ class ThreadEngine:
             now = self._clock()
             self._queue.extend(requests, now, retry_after)
             self._holding.note_requests(requests, now)
-            self._changed.notify_all()
+        self._bell.ring()
 
     def drop_cancelled(self) -> None:
         """Take what was cancelled out of the queue now, and not when its turn comes."""
@@ -170,6 +181,7 @@ class ThreadEngine:
             self._failure = self._failure or failure
             self._is_closed = True
             self._changed.notify_all()
+        self._bell.ring()
 
     def _abandon(self, error: ServiceError) -> None:
         """Complete with this error whatever waits or runs."""
@@ -203,6 +215,8 @@ class ThreadEngine:
                     request.fail(_expired())
                 if taken.batch:
                     answering.complete(taken.batch, self._held_s)
+                    with self._changed:
+                        self._holding.learn(at_least=_MANY_BATCHES)
         except ModelLoadError as error:
             logger.info("a model could not be loaded", exc_info=error)
             self._close(error)
@@ -242,8 +256,10 @@ class ThreadEngine:
         """Wait for the next batch; None when there will be no more."""
         with self._changed:
             self._running = []
-            while True:
-                self._held_s = self._hold_back()
+        self._bell.wait(0)  # what has come during the last batch
+        while True:
+            self._held_s = self._hold_back()
+            with self._changed:
                 taken = self._queue.next_batch(self._clock())
                 self._tell_taken()
                 if taken.batch or taken.expired:
@@ -251,16 +267,17 @@ class ThreadEngine:
                     return taken
                 if self._is_closed:
                     return None
-                self._changed.wait()
+            self._bell.wait()
 
     def _hold_back(self) -> float:
         """Let a free device wait for walkers where that pays; return how long it did, in s."""
         started = now = self._clock()
-        hold = self._holding.hold(self._queue.peek(), now)
+        with self._changed:
+            hold = self._holding.hold(self._queue.peek(), now)
         while hold is not None and hold.awaited and now < hold.until:
             if self._is_closed or self._queue.n_groups > 1:
                 break
-            self._changed.wait(hold.until - now)
+            self._bell.wait(hold.until - now)
             now = self._clock()
         return now - started
 

@@ -7,6 +7,7 @@ bytes of this machine. Decoding looks into the frames and copies nothing.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from twinforce_service.batching import JacobianRequest, JacobianRows, Request, W
 from twinforce_service.channel import Frame
 from twinforce_service.disagreement import Disagreement
 from twinforce_service.engine import BatchReport
+from twinforce_service.reply import reply
 
 
 class Kind(StrEnum):
@@ -175,29 +177,44 @@ def _request(
 ) -> tuple[int, Request[Any]]:
     number, model, outputs, deadline, index, request_id, walker, *entry = entry
     n_pairs, pbc, charge, spin, rows = entry
-    periodic = np.array(pbc)
-    periodic.flags.writeable = False
     system = System.of_checked(
         np.frombuffer(numbers, np.int32),
         _floats(positions, (-1, 3)),
         _floats(cell, (3, 3)),
-        periodic,
+        _periodic(*pbc),
         charge,
         spin,
     )
     values: dict[str, Any] = {
         "model": model,
         "system": system,
-        "outputs": frozenset(outputs),
+        "outputs": _outputs(*outputs),
         "deadline": deadline,
         "system_index": index,
         "request_id": request_id,
-        "walker": None if walker is None else Walker(walker),
+        "walker": None if walker is None else _walker(walker),
         "n_pairs": n_pairs,
+        "future": reply(),
     }
     if rows is None:
         return number, Request(**values)
     return number, JacobianRequest(**values, rows=range(*rows))
+
+
+# What the requests of a walker have in common is made once.
+_walker = lru_cache(maxsize=10_000)(Walker)
+
+
+@lru_cache(maxsize=1000)
+def _outputs(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+@lru_cache(maxsize=8)
+def _periodic(*directions: bool) -> NDArray[np.bool_]:
+    periodic = np.array(directions)
+    periodic.flags.writeable = False
+    return periodic
 
 
 def _report_to_list(report: BatchReport) -> tuple[object, ...]:
@@ -236,5 +253,6 @@ def _report_from_list(values: list[Any]) -> BatchReport:
 
 def _floats(frame: memoryview, shape: tuple[int, ...]) -> NDArray[np.float64]:
     array = np.frombuffer(frame, np.float64).reshape(shape)
-    array.flags.writeable = False
+    if array.flags.writeable:
+        array.flags.writeable = False
     return array

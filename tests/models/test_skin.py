@@ -197,3 +197,24 @@ def test_lists_without_walkers_are_searches():
     batch = Batch.from_systems([system], CUTOFF, lists=lists, walkers=[None])
     assert batch.n_pairs == neighbor_list([system], CUTOFF).pairs.shape[1]
     assert len(lists) == 0
+
+
+def test_walkers_that_are_looked_at_together_get_what_each_gets_alone():
+    generator = np.random.default_rng(5)
+    together, alone = WalkerLists(), WalkerLists()
+    kinds = [[True] * 3, [True, True, False], [False] * 3, [True] * 3, [False, True, False]]
+    systems = [system_of(pbc, seed) for seed, pbc in enumerate(kinds)]
+    lone = System([8], [[0, 0, 0]])
+    for step in range(40):
+        walkers = [*"abcde", "f"]
+        order = generator.permutation(len(walkers)) if step % 3 else np.arange(len(walkers))
+        asked = [[*systems, lone][index] for index in order]
+        found = look(together, asked, [walkers[index] for index in order])
+        starts = np.cumsum((0, *(len(each) for each in asked)))
+        parts = [look(alone, [each], [walkers[i]]) for i, each in zip(order, asked, strict=True)]
+        pairs = [each.pairs + start for each, start in zip(parts, starts[:-1], strict=True)]
+        np.testing.assert_array_equal(found.pairs, np.concatenate(pairs, axis=1))
+        np.testing.assert_array_equal(found.shifts, np.concatenate([p.shifts for p in parts]))
+        assert found.n_pairs_per_system == tuple(len(each.shifts) for each in parts)
+        systems = [shaken(each, generator, 0.02) for each in systems]
+    assert together.n_searches < 6 * 20

@@ -55,10 +55,10 @@ def hard_systems():
 
 
 def places_of(systems, cutoff=CUTOFF, dtype=torch.float64, device=CPU):
-    geometry = fold(systems, cutoff, is_compact=False)
+    geometry = fold(systems, cutoff)
     size = size_for(len(geometry.positions), len(systems))
     staging = Staging(size, dtype, device)
-    staging.fill(systems, geometry, reach_of(geometry.search_cells, cutoff))
+    staging.fill(systems, geometry, reach_of(geometry.periods, cutoff))
     staging.send()
     return staging.places, geometry
 

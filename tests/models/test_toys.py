@@ -8,13 +8,26 @@ from ase.calculators.lj import LennardJones
 
 from tests.systems import crystal, molecule
 from twinforce_models.batch import Batch
+from twinforce_models.contract import check_potential
 from twinforce_models.nonconservativity import direct_jacobian, nonconservativity
 from twinforce_models.potential import predict
 from twinforce_models.potentials.harmonic import harmonic
+from twinforce_models.potentials.ideal_gas import ideal_gas
 from twinforce_models.potentials.lennard_jones import lennard_jones
-from twinforce_proto import System
+from twinforce_proto import OUTPUTS, System
 
 TOYS = pytest.mark.parametrize("make", [harmonic, lennard_jones])
+
+
+def test_an_ideal_gas_keeps_the_contract_and_feels_nothing():
+    potential = ideal_gas()
+    check_potential(potential).raise_if_broken()
+    system = crystal(8)
+    (prediction,) = predict(potential, [system], OUTPUTS)
+    assert prediction.energy == pytest.approx(-0.01 * system.atomic_numbers.sum())
+    for name in OUTPUTS[2:]:
+        assert not getattr(prediction, name).any()
+    assert not direct_jacobian(potential, system).any()
 
 
 def slab():

@@ -76,6 +76,11 @@ class PairPotential:
     spin_energy: float = 0.0
 
     @property
+    def parameters(self) -> dict[str, object]:
+        """What it was made with, for people."""
+        return {"radial": self.radial, "swirl": self.swirl, "swirl_axis": self.swirl_axis}
+
+    @property
     def elements(self) -> tuple[int, ...]:
         """All of them."""
         return tuple(range(1, 119))

@@ -97,8 +97,8 @@ class Staging:
         arrays["owner"][n_atoms:] = n_systems
         arrays["first"][:n_systems] = stops - geometry.n_atoms_per_system
         arrays["stop"][:n_systems] = stops
-        arrays["cells"][:n_systems] = geometry.search_cells
-        arrays["inverses"][:n_systems] = inverted(geometry.search_cells)
+        arrays["cells"][:n_systems] = geometry.periods
+        arrays["inverses"][:n_systems] = inverted(geometry.periods)
         arrays["reach"][:n_systems] = reach
         for name in ("first", "stop", "cells", "inverses", "reach"):
             arrays[name][n_systems] = 0

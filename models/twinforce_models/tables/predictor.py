@@ -81,8 +81,8 @@ class TablePredictor:
             return None
         if outputs & STRESSES:
             check_periodic([bool(system.pbc.all()) for system in systems])
-        geometry = fold(systems, self._potential.cutoff, is_compact=False)
-        reach = reach_of(geometry.search_cells, self._potential.cutoff)
+        geometry = fold(systems, self._potential.cutoff)
+        reach = reach_of(geometry.periods, self._potential.cutoff)
         if reach.max() >= MAX_SHIFT:  # what is folded may be one cell further
             return None
         values = self._evaluated(tabular, systems, geometry, reach, outputs)

@@ -3,10 +3,11 @@
 import asyncio
 import itertools
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from twinforce_service.batching import Request, Walker
 from twinforce_service.engine import Engine
 from twinforce_service.logs import request_id
 from twinforce_service.metrics import UNKNOWN_MODEL, Metrics
+from twinforce_service.reply import reply
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class Call:
                 system_index=index if walker is None else None,
                 request_id=request_id.get(),
                 walker=walker,
+                future=reply(),
             )
             for index, system in enumerate(wanted.systems)
         ]
@@ -78,9 +81,13 @@ class Call:
         Raises:
             ServiceError: Of one of the systems, or because nobody waits any more.
         """
+        waiting = self._waiting()
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._wait()
+            if self._timeout is None:
+                await waiting
+            else:
+                async with asyncio.timeout(self._timeout):
+                    await waiting
         except TimeoutError as error:
             raise DeadlineExceededError(f"not evaluated within {self._timeout:.3g} s") from error
         finally:
@@ -94,20 +101,27 @@ class Call:
             raise RequestCancelledError("the caller went away")
         return [future.result() for future in futures]
 
-    async def _wait(self) -> None:
-        """Return when all futures are done, or one has failed; wakes the event loop once."""
-        loop = asyncio.get_running_loop()
-        woken = asyncio.Event()
+    def _waiting(self) -> "asyncio.Future[None]":
+        """Return what is done when all futures are, or one has failed; wakes the loop once."""
+        loop, thread = asyncio.get_running_loop(), threading.get_ident()
+        waiting: asyncio.Future[None] = loop.create_future()
         n_done = itertools.count(1)
+
+        def wake() -> None:
+            if not waiting.done():
+                waiting.set_result(None)
 
         def note(future: Future[Prediction]) -> None:
             is_last = next(n_done) == len(self._requests)
             if is_last or future.cancelled() or future.exception() is not None:
-                loop.call_soon_threadsafe(woken.set)
+                if threading.get_ident() == thread:
+                    wake()
+                else:
+                    loop.call_soon_threadsafe(wake)
 
         for request in self._requests:
             request.future.add_done_callback(note)
-        await woken.wait()
+        return waiting
 
 
 def reply_bytes(predictions: Sequence[Prediction]) -> int:
@@ -132,27 +146,51 @@ async def aside(n_bytes: int, work: Callable[[], _Result]) -> _Result:
     return work() if n_bytes <= _MAX_BYTES_INLINE else await asyncio.to_thread(work)
 
 
-@contextmanager
-def counted(metrics: Metrics, transport: str, engine: Engine, model: str) -> Iterator[None]:
+def counted(
+    metrics: Metrics, transport: str, engine: Engine, model: str
+) -> AbstractContextManager[None]:
     """Count a call by its outcome; what is no `ServiceError` is logged and becomes one.
 
     Raises:
         ServiceError: The one that the call ended with.
     """
-    outcome = "ok"
-    try:
-        yield
-    except ServiceError as error:
-        outcome = type(error).__name__
-        logger.debug("refused: %s: %s", outcome, error)
-        raise
-    except (asyncio.CancelledError, GeneratorExit):
-        outcome = RequestCancelledError.__name__
-        raise
-    except Exception as error:
-        outcome = ServiceError.__name__
-        logger.exception("a call failed")
-        raise ServiceError("internal error; the logs of the service say more") from error
-    finally:
-        known = model if model in engine.models else UNKNOWN_MODEL
-        metrics.count_request(transport, known, outcome)
+    return _Counted(metrics, transport, engine, model)
+
+
+class _Counted:
+    """What `counted` returns: a class, as a generator would take several times as long."""
+
+    __slots__ = ("_engine", "_metrics", "_model", "_transport")
+
+    def __init__(self, metrics: Metrics, transport: str, engine: Engine, model: str) -> None:
+        self._metrics = metrics
+        self._transport = transport
+        self._engine = engine
+        self._model = model
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        known = self._model if self._model in self._engine.models else UNKNOWN_MODEL
+        self._metrics.count_request(self._transport, known, _outcome(error))
+        if error is not None and _is_unexpected(error):
+            text = "internal error; the logs of the service say more"
+            raise ServiceError(text) from error
+
+
+def _outcome(error: BaseException | None) -> str:
+    """Return what the metrics call what a call ended with, and log what should not be."""
+    if error is None:
+        return "ok"
+    if isinstance(error, ServiceError):
+        logger.debug("refused: %s: %s", type(error).__name__, error)
+        return type(error).__name__
+    if _is_unexpected(error):
+        logger.error("a call failed", exc_info=error)
+        return ServiceError.__name__
+    return RequestCancelledError.__name__
+
+
+def _is_unexpected(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, ServiceError)

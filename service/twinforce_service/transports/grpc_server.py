@@ -193,11 +193,14 @@ class Inference(InferenceServicer):
         model: str,
         context: _Context,
     ) -> pb.StreamReply:
+        self._begin()
         try:
-            with self._counted("grpc_stream", model):
+            with counted(self._metrics, "grpc_stream", self._engine, model):
                 return await self._step(decoder.decode(message), walker, context)
         except ServiceError as error:
             return stream_reply_to_proto(error)
+        finally:
+            self._finish()
 
     async def _step(
         self, wanted: PredictRequest, walker: Walker, context: _Context
@@ -225,15 +228,21 @@ class Inference(InferenceServicer):
 
     @contextmanager
     def _counted(self, transport: str, model: str) -> Iterator[None]:
-        self._n_calls += 1
-        self._is_idle.clear()
+        self._begin()
         try:
             with counted(self._metrics, transport, self._engine, model):
                 yield
         finally:
-            self._n_calls -= 1
-            if not self._n_calls:
-                self._is_idle.set()
+            self._finish()
+
+    def _begin(self) -> None:
+        self._n_calls += 1
+        self._is_idle.clear()
+
+    def _finish(self) -> None:
+        self._n_calls -= 1
+        if not self._n_calls:
+            self._is_idle.set()
 
 
 class GrpcServer:
