@@ -16,7 +16,7 @@ ALLOWED = {
     "twinforce_dynamics": ("proto", {"google", "numpy", "twinforce_proto"}),
     "twinforce_models": (
         "models",
-        {"ase", "matplotlib", "numpy", "nvalchemiops", "safetensors", "torch", "tqdm", "vesin",
+        {"ase", "matplotlib", "numpy", "nvalchemiops", "safetensors", "torch", "tqdm", "triton", "vesin",
          "metatensor", "metatomic", "metatrain", "twinforce_proto"},
     ),
     "twinforce_service": (
@@ -36,10 +36,11 @@ ALLOWED = {
 ROOMS = [
     ("twinforce_models", {"ase", "matplotlib", "tqdm"}, ["training"]),
     ("twinforce_models", {"nvalchemiops", "vesin"}, ["neighbors"]),
+    ("twinforce_models", {"triton"}, ["tables.kernels"]),
     ("twinforce_models", {"metatensor", "metatomic"},
      ["potentials.metatomic", "potentials.pet"]),
     ("twinforce_models", {"metatrain"},
-     ["potentials.pet", "potentials.pet_edges", "potentials.pet_network"]),
+     ["potentials.pet", "potentials.pet_edges", "potentials.pet_network", "potentials.pet_table"]),
     ("twinforce_service", {"fastapi", "starlette", "grpc", "grpc_health", "grpc_reflection"},
      ["transports", "main"]),
     ("twinforce_service", {"uvicorn"}, ["transports", "main"]),

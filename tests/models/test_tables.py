@@ -17,7 +17,8 @@ from twinforce_models.potential import predict
 from twinforce_models.tables.layout import Staging, reach_of, size_for
 from twinforce_models.tables.predictor import TablePredictor
 from twinforce_models.tables.room import Room
-from twinforce_models.tables.table import packed, reversed_places, search
+from twinforce_models.tables.search import reversed_places, search
+from twinforce_models.tables.table import packed
 from twinforce_proto import OUTPUTS, STRESSES, System, UnsupportedOutputError
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,8 @@ from twinforce_models.potential import Heads
 from twinforce_models.potentials import hybrid_fused
 from twinforce_models.potentials.hybrid_core import HybridCore, Hyperparameters, NeighborTable
 from twinforce_models.potentials.hybrid_fused import Inputs
-from twinforce_models.tables.table import AtomValues, Table, Wanted, reversed_places
+from twinforce_models.tables.search import reversed_places
+from twinforce_models.tables.table import AtomValues, Table, Wanted
 from twinforce_proto import OUTPUTS
 
 

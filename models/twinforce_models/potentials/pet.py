@@ -34,7 +34,8 @@ from twinforce_models.potentials.quantities import (
     pick,
     whole_number_per_system,
 )
-from twinforce_models.tables.table import AtomValues, Table, Wanted, reversed_places
+from twinforce_models.tables.search import reversed_places
+from twinforce_models.tables.table import AtomValues, Table, Wanted
 from twinforce_proto import InvalidSystemError, ModelLoadError
 
 _DECLARATIONS = [DatasetInfo, TargetInfo, torch.ScriptObject]

@@ -15,7 +15,8 @@ from metatrain.pet.modules.utilities import cutoff_func_bump
 from torch import Tensor
 
 from twinforce_models.potentials.pet_edges import SMALLEST, lengths, switched
-from twinforce_models.tables.table import Table, reversed_places
+from twinforce_models.tables.search import reversed_places
+from twinforce_models.tables.table import Table
 
 _N_ITERATIONS = 10  # of Newton's method, as metatrain does; enough for float32
 _SHORTEST = 1 / 16  # of the longest cutoff

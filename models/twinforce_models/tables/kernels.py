@@ -1,4 +1,4 @@
-"""The searches of `table` as kernels for a GPU: every atom looks at all atoms of its system.
+"""What `search` does, as kernels for a GPU: every atom looks at all atoms of its system.
 
 That takes time with the square of the size of a system, and on a GPU less than anything cleverer
 up to tens of thousands of atoms: no sorting, no counting, no memory, and so nothing that the host
@@ -49,7 +49,7 @@ def search(
 def reversed_places(
     neighbors: torch.Tensor, shifts: torch.Tensor, counts: torch.Tensor
 ) -> torch.Tensor:
-    """Return where each pair stands seen from its other end: `table.reversed_places`."""
+    """Return where each pair stands seen from its other end: `search.reversed_places`."""
     n_atoms, width = neighbors.shape
     neighbors, shifts, counts = (each.contiguous() for each in (neighbors, shifts, counts))
     there = torch.empty_like(neighbors)

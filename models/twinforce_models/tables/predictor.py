@@ -17,6 +17,7 @@ from twinforce_models.supported import check_periodic
 from twinforce_models.tables.layout import Size, Staging, reach_of, size_for
 from twinforce_models.tables.replay import Evaluate, Recording, run_plainly
 from twinforce_models.tables.room import Room
+from twinforce_models.tables.search import search
 from twinforce_models.tables.table import (
     MAX_SHIFT,
     AtomValues,
@@ -24,7 +25,6 @@ from twinforce_models.tables.table import (
     Tabular,
     Wanted,
     as_tabular,
-    search,
 )
 from twinforce_proto import STRESSES, Prediction, System, needs_autograd
 

@@ -5,9 +5,9 @@ only promises room: so many atoms, so many neighbors of each. What is left over 
 changes no result, and whether there was room enough comes back with the results.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -142,95 +142,7 @@ def as_tabular(potential: object) -> Tabular | None:
     return cast(Tabular, potential) if getattr(potential, "way", None) is not None else None
 
 
-def search(places: Places, cutoff: float, width: int) -> Table:
-    """Return the table of all pairs closer than the cutoff, of each system by itself.
-
-    Args:
-        places: On the device that the table shall be on.
-        cutoff: In Å.
-        width: Neighbors that there is room for; at least 1.
-    """
-    if places.positions.device.type == "cuda":
-        found = _kernels().search(places, cutoff, width)
-    else:
-        found = _search_plainly(places, cutoff, width)
-    return Table(places.atomic_numbers, places.positions, *found)
-
-
-def reversed_places(neighbors: Tensor, shifts: Tensor, counts: Tensor) -> Tensor:
-    """Return where each pair stands seen from its other end, in the flattened table.
-
-    Padding is its own other end, so this is a permutation that undoes itself.
-
-    Args:
-        neighbors: As in `Table`; each pair must be there from both ends.
-        shifts: As in `Table`.
-        counts: As in `Table`.
-
-    Returns:
-        Shape [n_atoms, width], int64.
-    """
-    if neighbors.device.type == "cuda":
-        found: Tensor = _kernels().reversed_places(neighbors, shifts, counts)
-        return found
-    n_atoms, width = neighbors.shape
-    here = torch.arange(n_atoms * width).view(n_atoms, width)
-    is_back = (neighbors[neighbors] == torch.arange(n_atoms)[:, None, None]) & (
-        shifts[neighbors] == -shifts.unsqueeze(-1)
-    )
-    there = neighbors * width + is_back.to(torch.int8).argmax(dim=-1)
-    is_real = torch.arange(width) < counts.unsqueeze(1)
-    return torch.where(is_real, there, here)
-
-
 def packed(shifts: Tensor) -> Tensor:
     """Return shifts [..., 3] of at most `MAX_SHIFT` as one int32 each; -s becomes minus that."""
     x, y, z = shifts.to(torch.int32).unbind(-1)
     return (x * _SPAN + y) * _SPAN + z
-
-
-def _kernels() -> Any:
-    from twinforce_models.tables import kernels
-
-    return kernels
-
-
-def _search_plainly(places: Places, cutoff: float, width: int) -> tuple[Tensor, ...]:
-    """Return what the kernel does, in an order of its own: the measure of it, and for a CPU."""
-    n_atoms, like = len(places.positions), places.positions
-    neighbors = torch.arange(n_atoms).unsqueeze(1).repeat(1, width)
-    offsets = like.new_zeros(n_atoms, width, 3)
-    offsets[..., 0] = cutoff
-    shifts = torch.zeros(n_atoms, width, dtype=torch.int32)
-    counts = torch.zeros(n_atoms, dtype=torch.int32)
-    for index, (first, stop) in enumerate(zip(places.first, places.stop, strict=True)):
-        atoms = slice(int(first), int(stop))
-        found = _pairs(like[atoms], places, index, cutoff)
-        for row in range(atoms.stop - atoms.start):
-            j, shift = found(row)
-            atom, room = atoms.start + row, min(len(j), width)
-            counts[atom] = len(j)
-            neighbors[atom, :room] = atoms.start + j[:room]
-            offsets[atom, :room] = shift[:room] @ places.cells[index]
-            shifts[atom, :room] = packed(shift[:room])
-    return neighbors, offsets, shifts, counts
-
-
-def _pairs(
-    positions: Tensor, places: Places, index: int, cutoff: float
-) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """Return what gives the neighbors and shifts of an atom of a system."""
-    cell, inverse = places.cells[index], places.inverses[index]
-    ranges = [torch.arange(-int(m), int(m) + 1) for m in places.reach[index]]
-    images = torch.cartesian_prod(*ranges).to(positions.dtype)
-
-    def of(row: int) -> tuple[Tensor, Tensor]:
-        apart = positions - positions[row]
-        nearest = torch.floor(0.5 - apart @ inverse)
-        shifts = nearest.unsqueeze(1) + images
-        distances = (apart.unsqueeze(1) + shifts @ cell).square().sum(-1)
-        itself = (torch.arange(len(positions)) == row)[:, None] & (shifts == 0).all(-1)
-        j, image = ((distances < cutoff**2) & ~itself).nonzero(as_tuple=True)
-        return j, shifts[j, image]
-
-    return of
