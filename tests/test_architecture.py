@@ -16,8 +16,8 @@ ALLOWED = {
     "twinforce_dynamics": ("proto", {"google", "numpy", "twinforce_proto"}),
     "twinforce_models": (
         "models",
-        {"ase", "matplotlib", "numpy", "nvalchemiops", "safetensors", "torch", "tqdm", "triton", "vesin",
-         "metatensor", "metatomic", "metatrain", "twinforce_proto"},
+        {"ase", "matplotlib", "numpy", "nvalchemiops", "safetensors", "torch", "tqdm", "triton",
+         "vesin", "metatensor", "metatomic", "metatrain", "twinforce_proto"},
     ),
     "twinforce_service": (
         "service",
