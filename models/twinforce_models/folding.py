@@ -28,6 +28,10 @@ _MAX_EMPTY = 64
 """How many cubes as wide as the cutoff a system may span, next to eight per atom, as it is."""
 
 
+_FEW_ATOMS = 32
+"""Of a system, on average, up to which all systems together are faster than one by one."""
+
+
 @dataclass(frozen=True, eq=False)
 class Geometry:
     """Where the atoms of many systems are, on the host.
@@ -89,13 +93,14 @@ def fold(systems: Sequence[System], cutoff: float) -> Geometry:
         return _folded_alone(systems[0], cutoff)
     n_atoms_per_system = tuple(len(system) for system in systems)
     owner = np.repeat(np.arange(len(systems)), n_atoms_per_system)
+    apart = _split(n_atoms_per_system)
     positions = np.concatenate([system.positions for system in systems])
     cells = np.stack([system.cell for system in systems])
     pbc = np.stack([system.pbc for system in systems])
     frames = [_frame(system.cell.tobytes(), system.pbc.tobytes()) for system in systems]
     complete, inverse = (np.stack(each) for each in zip(*frames, strict=True))
 
-    fractional = _times(positions, inverse[owner])
+    fractional = _times_each(positions, inverse, owner, apart)
     folds = np.floor(fractional)
     taken, periods = folds, complete
     if not pbc.all():
@@ -104,7 +109,7 @@ def fold(systems: Sequence[System], cutoff: float) -> Geometry:
         folds = np.where(pbc[owner], folds, 0.0)
         taken = folds + np.where(pbc, 0.0, (low + high) / 2)[owner]
         periods = complete * np.where(pbc, 1.0, high - low + 2 * cutoff)[:, :, None]
-    folded = positions - _times(taken, complete[owner])
+    folded = positions - _times_each(taken, complete, owner, apart)
     return Geometry(folded, cells, pbc, folds, periods, cutoff, n_atoms_per_system)
 
 
@@ -215,6 +220,26 @@ def _without_gaps(positions: Floats, cell: Floats, max_gap: float) -> tuple[Floa
         part[order[1:], axis] -= np.cumsum(excess)[:-1]
         scale[axis] = 1.0 - excess.sum()
     return (part + whole * scale) @ cell, cell * scale[:, None]
+
+
+def _split(n_atoms_per_system: Sequence[int]) -> list[slice]:
+    """Return where the atoms of each system are; nothing for systems that are small on average."""
+    stops = np.cumsum(n_atoms_per_system).tolist()
+    if stops[-1] < _FEW_ATOMS * len(stops):
+        return []
+    return [slice(stop - n, stop) for n, stop in zip(n_atoms_per_system, stops, strict=True)]
+
+
+def _times_each(
+    vectors: Floats, matrices: Floats, owner: NDArray[np.int64], apart: Sequence[slice]
+) -> Floats:
+    """Return each vector times the matrix of its system; one by one if they are told apart."""
+    if not apart:
+        return _times(vectors, matrices[owner])
+    product = np.empty_like(vectors)
+    for atoms, matrix in zip(apart, matrices, strict=True):
+        np.matmul(vectors[atoms], matrix, out=product[atoms])
+    return product
 
 
 def _times(vectors: Floats, matrices: Floats) -> Floats:
