@@ -5,6 +5,7 @@ no other. What comes while a batch runs is read after it, unless the batch takes
 thread reads it, so that cancelled requests leave the queue and what is large does not wait.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -55,7 +56,8 @@ class Post:
         if threading.get_ident() == self._owner:
             self._is_ringing = True
         else:
-            os.write(self._wake, b"\0")
+            with contextlib.suppress(BlockingIOError):  # rung more often than anybody can hear
+                os.write(self._wake, b"\0")
 
     def wait(self, seconds: float | None = None) -> None:
         """Return once something came, or it has been rung."""
