@@ -4,8 +4,10 @@
 
 Eight direct steps in this process are the measure; beside them the block of M = 8 in this process,
 which is what its one evaluation of both forces makes of it, and the same block through `Propagate`:
-one call per block, from the checkpoint of the last. The service runs as a process of its own; the
-model is compiled here as it is there.
+one call per block, from the checkpoint of the last; and several in one call, told one by one. The
+service runs as a process of its own; the model is compiled here as it is there, and neighbor lists
+are kept from step to step here as there: without that, what the service saves with its lists would
+pay for what a call costs. What steps take that search each time is told too.
 """
 
 import argparse
@@ -28,26 +30,42 @@ from twinforce.md import draw_velocities
 from twinforce_dynamics.course import Course
 from twinforce_dynamics.mts import Floats, ForceFunction, State, answered
 from twinforce_models import registry
+from twinforce_models.batch import Batch
 from twinforce_models.compilation.compiling import compiled
 from twinforce_models.memory import keep_freed_memory
-from twinforce_models.potential import Potential, predict
+from twinforce_models.potential import Potential, predict_batch, split
+from twinforce_models.skin import WalkerLists
+from twinforce_proto import Prediction
 from twinforce_service.settings import Settings
 
 INNER_STEPS = 8
 IN_PROCESS = f"{INNER_STEPS} direct steps in this process"
+SEARCHING = "the same, lists made at each"
 BLOCK = f"block of M = {INNER_STEPS}"
+N_BLOCKS = 4
+MANY = f"{BLOCK}, each of {N_BLOCKS} in a call"
 
 
-def in_process(start: Start, potential: Potential, n_outer: int) -> Callable[[], None]:
+def in_process(
+    start: Start, potential: Potential, n_outer: int, *, keeps_lists: bool = True
+) -> Callable[[], None]:
     """Return a function that takes so many more outer steps in this process."""
-    course = Course(start)
+    course, lists = Course(start), WalkerLists() if keeps_lists else None
 
     def asking(outputs: frozenset[str]) -> ForceFunction:
-        def evaluate(positions: Floats, cell: Floats) -> object:
-            (prediction,) = predict(potential, [start.system.moved(positions, cell)], outputs)
+        def evaluate(positions: Floats, cell: Floats) -> Prediction:
+            batch = Batch.from_systems(
+                [start.system.moved(positions, cell)],
+                potential.cutoff,
+                potential.dtype,
+                potential.device,
+                lists=lists,
+                walkers=["walker"],
+            )
+            (prediction,) = split(predict_batch(potential, batch, outputs), batch)
             return prediction
 
-        return evaluate  # type: ignore[return-value]
+        return evaluate
 
     inner, whole = map(asking, course.outputs)
     last: list[State] = [answered(course.begin(), inner, whole)]
@@ -59,12 +77,13 @@ def in_process(start: Start, potential: Potential, n_outer: int) -> Callable[[],
     return go_on
 
 
-def through(client: Client, start: Start, model: str) -> Callable[[], None]:
-    """Return a function that moves the system by one more block on the server."""
+def through(client: Client, start: Start, model: str, n_blocks: int = 1) -> Callable[[], None]:
+    """Return a function that moves the system by more blocks on the server, in one call."""
     last: list[Start | Snapshot] = [start]
 
     def go_on() -> None:
-        *_, last[0] = client.propagate(last[0], INNER_STEPS, INNER_STEPS, model=model)
+        n_steps = n_blocks * INNER_STEPS
+        *_, last[0] = client.propagate(last[0], n_steps, INNER_STEPS, model=model)
 
     return go_on
 
@@ -96,12 +115,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rounds = rounds_in_turn(
             {
                 IN_PROCESS: in_process(direct, potential, INNER_STEPS),
+                SEARCHING: in_process(direct, potential, INNER_STEPS, keeps_lists=False),
                 f"{BLOCK} in this process": in_process(hybrid, potential, 1),
                 f"{BLOCK} through gRPC": through(grpc, hybrid, options.model),
                 f"{BLOCK} through REST": through(rest, hybrid, options.model),
+                MANY: through(grpc, hybrid, options.model, N_BLOCKS),
             },
             options.seconds,
         )
+    taken = {**rounds.taken, MANY: [each / N_BLOCKS for each in rounds.taken[MANY]]}
+    rounds = Rounds(taken)
     report(rounds, options.model, len(system), options.out)
 
 
@@ -111,7 +134,7 @@ def report(rounds: Rounds, model: str, n_atoms: int, out: Path) -> None:
     figures = {name: rounds.ratio(name, IN_PROCESS) for name in timings}
     print(f"\n{model}, {n_atoms} atoms, ms: median (10% - 90%), over {IN_PROCESS}")
     for name, timing in timings.items():
-        print(f"  {name:34}{timing}   x {figures[name].median:.3f}")
+        print(f"  {name:36}{timing}   x {figures[name].median:.3f}")
     milliseconds = {name: asdict(timing) for name, timing in timings.items()}
     record.write(
         out, "propagation", figures, model=model, n_atoms=n_atoms, milliseconds=milliseconds

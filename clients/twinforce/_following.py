@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar
 from google.protobuf.message import Message
 
 from twinforce._flow import Call, Conversation, Method
-from twinforce_dynamics.checkpoint import Checkpoint
+from twinforce_dynamics.checkpoint import Outline
 from twinforce_dynamics.course import Snapshot
 from twinforce_dynamics.messages import (
     PropagateRequest,
@@ -145,12 +145,12 @@ def origin_of(origin: Start | Snapshot | bytes) -> Start | bytes:
 
 def model_of(origin: Start | bytes) -> str | None:
     """Return the name of the model that made a checkpoint; None of a start."""
-    return Checkpoint.from_bytes(origin).model if isinstance(origin, bytes) else None
+    return Outline.of(origin).model if isinstance(origin, bytes) else None
 
 
 def step_of(origin: Start | bytes) -> int:
     """Return how many inner steps were taken to get there."""
-    return Checkpoint.from_bytes(origin).step if isinstance(origin, bytes) else 0
+    return Outline.of(origin).step if isinstance(origin, bytes) else 0
 
 
 def ended() -> UnavailableError:

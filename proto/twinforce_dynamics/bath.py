@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twinforce_dynamics.ensembles import BOLTZMANN, NPT, SVR, Ensemble, Langevin, thermostat_of
 from twinforce_dynamics.mts import Floats, State, kinetic_energy, volume
@@ -42,12 +43,8 @@ class Bath:
 
         Where the total momentum is kept, an atom of mass m out of M has 3 (1 - m/M) of them.
         """
-        counted = np.ones_like(self.masses) if chosen is None else chosen
-        if self.mobile is not None:
-            counted = counted * self.mobile
-        if self.keeps_momentum:
-            counted = counted * (1.0 - self.masses / self.masses.sum())
-        return 3.0 * float(counted.sum())
+        freedom = self._freedom()
+        return float(freedom.sum() if chosen is None else (freedom * chosen).sum())
 
     def thermal(self, momenta: Floats) -> Floats:
         """Return momenta without the motion of the whole, where that is no heat."""
@@ -63,8 +60,25 @@ class Bath:
         warm = self.thermal(momenta)
         if chosen is not None:
             warm = warm * chosen
-        twice = 2.0 * kinetic_energy(warm, self.masses)
-        return twice / (BOLTZMANN * n_dof) if n_dof > 1e-9 else math.nan
+        return _temperature_k(2.0 * kinetic_energy(warm, self.masses), n_dof)
+
+    def temperatures_k(
+        self, momenta: Floats, indices: NDArray[np.intp], n_species: int
+    ) -> tuple[float, list[float]]:
+        """Return that of all atoms and that of those of each species; as `temperature_k` does.
+
+        Args:
+            momenta: Shape [n_atoms, 3].
+            indices: Of the species of each atom, shape [n_atoms].
+            n_species: How many there are.
+        """
+        warm = self.thermal(momenta)
+        twice = np.einsum("ij,ij->i", warm, warm / self.masses)
+        freedom = self._freedom()[:, 0]
+        sums = np.bincount(indices, twice, n_species).tolist()
+        counts = np.bincount(indices, freedom, n_species).tolist()
+        whole = _temperature_k(math.fsum(sums), math.fsum(counts))
+        return whole, list(map(_temperature_k, sums, counts))
 
     def is_moving(self, momenta: Floats) -> bool:
         """Tell whether there is motion to rescale, if this ensemble rescales any."""
@@ -107,6 +121,13 @@ class Bath:
     def acts_in_the_middle(self) -> bool:
         """Whether `rub_and_strain` does anything."""
         return isinstance(self.ensemble, NPT | Langevin)
+
+    def _freedom(self) -> Floats:
+        """Return the degrees of freedom of each atom, shape [n_atoms, 1]."""
+        if self.keeps_momentum:
+            freedom: Floats = 3.0 - 3.0 / self.masses.sum() * self.masses
+            return freedom
+        return np.full_like(self.masses, 3.0) if self.mobile is None else 3.0 * self.mobile
 
     def _supplied(self, state: State, momenta: Floats) -> State:
         """Return the state with these momenta, and the kinetic energy that they add counted."""
@@ -158,6 +179,10 @@ class Bath:
             isotropic: Floats = np.trace(strain) / 3.0 * np.eye(3)
             return isotropic
         return 0.5 * (strain + strain.T)
+
+
+def _temperature_k(twice_kinetic: float, n_dof: float) -> float:
+    return twice_kinetic / (BOLTZMANN * n_dof) if n_dof > 1e-9 else math.nan
 
 
 _NO_MOTION = (

@@ -62,8 +62,40 @@ class Checkpoint:
         try:
             return _decoded(pb.Checkpoint.FromString(data))
         except (DecodeError, ServiceError, ValueError) as error:
-            text = f"checkpoint: expected one that a snapshot held, got other bytes: {error}"
-            raise InvalidRequestError(text, field="checkpoint") from error
+            raise _no_checkpoint(error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        model: The name of its model.
+        n_atoms: How many there are.
+        step: How many inner steps the walker has taken.
+    """
+
+    model: str
+    n_atoms: int
+    step: int
+
+    @classmethod
+    def of(cls, data: bytes) -> "Outline":
+        """Return that of a checkpoint, without looking at it any closer.
+
+        Raises:
+            InvalidRequestError: It is none.
+        """
+        try:
+            message = pb.Checkpoint.FromString(data)
+        except DecodeError as error:
+            raise _no_checkpoint(error) from error
+        return cls(message.model, len(message.start.system.atomic_numbers) // 4, message.step)
+
+
+def _no_checkpoint(error: Exception) -> InvalidRequestError:
+    text = f"checkpoint: expected one that a snapshot held, got other bytes: {error}"
+    return InvalidRequestError(text, field="checkpoint")
 
 
 def _decoded(message: pb.Checkpoint) -> Checkpoint:

@@ -90,14 +90,8 @@ class Course:
     def start_at(self, state: State) -> Start:
         """Return what the walker would set out with from this state."""
         velocities = state.momenta / self._propagation.bath.masses
-        return Start(
-            self._start.system.moved(state.positions, state.cell),
-            velocities,
-            self.integrator,
-            masses=self._start.masses,
-            fixed_atoms=self._start.fixed_atoms,
-            random=self.rng.bit_generator.state,
-        )
+        system = self._start.system.moved(state.positions, state.cell)
+        return self._start.moved(system, velocities, self.rng.bit_generator.state)
 
     def snapshot(self, state: State, step: int, work_before: float) -> Snapshot:
         """Return what is to be seen of a state, without a checkpoint.
@@ -111,7 +105,8 @@ class Course:
         energy = state.prediction.energy or 0.0
         kinetic = kinetic_energy(momenta, bath.masses)
         is_hybrid = self.integrator.force_kind == "hybrid"
-        symbols, masks = self._species.symbols, self._species.masks
+        symbols, indices = self._species.symbols, self._species.indices
+        temperature_k, each_k = bath.temperatures_k(momenta, indices, len(symbols))
         return Snapshot(
             step=step,
             time_fs=step * self.integrator.time_step / FS,
@@ -121,11 +116,8 @@ class Course:
             energy=energy,
             kinetic_energy=kinetic,
             conserved_energy=energy + kinetic - state.supplied,
-            temperature_k=bath.temperature_k(momenta),
-            species_temperatures={
-                symbol: bath.temperature_k(momenta, chosen)
-                for symbol, chosen in zip(symbols, masks, strict=True)
-            },
+            temperature_k=temperature_k,
+            species_temperatures=dict(zip(symbols, each_k, strict=True)),
             disagreement=disagreement_of(self._species, state, work_before) if is_hybrid else None,
             provenance=state.prediction.provenance,
         )

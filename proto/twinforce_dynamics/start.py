@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,7 @@ from twinforce_dynamics.propagation import ForceChoice
 from twinforce_proto import InvalidRequestError, System, checks
 
 _NVE = NVE()
+_SPEED = "Å per unit of time"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,18 +98,41 @@ class Start:
         n_atoms = len(system)
         values = {
             "system": system,
-            "velocities": checks.coordinates(
-                "velocities", velocities, (n_atoms, 3), "Å per unit of time"
-            ),
+            "velocities": checks.coordinates("velocities", velocities, (n_atoms, 3), _SPEED),
             "integrator": integrator,
             "masses": _masses(masses, system),
             "fixed_atoms": places(fixed_atoms, n_atoms),
             "random_state": _random_state(random),
         }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        self._set(**values)
         if isinstance(integrator.ensemble, NPT):
             self._check_pressure()
+
+    def moved(self, system: System, velocities: Floats, random_state: Mapping[str, Any]) -> Self:
+        """Return what sets out elsewhere in the same way; what stays is not checked again.
+
+        Args:
+            system: The same atoms.
+            velocities: Theirs, shape [n_atoms, 3], in Å per ASE's unit of time.
+            random_state: Of its random numbers, as numpy's PCG64 gives it.
+
+        Raises:
+            InvalidSystemError: Velocities are not finite.
+        """
+        start = object.__new__(type(self))
+        start._set(
+            system=system,
+            velocities=checks.coordinates("velocities", velocities, (len(system), 3), _SPEED),
+            integrator=self.integrator,
+            masses=self.masses,
+            fixed_atoms=self.fixed_atoms,
+            random_state=random_state,
+        )
+        return start
+
+    def _set(self, **values: object) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def mobility(self) -> Floats | None:
         """Return 1 for atoms that move and 0 for fixed ones, [n_atoms, 1]; None: all move."""

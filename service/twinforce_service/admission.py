@@ -48,12 +48,17 @@ class _Admitted:
             request.model == self.model
             and request.outputs == self.outputs
             and theirs.atomic_numbers is ours.atomic_numbers
-            and theirs.cell is ours.cell
             and theirs.pbc is ours.pbc
             and theirs.charge == ours.charge
             and theirs.spin_multiplicity == ours.spin_multiplicity
-            and bool(np.abs(theirs.positions - ours.positions).max() <= _MAX_MOVE)
+            and has_hardly_moved(ours, theirs)
         )
+
+
+def has_hardly_moved(before: System, now: System) -> bool:
+    """Tell whether the atoms of a system have about as many neighbor pairs as before."""
+    is_same = now.cell is before.cell
+    return is_same and bool(np.abs(now.positions - before.positions).max() <= _MAX_MOVE)
 
 
 class Admission:
@@ -99,6 +104,18 @@ class Admission:
         request.n_pairs = request.n_pairs or estimate_pairs(request.system, info.cutoff)
         if request.n_pairs > self._max_pairs:
             raise located(self._too_crowded(request.n_pairs, info), request)
+
+    def n_pairs(self, model: str, system: System) -> int:
+        """Return about how many neighbor pairs a system has for a model that is served.
+
+        Raises:
+            SystemTooLargeError: They are too many.
+        """
+        info = self._models[model]
+        n_pairs = estimate_pairs(system, info.cutoff)
+        if n_pairs > self._max_pairs:
+            raise self._too_crowded(n_pairs, info)
+        return n_pairs
 
     def find(self, name: str) -> ModelInfo:
         """Return what a model declares.

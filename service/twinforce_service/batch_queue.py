@@ -57,13 +57,21 @@ class BatchQueue:
         self._virtual_time = 0.0
         self._n_admitted = 0
         self._n_atoms_admitted = 0
+        self._n_put_back = 0
+        self._n_atoms_put_back = 0
         self.n_requests = 0
         self.n_atoms = 0
 
     @property
     def n_left(self) -> tuple[int, int]:
-        """How many requests have left the queue since it was made, and how many atoms they had."""
-        return self._n_admitted - self.n_requests, self._n_atoms_admitted - self.n_atoms
+        """How many requests and atoms were added by `extend`, less those that wait.
+
+        So who counts what it has added knows what waits, put back or not.
+        """
+        return (
+            self._n_admitted - self._n_put_back - self.n_requests,
+            self._n_atoms_admitted - self._n_atoms_put_back - self.n_atoms,
+        )
 
     def __len__(self) -> int:
         return self.n_requests
@@ -84,10 +92,26 @@ class BatchQueue:
             OverloadedError: Too many are waiting already.
         """
         check_sizes(requests, self._limits)
+        self.check_room(requests, retry_after)
+        for request in requests:
+            request.submitted_at = now
+            self._append(request)
+
+    def check_room(self, requests: Sequence[Request[Any]], retry_after: float = 1.0) -> None:
+        """Refuse requests that there is no room for.
+
+        Raises:
+            OverloadedError: Too many are waiting already; it advises `retry_after`, in s.
+        """
         if not has_room(requests, self.n_requests, self.n_atoms, self._limits):
             self.drop_cancelled()
         if not has_room(requests, self.n_requests, self.n_atoms, self._limits):
             raise overloaded(self.n_requests, self.n_atoms, retry_after)
+
+    def put_back(self, requests: Sequence[Request[Any]], now: float) -> None:
+        """Add the next requests of who was admitted already: they are never refused."""
+        self._n_put_back += len(requests)
+        self._n_atoms_put_back += sum(request.n_atoms for request in requests)
         for request in requests:
             request.submitted_at = now
             self._append(request)

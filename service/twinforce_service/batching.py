@@ -5,7 +5,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -172,9 +172,15 @@ def check_sizes(requests: Sequence[Request[Any]], limits: Limits) -> None:
         )
 
 
-def has_room(
-    requests: Sequence[Request[Any]], n_requests: int, n_atoms: int, limits: Limits
-) -> bool:
+class Sized(Protocol):
+    """What has atoms: a request, or something else that is going to make some."""
+
+    @property
+    def n_atoms(self) -> int:
+        """How many."""
+
+
+def has_room(requests: Sequence[Sized], n_requests: int, n_atoms: int, limits: Limits) -> bool:
     """Tell whether requests may wait beside those that do: of this number, with these atoms."""
     return not n_requests or (
         n_requests + len(requests) <= limits.max_waiting

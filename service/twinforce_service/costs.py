@@ -1,8 +1,12 @@
 """What a batch costs, learned from the batches before.  No threads, no clock, no I/O."""
 
-from math import inf
+from collections.abc import Iterable
+from math import inf, sqrt
+from typing import TypeAlias
 
-import numpy as np
+_Three: TypeAlias = tuple[float, float, float]
+# A symmetric matrix: its diagonal, then what is beside it in the order 01, 02, 12.
+_Symmetric: TypeAlias = tuple[float, float, float, float, float, float]
 
 # How fast old batches are forgotten where new ones say the same thing again.
 _FORGETTING = 0.97
@@ -12,6 +16,8 @@ _OUTLIER = 3.0
 _CONTRAST = 1.3
 # How much the first guess counts, in batches.
 _WEIGHT_OF_GUESS = 0.1
+# No pivot of a matrix that is positive definite is smaller than this, relative to its element.
+_ROUNDING = 1e-14
 
 
 class CostCurve:
@@ -21,13 +27,15 @@ class CostCurve:
     only along what a new one says (Cao and Schwartz, Automatica 36, 1725, 2000), so that a
     thousand batches of one size do not wash out what others have told. No coefficient is
     negative, and until batches of different size were seen, nothing is taken for a fixed cost.
+
+    All of it is three by three and done after every batch: by hand, in a tenth of numpy's time.
     """
 
     def __init__(self) -> None:
         self.n_batches = 0
-        self._units = np.ones(3)
-        self._shares = np.array([0.0, 0.5, 0.5])
-        self._information = _WEIGHT_OF_GUESS * np.eye(3)
+        self._units: _Three = (1.0, 1.0, 1.0)
+        self._shares: _Three = (0.0, 0.5, 0.5)
+        self._information: _Symmetric = (*(_WEIGHT_OF_GUESS,) * 3, 0.0, 0.0, 0.0)
         self._usual_error = 0.3
         self._fewest, self._most = inf, 0
         self._shortest = inf
@@ -37,28 +45,30 @@ class CostCurve:
         if seconds <= 0.0:
             return
         if not self.n_batches:
-            self._units = seconds / np.array([1.0, n_atoms, max(n_pairs, 1)])
+            self._units = seconds, seconds / n_atoms, seconds / max(n_pairs, 1)
         self.n_batches += 1
         self._fewest, self._most = min(self._fewest, n_atoms), max(self._most, n_atoms)
         self._shortest = min(self._shortest, seconds)
-        x = self._units * (1.0, n_atoms, n_pairs) / seconds
-        error = 1.0 - float(x @ self._shares)
+        x = _three(u * n / seconds for u, n in zip(self._units, (1, n_atoms, n_pairs), strict=True))
+        error = 1.0 - _dot(x, self._shares)
         weight = min(1.0, _OUTLIER * self._usual_error / max(abs(error), 1e-9))
         bounded = min(abs(error), 10 * self._usual_error + 0.01)
         self._usual_error += 0.1 * (bounded - self._usual_error)
-        known = self._information @ x
-        self._information -= (1.0 - _FORGETTING) * np.outer(known, known) / float(x @ known)
-        self._information += weight * np.outer(x, x)
-        change = np.linalg.solve(self._information, x)
-        self._shares = np.maximum(self._shares + weight * error * change, 0.0)
+        known = _times(self._information, x)
+        self._information = _plus(
+            self._information, -(1.0 - _FORGETTING) / _dot(x, known), known, weight, x
+        )
+        change = _solved(self._information, x)
+        self._shares = _three(
+            max(s + weight * error * c, 0.0) for s, c in zip(self._shares, change, strict=True)
+        )
 
     @property
     def coefficients(self) -> tuple[float, float, float]:
         """The a, b and c, in s; zero before the first batch."""
         if not self.n_batches:
             return 0.0, 0.0, 0.0
-        a, b, c = (self._units * self._shares).tolist()
-        return a, b, c
+        return _three(u * s for u, s in zip(self._units, self._shares, strict=True))
 
     @property
     def fixed(self) -> float:
@@ -74,3 +84,45 @@ class CostCurve:
         """Return what a batch of this size is expected to take, in s."""
         a, b, c = self.coefficients
         return a + b * n_atoms + c * n_pairs
+
+
+def _three(values: Iterable[float]) -> _Three:
+    a, b, c = values
+    return a, b, c
+
+
+def _dot(x: _Three, y: _Three) -> float:
+    return x[0] * y[0] + x[1] * y[1] + x[2] * y[2]
+
+
+def _times(matrix: _Symmetric, x: _Three) -> _Three:
+    a, b, c, ab, ac, bc = matrix
+    return _dot((a, ab, ac), x), _dot((ab, b, bc), x), _dot((ac, bc, c), x)
+
+
+def _plus(matrix: _Symmetric, p: float, x: _Three, q: float, y: _Three) -> _Symmetric:
+    """Return the matrix + p x xᵀ + q y yᵀ."""
+    a, b, c, ab, ac, bc = matrix
+    return (
+        a + p * x[0] * x[0] + q * y[0] * y[0],
+        b + p * x[1] * x[1] + q * y[1] * y[1],
+        c + p * x[2] * x[2] + q * y[2] * y[2],
+        ab + p * x[0] * x[1] + q * y[0] * y[1],
+        ac + p * x[0] * x[2] + q * y[0] * y[2],
+        bc + p * x[1] * x[2] + q * y[1] * y[2],
+    )
+
+
+def _solved(matrix: _Symmetric, x: _Three) -> _Three:
+    """Return y with matrix y = x; by Cholesky's way, for the matrix is positive definite."""
+    a, b, c, ab, ac, bc = matrix
+    ka = sqrt(a)
+    kb, kc = ab / ka, ac / ka
+    lb = sqrt(max(b - kb * kb, _ROUNDING * b))
+    lc = (bc - kb * kc) / lb
+    mc = sqrt(max(c - kc * kc - lc * lc, _ROUNDING * c))
+    u = x[0] / ka
+    v = (x[1] - kb * u) / lb
+    w = (x[2] - kc * u - lc * v) / mc / mc
+    v = (v - lc * w) / lb
+    return (u - kb * v - kc * w) / ka, v, w

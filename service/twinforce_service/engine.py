@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from twinforce_proto import ModelInfo
 from twinforce_service.batching import Request
 from twinforce_service.disagreement import Disagreement
+from twinforce_service.journeys import Grant, Journey
 
 # Bounds of what a refused caller is advised to wait, in s.
 _MIN_RETRY_AFTER, _MAX_RETRY_AFTER = 0.1, 60.0
@@ -46,10 +47,18 @@ class Engine(Protocol):
         """
         ...
 
+    def move(self, journey: Journey) -> Grant:
+        """Accept a journey, or raise a `ServiceError`; return what lets it tell more.
+
+        Its future completes, whatever happens, also where it turns out later that what was asked
+        for makes no sense. Cancelling it ends the journey.
+        """
+        ...
+
     def stop(self, timeout: float | None = None) -> None:
         """Accept nothing more, finish what was accepted, and stop.
 
-        What is not finished after `timeout` s ends with `UnavailableError`.
+        What is not finished after `timeout` s ends with `UnavailableError`; journeys at once.
         """
         ...
 

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from twinforce_proto import ModelInfo, ServiceError
 from twinforce_service.batching import Request, Walker
+from twinforce_service.journeys import Grant, Journey
 from twinforce_service.process_engine import ProcessEngine
 
 
@@ -87,6 +88,13 @@ class EnginePool:
                 request.future.cancel()
             raise
 
+    def move(self, journey: Journey) -> Grant:
+        """Accept a journey, or raise a `ServiceError`; return what lets it tell more."""
+        with self._choosing:
+            loads = {engine: engine.n_pending_atoms for engine in self._ready()}
+            engine = self._home(journey.walker, journey.n_atoms, loads)
+        return engine.move(journey)
+
     def stop(self, timeout: float | None = None) -> None:
         """Accept nothing more, finish what was accepted, and stop."""
         with ThreadPoolExecutor(len(self._engines)) as executor:
@@ -96,13 +104,15 @@ class EnginePool:
     def _have_started(self) -> bool:
         return all(engine.models for engine in self._engines)
 
+    def _ready(self) -> Sequence[ProcessEngine]:
+        return [engine for engine in self._engines if engine.is_ready] or self._engines[:1]
+
     def _shares(
         self, requests: Sequence[Request[Any]]
     ) -> list[tuple[ProcessEngine, list[Request[Any]]]]:
         """Return which engine is to evaluate which of the requests."""
-        ready = [engine for engine in self._engines if engine.is_ready] or self._engines[:1]
         shares: dict[ProcessEngine, list[Request[Any]]] = {}
-        loads = {engine: engine.n_pending_atoms for engine in ready}
+        loads = {engine: engine.n_pending_atoms for engine in self._ready()}
         for request in requests:
             engine = self._home(request.walker, request.n_atoms, loads)
             loads[engine] += request.n_atoms

@@ -12,6 +12,8 @@ import signal
 import socket
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -26,6 +28,8 @@ from twinforce_service.channel import Channel, Frame
 from twinforce_service.child import Counters
 from twinforce_service.engine import BatchReport
 from twinforce_service.engine_spec import EngineSpec
+from twinforce_service.journey_wire import journey_from_message, milestone_to_frames
+from twinforce_service.journeys import Grant, Journey, Milestone
 from twinforce_service.post import Post
 from twinforce_service.wire import Kind, Message
 
@@ -37,10 +41,15 @@ logger = logging.getLogger(__name__)
 _STANDARD_INPUT = 0
 # No limit: what may wait is decided by the parent.
 _NO_LIMIT = sys.maxsize
+# How long reports of batches may be kept back that were for walkers of this process alone, in s.
+_REPORTS_INTERVAL = 0.1
 
 
 class Outbox:
-    """Answers on their way to the parent: those of a batch leave together.
+    """Answers on their way to the parent: those of a batch leave together, with its report.
+
+    Reports of batches that were for walkers of this process alone leave now and then, and all of
+    them when a journey ends.
 
     That the engine ends is no answer: the parent sees it, and ends what is left in its own words.
 
@@ -51,11 +60,48 @@ class Outbox:
     def __init__(self, send: Callable[[Sequence[Frame]], None]) -> None:
         self._send = send
         self._done: list[tuple[int, Any]] = []
+        self._journeys: set[int] = set()
+        self._reports: deque[BatchReport] = deque()
+        self._reported_at = 0.0
+
+    def follow(self, number: int, journey: Journey) -> None:
+        """Take the error that this journey may end with."""
+        self._journeys.add(number)
+        journey.future.add_done_callback(partial(self._note_end, number))
+
+    def refuse(self, number: int, error: ServiceError) -> None:
+        """Send the error that a journey ends with before it has begun."""
+        self._send(wire.errors_to_frames([(number, error)]))
+
+    def tell(self, number: int, milestone: Milestone, is_last: bool) -> None:
+        """Send a milestone of a journey."""
+        self._send(milestone_to_frames(number, milestone, is_last=is_last))
 
     def send_batch(self, report: BatchReport) -> None:
         """Send the answers since the last batch, and the report of this one."""
         done, self._done = self._done, []
-        self._send(wire.answers_to_frames(done, report))
+        if done or not self._journeys:
+            self._send(wire.answers_to_frames(done, report))
+            return
+        self._reports.append(report)
+        if time.monotonic() - self._reported_at > _REPORTS_INTERVAL:
+            self._send_reports()
+
+    def _send_reports(self) -> None:
+        self._reported_at = time.monotonic()
+        reports = []
+        while self._reports:
+            reports.append(self._reports.popleft())
+        if reports:
+            self._send(wire.reports_to_frames(reports))
+
+    def _note_end(self, number: int, future: Future[None]) -> None:
+        self._journeys.discard(number)
+        self._send_reports()
+        if future.cancelled() or (error := future.exception()) is None:
+            return
+        if isinstance(error, ServiceError) and not isinstance(error, UnavailableError):
+            self._send(wire.errors_to_frames([(number, error)]))
 
     def note(self, number: int, future: "Future[Any]") -> None:
         """Take what a request has ended with, unless it was cancelled."""
@@ -65,7 +111,7 @@ class Outbox:
         if error is None:
             self._done.append((number, future.result()))
         elif isinstance(error, ServiceError) and not isinstance(error, UnavailableError):
-            self._send(wire.errors_to_frames([(number, error)]))
+            self.refuse(number, error)
 
 
 class Inbox:
@@ -80,12 +126,18 @@ class Inbox:
         self._engine = engine
         self._outbox = outbox
         self._waiting: dict[int, Request[Any]] = {}
+        self._journeys: dict[int, Journey] = {}
+        self._grants: dict[int, Grant] = {}
 
     def take(self, message: Message) -> None:
         """Do what a message says."""
         match message.kind:
             case Kind.REQUESTS:
                 self._accept(wire.requests_from_message(message))
+            case Kind.MOVE:
+                self._move(message)
+            case Kind.GRANT:
+                self._grant(*message.head)
             case Kind.CANCEL:
                 self._cancel(message.head)
             case Kind.DROP_CANCELLED:
@@ -103,14 +155,37 @@ class Inbox:
             for _, request in requests:
                 request.fail(error)
 
+    def _move(self, message: Message) -> None:
+        try:
+            number, journey = journey_from_message(message, self._outbox.tell)
+        except ServiceError as error:
+            self._outbox.refuse(message.head[0], error)
+            return
+        self._journeys[number] = journey
+        self._outbox.follow(number, journey)
+        try:
+            self._grants[number] = self._engine.move(journey)
+        except ServiceError as error:
+            journey.fail(error)
+        journey.future.add_done_callback(partial(self._forget_journey, number))
+
+    def _grant(self, number: int, n_more: int) -> None:
+        if (grant := self._grants.get(number)) is not None:
+            grant(n_more)
+
     def _cancel(self, numbers: Sequence[int]) -> None:
         for number in numbers:
-            if (request := self._waiting.get(number)) is not None:
-                request.future.cancel()
+            pending = self._waiting.get(number) or self._journeys.get(number)
+            if pending is not None:
+                pending.future.cancel()
 
     def _forget(self, number: int, future: "Future[Any]") -> None:
         self._waiting.pop(number, None)
         self._outbox.note(number, future)
+
+    def _forget_journey(self, number: int, _: object) -> None:
+        self._journeys.pop(number, None)
+        self._grants.pop(number, None)
 
 
 def main() -> None:

@@ -17,11 +17,13 @@ from typing import Any
 from twinforce_proto import ModelInfo, ModelLoadError, Provenance, ServiceError, UnavailableError
 from twinforce_service import wire
 from twinforce_service.admission import Admission
-from twinforce_service.batching import Request, check_sizes, has_room, overloaded
+from twinforce_service.batching import Request, Sized, check_sizes, has_room, overloaded
 from twinforce_service.channel import Channel
 from twinforce_service.child import Child
 from twinforce_service.engine import BatchReport, Pace
 from twinforce_service.engine_spec import EngineSpec
+from twinforce_service.journey_wire import journey_to_frames, milestone_from_message
+from twinforce_service.journeys import Grant, Journey
 from twinforce_service.listening import Listening
 from twinforce_service.outgoing import Outgoing
 from twinforce_service.restarts import Restarts
@@ -67,7 +69,7 @@ class ProcessEngine:
         self._failure: ServiceError | None = None
         self._pace = Pace()
         self._numbers = count()
-        self._pending: dict[int, Request[Any]] = {}
+        self._pending: dict[int, Request[Any] | Journey] = {}
         self._n_pending_atoms = 0
         # To the present child.
         self._n_sent = self._n_sent_atoms = 0
@@ -156,6 +158,21 @@ class ProcessEngine:
         for number, request in numbered:
             request.future.add_done_callback(partial(self._withdraw, number))
 
+    def move(self, journey: Journey) -> Grant:
+        """Accept a journey, or raise a `ServiceError`; return what lets it tell more."""
+        number = next(self._numbers)
+        frames = journey_to_frames(number, journey)
+        with self._changed:
+            outgoing = self._outgoing
+            if outgoing is None or not self.is_ready:
+                raise self._refusal()
+            self._check_room(outgoing, [journey])
+            self._pending[number] = journey
+            self._n_pending_atoms += journey.n_atoms
+            outgoing.say(frames)
+        journey.future.add_done_callback(partial(self._withdraw, number))
+        return partial(self._grant, number)
+
     def stop(self, timeout: float | None = None) -> None:
         """Accept nothing more, finish what was accepted, and stop."""
         with self._changed:
@@ -165,6 +182,7 @@ class ProcessEngine:
             elif self._child is not None:  # it has nothing to finish
                 self._child.kill()
             self._changed.notify_all()
+        self._abandon(self._refusal(), Journey)
         if self._thread.ident is None:
             return
         self._thread.join(timeout)
@@ -199,7 +217,7 @@ class ProcessEngine:
         n_requests, n_atoms = child.counters.get()
         return self._n_sent - n_requests, self._n_sent_atoms - n_atoms
 
-    def _check_room(self, outgoing: Outgoing, requests: Sequence[Request[Any]]) -> None:
+    def _check_room(self, outgoing: Outgoing, requests: Sequence[Sized]) -> None:
         n_requests, n_atoms = self._waiting()
         if has_room(requests, n_requests, n_atoms, self._spec.limits):
             return
@@ -208,15 +226,21 @@ class ProcessEngine:
             outgoing.say(wire.plain(Kind.DROP_CANCELLED))
         raise overloaded(n_requests, n_atoms, self._pace.retry_after(n_atoms))
 
-    def _pop(self, number: int) -> Request[Any] | None:
+    def _grant(self, number: int, n_more: int) -> None:
+        """Let a journey tell so many more milestones, unless it is over."""
         with self._changed:
-            request = self._pending.pop(number, None)
-            if request is not None:
-                self._n_pending_atoms -= request.n_atoms
-            return request
+            if self._outgoing is not None and number in self._pending:
+                self._outgoing.say(wire.plain(Kind.GRANT, number, n_more))
+
+    def _pop(self, number: int) -> Request[Any] | Journey | None:
+        with self._changed:
+            pending = self._pending.pop(number, None)
+            if pending is not None:
+                self._n_pending_atoms -= pending.n_atoms
+            return pending
 
     def _withdraw(self, number: int, _: object) -> None:
-        """Take a request that has just been cancelled out of the queue of the child."""
+        """Let the child drop a request or a journey that has just been cancelled."""
         if self._pop(number) is None:  # it has been answered
             return
         with self._changed:
@@ -224,11 +248,11 @@ class ProcessEngine:
             if self._outgoing is not None:
                 self._outgoing.say(wire.plain(Kind.CANCEL, number))
 
-    def _abandon(self, error: ServiceError) -> None:
-        """Complete with this error whatever was not answered."""
-        for number in list(self._pending):
-            if (request := self._pop(number)) is not None:
-                request.fail(error)
+    def _abandon(self, error: ServiceError, which: type = object) -> None:
+        """Complete with this error whatever was not answered, or what of that is of this type."""
+        for number, pending in list(self._pending.items()):
+            if isinstance(pending, which) and self._pop(number) is not None:
+                pending.fail(error)
 
     def _run(self) -> None:
         """Keep a process alive until told to stop; leave no future and no process behind."""
@@ -280,10 +304,15 @@ class ProcessEngine:
         match message.kind:
             case Kind.ANSWERS:
                 self._complete(message)
+            case Kind.MILESTONE:
+                self._tell(message)
+            case Kind.REPORTS:
+                for report in wire.reports_from_message(message):
+                    self._note(report)
             case Kind.ERRORS:
                 for number, error in wire.errors_from_message(message):
-                    if (request := self._pop(number)) is not None:
-                        request.fail(error)
+                    if (pending := self._pop(number)) is not None:
+                        pending.fail(error)
             case Kind.READY:
                 self._become_ready(wire.models_from_message(message))
             case Kind.STOPPED:
@@ -295,8 +324,17 @@ class ProcessEngine:
     def _complete(self, message: Message) -> None:
         answers, report = wire.answers_from_message(message, self._provenances)
         for number, answer in answers:
-            if (request := self._pop(number)) is not None:
+            if isinstance(request := self._pop(number), Request):
                 request.complete(answer)
+        self._note(report)
+
+    def _tell(self, message: Message) -> None:
+        number, milestone, is_last = milestone_from_message(message, self._provenances)
+        journey = self._pop(number) if is_last else self._pending.get(number)
+        if isinstance(journey, Journey):
+            journey.tell(milestone, is_last=is_last)
+
+    def _note(self, report: BatchReport) -> None:
         if not report.n_rows:
             self._pace.note(report)
         if self._loop is None or self._loop.is_closed():

@@ -1,42 +1,43 @@
-"""Dynamics beside the model: walkers whose every step is requests like those of any caller."""
+"""Dynamics beside the model: walkers that the engine moves while their callers read along."""
 
+import asyncio
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
+from contextlib import aclosing, suppress
+from typing import TypeAlias, cast
 
-from twinforce_dynamics.checkpoint import Checkpoint
-from twinforce_dynamics.course import Course, Snapshot
+from twinforce_dynamics.course import Snapshot
 from twinforce_dynamics.messages import PropagateRequest
-from twinforce_dynamics.mts import State
-from twinforce_dynamics.relaxation import OUTPUTS_OF, Relaxation, Relaxed, RelaxRequest
-from twinforce_dynamics.start import Start, invalid
-from twinforce_proto import (
-    InvalidRequestError,
-    InvalidSystemError,
-    ModelInfo,
-    OverloadedError,
-    PredictionError,
-    ServiceError,
-    SystemTooLargeError,
-)
+from twinforce_dynamics.relaxation import Relaxed, RelaxRequest
+from twinforce_dynamics.start import invalid
+from twinforce_proto import DeadlineExceededError, OverloadedError, ServiceError
+from twinforce_service.batching import Walker
 from twinforce_service.engine import Engine
-from twinforce_service.questions import Questions
+from twinforce_service.journeys import Journey, Milestone
+from twinforce_service.logs import request_id
 
 # What a caller is advised to wait where too many walkers are under way, in s.
 _RETRY_AFTER = 5.0
-# Of a walker that has flown apart.
-_LOST = (InvalidSystemError, PredictionError, SystemTooLargeError)
+# Milestones that are computed ahead of the one that a caller has taken: while one is written.
+_N_AHEAD = 2
+# Walkers that are known again when they go on, and so find their neighbor list.
+_MAX_RESTING = 1024
+
+_Told: TypeAlias = "tuple[Milestone, bool] | ServiceError"
 
 
 class Propagations:
-    """Moves systems, each by a coroutine of its caller's that waits for one request at a time.
+    """Has systems moved by an engine, and hands on what it tells of them.
 
     What a step needs evaluated waits in the queue of the engine like any system, so that walkers
-    of different callers share batches. Nothing is computed ahead of the snapshot that a caller
-    has not taken yet, and nothing after a caller has gone.
+    of different callers share batches. Hardly anything is computed ahead of the snapshot that a
+    caller has taken, and nothing after a caller has gone.
 
     Args:
-        engine: What evaluates.
+        engine: What moves them.
         max_running: Walkers that are under way at the same time.
         max_steps: Inner steps of one call.
     """
@@ -46,6 +47,8 @@ class Propagations:
         self._max_running = max_running
         self._max_steps = max_steps
         self._n_running = 0
+        # Where walkers have stopped: the hash of their last checkpoint, and who it was.
+        self._resting: OrderedDict[int, str] = OrderedDict()
 
     @property
     def n_running(self) -> int:
@@ -65,13 +68,9 @@ class Propagations:
             ServiceError: What was asked for makes no sense, an evaluation failed, or time was up.
         """
         self._check_room("n_steps", wanted.n_steps)
-        self._n_running += 1
-        try:
-            walker = self._walker(wanted, timeout)
-            async for snapshot in walker.snapshots(wanted.n_steps, wanted.interval):
-                yield snapshot
-        finally:
-            self._n_running -= 1
+        async with aclosing(self._milestones(wanted, timeout)) as milestones:
+            async for milestone in milestones:
+                yield cast(Snapshot, milestone)
 
     async def relaxations(
         self, wanted: RelaxRequest, timeout: float | None
@@ -81,16 +80,9 @@ class Propagations:
         Arguments and errors are those of `snapshots`.
         """
         self._check_room("max_steps", wanted.max_steps)
-        self._n_running += 1
-        try:
-            info = self._engine.find(wanted.model)
-            inner, whole = OUTPUTS_OF["direct"], OUTPUTS_OF["conservative"]
-            deadline = _deadline(timeout)
-            questions = Questions(self._engine, info.name, wanted.system, inner, whole, deadline)
-            async for relaxed in _relaxed(wanted, questions):
-                yield relaxed
-        finally:
-            self._n_running -= 1
+        async with aclosing(self._milestones(wanted, timeout)) as milestones:
+            async for milestone in milestones:
+                yield cast(Relaxed, milestone)
 
     def _check_room(self, field: str, n_steps: int) -> None:
         if n_steps > self._max_steps:
@@ -99,130 +91,90 @@ class Propagations:
             text = f"{self._max_running} systems are already on the move; try again later"
             raise OverloadedError(text, retry_after=_RETRY_AFTER)
 
-    def _walker(self, wanted: PropagateRequest, timeout: float | None) -> "Walker":
-        origin = wanted.origin
-        checkpoint = Checkpoint.from_bytes(origin) if isinstance(origin, bytes) else None
-        info = self._engine.find(wanted.model or (checkpoint.model if checkpoint else ""))
-        if checkpoint is not None:
-            _check_model(info, checkpoint)
-            start = checkpoint.start
-        else:
-            assert isinstance(origin, Start)
-            start = origin
-        stride = start.integrator.stride
-        for field, steps in (("n_steps", wanted.n_steps), ("interval", wanted.interval)):
-            if steps % stride:
-                raise invalid(field, f"a multiple of the {stride} inner_steps", steps)
-        return Walker(self._engine, info, start, checkpoint, _deadline(timeout))
+    async def _milestones(
+        self, wanted: PropagateRequest | RelaxRequest, timeout: float | None
+    ) -> AsyncGenerator[Milestone, None]:
+        following = _Following(wanted, timeout, self._walker(wanted))
+        milestone: Milestone | None = None
+        is_last = False
+        self._n_running += 1
+        try:
+            grant = self._engine.move(following.journey)
+            while not is_last:
+                milestone, is_last = await following.next()
+                yield milestone
+                if not is_last:
+                    grant(1)
+        finally:
+            self._n_running -= 1
+            following.journey.future.cancel()
+            self._note_rest(following.journey.walker, milestone)
+
+    def _walker(self, wanted: PropagateRequest | RelaxRequest) -> Walker:
+        """Return who moves: the same as before, if it goes on where one has stopped."""
+        origin = getattr(wanted, "origin", None)
+        known = self._resting.pop(hash(origin), None) if isinstance(origin, bytes) else None
+        return Walker() if known is None else Walker(known)
+
+    def _note_rest(self, walker: Walker, last: Milestone | None) -> None:
+        """Remember where a walker has stopped."""
+        if isinstance(last, Snapshot):
+            self._resting[hash(last.checkpoint)] = walker.id
+            if len(self._resting) > _MAX_RESTING:
+                self._resting.popitem(last=False)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Moment:
-    """Where a walker is: at the end of an outer step.
-
-    Attributes:
-        state: Of its numbers.
-        step: Inner ones that it has taken.
-        work_before: The work of the correction up to the outer step before, in eV.
-    """
-
-    state: State
-    step: int
-    work_before: float
-
-
-class Walker:
-    """One system on the move.
+class _Following:
+    """A journey as the event loop sees it.
 
     Args:
-        engine: What evaluates.
-        info: Of its model.
-        start: What it set out with.
-        checkpoint: What it goes on from; None: it begins.
-        deadline: When nobody waits any longer, on the clock of `time.monotonic`, in s.
+        wanted: What moves, and how far.
+        timeout: How long the caller waits for all of it, in s; None: until it goes away.
+        walker: Who moves.
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        info: ModelInfo,
-        start: Start,
-        checkpoint: Checkpoint | None,
-        deadline: float | None,
+        self, wanted: PropagateRequest | RelaxRequest, timeout: float | None, walker: Walker
     ) -> None:
-        self._info = info
-        self._course = Course(start)
-        self._checkpoint = checkpoint
-        inner, whole = self._course.outputs
-        self._questions = Questions(engine, info.name, start.system, inner, whole, deadline)
-
-    async def snapshots(self, n_steps: int, interval: int) -> AsyncGenerator[Snapshot, None]:
-        """Move this many inner steps; yield at each interval, and at the end."""
-        if self._checkpoint is not None:
-            first = self._checkpoint.step
-            state = self._checkpoint.state
-            moment = Moment(state, first, state.correction_work)
-        else:
-            first, state = 0, await self._questions.answered(self._course.begin())
-            moment = Moment(state, first, 0.0)
-            yield self._snapshot(moment)
-        while moment.step < first + n_steps:
-            moment = await self._advanced(moment)
-            n_done = moment.step - first
-            if n_done == n_steps or (interval and n_done % interval == 0):
-                yield self._snapshot(moment)
-
-    async def _advanced(self, moment: Moment) -> Moment:
-        step = moment.step + self._course.integrator.stride
-        try:
-            state = await self._questions.answered(self._course.step(moment.state))
-        except _LOST as error:
-            raise _lost(error, moment.step) from error
-        except ValueError as error:  # of numbers that no step can be taken with
-            raise _lost(PredictionError(str(error)), moment.step) from error
-        return Moment(state, step, moment.state.correction_work)
-
-    def _snapshot(self, moment: Moment) -> Snapshot:
-        state, step = moment.state, moment.step
-        start = self._course.start_at(state)
-        checkpoint = Checkpoint(self._info.name, self._info.sha256, start, state, step)
-        snapshot = self._course.snapshot(state, step, moment.work_before)
-        return replace(snapshot, checkpoint=checkpoint.to_bytes())
-
-
-async def _relaxed(wanted: RelaxRequest, questions: Questions) -> AsyncGenerator[Relaxed, None]:
-    relaxation = Relaxation(wanted)
-    descent, step = await questions.answered(relaxation.begin()), 0
-    while not (now := relaxation.report(descent, step)).is_last:
-        if wanted.interval and step % wanted.interval == 0:
-            yield now
-        try:
-            descent = await questions.answered(relaxation.step(descent))
-        except _LOST as error:
-            raise _lost(error, step) from error
-        step += 1
-    yield now
-
-
-def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
-
-
-def _check_model(info: ModelInfo, checkpoint: Checkpoint) -> None:
-    if (info.name, info.sha256) != (checkpoint.model, checkpoint.sha256):
-        made_with, served = (
-            f"{name} ({sha256[:12]})"
-            for name, sha256 in ((checkpoint.model, checkpoint.sha256), (info.name, info.sha256))
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._told: asyncio.Queue[_Told] = asyncio.Queue()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self.journey = Journey(
+            wanted,
+            lambda milestone, is_last: self._tell((milestone, is_last)),
+            _N_AHEAD,
+            deadline,
+            request_id.get(),
+            walker,
         )
-        text = f"checkpoint: expected one made with {served}, got one of {made_with}"
-        raise InvalidRequestError(text, field="checkpoint")
+        self.journey.future.add_done_callback(self._note_end)
 
+    async def next(self) -> tuple[Milestone, bool]:
+        """Return the next milestone, and whether it is the last.
 
-def _lost(error: ServiceError, step: int) -> ServiceError:
-    """Return the error of a walker that cannot be evaluated any more, with where that was."""
-    kind = type(error) if isinstance(error, PredictionError) else PredictionError
-    text = (
-        f"after step {step} the system cannot be followed; a shorter time step, other forces or "
-        f"a relaxed start may help: {error.message}"
-    )
-    return kind(text, field=error.field)
+        Raises:
+            ServiceError: It has ended before, or time was up.
+        """
+        deadline = self.journey.deadline
+        if deadline is None:
+            told = await self._told.get()
+        else:
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    told = await self._told.get()
+            except TimeoutError as error:
+                raise DeadlineExceededError("the deadline passed before the last step") from error
+        if isinstance(told, ServiceError):
+            raise told
+        return told
+
+    def _tell(self, told: _Told) -> None:
+        if threading.get_ident() == self._thread:
+            self._told.put_nowait(told)
+            return
+        with suppress(RuntimeError):  # the event loop has ended, and nobody listens
+            self._loop.call_soon_threadsafe(self._told.put_nowait, told)
+
+    def _note_end(self, future: "Future[None]") -> None:
+        if not future.cancelled() and (error := future.exception()) is not None:
+            self._tell(cast(ServiceError, error))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from threading import Condition, Thread
 from typing import Any
 
@@ -29,6 +30,9 @@ from twinforce_service.bell import Bell, PlainBell
 from twinforce_service.budgets import Budgets
 from twinforce_service.engine import BatchReport, Pace
 from twinforce_service.holding import Holding
+from twinforce_service.journeys import Grant, Journey
+from twinforce_service.mover import Mover, Moving
+from twinforce_service.walks import walk_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +69,7 @@ class ThreadEngine:
         self._budgets = Budgets(self._limits)
         self._queue = BatchQueue(self._limits, self._budgets)
         self._holding = Holding(self._limits, self._budgets)
+        self._mover = Mover()
         self._held_s = 0.0
         self._on_batch = on_batch
         self._on_take = on_take
@@ -148,6 +153,28 @@ class ThreadEngine:
             self._holding.note_requests(requests, now)
         self._bell.ring()
 
+    def move(self, journey: Journey) -> Grant:
+        """Accept a journey, or raise a `ServiceError`; return what lets it tell more."""
+        admission = self._admitting()
+        moving = Moving.of(journey, walk_of(journey.wanted, admission.find), admission)
+        firsts = moving.firsts()
+        check_sizes(firsts, self._limits)
+        admission.admit(firsts)
+        with self._changed:
+            if self._is_closed:
+                raise self._refusal()
+            self._budgets.check(firsts)
+            self._queue.check_room(firsts[:1], self._pace.retry_after(self._queue.n_atoms))
+            self._mover.begin(moving)
+        self._bell.ring()
+        journey.future.add_done_callback(lambda _: self._wake(moving, 0))
+        return partial(self._wake, moving)
+
+    def _wake(self, moving: Moving, n_more: int) -> None:
+        """Grant a walker so many more milestones, or notice that its journey is over."""
+        self._mover.grant(moving, n_more)
+        self._bell.ring()
+
     def drop_cancelled(self) -> None:
         """Take what was cancelled out of the queue now, and not when its turn comes."""
         with self._changed:
@@ -189,6 +216,8 @@ class ThreadEngine:
             abandoned = [*self._running, *self._queue.clear()]
         for request in abandoned:
             request.fail(error)
+        for journey in self._mover.journeys:
+            journey.fail(error)
 
     def run(self, on_ready: Callable[[], None] | None = None) -> None:
         """Own the device until told to stop, in this thread instead of one of the engine's own.
@@ -215,8 +244,9 @@ class ThreadEngine:
                     request.fail(_expired())
                 if taken.batch:
                     answering.complete(taken.batch, self._held_s)
-                    with self._changed:
-                        self._holding.learn(at_least=_MANY_BATCHES)
+                self._advance()
+                with self._changed:
+                    self._holding.learn(at_least=_MANY_BATCHES)
         except ModelLoadError as error:
             logger.info("a model could not be loaded", exc_info=error)
             self._close(error)
@@ -258,7 +288,11 @@ class ThreadEngine:
             self._running = []
         self._bell.wait(0)  # what has come during the last batch
         while True:
+            if self._has_to_move():
+                return Taken([], [])
             self._held_s = self._hold_back()
+            if self._mover.is_due:  # who came meanwhile may share the batch
+                return Taken([], [])
             with self._changed:
                 taken = self._queue.next_batch(self._clock())
                 self._tell_taken()
@@ -269,13 +303,29 @@ class ThreadEngine:
                     return None
             self._bell.wait()
 
+    def _has_to_move(self) -> bool:
+        """Tell whether walkers can go on, or have to end."""
+        return self._mover.is_due or (self._is_closed and len(self._mover) > 0)
+
+    def _advance(self) -> None:
+        """Let the walkers go on that can, all of a batch together."""
+        if self._is_closed:
+            self._mover.end_all(self._refusal())
+        if not self._mover.is_due:
+            return
+        asked = self._mover.advance()
+        with self._changed:
+            now = self._clock()
+            self._queue.put_back(asked, now)
+            self._holding.note_requests(asked, now)
+
     def _hold_back(self) -> float:
         """Let a free device wait for walkers where that pays; return how long it did, in s."""
         started = now = self._clock()
         with self._changed:
             hold = self._holding.hold(self._queue.peek(), now)
         while hold is not None and hold.awaited and now < hold.until:
-            if self._is_closed or self._queue.n_groups > 1:
+            if self._is_closed or self._queue.n_groups > 1 or self._mover.is_due:
                 break
             self._bell.wait(hold.until - now)
             now = self._clock()

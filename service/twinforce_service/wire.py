@@ -31,8 +31,12 @@ class Kind(StrEnum):
     CANCEL = "cancel"
     DROP_CANCELLED = "drop cancelled"
     STOP = "stop"
+    MOVE = "move"
+    GRANT = "grant"
     READY = "ready"
     ANSWERS = "answers"
+    REPORTS = "reports"
+    MILESTONE = "milestone"
     ERRORS = "errors"
     STOPPED = "stopped"
     FAILED = "failed"
@@ -148,6 +152,16 @@ def answers_from_message(
         prediction = Prediction(energy, **values_of, provenance=provenance, timings=timings)
         answers.append((number, prediction))
     return answers, report
+
+
+def reports_to_frames(reports: Iterable[BatchReport]) -> list[Frame]:
+    """Encode reports of batches that have no answers for the API."""
+    return plain(Kind.REPORTS, *map(_report_to_list, reports))
+
+
+def reports_from_message(message: Message) -> list[BatchReport]:
+    """Decode reports of batches."""
+    return list(map(_report_from_list, message.head))
 
 
 def errors_to_frames(errors: Iterable[tuple[int, ServiceError]]) -> list[Frame]:

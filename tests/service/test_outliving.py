@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import grpc
@@ -15,7 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.conftest import free_ports
 from tests.service.conftest import PATIENCE
 from tests.systems import crystal
-from twinforce import Client
+from twinforce import Client, Integrator, Start
+from twinforce_dynamics.messages import PropagateRequest, propagate_request_to_proto
+from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 from twinforce_service.main import run_in_thread
 
 MODELS = {"lj": "toy:lennard-jones"}
@@ -107,6 +110,35 @@ def test_molecular_dynamics_goes_on_as_if_the_engine_had_not_been_killed(server)
     assert is_ready(server)
     assert restarts(server) == [f"{RESTARTS} 1.0"]
     wait_for(lambda: health(server) == health_pb2.HealthCheckResponse.SERVING)
+
+
+@pytest.mark.parametrize("transport", ["grpc", "rest"])
+def test_a_propagation_goes_on_as_if_the_engine_had_not_been_killed(server, transport):
+    (pid,) = engine_pids()
+    begin = Start(crystal(27), np.zeros((27, 3)), Integrator(inner_steps=2), random=0)
+    with Client(server.grpc_url if transport == "grpc" else server.rest_url) as client:
+        expected = [each.checkpoint for each in client.propagate(begin, 400, 2)]
+        found = []
+        for snapshot in client.propagate(begin, 400, 2):
+            found.append(snapshot.checkpoint)
+            if snapshot.step == 10:
+                os.kill(pid, signal.SIGKILL)
+    assert found == expected
+    assert engine_pids() != [pid]
+
+
+def test_who_watches_a_propagation_is_told_that_its_engine_died(server):
+    (pid,) = engine_pids()
+    begin = Start(crystal(27), np.zeros((27, 3)), Integrator(inner_steps=2))
+    wanted = propagate_request_to_proto(PropagateRequest("lj", begin, 400_000, 2))
+    with grpc.insecure_channel(server.grpc_url.removeprefix("grpc://")) as channel:
+        snapshots = InferenceStub(channel).Propagate(wanted)
+        assert next(snapshots).step == 0
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(grpc.RpcError, match="being started again") as caught:
+            deque(snapshots, maxlen=0)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    wait_for(lambda: is_ready(server))
 
 
 def test_who_does_not_try_again_is_told_when_to(server):

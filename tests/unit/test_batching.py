@@ -279,3 +279,15 @@ def test_pairs_are_estimated_from_how_densely_the_atoms_lie(system, tolerance):
 
 def test_a_lone_atom_has_no_pairs():
     assert estimate_pairs(molecule(1), 5.0) == 0
+
+
+def test_who_is_put_back_is_never_refused_and_counts_while_it_waits():
+    queue = queue_of(request(3), request(2), max_waiting=2)
+    assert sizes(queue.next_batch(0)) == [3, 2]
+    assert queue.n_left == (2, 5)
+    queue.put_back([request(5), request(4), request(6)], 1.0)
+    assert (queue.n_requests, queue.n_atoms, queue.n_left) == (3, 15, (-1, -10))
+    with pytest.raises(OverloadedError):
+        queue.extend([request()], 1.0)
+    assert sizes(queue.next_batch(1.0)) == [5, 4, 6]
+    assert queue.n_left == (2, 5)

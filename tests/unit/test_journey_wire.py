@@ -1,0 +1,134 @@
+"""What is said of journeys between the service and an engine process comes out as it went in."""
+
+import math
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from tests.potentials import Soft, loaded
+from tests.systems import crystal, molecule
+from tests.unit.test_wire import REPORT, travelled
+from twinforce_dynamics.checkpoint import Checkpoint
+from twinforce_dynamics.course import Course, Snapshot
+from twinforce_dynamics.ensembles import BAR, FS, NPT, SVR
+from twinforce_dynamics.messages import PropagateRequest
+from twinforce_dynamics.mts import answered
+from twinforce_dynamics.relaxation import Relaxed, RelaxRequest
+from twinforce_dynamics.start import Integrator, Start
+from twinforce_proto import InvalidRequestError, Prediction
+from twinforce_service import wire
+from twinforce_service.batching import Walker
+from twinforce_service.journey_wire import (
+    journey_from_message,
+    journey_to_frames,
+    milestone_from_message,
+    milestone_to_frames,
+)
+from twinforce_service.journeys import Journey
+from twinforce_service.version import provenance_of
+
+PROVENANCE = provenance_of(loaded(Soft(), "soft").info)
+GENERATOR = np.random.default_rng(0)
+THERMOSTAT = SVR(temperature_k=300.1, relaxation=7 * FS)
+HOT = NPT(thermostat=THERMOSTAT, pressure=1.1 * BAR, relaxation=500 * FS)
+
+
+def start(n_atoms=8, **how):
+    velocities = GENERATOR.normal(size=(n_atoms, 3))
+    masses = GENERATOR.uniform(1, 40, n_atoms)
+    return Start(crystal(n_atoms), velocities, Integrator(**how), masses=masses, random=3)
+
+
+def checkpoint():
+    forces = GENERATOR.normal(size=(8, 3))
+    there = Prediction(energy=-1 / 3, conservative_forces=forces, direct_forces=forces / 3)
+    begin = start()
+    state = answered(Course(begin).begin(), lambda *_: there, lambda *_: there)
+    return Checkpoint("soft", "0" * 64, begin, state, 24)
+
+
+def assert_same(one, other):
+    """Compare all that they hold, to the last bit."""
+    if hasattr(one, "__dataclass_fields__"):
+        assert type(one) is type(other)
+        for field in fields(one):
+            assert_same(getattr(one, field.name), getattr(other, field.name))
+    elif isinstance(one, dict):
+        assert_same(list(one.items()), list(other.items()))
+    elif isinstance(one, list | tuple):
+        for ours, theirs in zip(one, other, strict=True):
+            assert_same(ours, theirs)
+    elif isinstance(one, np.ndarray):
+        np.testing.assert_array_equal(one, other, strict=True)
+    elif isinstance(one, float) and math.isnan(one):
+        assert math.isnan(other)
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        PropagateRequest("soft", start(inner_steps=3, ensemble=HOT), 12, 6),
+        PropagateRequest("", start(force_kind="direct", inner_steps=1, time_step=FS / 3), 2**40),
+        PropagateRequest("soft", checkpoint().to_bytes(), 24, 8),
+        RelaxRequest("soft", molecule(5), fmax=1 / 3, max_steps=7, interval=2, fixed_atoms=[1, 3]),
+    ],
+    ids=["start", "direct", "checkpoint", "relaxation"],
+)
+def test_a_journey_arrives_as_it_was(wanted):
+    told = []
+    sent = Journey(wanted, print, 3, 1e5 / 7, "ü", Walker())
+    message = travelled(journey_to_frames(2**60, sent))
+    assert message.kind is wire.Kind.MOVE
+    number, got = journey_from_message(message, lambda *said: told.append(said))
+    assert number == 2**60
+    for name in ("wanted", "n_ahead", "deadline", "request_id", "walker", "n_atoms"):
+        assert_same(getattr(sent, name), getattr(got, name))
+    got.tell("something", is_last=True)
+    assert told == [(2**60, "something", True)]
+
+
+@pytest.mark.parametrize("disagree", [True, False])
+def test_a_snapshot_arrives_as_it_was(disagree):
+    origin = checkpoint()
+    snapshot = Course(origin.start).snapshot(origin.state, 24, 0.1)
+    sent = replace(
+        snapshot,
+        checkpoint=origin.to_bytes(),
+        provenance=PROVENANCE,
+        species_temperatures={"Ar": math.nan},
+        disagreement=snapshot.disagreement if disagree else None,
+    )
+    message = travelled(milestone_to_frames(5, sent, is_last=True))
+    number, got, is_last = milestone_from_message(message, {"soft": PROVENANCE})
+    assert (number, is_last, type(got)) == (5, True, Snapshot)
+    assert_same(sent, got)
+
+
+def test_how_far_a_relaxation_is_arrives_as_it_was():
+    sent = Relaxed(
+        step=3,
+        positions=GENERATOR.normal(size=(4, 3)),
+        energy=-1 / 3,
+        largest_force=1 / 7,
+        driven_by="direct",
+        is_converged=False,
+        is_last=False,
+        provenance=PROVENANCE,
+    )
+    message = travelled(milestone_to_frames(5, sent, is_last=False))
+    number, got, is_last = milestone_from_message(message, {"soft": PROVENANCE})
+    assert (number, is_last) == (5, False)
+    assert_same(sent, got)
+
+
+def test_reports_without_answers_arrive_as_they_were():
+    message = travelled(wire.reports_to_frames([REPORT, REPORT]))
+    assert wire.reports_from_message(message) == [REPORT, REPORT]
+
+
+def test_what_is_no_checkpoint_makes_no_journey():
+    with pytest.raises(InvalidRequestError):
+        Journey(PropagateRequest("soft", b"\xff", 4), print, 1)
