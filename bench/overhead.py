@@ -4,11 +4,14 @@
 
 The service runs as a process of its own, as it does for users. Positions change at every call, as
 they do in molecular dynamics, and in this process too the neighbor list is kept from step to step.
+Each way makes some steps in a row, as walkers do. What no service can do without is a step in this
+process and a bare gRPC echo of the bytes of a step, one after the other.
 The model `water` is compiled here as it is there. The near-free toy shows the overhead bare, beside
 an application that reads the same bytes over HTTP and answers as many, and does nothing else.
 """
 
 import argparse
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -21,6 +24,7 @@ from demo.serving import running_service
 from bench import record
 from bench.children import running
 from bench.cost import walk
+from bench.step import Echo, bytes_of_step
 from bench.systems import gas, read_system, shaken
 from bench.timing import Rounds, Timing, rounds_in_turn
 from twinforce import Client, System
@@ -35,6 +39,9 @@ from twinforce_service.settings import Settings
 OUTPUTS = ("energy", "conservative_forces")
 TOY = "toy:harmonic"
 HERE = "in this process"
+HERE_AND_ECHO = "in this process, and a gRPC echo"
+# Steps that a walker makes before the next way has its turn.
+IN_A_ROW = {"water": 5, "toy": 25}
 HTTP_ECHO = "bare HTTP echo"
 
 
@@ -53,9 +60,19 @@ def calls_of(
         "REST JSON": lambda moved: json_rest.predict(moved, OUTPUTS, model=model),
     }
     calls = {HERE: walk(potential, system, set(OUTPUTS))}
+    calls[HERE_AND_ECHO] = _and_echo(calls[HERE], system, stack)
     for name, way in ways.items():
         calls[name] = moving(way, system)
     return calls
+
+
+def _and_echo(step: Callable[[], object], system: System, stack: ExitStack) -> Callable[[], object]:
+    """Return a step and then an echo of what a remote one would send and get."""
+    loop = asyncio.new_event_loop()
+    stack.callback(loop.close)
+    message, n_reply = bytes_of_step(as_many := gas(len(system)), shaken(as_many))
+    echo = Echo(int(stack.enter_context(running("bench.echo")).read()), n_reply, loop)
+    return lambda: (step(), echo.step(message))
 
 
 def moving(way: Callable[[System], object], system: System) -> Callable[[], object]:
@@ -81,7 +98,7 @@ def told(model: str, n_atoms: int, rounds: Rounds) -> dict[str, object]:
     rows: dict[str, object] = {}
     for name, timing in rounds.timings().items():
         over = rounds.ratio(name, HERE)
-        print(f"  {name:18}{timing}   x {over.median:.3f}")
+        print(f"  {name:34}{timing}   x {over.median:.3f}")
         rows[name] = asdict(timing) | {"over_in_process": asdict(over)}
     return rows
 
@@ -120,7 +137,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 calls = calls_of(model, potential, system, urls, stack)
                 if model == "toy":
                     calls[HTTP_ECHO] = http_echo(potential, system, stack)
-                rounds[model] = rounds_in_turn(calls, share * options.seconds, n_warm_up=10)
+                rounds[model] = rounds_in_turn(
+                    calls,
+                    share * options.seconds,
+                    n_warm_up=10,
+                    n_in_a_row=IN_A_ROW[model],
+                )
     record.write(
         options.out,
         "overhead",

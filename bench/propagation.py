@@ -43,6 +43,8 @@ IN_PROCESS = f"{INNER_STEPS} direct steps in this process"
 SEARCHING = "the same, lists made at each"
 BLOCK = f"block of M = {INNER_STEPS}"
 N_BLOCKS = 4
+# Calls before the next way has its turn: a client goes on without a pause.
+IN_A_ROW = 3
 MANY = f"{BLOCK}, each of {N_BLOCKS} in a call"
 
 
@@ -122,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 MANY: through(grpc, hybrid, options.model, N_BLOCKS),
             },
             options.seconds,
+            n_in_a_row=IN_A_ROW,
         )
     taken = {**rounds.taken, MANY: [each / N_BLOCKS for each in rounds.taken[MANY]]}
     rounds = Rounds(taken)

@@ -4,9 +4,9 @@
 
 One walker on a gRPC stream, against an engine in a process of its own, one in a thread of the
 service, and a bare echo of as many bytes, in turn. An ideal gas is what is evaluated: nearly
-nothing; and once springs between all neighbors, which alone take as long as some echoes. Then what
-each process spends of the CPU, which other programs on the machine disturb less than they do the
-time.
+nothing; and once springs between all neighbors, which alone take as long as some echoes. Each is
+called many times in a row, as a walker goes on without a pause. Then what each process spends of
+the CPU, which other programs on the machine disturb less than they do the time.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from twinforce_proto.stream import StreamEncoder, stream_reply_to_proto
 
 TOY, SPRINGS = "toy:ideal-gas", "toy:harmonic"
 OUTPUTS = ("energy", "conservative_forces")
+IN_A_ROW = 50
 # What the command line of each process has.
 ROLES = {
     "bench.echo": "echo",
@@ -179,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     with ExitStack() as stack:
         steps = ways(gas(options.atoms), stack)
-        rounds = rounds_in_turn(steps, options.seconds, n_warm_up=20)
+        rounds = rounds_in_turn(steps, options.seconds, n_warm_up=20, n_in_a_row=IN_A_ROW)
         cpu = {name: cpu_per_step(step, options.cpu_steps) for name, step in steps.items()}
     print(f"\none walker, {options.atoms} atoms, ms per step: median (10% - 90%), over the echo")
     rows = report(rounds.timings(), cpu)
@@ -189,7 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "over echo, less the evaluation": without_evaluation(rounds),
         "over echo, springs": rounds.ratio("process engine, springs", "echo"),
     }
-    record.write(options.out, "step", figures, n_atoms=options.atoms, milliseconds=rows)
+    details = {"n_atoms": options.atoms, "n_in_a_row": IN_A_ROW}
+    record.write(options.out, "step", figures, **details, milliseconds=rows)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def rounds_in_turn(
     seconds: float,
     n_warm_up: int = 3,
     clock: Callable[[], float] = time.perf_counter,
+    n_in_a_row: int = 1,
 ) -> Rounds:
     """Call all of the things in turn, again and again, every other round backwards.
 
@@ -58,6 +59,8 @@ def rounds_in_turn(
         seconds: For all of them together, warm-up apart.
         n_warm_up: Calls of each that do not count.
         clock: What a call is timed with. `time.process_time` leaves out what other programs take.
+        n_in_a_row: Calls of a thing before it is the turn of the next one, of which the mean is
+            told: for what is done without a pause, as the steps of a walker are.
     """
     for call in things.values():
         for _ in range(n_warm_up):
@@ -68,9 +71,10 @@ def rounds_in_turn(
     with tqdm(desc="rounds", unit="") as bar:
         while time.perf_counter() < end or not bar.n:
             for name in order:
-                begin = clock()
-                things[name]()
-                taken[name].append(1e3 * (clock() - begin))
+                call, begin = things[name], clock()
+                for _ in range(n_in_a_row):
+                    call()
+                taken[name].append(1e3 * (clock() - begin) / n_in_a_row)
             order.reverse()
             bar.update()
     return Rounds(taken)
