@@ -2,7 +2,7 @@
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -18,9 +18,16 @@ def describe_machine(n_threads: int) -> dict[str, str | int]:
         "n_threads": n_threads,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "grpcio": version("grpcio"),
-        "twinforce": version("twinforce"),
+        "grpcio": _version("grpcio"),
+        "twinforce": _version("twinforce"),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # it runs from a checkout
+        return "not installed"
 
 
 def _processor() -> str:

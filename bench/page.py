@@ -30,6 +30,11 @@ Told are the median and, in brackets, the middle 80% of the rounds; a row is met
 Client, service and engine share the machine."""
 
 
+_ABOUT_NEW_SIZES = """\
+The first batches of a new size, the second of which is recorded as a CUDA graph (`water`, one system,
+conservative); nothing is ever compiled for a size:"""
+
+
 def write_page(results: Results, plots: Sequence[str], folder: str) -> str:
     """Return the page in Markdown.
 
@@ -57,7 +62,9 @@ def write_page(results: Results, plots: Sequence[str], folder: str) -> str:
 
 
 def _where(results: Results) -> list[str]:
-    measured = [content for content in results.values() if "machine" in content]
+    measured = [
+        content for name, content in results.items() if "machine" in content and name != "gpu"
+    ]
     if not measured:
         return ["Nothing was measured yet."]
     machines = [content["machine"] for content in measured]
@@ -119,7 +126,9 @@ def _gpu(results: Results) -> list[str]:
     if not content.get("figures"):
         why = content.get("skipped", "it was not run")
         return [f"Not measured: {why}. `python -m bench.gpu` measures all of it as one script."]
-    parts = [content["device"] + ":", "\n".join(table(GPU_BARS, results))]
+    machine = content["machine"]
+    where = f"{content['device']}, torch {machine['torch']}, {content['measured'][:10]}."
+    parts = [f"{where} {content.get('note', '')}".strip(), "\n".join(table(GPU_BARS, results))]
     rows = ["| systems | direct | conservative | hybrid |", "| --- | --- | --- | --- |"]
     scaling = content["us_per_atom_and_step"]
     for n_systems in scaling["direct"]:
@@ -129,9 +138,8 @@ def _gpu(results: Results) -> list[str]:
         ]
         rows.append(f"| {n_systems} | {' | '.join(cells)} |")
     parts += ["µs per atom and step of `water`, 192 atoms a system:", "\n".join(rows)]
-    parts += ["The first batches of a new size, which the second one records as a CUDA graph "
-              "(`water`, one system, conservative); nothing is ever compiled for a size:",
-              "\n".join(_new_sizes(content["new_sizes_ms"]))]  # fmt: skip
+    if new_sizes := content.get("new_sizes_ms"):
+        parts += [_ABOUT_NEW_SIZES, "\n".join(_new_sizes(new_sizes))]
     parts += [_served(content["served"], content["n_walkers"])]
     for name, profile in content["profiles"].items():
         parts.append(

@@ -182,6 +182,8 @@ def test_the_page_tells_what_failed_and_what_was_left_out():
 def test_the_page_tells_of_a_gpu():
     gpu = {
         "device": "Some GPU",
+        "machine": {"torch": "2.11.0"},
+        "measured": "2026-11-26T10:00:00+00:00",
         "figures": {"PET, calculator over one walker": timing(2.5)},
         "us_per_atom_and_step": {
             "direct": {"1": timing(9.0), "2": timing(5.0)},
@@ -200,6 +202,7 @@ def test_the_page_tells_of_a_gpu():
         },
     }
     written = page.write_page({"gpu": gpu}, [], "performance")
+    assert "Some GPU, torch 2.11.0, 2026-11-26." in written
     assert "| 2 | 5.000 |  |  |" in written
     assert "| `gemm/x` | 50.0% | 1.250 |" in written
     assert "PET: 2.50 ms of the device, the search for neighbors 2.5% of it." in written
