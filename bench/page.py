@@ -31,8 +31,8 @@ Client, service and engine share the machine."""
 
 
 _ABOUT_NEW_SIZES = """\
-The first batches of a new size, the second of which is recorded as a CUDA graph (`water`, one system,
-conservative); nothing is ever compiled for a size:"""
+The first batches of a new size, the second of which is recorded as a CUDA graph (`water`, one
+system, conservative); nothing is ever compiled for a size:"""
 
 
 def write_page(results: Results, plots: Sequence[str], folder: str) -> str:
