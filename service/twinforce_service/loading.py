@@ -1,5 +1,7 @@
 """From what an engine is to serve to loaded models; the only way to torch from a specification."""
 
+import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +9,11 @@ from pathlib import Path
 from twinforce_models.compilation.compiling import compiled
 from twinforce_models.registry import LoadedModel, load
 from twinforce_models.tables.predictor import TablePredictor
+from twinforce_models.tables.search import check_search
 from twinforce_service.engine_spec import EngineSpec
 from twinforce_service.evaluation import MAX_PADDING, choose_device, configure_torch
+
+logger = logging.getLogger(__name__)
 
 
 def load_models(
@@ -34,9 +39,24 @@ def load_models(
     }
     if spec.compile != "off":
         loaded = {name: _compiled(spec, model) for name, model in loaded.items()}
-    if device.type == "cuda":
+    if device.type == "cuda" and _can_search(spec, loaded):
         loaded = {name: _with_tables(spec, model) for name, model in loaded.items()}
     return loaded
+
+
+def _can_search(spec: EngineSpec, loaded: Mapping[str, LoadedModel]) -> bool:
+    """Tell whether the kernels of tables work on the device; if not, the log says why."""
+    if spec.compile_cache:  # kernels are kept where compiled networks are, if nowhere else
+        folder = Path(spec.compile_cache).expanduser() / "triton"
+        os.environ.setdefault("TRITON_CACHE_DIR", str(folder))
+    device = next(iter(loaded.values())).potential.device
+    try:
+        check_search(device)
+    except Exception as error:  # whatever a compiler that is missing or too old does
+        why = f"{type(error).__name__}: {error}"
+        logger.warning("%s is used the ordinary way, several times slower: %s", device, why)
+        return False
+    return True
 
 
 def _with_tables(spec: EngineSpec, model: LoadedModel) -> LoadedModel:

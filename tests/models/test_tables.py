@@ -17,7 +17,7 @@ from twinforce_models.potential import predict
 from twinforce_models.tables.layout import Staging, reach_of, size_for
 from twinforce_models.tables.predictor import TablePredictor
 from twinforce_models.tables.room import Room
-from twinforce_models.tables.search import reversed_places, search
+from twinforce_models.tables.search import check_search, reversed_places, search
 from twinforce_models.tables.table import packed
 from twinforce_proto import OUTPUTS, STRESSES, System, UnsupportedOutputError
 
@@ -115,6 +115,11 @@ def test_the_way_back_of_the_way_back_is_the_pair_itself(device):
     assert torch.equal(vectors[back][is_real], -vectors[is_real])
     assert torch.equal(table.neighbors.view(-1)[back], torch.arange(len(back), device=back.device)
                        // table.neighbors.shape[1])  # fmt: skip
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_search_can_be_tried(device):
+    check_search(torch.device(device))
 
 
 def test_what_there_is_no_room_for_is_counted():

@@ -69,10 +69,20 @@ def test_what_a_step_takes_besides_the_evaluation_is_told_in_echoes():
 def test_every_other_round_is_backwards():
     called = []
     rounds = rounds_in_turn(
-        {name: lambda name=name: called.append(name) for name in "ab"}, 0.01, n_warm_up=0
+        {name: lambda name=name: called.append(name) for name in "ab"}, 0.2, n_warm_up=0
     )
     assert called[:8] == ["a", "b", "b", "a", "a", "b", "b", "a"]
     assert len(rounds.taken["a"]) == len(rounds.taken["b"]) == len(called) // 2
+
+
+def test_what_goes_on_without_a_pause_is_called_some_times_in_a_row():
+    called, times = [], iter(range(1000))
+    things = {name: lambda name=name: called.append(name) for name in "ab"}
+    rounds = rounds_in_turn(
+        things, 0.0, n_warm_up=0, clock=lambda: float(next(times)), n_in_a_row=4
+    )
+    assert called == ["a"] * 4 + ["b"] * 4
+    assert rounds.taken == {"a": [250.0], "b": [250.0]}
 
 
 @pytest.mark.parametrize(

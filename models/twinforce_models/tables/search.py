@@ -1,12 +1,16 @@
 """Which atoms see which, as a `Table`: by kernels on a GPU, and plainly to compare them with."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from twinforce_models.tables.table import Places, Table, packed
+
+
+_TRIED_WIDTH = 16
 
 
 def search(places: Places, cutoff: float, width: int) -> Table:
@@ -48,6 +52,31 @@ def reversed_places(neighbors: Tensor, shifts: Tensor, counts: Tensor) -> Tensor
     there = neighbors * width + is_back.to(torch.int8).argmax(dim=-1)
     is_real = torch.arange(width) < counts.unsqueeze(1)
     return torch.where(is_real, there, here)
+
+
+def check_search(device: torch.device) -> None:
+    """Search for the neighbors of two atoms, there and back.
+
+    Raises:
+        Exception: Whatever keeps the kernels from being compiled, or from working.
+    """
+    places = Places(
+        torch.ones(2, dtype=torch.int64),
+        torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]),
+        torch.zeros(2, dtype=torch.int32),
+        torch.tensor([0], dtype=torch.int32),
+        torch.tensor([2], dtype=torch.int32),
+        10 * torch.eye(3).unsqueeze(0),
+        0.1 * torch.eye(3).unsqueeze(0),
+        torch.zeros(1, 3, dtype=torch.int32),
+    )
+    there = Places(*(getattr(places, each.name).to(device) for each in fields(places)))
+    table = search(there, 2.0, _TRIED_WIDTH)
+    back = reversed_places(table.neighbors, table.shifts, table.counts)
+    expected = torch.arange(2 * _TRIED_WIDTH)
+    expected[[0, _TRIED_WIDTH]] = expected[[_TRIED_WIDTH, 0]]
+    if not torch.equal(back.cpu().view(-1), expected):
+        raise ArithmeticError(f"pairs lead back to {back.tolist()}")
 
 
 def _kernels() -> Any:
