@@ -9,7 +9,6 @@ from torch import Tensor
 
 from twinforce_models.tables.table import Places, Table, packed
 
-
 _TRIED_WIDTH = 16
 
 
