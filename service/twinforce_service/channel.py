@@ -125,8 +125,12 @@ class Channel:
                     n_bytes = self._socket.sendmsg(tuple(islice(self._unsent, _MAX_PIECES)))
             except BlockingIOError:
                 return
-            except OSError:  # the other end is closed, which who receives will notice
+            except ConnectionError:  # the other end is closed, which who receives will notice
                 self._unsent.clear()
+                return
+            except OSError:  # part of a message may be lost, so that nothing after it makes sense
+                self._unsent.clear()
+                self._socket.shutdown(socket.SHUT_RDWR)
                 return
             self._forget(n_bytes)
 

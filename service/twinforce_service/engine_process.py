@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -90,8 +91,9 @@ class Outbox:
     def _send_reports(self) -> None:
         self._reported_at = time.monotonic()
         reports = []
-        while self._reports:
-            reports.append(self._reports.popleft())
+        with suppress(IndexError):  # where another thread has just taken the last one
+            while self._reports:
+                reports.append(self._reports.popleft())
         if reports:
             self._send(wire.reports_to_frames(reports))
 
@@ -190,8 +192,7 @@ class Inbox:
 
 def main() -> None:
     """Be the process of an engine, as `Child` starts it."""
-    directory, connected = Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
-    connected.set_inheritable(False)
+    directory, connected = Path(sys.argv[1]), socket.socket(fileno=_lowered(int(sys.argv[2])))
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent says when to stop
         signal.signal(number, signal.SIG_IGN)
     spec = EngineSpec.from_json(sys.stdin.readline())
@@ -241,6 +242,16 @@ def _last_words(run: Callable[[], ServiceError | None]) -> list[Frame]:
     if failure is None:
         return wire.plain(Kind.STOPPED)
     return wire.plain(Kind.FAILED, failure.to_dict())
+
+
+def _lowered(descriptor: int) -> int:
+    """Return the lowest descriptor for the same file, which no other process inherits.
+
+    Its number is that of a service that may have thousands open, too many for `select`.
+    """
+    low = os.dup(descriptor)
+    os.close(descriptor)
+    return low
 
 
 def _end_with_parent(directory: Path) -> None:

@@ -58,10 +58,17 @@ def configure_torch(n_threads: int, matmul_precision: str = "highest") -> None:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """Return the device of this name; "auto" is the first GPU where there is one."""
+    """Return the device of this name, from now on the one that this thread means by "cuda".
+
+    Args:
+        wanted: "auto" is the first GPU where there is one.
+    """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
+    device = torch.device(wanted)
+    if device.type == "cuda":  # kernels, streams and recordings are made for the current one
+        torch.cuda.set_device(device)
+    return device
 
 
 def evaluate(
@@ -176,6 +183,8 @@ def recover(model: LoadedModel, error: Exception) -> None:
         # The frames of the traceback still hold the tensors that did not fit.
         traceback.clear_frames(error.__traceback__)
         torch.cuda.synchronize(device)
+        if model.tables is not None:
+            model.tables.forget()
         torch.cuda.empty_cache()
     except RuntimeError as lost:
         raise DeviceLostError(f"{device}: {lost}") from error

@@ -1,13 +1,17 @@
 """Requests on their way to an engine process: those of one turn of an event loop as one message."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
+from twinforce_proto import ServiceError
 from twinforce_service import wire
 from twinforce_service.batching import Request
 from twinforce_service.channel import Channel, Frame
+
+logger = logging.getLogger(__name__)
 
 
 class Outgoing:
@@ -44,9 +48,26 @@ class Outgoing:
             self._send_requests()
 
     def _send_requests(self) -> None:
-        if self._requests:
-            self._channel.send(wire.requests_to_frames(self._requests))
-            self._requests = []
+        requests, self._requests = self._requests, []
+        if not requests:
+            return
+        try:
+            frames = wire.requests_to_frames(requests)
+        except Exception as error:
+            self._refuse(requests, error)
+        else:
+            self._channel.send(frames)
+
+    def _refuse(self, requests: Sequence[tuple[int, Request[Any]]], error: Exception) -> None:
+        """Send one by one what cannot be said together, and fail what cannot be said at all."""
+        if len(requests) == 1:
+            logger.error("a request cannot be sent to its engine", exc_info=error)
+            failed = ServiceError("internal error; the logs of the service say more")
+            requests[0][1].fail(failed)
+            return
+        for each in requests:
+            self._requests = [each]
+            self._send_requests()
 
 
 def _is_running(loop: asyncio.AbstractEventLoop) -> bool:

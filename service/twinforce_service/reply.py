@@ -1,10 +1,13 @@
 """A future that nobody blocks on: what an answer needs where a callback takes it."""
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from enum import Enum, auto
 from threading import Lock
 from typing import Any, cast
+
+logger = logging.getLogger(__name__)
 
 
 class _State(Enum):
@@ -86,7 +89,7 @@ class Reply:
             if not is_done:
                 self._callbacks.append(call)
         if is_done:
-            call(self)
+            self._tell(call)
 
     def _end(self, result: Any, error: BaseException | None) -> None:
         with _CHANGING:
@@ -98,7 +101,13 @@ class Reply:
     def _call(self) -> None:
         callbacks, self._callbacks = self._callbacks, []
         for call in callbacks:
+            self._tell(call)
+
+    def _tell(self, call: Callable[[Any], object]) -> None:
+        try:
             call(self)
+        except Exception:
+            logger.exception("what was to be told of a reply failed")
 
 
 def reply() -> "Future[Any]":

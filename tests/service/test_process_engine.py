@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -26,6 +27,7 @@ from twinforce_proto import (
     ModelLoadError,
     OverloadedError,
     PredictionError,
+    ServiceError,
     System,
     SystemTooLargeError,
     UnavailableError,
@@ -33,8 +35,10 @@ from twinforce_proto import (
     UnsupportedElementError,
     UnsupportedOutputError,
 )
+from twinforce_service import channel, wire
 from twinforce_service.batching import JacobianRequest, Limits, Request
 from twinforce_service.loading import load_models
+from twinforce_service.outgoing import Outgoing
 from twinforce_service.process_engine import ProcessEngine
 from twinforce_service.thread_engine import ThreadEngine
 
@@ -403,3 +407,43 @@ def test_what_cannot_even_be_started_leaves_nothing_behind(make_spec, tmp_path, 
     engine.stop()
     assert list(tmp_path.iterdir()) == []
     assert len(list(Path("/proc/self/fd").iterdir())) == n_open
+
+
+@pytest.fixture
+def many_files():
+    """Leave no descriptor below 1100 to whatever is opened next."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = before
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip(f"no more than {hard} files may be open")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
+    opened = []
+    while not opened or opened[-1] < 1100:
+        opened.append(os.open(os.devnull, os.O_RDONLY))
+    yield
+    for each in opened:
+        os.close(each)
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_it_is_started_where_a_thousand_connections_are_open(make_spec, many_files):
+    del many_files
+    with running(make_spec(models={"lj": "toy:lennard-jones"})) as engine:
+        (prediction,) = results(engine, request(molecule(3, element=ARGON), model="lj"))
+        assert prediction.energy < 0
+
+
+def test_a_request_that_cannot_be_said_fails_alone():
+    """There is no such request over any transport; this is what happens should there be one."""
+    ours, theirs = channel.pair()
+    theirs.close()
+    with pytest.raises(TypeError):
+        wire.requests_to_frames([(1, request(molecule(3), request_id="\ud800"))])
+    outgoing = Outgoing(ours, None)
+    good, bad = request(molecule(3)), request(molecule(3), request_id="\ud800")
+    outgoing.submit([(1, good), (2, bad)])
+    outgoing.say(wire.plain(wire.Kind.STOP))
+    assert not good.future.done()
+    with pytest.raises(ServiceError, match="internal error"):
+        bad.future.result()
+    ours.close()

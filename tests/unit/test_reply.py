@@ -69,3 +69,18 @@ def test_either_who_cancels_or_who_answers_is_first():
         won.append(reply.set_running_or_notify_cancel())
         thread.join()
         assert sorted(won) == [False, True]
+
+
+@KINDS
+def test_a_callback_that_fails_is_logged_and_stops_nobody(make, caplog):
+    reply, seen = make(), []
+
+    def fail(_):
+        raise RuntimeError("the event loop is closed")
+
+    reply.add_done_callback(fail)
+    reply.add_done_callback(lambda done: seen.append(done.result()))
+    reply.set_result(7)
+    reply.add_done_callback(fail)
+    assert seen == [7]
+    assert [record.exc_info[0] for record in caplog.records] == [RuntimeError] * 2

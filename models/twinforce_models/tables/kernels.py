@@ -8,6 +8,7 @@ has to be asked. Rows always come in the same order, which follows from the syst
 # The language's parameters have no types.
 # mypy: ignore-errors
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -38,12 +39,18 @@ def search(
         offsets,
         shifts,
         counts,
-        cutoff,
+        *_halves(cutoff),
         width,
         BLOCK=_BLOCK,
         num_warps=1,
     )
     return neighbors, offsets, shifts, counts
+
+
+def _halves(number: float) -> tuple[float, float]:
+    """Return a number and the rest of it, as kernels are given numbers in single precision."""
+    single = float(np.float32(number))
+    return single, number - single
 
 
 def reversed_places(
@@ -72,6 +79,7 @@ def _search(
     shifts,
     counts,
     cutoff,
+    rest,
     width,
     BLOCK: tl.constexpr,  # noqa: N803
 ):
@@ -84,6 +92,7 @@ def _search(
         tl.load(positions + 3 * i + 1),
         tl.load(positions + 3 * i + 2),
     )
+    longest = x * 0 + cutoff + rest  # in the precision of the positions
     c = cells + 9 * system
     ax, ay, az = tl.load(c), tl.load(c + 1), tl.load(c + 2)
     bx, by, bz = tl.load(c + 3), tl.load(c + 4), tl.load(c + 5)
@@ -117,7 +126,7 @@ def _search(
                     oz = na * az + nb * bz + nc * cz
                     px, py, pz = dx + ox, dy + oy, dz + oz
                     shift = ((na * 128 + nb) * 128 + nc).to(tl.int32)
-                    is_near = is_there & (px * px + py * py + pz * pz < cutoff * cutoff)
+                    is_near = is_there & (px * px + py * py + pz * pz < longest * longest)
                     is_near = is_near & ((j != i) | (shift != 0))
                     n_near = tl.sum(is_near.to(tl.int32), axis=0)
                     if n_near > 0:
@@ -133,10 +142,10 @@ def _search(
     for start in range(0, width, BLOCK):
         k = start + tl.arange(0, BLOCK)
         is_left = (k >= n_found) & (k < width)
-        nothing = tl.zeros([BLOCK], dtype=tl.float32)
+        nothing = longest * 0 + tl.zeros([BLOCK], dtype=tl.float32)
         tl.store(neighbors + row + k, (i + tl.zeros([BLOCK], dtype=tl.int64)), mask=is_left)
         tl.store(shifts + row + k, tl.zeros([BLOCK], dtype=tl.int32), mask=is_left)
-        tl.store(offsets + 3 * (row + k), nothing + cutoff, mask=is_left)
+        tl.store(offsets + 3 * (row + k), nothing + longest, mask=is_left)
         tl.store(offsets + 3 * (row + k) + 1, nothing, mask=is_left)
         tl.store(offsets + 3 * (row + k) + 2, nothing, mask=is_left)
 

@@ -37,6 +37,10 @@ _MAX_RECORDINGS = 128
 _MAX_SYSTEM = 50_000
 """Atoms of a system; beyond, every atom looking at every other one takes too long."""
 
+_MAX_TESTS = 10**10
+"""Atoms and images that all atoms look at; beyond, as in very skewed cells, it takes too long."""
+
+_LANES = 128
 _HEADER = 2
 
 
@@ -83,10 +87,15 @@ class TablePredictor:
             check_periodic([bool(system.pbc.all()) for system in systems])
         geometry = fold(systems, self._potential.cutoff)
         reach = reach_of(geometry.periods, self._potential.cutoff)
-        if reach.max() >= MAX_SHIFT:  # what is folded may be one cell further
-            return None
+        if reach.max() >= MAX_SHIFT or _n_tests(geometry, reach) > _MAX_TESTS:
+            return None  # what is folded may be one cell further
         values = self._evaluated(tabular, systems, geometry, reach, outputs)
         return None if values is None else _predictions(values, geometry, outputs)
+
+    def forget(self) -> None:
+        """Give back the memory of all recordings; what is met again is recorded again."""
+        self._recordings.clear()
+        self._pool = None
 
     def _evaluated(
         self,
@@ -160,6 +169,13 @@ class TablePredictor:
         if len(self._recordings) > _MAX_RECORDINGS:
             self._recordings.popitem(last=False)
         return recording
+
+
+def _n_tests(geometry: Geometry, reach: NDArray[np.int32]) -> float:
+    """Return how many atoms and images a search looks at, for each atom at least `_LANES`."""
+    sizes = np.asarray(geometry.n_atoms_per_system, dtype=float)
+    images = np.prod(2.0 * reach + 1.0, axis=1)
+    return float((sizes * np.maximum(sizes, _LANES) * images).sum())
 
 
 def _evaluate(
