@@ -54,7 +54,7 @@ ROOMS = [
 # Inside the service, a room never imports from one further up, nor from one beside it.
 LAYERS = [
     ["version", "pairs", "disagreement", "logs", "settings", "reply", "bell", "channel", "restarts",
-     "costs", "walks"],
+     "costs", "urgency", "walks"],
     ["batching"],
     ["budgets", "journeys"],
     ["admission", "batch_queue", "engine", "engine_spec", "evaluation", "holding"],

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
-from twinforce._flow import Call, Conversation, Flow, Options, Pause
+from twinforce._flow import NORMAL_URGENCY, Call, Conversation, Flow, Options, Pause
 from twinforce._following import (
     Descending,
     Errand,
@@ -70,11 +70,16 @@ class AsyncClient:
         max_retries: int = 3,
         encoding: Literal["protobuf", "json"] = "protobuf",
         reply_dtype: Literal["float64", "float32"] = "float64",
+        urgency: int = NORMAL_URGENCY,
     ) -> None:
         """Say where the service is and how to talk to it, as for `Client`."""
         self._url = parse_url(url)
         self._options = Options(
-            timeout=timeout, max_retries=max_retries, encoding=encoding, reply_dtype=reply_dtype
+            timeout=timeout,
+            max_retries=max_retries,
+            encoding=encoding,
+            reply_dtype=reply_dtype,
+            urgency=urgency,
         )
         self._conversation = Conversation(self._options)
         self._is_closed = False
@@ -262,8 +267,8 @@ class AsyncStream:
 
 def _connect(url: Url, options: Options) -> AsyncConnection:
     if url.transport == "grpc":
-        return AsyncGrpcTransport(url)
-    return AsyncRestTransport(url, options.encoding)
+        return AsyncGrpcTransport(url, options.urgency)
+    return AsyncRestTransport(url, options.encoding, options.urgency)
 
 
 async def _drive(flow: Flow[T], transport: AsyncTransport) -> T:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
-from twinforce._flow import Call, Conversation, Flow, Options, Pause
+from twinforce._flow import NORMAL_URGENCY, Call, Conversation, Flow, Options, Pause
 from twinforce._following import (
     Descending,
     Errand,
@@ -78,6 +78,7 @@ class Client:
         max_retries: int = 3,
         encoding: Literal["protobuf", "json"] = "protobuf",
         reply_dtype: Literal["float64", "float32"] = "float64",
+        urgency: int = NORMAL_URGENCY,
     ) -> None:
         """Say where the service is and how to talk to it.
 
@@ -88,13 +89,19 @@ class Client:
                 that is overloaded and says when to come back is asked until the time is over.
             encoding: Of bodies over http.
             reply_dtype: What the arrays of replies travel as.
+            urgency: From 0, the most urgent, to 7: where requests wait, one that is a level more
+                urgent goes before all that have not waited a minute longer.
 
         Raises:
-            ValueError: When it is no url of a service.
+            ValueError: When it is no url of a service, or no urgency.
         """
         self._url = parse_url(url)
         self._options = Options(
-            timeout=timeout, max_retries=max_retries, encoding=encoding, reply_dtype=reply_dtype
+            timeout=timeout,
+            max_retries=max_retries,
+            encoding=encoding,
+            reply_dtype=reply_dtype,
+            urgency=urgency,
         )
         self._start()
 
@@ -365,8 +372,8 @@ class Stream:
 
 def _connect(url: Url, options: Options) -> Connection:
     if url.transport == "grpc":
-        return GrpcTransport(url)
-    return RestTransport(url, options.encoding)
+        return GrpcTransport(url, options.urgency)
+    return RestTransport(url, options.encoding, options.urgency)
 
 
 def _drive(flow: Flow[T], transport: Transport) -> T:

@@ -74,6 +74,11 @@ class Pause:
 Flow = Generator[Call | Pause, Any, T]
 
 
+NORMAL_URGENCY, LEAST_URGENT = 3, 7
+# What tells it: a header over HTTP, metadata over gRPC.
+URGENCY_NAME = "x-urgency"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How a client behaves.
@@ -83,12 +88,24 @@ class Options:
         max_retries: How often to try again to reach a service that cannot be reached.
         encoding: Of REST bodies.
         reply_dtype: What the arrays of replies travel as.
+        urgency: From 0, the most urgent, to 7.
+
+    Raises:
+        ValueError: The urgency is none of these.
     """
 
     timeout: float = 60.0
     max_retries: int = 3
     encoding: Literal["protobuf", "json"] = "protobuf"
     reply_dtype: Literal["float64", "float32"] = "float64"
+    urgency: int = NORMAL_URGENCY
+
+    def __post_init__(self) -> None:
+        if self.urgency not in range(LEAST_URGENT + 1):
+            raise ValueError(
+                f"urgency: expected a whole number from 0, the most urgent, to {LEAST_URGENT}, "
+                f"got {self.urgency!r}"
+            )
 
 
 class Conversation:

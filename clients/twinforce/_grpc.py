@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import Message
 
 from twinforce._alarm import Alarm
-from twinforce._flow import Call
+from twinforce._flow import NORMAL_URGENCY, URGENCY_NAME, Call
 from twinforce._url import Url
 from twinforce_proto import (
     DeadlineExceededError,
@@ -38,6 +38,8 @@ _OPTIONS = (
     ("SingleThreadedUnaryStream", 1),
 )
 
+_Metadata = tuple[tuple[str, str], ...] | None
+
 _KINDS = {
     grpc.StatusCode.CANCELLED: RequestCancelledError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: SystemTooLargeError,  # a message above the limit
@@ -47,8 +49,9 @@ _KINDS = {
 class GrpcTransport:
     """Unary calls, and streams beside them, over one connection."""
 
-    def __init__(self, url: Url) -> None:
+    def __init__(self, url: Url, urgency: int) -> None:
         self._url = url
+        self._metadata = _metadata(urgency)
         self._channel = _open_channel(grpc, url)
         self._stub = InferenceStub(self._channel)
 
@@ -56,13 +59,15 @@ class GrpcTransport:
         """Send a message and wait for the reply."""
         method = getattr(self._stub, call.method)
         try:
-            return _message(method(call.message, timeout=call.timeout))
+            return _message(method(call.message, timeout=call.timeout, metadata=self._metadata))
         except grpc.RpcError as error:
             raise _service_error(error, self._url, call.timeout) from error
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a message and yield the replies as they come; ends the call when closed."""
-        replies = getattr(self._stub, call.method)(call.message, timeout=call.timeout)
+        replies = getattr(self._stub, call.method)(
+            call.message, timeout=call.timeout, metadata=self._metadata
+        )
         try:
             for reply in replies:  # noqa: UP028
                 yield reply
@@ -73,7 +78,7 @@ class GrpcTransport:
 
     def stream(self) -> "GrpcStream":
         """Return a transport for the messages of one walker."""
-        return GrpcStream(self._stub, self._url)
+        return GrpcStream(self._stub, self._url, self._metadata)
 
     def close(self) -> None:
         """Close the connection."""
@@ -83,9 +88,10 @@ class GrpcTransport:
 class GrpcStream:
     """The messages of one walker over one `PredictStream`; opened again after it broke."""
 
-    def __init__(self, stub: InferenceStub, url: Url) -> None:
+    def __init__(self, stub: InferenceStub, url: Url, metadata: _Metadata) -> None:
         self._stub = stub
         self._url = url
+        self._metadata = metadata
         self._requests: SimpleQueue[Message | None] = SimpleQueue()
         self._replies: Any = None
         self._alarm: Alarm | None = None
@@ -126,7 +132,9 @@ class GrpcStream:
 
     def _open(self) -> Alarm:
         self._requests = SimpleQueue()
-        self._replies = self._stub.PredictStream(iter(self._requests.get, None))
+        self._replies = self._stub.PredictStream(
+            iter(self._requests.get, None), metadata=self._metadata
+        )
         alarm = Alarm(self._replies.cancel)
         # At exit too, and before the threads of gRPC are gone.
         self._end = weakref.finalize(self, _end_stream, self._replies, self._requests, alarm)
@@ -136,8 +144,9 @@ class GrpcStream:
 class AsyncGrpcTransport:
     """As `GrpcTransport`, with asyncio."""
 
-    def __init__(self, url: Url) -> None:
+    def __init__(self, url: Url, urgency: int) -> None:
         self._url = url
+        self._metadata = _metadata(urgency)
         self._channel = _open_channel(grpc.aio, url)
         self._stub = InferenceStub(self._channel)
 
@@ -145,13 +154,17 @@ class AsyncGrpcTransport:
         """Send a message and wait for the reply."""
         method = getattr(self._stub, call.method)
         try:
-            return _message(await method(call.message, timeout=call.timeout))
+            return _message(
+                await method(call.message, timeout=call.timeout, metadata=self._metadata)
+            )
         except grpc.RpcError as error:
             raise _service_error(error, self._url, call.timeout) from error
 
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a message and yield the replies as they come; ends the call when closed."""
-        replies = getattr(self._stub, call.method)(call.message, timeout=call.timeout)
+        replies = getattr(self._stub, call.method)(
+            call.message, timeout=call.timeout, metadata=self._metadata
+        )
         try:
             async for reply in replies:
                 yield reply
@@ -162,7 +175,7 @@ class AsyncGrpcTransport:
 
     def stream(self) -> "AsyncGrpcStream":
         """Return a transport for the messages of one walker."""
-        return AsyncGrpcStream(self._stub, self._url)
+        return AsyncGrpcStream(self._stub, self._url, self._metadata)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -172,9 +185,10 @@ class AsyncGrpcTransport:
 class AsyncGrpcStream:
     """As `GrpcStream`, with asyncio."""
 
-    def __init__(self, stub: InferenceStub, url: Url) -> None:
+    def __init__(self, stub: InferenceStub, url: Url, metadata: _Metadata) -> None:
         self._stub = stub
         self._url = url
+        self._metadata = metadata
         self._call: Any = None
 
     async def send(self, call: Call) -> Message:
@@ -198,7 +212,7 @@ class AsyncGrpcStream:
 
     async def _exchange(self, call: Call) -> Message:
         if self._call is None:
-            self._call = self._stub.PredictStream()
+            self._call = self._stub.PredictStream(metadata=self._metadata)
         try:
             await self._call.write(call.message)
         except (asyncio.InvalidStateError, grpc.RpcError) as error:  # whatever ended it
@@ -207,6 +221,11 @@ class AsyncGrpcStream:
         if reply is grpc.aio.EOF:
             raise _ended(self._url)
         return _message(reply)
+
+
+def _metadata(urgency: int) -> _Metadata:
+    """Return what goes with each call; nothing where the service would assume the same."""
+    return None if urgency == NORMAL_URGENCY else ((URGENCY_NAME, str(urgency)),)
 
 
 def _end_stream(call: Any, requests: "SimpleQueue[Message | None]", alarm: Alarm) -> None:

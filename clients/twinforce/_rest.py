@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx2
 from google.protobuf.message import DecodeError, Message
 
-from twinforce._flow import Call, Method
+from twinforce._flow import NORMAL_URGENCY, URGENCY_NAME, Call, Method
 from twinforce._json import body_of, line_message, reply_message
 from twinforce._url import Url
 from twinforce_proto import DeadlineExceededError, PredictionError, ServiceError, UnavailableError
@@ -37,11 +37,11 @@ _SOCKET_OPTIONS = (
 class RestTransport:
     """Requests over a pool of kept-alive connections."""
 
-    def __init__(self, url: Url, encoding: Encoding) -> None:
+    def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
         self._url = url
         self._encoding: Encoding = encoding
         transport = httpx2.HTTPTransport(**_transport_options(url))
-        self._http = httpx2.Client(transport=transport)
+        self._http = httpx2.Client(transport=transport, headers=_headers(urgency))
 
     def send(self, call: Call) -> Message:
         """Send a message and wait for the reply."""
@@ -94,11 +94,11 @@ class RestStream:
 class AsyncRestTransport:
     """As `RestTransport`, with asyncio."""
 
-    def __init__(self, url: Url, encoding: Encoding) -> None:
+    def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
         self._url = url
         self._encoding: Encoding = encoding
         transport = httpx2.AsyncHTTPTransport(**_transport_options(url))
-        self._http = httpx2.AsyncClient(transport=transport)
+        self._http = httpx2.AsyncClient(transport=transport, headers=_headers(urgency))
 
     async def send(self, call: Call) -> Message:
         """Send a message and wait for the reply."""
@@ -146,6 +146,11 @@ class AsyncRestStream:
 
     async def close(self) -> None:
         """Nothing is kept open."""
+
+
+def _headers(urgency: int) -> dict[str, str]:
+    """Return what goes with each request; nothing where the service would assume the same."""
+    return {} if urgency == NORMAL_URGENCY else {URGENCY_NAME: str(urgency)}
 
 
 def _transport_options(url: Url) -> dict[str, Any]:

@@ -8,9 +8,12 @@ from typing import Any
 
 from twinforce_service.batching import Limits, Request, check_sizes, has_room, overloaded
 from twinforce_service.budgets import Budgets
+from twinforce_service.urgency import NORMAL
 
 # Who has no deadline is due after so many s: until then, earlier deadlines go first.
 _PATIENCE = 1.0
+# A level of urgency is worth having waited so many s longer, so that nobody waits for ever.
+_LEVEL = 60.0
 # Systems with more than this share of what fits in a batch do not wait beside small ones.
 _BIG = 0.25
 
@@ -37,7 +40,8 @@ class BatchQueue:
     Requests share a batch when they ask the same model, all or none of them need autograd, so
     that a direct prediction never pays for a neighbor's gradient, and all or none of them ask
     for a stress, which only periodic systems have. Among them, the one that is due first goes
-    first: at its deadline or a second after it came.
+    first: at its deadline or a second after it came. Who is a level more urgent goes before all
+    that have not waited a minute longer.
 
     What has a share of the device is a model, and of each model the small systems, the big ones
     and the rows of Jacobians. The batch taken is one of the share that has had least device time
@@ -175,6 +179,7 @@ class BatchQueue:
             self._used[share] = max(self._used.get(share, 0.0), self._virtual_time)
         deadline = inf if request.deadline is None else request.deadline
         due = min(deadline, request.submitted_at + _PATIENCE)
+        due += _LEVEL * (request.urgency - NORMAL)
         heappush(lane.entries, (due, self._n_admitted, request))
         self._n_admitted += 1
         self._n_atoms_admitted += request.n_atoms

@@ -22,6 +22,7 @@ from twinforce_proto import (
     Timings,
     needs_autograd,
 )
+from twinforce_service.urgency import NORMAL
 
 _Answer = TypeVar("_Answer")
 
@@ -48,6 +49,7 @@ class Request(Generic[_Answer]):
         system_index: The position of the system in its caller's list; errors name it.
         request_id: What the logs call it.
         walker: Whose step it is, where it is one.
+        urgency: From 0, the most urgent, to 7.
         n_pairs: How many neighbor pairs it adds to a batch; filled in on admission.
         submitted_at: When it was admitted, on the same clock as `deadline`.
         future: Gets the answer or a `ServiceError`; cancel it when nobody waits any more. A `Reply`
@@ -61,6 +63,7 @@ class Request(Generic[_Answer]):
     system_index: int | None = None
     request_id: str = ""
     walker: "Walker | None" = None
+    urgency: int = NORMAL
     n_pairs: int = 0
     submitted_at: float = 0.0
     future: Future[_Answer] = field(default_factory=Future)

@@ -33,7 +33,14 @@ def journey_to_frames(number: int, journey: Journey) -> list[Frame]:
     """Encode a journey, with the number that what is told of it will carry."""
     wanted, arrays = _wanted_to_frames(journey.wanted)
     walker = journey.walker.id
-    how = (number, journey.n_ahead, journey.deadline, journey.request_id, walker)
+    how = (
+        number,
+        journey.n_ahead,
+        journey.deadline,
+        journey.request_id,
+        walker,
+        journey.urgency,
+    )
     return [orjson.dumps((Kind.MOVE, *how, *wanted)), *arrays]
 
 
@@ -46,13 +53,14 @@ def journey_from_message(
         message: Of this kind.
         on_milestone: Told of each milestone, with that number, and whether it is the last.
     """
-    number, n_ahead, deadline, request_id, walker, *how = message.head
+    number, n_ahead, deadline, request_id, walker, urgency, *how = message.head
 
     def tell(milestone: Milestone, is_last: bool) -> None:
         on_milestone(number, milestone, is_last)
 
     wanted = _wanted_from_frames(how, message.arrays)
-    return number, Journey(wanted, tell, n_ahead, deadline, request_id, Walker(walker))
+    journey = Journey(wanted, tell, n_ahead, deadline, request_id, Walker(walker), urgency)
+    return number, journey
 
 
 def milestone_to_frames(number: int, milestone: Milestone, *, is_last: bool) -> list[Frame]:

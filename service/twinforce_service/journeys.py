@@ -12,6 +12,7 @@ from twinforce_dynamics.messages import PropagateRequest
 from twinforce_dynamics.relaxation import Relaxed, RelaxRequest
 from twinforce_proto import ServiceError
 from twinforce_service.batching import Walker
+from twinforce_service.urgency import NORMAL
 
 # What is told on the way.
 Milestone: TypeAlias = Snapshot | Relaxed
@@ -31,6 +32,7 @@ class Journey:
         deadline: When nobody waits any longer, on the clock of `time.monotonic`, in s.
         request_id: What the logs call it.
         walker: Whose steps they are.
+        urgency: Of all that it asks, from 0, the most urgent, to 7.
         n_atoms: How many atoms move.
         future: Gets None after the last milestone, or a `ServiceError`; cancel it when nobody
             waits any more.
@@ -45,6 +47,7 @@ class Journey:
     deadline: float | None = None
     request_id: str = ""
     walker: Walker = field(default_factory=Walker)
+    urgency: int = NORMAL
     n_atoms: int = field(init=False)
     future: "Future[None]" = field(default_factory=Future)
 

@@ -83,6 +83,7 @@ class Moving:
             deadline=self.journey.deadline,
             request_id=self.journey.request_id,
             walker=self.journey.walker,
+            urgency=self.journey.urgency,
             n_pairs=self.n_pairs,
             future=reply(),
         )

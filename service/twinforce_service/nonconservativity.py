@@ -19,6 +19,7 @@ from twinforce_proto import (
 from twinforce_service.batching import JacobianRequest, JacobianRows
 from twinforce_service.engine import Engine
 from twinforce_service.logs import request_id
+from twinforce_service.urgency import urgency
 
 # Callers whose Jacobian waits for that of another one.
 _MAX_WAITING = 64
@@ -98,6 +99,7 @@ class Jacobians:
             outputs=frozenset({wanted.output}),
             deadline=deadline,
             request_id=request_id.get(),
+            urgency=urgency.get(),
             rows=rows,
         )
         await self._submit(request)

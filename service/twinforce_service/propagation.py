@@ -18,6 +18,7 @@ from twinforce_service.batching import Walker
 from twinforce_service.engine import Engine
 from twinforce_service.journeys import Journey, Milestone
 from twinforce_service.logs import request_id
+from twinforce_service.urgency import urgency
 
 # What a caller is advised to wait where too many walkers are under way, in s.
 _RETRY_AFTER = 5.0
@@ -146,6 +147,7 @@ class _Following:
             deadline,
             request_id.get(),
             walker,
+            urgency.get(),
         )
         self.journey.future.add_done_callback(self._note_end)
 

@@ -93,6 +93,7 @@ def requests_to_frames(requests: Iterable[tuple[int, Request[Any]]]) -> list[Fra
                 request.system_index,
                 request.request_id,
                 None if walker is None else walker.id,
+                request.urgency,
                 request.n_pairs,
                 system.pbc.tolist(),
                 system.charge,
@@ -190,7 +191,7 @@ def _request(
     entry: list[Any], numbers: memoryview, positions: memoryview, cell: memoryview
 ) -> tuple[int, Request[Any]]:
     number, model, outputs, deadline, index, request_id, walker, *entry = entry
-    n_pairs, pbc, charge, spin, rows = entry
+    urgency, n_pairs, pbc, charge, spin, rows = entry
     system = System.of_checked(
         np.frombuffer(numbers, np.int32),
         _floats(positions, (-1, 3)),
@@ -207,6 +208,7 @@ def _request(
         "system_index": index,
         "request_id": request_id,
         "walker": None if walker is None else _walker(walker),
+        "urgency": urgency,
         "n_pairs": n_pairs,
         "future": reply(),
     }

@@ -225,6 +225,13 @@ def test_what_is_no_url_is_refused_at_once(url):
             kind(url)
 
 
+@pytest.mark.parametrize("urgency", [-1, 8, 2.5, "high"])
+def test_an_urgency_that_is_none_is_refused_at_once(urgency):
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ValueError, match="urgency: expected a whole number from 0"):
+            kind("grpc://127.0.0.1:1", urgency=urgency)
+
+
 def test_a_path_in_front_of_the_service_is_kept():
     assert Client("https://host/twinforce/").url == "https://host:443/twinforce"
     assert Client("grpc://[::1]:8001").url == "grpc://[::1]:8001"

@@ -1,6 +1,7 @@
 import queue
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import grpc
 import httpx2
@@ -13,6 +14,7 @@ from tests.conftest import free_ports
 from tests.potentials import NEON, Gated, NonFinite, Raising, Soft, WithoutDirect, loaded
 from tests.systems import crystal, molecule
 from tests.transports.rest_bodies import assert_same
+from twinforce import Client
 from twinforce_models.potential import predict
 from twinforce_proto import (
     OUTPUTS,
@@ -302,6 +304,53 @@ def test_what_is_late_is_not_computed(gated):
     potential.gate.release(1000)
     assert stub.Predict(asking(molecule(2)), timeout=PATIENCE).predictions
     assert potential.batches[-2:] == [(3,), (2,)]
+
+
+def test_the_more_urgent_is_computed_first(gated):
+    server, potential, stub = gated
+    calls = []
+    for n_atoms, urgency in ((1, None), (2, "7"), (4, "0")):
+        metadata = None if urgency is None else (("x-urgency", urgency),)
+        message = asking(molecule(n_atoms))
+        calls.append(stub.Predict.future(message, timeout=PATIENCE, metadata=metadata))
+        wait_for(lambda: queue_depth(server) == len(calls))
+    potential.gate.release(1000)
+    assert all(call.result().predictions for call in calls)
+    assert potential.batches[-1] == (4, 1, 2)
+
+
+def test_clients_say_how_urgent_they_are(gated):
+    server, potential, _ = gated
+    asked = []
+    with ThreadPoolExecutor(4) as pool, ExitStack() as stack:
+        stack.callback(potential.gate.release, 1000)
+
+        def ask(n_atoms, url, urgency, *, in_stream=False):
+            asking = stack.enter_context(Client(url, urgency=urgency))
+            if in_stream:
+                asking = stack.enter_context(asking.stream())
+            asked.append(pool.submit(asking.predict, molecule(n_atoms)))
+            wait_for(lambda: queue_depth(server) == len(asked))
+
+        ask(2, server.grpc_url, 3)
+        ask(3, server.rest_url, 6)
+        ask(4, server.rest_url, 1)
+        ask(5, server.grpc_url, 0, in_stream=True)
+        potential.gate.release(1000)
+        assert all(each.result(PATIENCE).energy > 0 for each in asked)
+    assert potential.batches[-1] == (5, 4, 2, 3)
+
+
+@pytest.mark.parametrize("said", ["", "8", "-1", "1.0", "high", "01"])
+def test_an_urgency_that_is_none_is_refused_by_every_call(stub, said):
+    metadata = (("x-urgency", said),)
+    error = refusal(stub.Predict, asking(molecule()), metadata=metadata)
+    assert (type(error), error.field) == (InvalidRequestError, "x-urgency")
+    assert "from 0, the most urgent, to 7" in error.message
+    call = stub.PredictStream(iter([]), timeout=PATIENCE, metadata=metadata)
+    with pytest.raises(grpc.RpcError) as refused:
+        next(call)
+    assert error_of(refused.value).field == "x-urgency"
 
 
 @pytest.mark.parametrize("kind", ["unary", "stream"])

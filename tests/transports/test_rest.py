@@ -388,6 +388,12 @@ def test_a_timeout_must_be_a_number_of_seconds(shared, seconds):
     assert_problem(reply, 422, "InvalidRequestError", field="X-Timeout-Seconds")
 
 
+@pytest.mark.parametrize("said", ["", "8", "-1", "1.0", "high"])
+def test_an_urgency_is_a_whole_number_from_0_to_7(shared, said):
+    reply = post(shared, json=json_body(molecule()), headers={"x-urgency": said})
+    assert_problem(reply, 422, "InvalidRequestError", field="x-urgency")
+
+
 def test_a_caller_with_time_enough_gets_its_answer(shared):
     reply = post(shared, json=json_body(molecule()), headers={"x-timeout-seconds": "20"})
     assert reply.status_code == 200
@@ -417,6 +423,19 @@ def gated(serve):
         yield server, potential, rest
         potential.gate.release(1000)
         assert first.result(PATIENCE).status_code == 200
+
+
+def test_the_more_urgent_is_computed_first(gated):
+    _, potential, rest = gated
+    with ThreadPoolExecutor(2) as pool:
+        replies = []
+        for n_atoms, urgency in ((1, "4"), (2, "2")):
+            body, headers = json_body(molecule(n_atoms)), {"x-urgency": urgency}
+            replies.append(pool.submit(post, rest, json=body, headers=headers))
+            wait_for(lambda: metric(rest, "twinforce_queue_requests") == len(replies))
+        potential.gate.release(1000)
+        assert [reply.result(PATIENCE).status_code for reply in replies] == [200, 200]
+    assert potential.batches[-1] == (2, 1)
 
 
 def test_a_full_queue_is_429_with_retry_after(gated):

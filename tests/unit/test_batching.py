@@ -153,6 +153,24 @@ def test_the_earliest_deadline_goes_first_and_nobody_waits_for_ever():
     assert queue.next_batch(1.2).batch == [patient]
 
 
+def test_the_more_urgent_goes_first_and_the_less_urgent_once_it_has_waited():
+    queue = queue_of(*(request(n, urgency=u) for n, u in ((1, 3), (2, 7), (3, 0), (4, 3))))
+    assert sizes(queue.next_batch(0)) == [3, 1, 4, 2]
+    queue = queue_of(request(1, urgency=4), max_batch_atoms=3)
+    queue.extend([request(2), request(3)], now=59.0)
+    assert [sizes_of(each) for each in batches(queue, 59)] == [[2], [3], [1]]
+    queue = queue_of(request(1, urgency=4), max_batch_atoms=3)
+    queue.extend([request(2), request(3)], now=61.0)
+    assert sizes(queue.next_batch(61)) == [1, 2]
+
+
+def test_among_those_as_urgent_the_earliest_deadline_goes_first():
+    queue = queue_of(
+        request(1, urgency=2), request(2, urgency=2, deadline=0.5), request(3, deadline=0.1)
+    )
+    assert sizes(queue.next_batch(0)) == [2, 1, 3]
+
+
 def test_what_was_cancelled_is_not_evaluated():
     gone = request(9)
     queue = queue_of(request(4), gone, request(5), max_batch_atoms=10)

@@ -79,12 +79,12 @@ def assert_same(one, other):
 )
 def test_a_journey_arrives_as_it_was(wanted):
     told = []
-    sent = Journey(wanted, print, 3, 1e5 / 7, "ü", Walker())
+    sent = Journey(wanted, print, 3, 1e5 / 7, "ü", Walker(), 6)
     message = travelled(journey_to_frames(2**60, sent))
     assert message.kind is wire.Kind.MOVE
     number, got = journey_from_message(message, lambda *said: told.append(said))
     assert number == 2**60
-    for name in ("wanted", "n_ahead", "deadline", "request_id", "walker", "n_atoms"):
+    for name in ("wanted", "n_ahead", "deadline", "request_id", "walker", "urgency", "n_atoms"):
         assert_same(getattr(sent, name), getattr(got, name))
     got.tell("something", is_last=True)
     assert told == [(2**60, "something", True)]

@@ -57,7 +57,14 @@ def assert_same_system(one, other):
 )
 def test_requests_arrive_as_they_were(system):
     first = Request(
-        "soft", system, frozenset(OUTPUTS), 1e5 / 7, system_index=3, request_id="ü", n_pairs=12
+        "soft",
+        system,
+        frozenset(OUTPUTS),
+        1e5 / 7,
+        system_index=3,
+        request_id="ü",
+        urgency=5,
+        n_pairs=12,
     )
     second = JacobianRequest(
         model="soft", system=molecule(4), outputs=frozenset({"direct_forces"}), rows=range(3, 9)
@@ -68,7 +75,15 @@ def test_requests_arrive_as_they_were(system):
     assert (number, other_number) == (2**60, 1)
     assert_same_system(first.system, one.system)
     assert_same_system(second.system, other.system)
-    for name in ("model", "outputs", "deadline", "system_index", "request_id", "n_pairs"):
+    for name in (
+        "model",
+        "outputs",
+        "deadline",
+        "system_index",
+        "request_id",
+        "urgency",
+        "n_pairs",
+    ):
         assert getattr(one, name) == getattr(first, name)
         assert getattr(other, name) == getattr(second, name)
     assert (type(one), type(other)) == (Request, JacobianRequest)

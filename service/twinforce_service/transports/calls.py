@@ -27,6 +27,7 @@ from twinforce_service.engine import Engine
 from twinforce_service.logs import request_id
 from twinforce_service.metrics import UNKNOWN_MODEL, Metrics
 from twinforce_service.reply import reply
+from twinforce_service.urgency import urgency
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Call:
                 system_index=index if walker is None else None,
                 request_id=request_id.get(),
                 walker=walker,
+                urgency=urgency.get(),
                 future=reply(),
             )
             for index, system in enumerate(wanted.systems)

@@ -162,6 +162,7 @@ _INFO = {
 }
 _HEADERS = (
     ("X-Timeout-Seconds", "number", "How long the caller waits; what is late is not computed."),
+    ("X-Urgency", "integer", "From 0, the most urgent, to 7; 3 where nothing is said."),
     ("X-Request-ID", "string", "A name for the request; comes back, and is in the logs."),
 )
 

@@ -1,7 +1,7 @@
 """The engine over gRPC."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import Any, NoReturn, TypeVar
@@ -45,6 +45,7 @@ from twinforce_service.transports.calls import (
     snapshot_bytes,
 )
 from twinforce_service.transports.ports import address_of, listen
+from twinforce_service.urgency import URGENCY_NAME, heed
 
 REQUEST_ID_KEY = "x-request-id"
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Inference"].full_name
@@ -86,6 +87,10 @@ class Inference(InferenceServicer):
         """Evaluate one system after another."""
         del request_iterator  # which cannot be left waiting when the service stops
         _name(context)
+        try:
+            _heed(context)
+        except ServiceError as error:
+            await _abort(context, error)
         decoder, walker = StreamDecoder(), Walker()
         model = ""
         while (message := await self._read(context)) is not grpc.aio.EOF:
@@ -134,11 +139,13 @@ class Inference(InferenceServicer):
         except TimeoutError:
             return
 
-    async def _answer(self, context: _Context, work: Awaitable[_Reply]) -> _Reply:
+    async def _answer(self, context: _Context, work: Coroutine[Any, Any, _Reply]) -> _Reply:
         _name(context)
         try:
+            _heed(context)
             return await work
         except ServiceError as error:
+            work.close()  # which may not even have begun
             await _abort(context, error)
 
     async def _predict(self, message: pb.PredictRequest, context: _Context) -> pb.PredictReply:
@@ -327,6 +334,11 @@ def _name(context: _Context) -> None:
     wanted = metadata.get(REQUEST_ID_KEY)
     request_id.set(choose_request_id(wanted if isinstance(wanted, str) else None))
     context.set_trailing_metadata(((REQUEST_ID_KEY, request_id.get()),))
+
+
+def _heed(context: _Context) -> None:
+    """Take what the caller says of how urgent the call is, or raise `InvalidRequestError`."""
+    heed(dict(context.invocation_metadata() or ()).get(URGENCY_NAME))
 
 
 def _time_remaining(context: _Context) -> float | None:

@@ -38,6 +38,7 @@ from twinforce_service.transports.incoming import (
     while_there,
 )
 from twinforce_service.transports.rest_propagation import propagation_paths
+from twinforce_service.urgency import URGENCY_NAME, heed
 from twinforce_service.version import service_version
 
 # What each path gives; None: what the body says.
@@ -144,6 +145,7 @@ def _predictions(engine: Engine, metrics: Metrics, max_body_bytes: int) -> APIRo
             with counted(metrics, "rest", engine, model):
                 body = await read_body(request, max_body_bytes)
                 timeout = timeout_of(request)
+                heed(request.headers.get(URGENCY_NAME))
                 engine.find(model)
                 wanted = await aside(len(body), partial(read, body, model, fixed))
                 return await _predict(engine, request, wanted, timeout)
@@ -167,6 +169,7 @@ def _nonconservativity(
         with counted(metrics, "rest", engine, model):
             body = await read_body(request, max_body_bytes)
             timeout = timeout_of(request)
+            heed(request.headers.get(URGENCY_NAME))
             engine.find(model)
             wanted = await aside(len(body), partial(read, body, model))
             found = await while_there(request, jacobians.nonconservativity(wanted, timeout))

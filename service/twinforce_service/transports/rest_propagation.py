@@ -29,6 +29,7 @@ from twinforce_service.transports.propagation_bodies import (
     write_relaxed_line,
     write_snapshot_line,
 )
+from twinforce_service.urgency import URGENCY_NAME, heed
 
 Wanted = TypeVar("Wanted")
 Said = TypeVar("Said")
@@ -106,6 +107,7 @@ def propagation_paths(
                 counting.enter_context(counted(metrics, "rest", engine, model))
                 body = await read_body(request, max_body_bytes)
                 timeout = timeout_of(request)
+                heed(request.headers.get(URGENCY_NAME))
                 engine.find(model)
                 wanted = await aside(len(body), partial(path.read, media_type, body, model))
                 lines = path.lines(wanted, timeout, len(body), counting.pop_all())
