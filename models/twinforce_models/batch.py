@@ -218,13 +218,18 @@ def copy_to_device(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
 
 def pack(arrays: Arrays) -> Tensor:
     """Return one tensor that holds the bytes of all arrays, each at an aligned place."""
-    packed = np.zeros(sum(_aligned(array.nbytes) for array in arrays.values()), dtype=np.uint8)
+    packed = np.zeros(packed_size(arrays), dtype=np.uint8)
     start = 0
     for array in arrays.values():
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         packed[start : start + array.nbytes] = flat
         start += _aligned(array.nbytes)
     return torch.from_numpy(packed)
+
+
+def packed_size(arrays: Arrays) -> int:
+    """Return how many bytes `pack` makes of the arrays."""
+    return sum(_aligned(array.nbytes) for array in arrays.values())
 
 
 def unpack(packed: Tensor, arrays: Arrays) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """What `search` does, as kernels for a GPU: every atom looks at all atoms of its system.
 
-That takes time with the square of the size of a system, and on a GPU less than anything cleverer
-up to tens of thousands of atoms: no sorting, no counting, no memory, and so nothing that the host
-has to be asked. Rows always come in the same order, which follows from the system alone.
+That takes time with the square of the size of a system, but little of it (`bench.gpu` tells how
+much), and needs no sorting, no counting and no memory: nothing that the host has to be asked.
+Rows always come in the same order, which follows from the system alone.
 """
 
 # The language's parameters have no types.

@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from twinforce_models.batch import Arrays, packed_size, unpack
 from twinforce_models.folding import Geometry, face_distances, inverted
 from twinforce_models.tables.table import MAX_SHIFT, Places
 from twinforce_proto import System
 
-_ALIGNMENT = 16
 _ATOMS_PER_SYSTEM = 4
 """How few atoms systems may have on average; where they have fewer, there is more padding."""
 
@@ -62,19 +60,16 @@ class Staging:
         device: Where the copy is.
 
     Attributes:
-        size: As given.
         places: The copy.
     """
 
     def __init__(self, size: Size, dtype: torch.dtype, device: torch.device) -> None:
-        self.size = size
         is_cuda = device.type == "cuda"
-        fields = _fields(size, dtype)
-        n_bytes = sum(_aligned(shape, dtype) for shape, dtype in fields.values())
-        self._here = torch.zeros(n_bytes, dtype=torch.uint8, pin_memory=is_cuda)
+        like = _arrays_like(size, np.float64 if dtype == torch.float64 else np.float32)
+        self._here = torch.zeros(packed_size(like), dtype=torch.uint8, pin_memory=is_cuda)
         self._there = torch.zeros_like(self._here, device=device) if is_cuda else self._here
-        self.places = Places(**_views(self._there, fields))
-        self._arrays = {name: view.numpy() for name, view in _views(self._here, fields).items()}
+        self.places = Places(**unpack(self._there, like))
+        self._arrays = {name: view.numpy() for name, view in unpack(self._here, like).items()}
 
     def fill(self, systems: Sequence[System], geometry: Geometry, reach: NDArray[np.int32]) -> None:
         """Lay systems out; what is left over becomes padding.
@@ -109,35 +104,16 @@ class Staging:
             self._there.copy_(self._here, non_blocking=True)
 
 
-_Fields = dict[str, tuple[tuple[int, ...], torch.dtype]]
-
-
-def _fields(size: Size, real: torch.dtype) -> _Fields:
+def _arrays_like(size: Size, real: type) -> Arrays:
+    """Return arrays of the shapes and kinds that are laid out, whatever is in them."""
     n, m = size.n_atoms, size.n_systems
     return {
-        "atomic_numbers": ((n,), torch.int64),
-        "positions": ((n, 3), real),
-        "owner": ((n,), torch.int32),
-        "first": ((m,), torch.int32),
-        "stop": ((m,), torch.int32),
-        "cells": ((m, 3, 3), real),
-        "inverses": ((m, 3, 3), real),
-        "reach": ((m, 3), torch.int32),
+        "atomic_numbers": np.empty(n, np.int64),
+        "positions": np.empty((n, 3), real),
+        "owner": np.empty(n, np.int32),
+        "first": np.empty(m, np.int32),
+        "stop": np.empty(m, np.int32),
+        "cells": np.empty((m, 3, 3), real),
+        "inverses": np.empty((m, 3, 3), real),
+        "reach": np.empty((m, 3), np.int32),
     }
-
-
-def _n_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    return int(np.prod(shape)) * dtype.itemsize
-
-
-def _aligned(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    return -(-_n_bytes(shape, dtype) // _ALIGNMENT) * _ALIGNMENT
-
-
-def _views(memory: Tensor, fields: _Fields) -> dict[str, Any]:
-    views, start = {}, 0
-    for name, (shape, dtype) in fields.items():
-        stop = start + _n_bytes(shape, dtype)
-        views[name] = memory[start:stop].view(dtype).view(shape)
-        start += _aligned(shape, dtype)
-    return views
