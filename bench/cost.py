@@ -18,10 +18,11 @@ from bench.timing import Rounds, Timing, rounds_in_turn
 from twinforce import System
 from twinforce_models import registry
 from twinforce_models.batch import Batch
-from twinforce_models.compilation.compiling import compiled
 from twinforce_models.memory import keep_freed_memory
-from twinforce_models.potential import Potential, predict, predict_batch, split
-from twinforce_models.skin import WalkerLists
+from twinforce_models.neighbors.walker_lists import WalkerLists
+from twinforce_models.potential import Potential
+from twinforce_models.potentials.hybrid_net.compilation.compiling import compiled
+from twinforce_models.prediction import predict, predict_batch, split
 
 ASKED = {
     "direct": {"energy", "direct_forces"},

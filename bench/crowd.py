@@ -33,7 +33,7 @@ from bench.timing import Timing, rounds_in_turn
 from bench.walking import OUTPUTS, rate, walkers
 from twinforce_models import registry
 from twinforce_models.memory import keep_freed_memory
-from twinforce_models.potential import predict
+from twinforce_models.prediction import predict
 
 # s.
 WINDOW = 1.0

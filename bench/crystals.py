@@ -11,7 +11,8 @@ from ase.build import bulk
 from ase.units import GPa
 from numpy.typing import NDArray
 
-from twinforce_models.potential import Potential, predict
+from twinforce_models.potential import Potential
+from twinforce_models.prediction import predict
 from twinforce_models.training.dataset import read_frames
 from twinforce_models.training.report import to_system
 

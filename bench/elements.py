@@ -18,7 +18,7 @@ from bench.machine import ROOT, describe_machine
 from bench.motion import MOTIONS, run_motion, start_of
 from twinforce_models import registry
 from twinforce_proto import InvalidSystemError, NonFinitePredictionError
-from twinforce_service.main import run_in_thread
+from twinforce_service.embedded import run_in_thread
 from twinforce_service.settings import Settings
 
 

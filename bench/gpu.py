@@ -40,9 +40,9 @@ from bench.timing import Rounds, Timing, rounds_in_turn
 from bench.walking import OUTPUTS, rate, walkers
 from twinforce import Client, System
 from twinforce_models import registry
-from twinforce_models.compilation.compiling import compiled
 from twinforce_models.memory import keep_freed_memory
 from twinforce_models.potential import Potential
+from twinforce_models.potentials.hybrid_net.compilation.compiling import compiled
 from twinforce_models.tables.predictor import TablePredictor
 from twinforce_service.settings import Settings
 

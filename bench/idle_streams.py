@@ -17,7 +17,7 @@ import grpc
 
 from bench.systems import gas
 from bench.walking import OUTPUTS
-from twinforce_proto.stream import StreamEncoder
+from twinforce_proto.codec.stream import StreamEncoder
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 

@@ -26,7 +26,7 @@ from bench.machine import ROOT
 from twinforce.md import fit_drift
 from twinforce_models import registry
 from twinforce_models.memory import keep_freed_memory
-from twinforce_models.potentials.hybrid_net import HybridNet
+from twinforce_models.potentials.hybrid_net.potential import HybridNet
 from twinforce_models.training.dataset import tabulate, to_batch
 from twinforce_models.training.steps import Evaluation, Inputs, compiled, make_evaluate
 

@@ -29,11 +29,12 @@ from bench.systems import gas, read_system, shaken
 from bench.timing import Rounds, Timing, rounds_in_turn
 from twinforce import Client, System
 from twinforce_models import registry
-from twinforce_models.compilation.compiling import compiled
 from twinforce_models.memory import keep_freed_memory
-from twinforce_models.potential import Potential, predict
+from twinforce_models.potential import Potential
+from twinforce_models.potentials.hybrid_net.compilation.compiling import compiled
+from twinforce_models.prediction import predict
 from twinforce_proto import PredictRequest
-from twinforce_proto.codec import predict_reply_to_proto, predict_request_to_proto
+from twinforce_proto.codec.messages import predict_reply_to_proto, predict_request_to_proto
 from twinforce_service.settings import Settings
 
 OUTPUTS = ("energy", "conservative_forces")

@@ -27,7 +27,7 @@ from bench.paper_text import document, paths_of_logs
 from twinforce import Client
 from twinforce.ase import repartition_hydrogen_mass
 from twinforce.assess import Conditions, Progress, assess
-from twinforce.assess.figures import FIGURES
+from twinforce.assess.report.figures import FIGURES
 from twinforce_models.training.plots import read_log
 
 

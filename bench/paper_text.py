@@ -10,10 +10,10 @@ from bench import paper_numbers as paper
 from bench.learning import last_errors
 from bench.paper_claims import claims_of
 from bench.paper_comparisons import comparisons
-from twinforce.assess.explanations import EXPLANATIONS, TITLES
-from twinforce.assess.page import rules_of
-from twinforce.assess.tables import TABLES, Table
-from twinforce.assess.verdict import Thresholds
+from twinforce.assess.report.explanations import EXPLANATIONS, TITLES
+from twinforce.assess.report.page import rules_of
+from twinforce.assess.report.tables import TABLES, Table
+from twinforce.assess.report.verdict import Thresholds
 from twinforce_models.training.plots import Rows
 
 Report = Mapping[str, Any]

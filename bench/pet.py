@@ -35,7 +35,8 @@ from bench.timing import Timing, time_in_turn
 from twinforce import System
 from twinforce_models import registry
 from twinforce_models.memory import keep_freed_memory
-from twinforce_models.potential import Potential, predict
+from twinforce_models.potential import Potential
+from twinforce_models.prediction import predict
 
 SIZES = {
     "small": {"d_pet": 32, "d_head": 32, "d_node": 64, "d_feedforward": 64, "num_heads": 4,

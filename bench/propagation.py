@@ -27,14 +27,15 @@ from bench.timing import Rounds, rounds_in_turn
 from twinforce import Client, Integrator, Snapshot, Start, System
 from twinforce.ensembles import FS
 from twinforce.md import draw_velocities
-from twinforce_dynamics.course import Course
-from twinforce_dynamics.mts import Floats, ForceFunction, State, answered
+from twinforce_dynamics.steps import Floats, ForceFunction, State, answered
+from twinforce_dynamics.trajectory import Course
 from twinforce_models import registry
 from twinforce_models.batch import Batch
-from twinforce_models.compilation.compiling import compiled
 from twinforce_models.memory import keep_freed_memory
-from twinforce_models.potential import Potential, predict_batch, split
-from twinforce_models.skin import WalkerLists
+from twinforce_models.neighbors.walker_lists import WalkerLists
+from twinforce_models.potential import Potential
+from twinforce_models.potentials.hybrid_net.compilation.compiling import compiled
+from twinforce_models.prediction import predict_batch, split
 from twinforce_proto import Prediction
 from twinforce_service.settings import Settings
 

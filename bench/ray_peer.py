@@ -23,7 +23,7 @@ from bench.walking import OUTPUTS, Step, rate, walker
 from twinforce import Prediction, System
 from twinforce_models import registry
 from twinforce_models.memory import keep_freed_memory
-from twinforce_models.potential import predict
+from twinforce_models.prediction import predict
 
 TOY = "toy:harmonic"
 MAX_BATCH = 32

@@ -24,8 +24,8 @@ from bench.cost import ASKED, walk
 from bench.systems import water_box
 from bench.timing import Timing, rounds_in_turn
 from twinforce_models import registry
-from twinforce_models.compilation.compiling import compiled
 from twinforce_models.memory import keep_freed_memory
+from twinforce_models.potentials.hybrid_net.compilation.compiling import compiled
 from twinforce_service.settings import Settings
 
 BOXES = ((3, 3, 2), (4, 4, 4), (6, 6, 6), (9, 9, 9), (13, 13, 13), (19, 19, 19))

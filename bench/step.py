@@ -31,8 +31,8 @@ from bench.systems import gas, shaken
 from bench.timing import Rounds, Timing, rounds_in_turn
 from twinforce import AsyncClient, Client, System
 from twinforce_models import registry
-from twinforce_models.potential import predict
-from twinforce_proto.stream import StreamEncoder, stream_reply_to_proto
+from twinforce_models.prediction import predict
+from twinforce_proto.codec.stream import StreamEncoder, stream_reply_to_proto
 
 TOY, SPRINGS = "toy:ideal-gas", "toy:harmonic"
 OUTPUTS = ("energy", "conservative_forces")
@@ -41,7 +41,7 @@ IN_A_ROW = 50
 ROLES = {
     "bench.echo": "echo",
     "twinforce_service.main": "service",
-    "twinforce_service.engine_process": "engine",
+    "twinforce_service.process.engine_process": "engine",
 }
 
 

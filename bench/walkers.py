@@ -31,9 +31,9 @@ from bench.walking import OUTPUTS, rate, walkers
 from twinforce import System
 from twinforce_models import registry
 from twinforce_models.batch import Batch
-from twinforce_models.compilation.compiling import compiled
 from twinforce_models.memory import keep_freed_memory
-from twinforce_models.potential import predict_batch, split
+from twinforce_models.potentials.hybrid_net.compilation.compiling import compiled
+from twinforce_models.prediction import predict_batch, split
 from twinforce_service.settings import Settings
 
 IDEAL, HOLDING, AT_ONCE = "full batches", "service", "service that never holds"

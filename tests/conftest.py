@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from tests.potentials import loaded
-from twinforce_service.main import run_in_thread
+from twinforce_service.embedded import run_in_thread
 from twinforce_service.settings import Settings
 
 

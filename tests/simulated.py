@@ -10,9 +10,9 @@ from itertools import count
 import numpy as np
 
 from tests.systems import molecule
-from twinforce_service.batch_queue import BatchQueue
-from twinforce_service.batching import Limits, Request, Walker
-from twinforce_service.holding import Holding
+from twinforce_service.scheduling.batch_queue import BatchQueue
+from twinforce_service.scheduling.holding import Holding
+from twinforce_service.scheduling.request import Limits, Request, Walker
 
 OUTPUTS = frozenset({"conservative_forces"})
 PAIRS_PER_ATOM = 50

@@ -13,8 +13,8 @@ from twinforce import Client, System
 from twinforce.ase import TwinForceCalculator
 from twinforce.md import MDSettings, molecular_dynamics
 from twinforce_models import registry
-from twinforce_models.potential import predict
-from twinforce_service.main import run_in_thread
+from twinforce_models.prediction import predict
+from twinforce_service.embedded import run_in_thread
 from twinforce_service.settings import Settings
 
 ROOT = Path(__file__).parents[1]

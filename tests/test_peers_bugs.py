@@ -27,7 +27,8 @@ from twinforce import (
     UnavailableError,
     UnsupportedOutputError,
 )
-from twinforce._flow import Call, Conversation, Options, Pause
+from twinforce._conversation import Conversation, Options, Pause
+from twinforce._transports.transport import Call
 from twinforce.ase import TwinForceCalculator
 from twinforce_models.potential import Heads
 

@@ -9,7 +9,7 @@ import pytest
 from tests.clients.serving import ARGON, TOY, serve
 from tests.systems import crystal, molecule
 from twinforce import AsyncClient, Client, System
-from twinforce_models.potential import predict
+from twinforce_models.prediction import predict
 from twinforce_models.registry import load
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}

@@ -7,11 +7,11 @@ Lengths in Å, energies in eV, forces in eV/Å, stresses in eV/Å³. The ASE cal
 `twinforce.ase`.
 """
 
-from twinforce._async import AsyncClient, AsyncStream
+from twinforce._async_client import AsyncClient, AsyncStream
 from twinforce._client import Client, Stream
-from twinforce_dynamics.course import Snapshot
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.start import Integrator, Start
+from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import (
     OUTPUTS,
     UNITS,

@@ -5,12 +5,12 @@ import weakref
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from threading import Lock
-from typing import Literal, Protocol, Self, TypeVar, cast, overload
+from typing import Literal, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
-from twinforce._flow import NORMAL_URGENCY, Call, Conversation, Flow, Options, Pause
-from twinforce._following import (
+from twinforce._conversation import NORMAL_URGENCY, Conversation, Flow, Options, Pause
+from twinforce._runs import (
     Descending,
     Errand,
     Following,
@@ -19,13 +19,14 @@ from twinforce._following import (
     model_of,
     origin_of,
 )
-from twinforce._grpc import GrpcTransport
-from twinforce._rest import RestTransport
-from twinforce._url import Url, parse_url
-from twinforce_dynamics.course import Snapshot
-from twinforce_dynamics.messages import PropagateRequest
-from twinforce_dynamics.relaxation import Relaxed, RelaxRequest
+from twinforce._transports.grpc import GrpcTransport
+from twinforce._transports.rest import RestTransport
+from twinforce._transports.transport import Call, Connection, Transport
+from twinforce._transports.url import Url, parse_url
+from twinforce_dynamics.relaxation import Relaxed
+from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Start
+from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import (
     DEFAULT_OUTPUTS,
     ModelInfo,
@@ -35,30 +36,9 @@ from twinforce_proto import (
     System,
     parse_outputs,
 )
-from twinforce_proto.stream import StreamEncoder
-from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_proto.codec.stream import StreamEncoder
 
 T = TypeVar("T")
-
-
-class Transport(Protocol):
-    """What a client sends its calls through."""
-
-    def send(self, call: Call) -> Message:
-        """Send a message and wait for the reply."""
-
-    def close(self) -> None:
-        """Close what is open."""
-
-
-class Connection(Transport, Protocol):
-    """The transport of a client, which walkers can open streams beside."""
-
-    def stream(self) -> Transport:
-        """Return a transport for the messages of one walker."""
-
-    def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
-        """Send a message and yield the replies as they come; ends the call when closed."""
 
 
 class Client:

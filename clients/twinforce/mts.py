@@ -4,15 +4,8 @@ What `twinforce.ase.MultipleTimeStepping` and the service step with; `twinforce_
 how.
 """
 
-from twinforce_dynamics.mts import (
-    ForceFunction,
-    Mechanics,
-    State,
-    kinetic_energy,
-    respa_step,
-    verlet_step,
-    volume,
-)
+from twinforce_dynamics.mts import Mechanics, respa_step, verlet_step
+from twinforce_dynamics.steps import ForceFunction, State, kinetic_energy, volume
 
 __all__ = [
     "ForceFunction",

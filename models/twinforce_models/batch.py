@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twinforce_models.folding import Geometry, fold
-from twinforce_models.neighbors import can_search_on, search, search_on_device
-from twinforce_models.skin import WalkerLists
+from twinforce_models.neighbors.folding import Geometry, fold
+from twinforce_models.neighbors.search import can_search_on, search, search_on_device
+from twinforce_models.neighbors.walker_lists import WalkerLists
 from twinforce_proto import System
 
 Arrays = dict[str, NDArray[Any]]

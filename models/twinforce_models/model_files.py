@@ -40,7 +40,7 @@ class _Family:
 
 _FAMILIES = {
     ".pt": _Family("metatomic", "twinforce_models.potentials.metatomic", "metatomic"),
-    ".ckpt": _Family("pet", "twinforce_models.potentials.pet", "pet"),
+    ".ckpt": _Family("pet", "twinforce_models.potentials.pet.potential", "pet"),
 }
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from twinforce_models.batch import Batch
-from twinforce_models.jacobian_norms import measure
-from twinforce_models.potential import Potential, predict_batch
+from twinforce_models.potential import Potential
+from twinforce_models.prediction import predict_batch
 from twinforce_proto import System
+from twinforce_proto.jacobian import measure
 
 
 def direct_jacobian(potential: Potential, system: System) -> Tensor:

@@ -17,13 +17,13 @@ from typing import Any, TypeAlias
 import torch
 
 from twinforce_models.model_files import file_sha256, is_file_spec, load_file
+from twinforce_models.neighbors.walker_lists import WalkerLists
 from twinforce_models.potential import Potential
 from twinforce_models.potentials.composed import Composed, facts_of, parts_of
-from twinforce_models.potentials.harmonic import harmonic
-from twinforce_models.potentials.ideal_gas import IdealGas, ideal_gas
-from twinforce_models.potentials.lennard_jones import lennard_jones
-from twinforce_models.potentials.pairwise import PairPotential
-from twinforce_models.skin import WalkerLists
+from twinforce_models.potentials.toys.harmonic import harmonic
+from twinforce_models.potentials.toys.ideal_gas import IdealGas, ideal_gas
+from twinforce_models.potentials.toys.lennard_jones import lennard_jones
+from twinforce_models.potentials.toys.pairwise import PairPotential
 from twinforce_models.tables.predictor import TablePredictor
 from twinforce_proto import OUTPUTS, UNITS, ModelInfo, ModelLoadError
 
@@ -33,7 +33,7 @@ Loader: TypeAlias = Callable[[Path, dict[str, Any], torch.device, torch.dtype], 
 """(directory, content of model.json, device, dtype) -> potential."""
 
 _BUNDLED = Path(__file__).parent / "bundled"
-_BUILT_IN = {"hybrid_net": "twinforce_models.potentials.hybrid_net:load"}
+_BUILT_IN = {"hybrid_net": "twinforce_models.potentials.hybrid_net.potential:load"}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _TOYS: dict[str, Callable[..., PairPotential | IdealGas]] = {
     "toy:harmonic": harmonic,

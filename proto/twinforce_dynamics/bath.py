@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinforce_dynamics.ensembles import BOLTZMANN, NPT, SVR, Ensemble, Langevin, thermostat_of
-from twinforce_dynamics.mts import Floats, State, kinetic_energy, volume
+from twinforce_dynamics.steps import Floats, State, kinetic_energy, volume
 
 
 @dataclass(frozen=True, slots=True, eq=False)

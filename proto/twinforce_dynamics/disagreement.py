@@ -1,7 +1,7 @@
 """How far conservative and direct forces are apart while a simulation runs."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinforce_dynamics.elements import SYMBOLS
-from twinforce_dynamics.mts import Floats, State
+from twinforce_dynamics.steps import Floats, State
+from twinforce_proto import Prediction, System
 
 
 class ForceDisagreementWarning(UserWarning):
@@ -101,3 +102,46 @@ def exceeded(disagreement: Disagreement, metadata: Mapping[str, Any]) -> str | N
         if symbol in known and rmse > known[symbol]["max"]
     ]
     return f"direct and conservative forces differ by {', '.join(parts)}" if parts else None
+
+
+@dataclass(frozen=True, slots=True)
+class SystemDisagreement:
+    """Root mean squares of the components of conservative less direct forces, in eV/Å.
+
+    Attributes:
+        rmse: Over all atoms of a system.
+        by_element: Over those of one element, under its atomic number.
+    """
+
+    rmse: float
+    by_element: Mapping[int, float]
+
+
+def disagreements(
+    systems: Iterable[System], answers: Iterable[object]
+) -> tuple[SystemDisagreement, ...]:
+    """Return the disagreement of each system that both kinds of forces were predicted for.
+
+    Args:
+        systems: In the order of the answers.
+        answers: Predictions, or errors, which are passed over.
+    """
+    found = (
+        _disagreement(system, answer)
+        for system, answer in zip(systems, answers, strict=True)
+        if isinstance(answer, Prediction)
+    )
+    return tuple(each for each in found if each is not None)
+
+
+def _disagreement(system: System, prediction: Prediction) -> SystemDisagreement | None:
+    if prediction.conservative_forces is None or prediction.direct_forces is None:
+        return None
+    difference = prediction.conservative_forces - prediction.direct_forces
+    squares = np.einsum("ij,ij->i", difference, difference) / 3
+    counts = np.bincount(system.atomic_numbers)
+    elements = counts.nonzero()[0]
+    sums = np.bincount(system.atomic_numbers, squares)
+    rmse = np.sqrt(sums[elements] / counts[elements])
+    by_element = dict(zip(elements.tolist(), rmse.tolist(), strict=True))
+    return SystemDisagreement(float(np.sqrt(squares.mean())), by_element)

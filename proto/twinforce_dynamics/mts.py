@@ -13,64 +13,22 @@ the answer, so that the caller decides how to wait for it; `respa_step` and `ver
 them with functions.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from twinforce_dynamics.steps import (
+    Floats,
+    ForceFunction,
+    Kind,
+    Question,
+    State,
+    Steps,
+    answered,
+    volume,
+)
 from twinforce_proto import Prediction
-
-Floats = NDArray[np.float64]
-Kind = Literal["conservative", "direct"]
-
-# Positions [n_atoms, 3] in Å and cell [3, 3] in Å -> what the potential says of them.
-ForceFunction = Callable[[Floats, Floats], Prediction]
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Question:
-    """What a step needs evaluated before it goes on.
-
-    Attributes:
-        positions: Shape [n_atoms, 3], in Å.
-        cell: Lattice vectors as rows, shape [3, 3], in Å.
-        is_whole: Whether all is wanted that the end of an outer step needs, and not only what an
-            inner one does.
-    """
-
-    positions: Floats
-    cell: Floats
-    is_whole: bool
-
-
-# Yields questions, is sent the predictions that answer them, and returns where that leads.
-Steps = Generator[Question, Prediction, T]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class State:
-    """Where a walker is, with all that its next step needs.
-
-    Attributes:
-        positions: Shape [n_atoms, 3], in Å.
-        momenta: Shape [n_atoms, 3].
-        cell: Lattice vectors as rows, shape [3, 3], in Å.
-        prediction: Of the potential here, both forces.
-        supplied: The energy that thermostat and barostat have put in, in eV.
-        correction_work: What the impulses of (conservative - direct) have put in, in eV.
-    """
-
-    positions: Floats
-    momenta: Floats
-    cell: Floats
-    prediction: Prediction
-    supplied: float = 0.0
-    correction_work: float = 0.0
-
 
 # What a thermostat or barostat does in the middle of an inner step. It is given the stress, or
 # None, and says by which strain it deformed the system, or None.
@@ -120,17 +78,6 @@ def verlet_step(state: State, evaluate: ForceFunction, mechanics: Mechanics, kin
     return answered(verlet_steps(state, mechanics, kind), evaluate, evaluate)
 
 
-def answered(steps: Steps[T], inner: ForceFunction, whole: ForceFunction) -> T:
-    """Return where steps lead, their questions answered by these functions."""
-    try:
-        question = next(steps)
-        while True:
-            evaluate = whole if question.is_whole else inner
-            question = steps.send(evaluate(question.positions, question.cell))
-    except StopIteration as end:
-        return cast(T, end.value)
-
-
 def respa_steps(state: State, mechanics: Mechanics, inner_steps: int) -> Steps[State]:
     """Yield what the M inner steps of one outer step need evaluated; see `respa_step`."""
     span = inner_steps * mechanics.time_step
@@ -157,19 +104,6 @@ def verlet_steps(state: State, mechanics: Mechanics, kind: Kind) -> Steps[State]
     """Yield what one step of velocity Verlet with forces of one kind needs evaluated, once."""
     state, _ = yield from _inner_step(state, mechanics, kind)
     return state
-
-
-def kinetic_energy(momenta: Floats, masses: Floats) -> float:
-    """Return Σ p²/2m, in eV."""
-    return 0.5 * float(np.vdot(momenta, momenta / masses))
-
-
-def volume(cell: Floats) -> float:
-    """Return that of a cell, in Å³."""
-    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = cell.tolist()  # faster than numpy for so few
-    return float(
-        abs(ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx))
-    )
 
 
 def _inner_step(

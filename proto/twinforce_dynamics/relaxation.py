@@ -9,12 +9,10 @@ masses and that paper's numbers; steps are no longer than 0.2 Å. The cell is fi
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from twinforce_dynamics.mts import Floats, Kind, Question, Steps
-from twinforce_dynamics.propagation import ForceChoice
-from twinforce_dynamics.start import invalid, places
-from twinforce_proto import Prediction, Provenance, System
+from twinforce_dynamics.requests import RelaxRequest
+from twinforce_dynamics.steps import Floats, Kind, Question, Steps
+from twinforce_proto import Prediction, Provenance
 
 # What each kind of forces is asked for with.
 OUTPUTS_OF: dict[Kind, frozenset[str]] = {
@@ -29,77 +27,6 @@ _PATIENCE = 40
 _FIRST_STEP, _LONGEST_STEP, _GROWTH, _SHRINKAGE = 0.1, 1.0, 1.1, 0.5
 _FIRST_MIXING, _MIXING_DECAY, _DELAY = 0.1, 0.99, 5
 _MAX_MOVE = 0.2
-
-
-@dataclass(frozen=True, slots=True, eq=False, init=False)
-class RelaxRequest:
-    """A system that is to be relaxed, checked when it is made.
-
-    Attributes:
-        model: Its name.
-        system: Where it starts.
-        force_kind: "hybrid" goes down on direct forces and finishes on conservative ones.
-        fmax: The largest force on an atom that counts as none, in eV/Å.
-        max_steps: After which it ends also where forces are larger.
-        interval: Steps from one report to the next; 0: the last one alone.
-        fixed_atoms: The places of atoms that do not move.
-    """
-
-    model: str
-    system: System
-    force_kind: ForceChoice
-    fmax: float
-    max_steps: int
-    interval: int
-    fixed_atoms: NDArray[np.int32]
-
-    def __init__(
-        self,
-        model: str,
-        system: System,
-        *,
-        force_kind: ForceChoice = "hybrid",
-        fmax: float = 0.05,
-        max_steps: int = 500,
-        interval: int = 10,
-        fixed_atoms: ArrayLike = (),
-    ) -> None:
-        """Check and keep what is asked for; the attributes say what.
-
-        Raises:
-            InvalidRequestError: It makes no sense; `field` says where.
-        """
-        if force_kind not in ("conservative", "direct", "hybrid"):
-            raise invalid("force_kind", "hybrid, conservative or direct", repr(force_kind))
-        if not 0.0 < fmax < float("inf"):
-            raise invalid("fmax", "a positive number", fmax)
-        if max_steps < 1:
-            raise invalid("max_steps", "at least 1", max_steps)
-        if interval < 0:
-            raise invalid("interval", "at least 0", interval)
-        values = {
-            "model": model,
-            "system": system,
-            "force_kind": force_kind,
-            "fmax": fmax,
-            "max_steps": max_steps,
-            "interval": interval,
-            "fixed_atoms": places(fixed_atoms, len(system)),
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-    def moved(self, system: System) -> "RelaxRequest":
-        """Return the same request for the system where it is now."""
-        return RelaxRequest(
-            self.model,
-            system,
-            force_kind=self.force_kind,
-            fmax=self.fmax,
-            max_steps=self.max_steps,
-            interval=self.interval,
-            fixed_atoms=self.fixed_atoms,
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

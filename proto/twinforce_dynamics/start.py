@@ -9,8 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from twinforce_dynamics.elements import standard_masses
 from twinforce_dynamics.ensembles import FS, NPT, NVE, Ensemble
-from twinforce_dynamics.mts import Floats
-from twinforce_dynamics.propagation import ForceChoice
+from twinforce_dynamics.steps import Floats, ForceChoice
 from twinforce_proto import InvalidRequestError, System, checks
 
 _NVE = NVE()

@@ -16,6 +16,8 @@ from twinforce_proto.errors import (
     UnsupportedElementError,
     UnsupportedOutputError,
 )
+from twinforce_proto.jacobian import Nonconservativity, NonconservativityRequest
+from twinforce_proto.model_info import ModelInfo
 from twinforce_proto.outputs import (
     AUTOGRAD_OUTPUTS,
     DEFAULT_OUTPUTS,
@@ -25,16 +27,8 @@ from twinforce_proto.outputs import (
     needs_autograd,
     parse_outputs,
 )
-from twinforce_proto.system import (
-    ModelInfo,
-    Nonconservativity,
-    NonconservativityRequest,
-    Prediction,
-    PredictRequest,
-    Provenance,
-    System,
-    Timings,
-)
+from twinforce_proto.prediction import Prediction, PredictRequest, Provenance, Timings
+from twinforce_proto.system import System
 from twinforce_proto.units import UNITS
 
 __all__ = [

@@ -2,25 +2,13 @@
 
 import json
 import logging
-import re
 import sys
-import uuid
-from contextvars import ContextVar
 from datetime import UTC, datetime
 
-# The request that is being answered, as its caller or we named it.
-request_id: ContextVar[str] = ContextVar("request_id", default="")
+from twinforce_service.context import request_id
 
-_SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 # What every record has; the rest was given as `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-
-def choose_request_id(wanted: str | None) -> str:
-    """Return the caller's own name for a request where it is sane, else a new one."""
-    if wanted is not None and _SANE_ID.fullmatch(wanted):
-        return wanted
-    return uuid.uuid4().hex
 
 
 def configure(level: str, log_format: str) -> None:

@@ -6,9 +6,7 @@ import gc
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,18 +15,18 @@ import uvicorn
 
 from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_service import logs
-from twinforce_service.batching import Limits
-from twinforce_service.engine import OwnedEngine
-from twinforce_service.engine_pool import EnginePool
-from twinforce_service.engine_spec import EngineSpec
+from twinforce_service.calls.dynamics import Propagations
+from twinforce_service.calls.nonconservativity import Jacobians
+from twinforce_service.engine.engine import OwnedEngine
+from twinforce_service.engine.spec import EngineSpec
 from twinforce_service.metrics import Metrics
-from twinforce_service.nonconservativity import Jacobians
-from twinforce_service.process_engine import ProcessEngine
-from twinforce_service.propagation import Propagations
+from twinforce_service.process.engine_pool import EnginePool
+from twinforce_service.process.process_engine import ProcessEngine
+from twinforce_service.scheduling.request import Limits
 from twinforce_service.settings import Settings, parse_settings
 from twinforce_service.transports.grpc_server import GrpcServer
 from twinforce_service.transports.ports import address_of, listen
-from twinforce_service.transports.rest import create_app
+from twinforce_service.transports.rest.app import create_app
 from twinforce_service.version import service_version
 
 if TYPE_CHECKING:  # torch is loaded only where models are: in the process of an engine
@@ -125,69 +123,6 @@ async def serve(
             raise UnavailableError(f"the {culprit} has died; the logs say why")
 
 
-def run_in_thread(settings: Settings, load_models: LoadModels | None = None) -> "RunningServer":
-    """Start a service in a thread of this process, and return once it accepts requests.
-
-    Args:
-        settings: What to serve, and where.
-        load_models: Gives what is served instead of the models that the settings name.
-
-    Raises:
-        OSError: A port cannot be listened on.
-        ModelLoadError: A model cannot be loaded.
-    """
-    started: Future[tuple[Ready, Callable[[], object]]] = Future()
-    ended: Future[None] = Future()
-
-    async def run() -> None:
-        loop, stop = asyncio.get_running_loop(), asyncio.Event()
-        tell: Callable[[], object] = partial(loop.call_soon_threadsafe, stop.set)
-        await serve(settings, stop, lambda ready: started.set_result((ready, tell)), load_models)
-
-    def run_and_report() -> None:
-        try:
-            asyncio.run(run())
-        except Exception as error:
-            (ended if started.done() else started).set_exception(error)
-        else:
-            ended.set_result(None)
-
-    threading.Thread(target=run_and_report, name="twinforce-server", daemon=True).start()
-    ready, tell = started.result()
-    return RunningServer(ready.rest_url, ready.grpc_url, tell, ended)
-
-
-@dataclass(frozen=True, slots=True)
-class RunningServer:
-    """A service in a thread of this process; a context manager that stops it.
-
-    Attributes:
-        rest_url: Such as "http://127.0.0.1:8000".
-        grpc_url: Such as "grpc://127.0.0.1:8001".
-    """
-
-    rest_url: str
-    grpc_url: str
-    _tell: Callable[[], object]
-    _ended: Future[None]
-
-    def stop(self) -> None:
-        """Finish what was accepted, then stop.
-
-        Raises:
-            UnavailableError: The engine had died.
-        """
-        with contextlib.suppress(RuntimeError):  # it has ended already
-            self._tell()
-        self._ended.result()
-
-    def __enter__(self) -> "RunningServer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-
 def main() -> int:
     """Run `twinforce-server`; return its exit code."""
     settings = parse_settings()
@@ -268,8 +203,8 @@ def _process_engine(spec: EngineSpec, metrics: Metrics) -> ProcessEngine:
 def _thread_engine(
     spec: EngineSpec, load_models: LoadModels | None, metrics: Metrics
 ) -> OwnedEngine:
-    from twinforce_service import loading
-    from twinforce_service.thread_engine import ThreadEngine
+    from twinforce_service.engine import loading
+    from twinforce_service.engine.thread_engine import ThreadEngine
 
     load_all = partial(loading.load_models, spec, load_models)
     return ThreadEngine(load_all, spec.limits, metrics.observe_batch)

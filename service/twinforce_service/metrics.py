@@ -13,9 +13,9 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from twinforce_dynamics.disagreement import SystemDisagreement
 from twinforce_proto import ModelInfo
-from twinforce_service.disagreement import Disagreement
-from twinforce_service.engine import BatchReport
+from twinforce_service.engine.report import BatchReport
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 # The label of what asks for a model that is not served, which callers could make without end.
@@ -164,7 +164,7 @@ class Metrics:
             )
         return found
 
-    def _observe_disagreement(self, model: str, disagreement: Disagreement) -> None:
+    def _observe_disagreement(self, model: str, disagreement: SystemDisagreement) -> None:
         self._disagreement.labels(model).observe(disagreement.rmse)
         for atomic_number, rmse in disagreement.by_element.items():
             self._element_disagreement.labels(model, atomic_number).observe(rmse)

@@ -7,8 +7,8 @@ from twinforce import Client
 from twinforce.assess import Conditions, Progress
 from twinforce.assess.budget import NEVER
 from twinforce.assess.folder import write_json
-from twinforce.assess.start import KEY, start_unit
 from twinforce.assess.subject import Subject
+from twinforce.assess.units.start import KEY, start_unit
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from twinforce.assess.motion import diffusion, period_fs, velocity_spectrum
-from twinforce.assess.radial import largest_distance, radial_distributions
-from twinforce.assess.start import expected_temperature_shifts
+from twinforce.assess.analysis.motion import diffusion, period_fs, velocity_spectrum
+from twinforce.assess.analysis.radial import largest_distance, radial_distributions
+from twinforce.assess.units.start import expected_temperature_shifts
 from twinforce.md import MDSettings
 
 

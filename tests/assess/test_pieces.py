@@ -10,15 +10,15 @@ from ase import Atoms
 from tests.systems import molecule
 from twinforce.ase import system_of
 from twinforce.assess.budget import NEVER, Deadline
-from twinforce.assess.cost import cost_unit
 from twinforce.assess.folder import read_found
-from twinforce.assess.loops import directions, loops_unit, path_around, work_around
-from twinforce.assess.nonconservativity import client_unit, server_unit
-from twinforce.assess.optimise import optimise_unit
-from twinforce.assess.simulation import record_of, simulate
-from twinforce.assess.start import KEY, start_unit, starting_atoms
+from twinforce.assess.units.cost import cost_unit
+from twinforce.assess.units.loops import directions, loops_unit, path_around, work_around
+from twinforce.assess.units.nonconservativity import client_unit, server_unit
+from twinforce.assess.units.optimise import optimise_unit
+from twinforce.assess.units.simulation import record_of, simulate
+from twinforce.assess.units.start import KEY, start_unit, starting_atoms
 from twinforce.md import MDSettings, draw_velocities
-from twinforce_models.potentials.lennard_jones import lennard_jones
+from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 
 OVER = Deadline(0.0)
 

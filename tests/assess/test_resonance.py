@@ -5,10 +5,10 @@ import pytest
 from ase import units
 
 from twinforce.assess.budget import NEVER, Deadline
-from twinforce.assess.figures import draw_resonance
 from twinforce.assess.folder import as_json
-from twinforce.assess.resonance import predicted_drifts, resonance_unit, spectra_of_power
-from twinforce.assess.tables import resonance_table
+from twinforce.assess.report.figures import draw_resonance
+from twinforce.assess.report.tables import resonance_table
+from twinforce.assess.units.resonance import predicted_drifts, resonance_unit, spectra_of_power
 
 STEP_FS, KT = 0.5, units.kB * 300.0
 

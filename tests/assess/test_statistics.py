@@ -5,7 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from twinforce.assess.statistics import block_average, in_blocks, mean_of_independent, median_ratio
+from twinforce.assess.analysis.statistics import (
+    block_average,
+    in_blocks,
+    mean_of_independent,
+    median_ratio,
+)
 
 
 def autoregressive(n, memory, seed):

@@ -14,8 +14,8 @@ from twinforce import Client
 from twinforce.assess import PRESETS, Conditions, Progress, assess
 from twinforce.assess.budget import AT_ONCE, NEVER, Deadline, share_of
 from twinforce.assess.folder import Folder, Found
-from twinforce.assess.page import page_of
 from twinforce.assess.plan import plan, weights
+from twinforce.assess.report.page import page_of
 from twinforce.cli import run
 from twinforce.cli.assess import _PRESETS
 

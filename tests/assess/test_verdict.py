@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from twinforce.assess.verdict import (
+from twinforce.assess.report.verdict import (
     Thresholds,
     judge,
     judge_at_least,

@@ -3,7 +3,7 @@
 import socket
 from urllib.parse import urlsplit
 
-from twinforce_service.main import run_in_thread
+from twinforce_service.embedded import run_in_thread
 from twinforce_service.settings import Settings
 
 TOY = "toy:lennard-jones"

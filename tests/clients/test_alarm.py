@@ -4,7 +4,7 @@ import time
 from math import inf
 from threading import Event
 
-from twinforce._alarm import Alarm
+from twinforce._transports.alarm import Alarm
 
 
 def test_it_rings_once_and_then_says_so():

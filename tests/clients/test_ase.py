@@ -26,8 +26,8 @@ from tests.systems import molecule
 from twinforce import Client, InvalidSystemError, ModelInfo, UnavailableError
 from twinforce.ase import DirectForcesWarning, TwinForceCalculator, system_of
 from twinforce.md import draw_velocities
-from twinforce_models.potential import predict
-from twinforce_models.potentials.lennard_jones import lennard_jones
+from twinforce_models.potentials.toys.lennard_jones import lennard_jones
+from twinforce_models.prediction import predict
 from twinforce_models.registry import LoadedModel, load
 
 KINDS = ["conservative", "direct"]

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
-from twinforce_proto.stream import StreamDecoder
+from twinforce_proto.codec.stream import StreamDecoder
 from twinforce_proto.v1 import inference_pb2_grpc as rpc
 
 

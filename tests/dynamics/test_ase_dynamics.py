@@ -27,7 +27,7 @@ from twinforce.ase import (
     TwinForceCalculator,
 )
 from twinforce.md import draw_velocities
-from twinforce_models.potentials.lennard_jones import lennard_jones
+from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 from twinforce_models.registry import LoadedModel
 
 KRYPTON = 36

@@ -7,8 +7,8 @@ from scipy.stats import gamma, kstest
 from tests.dynamics.toys import Hills, Lattice, Wells
 from twinforce_dynamics.bath import Bath
 from twinforce_dynamics.ensembles import BOLTZMANN, NPT, NVE, SVR, Langevin
-from twinforce_dynamics.mts import answered, kinetic_energy, volume
-from twinforce_dynamics.propagation import Propagation
+from twinforce_dynamics.steps import answered, kinetic_energy, volume
+from twinforce_dynamics.trajectory import Propagation
 
 KT = 0.7
 TEMPERATURE = KT / BOLTZMANN

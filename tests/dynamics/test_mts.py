@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.dynamics.toys import Wells
-from twinforce_dynamics.mts import Mechanics, State, kinetic_energy, respa_step, verlet_step
+from twinforce_dynamics.mts import Mechanics, respa_step, verlet_step
+from twinforce_dynamics.steps import State, kinetic_energy
 
 MASSES = np.array([[1.0], [2.0], [16.0], [1.0]])
 CELL = np.zeros((3, 3))

@@ -9,8 +9,8 @@ from ase.build import bulk
 from ase.units import GPa
 
 from twinforce_models import registry
-from twinforce_models.contract import check_potential
-from twinforce_models.potential import predict
+from twinforce_models.contract.contract import check_potential
+from twinforce_models.prediction import predict
 from twinforce_models.training.config import read_recipe
 from twinforce_models.training.report import to_system
 from twinforce_proto import OUTPUTS

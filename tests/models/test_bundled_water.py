@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from twinforce_models import registry
-from twinforce_models.contract import check_potential
-from twinforce_models.potential import predict
+from twinforce_models.contract.contract import check_potential
+from twinforce_models.prediction import predict
 from twinforce_models.training.config import read_recipe
 from twinforce_proto import OUTPUTS, System
 

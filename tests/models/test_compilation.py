@@ -17,18 +17,18 @@ from tests.models.test_hybrid_net import water, write_model
 from twinforce import Client
 from twinforce_models import registry
 from twinforce_models.batch import Batch
-from twinforce_models.compilation.cache import path_of, prepared
-from twinforce_models.compilation.compiling import PARTS, compiled
-from twinforce_models.compilation.potential import CompiledHybridNet
-from twinforce_models.compilation.spec import Spec, named_weights
-from twinforce_models.contract import check_potential
+from twinforce_models.contract.contract import check_potential
 from twinforce_models.nonconservativity import direct_jacobian
-from twinforce_models.potential import predict, predict_batch
-from twinforce_models.potentials import hybrid_fused
-from twinforce_models.potentials.hybrid_core import HybridCore, Hyperparameters
-from twinforce_models.potentials.hybrid_net import HybridNet, lay_out
+from twinforce_models.potentials.hybrid_net import fused
+from twinforce_models.potentials.hybrid_net.compilation.cache import path_of, prepared
+from twinforce_models.potentials.hybrid_net.compilation.compiling import PARTS, compiled
+from twinforce_models.potentials.hybrid_net.compilation.potential import CompiledHybridNet
+from twinforce_models.potentials.hybrid_net.compilation.spec import Spec, named_weights
+from twinforce_models.potentials.hybrid_net.core import HybridCore, Hyperparameters
+from twinforce_models.potentials.hybrid_net.potential import HybridNet, lay_out
+from twinforce_models.prediction import predict, predict_batch
 from twinforce_proto import OUTPUTS, ModelLoadError, System
-from twinforce_service.main import run_in_thread
+from twinforce_service.embedded import run_in_thread
 
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 TINY = Hyperparameters(
@@ -71,11 +71,11 @@ def fused_in_python(potential, parts=PARTS):
     """Return the potential with parts that are what is compiled, evaluated as it is."""
     fused, n_weights = CompiledHybridNet(potential), len(named_weights(potential.core))
     for part in parts:
-        evaluate = getattr(hybrid_fused, part)
+        evaluate = getattr(fused, part)
         fused.use(
             Spec(part, potential.core.hyperparameters, "float64", "cpu", 1),
             lambda values, evaluate=evaluate: evaluate(
-                potential.core, hybrid_fused.Inputs(*values[n_weights:])
+                potential.core, fused.Inputs(*values[n_weights:])
             ),
         )
     return fused
@@ -123,13 +123,11 @@ def test_padding_changes_nothing():
     kinds = torch.tensor([1, 0, 0] * 8)
     itself = torch.arange(batch.n_atoms)[:, None].expand(-1, 9)
     far = torch.tensor([TINY.cutoff, 0, 0], dtype=torch.float64).expand(batch.n_atoms, 9, 3)
-    narrow = hybrid_fused.Inputs(kinds, batch.positions, neighbors, offsets)
+    narrow = fused.Inputs(kinds, batch.positions, neighbors, offsets)
     wide = narrow._replace(
         neighbors=torch.cat([neighbors, itself], 1), offsets=torch.cat([offsets, far], 1)
     )
-    for one, other in zip(
-        hybrid_fused.hybrid(core, narrow), hybrid_fused.hybrid(core, wide), strict=True
-    ):
+    for one, other in zip(fused.hybrid(core, narrow), fused.hybrid(core, wide), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-14)
 
 

@@ -8,12 +8,12 @@ import torch
 
 from tests.potentials import Soft, WithoutDirect
 from tests.systems import crystal, molecule
-from twinforce_models.contract import check_potential
+from twinforce_models.contract.contract import check_potential
 from twinforce_models.nonconservativity import direct_jacobian
-from twinforce_models.potential import predict
 from twinforce_models.potentials.composed import Composed
-from twinforce_models.potentials.harmonic import harmonic
-from twinforce_models.potentials.lennard_jones import lennard_jones
+from twinforce_models.potentials.toys.harmonic import harmonic
+from twinforce_models.potentials.toys.lennard_jones import lennard_jones
+from twinforce_models.prediction import predict
 from twinforce_models.registry import load
 from twinforce_proto import OUTPUTS, ModelLoadError, System, UnsupportedOutputError
 

@@ -10,8 +10,8 @@ pytest.importorskip("metatrain", reason="metatrain is not installed: pip install
 
 from tests import pets
 from twinforce_models import registry
-from twinforce_models.contract import check_potential
-from twinforce_models.potential import predict
+from twinforce_models.contract.contract import check_potential
+from twinforce_models.prediction import predict
 from twinforce_proto import OUTPUTS, ModelLoadError, System, UnsupportedElementError
 
 OF_DIRECT = frozenset({"direct_forces", "direct_stress"})

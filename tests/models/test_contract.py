@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tests.systems import crystal
-from twinforce_models.contract import BrokenContractError, Tolerances, check_potential
+from twinforce_models.contract.contract import BrokenContractError, Tolerances, check_potential
 from twinforce_models.potential import Heads
-from twinforce_models.potentials.harmonic import harmonic
-from twinforce_models.potentials.lennard_jones import lennard_jones
+from twinforce_models.potentials.toys.harmonic import harmonic
+from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 
 
 class Wrapped:

@@ -8,11 +8,11 @@ import torch
 
 from twinforce_models import registry
 from twinforce_models.batch import Batch
-from twinforce_models.contract import check_potential
+from twinforce_models.contract.contract import check_potential
 from twinforce_models.nonconservativity import direct_jacobian, nonconservativity
-from twinforce_models.potential import predict
-from twinforce_models.potentials.hybrid_core import HybridCore, Hyperparameters, NeighborTable
-from twinforce_models.potentials.hybrid_net import HybridNet, save, tabulate
+from twinforce_models.potentials.hybrid_net.core import HybridCore, Hyperparameters, NeighborTable
+from twinforce_models.potentials.hybrid_net.potential import HybridNet, save, tabulate
+from twinforce_models.prediction import predict
 from twinforce_proto import OUTPUTS, ModelLoadError, System
 
 SMALL = Hyperparameters(

@@ -20,8 +20,8 @@ from metatomic.torch import (
 
 from tests import pets
 from twinforce_models import registry
-from twinforce_models.contract import check_potential
-from twinforce_models.potential import predict
+from twinforce_models.contract.contract import check_potential
+from twinforce_models.prediction import predict
 from twinforce_proto import OUTPUTS, UnsupportedOutputError
 
 

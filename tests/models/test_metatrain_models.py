@@ -17,11 +17,11 @@ from tests import pets
 from twinforce import Client
 from twinforce_models import registry
 from twinforce_models.batch import Batch
-from twinforce_models.contract import check_potential
-from twinforce_models.neighbors import neighbor_list
-from twinforce_models.potential import predict
+from twinforce_models.contract.contract import check_potential
+from twinforce_models.neighbors.search import neighbor_list
 from twinforce_models.potentials.metatomic import neighbor_blocks
-from twinforce_models.potentials.pet_network import fused_attention, plain_attention
+from twinforce_models.potentials.pet.network import fused_attention, plain_attention
+from twinforce_models.prediction import predict
 from twinforce_proto import (
     OUTPUTS,
     InvalidSystemError,
@@ -30,7 +30,7 @@ from twinforce_proto import (
     UnsupportedElementError,
     UnsupportedOutputError,
 )
-from twinforce_service.main import run_in_thread
+from twinforce_service.embedded import run_in_thread
 from twinforce_service.settings import Settings
 
 STRESSES = {"conservative_stress", "direct_stress"}

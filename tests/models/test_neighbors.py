@@ -11,8 +11,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from twinforce_models.batch import Batch
-from twinforce_models.folding import fold, reduced_basis
-from twinforce_models.neighbors import (
+from twinforce_models.neighbors.folding import fold, reduced_basis
+from twinforce_models.neighbors.search import (
     neighbor_list,
     search,
     search_on_device,

@@ -6,14 +6,10 @@ import torch
 
 from tests.systems import crystal, molecule
 from twinforce_models.batch import Batch
-from twinforce_models.potential import (
-    Heads,
-    check_supported,
-    predict,
-    predict_batch,
-)
-from twinforce_models.potentials.harmonic import harmonic
-from twinforce_models.potentials.lennard_jones import lennard_jones
+from twinforce_models.potential import Heads
+from twinforce_models.potentials.toys.harmonic import harmonic
+from twinforce_models.potentials.toys.lennard_jones import lennard_jones
+from twinforce_models.prediction import predict, predict_batch
 from twinforce_proto import (
     OUTPUTS,
     PredictionError,
@@ -21,6 +17,7 @@ from twinforce_proto import (
     UnsupportedElementError,
     UnsupportedOutputError,
 )
+from twinforce_proto.model_info import check_supported
 
 PERIODIC_OUTPUTS = frozenset(OUTPUTS)
 OPEN_OUTPUTS = PERIODIC_OUTPUTS - {"conservative_stress", "direct_stress"}

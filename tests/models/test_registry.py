@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.systems import molecule
-from twinforce_models.potential import predict
-from twinforce_models.potentials.lennard_jones import lennard_jones
+from twinforce_models.potentials.toys.lennard_jones import lennard_jones
+from twinforce_models.prediction import predict
 from twinforce_models.registry import bundled_models, file_sha256, load, toy_models
 from twinforce_proto import OUTPUTS, ModelLoadError
 

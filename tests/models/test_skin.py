@@ -9,10 +9,10 @@ import torch
 
 from tests.models.test_hybrid_net import small_net, water
 from twinforce_models.batch import Batch
-from twinforce_models.folding import fold
-from twinforce_models.neighbors import neighbor_list, search
-from twinforce_models.potential import predict_batch
-from twinforce_models.skin import WalkerLists
+from twinforce_models.neighbors.folding import fold
+from twinforce_models.neighbors.search import neighbor_list, search
+from twinforce_models.neighbors.walker_lists import WalkerLists
+from twinforce_models.prediction import predict_batch
 from twinforce_proto import System
 
 CUTOFF = 3.5

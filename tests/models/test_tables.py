@@ -11,9 +11,9 @@ import torch
 from tests import pets
 from tests.systems import crystal
 from twinforce_models import registry
-from twinforce_models.folding import fold
-from twinforce_models.neighbors import neighbor_list
-from twinforce_models.potential import predict
+from twinforce_models.neighbors.folding import fold
+from twinforce_models.neighbors.search import neighbor_list
+from twinforce_models.prediction import predict
 from twinforce_models.tables.layout import Staging, reach_of, size_for
 from twinforce_models.tables.predictor import TablePredictor
 from twinforce_models.tables.room import Room

@@ -8,12 +8,12 @@ from ase.calculators.lj import LennardJones
 
 from tests.systems import crystal, molecule
 from twinforce_models.batch import Batch
-from twinforce_models.contract import check_potential
+from twinforce_models.contract.contract import check_potential
 from twinforce_models.nonconservativity import direct_jacobian, nonconservativity
-from twinforce_models.potential import predict
-from twinforce_models.potentials.harmonic import harmonic
-from twinforce_models.potentials.ideal_gas import ideal_gas
-from twinforce_models.potentials.lennard_jones import lennard_jones
+from twinforce_models.potentials.toys.harmonic import harmonic
+from twinforce_models.potentials.toys.ideal_gas import ideal_gas
+from twinforce_models.potentials.toys.lennard_jones import lennard_jones
+from twinforce_models.prediction import predict
 from twinforce_proto import OUTPUTS, System
 
 TOYS = pytest.mark.parametrize("make", [harmonic, lennard_jones])

@@ -20,10 +20,10 @@ from twinforce import (
     UnknownModelError,
     UnsupportedOutputError,
 )
-from twinforce._flow import Call
+from twinforce._transports.transport import Call
 from twinforce.ensembles import FS, NPT, SVR, Langevin
-from twinforce_dynamics.checkpoint import Checkpoint
-from twinforce_dynamics.messages import integrator_from_proto, integrator_to_proto
+from twinforce_dynamics.codec.checkpoint import Checkpoint
+from twinforce_dynamics.codec.integrator import integrator_from_proto, integrator_to_proto
 from twinforce_proto.v1 import inference_pb2 as pb
 
 MTS = Integrator(inner_steps=4)

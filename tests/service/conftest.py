@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import pytest
 
 from tests.service import troubled
-from twinforce_service.engine_spec import EngineSpec
-from twinforce_service.process_engine import ProcessEngine
+from twinforce_service.engine.spec import EngineSpec
+from twinforce_service.process.process_engine import ProcessEngine
 
 PATIENCE = 60.0
 

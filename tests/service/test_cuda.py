@@ -11,9 +11,9 @@ from tests.models.test_tables import water64
 from twinforce import Client, Integrator, Start
 from twinforce_models import registry
 from twinforce_models.nonconservativity import direct_jacobian, nonconservativity
-from twinforce_models.potential import predict
+from twinforce_models.prediction import predict
 from twinforce_proto import OUTPUTS, System
-from twinforce_service.main import run_in_thread
+from twinforce_service.embedded import run_in_thread
 
 pytestmark = [
     pytest.mark.gpu,

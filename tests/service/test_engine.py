@@ -24,7 +24,7 @@ from tests.potentials import (
 from tests.systems import crystal, molecule
 from twinforce_models import registry
 from twinforce_models.batch import Batch
-from twinforce_models.potential import predict
+from twinforce_models.prediction import predict
 from twinforce_models.tables.predictor import TablePredictor
 from twinforce_proto import (
     OUTPUTS,
@@ -39,9 +39,10 @@ from twinforce_proto import (
     UnsupportedElementError,
     UnsupportedOutputError,
 )
-from twinforce_service import budgets, evaluation
-from twinforce_service.batching import Limits, Request
-from twinforce_service.thread_engine import ThreadEngine
+from twinforce_service.engine import evaluation, loading
+from twinforce_service.engine.thread_engine import ThreadEngine
+from twinforce_service.scheduling import budgets
+from twinforce_service.scheduling.request import Limits, Request
 
 BOTH = frozenset({"energy", "conservative_forces"})
 ENERGY = frozenset({"energy"})
@@ -514,7 +515,7 @@ def test_what_a_batch_takes_on_a_gpu_is_what_was_measured(with_autograd, with_ta
     model = registry.load("water", device=device)
     if with_tables:
         model = dataclasses.replace(model, tables=TablePredictor(model.potential))
-    samples, n_free = evaluation.memory_samples(model, with_autograd=with_autograd)
+    samples, n_free = loading.memory_samples(model, with_autograd=with_autograd)
     budget = budgets.measured(samples, n_free)
     outputs = BOTH if with_autograd else frozenset({"direct_forces"})
     systems = [crystal(600, element=8)] * 8

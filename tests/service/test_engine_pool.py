@@ -18,9 +18,9 @@ from twinforce_proto import (
     UnknownModelError,
     UnsupportedElementError,
 )
-from twinforce_service.batching import Limits, Request, Walker
-from twinforce_service.engine_pool import EnginePool
-from twinforce_service.process_engine import ProcessEngine
+from twinforce_service.process.engine_pool import EnginePool
+from twinforce_service.process.process_engine import ProcessEngine
+from twinforce_service.scheduling.request import Limits, Request, Walker
 
 # Atoms of a batch that nothing else is about.
 LAST = 77

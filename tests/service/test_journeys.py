@@ -17,10 +17,9 @@ from tests.service.conftest import PATIENCE, running
 from tests.service.troubled import HELIUM
 from tests.systems import crystal
 from twinforce import Client
-from twinforce_dynamics.checkpoint import Checkpoint
+from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.ensembles import FS
-from twinforce_dynamics.messages import PropagateRequest
-from twinforce_dynamics.relaxation import RelaxRequest
+from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Integrator, Start
 from twinforce_proto import (
     DeadlineExceededError,
@@ -32,11 +31,11 @@ from twinforce_proto import (
     UnknownModelError,
     UnsupportedElementError,
 )
-from twinforce_service.batching import Limits, Request
-from twinforce_service.engine_pool import EnginePool
-from twinforce_service.journeys import Journey
-from twinforce_service.loading import load_models
-from twinforce_service.thread_engine import ThreadEngine
+from twinforce_service.engine.loading import load_models
+from twinforce_service.engine.runs import Journey
+from twinforce_service.engine.thread_engine import ThreadEngine
+from twinforce_service.process.engine_pool import EnginePool
+from twinforce_service.scheduling.request import Limits, Request
 
 MODEL = "troubled"
 WAYS = ["thread", "process"]

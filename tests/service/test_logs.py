@@ -3,7 +3,8 @@ import logging
 
 import pytest
 
-from twinforce_service.logs import JSONFormatter, TextFormatter, choose_request_id, request_id
+from twinforce_service.context import choose_request_id, request_id
+from twinforce_service.logs import JSONFormatter, TextFormatter
 
 
 def record(message, *values, error=None, **extra):

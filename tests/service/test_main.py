@@ -21,7 +21,7 @@ from tests.transports.rest_bodies import json_body, protobuf_body
 from twinforce_proto import ModelLoadError, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
-from twinforce_service.main import run_in_thread
+from twinforce_service.embedded import run_in_thread
 
 PATIENCE = 60.0
 FREE_PORTS = ["--rest-port", "0", "--grpc-port", "0", "--no-water"]

@@ -17,13 +17,14 @@ from tests.conftest import free_ports
 from tests.service.conftest import PATIENCE
 from tests.systems import crystal
 from twinforce import Client, Integrator, Start
-from twinforce_dynamics.messages import PropagateRequest, propagate_request_to_proto
+from twinforce_dynamics.codec.propagation import propagate_request_to_proto
+from twinforce_dynamics.requests import PropagateRequest
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
-from twinforce_service.main import run_in_thread
+from twinforce_service.embedded import run_in_thread
 
 MODELS = {"lj": "toy:lennard-jones"}
 RESTARTS = 'twinforce_engine_restarts_total{device="cpu"}'
-PROGRAM = b"twinforce_service.engine_process"
+PROGRAM = b"twinforce_service.process.engine_process"
 
 
 OF_OTHER_TESTS: set[int] = set()

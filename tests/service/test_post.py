@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from twinforce_service import wire
-from twinforce_service.channel import Channel
-from twinforce_service.listening import Listening
-from twinforce_service.post import Post
-from twinforce_service.wire import Kind
+from twinforce_service.process import messages
+from twinforce_service.process.channel import Channel
+from twinforce_service.process.link import Listening
+from twinforce_service.process.mailbox import Post
+from twinforce_service.process.messages import Kind
 
 PATIENCE = 10.0
 
@@ -39,7 +39,7 @@ def wait_for(condition):
 def test_what_comes_wakes_who_waits(ends):
     ours, theirs = ends
     post, come = post_to(theirs)
-    threading.Timer(0.05, ours.send, [wire.plain(Kind.CANCEL, 1)]).start()
+    threading.Timer(0.05, ours.send, [messages.plain(Kind.CANCEL, 1)]).start()
     post.wait(PATIENCE)
     assert come == [[1]]
 
@@ -65,7 +65,7 @@ def test_what_comes_while_a_batch_takes_long_does_not_wait_for_its_end(ends):
     post.wait(0)
     for _ in range(2):  # also when it was sleeping for long
         come.clear()
-        ours.send(wire.plain(Kind.CANCEL, 1))
+        ours.send(messages.plain(Kind.CANCEL, 1))
         wait_for(lambda: come == [[1]])
         post.wait(0)
         time.sleep(0.1)

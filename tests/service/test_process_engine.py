@@ -35,12 +35,12 @@ from twinforce_proto import (
     UnsupportedElementError,
     UnsupportedOutputError,
 )
-from twinforce_service import channel, wire
-from twinforce_service.batching import JacobianRequest, Limits, Request
-from twinforce_service.loading import load_models
-from twinforce_service.outgoing import Outgoing
-from twinforce_service.process_engine import ProcessEngine
-from twinforce_service.thread_engine import ThreadEngine
+from twinforce_service.engine.loading import load_models
+from twinforce_service.engine.thread_engine import ThreadEngine
+from twinforce_service.process import channel, messages
+from twinforce_service.process.link import Outgoing
+from twinforce_service.process.process_engine import ProcessEngine
+from twinforce_service.scheduling.request import JacobianRequest, Limits, Request
 
 ENERGY = frozenset({"energy"})
 HYBRID = frozenset({"energy", "conservative_forces", "direct_forces"})
@@ -370,8 +370,8 @@ def test_stopping_does_not_wait_for_ever_and_leaves_nothing_behind(
 
 PARENT = """
 import sys, threading
-from twinforce_service.engine_spec import EngineSpec
-from twinforce_service.process_engine import ProcessEngine
+from twinforce_service.engine.spec import EngineSpec
+from twinforce_service.process.process_engine import ProcessEngine
 
 engine = ProcessEngine(EngineSpec({"lj": "toy:lennard-jones"}, "cpu"))
 engine.start()
@@ -438,11 +438,11 @@ def test_a_request_that_cannot_be_said_fails_alone():
     ours, theirs = channel.pair()
     theirs.close()
     with pytest.raises(TypeError):
-        wire.requests_to_frames([(1, request(molecule(3), request_id="\ud800"))])
+        messages.requests_to_frames([(1, request(molecule(3), request_id="\ud800"))])
     outgoing = Outgoing(ours, None)
     good, bad = request(molecule(3)), request(molecule(3), request_id="\ud800")
     outgoing.submit([(1, good), (2, bad)])
-    outgoing.say(wire.plain(wire.Kind.STOP))
+    outgoing.say(messages.plain(messages.Kind.STOP))
     assert not good.future.done()
     with pytest.raises(ServiceError, match="internal error"):
         bad.future.result()

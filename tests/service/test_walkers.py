@@ -9,11 +9,11 @@ from tests.conftest import free_ports
 from tests.potentials import Soft, loaded
 from tests.systems import crystal
 from twinforce import Client
-from twinforce_models.potential import predict
-from twinforce_service import wire
-from twinforce_service.batching import Limits, Request, Walker
-from twinforce_service.main import run_in_thread
-from twinforce_service.thread_engine import ThreadEngine
+from twinforce_models.prediction import predict
+from twinforce_service.embedded import run_in_thread
+from twinforce_service.engine.thread_engine import ThreadEngine
+from twinforce_service.process import messages
+from twinforce_service.scheduling.request import Limits, Request, Walker
 
 
 def test_a_stream_keeps_its_neighbor_list_and_gets_the_same_predictions():
@@ -42,8 +42,8 @@ def test_a_walker_is_the_same_in_another_process():
     requests = [
         Request("soft", crystal(2), frozenset({"energy"}), walker=walker) for walker in walkers
     ]
-    frames = wire.requests_to_frames(enumerate(requests))
-    arrived = wire.requests_from_message(wire.read([memoryview(frame) for frame in frames]))
+    frames = messages.requests_to_frames(enumerate(requests))
+    arrived = messages.requests_from_message(messages.read([memoryview(frame) for frame in frames]))
     assert [request.walker for _, request in arrived] == walkers
     assert walkers[0] != walkers[2]
 

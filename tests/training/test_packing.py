@@ -10,8 +10,8 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from twinforce_models.potential import predict
-from twinforce_models.potentials.lennard_jones import lennard_jones
+from twinforce_models.potentials.toys.lennard_jones import lennard_jones
+from twinforce_models.prediction import predict
 from twinforce_models.training import dataset, report
 from twinforce_models.training.config import Table, Weights, read_recipe
 from twinforce_models.training.main import prepare

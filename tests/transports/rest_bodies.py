@@ -3,7 +3,7 @@
 import numpy as np
 
 from twinforce_proto import OUTPUTS, Prediction, PredictRequest
-from twinforce_proto.codec import predict_reply_from_proto, predict_request_to_proto
+from twinforce_proto.codec.messages import predict_reply_from_proto, predict_request_to_proto
 from twinforce_proto.v1 import inference_pb2 as pb
 
 PROTOBUF = "application/x-protobuf"

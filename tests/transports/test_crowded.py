@@ -10,7 +10,7 @@ from tests.potentials import ARGON, NEON, Soft, loaded
 from tests.systems import crystal, molecule
 from tests.transports.rest_bodies import json_body, json_system
 from twinforce_proto import InvalidSystemError, System, SystemTooLargeError
-from twinforce_proto.codec import (
+from twinforce_proto.codec.messages import (
     ERROR_METADATA_KEY,
     array_to_proto,
     error_from_proto,
@@ -18,7 +18,7 @@ from twinforce_proto.codec import (
 )
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
-from twinforce_service.main import run_in_thread
+from twinforce_service.embedded import run_in_thread
 
 PATIENCE = 60.0
 

@@ -8,13 +8,13 @@ from tests.conftest import free_ports
 from tests.potentials import NEON, Raising, loaded
 from tests.systems import molecule
 from tests.transports.rest_bodies import PROTOBUF, json_body, protobuf_body
-from twinforce_proto.codec import ERROR_METADATA_KEY, error_from_proto
+from twinforce_proto.codec.messages import ERROR_METADATA_KEY, error_from_proto
+from twinforce_proto.codec.problem import error_from_problem
+from twinforce_proto.codec.stream import StreamEncoder, stream_reply_from_proto
 from twinforce_proto.errors import ERRORS
-from twinforce_proto.problem import error_from_problem
-from twinforce_proto.stream import StreamEncoder, stream_reply_from_proto
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
-from twinforce_service.main import run_in_thread
+from twinforce_service.embedded import run_in_thread
 
 NEONS = molecule(element=NEON)
 

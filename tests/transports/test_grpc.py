@@ -15,7 +15,7 @@ from tests.potentials import NEON, Gated, NonFinite, Raising, Soft, WithoutDirec
 from tests.systems import crystal, molecule
 from tests.transports.rest_bodies import assert_same
 from twinforce import Client
-from twinforce_models.potential import predict
+from twinforce_models.prediction import predict
 from twinforce_proto import (
     OUTPUTS,
     InvalidRequestError,
@@ -28,7 +28,7 @@ from twinforce_proto import (
     UnknownModelError,
     UnsupportedElementError,
 )
-from twinforce_proto.codec import (
+from twinforce_proto.codec.messages import (
     ERROR_METADATA_KEY,
     array_to_proto,
     error_from_proto,
@@ -37,10 +37,10 @@ from twinforce_proto.codec import (
     predict_request_to_proto,
     system_to_proto,
 )
-from twinforce_proto.stream import StreamEncoder, stream_reply_from_proto
+from twinforce_proto.codec.stream import StreamEncoder, stream_reply_from_proto
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
-from twinforce_service.main import run_in_thread
+from twinforce_service.embedded import run_in_thread
 
 PATIENCE = 20.0
 BOTH = frozenset({"energy", "conservative_forces"})

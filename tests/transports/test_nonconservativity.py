@@ -31,12 +31,12 @@ from twinforce import (
     UnsupportedOutputError,
 )
 from twinforce_models.nonconservativity import direct_jacobian
-from twinforce_models.potentials.lennard_jones import lennard_jones
+from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 from twinforce_models.registry import load
 from twinforce_proto import NonconservativityRequest, System
-from twinforce_proto.nonconservativity import nonconservativity_request_to_proto
+from twinforce_proto.codec.nonconservativity import nonconservativity_request_to_proto
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
-from twinforce_service.main import run_in_thread
+from twinforce_service.embedded import run_in_thread
 
 PATIENCE = 20.0
 LJ = lennard_jones(swirl=0.01)

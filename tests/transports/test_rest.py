@@ -22,14 +22,14 @@ from tests.transports.rest_bodies import (
     protobuf_body,
     protobuf_predictions,
 )
-from twinforce_models.potential import predict
+from twinforce_models.prediction import predict
 from twinforce_proto import OUTPUTS, System
 from twinforce_proto.v1 import inference_pb2 as pb
-from twinforce_service.main import run_in_thread
+from twinforce_service.calls.dynamics import Propagations
+from twinforce_service.calls.nonconservativity import Jacobians
+from twinforce_service.embedded import run_in_thread
 from twinforce_service.metrics import Metrics
-from twinforce_service.nonconservativity import Jacobians
-from twinforce_service.propagation import Propagations
-from twinforce_service.transports.rest import create_app
+from twinforce_service.transports.rest.app import create_app
 
 PATIENCE = 20.0
 SYSTEMS = [crystal(5), crystal(8, seed=1), crystal(1)]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.potentials import ARGON, Soft, loaded
+from twinforce_models.neighbors.estimate import estimate_pairs
 from twinforce_proto import (
     System,
     SystemTooLargeError,
@@ -11,9 +12,8 @@ from twinforce_proto import (
     UnsupportedElementError,
     UnsupportedOutputError,
 )
-from twinforce_service.admission import Admission
-from twinforce_service.batching import Request, Walker
-from twinforce_service.pairs import estimate_pairs
+from twinforce_service.scheduling.admission import Admission
+from twinforce_service.scheduling.request import Request, Walker
 
 ENERGY = frozenset({"energy"})
 INFO = loaded(Soft(), "soft").info

@@ -3,15 +3,15 @@ import pytest
 
 from tests.systems import crystal, molecule
 from twinforce_models.batch import Batch
+from twinforce_models.neighbors.estimate import estimate_pairs
 from twinforce_proto import (
     InvalidRequestError,
     OverloadedError,
     System,
     SystemTooLargeError,
 )
-from twinforce_service.batch_queue import BatchQueue
-from twinforce_service.batching import JacobianRequest, Limits, Request
-from twinforce_service.pairs import estimate_pairs
+from twinforce_service.scheduling.batch_queue import BatchQueue
+from twinforce_service.scheduling.request import JacobianRequest, Limits, Request
 
 ENERGY = frozenset({"energy"})
 DIRECT = frozenset({"energy", "direct_forces"})

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from tests.systems import molecule
 from twinforce_proto import SystemTooLargeError
-from twinforce_service.batch_queue import BatchQueue
-from twinforce_service.batching import Limits, Request
-from twinforce_service.budgets import Budget, Budgets, measured
+from twinforce_service.scheduling.batch_queue import BatchQueue
+from twinforce_service.scheduling.budgets import Budget, Budgets, measured
+from twinforce_service.scheduling.request import Limits, Request
 
 DIRECT, CONSERVATIVE = frozenset({"direct_forces"}), frozenset({"conservative_forces"})
 TRIED = ((512, 9_000), (512, 30_000), (4096, 72_000), (4096, 240_000), (8000, 250_000))

@@ -6,7 +6,7 @@ import socket
 import numpy as np
 import pytest
 
-from twinforce_service.channel import Channel
+from twinforce_service.process.channel import Channel
 
 
 @pytest.fixture

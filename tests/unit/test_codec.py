@@ -19,12 +19,11 @@ from twinforce_proto import (
     ServiceError,
     System,
     Timings,
-    codec,
-    stream,
 )
+from twinforce_proto.codec import messages, stream
 from twinforce_proto.errors import ERRORS
 from twinforce_proto.v1 import inference_pb2 as pb
-from twinforce_service.transports.bodies import read_protobuf
+from twinforce_service.transports.rest.bodies import read_protobuf
 
 generated = settings(deadline=None, max_examples=50)
 
@@ -92,14 +91,14 @@ def water(**changes):
 @generated
 @given(systems())
 def test_a_system_survives_the_wire(system):
-    assert_same(codec.system_from_proto(over_the_wire(codec.system_to_proto(system))), system)
+    assert_same(messages.system_from_proto(over_the_wire(messages.system_to_proto(system))), system)
 
 
 @generated
 @given(predictions())
 def test_a_prediction_survives_the_wire(prediction):
-    reply = over_the_wire(codec.predict_reply_to_proto("water", [prediction]))
-    (decoded,) = codec.predict_reply_from_proto(reply)
+    reply = over_the_wire(messages.predict_reply_to_proto("water", [prediction]))
+    (decoded,) = messages.predict_reply_from_proto(reply)
     assert_same(decoded, prediction)
 
 
@@ -112,8 +111,8 @@ def test_a_prediction_survives_the_wire(prediction):
 )
 def test_a_request_survives_the_wire(several, wanted, model, dtype):
     request = PredictRequest(model, tuple(several), wanted, dtype)
-    data = codec.predict_request_to_proto(request).SerializeToString()
-    decoded = codec.predict_request_from_proto(pb.PredictRequest.FromString(data))
+    data = messages.predict_request_to_proto(request).SerializeToString()
+    decoded = messages.predict_request_from_proto(pb.PredictRequest.FromString(data))
     assert (decoded.model, decoded.outputs, decoded.reply_dtype) == (model, wanted, dtype)
     for one, other in zip(decoded.systems, several, strict=True):
         assert_same(one, other)
@@ -129,7 +128,7 @@ def test_a_request_survives_the_wire(several, wanted, model, dtype):
 )
 def test_an_error_survives_the_wire(kind, message, system_index, field, retry_after):
     error = kind(message, system_index=system_index, field=field, retry_after=retry_after)
-    decoded = codec.error_from_proto(over_the_wire(codec.error_to_proto(error)))
+    decoded = messages.error_from_proto(over_the_wire(messages.error_to_proto(error)))
     assert type(decoded) is kind
     assert decoded.to_dict() == error.to_dict()
 
@@ -153,45 +152,45 @@ def test_what_a_model_declares_survives_the_wire(wanted, uses_charge, metadata):
         metadata=metadata,
         card="# Water",
     )
-    assert codec.model_info_from_proto(over_the_wire(codec.model_info_to_proto(info))) == info
+    assert messages.model_info_from_proto(over_the_wire(messages.model_info_to_proto(info))) == info
 
 
 def test_positions_are_read_where_they_lie_in_the_message():
-    message = over_the_wire(codec.system_to_proto(water()))
-    system = codec.system_from_proto(message)
+    message = over_the_wire(messages.system_to_proto(water()))
+    system = messages.system_from_proto(message)
     assert not system.positions.flags.owndata
     assert not system.positions.flags.writeable
 
 
 def test_arrays_travel_little_endian_and_row_major():
-    message = codec.system_to_proto(water())
+    message = messages.system_to_proto(water())
     assert message.positions.data == np.arange(9, dtype="<f8").tobytes()
     assert message.atomic_numbers == np.array([8, 1, 1], dtype="<i4").tobytes()
-    transposed = codec.system_to_proto(water(positions=np.arange(9.0).reshape(3, 3).T))
+    transposed = messages.system_to_proto(water(positions=np.arange(9.0).reshape(3, 3).T))
     assert transposed.positions.data == np.arange(9.0).reshape(3, 3).T.astype("<f8").tobytes()
 
 
 def test_a_reply_in_float32_has_half_the_bytes_and_an_exact_energy():
     prediction = Prediction(energy=-0.1, direct_forces=np.full((100, 3), 0.1))
-    message = codec.prediction_to_proto(prediction, "float32")
+    message = messages.prediction_to_proto(prediction, "float32")
     assert len(message.direct_forces.data) == 1200
-    decoded = codec.prediction_from_proto(message)
+    decoded = messages.prediction_from_proto(message)
     assert decoded.energy == -0.1
     assert decoded.direct_forces.dtype == np.float64
     np.testing.assert_array_equal(decoded.direct_forces, np.full((100, 3), np.float32(0.1)))
 
 
 def test_positions_may_come_in_float32():
-    message = codec.system_to_proto(water())
+    message = messages.system_to_proto(water())
     message.positions.dtype = pb.FLOAT32
     message.positions.data = np.arange(9, dtype="<f4").tobytes()
     np.testing.assert_array_equal(
-        codec.system_from_proto(message).positions, np.arange(9.0).reshape(3, 3)
+        messages.system_from_proto(message).positions, np.arange(9.0).reshape(3, 3)
     )
 
 
 def broken(**changes):
-    message = codec.system_to_proto(water(cell=np.eye(3) * 9, pbc=True))
+    message = messages.system_to_proto(water(cell=np.eye(3) * 9, pbc=True))
     for name, value in changes.items():
         message.ClearField(name)
         if isinstance(value, pb.Array):
@@ -242,9 +241,9 @@ def doubles(n):
 def test_a_malformed_system_says_which_field_what_was_expected_and_what_came(
     message, field, problem
 ):
-    request = pb.PredictRequest(systems=[codec.system_to_proto(water()), message], outputs=[1])
+    request = pb.PredictRequest(systems=[messages.system_to_proto(water()), message], outputs=[1])
     with pytest.raises(InvalidSystemError) as raised:
-        codec.predict_request_from_proto(request)
+        messages.predict_request_from_proto(request)
     assert str(raised.value).startswith(f"systems[1]: {field}: expected {problem}")
     assert (raised.value.system_index, raised.value.field) == (1, field)
 
@@ -259,16 +258,16 @@ def test_a_malformed_system_says_which_field_what_was_expected_and_what_came(
     ],
 )
 def test_a_malformed_request_says_what_was_expected_and_what_came(changes, problem):
-    values = {"model": "water", "systems": [codec.system_to_proto(water())], "outputs": [1]}
+    values = {"model": "water", "systems": [messages.system_to_proto(water())], "outputs": [1]}
     with pytest.raises(InvalidRequestError) as raised:
-        codec.predict_request_from_proto(pb.PredictRequest(**values | changes))
+        messages.predict_request_from_proto(pb.PredictRequest(**values | changes))
     assert problem in str(raised.value)
     assert raised.value.field in changes
 
 
 def test_a_request_that_names_no_outputs_gets_the_energy_and_its_gradient():
-    message = pb.PredictRequest(model="water", systems=[codec.system_to_proto(water())])
-    decoded = codec.predict_request_from_proto(message)
+    message = pb.PredictRequest(model="water", systems=[messages.system_to_proto(water())])
+    decoded = messages.predict_request_from_proto(message)
     assert decoded.outputs == {"energy", "conservative_forces"}
 
 
@@ -281,22 +280,22 @@ def test_random_bytes_are_the_callers_error(data):
 
 def test_an_unknown_reply_dtype_is_refused_by_name():
     with pytest.raises(InvalidRequestError, match="expected float64 or float32, got 'float16'"):
-        codec.predict_request_to_proto(
+        messages.predict_request_to_proto(
             PredictRequest("water", (water(),), frozenset({"energy"}), "float16")
         )
 
 
 def test_a_malformed_reply_is_a_prediction_error():
     with pytest.raises(PredictionError, match=r"^direct_forces: expected a multiple of 24 bytes"):
-        codec.prediction_from_proto(pb.Prediction(direct_forces=doubles(4)))
+        messages.prediction_from_proto(pb.Prediction(direct_forces=doubles(4)))
 
 
 def test_a_reply_carries_the_timings_of_the_slowest_system():
     quick, slow = Timings(0.1, 0.1, 1, 3), Timings(0.0, 0.5, 2, 6)
-    reply = codec.predict_reply_to_proto(
+    reply = messages.predict_reply_to_proto(
         "water", [Prediction(timings=quick), Prediction(timings=slow), Prediction()]
     )
-    assert [each.timings for each in codec.predict_reply_from_proto(reply)] == [slow] * 3
+    assert [each.timings for each in messages.predict_reply_from_proto(reply)] == [slow] * 3
 
 
 ENERGY = frozenset({"energy"})
@@ -358,7 +357,7 @@ def test_a_stream_begins_with_a_whole_system_and_a_model(decoder):
     with pytest.raises(InvalidRequestError, match="system: expected a whole system"):
         decoder.decode(pb.StreamRequest(model="water", move=pb.Move(positions=doubles(9))))
     with pytest.raises(InvalidRequestError, match="model: expected a name"):
-        decoder.decode(pb.StreamRequest(system=codec.system_to_proto(water()), outputs=[1]))
+        decoder.decode(pb.StreamRequest(system=messages.system_to_proto(water()), outputs=[1]))
 
 
 def test_a_message_with_nothing_to_evaluate_is_refused(encoder, decoder):

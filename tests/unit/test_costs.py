@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinforce_service.costs import CostCurve
+from twinforce_service.scheduling.costs import CostCurve
 
 SIZES = (1, 15, 16, 4, 12, 8, 3, 13)
 

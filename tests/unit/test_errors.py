@@ -6,7 +6,8 @@ from http import HTTPStatus
 import grpc
 import pytest
 
-from twinforce_proto import errors, problem
+from twinforce_proto import errors
+from twinforce_proto.codec import problem
 from twinforce_proto.errors import (
     ERRORS,
     InvalidRequestError,

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from tests.simulated import Device, simulate
 from tests.systems import molecule
-from twinforce_service.batching import Limits, Request, Walker
-from twinforce_service.holding import Holding
+from twinforce_service.scheduling.holding import Holding
+from twinforce_service.scheduling.request import Limits, Request, Walker
 
 # A batch costs much however small it is, as on a GPU; or next to nothing besides its atoms.
 STEEP, FLAT = Device(0.03, 1e-5), Device(0.001, 4e-5)

@@ -9,23 +9,23 @@ import pytest
 from tests.potentials import Soft, loaded
 from tests.systems import crystal, molecule
 from tests.unit.test_wire import REPORT, travelled
-from twinforce_dynamics.checkpoint import Checkpoint
-from twinforce_dynamics.course import Course, Snapshot
+from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.ensembles import BAR, FS, NPT, SVR
-from twinforce_dynamics.messages import PropagateRequest
-from twinforce_dynamics.mts import answered
-from twinforce_dynamics.relaxation import Relaxed, RelaxRequest
+from twinforce_dynamics.relaxation import Relaxed
+from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Integrator, Start
+from twinforce_dynamics.steps import answered
+from twinforce_dynamics.trajectory import Course, Snapshot
 from twinforce_proto import InvalidRequestError, Prediction
-from twinforce_service import wire
-from twinforce_service.batching import Walker
-from twinforce_service.journey_wire import (
+from twinforce_service.engine.runs import Journey
+from twinforce_service.process import messages
+from twinforce_service.process.run_messages import (
     journey_from_message,
     journey_to_frames,
     milestone_from_message,
     milestone_to_frames,
 )
-from twinforce_service.journeys import Journey
+from twinforce_service.scheduling.request import Walker
 from twinforce_service.version import provenance_of
 
 PROVENANCE = provenance_of(loaded(Soft(), "soft").info)
@@ -81,7 +81,7 @@ def test_a_journey_arrives_as_it_was(wanted):
     told = []
     sent = Journey(wanted, print, 3, 1e5 / 7, "ü", Walker(), 6)
     message = travelled(journey_to_frames(2**60, sent))
-    assert message.kind is wire.Kind.MOVE
+    assert message.kind is messages.Kind.MOVE
     number, got = journey_from_message(message, lambda *said: told.append(said))
     assert number == 2**60
     for name in ("wanted", "n_ahead", "deadline", "request_id", "walker", "urgency", "n_atoms"):
@@ -125,8 +125,8 @@ def test_how_far_a_relaxation_is_arrives_as_it_was():
 
 
 def test_reports_without_answers_arrive_as_they_were():
-    message = travelled(wire.reports_to_frames([REPORT, REPORT]))
-    assert wire.reports_from_message(message) == [REPORT, REPORT]
+    message = travelled(messages.reports_to_frames([REPORT, REPORT]))
+    assert messages.reports_from_message(message) == [REPORT, REPORT]
 
 
 def test_what_is_no_checkpoint_makes_no_journey():

@@ -5,7 +5,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 
 import pytest
 
-from twinforce_service.reply import Reply
+from twinforce_service.scheduling.reply import Reply
 
 KINDS = pytest.mark.parametrize("make", [Reply, Future])
 

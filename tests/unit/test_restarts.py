@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from twinforce_service.restarts import Restarts
+from twinforce_service.process.restarts import Restarts
 
 
 class Clock:

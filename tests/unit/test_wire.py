@@ -7,6 +7,7 @@ import pytest
 
 from tests.potentials import Soft, loaded
 from tests.systems import crystal, molecule
+from twinforce_dynamics.disagreement import SystemDisagreement
 from twinforce_proto import (
     OUTPUTS,
     OverloadedError,
@@ -15,10 +16,9 @@ from twinforce_proto import (
     Timings,
     UnsupportedElementError,
 )
-from twinforce_service import wire
-from twinforce_service.batching import JacobianRequest, JacobianRows, Request
-from twinforce_service.disagreement import Disagreement
-from twinforce_service.engine import BatchReport
+from twinforce_service.engine.report import BatchReport
+from twinforce_service.process import messages
+from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Request
 from twinforce_service.version import provenance_of
 
 PROVENANCE = provenance_of(loaded(Soft(), "soft").info)
@@ -28,13 +28,13 @@ REPORT = BatchReport(
     n_atoms=7,
     queue_s=(0.1, 1 / 3),
     compute_s=2 / 3,
-    disagreements=(Disagreement(0.1, {1: 0.2, 18: 1 / 7}),),
+    disagreements=(SystemDisagreement(0.1, {1: 0.2, 18: 1 / 7}),),
 )
 
 
 def travelled(frames):
     """Return the message at the other end: all that travels is bytes."""
-    return wire.read([memoryview(bytes(frame)) for frame in frames])
+    return messages.read([memoryview(bytes(frame)) for frame in frames])
 
 
 def assert_same_system(one, other):
@@ -69,9 +69,9 @@ def test_requests_arrive_as_they_were(system):
     second = JacobianRequest(
         model="soft", system=molecule(4), outputs=frozenset({"direct_forces"}), rows=range(3, 9)
     )
-    message = travelled(wire.requests_to_frames([(2**60, first), (1, second)]))
-    assert message.kind is wire.Kind.REQUESTS
-    (number, one), (other_number, other) = wire.requests_from_message(message)
+    message = travelled(messages.requests_to_frames([(2**60, first), (1, second)]))
+    assert message.kind is messages.Kind.REQUESTS
+    (number, one), (other_number, other) = messages.requests_from_message(message)
     assert (number, other_number) == (2**60, 1)
     assert_same_system(first.system, one.system)
     assert_same_system(second.system, other.system)
@@ -102,8 +102,8 @@ def test_predictions_arrive_as_they_were():
         timings=Timings(0.1, 2 / 3, 2, 7),
     )
     part = Prediction(direct_forces=np.zeros((2, 3)), timings=Timings(1 / 3, 2 / 3, 2, 7))
-    message = travelled(wire.answers_to_frames([(7, full), (8, part)], REPORT))
-    answers, report = wire.answers_from_message(message, {"soft": PROVENANCE})
+    message = travelled(messages.answers_to_frames([(7, full), (8, part)], REPORT))
+    answers, report = messages.answers_from_message(message, {"soft": PROVENANCE})
     assert report == REPORT
     assert [number for number, _ in answers] == [7, 8]
     for sent, (_, got) in zip((full, part), answers, strict=True):
@@ -115,8 +115,8 @@ def test_predictions_arrive_as_they_were():
 def test_rows_of_a_jacobian_arrive_as_they_were():
     rows = JacobianRows(np.random.default_rng(0).normal(size=(4, 9)), timings=Timings(0.1, 2, 1, 3))
     report = BatchReport("soft", 1, 3, (0.1,), 2.0, n_rows=4)
-    message = travelled(wire.answers_to_frames([(0, rows)], report))
-    [(_, got)], got_report = wire.answers_from_message(message, {"soft": PROVENANCE})
+    message = travelled(messages.answers_to_frames([(0, rows)], report))
+    [(_, got)], got_report = messages.answers_from_message(message, {"soft": PROVENANCE})
     np.testing.assert_array_equal(got.values, rows.values)
     assert (got.timings, got.provenance, got_report) == (rows.timings, PROVENANCE, report)
 
@@ -126,21 +126,21 @@ def test_errors_arrive_as_they_were():
         UnsupportedElementError("no neon", system_index=2, field="atomic_numbers"),
         OverloadedError("later", retry_after=1.5),
     ]
-    message = travelled(wire.errors_to_frames(enumerate(errors)))
-    got = [error for _, error in wire.errors_from_message(message)]
+    message = travelled(messages.errors_to_frames(enumerate(errors)))
+    got = [error for _, error in messages.errors_from_message(message)]
     assert [type(each) for each in got] == [type(each) for each in errors]
     assert [each.to_dict() for each in got] == [each.to_dict() for each in errors]
 
 
 def test_what_models_declare_arrives_as_it_was():
     infos = [loaded(Soft(), name).info for name in ("one", "other")]
-    assert wire.models_from_message(travelled(wire.models_to_frames(infos))) == infos
+    assert messages.models_from_message(travelled(messages.models_to_frames(infos))) == infos
 
 
 def test_large_arrays_are_not_copied():
     system = crystal(8)
-    head, *arrays = wire.requests_to_frames([(0, Request("soft", system, frozenset(OUTPUTS)))])
+    head, *arrays = messages.requests_to_frames([(0, Request("soft", system, frozenset(OUTPUTS)))])
     assert any(np.shares_memory(each, system.positions) for each in arrays)
-    message = wire.read([memoryview(head), *map(memoryview, arrays)])
-    [(_, request)] = wire.requests_from_message(message)
+    message = messages.read([memoryview(head), *map(memoryview, arrays)])
+    [(_, request)] = messages.requests_from_message(message)
     assert np.shares_memory(request.system.positions, system.positions)

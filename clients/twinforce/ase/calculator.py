@@ -15,7 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from twinforce._client import Client, Stream
-from twinforce._misuse import find_misuse
+from twinforce.ase.misuse import find_misuse
 from twinforce.ase.systems import labels_of, system_of
 from twinforce_proto import OUTPUTS, STRESSES, ModelInfo, Prediction, System, parse_outputs
 

@@ -5,8 +5,8 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 
 from twinforce_dynamics.ensembles import NPT, Ensemble
-from twinforce_dynamics.mts import Floats
-from twinforce_dynamics.propagation import ForceChoice, outputs_of
+from twinforce_dynamics.steps import Floats, ForceChoice
+from twinforce_dynamics.trajectory import outputs_of
 from twinforce_proto import UnsupportedOutputError
 
 

@@ -14,11 +14,10 @@ from twinforce.ase.calculator import DirectForcesWarning
 from twinforce.ase.checks import check_atoms, check_numbers, check_outputs, mobility_of
 from twinforce.ase.log import StepLog
 from twinforce.ase.on_server import propagate
+from twinforce.ase.restart import Restart
 from twinforce.ase.sources import source_of
-from twinforce.restart import Restart
 from twinforce_dynamics.bath import Bath
-from twinforce_dynamics.checkpoint import Checkpoint
-from twinforce_dynamics.course import Snapshot
+from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.disagreement import (
     Disagreement,
     ForceDisagreementWarning,
@@ -27,9 +26,9 @@ from twinforce_dynamics.disagreement import (
     exceeded,
 )
 from twinforce_dynamics.ensembles import NVE, Ensemble
-from twinforce_dynamics.mts import State, Steps, answered, kinetic_energy, volume
-from twinforce_dynamics.propagation import ForceChoice, Propagation, outputs_of
 from twinforce_dynamics.start import Integrator
+from twinforce_dynamics.steps import ForceChoice, State, Steps, answered, kinetic_energy, volume
+from twinforce_dynamics.trajectory import Propagation, Snapshot, outputs_of
 
 _NVE = NVE()
 

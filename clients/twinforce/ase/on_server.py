@@ -8,10 +8,10 @@ from ase import Atoms
 
 from twinforce.ase.calculator import TwinForceCalculator
 from twinforce.ase.systems import system_of
-from twinforce_dynamics.checkpoint import Checkpoint
-from twinforce_dynamics.course import Snapshot
-from twinforce_dynamics.mts import State
+from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.start import Integrator, Start
+from twinforce_dynamics.steps import State
+from twinforce_dynamics.trajectory import Snapshot
 
 
 def propagate(

@@ -9,7 +9,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from twinforce.ase.calculator import TwinForceCalculator
 from twinforce.ase.systems import system_of
-from twinforce_dynamics.mts import Floats, ForceFunction
+from twinforce_dynamics.steps import Floats, ForceFunction
 from twinforce_proto import OUTPUTS, Prediction
 
 # What ASE calls conservative forces and stress, where a calculator has one kind only.

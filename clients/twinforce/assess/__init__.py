@@ -5,12 +5,12 @@
 It needs the cli extra.
 """
 
-from twinforce.assess.page import page_of
 from twinforce.assess.plan import PRESETS, SHARES
 from twinforce.assess.progress import Progress
+from twinforce.assess.report.page import page_of
+from twinforce.assess.report.verdict import Thresholds, judge
 from twinforce.assess.study import assess
 from twinforce.assess.subject import Conditions
-from twinforce.assess.verdict import Thresholds, judge
 
 __all__ = [
     "PRESETS",

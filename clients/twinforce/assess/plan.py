@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from twinforce.assess.cost import cost_unit
-from twinforce.assess.loops import loops_unit
-from twinforce.assess.nonconservativity import client_unit, server_unit
-from twinforce.assess.nve import nve_unit
-from twinforce.assess.nvt import nvt_unit
-from twinforce.assess.optimise import STRATEGIES, optimise_unit
-from twinforce.assess.resonance import resonance_unit
-from twinforce.assess.start import start_unit
 from twinforce.assess.subject import Subject, Unit
+from twinforce.assess.units.cost import cost_unit
+from twinforce.assess.units.loops import loops_unit
+from twinforce.assess.units.nonconservativity import client_unit, server_unit
+from twinforce.assess.units.nve import nve_unit
+from twinforce.assess.units.nvt import nvt_unit
+from twinforce.assess.units.optimise import STRATEGIES, optimise_unit
+from twinforce.assess.units.resonance import resonance_unit
+from twinforce.assess.units.start import start_unit
 from twinforce.assess.ways import Thermostat, Way, parse_thermostat, parse_way
 
 # Piece -> its share of the time, in the order in which they are run.

@@ -12,12 +12,12 @@ from ase import Atoms
 from twinforce._client import Client
 from twinforce.assess.budget import AT_ONCE, NEVER, Deadline, share_of
 from twinforce.assess.folder import Folder, Found, digest_of, write_json
-from twinforce.assess.page import page_of
 from twinforce.assess.plan import PRESETS, plan, weights
 from twinforce.assess.progress import Progress
-from twinforce.assess.report import provenance_of, report_of
-from twinforce.assess.start import KEY as START
+from twinforce.assess.report.page import page_of
+from twinforce.assess.report.report import provenance_of, report_of
 from twinforce.assess.subject import Conditions, Subject, Unit
+from twinforce.assess.units.start import KEY as START
 from twinforce_proto import ServiceError, UnavailableError
 
 _USUAL = Conditions()

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from twinforce.md import Ensemble
-from twinforce_dynamics.propagation import ForceChoice
+from twinforce_dynamics.steps import ForceChoice
 
 # About what a conservative evaluation costs in direct ones, to share out time before it is known.
 USUAL_F = 2.5

@@ -12,7 +12,7 @@ from twinforce.md.running import (
 )
 from twinforce.md.settings import Ensemble, MDSettings, Thermostat
 from twinforce_dynamics.disagreement import Disagreement
-from twinforce_dynamics.propagation import ForceChoice
+from twinforce_dynamics.steps import ForceChoice
 
 __all__ = [
     "Disagreement",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from twinforce_dynamics import ensembles
-from twinforce_dynamics.propagation import ForceChoice
+from twinforce_dynamics.steps import ForceChoice
 
 Thermostat = Literal["svr", "svr-local", "langevin"]
 Ensemble = Literal["nve", "svr", "svr-local", "langevin", "npt-isotropic", "npt-anisotropic"]

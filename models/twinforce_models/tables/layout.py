@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from twinforce_models.batch import Arrays, packed_size, unpack
-from twinforce_models.folding import Geometry, face_distances, inverted
+from twinforce_models.neighbors.folding import Geometry, face_distances, inverted
 from twinforce_models.tables.table import MAX_SHIFT, Places
 from twinforce_proto import System
 

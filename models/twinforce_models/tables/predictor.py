@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twinforce_models.folding import Geometry, fold
+from twinforce_models.neighbors.folding import Geometry, fold
 from twinforce_models.potential import DIRECT_OUTPUTS, Potential
-from twinforce_models.supported import check_periodic
 from twinforce_models.tables.layout import Size, Staging, reach_of, size_for
 from twinforce_models.tables.replay import Evaluate, Recording, run_plainly
 from twinforce_models.tables.room import Room
@@ -27,6 +26,7 @@ from twinforce_models.tables.table import (
     as_tabular,
 )
 from twinforce_proto import STRESSES, Prediction, System, needs_autograd
+from twinforce_proto.model_info import check_periodic
 
 logger = logging.getLogger(__name__)
 

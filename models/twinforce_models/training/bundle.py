@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from twinforce_models.potentials.hybrid_core import HybridCore
-from twinforce_models.potentials.hybrid_net import HybridNet, save
+from twinforce_models.potentials.hybrid_net.core import HybridCore
+from twinforce_models.potentials.hybrid_net.potential import HybridNet, save
 from twinforce_models.training.config import About, Recipe
 from twinforce_models.training.trainer import Trainer
 from twinforce_proto.units import UNITS

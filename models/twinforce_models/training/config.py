@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from twinforce_models.potentials.hybrid_core import Hyperparameters
+from twinforce_models.potentials.hybrid_net.core import Hyperparameters
 
 # A value that recipes did without at first; at its default it does not change their hash.
 _LATER = {"is_later": True}

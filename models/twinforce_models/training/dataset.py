@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twinforce_models.batch import Batch
-from twinforce_models.potentials.hybrid_net import neighbor_counts, places_in_table
+from twinforce_models.potentials.hybrid_net.potential import neighbor_counts, places_in_table
 from twinforce_models.training.config import Recipe, Table
 from twinforce_proto import System
 

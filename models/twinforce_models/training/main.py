@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from twinforce_models import registry
 from twinforce_models.memory import keep_freed_memory
-from twinforce_models.potentials.hybrid_core import HybridCore
-from twinforce_models.potentials.hybrid_net import HybridNet
+from twinforce_models.potentials.hybrid_net.core import HybridCore
+from twinforce_models.potentials.hybrid_net.potential import HybridNet
 from twinforce_models.training import bundle, dataset, packing, plots, report, sampling
 from twinforce_models.training.config import About, Recipe, read_recipe
 from twinforce_models.training.trainer import Trainer

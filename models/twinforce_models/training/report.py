@@ -10,7 +10,8 @@ from ase.units import GPa
 from numpy.typing import NDArray
 
 from twinforce_models.nonconservativity import direct_jacobian, nonconservativity
-from twinforce_models.potential import Potential, predict
+from twinforce_models.potential import Potential
+from twinforce_models.prediction import predict
 from twinforce_proto import Prediction, System
 
 QUANTITIES = ("energy", "conservative_forces", "direct_forces")

@@ -19,7 +19,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.langevin import Langevin
 from tqdm import tqdm
 
-from twinforce_models.potential import Potential, predict
+from twinforce_models.potential import Potential
+from twinforce_models.prediction import predict
 from twinforce_models.training.config import Recipe, Sampling
 from twinforce_models.training.dataset import Group
 from twinforce_proto import System

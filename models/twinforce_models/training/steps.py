@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from twinforce_models.potentials.hybrid_core import HybridCore, NeighborTable
+from twinforce_models.potentials.hybrid_net.core import HybridCore, NeighborTable
 from twinforce_models.training.dataset import Sample
 
 

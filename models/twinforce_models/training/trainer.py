@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 from tqdm import tqdm
 
-from twinforce_models.potentials.hybrid_core import HybridCore
+from twinforce_models.potentials.hybrid_net.core import HybridCore
 from twinforce_models.training.config import Recipe, Stage
 from twinforce_models.training.dataset import Sample
 from twinforce_models.training.errors import Errors, measure_errors

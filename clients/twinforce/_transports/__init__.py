@@ -1,0 +1,1 @@
+"""One-method transports over gRPC and HTTP."""

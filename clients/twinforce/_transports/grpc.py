@@ -1,0 +1,272 @@
+"""Calls over gRPC, blocking and with asyncio."""
+
+import asyncio
+import time
+import weakref
+from collections.abc import AsyncGenerator, Generator
+from math import inf
+from queue import SimpleQueue
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from twinforce._conversation import NORMAL_URGENCY, URGENCY_NAME
+from twinforce._transports.alarm import Alarm
+from twinforce._transports.transport import Call
+from twinforce._transports.url import Url
+from twinforce_proto import (
+    DeadlineExceededError,
+    RequestCancelledError,
+    ServiceError,
+    SystemTooLargeError,
+    UnavailableError,
+)
+from twinforce_proto.codec.messages import ERROR_METADATA_KEY, error_from_proto
+from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
+
+# gRPC sets TCP_NODELAY by itself.  A service that comes back is found again within a second.
+_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Who reads replies waits for them itself, and not for a thread of gRPC's: half of what a call
+    # takes here. The name is that of `grpc.experimental.ChannelOptions`.
+    ("SingleThreadedUnaryStream", 1),
+)
+
+_Metadata = tuple[tuple[str, str], ...] | None
+
+_KINDS = {
+    grpc.StatusCode.CANCELLED: RequestCancelledError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: SystemTooLargeError,  # a message above the limit
+}
+
+
+class GrpcTransport:
+    """Unary calls, and streams beside them, over one connection."""
+
+    def __init__(self, url: Url, urgency: int) -> None:
+        self._url = url
+        self._metadata = _metadata(urgency)
+        self._channel = _open_channel(grpc, url)
+        self._stub = InferenceStub(self._channel)
+
+    def send(self, call: Call) -> Message:
+        """Send a message and wait for the reply."""
+        method = getattr(self._stub, call.method)
+        try:
+            return _message(method(call.message, timeout=call.timeout, metadata=self._metadata))
+        except grpc.RpcError as error:
+            raise _service_error(error, self._url, call.timeout) from error
+
+    def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
+        """Send a message and yield the replies as they come; ends the call when closed."""
+        replies = getattr(self._stub, call.method)(
+            call.message, timeout=call.timeout, metadata=self._metadata
+        )
+        try:
+            for reply in replies:  # noqa: UP028
+                yield reply
+        except grpc.RpcError as error:
+            raise _service_error(error, self._url, call.timeout) from error
+        finally:
+            replies.cancel()
+
+    def stream(self) -> "GrpcStream":
+        """Return a transport for the messages of one walker."""
+        return GrpcStream(self._stub, self._url, self._metadata)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+
+class GrpcStream:
+    """The messages of one walker over one `PredictStream`; opened again after it broke."""
+
+    def __init__(self, stub: InferenceStub, url: Url, metadata: _Metadata) -> None:
+        self._stub = stub
+        self._url = url
+        self._metadata = metadata
+        self._requests: SimpleQueue[Message | None] = SimpleQueue()
+        self._replies: Any = None
+        self._alarm: Alarm | None = None
+        self._end: weakref.finalize[..., GrpcStream] | None = None
+
+    def send(self, call: Call) -> Message:
+        """Send a message and wait for its reply; whatever goes wrong breaks the stream."""
+        try:
+            return self._exchange(call)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the stream, if there is one."""
+        if self._end is not None:
+            self._end()
+            self._end = None
+
+    def _exchange(self, call: Call) -> Message:
+        if self._end is None or self._alarm is None:
+            self._alarm = self._open()
+        alarm = self._alarm
+        alarm.set(inf if call.timeout is None else time.monotonic() + call.timeout)
+        self._requests.put(call.message)
+        try:
+            reply: Message = next(self._replies)
+        except StopIteration:
+            raise _ended(self._url) from None
+        except grpc.RpcError as error:
+            if alarm.has_rung:
+                raise _too_late(self._url, call.timeout) from None
+            raise _service_error(error, self._url, call.timeout) from error
+        alarm.set(inf)
+        if alarm.has_rung:  # at the same moment
+            raise _too_late(self._url, call.timeout)
+        return reply
+
+    def _open(self) -> Alarm:
+        self._requests = SimpleQueue()
+        self._replies = self._stub.PredictStream(
+            iter(self._requests.get, None), metadata=self._metadata
+        )
+        alarm = Alarm(self._replies.cancel)
+        # At exit too, and before the threads of gRPC are gone.
+        self._end = weakref.finalize(self, _end_stream, self._replies, self._requests, alarm)
+        return alarm
+
+
+class AsyncGrpcTransport:
+    """As `GrpcTransport`, with asyncio."""
+
+    def __init__(self, url: Url, urgency: int) -> None:
+        self._url = url
+        self._metadata = _metadata(urgency)
+        self._channel = _open_channel(grpc.aio, url)
+        self._stub = InferenceStub(self._channel)
+
+    async def send(self, call: Call) -> Message:
+        """Send a message and wait for the reply."""
+        method = getattr(self._stub, call.method)
+        try:
+            return _message(
+                await method(call.message, timeout=call.timeout, metadata=self._metadata)
+            )
+        except grpc.RpcError as error:
+            raise _service_error(error, self._url, call.timeout) from error
+
+    async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
+        """Send a message and yield the replies as they come; ends the call when closed."""
+        replies = getattr(self._stub, call.method)(
+            call.message, timeout=call.timeout, metadata=self._metadata
+        )
+        try:
+            async for reply in replies:
+                yield reply
+        except grpc.RpcError as error:
+            raise _service_error(error, self._url, call.timeout) from error
+        finally:
+            replies.cancel()
+
+    def stream(self) -> "AsyncGrpcStream":
+        """Return a transport for the messages of one walker."""
+        return AsyncGrpcStream(self._stub, self._url, self._metadata)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+
+class AsyncGrpcStream:
+    """As `GrpcStream`, with asyncio."""
+
+    def __init__(self, stub: InferenceStub, url: Url, metadata: _Metadata) -> None:
+        self._stub = stub
+        self._url = url
+        self._metadata = metadata
+        self._call: Any = None
+
+    async def send(self, call: Call) -> Message:
+        """Send a message and wait for its reply; whatever goes wrong breaks the stream."""
+        try:
+            async with asyncio.timeout(call.timeout):
+                return await self._exchange(call)
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, TimeoutError):
+                raise _too_late(self._url, call.timeout) from None
+            if isinstance(error, grpc.RpcError):
+                raise _service_error(error, self._url, call.timeout) from error
+            raise
+
+    async def close(self) -> None:
+        """End the stream, if there is one."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    async def _exchange(self, call: Call) -> Message:
+        if self._call is None:
+            self._call = self._stub.PredictStream(metadata=self._metadata)
+        try:
+            await self._call.write(call.message)
+        except (asyncio.InvalidStateError, grpc.RpcError) as error:  # whatever ended it
+            raise _ended(self._url) from error
+        reply = await self._call.read()
+        if reply is grpc.aio.EOF:
+            raise _ended(self._url)
+        return _message(reply)
+
+
+def _metadata(urgency: int) -> _Metadata:
+    """Return what goes with each call; nothing where the service would assume the same."""
+    return None if urgency == NORMAL_URGENCY else ((URGENCY_NAME, str(urgency)),)
+
+
+def _end_stream(call: Any, requests: "SimpleQueue[Message | None]", alarm: Alarm) -> None:
+    alarm.stop()
+    requests.put(None)
+    call.cancel()
+
+
+def _open_channel(module: Any, url: Url) -> Any:
+    options = (*_OPTIONS, ("grpc.enable_http_proxy", 0 if url.is_loopback else 1))
+    if url.is_secure:
+        return module.secure_channel(url.netloc, grpc.ssl_channel_credentials(), options=options)
+    return module.insecure_channel(url.netloc, options=options)
+
+
+def _message(reply: object) -> Message:
+    assert isinstance(reply, Message)
+    return reply
+
+
+def _service_error(error: Any, url: Url, timeout: float | None) -> ServiceError:
+    """Return the error of the tree that a failed call stands for.
+
+    The service says which it is; a bare status comes from gRPC, or a proxy, on the way.
+    """
+    for key, value in error.trailing_metadata() or ():
+        if key == ERROR_METADATA_KEY:
+            return error_from_proto(pb.Error.FromString(value))
+    status, details = error.code(), error.details()
+    if status is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return _too_late(url, timeout)
+    if status is grpc.StatusCode.UNAVAILABLE:
+        return UnavailableError(f"cannot reach {url}: {details}")
+    kind = _KINDS.get(status, ServiceError)
+    return kind(f"{url} answered {status.name}: {details}")
+
+
+def _too_late(url: Url, timeout: float | None) -> DeadlineExceededError:
+    return DeadlineExceededError(f"no answer from {url} within {timeout or 0.0:.3g} s")
+
+
+def _ended(url: Url) -> UnavailableError:
+    return UnavailableError(f"{url} ended the stream")

@@ -1,0 +1,204 @@
+"""The JSON bodies of REST, to and from the messages that they stand for."""
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from twinforce._transports.transport import Method
+from twinforce_dynamics.codec.propagation import snapshot_to_proto, start_from_proto
+from twinforce_dynamics.codec.relaxation import relax_request_from_proto, relaxed_to_proto
+from twinforce_dynamics.disagreement import Disagreement
+from twinforce_dynamics.ensembles import FS
+from twinforce_dynamics.relaxation import Relaxed
+from twinforce_dynamics.trajectory import Snapshot
+from twinforce_proto import (
+    OUTPUTS,
+    ModelInfo,
+    Nonconservativity,
+    Prediction,
+    PredictionError,
+    Provenance,
+    System,
+    Timings,
+)
+from twinforce_proto.codec.messages import (
+    model_info_to_proto,
+    predict_reply_to_proto,
+    predict_request_from_proto,
+)
+from twinforce_proto.codec.nonconservativity import (
+    nonconservativity_reply_to_proto,
+    nonconservativity_request_from_proto,
+)
+from twinforce_proto.codec.problem import error_from_problem
+from twinforce_proto.v1 import inference_pb2 as pb
+
+_PAIR_NORMS = ("pair_norms", "antisymmetric_pair_norms")
+
+
+def body_of(
+    message: pb.PredictRequest
+    | pb.NonconservativityRequest
+    | pb.PropagateRequest
+    | pb.RelaxRequest,
+) -> dict[str, Any]:
+    """Return the body that asks what this message asks."""
+    if isinstance(message, pb.PropagateRequest):
+        return _propagate_body(message)
+    if isinstance(message, pb.RelaxRequest):
+        return _relax_body(message)
+    if isinstance(message, pb.NonconservativityRequest):
+        wanted = nonconservativity_request_from_proto(message)
+        system = _system(wanted.system)
+        return {"system": system, "output": wanted.output, "pairs": wanted.pairs}
+    request = predict_request_from_proto(message)
+    return {
+        "systems": [_system(system) for system in request.systems],
+        "outputs": [name for name in OUTPUTS if name in request.outputs],
+    }
+
+
+def reply_message(method: Method, values: Any) -> Message:
+    """Return the message that this decoded body stands for.
+
+    Raises:
+        PredictionError: When it is no such body.
+    """
+    try:
+        if method == "Predict":
+            return _predict_reply(values)
+        if method == "Nonconservativity":
+            return _nonconservativity_reply(values)
+        if method == "ListModels":
+            return pb.ListModelsReply(models=map(_model_info, values["models"]))
+        return _model_info(values)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise PredictionError(f"reply: not one to {method}: {error!r}") from error
+
+
+def line_message(method: Method, line: str) -> pb.Snapshot | pb.Relaxed:
+    """Return the message that a line of a reply stands for.
+
+    Raises:
+        ServiceError: The one that the line tells of.
+        PredictionError: When it is no such line.
+    """
+    try:
+        values = json.loads(line)
+        problem = values.get("error")
+        if problem is None:
+            if method == "Relax":
+                return relaxed_to_proto(_relaxed(values))
+            return snapshot_to_proto(_snapshot(values))
+        status = int(problem["status"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise PredictionError(f"reply: not a line of one to {method}: {error!r}") from error
+    raise error_from_problem(problem, status)
+
+
+def _snapshot(values: dict[str, Any]) -> Snapshot:
+    known = values | {name: np.asarray(values[name]) for name in ("positions", "cell")}
+    known["velocities"] = np.asarray(values["velocities"]) / FS
+    known["checkpoint"] = base64.b64decode(values["checkpoint"])
+    temperatures = values["species_temperatures"].items()
+    known["species_temperatures"] = {
+        name: math.nan if each is None else each for name, each in temperatures
+    }
+    if "disagreement" in values:
+        known["disagreement"] = Disagreement(**values["disagreement"])
+    known["provenance"] = _origin(values)["provenance"]
+    return Snapshot(**known)
+
+
+def _relaxed(values: dict[str, Any]) -> Relaxed:
+    known = values | {"positions": np.asarray(values["positions"])}
+    return Relaxed(**known | {"provenance": _origin(values)["provenance"]})
+
+
+def _relax_body(message: pb.RelaxRequest) -> dict[str, Any]:
+    wanted = relax_request_from_proto(message)
+    return {
+        "system": _system(wanted.system),
+        "force_kind": wanted.force_kind,
+        "fmax": wanted.fmax,
+        "max_steps": wanted.max_steps,
+        "interval": wanted.interval,
+        "fixed_atoms": wanted.fixed_atoms.tolist(),
+    }
+
+
+def _propagate_body(message: pb.PropagateRequest) -> dict[str, Any]:
+    body: dict[str, Any] = {"n_steps": message.n_steps, "interval": message.interval}
+    if not message.HasField("start"):
+        return body | {"checkpoint": base64.b64encode(message.checkpoint).decode()}
+    start = start_from_proto(message.start)
+    return body | {
+        "start": {
+            "system": _system(start.system),
+            "velocities": (start.velocities * FS).tolist(),
+            "masses": start.masses.tolist(),
+            "fixed_atoms": start.fixed_atoms.tolist(),
+            "integrator": _integrator_body(message.start.integrator),
+            "random_state": _message_body(message.start.random_state),
+        }
+    }
+
+
+def _integrator_body(message: pb.Integrator) -> dict[str, Any]:
+    kind = pb.ForceKind.Name(message.force_kind).removeprefix("FORCE_KIND_").lower()
+    return _message_body(message) | {"force_kind": kind}
+
+
+def _message_body(message: Message) -> dict[str, Any]:
+    """Return the fields of a message, bytes in base64."""
+    return MessageToDict(message, preserving_proto_field_name=True)
+
+
+def _system(system: System) -> dict[str, Any]:
+    values = {
+        "atomic_numbers": system.atomic_numbers.tolist(),
+        "positions": system.positions.tolist(),
+        "cell": system.cell.tolist() if system.cell.any() else None,
+        "pbc": system.pbc.tolist(),
+        "charge": system.charge,
+        "spin_multiplicity": system.spin_multiplicity,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _predict_reply(values: Mapping[str, Any]) -> pb.PredictReply:
+    origin = _origin(values)
+    predictions = [Prediction(**_arrays(each), **origin) for each in values["predictions"]]
+    return predict_reply_to_proto(values["model"], predictions)
+
+
+def _nonconservativity_reply(values: Mapping[str, Any]) -> pb.NonconservativityReply:
+    arrays = {name: np.asarray(values[name]) for name in _PAIR_NORMS if name in values}
+    known: dict[str, Any] = arrays | _origin(values)
+    norms = {name: values[name] for name in ("value", "jacobian_norm", "antisymmetric_norm")}
+    found = Nonconservativity(**norms, **known)
+    return nonconservativity_reply_to_proto(values["model"], found)
+
+
+def _origin(values: Mapping[str, Any]) -> dict[str, Any]:
+    provenance = Provenance(**values["provenance"]) if values.get("provenance") else None
+    timings = Timings(**values["timings"]) if values.get("timings") else None
+    return {"provenance": provenance, "timings": timings}
+
+
+def _arrays(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value if name == "energy" else np.asarray(value, dtype=np.float64)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _model_info(values: Mapping[str, Any]) -> pb.ModelInfo:
+    return model_info_to_proto(ModelInfo(**values))

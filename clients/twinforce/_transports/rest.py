@@ -1,0 +1,255 @@
+"""Calls over HTTP, blocking and with asyncio: protobuf bodies, or JSON if asked."""
+
+import json
+import socket
+from collections.abc import AsyncGenerator, Generator
+from typing import Any, Literal
+from urllib.parse import quote
+
+import httpx2
+from google.protobuf.message import DecodeError, Message
+
+from twinforce._conversation import NORMAL_URGENCY, URGENCY_NAME
+from twinforce._transports.json_bodies import body_of, line_message, reply_message
+from twinforce._transports.transport import Call, Method
+from twinforce._transports.url import Url
+from twinforce_proto import DeadlineExceededError, PredictionError, ServiceError, UnavailableError
+from twinforce_proto.codec.problem import error_from_problem
+from twinforce_proto.v1 import inference_pb2 as pb
+
+Encoding = Literal["protobuf", "json"]
+
+_MEDIA_TYPES = {"protobuf": "application/x-protobuf", "json": "application/json"}
+_REPLIES: dict[Method, type[Message]] = {
+    "Predict": pb.PredictReply,
+    "Nonconservativity": pb.NonconservativityReply,
+    "ListModels": pb.ListModelsReply,
+    "GetModel": pb.ModelInfo,
+}
+# After this long nobody waits for the reply, so the service may drop the request.
+_TIMEOUT_HEADER = "x-timeout-seconds"
+_LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0)
+_SOCKET_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+)
+
+
+class RestTransport:
+    """Requests over a pool of kept-alive connections."""
+
+    def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
+        self._url = url
+        self._encoding: Encoding = encoding
+        transport = httpx2.HTTPTransport(**_transport_options(url))
+        self._http = httpx2.Client(transport=transport, headers=_headers(urgency))
+
+    def send(self, call: Call) -> Message:
+        """Send a message and wait for the reply."""
+        try:
+            reply = self._http.request(**_request(call, self._url, self._encoding))
+        except httpx2.HTTPError as error:
+            raise _service_error(error, self._url, call.timeout) from error
+        return _reply(call, reply)
+
+    def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
+        """Send a message and yield the replies as they come; ends the call when closed."""
+        try:
+            with self._http.stream(**_request(call, self._url, self._encoding)) as reply:
+                if not reply.is_success:
+                    reply.read()
+                    raise _refusal(reply)
+                for line in reply.iter_lines():
+                    yield line_message(call.method, line)
+        except httpx2.HTTPError as error:
+            raise _service_error(error, self._url, call.timeout) from error
+
+    def stream(self) -> "RestStream":
+        """Return a transport for the messages of one walker."""
+        return RestStream(self)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+
+class RestStream:
+    """The messages of one walker, each sent as a request of its own."""
+
+    def __init__(self, transport: RestTransport) -> None:
+        self._transport = transport
+        self._whole = pb.PredictRequest()
+
+    def send(self, call: Call) -> Message:
+        """Send a message and wait for its reply."""
+        try:
+            reply = self._transport.send(_as_predict_call(call, self._whole))
+        except ServiceError as error:
+            raise _of_a_stream(error) from error
+        return _as_stream_reply(reply)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+
+class AsyncRestTransport:
+    """As `RestTransport`, with asyncio."""
+
+    def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
+        self._url = url
+        self._encoding: Encoding = encoding
+        transport = httpx2.AsyncHTTPTransport(**_transport_options(url))
+        self._http = httpx2.AsyncClient(transport=transport, headers=_headers(urgency))
+
+    async def send(self, call: Call) -> Message:
+        """Send a message and wait for the reply."""
+        try:
+            reply = await self._http.request(**_request(call, self._url, self._encoding))
+        except httpx2.HTTPError as error:
+            raise _service_error(error, self._url, call.timeout) from error
+        return _reply(call, reply)
+
+    async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
+        """Send a message and yield the replies as they come; ends the call when closed."""
+        try:
+            async with self._http.stream(**_request(call, self._url, self._encoding)) as reply:
+                if not reply.is_success:
+                    await reply.aread()
+                    raise _refusal(reply)
+                async for line in reply.aiter_lines():
+                    yield line_message(call.method, line)
+        except httpx2.HTTPError as error:
+            raise _service_error(error, self._url, call.timeout) from error
+
+    def stream(self) -> "AsyncRestStream":
+        """Return a transport for the messages of one walker."""
+        return AsyncRestStream(self)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+class AsyncRestStream:
+    """As `RestStream`, with asyncio."""
+
+    def __init__(self, transport: AsyncRestTransport) -> None:
+        self._transport = transport
+        self._whole = pb.PredictRequest()
+
+    async def send(self, call: Call) -> Message:
+        """Send a message and wait for its reply."""
+        try:
+            reply = await self._transport.send(_as_predict_call(call, self._whole))
+        except ServiceError as error:
+            raise _of_a_stream(error) from error
+        return _as_stream_reply(reply)
+
+    async def close(self) -> None:
+        """Nothing is kept open."""
+
+
+def _headers(urgency: int) -> dict[str, str]:
+    """Return what goes with each request; nothing where the service would assume the same."""
+    return {} if urgency == NORMAL_URGENCY else {URGENCY_NAME: str(urgency)}
+
+
+def _transport_options(url: Url) -> dict[str, Any]:
+    return {
+        "limits": _LIMITS,
+        "socket_options": _SOCKET_OPTIONS,
+        "trust_env": not url.is_loopback,
+    }
+
+
+def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
+    """Return the HTTP request that this call stands for."""
+    headers = {"accept": _MEDIA_TYPES[encoding]}
+    if call.timeout is not None:
+        headers[_TIMEOUT_HEADER] = f"{call.timeout:.6f}"
+    options: dict[str, Any] = {"method": "GET", "headers": headers, "timeout": call.timeout}
+    message: Any = call.message
+    if call.method == "ListModels":
+        return options | {"url": f"{url}/v1/models"}
+    model = f"{url}/v1/models/{quote(message.model, safe='')}"
+    if call.method == "GetModel":
+        return options | {"url": model}
+    is_json = encoding == "json"
+    return options | {
+        "method": "POST",
+        "url": f"{model}/{call.method.lower()}",
+        "headers": headers | {"content-type": _MEDIA_TYPES[encoding]},
+        "content": json.dumps(body_of(message)) if is_json else message.SerializeToString(),
+    }
+
+
+def _reply(call: Call, reply: httpx2.Response) -> Message:
+    """Return the message in an HTTP reply, or raise the error that it stands for."""
+    if not reply.is_success:
+        raise _refusal(reply)
+    media_type = reply.headers.get("content-type", "").partition(";")[0]
+    try:
+        if media_type == _MEDIA_TYPES["protobuf"]:
+            return _REPLIES[call.method].FromString(reply.content)
+        return reply_message(call.method, reply.json())
+    except (DecodeError, ValueError) as error:
+        text = f"{reply.url} answered with {media_type or 'bytes'} that is no reply: {error}"
+        raise PredictionError(text) from error
+
+
+def _refusal(reply: httpx2.Response) -> ServiceError:
+    try:
+        problem = reply.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict) or "detail" not in problem:
+        problem = {"detail": f"{reply.url} answered {reply.status_code} {reply.reason_phrase}"}
+    retry_after = reply.headers.get("retry-after", "")
+    if "retry_after" not in problem and retry_after.isdecimal():
+        problem["retry_after"] = float(retry_after)
+    return error_from_problem(problem, reply.status_code)
+
+
+def _service_error(error: httpx2.HTTPError, url: Url, timeout: float | None) -> ServiceError:
+    """Return the error of the tree that a failed request stands for."""
+    if isinstance(error, httpx2.TimeoutException):
+        return DeadlineExceededError(f"no answer from {url} within {timeout or 0.0:.3g} s")
+    return UnavailableError(f"cannot reach {url}: {error or type(error).__name__}")
+
+
+def _as_predict_call(call: Call, whole: pb.PredictRequest) -> Call:
+    """Return the request that a message of a stream stands for; `whole` is the last one."""
+    message: Any = call.message
+    whole.model = message.model or whole.model
+    if message.HasField("reply_dtype"):
+        whole.reply_dtype = message.reply_dtype
+    if message.outputs:
+        whole.outputs[:] = message.outputs
+    if message.HasField("system"):
+        del whole.systems[:]
+        whole.systems.append(message.system)
+    else:
+        _move(whole.systems[0], message.move)
+    return Call("Predict", whole, call.timeout)
+
+
+def _move(system: pb.System, move: pb.Move) -> None:
+    system.positions.CopyFrom(move.positions)
+    if move.HasField("cell"):
+        system.cell.CopyFrom(move.cell)
+
+
+def _as_stream_reply(message: Any) -> pb.StreamReply:
+    if len(message.predictions) != 1:
+        got = len(message.predictions)
+        raise PredictionError(f"reply: expected one prediction, got {got}")
+    return pb.StreamReply(
+        prediction=message.predictions[0],
+        provenance=message.provenance if message.HasField("provenance") else None,
+        timings=message.timings if message.HasField("timings") else None,
+    )
+
+
+def _of_a_stream(error: ServiceError) -> ServiceError:
+    """Return the error as a stream says it, where there is only one system to speak of."""
+    return ServiceError.from_dict(error.to_dict() | {"system_index": None})

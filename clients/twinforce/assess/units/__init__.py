@@ -1,0 +1,1 @@
+"""The units of work of an assessment."""

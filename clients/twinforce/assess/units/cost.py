@@ -1,0 +1,172 @@
+"""What an inner step costs, over the wire, in each way to drive: measured in turn, round by round.
+
+What else the machine does hits all ways of a round alike, so that ratios within rounds are worth
+more than the times themselves. Expected:
+
+    t(M) / t_direct = 1 + (F - 1)/M        F = t_conservative / t_direct
+"""
+
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from twinforce.ase import DirectForcesWarning, ForceDisagreementWarning, TwinForceCalculator
+from twinforce.assess.analysis.statistics import median_ratio
+from twinforce.assess.budget import Deadline
+from twinforce.assess.folder import Found, read_found
+from twinforce.assess.subject import Conditions, Subject, Unit
+from twinforce.assess.units.start import KEY as START
+from twinforce.assess.units.start import starting_atoms
+from twinforce.assess.ways import Way
+from twinforce.md import MDSettings, dynamics_of
+
+KEY = "cost"
+_STEPS_PER_ROUND = 16
+_OUTPUTS = {
+    "direct": ("energy", "direct_forces"),
+    "conservative": ("energy", "conservative_forces"),
+    "hybrid": ("energy", "conservative_forces", "direct_forces"),
+}
+
+
+def cost_unit(inner_steps: Sequence[int], n_rounds: int, conditions: Conditions) -> Unit:
+    """Return the unit that times steps.
+
+    Args:
+        inner_steps: M of multiple time stepping, several.
+        n_rounds: How many rounds.
+        conditions: Of the simulation.
+    """
+    hybrid = (Way("hybrid", each) for each in inner_steps)
+    ways = (Way("direct"), Way("conservative"), *hybrid)
+    cost = n_rounds * (sum(way.cost() * steps_of(way) for way in ways) + 6.0)
+    work = partial(_time, ways, n_rounds, conditions)
+    settings = {"ways": [str(way) for way in ways], "steps_per_round": _STEPS_PER_ROUND}
+    return Unit(KEY, cost, settings, work, needs_start=True)
+
+
+def steps_of(way: Way) -> int:
+    """Return how many inner steps of a way are timed in each round: whole outer ones."""
+    return way.inner_steps * max(_STEPS_PER_ROUND // way.inner_steps, 1)
+
+
+def _time(
+    ways: Sequence[Way],
+    n_rounds: int,
+    conditions: Conditions,
+    subject: Subject,
+    place: Path,
+    deadline: Deadline,
+) -> Found:
+    before = read_found(place)
+    rounds: list[dict[str, Any]] = [] if before is None else list(before.values["rounds"])
+    with warnings.catch_warnings(), ExitStack() as stack:
+        warnings.simplefilter("ignore", DirectForcesWarning)
+        warnings.simplefilter("ignore", ForceDisagreementWarning)
+        runs = {way: _walker(subject, way, conditions, place, stack) for way in ways}
+        bar = stack.enter_context(subject.progress.bar(KEY, n_rounds, len(rounds), "round"))
+        for way, dynamics in runs.items():
+            dynamics.run(max(1, 2 // way.inner_steps))  # the first evaluations cost more
+        while len(rounds) < n_rounds and not deadline.is_over:
+            rounds.append(_round(subject, runs))
+            bar.update()
+    return Found({"rounds": rounds} | summarize(ways, rounds), len(rounds) >= n_rounds)
+
+
+def _walker(
+    subject: Subject, way: Way, conditions: Conditions, place: Path, stack: ExitStack
+) -> Any:
+    settings = MDSettings(
+        forces=way.forces,
+        inner_steps=way.inner_steps,
+        ensemble="svr",
+        time_step_fs=conditions.time_step_fs,
+        temperature_k=conditions.temperature_k,
+        seed=conditions.seed,
+    )
+    atoms = starting_atoms(subject, place.parent / START)
+    calculator = TwinForceCalculator(subject.client, model=subject.info.name)
+    atoms.calc = stack.enter_context(calculator)
+    return dynamics_of(atoms, settings)
+
+
+def _round(subject: Subject, runs: dict[Way, Any]) -> dict[str, Any]:
+    """Return seconds: of an inner step in each way, and of single calls with their computing."""
+    steps = {}
+    for way, dynamics in runs.items():
+        n_steps = steps_of(way)
+        begin = time.perf_counter()
+        dynamics.run(n_steps // way.inner_steps)
+        steps[str(way)] = (time.perf_counter() - begin) / n_steps
+    calls, computing = {}, {}
+    rng = np.random.default_rng()
+    with subject.client.stream(subject.info.name) as stream:
+        for name, outputs in _OUTPUTS.items():
+            taken = []
+            for _ in range(2):
+                shaken = subject.atoms.positions + rng.normal(
+                    scale=0.003, size=(len(subject.atoms), 3)
+                )
+                begin = time.perf_counter()
+                prediction = stream.predict(subject.system.moved(shaken), outputs)
+                taken.append(time.perf_counter() - begin)
+            assert prediction.timings is not None
+            calls[name], computing[name] = taken[-1], prediction.timings.compute_s
+    return {"step_s": steps, "call_s": calls, "compute_s": computing}
+
+
+def summarize(ways: Sequence[Way], rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return medians, ratios within rounds with errors, and what they were expected to be."""
+    if not rounds:
+        return {}
+
+    def step(way: Way) -> list[float]:
+        return [each["step_s"][str(way)] for each in rounds]
+
+    direct, conservative = step(Way("direct")), step(Way("conservative"))
+    f = median_ratio(conservative, direct)
+    table = {}
+    for way in ways:
+        table[str(way)] = {
+            "step_ms": _spread(step(way)),
+            "over_direct": asdict(median_ratio(step(way), direct)),
+            "speed_up_over_conservative": asdict(median_ratio(conservative, step(way))),
+            "expected_over_direct": way.cost(f.value),
+            "over_expected": asdict(
+                median_ratio(
+                    step(way),
+                    [_expected(way, d, c) for d, c in zip(direct, conservative, strict=True)],
+                )
+            ),
+        }
+    calls = {
+        name: {
+            "call_ms": _spread([each["call_s"][name] for each in rounds]),
+            "compute_ms": _spread([each["compute_s"][name] for each in rounds]),
+        }
+        for name in _OUTPUTS
+    }
+    computed = [[each["compute_s"][name] for each in rounds] for name in ("conservative", "direct")]
+    return {
+        "f": asdict(f),
+        "f_computing": asdict(median_ratio(*computed)),
+        "ways": table,
+        "calls": calls,
+    }
+
+
+def _expected(way: Way, direct: float, conservative: float) -> float:
+    return direct * way.cost(conservative / direct)
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    """Return the median and the middle 68% of times, in ms."""
+    low, middle, high = np.percentile(np.array(seconds) * 1e3, [15.87, 50.0, 84.13])
+    return {"median": float(middle), "low": float(low), "high": float(high)}

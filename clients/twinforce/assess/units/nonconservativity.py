@@ -1,0 +1,180 @@
+"""How far direct forces are from a gradient: exact derivatives, and differences as a check.
+
+    λ = ‖(J - Jᵀ)/2‖ / ‖J‖        J = ∂f/∂r, Frobenius norms
+
+(Bigi, Langer, Ceriotti, arXiv:2412.11569, eq. 5). The service differentiates; the client displaces
+each coordinate both ways and asks for forces. What conservative forces give in the second way is
+the noise of it.
+"""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinforce._client import Client
+from twinforce.assess.analysis.statistics import Floats
+from twinforce.assess.budget import Deadline
+from twinforce.assess.folder import Found
+from twinforce.assess.subject import Subject, Unit
+
+SERVER_KEY, CLIENT_KEY = "lambda:server", "lambda:client"
+
+# Displacements that balance rounding against the curvature of forces, in Å.
+_DISPLACEMENTS = {"float32": 1e-2, "float64": 1e-3}
+_MOST_ATOMS = 1000
+_BIN_WIDTH = 0.25
+# One call that cannot go on where it stopped may take some times its share, within these, in s.
+_TIMEOUT_OVER_SHARE = 3.0
+_TIMEOUTS_S = (120.0, 3600.0)
+
+
+def server_unit(subject: Subject) -> Unit:
+    """Return the unit that asks the service."""
+    cost = 6.0 * len(subject.atoms)
+    return Unit(SERVER_KEY, cost, {}, _ask_service, outputs=frozenset({"direct_forces"}))
+
+
+def client_unit(subject: Subject) -> Unit:
+    """Return the unit that takes central differences, of both forces where there are both."""
+    kinds = [
+        kind for kind in ("direct", "conservative") if f"{kind}_forces" in subject.info.outputs
+    ]
+    displacement = _DISPLACEMENTS.get(subject.info.dtype, 1e-2)
+    return Unit(
+        CLIENT_KEY,
+        6.0 * len(subject.atoms) * (2.5 if "conservative" in kinds else 1.0),
+        {"displacement": displacement, "kinds": kinds},
+        partial(_displace, kinds, displacement),
+        outputs=frozenset({"direct_forces"}),
+    )
+
+
+def by_distance(
+    distances: Floats, norms: Floats, antisymmetric_norms: Floats
+) -> dict[str, list[float]]:
+    """Return how pairs of atoms answer to each other against their distance.
+
+    Args:
+        distances: Of pairs of atoms, in Å, shape [n_atoms, n_atoms].
+        norms: Of the blocks J_ij, in eV/Å², shape [n_atoms, n_atoms].
+        antisymmetric_norms: Of (J_ij - J_jiᵀ)/2, likewise.
+
+    Returns:
+        For each bin of distances: its center, root mean squares of both norms, and λ of the bin,
+        which is their ratio.
+    """
+    apart = ~np.eye(len(distances), dtype=bool)
+    bins = (distances[apart] / _BIN_WIDTH).astype(int)
+    counts = np.bincount(bins)
+    filled = np.flatnonzero(counts)
+    squares, odd = (
+        np.bincount(bins, each[apart] ** 2)[filled] / counts[filled]
+        for each in (norms, antisymmetric_norms)
+    )
+    seen = squares > 0.0
+    squares, odd, filled = squares[seen], odd[seen], filled[seen]
+    return {
+        "distances": ((filled + 0.5) * _BIN_WIDTH).tolist(),
+        "norms": np.sqrt(squares).tolist(),
+        "antisymmetric_norms": np.sqrt(odd).tolist(),
+        "lambdas": np.sqrt(odd / squares).tolist(),
+    }
+
+
+def block_norms(matrix: Floats) -> Floats:
+    """Return the norm of each 3 x 3 block, shape [n_atoms, n_atoms]."""
+    n_atoms = len(matrix) // 3
+    norms: Floats = np.linalg.norm(matrix.reshape(n_atoms, 3, n_atoms, 3), axis=(1, 3))
+    return norms
+
+
+def _ask_service(subject: Subject, place: Path, deadline: Deadline) -> Found:
+    if deadline.is_over:
+        return Found({}, False)
+    del place
+    timeout = float(np.clip(_TIMEOUT_OVER_SHARE * deadline.seconds_left, *_TIMEOUTS_S))
+    with Client(subject.client.url, timeout=timeout) as patient:
+        found = patient.nonconservativity(subject.system, subject.info.name, pairs=True)
+    assert found.pair_norms is not None
+    assert found.antisymmetric_pair_norms is not None
+    distances = subject.atoms.get_all_distances(mic=bool(subject.atoms.pbc.any()))
+    values = {
+        "lambda": found.value,
+        "jacobian_norm": found.jacobian_norm,
+        "antisymmetric_norm": found.antisymmetric_norm,
+        "pairs": by_distance(distances, found.pair_norms, found.antisymmetric_pair_norms),
+    }
+    return Found(values)
+
+
+def _displace(
+    kinds: list[str], displacement: float, subject: Subject, place: Path, deadline: Deadline
+) -> Found:
+    n_atoms = len(subject.atoms)
+    if n_atoms > _MOST_ATOMS:
+        return Found({}, True, f"not run: at most {_MOST_ATOMS} atoms, these are {n_atoms}")
+    columns = _columns(kinds, displacement, subject, place / "columns.f64", deadline)
+    if len(columns) < 3 * n_atoms:
+        return Found({"share_done": len(columns) / (3 * n_atoms)}, False)
+    values: dict[str, Any] = {"displacement": displacement}
+    for index, kind in enumerate(kinds):
+        values[kind] = _summary(subject, columns[:, index].T)
+    return Found(values)
+
+
+def _summary(subject: Subject, jacobian: Floats) -> dict[str, Any]:
+    odd = (jacobian - jacobian.T) / 2
+    whole, antisymmetric = np.linalg.norm(jacobian), np.linalg.norm(odd)
+    distances = subject.atoms.get_all_distances(mic=bool(subject.atoms.pbc.any()))
+    return {
+        "lambda": float(antisymmetric / whole) if whole > 0 else math.nan,
+        "jacobian_norm": float(whole),
+        "antisymmetric_norm": float(antisymmetric),
+        "pairs": by_distance(distances, block_norms(jacobian), block_norms(odd)),
+    }
+
+
+def _columns(
+    kinds: list[str], displacement: float, subject: Subject, path: Path, deadline: Deadline
+) -> Floats:
+    """Return the columns of J that are known, shape [n_columns, n_kinds, 3 n_atoms].
+
+    They are appended to a file, so that work goes on after the last whole one.
+    """
+    size = 3 * len(subject.atoms)
+    path.touch()
+    n_done = path.stat().st_size // (8 * size * len(kinds))
+    n_each = max(subject.n_per_request // 2, 1)
+    with path.open("r+b") as file, subject.progress.bar("λ by differences", size, n_done) as bar:
+        file.truncate(n_done * 8 * size * len(kinds))
+        file.seek(0, 2)
+        while n_done < size and not deadline.is_over:
+            chosen = np.arange(n_done, min(n_done + n_each, size))
+            file.write(_some_columns(kinds, displacement, subject, chosen).tobytes())
+            file.flush()
+            n_done += len(chosen)
+            bar.update(len(chosen))
+    return np.fromfile(path).reshape(-1, len(kinds), size)
+
+
+def _some_columns(
+    kinds: list[str], displacement: float, subject: Subject, chosen: NDArray[np.intp]
+) -> Floats:
+    """Return columns of J, shape [n_chosen, n_kinds, 3 n_atoms]."""
+    outputs = [f"{kind}_forces" for kind in kinds]
+    flat = subject.atoms.positions.ravel()
+    moved = []
+    for sign in (1.0, -1.0):
+        for coordinate in chosen:
+            positions = flat.copy()
+            positions[coordinate] += sign * displacement
+            moved.append(positions.reshape(-1, 3))
+    predictions = subject.predict(moved, outputs)
+    forces = np.array([[getattr(p, output).ravel() for output in outputs] for p in predictions])
+    after, before = forces[: len(chosen)], forces[len(chosen) :]
+    columns: Floats = (after - before) / (2.0 * displacement)
+    return columns

@@ -1,0 +1,153 @@
+"""What each way to drive does under a thermostat: temperatures of species, motion, order."""
+
+from collections import Counter
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from twinforce.assess.analysis.motion import diffusion, velocity_spectrum
+from twinforce.assess.analysis.radial import radial_distributions
+from twinforce.assess.analysis.statistics import block_average
+from twinforce.assess.budget import Deadline
+from twinforce.assess.folder import Found, read_found
+from twinforce.assess.subject import Conditions, Subject, Unit
+from twinforce.assess.units.recording import Record
+from twinforce.assess.units.simulation import outer_fs, record_of, simulate
+from twinforce.assess.units.start import KEY, expected_temperature_shifts, starting_atoms
+from twinforce.assess.ways import Thermostat, Way
+from twinforce.md import MDSettings, fit_drift
+
+# The part of a run that is given to the forces and the thermostat to settle.
+_SETTLING = 0.1
+_LARGEST_DISTANCE = 8.0
+# 2: where spectra end is told by their height, not by their area.
+_ANALYSIS = 2
+
+
+def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: Conditions) -> Unit:
+    """Return the unit that runs at constant temperature."""
+    key = f"nvt:{way}:{thermostat}"
+    settings = MDSettings(
+        forces=way.forces,
+        inner_steps=way.inner_steps,
+        ensemble=thermostat.ensemble,
+        relaxation_fs=thermostat.relaxation_fs,
+        n_steps=round(picoseconds * 1e3 / conditions.time_step_fs),
+        time_step_fs=conditions.time_step_fs,
+        temperature_k=conditions.temperature_k,
+        seed=conditions.seed_of(key),
+    )
+    wanted = {
+        "forces": str(way),
+        "thermostat": str(thermostat),
+        "time_step_fs": settings.time_step_fs,
+        "temperature_k": settings.temperature_k,
+    }
+    return Unit(
+        key,
+        way.cost() * settings.n_steps,
+        wanted,
+        partial(_measure, settings),
+        needs_start=True,
+        outputs=way.outputs,
+        analysis=_ANALYSIS,
+    )
+
+
+def _measure(settings: MDSettings, subject: Subject, place: Path, deadline: Deadline) -> Found:
+    start = starting_atoms(subject, place.parent / KEY)
+    ending = simulate(subject, start, settings, place, deadline)
+    record = record_of(start, settings, place, is_moving=True)
+    values = temperatures(record, len(start), settings)
+    found = read_found(place.parent / KEY)
+    frequencies = {} if found is None else found.values["square_frequencies"]
+    counts = Counter(start.get_chemical_symbols())
+    values["expected_shifts_k"] = expected_temperature_shifts(frequencies, counts, settings)
+    values |= motion(record, start, settings) | order(record, start)
+    values["picoseconds"] = ending.n_inner * settings.time_step_fs * 1e-3
+    values["planned_picoseconds"] = settings.n_steps * settings.time_step_fs * 1e-3
+    return Found(values, ending.is_done, ending.note)
+
+
+def temperatures(record: Record, n_atoms: int, settings: MDSettings) -> dict[str, Any]:
+    """Return mean temperatures, and the drift of what should be conserved."""
+    series = record.series()
+    n_settling = int(_SETTLING * len(series["energy"]))
+    settled = {name: values[n_settling:] for name, values in series.items()}
+    times = outer_fs(settings) * np.arange(len(settled["energy"]), dtype=np.float64)
+    drift = fit_drift(times, settled["conserved_energy"], n_atoms)
+    symbols = record.layout.symbols
+    return {
+        "temperature": asdict(block_average(settled["temperature"])),
+        "species_temperatures": {
+            each: asdict(block_average(settled[f"temperature_{each}"])) for each in symbols
+        },
+        "rmse": asdict(block_average(settled["rmse"])),
+        "species_rmse": {each: asdict(block_average(settled[f"rmse_{each}"])) for each in symbols},
+        "conserved_drift": None if drift is None else asdict(drift),
+    }
+
+
+def motion(record: Record, atoms: Atoms, settings: MDSettings) -> dict[str, Any]:
+    """Return diffusion coefficients and spectra of velocities, of each species."""
+    layout = record.layout
+    positions, velocities = record.positions(), record.velocities()
+    positions = positions[int(_SETTLING * len(positions)) :]
+    velocities = velocities[int(_SETTLING * len(velocities)) :]
+    steps = outer_fs(settings) * np.array([layout.position_interval, layout.velocity_interval])
+    symbols = np.array(atoms.get_chemical_symbols())
+    masses = atoms.get_masses()
+    spectra = {
+        each: velocity_spectrum(velocities[:, symbols[layout.traced] == each], steps[1])
+        for each in layout.symbols
+    }
+    return {
+        "diffusion": {
+            each: asdict(diffusion(positions, masses, symbols == each, steps[0]))
+            for each in layout.symbols
+        },
+        "largest_wave_number": 0.5 / (steps[1] * 2.99792458e-5),
+        "spectra": {
+            each: {
+                "wave_numbers": spectrum.wave_numbers.round(2),
+                "density": _rounded(spectrum.density),
+                "peak": spectrum.peak,
+                "highest": spectrum.highest,
+            }
+            for each, spectrum in spectra.items()
+            if spectrum is not None
+        },
+    }
+
+
+def order(record: Record, atoms: Atoms) -> dict[str, Any]:
+    """Return radial distribution functions, where the system is periodic in all directions."""
+    if not atoms.pbc.all():
+        return {"radial": {}}
+    positions = record.positions()
+    found = radial_distributions(
+        positions[int(_SETTLING * len(positions)) :],
+        atoms.cell.array,
+        np.array(atoms.get_chemical_symbols()),
+        largest=_LARGEST_DISTANCE,
+    )
+    return {
+        "radial": {
+            name: {
+                "distances": radial.distances.round(4),
+                "values": _rounded(radial.values),
+                "errors": _rounded(radial.errors),
+                "peak": radial.peak,
+            }
+            for name, radial in found.items()
+        }
+    }
+
+
+def _rounded(values: Any) -> list[float]:
+    """Return values with five digits: what a page can show, in a file of bearable size."""
+    return [float(f"{value:.5g}") for value in values]

@@ -1,0 +1,212 @@
+"""Geometry optimisation from many perturbed starts, with each kind of forces.
+
+Whoever optimises on direct forces follows them until they vanish, which need not be where the
+gradient does, and may never happen. What counts here is the same for all: whether the largest
+*conservative* force at the end is small enough. "hybrid" goes down on direct forces as far as they
+lead, and on conservative ones from there.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.optimize import FIRE
+
+from twinforce.ase import DirectForcesWarning, ForceKind, TwinForceCalculator
+from twinforce.assess.analysis.statistics import mean_of_independent
+from twinforce.assess.budget import Deadline
+from twinforce.assess.folder import Found, as_json, write_json
+from twinforce.assess.subject import Conditions, Subject, Unit
+from twinforce.assess.ways import USUAL_F
+from twinforce_proto import InvalidSystemError, NonFinitePredictionError
+
+STRATEGIES = ("direct", "conservative", "hybrid")
+
+_N_THREADS = 4
+_PERTURBATION = 0.1
+# Where hybrid optimisation changes over: at this many times fmax, or after this many steps
+# that brought no smaller largest force.
+_SWITCH = 4.0
+_PATIENCE = 40
+
+
+def optimise_unit(
+    strategy: str, n_starts: int, fmax: float, max_steps: int, conditions: Conditions
+) -> Unit:
+    """Return the unit that optimises from perturbed starts.
+
+    Args:
+        strategy: One of `STRATEGIES`.
+        n_starts: How many.
+        fmax: The largest force on an atom that counts as none, in eV/Å.
+        max_steps: Of each optimisation.
+        conditions: Whose seed is used.
+    """
+    settings = {"fmax": fmax, "max_steps": max_steps, "perturbation": _PERTURBATION}
+    relative = {"direct": 1.0, "conservative": USUAL_F, "hybrid": 0.5 * (1 + USUAL_F)}[strategy]
+    outputs = {"direct": {"direct_forces"}}.get(strategy, {"direct_forces"})
+    return Unit(
+        f"optimise:{strategy}",
+        relative * n_starts * max_steps / 2,
+        settings,
+        partial(_optimise_all, strategy, n_starts, fmax, max_steps, conditions.seed),
+        outputs=frozenset(outputs | {"conservative_forces"}),
+    )
+
+
+def _optimise_all(
+    strategy: str,
+    n_starts: int,
+    fmax: float,
+    max_steps: int,
+    seed: int,
+    subject: Subject,
+    place: Path,
+    deadline: Deadline,
+) -> Found:
+    path = place / "starts.json"
+    done: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    is_stopped = Event()
+
+    def is_over() -> bool:
+        return deadline.is_over or is_stopped.is_set()
+
+    def descend(index: int) -> dict[str, Any] | None:
+        atoms = _perturbed(subject, seed, index)
+        return _descend(subject, strategy, fmax, max_steps, is_over, atoms)
+
+    waiting = [index for index in range(n_starts) if str(index) not in done]
+    with subject.progress.bar(f"optimise {strategy}", n_starts, len(done)) as bar:
+        for index, found in _in_threads(waiting, descend, is_stopped):
+            if found is not None:
+                done[str(index)] = found
+                write_json(path, as_json(done))
+                bar.update()
+    values = {"starts": done} | summarize(list(done.values()))
+    values |= {"n_starts": n_starts, "fmax": fmax, "max_steps": max_steps}
+    return Found(values, len(done) >= n_starts)
+
+
+def summarize(starts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return how many starts ended well, and what that took."""
+    succeeded = [each for each in starts if each["is_minimum"]]
+    n_starts = len(starts)
+    rate = len(succeeded) / n_starts if n_starts else float("nan")
+    # Wilson's interval, which knows that 10 of 10 is not certainty.
+    spread = np.sqrt(rate * (1 - rate) / n_starts + 0.25 / n_starts**2) if n_starts else np.nan
+    chosen = succeeded or starts
+    means = {
+        name: mean_of_independent([float(each[name]) for each in chosen])
+        for name in ("n_direct", "n_conservative")
+    }
+    return {
+        "n_done": n_starts,
+        "success_rate": rate,
+        "success_error": float(spread / (1 + 1 / n_starts)) if n_starts else float("nan"),
+        "believed_rate": np.mean([each["is_converged"] for each in starts]) if starts else np.nan,
+        "n_direct": means["n_direct"].value,
+        "n_conservative": means["n_conservative"].value,
+        "n_direct_error": means["n_direct"].error,
+        "n_conservative_error": means["n_conservative"].error,
+        "largest_force_median": np.median([each["largest_force"] for each in starts])
+        if starts
+        else np.nan,
+    }
+
+
+def _in_threads(
+    waiting: list[int], work: Callable[[int], dict[str, Any] | None], is_stopped: Event
+) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Work on several starts at once, so that the service can batch them; yield as they end."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(_N_THREADS) as pool:
+        warnings.simplefilter("ignore", DirectForcesWarning)
+        running = {pool.submit(work, index): index for index in waiting}
+        try:
+            for future in as_completed(running):
+                yield running[future], future.result()
+        finally:
+            is_stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _perturbed(subject: Subject, seed: int, index: int) -> Atoms:
+    atoms = subject.atoms.copy()
+    atoms.set_array("momenta", None)
+    rng = np.random.default_rng([seed, index])
+    atoms.positions += rng.normal(scale=_PERTURBATION, size=(len(atoms), 3))
+    return atoms
+
+
+def _descend(
+    subject: Subject,
+    strategy: str,
+    fmax: float,
+    max_steps: int,
+    is_over: Callable[[], bool],
+    atoms: Atoms,
+) -> dict[str, Any] | None:
+    """Optimise; return how it went, or None where time was up."""
+    counts = {"direct": 0, "conservative": 0}
+    kinds: tuple[ForceKind, ...] = ("direct", "conservative")
+    if strategy != "hybrid":
+        kinds = tuple(kind for kind in kinds if kind == strategy)
+    is_converged, note = False, ""
+    for kind in kinds:
+        is_first = strategy == "hybrid" and kind == "direct"
+        limit = _SWITCH * fmax if is_first else fmax
+        patience = _PATIENCE if is_first else max_steps
+        left = max_steps - sum(counts.values())
+        try:
+            n_calls, is_converged = _follow(subject, atoms, kind, limit, left, patience, is_over)
+        except (InvalidSystemError, NonFinitePredictionError) as error:
+            note = str(error)
+            n_calls, is_converged = 0, False
+        counts[kind] += n_calls
+        if is_over():
+            return None
+    final = subject.predict([atoms.positions], ("energy", "conservative_forces"))[0]
+    assert final.conservative_forces is not None
+    largest = float(np.linalg.norm(final.conservative_forces, axis=1).max())
+    return {
+        "n_direct": counts["direct"],
+        "n_conservative": counts["conservative"],
+        "is_converged": is_converged,
+        "is_minimum": largest <= fmax,
+        "largest_force": largest,
+        "energy": final.energy,
+        "note": note,
+    }
+
+
+def _follow(
+    subject: Subject,
+    atoms: Atoms,
+    kind: ForceKind,
+    fmax: float,
+    max_steps: int,
+    patience: int,
+    is_over: Callable[[], bool],
+) -> tuple[int, bool]:
+    """Go down on one kind of forces; return the evaluations it took, and whether it converged."""
+    smallest, n_since, n_calls = np.inf, 0, 0
+    with (
+        TwinForceCalculator(subject.client, model=subject.info.name, force_kind=kind) as atoms.calc,
+        FIRE(atoms, logfile=None) as optimizer,
+    ):
+        for is_converged in optimizer.irun(fmax=fmax, steps=max_steps):
+            n_calls += 1
+            if is_converged:
+                return n_calls, True
+            largest = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+            n_since = 0 if largest < smallest else n_since + 1
+            smallest = min(smallest, largest)
+            if n_since >= patience or is_over():
+                break
+    return n_calls, False

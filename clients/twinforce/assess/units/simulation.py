@@ -1,0 +1,125 @@
+"""A long simulation as a unit of work: it goes on, bit for bit, from its last checkpoint."""
+
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+
+from twinforce.ase import DirectForcesWarning, ForceDisagreementWarning, TwinForceCalculator
+from twinforce.assess.budget import Deadline
+from twinforce.assess.subject import Subject
+from twinforce.assess.units.recording import Layout, Record, Recorder
+from twinforce.md import MDSettings, dynamics_of, follow
+from twinforce_proto import InvalidSystemError, NonFinitePredictionError, SystemTooLargeError
+
+_CHECKPOINT_S = 20.0
+# Beyond this many times the temperature of the start, atoms have come apart.
+_HOT = 5.0
+# What a model or service says to atoms that have come apart.
+_DISASTERS = (InvalidSystemError, NonFinitePredictionError, SystemTooLargeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How far a simulation came.
+
+    Attributes:
+        n_inner: Inner steps, over all attempts.
+        is_done: Whether it will not go on.
+        note: Why it ended before its time; empty where it did not.
+    """
+
+    n_inner: int
+    is_done: bool
+    note: str
+
+
+def outer_fs(settings: MDSettings) -> float:
+    """Return the time between evaluations of what drives at the end of a step, in fs."""
+    inner_steps = settings.inner_steps if settings.forces == "hybrid" else 1
+    return inner_steps * settings.time_step_fs
+
+
+def record_of(atoms: Atoms, settings: MDSettings, place: Path, *, is_moving: bool) -> Record:
+    """Return what a simulation recorded there."""
+    return Record(place, Layout.of(atoms, outer_fs(settings), is_moving=is_moving))
+
+
+def simulate(
+    subject: Subject,
+    start: Atoms,
+    settings: MDSettings,
+    place: Path,
+    deadline: Deadline,
+    *,
+    is_moving: bool = True,
+) -> Ending:
+    """Simulate until the end, the deadline or a disaster, from the last checkpoint if there is one.
+
+    Args:
+        subject: Whose model drives.
+        start: From where, with velocities; not changed.
+        settings: What.
+        place: Of the files of this simulation.
+        deadline: Until when.
+        is_moving: Whether positions and velocities are recorded.
+    """
+    atoms = start.copy()
+    checkpoint = place / "checkpoint.npz"
+    with (
+        warnings.catch_warnings(),
+        TwinForceCalculator(subject.client, model=subject.info.name) as atoms.calc,
+    ):
+        warnings.simplefilter("ignore", DirectForcesWarning)
+        warnings.simplefilter("ignore", ForceDisagreementWarning)
+        is_begun = checkpoint.exists()
+        dynamics = dynamics_of(atoms, settings, checkpoint if is_begun else None)
+        layout = record_of(start, settings, place, is_moving=is_moving).layout
+        recorder = Recorder(place, layout, dynamics.get_number_of_steps(), is_begun=is_begun)
+        try:
+            note = _follow(subject, dynamics, settings, recorder, checkpoint, deadline)
+        finally:
+            recorder.close()
+    n_inner = dynamics.get_number_of_steps() * dynamics.inner_steps
+    is_done = bool(note) or n_inner >= settings.n_steps
+    return Ending(n_inner, is_done, note)
+
+
+def _follow(
+    subject: Subject,
+    dynamics: Any,
+    settings: MDSettings,
+    recorder: Recorder,
+    checkpoint: Path,
+    deadline: Deadline,
+) -> str:
+    """Step, record and save; return why it cannot go on, or nothing."""
+    n_before = dynamics.get_number_of_steps() * dynamics.inner_steps
+    title = checkpoint.parent.name
+    saved_at = time.monotonic()
+    note = ""
+    with subject.progress.bar(title, settings.n_steps, n_before, "step") as bar:
+        try:
+            for instant in follow(dynamics, settings):
+                recorder.record(dynamics.get_number_of_steps(), instant, dynamics.atoms)
+                bar.update(instant.step - bar.n)
+                if instant.temperature_k > _HOT * settings.temperature_k:
+                    note = f"stopped at {instant.temperature_k:.0f} K after {instant.time_fs:g} fs"
+                if note or deadline.is_over:
+                    break
+                if time.monotonic() - saved_at > _CHECKPOINT_S:
+                    _save(dynamics, recorder, checkpoint)
+                    saved_at = time.monotonic()
+            _save(dynamics, recorder, checkpoint)
+        except _DISASTERS as error:
+            note = f"stopped: {error}"
+    return note
+
+
+def _save(dynamics: Any, recorder: Recorder, checkpoint: Path) -> None:
+    """Save where it is, after all that was recorded before."""
+    recorder.flush()
+    dynamics.save(checkpoint)

@@ -1,0 +1,131 @@
+"""Where all simulations of an assessment start: the given atoms, equilibrated."""
+
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms, units
+
+from twinforce.assess.analysis.statistics import Floats
+from twinforce.assess.budget import Deadline
+from twinforce.assess.folder import Found
+from twinforce.assess.subject import Subject, Unit
+from twinforce.assess.units.simulation import record_of, simulate
+from twinforce.md import MDSettings, draw_velocities
+
+KEY = "start"
+_RELAXATION_FS = 100.0
+_N_SNAPSHOTS = 16
+
+
+def start_unit(subject: Subject) -> Unit:
+    """Return the unit that equilibrates, with conservative forces if the model has them."""
+    settings = _settings(subject)
+    wanted = {"temperature_k": settings.temperature_k, "relaxation_fs": settings.relaxation_fs}
+    cost = 2.5 * settings.n_steps
+    return Unit(KEY, cost, wanted, _equilibrate, outputs=frozenset())
+
+
+def starting_atoms(subject: Subject, place: Path) -> Atoms:
+    """Return the atoms that `start_unit` left, with velocities.
+
+    Args:
+        subject: What is assessed.
+        place: Of the unit.
+    """
+    atoms = subject.atoms.copy()
+    with np.load(place / "start.npz") as saved:
+        atoms.positions[:] = saved["positions"]
+        atoms.set_momenta(saved["momenta"], apply_constraint=False)
+    return atoms
+
+
+def expected_temperature_shifts(
+    square_frequencies: dict[str, float],
+    counts: dict[str, int],
+    settings: MDSettings,
+) -> dict[str, float] | None:
+    """Return how far the finite time step alone moves the temperature of each species, in K.
+
+    Velocity Verlet keeps the momenta of a vibration of frequency ω colder than its positions:
+
+        T_kinetic = T (1 - ω² dt²/4),        <ω²> = <f²> / (3 m k T) of a species
+
+    Global velocity rescaling holds the mean, so that only differences between species are left.
+
+    Args:
+        square_frequencies: <ω²> of each species, in 1/fs².
+        counts: Atoms of each species.
+        settings: Of the simulation.
+
+    Returns:
+        None where the thermostat acts on each atom and nothing so simple holds.
+    """
+    if settings.ensemble not in ("svr", "langevin") or not square_frequencies:
+        return None
+    square = settings.time_step_fs**2 / 4.0
+    shifts = {
+        symbol: -settings.temperature_k * square * value
+        for symbol, value in square_frequencies.items()
+    }
+    if settings.ensemble == "langevin":
+        return shifts
+    mean = sum(shifts[each] * counts[each] for each in shifts) / sum(
+        counts[each] for each in shifts
+    )
+    return {symbol: shift - mean for symbol, shift in shifts.items()}
+
+
+def _settings(subject: Subject) -> MDSettings:
+    conditions = subject.conditions
+    is_conservative = "conservative_forces" in subject.info.outputs
+    return MDSettings(
+        forces="conservative" if is_conservative else "direct",
+        ensemble="svr",
+        n_steps=round(conditions.equilibration_ps * 1e3 / conditions.time_step_fs),
+        time_step_fs=conditions.time_step_fs,
+        temperature_k=conditions.temperature_k,
+        relaxation_fs=_RELAXATION_FS,
+        seed=conditions.seed,
+    )
+
+
+def _equilibrate(subject: Subject, place: Path, deadline: Deadline) -> Found:
+    settings = _settings(subject)
+    atoms = subject.atoms.copy()
+    if not atoms.has("momenta"):
+        draw_velocities(atoms, settings.temperature_k, np.random.default_rng(settings.seed))
+    snapshots = atoms.positions[None]
+    if settings.n_steps:
+        ending = simulate(subject, atoms, settings, place, deadline)
+        if ending.note:
+            raise ValueError(f"equilibration {ending.note}: no simulation can start from there")
+        if not ending.is_done:
+            return Found({"picoseconds": ending.n_inner * settings.time_step_fs * 1e-3}, False)
+        snapshots = record_of(atoms, settings, place, is_moving=True).positions()
+        with np.load(place / "checkpoint.npz") as saved:
+            atoms.positions[:] = saved["positions"]
+            atoms.set_momenta(saved["momenta"], apply_constraint=False)
+    np.savez(place / "start.npz", positions=atoms.positions, momenta=atoms.get_momenta())
+    values = {
+        "picoseconds": settings.n_steps * settings.time_step_fs * 1e-3,
+        "square_frequencies": _square_frequencies(subject, settings.forces, snapshots),
+    }
+    return Found(values)
+
+
+def _square_frequencies(subject: Subject, kind: str, snapshots: Floats) -> dict[str, float]:
+    """Return <f²> / (3 m k T) of each species, in 1/fs², over the second half of a run."""
+    late = snapshots[len(snapshots) // 2 :]
+    chosen = late[np.linspace(0, len(late) - 1, min(_N_SNAPSHOTS, len(late))).astype(int)]
+    output = f"{kind}_forces"
+    n_each = subject.n_per_request
+    predictions = [
+        prediction
+        for begin in range(0, len(chosen), n_each)
+        for prediction in subject.predict(chosen[begin : begin + n_each], (output,))
+    ]
+    squares = np.mean([(getattr(each, output) ** 2).sum(axis=1) for each in predictions], axis=0)
+    kt = units.kB * subject.conditions.temperature_k
+    per_atom = squares / (3.0 * subject.atoms.get_masses() * kt) * units.fs**2
+    symbols = np.array(subject.atoms.get_chemical_symbols())
+    return {symbol: float(per_atom[symbols == symbol].mean()) for symbol in sorted(set(symbols))}

@@ -1,0 +1,1 @@
+"""The native hybrid network, plain and compiled."""

@@ -1,0 +1,79 @@
+"""Where compiled parts are kept: files that hold machine code, so only their owner may write there.
+
+A file is found by everything that its content depends on: what is compiled, the code that describes
+it, torch, and the processor or GPU. What does not fit is never loaded, only built anew.
+"""
+
+import hashlib
+import os
+import platform
+import stat
+from pathlib import Path
+
+import torch
+
+from twinforce_models.potentials.hybrid_net import core, fused
+from twinforce_models.potentials.hybrid_net.compilation.spec import Spec
+
+_SOURCES = (
+    *(Path(__file__).with_name(name) for name in ("spec.py", "build.py")),
+    *(Path(str(module.__file__)) for module in (core, fused)),
+)
+_OF_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def prepared(folder: Path) -> Path:
+    """Return the folder, made if it was not there.
+
+    Raises:
+        OSError: It cannot be made, or others than its owner may write there.
+    """
+    try:
+        folder = folder.expanduser()
+    except RuntimeError as error:  # a user without a home, as in containers
+        raise FileNotFoundError(f"{folder}: {error}") from error
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_own(folder)
+    return folder
+
+
+def path_of(spec: Spec, folder: Path) -> Path:
+    """Return the file of a compiled part, whether it is there or not."""
+    digest = hashlib.sha256()
+    for text in (spec.to_json(), torch.__version__, platform.machine(), _hardware(spec.device)):
+        digest.update(text.encode() + b"\0")
+    for source in _SOURCES:
+        digest.update(source.read_bytes())
+    return folder / f"{spec.part}-{digest.hexdigest()[:24]}.pt2"
+
+
+def is_there(path: Path) -> bool:
+    """Return whether a part has been built.
+
+    Raises:
+        OSError: It has, but others than its owner may write it.
+    """
+    if not path.exists():
+        return False
+    _check_own(path)
+    return True
+
+
+def _check_own(path: Path) -> None:
+    status = path.stat()
+    if status.st_uid != os.getuid() or status.st_mode & _OF_OTHERS:
+        raise PermissionError(
+            f"{path}: expected to belong to this user and to be written by nobody else, since it "
+            f"holds machine code; got owner {status.st_uid}, mode {stat.filemode(status.st_mode)}"
+        )
+
+
+def _hardware(device: str) -> str:
+    """Return what compiled code needs there."""
+    if torch.device(device).type == "cuda":
+        properties = torch.cuda.get_device_properties(torch.device(device))
+        return f"{properties.name} {properties.major}.{properties.minor} {torch.version.cuda}"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    facts = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
+    return "\n".join(sorted(set(facts))) or platform.processor()

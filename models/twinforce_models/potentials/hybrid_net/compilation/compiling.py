@@ -1,0 +1,171 @@
+"""Giving a potential its compiled parts: those that are kept at once, others when they are built.
+
+A build takes a minute or two of one core, in a process of its own. Nothing waits for it unless told
+to; until it is done, and if it fails, the plain network is evaluated.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+
+from twinforce_models.batch import Batch
+from twinforce_models.potential import Potential
+from twinforce_models.potentials.hybrid_net.compilation.cache import is_there, path_of, prepared
+from twinforce_models.potentials.hybrid_net.compilation.loading import Compiled, load
+from twinforce_models.potentials.hybrid_net.compilation.potential import CompiledHybridNet
+from twinforce_models.potentials.hybrid_net.compilation.spec import Part, Spec
+from twinforce_models.potentials.hybrid_net.potential import HybridNet
+from twinforce_models.prediction import predict_batch
+from twinforce_proto import OUTPUTS, ModelLoadError, System
+
+logger = logging.getLogger(__name__)
+
+PARTS: tuple[Part, ...] = get_args(Part)
+
+# What compiled and plain results may differ by, relative to the largest component.
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
+_SPACING = 0.7  # cutoffs, of the atoms of the system that is compared
+
+
+def compiled(
+    potential: Potential, folder: Path, n_threads: int, *, wait: bool = False
+) -> Potential:
+    """Return the potential with compiled parts, or as it is if it is not one that is compiled.
+
+    Args:
+        potential: The native one; any other is returned as it is.
+        folder: Where parts are kept; nobody else may write there.
+        n_threads: Of the CPU, for one operation.
+        wait: For parts that have to be built; otherwise they come when they are done.
+
+    Raises:
+        ModelLoadError: A part could not be built, and was to be waited for.
+    """
+    if not isinstance(potential, HybridNet):
+        return potential
+    target = CompiledHybridNet(potential)
+    try:
+        folder = prepared(folder)
+        paths = {spec: path_of(spec, folder) for spec in _specs(potential, n_threads)}
+        missing = {spec: path for spec, path in paths.items() if not _use_kept(target, spec, path)}
+    except OSError as error:
+        return _failed(target, str(error), wait=wait)
+    if missing and wait:
+        _build_all(target, missing, wait=True)
+    elif missing:
+        build_all = partial(_build_all, target, missing, wait=False)
+        threading.Thread(target=build_all, name="compiling", daemon=True).start()
+    return target
+
+
+def _specs(potential: HybridNet, n_threads: int) -> list[Spec]:
+    dtype = str(potential.dtype).removeprefix("torch.")
+    threads = n_threads if potential.device.type == "cpu" else 1
+    h = potential.core.hyperparameters
+    return [Spec(part, h, dtype, str(potential.device), threads) for part in PARTS]
+
+
+def _use_kept(target: CompiledHybridNet, spec: Spec, path: Path) -> bool:
+    """Use the part if it has been built before, and return whether it is used now."""
+    if not is_there(path):
+        return False
+    try:
+        part = load(path, spec)
+        _check(target.plain, spec, part)
+    except Exception as error:  # whatever machine code of something else does
+        logger.warning("%s cannot be used and is built again: %s", path, error)
+        path.unlink(missing_ok=True)
+        return False
+    target.use(spec, part)
+    return True
+
+
+def _build_all(target: CompiledHybridNet, paths: Mapping[Spec, Path], *, wait: bool) -> None:
+    """Build and use all of the parts, at the same time if they are waited for."""
+    one_by_one = [[each] for each in paths.items()]
+    try:
+        for some in [list(paths.items())] if wait else one_by_one:
+            _build(some, is_nice=not wait)
+            for spec, path in some:
+                if not _use_kept(target, spec, path):
+                    raise ModelLoadError(f"the {spec.part} part that was built cannot be used")
+    except (OSError, ModelLoadError) as error:
+        _failed(target, str(error), wait=wait)
+
+
+def _build(some: Sequence[tuple[Spec, Path]], *, is_nice: bool) -> None:
+    """Build parts, each in a process of its own, which ends with this one."""
+    started = time.monotonic()
+    with ExitStack() as stack:
+        processes = [stack.enter_context(_builder(*each, is_nice=is_nice)) for each in some]
+        for (spec, _), process in zip(some, processes, strict=True):
+            assert process.stderr is not None
+            said = process.stderr.read().strip()
+            if process.wait():
+                lines = [line for line in said.splitlines() if line and not line.startswith(" ")]
+                raise ModelLoadError(lines[-1] if lines else f"exit status {process.returncode}")
+            logger.info("%s was compiled in %.0f s", spec.part, time.monotonic() - started)
+
+
+def _builder(spec: Spec, path: Path, *, is_nice: bool) -> subprocess.Popen[str]:
+    module = "twinforce_models.potentials.hybrid_net.compilation.build"
+    command = [sys.executable, "-P", "-m", module, str(path), *(["--nice"] if is_nice else [])]
+    imports = os.pathsep.join(str(Path(each).absolute()) for each in sys.path)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": imports},
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(spec.to_json() + "\n")
+    process.stdin.flush()
+    return process
+
+
+def _failed(target: CompiledHybridNet, reason: str, *, wait: bool) -> CompiledHybridNet:
+    if wait:
+        raise ModelLoadError(f"the network cannot be compiled: {reason}")
+    logger.warning("the network is evaluated uncompiled, two to four times slower: %s", reason)
+    return target
+
+
+def _check(plain: HybridNet, spec: Spec, part: Compiled) -> None:
+    """Compare a part with the network that it was made from, on a few atoms.
+
+    Raises:
+        ArithmeticError: They differ.
+    """
+    fused = CompiledHybridNet(plain)
+    fused.use(spec, part)
+    wanted = [
+        name for name in OUTPUTS if spec.part == "hybrid" or not name.startswith("conservative")
+    ]
+    batch = Batch.from_systems([_few_atoms(plain)], plain.cutoff, plain.dtype, plain.device)
+    expected, found = (predict_batch(each, batch, wanted) for each in (plain, fused))
+    for name in wanted:
+        one, other = getattr(expected, name).double(), getattr(found, name).double()
+        error = float((one - other).abs().max() / one.abs().max().clamp(min=1e-3))
+        if not error < _TOLERANCE[plain.dtype]:
+            raise ArithmeticError(f"{name} differs from the plain network's by {error:.1g}")
+
+
+def _few_atoms(plain: HybridNet) -> System:
+    spacing = _SPACING * plain.cutoff
+    grid = np.stack(np.meshgrid(*[np.arange(3)] * 3), axis=-1).reshape(-1, 3)
+    shaken = grid + np.random.default_rng(0).uniform(-0.1, 0.1, size=grid.shape)
+    elements = [plain.elements[place % len(plain.elements)] for place in range(len(grid))]
+    return System(elements, spacing * shaken, np.eye(3) * 3.5 * spacing, pbc=True)

@@ -1,0 +1,103 @@
+"""The native potential with compiled parts, as soon as there are any."""
+
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor
+
+from twinforce_models.batch import Batch
+from twinforce_models.potential import DIRECT_OUTPUTS, FusedHeads, Heads
+from twinforce_models.potentials.hybrid_net.compilation.loading import Compiled
+from twinforce_models.potentials.hybrid_net.compilation.spec import (
+    MIN_SIZE,
+    Part,
+    Spec,
+    named_weights,
+)
+from twinforce_models.potentials.hybrid_net.fused import Direct, Hybrid
+from twinforce_models.potentials.hybrid_net.potential import HybridNet, lay_out, lay_out_reverse
+from twinforce_models.tables.table import AtomValues, Table, Wanted
+from twinforce_proto import needs_autograd
+
+
+class CompiledHybridNet:
+    """A `Potential` and `Fused`: `plain`, and for batches that a compiled part can take, that part.
+
+    Parts may be added at any time, from any thread.
+
+    Attributes:
+        plain: What is compiled, or evaluated where nothing compiled fits.
+    """
+
+    def __init__(self, plain: HybridNet) -> None:
+        self.plain = plain
+        self.cutoff, self.elements, self.outputs = plain.cutoff, plain.elements, plain.outputs
+        self.dtype, self.device = plain.dtype, plain.device
+        self.uses_charge, self.uses_spin = plain.uses_charge, plain.uses_spin
+        self._weights = list(named_weights(plain.core).values())
+        self._parts: dict[Part, tuple[Spec, Compiled]] = {}
+
+    @property
+    def parts(self) -> frozenset[Part]:
+        """What is compiled."""
+        return frozenset(self._parts)
+
+    def use(self, spec: Spec, compiled: Compiled) -> None:
+        """Evaluate a part with what was compiled from the spec, from the next batch on."""
+        self._parts[spec.part] = spec, compiled
+
+    def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
+        """Evaluate a batch once, as `plain` does."""
+        return self.plain.forward_heads(batch, direct=direct)
+
+    def forward_fused(self, batch: Batch, outputs: frozenset[str]) -> FusedHeads | None:
+        """Evaluate a batch once; None if the part that it needs is missing or cannot take it."""
+        part = self._parts.get("hybrid" if needs_autograd(outputs) else "direct")
+        if part is None or batch.n_atoms < MIN_SIZE:
+            return None
+        spec, compiled = part
+        neighbors, offsets = lay_out(batch, self.cutoff, MIN_SIZE)
+        if neighbors.numel() > spec.max_slots:
+            return None
+        kinds = self.plain.kind_of_element.index_select(0, batch.atomic_numbers)
+        positions = batch.positions.contiguous()
+        inputs = [kinds, positions, neighbors, offsets]
+        if spec.has_reverse:
+            inputs.append(lay_out_reverse(batch, neighbors.shape[1]))
+        found = compiled([*self._weights, *inputs])
+        heads = Direct(*found[: len(Direct._fields)])
+        references = self.plain.reference_energies.index_select(0, kinds)
+        atom_energies = references + heads.local_energies.to(torch.float64)
+        gradients = {} if spec.part == "direct" else _gradients(Hybrid(*found), batch, outputs)
+        if outputs.isdisjoint(DIRECT_OUTPUTS):
+            return FusedHeads(atom_energies, gradients)
+        stress = None
+        if "direct_stress" in outputs:
+            strain_gradients = batch.sum_over_atoms(heads.direct_strain_gradients)
+            stress = strain_gradients / batch.volumes[:, None, None]
+        return FusedHeads(atom_energies, gradients, heads.direct_forces, stress)
+
+    @property
+    def way(self) -> Hashable:
+        """What it would evaluate a table with just now."""
+        return self.parts
+
+    def evaluate_table(self, table: Table, wanted: Wanted, max_seen: int) -> AtomValues:
+        """Evaluate a table, with a compiled part if there is one that can take it."""
+        part = self._parts.get("hybrid" if wanted.gradient else "direct")
+        if part is None or min(table.neighbors.shape) < MIN_SIZE:
+            return self.plain.evaluate_table(table, wanted, max_seen)
+        spec, compiled = part
+        if table.neighbors.numel() > spec.max_slots:
+            return self.plain.evaluate_table(table, wanted, max_seen)
+        inputs = self.plain.inputs_of(table, with_reverse=spec.has_reverse)
+        given = [each for each in inputs if each is not None]
+        found = compiled([*self._weights, *given])
+        return self.plain.values_of(inputs.kinds, (Hybrid if wanted.gradient else Direct)(*found))
+
+
+def _gradients(found: Hybrid, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
+    gradients = {"conservative_forces": -found.conservative_forces}
+    if "conservative_stress" in outputs:
+        gradients["conservative_stress"] = batch.sum_over_atoms(found.strain_gradients)
+    return gradients

@@ -1,0 +1,311 @@
+"""The network of `hybrid_core` written for a compiler: the same function, other operations.
+
+Three things differ, none of which an eager evaluation would gain from:
+
+* Components come first, v [3, n_atoms, f] and t [5, n_atoms, f], and are written out: a compiler
+  fuses what is said of each component into one loop over the features.
+* Displacements are made here, from positions and a table of neighbors, so that nothing with a row
+  per pair is handed over but the table.
+* A message is its own transpose. With W(r_ij) = W(r_ji), u_ij = -u_ji and a list that holds each
+  pair from both ends, what an atom's features did to all others is again a sum over *its*
+  neighbors. So the derivative needs no scatter, and is written out in `Messages.backward`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, silu
+
+from twinforce_models.potentials.hybrid_net.core import (
+    HybridCore,
+    Message,
+    Mlp,
+    Update,
+    VectorReadout,
+    radial_functions,
+)
+
+Components = list[Tensor] | tuple[Tensor, ...]
+
+_R2, _R6 = 2**-0.5, 6**-0.5  # of the orthonormal basis, see `tensor_basis`
+
+
+class Inputs(NamedTuple):
+    """What is evaluated: atoms and their neighbors, as rows of equal length.
+
+    Attributes:
+        kinds: Shape [n_atoms]; counts within the elements of the network.
+        positions: Shape [n_atoms, 3], in Å.
+        neighbors: Who each entry is; padding points at the atom itself. Shape [n_atoms, k]. Each
+            pair is there from both ends.
+        offsets: From the neighbor's position to the image that is meant, shape [n_atoms, k, 3],
+            in Å; padding lies one cutoff away.
+        reverse: Where each pair stands seen from its other end, in the flattened table, shape
+            [n_atoms, k]. With it, forces on the other end are looked up; without, they are added
+            up, which a GPU does in an order that differs from time to time.
+    """
+
+    kinds: Tensor
+    positions: Tensor
+    neighbors: Tensor
+    offsets: Tensor
+    reverse: Tensor | None = None
+
+
+class Direct(NamedTuple):
+    """What needs no derivative, per atom: as in `CoreHeads`."""
+
+    local_energies: Tensor
+    direct_forces: Tensor
+    direct_strain_gradients: Tensor
+
+
+class Hybrid(NamedTuple):
+    """Everything, per atom: as in `CoreHeads`, and what the gradient of the energy gives.
+
+    Attributes:
+        conservative_forces: Shape [n_atoms, 3], in eV/Å.
+        strain_gradients: Volume times conservative stress, split over atoms. Shape
+            [n_atoms, 3, 3], in eV.
+    """
+
+    local_energies: Tensor
+    direct_forces: Tensor
+    direct_strain_gradients: Tensor
+    conservative_forces: Tensor
+    strain_gradients: Tensor
+
+
+def direct(core: HybridCore, inputs: Inputs) -> Direct:
+    """Evaluate the heads, no graph built."""
+    return _heads(core, inputs.kinds, inputs.neighbors, _displacements(inputs))
+
+
+def hybrid(core: HybridCore, inputs: Inputs) -> Hybrid:
+    """Evaluate the heads and the gradient of the energy, which is traced into one graph with it."""
+    vectors = _displacements(inputs).detach().requires_grad_()
+    with torch.enable_grad():
+        heads = _heads(core, inputs.kinds, inputs.neighbors, vectors)
+        (pull,) = torch.autograd.grad(heads.local_energies.sum(), vectors)
+    strain_gradients = (vectors.detach().unsqueeze(-1) * pull.unsqueeze(-2)).sum(1)
+    return Hybrid(
+        heads.local_energies.detach(),
+        heads.direct_forces.detach(),
+        heads.direct_strain_gradients.detach(),
+        pull.sum(1) - _seen_from_other(inputs, pull),
+        strain_gradients,
+    )
+
+
+def _seen_from_other(inputs: Inputs, pull: Tensor) -> Tensor:
+    """Return the sums of what pairs pull at their other ends, shape [n_atoms, 3]."""
+    pull = pull.reshape(-1, 3)
+    if inputs.reverse is not None:
+        return pull[inputs.reverse].sum(1)
+    return torch.zeros_like(inputs.positions).index_add(0, inputs.neighbors.reshape(-1), pull)
+
+
+def _displacements(inputs: Inputs) -> Tensor:
+    positions, neighbors, offsets = inputs[1:4]
+    return positions[neighbors] - positions.unsqueeze(1) + offsets
+
+
+def _heads(core: HybridCore, kinds: Tensor, neighbors: Tensor, vectors: Tensor) -> Direct:
+    h = core.hyperparameters
+    x, y, z = vectors.unbind(-1)
+    distances = (x * x + y * y + z * z + 1e-12).sqrt()
+    u = torch.stack([x, y, z], dim=-1) / distances.unsqueeze(-1)
+    radial = radial_functions(distances, h.cutoff, h.n_radial)
+    squares = torch.stack(_traceless_square(u.unbind(-1)), dim=-1)
+    s = core.embedding(kinds)
+    v = t = None
+    for message, update in zip(core.messages, core.updates, strict=True):
+        assert isinstance(message, Message)
+        assert isinstance(update, Update)
+        heard = _message(message, (s, v, t), radial, u, squares, neighbors)
+        s, v, t = _update(update, (s, v, t), heard)
+    assert v is not None
+    assert t is not None
+    forces = _readout(core.force_head, s, v).T * core.force_scale
+    deviatoric = _matrices(_readout(core.stress_head, s, t))
+    pressure = _mlp(core.pressure_head, s).squeeze(-1)
+    return Direct(
+        _mlp(core.energy_head, s).squeeze(-1) * core.energy_scale,
+        forces,
+        _stacked(deviatoric, pressure) * core.force_scale,
+    )
+
+
+def _message(
+    message: Message,
+    x: tuple[Tensor, Tensor | None, Tensor | None],
+    radial: Tensor,
+    u: Tensor,
+    squares: Tensor,
+    neighbors: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what each atom hears: `Message.forward`."""
+    s, v, t = x
+    filters = radial @ (message.filter.weight.T * message.scale)
+    gates = _mlp(message.gate, s)
+    if v is None or t is None:
+        return _sum_over_neighbors(message.widths, neighbors, filters, u, squares, gates)
+    gates, of_v, of_t = gates.split([sum(message.widths[:3]), *message.widths[3:]], dim=-1)
+    features = gates, v * of_v, t * of_t
+    return _sum_over_neighbors(message.widths, neighbors, filters, u, squares, *features)
+
+
+class Messages(torch.autograd.Function):
+    """The sums over neighbors, with widths [S, V, T] or, after the first layer, [S, V, T, V, T].
+
+    filters [n_atoms, k, sum of widths], u [n_atoms, k, 3], squares [n_atoms, k, 5], gates
+    [n_atoms, S + V + T], v [3, n_atoms, V], t [5, n_atoms, T].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        widths: list[int],
+        neighbors: Tensor,
+        filters: Tensor,
+        u: Tensor,
+        squares: Tensor,
+        *features: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sums, shapes [n_atoms, S], [3, n_atoms, V] and [5, n_atoms, T]."""
+        ctx.widths = widths
+        ctx.save_for_backward(neighbors, filters, u, squares, *features)
+        w = filters.split(widths, dim=-1)
+        a = [gate[neighbors] for gate in features[0].split(widths[:3], dim=-1)]
+        v = [w[1] * a[1] * c for c in _columns(u)]
+        t = [w[2] * a[2] * c for c in _columns(squares)]
+        if len(features) > 1:
+            v = [one + w[3] * other[neighbors] for one, other in zip(v, features[1], strict=True)]
+            t = [one + w[4] * other[neighbors] for one, other in zip(t, features[2], strict=True)]
+        return (w[0] * a[0]).sum(1), _summed(v), _summed(t)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the derivatives, those by features as sums over neighbors too."""
+        neighbors, filters, u, squares, gates, *features = ctx.saved_tensors
+        ds, dv, dt = gradients
+        w = filters.split(ctx.widths, dim=-1)
+        a = [gate[neighbors] for gate in gates.split(ctx.widths[:3], dim=-1)]
+        by_gates = [
+            (w[0] * ds[neighbors]).sum(1),
+            -(w[1] * _dot(_columns(u), [d[neighbors] for d in dv])).sum(1),
+            (w[2] * _dot(_columns(squares), [d[neighbors] for d in dt])).sum(1),
+        ]
+        here = [d.unsqueeze(1) for d in dv], [d.unsqueeze(1) for d in dt]
+        by_filters = [
+            ds.unsqueeze(1) * a[0],
+            a[1] * _dot(_columns(u), here[0]),
+            a[2] * _dot(_columns(squares), here[1]),
+        ]
+        by_u = torch.stack([(w[1] * a[1] * d).sum(-1) for d in here[0]], dim=-1)
+        by_squares = torch.stack([(w[2] * a[2] * d).sum(-1) for d in here[1]], dim=-1)
+        by_features = []
+        if features:
+            by_features = [
+                _summed([w[3] * d[neighbors] for d in dv]),
+                _summed([w[4] * d[neighbors] for d in dt]),
+            ]
+            by_filters += [
+                _dot([other[neighbors] for other in own], d)
+                for own, d in zip(features, here, strict=True)
+            ]
+        by_filter = torch.cat(by_filters, dim=-1)
+        by_gate = torch.cat(by_gates, dim=-1)
+        return None, None, by_filter, by_u, by_squares, by_gate, *by_features
+
+
+_sum_over_neighbors: Callable[..., tuple[Tensor, Tensor, Tensor]] = Messages.apply
+
+
+def _update(
+    update: Update,
+    x: tuple[Tensor, Tensor | None, Tensor | None],
+    heard: tuple[Tensor, Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the new features: `Update.forward`."""
+    s = x[0] + linear(heard[0], update.hear_s.weight)
+    v, t = linear(heard[1], update.hear_v.weight), linear(heard[2], update.hear_t.weight)
+    v, t = (v if x[1] is None else x[1] + v), (t if x[2] is None else x[2] + t)
+    n_v, n_t = v.shape[-1], t.shape[-1]
+    v1, v2, v3, v4 = linear(v, update.mix_v.weight).split([n_v, n_v, n_t, n_t], dim=-1)
+    t1, t2 = linear(t, update.mix_t.weight).split([n_t, n_t], dim=-1)
+    vv, tt = _dot(v1, v2), _dot(t1, t2)
+    g = _mlp(update.gate, torch.cat([s, vv, tt], dim=-1)).split(update.widths, dim=-1)
+    m1, m2 = _matrices(t1), _matrices(t2)
+    tv = torch.stack([_dot(row, v3) * g[4] for row in m1])
+    pair = [[v3[a] * v4[b] * g[6] + _dot(m1[a], m2[b]) * g[7] for b in range(3)] for a in range(3)]
+    return (
+        s
+        + g[0]
+        + linear(g[1] * vv, update.read_v.weight)
+        + linear(g[2] * tt, update.read_t.weight),
+        v + g[3] * v1 + linear(tv, update.write_v.weight),
+        t + g[5] * t1 + torch.stack(_traceless(pair)),
+    )
+
+
+def _readout(readout: VectorReadout, s: Tensor, v: Tensor) -> Tensor:
+    """Return shape [m, n_atoms] for `v` of shape [m, n_atoms, f]: `VectorReadout.forward`."""
+    mixed = linear(v, readout.mix.weight)
+    gate = _mlp(readout.gate, torch.cat([s, _dot(mixed, mixed)], dim=-1))
+    return linear(gate * mixed, readout.outer.weight).squeeze(-1)
+
+
+def _mlp(mlp: Mlp, x: Tensor) -> Tensor:
+    return linear(
+        silu(linear(x, mlp.inner.weight, mlp.inner.bias)), mlp.outer.weight, mlp.outer.bias
+    )
+
+
+def _dot(a: Components | Tensor, b: Components | Tensor) -> Tensor:
+    total: Tensor = a[0] * b[0]
+    for x, y in zip(a[1:], b[1:], strict=True):
+        total = total + x * y
+    return total
+
+
+def _columns(directions: Tensor) -> Components:
+    """Return [n, k, m] as m times [n, k, 1]."""
+    return [directions[..., m : m + 1] for m in range(directions.shape[-1])]
+
+
+def _summed(components: Components) -> Tensor:
+    """Return the sums over neighbors of m times [n, k, f], shape [m, n, f]."""
+    return torch.stack([component.sum(1) for component in components])
+
+
+def _traceless_square(u: Components) -> Components:
+    """Return the five components of u ⊗ u without its trace."""
+    x, y, z = u
+    off_diagonal = [2 * _R2 * x * y, 2 * _R2 * x * z, 2 * _R2 * y * z]
+    return [*off_diagonal, _R2 * (x * x - y * y), _R6 * (2 * z * z - x * x - y * y)]
+
+
+def _matrices(t: Tensor) -> list[list[Tensor]]:
+    """Return rows of symmetric matrices from five components [5, ...]."""
+    xy, xz, yz = (_R2 * component for component in t[:3])
+    xx, yy, zz = _R2 * t[3] - _R6 * t[4], -_R2 * t[3] - _R6 * t[4], 2 * _R6 * t[4]
+    return [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]
+
+
+def _traceless(p: list[list[Tensor]]) -> Components:
+    """Return the five components of the symmetric traceless part of matrices."""
+    off_diagonal = [_R2 * (p[a][b] + p[b][a]) for a, b in ((0, 1), (0, 2), (1, 2))]
+    trace = _R6 * (2 * p[2][2] - p[0][0] - p[1][1])
+    return [*off_diagonal, _R2 * (p[0][0] - p[1][1]), trace]
+
+
+def _stacked(rows: list[list[Tensor]], diagonal: Tensor) -> Tensor:
+    """Return matrices [n, 3, 3] with `diagonal` [n] added to their diagonals."""
+    entries = [
+        torch.stack([value + diagonal if a == b else value for b, value in enumerate(row)], -1)
+        for a, row in enumerate(rows)
+    ]
+    return torch.stack(entries, dim=1)

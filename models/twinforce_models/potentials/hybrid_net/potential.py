@@ -1,0 +1,182 @@
+"""The native hybrid potential: `HybridCore` on batches, and its weights on disk."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+
+from twinforce_models.batch import Batch, reversed_pairs
+from twinforce_models.potential import Heads
+from twinforce_models.potentials.hybrid_net import fused
+from twinforce_models.potentials.hybrid_net.core import HybridCore, Hyperparameters, NeighborTable
+from twinforce_models.potentials.hybrid_net.fused import Inputs
+from twinforce_models.tables.search import reversed_places
+from twinforce_models.tables.table import AtomValues, Table, Wanted
+from twinforce_proto import OUTPUTS
+
+
+class HybridNet(nn.Module):
+    """A `Potential` around a trained `HybridCore`.
+
+    Attributes:
+        outputs: Everything: it has all three heads.
+    """
+
+    kind_of_element: Tensor
+    outputs = frozenset(OUTPUTS)
+    uses_charge = False
+    uses_spin = False
+    way = "plain"
+
+    def __init__(self, core: HybridCore, reference_energies: Tensor) -> None:
+        """Wrap a core.
+
+        Args:
+            core: In the dtype and on the device that the potential shall have.
+            reference_energies: Of each element, in eV. Added in float64, whatever the core's
+                dtype: they are thousands of times larger than what they are added to.
+        """
+        super().__init__()
+        self.core = core.eval().requires_grad_(False)
+        self.elements = core.hyperparameters.elements
+        self.cutoff = core.hyperparameters.cutoff
+        weight = core.embedding.weight
+        self.dtype, self.device = weight.dtype, weight.device
+        self.reference_energies = reference_energies.to(self.device, torch.float64)
+        kinds = torch.zeros(119, dtype=torch.int64)
+        kinds[list(self.elements)] = torch.arange(len(self.elements))
+        self.kind_of_element = kinds.to(self.device)
+
+    def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
+        """Evaluate a batch once."""
+        kinds = self.kind_of_element.index_select(0, batch.atomic_numbers)
+        x = self.core.features(kinds, tabulate(batch, self.cutoff))
+        references = self.reference_energies.index_select(0, kinds)
+        atom_energies = references + self.core.energies(x).to(torch.float64)
+        if not direct:
+            return Heads(atom_energies)
+        strain_gradients = batch.sum_over_atoms(self.core.direct_strain_gradients(x))
+        stress = strain_gradients / batch.volumes[:, None, None]
+        return Heads(atom_energies, self.core.direct_forces(x), stress)
+
+    def evaluate_table(self, table: Table, wanted: Wanted, max_seen: int) -> AtomValues:
+        """Evaluate a table; every neighbor is seen."""
+        del max_seen
+        inputs = self.inputs_of(table, with_reverse=wanted.gradient)
+        evaluate = fused.hybrid if wanted.gradient else fused.direct
+        return self.values_of(inputs.kinds, evaluate(self.core, inputs))
+
+    def inputs_of(self, table: Table, *, with_reverse: bool) -> Inputs:
+        """Return what the network takes of a table."""
+        kinds = self.kind_of_element.index_select(0, table.atomic_numbers)
+        reverse = None
+        if with_reverse:
+            reverse = reversed_places(table.neighbors, table.shifts, table.counts)
+        return Inputs(kinds, table.positions, table.neighbors, table.offsets, reverse)
+
+    def values_of(self, kinds: Tensor, found: fused.Direct | fused.Hybrid) -> AtomValues:
+        """Return what the network gives as what a potential says."""
+        references = self.reference_energies.index_select(0, kinds)
+        values = AtomValues(
+            references + found.local_energies.to(torch.float64),
+            direct_forces=found.direct_forces,
+            direct_strain_gradients=found.direct_strain_gradients,
+        )
+        if isinstance(found, fused.Direct):
+            return values
+        return replace(
+            values,
+            conservative_forces=found.conservative_forces,
+            strain_gradients=found.strain_gradients,
+        )
+
+
+def tabulate(batch: Batch, cutoff: float) -> NeighborTable:
+    """Return the pairs of a batch as a `NeighborTable`, as wide as the most crowded atom needs."""
+    counts = neighbor_counts(batch)
+    width = max(int(counts.max()), 1)
+    place = places_in_table(batch, width, counts)
+    index = torch.arange(batch.n_atoms, device=place.device).repeat_interleave(width)
+    index = index.index_copy(0, place, batch.pairs[1])
+    vectors = batch.positions.new_zeros(batch.n_atoms * width, 3)
+    vectors[:, 0] = cutoff
+    vectors = vectors.index_copy(0, place, batch.displacements())
+    return NeighborTable(index.view(-1, width), vectors.view(-1, width, 3))
+
+
+def lay_out(batch: Batch, cutoff: float, min_width: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the pairs of a batch as a table that does not depend on the positions.
+
+    Returns:
+        Neighbors, shape [n_atoms, k]; padding points at the atom itself. Offsets, shape
+        [n_atoms, k, 3], in Å, from a neighbor's position to the image that is meant; padding lies
+        at the cutoff.
+    """
+    counts, device = neighbor_counts(batch), batch.pairs.device
+    width = max(int(counts.max()), min_width)
+    place = places_in_table(batch, width, counts)
+    index = torch.arange(batch.n_atoms, device=device).unsqueeze(1).expand(-1, width).reshape(-1)
+    index.index_copy_(0, place, batch.pairs[1])
+    offsets = batch.positions.new_zeros(batch.n_atoms * width, 3)
+    offsets[:, 0] = cutoff
+    offsets.index_copy_(0, place, batch.offsets())
+    return index.view(-1, width), offsets.view(-1, width, 3)
+
+
+def lay_out_reverse(batch: Batch, width: int) -> Tensor:
+    """Return for pairs of `lay_out` where they stand seen from the other end, [n_atoms, width]."""
+    place = places_in_table(batch, width)
+    reverse = torch.arange(batch.n_atoms * width, device=place.device)
+    back = reversed_pairs(batch.pairs[0], batch.pairs[1], batch.shifts)
+    reverse.index_copy_(0, place, place.index_select(0, back))
+    return reverse.view(-1, width)
+
+
+def neighbor_counts(batch: Batch) -> Tensor:
+    """Return how many neighbors each atom has, shape [n_atoms]."""
+    return torch.bincount(batch.pairs[0], minlength=batch.n_atoms)
+
+
+def places_in_table(batch: Batch, width: int, counts: Tensor | None = None) -> Tensor:
+    """Return where each pair stands in a flat table with `width` entries per atom.
+
+    Args:
+        batch: Whose pairs.
+        width: At least what the most crowded atom needs.
+        counts: `neighbor_counts`, where they are known already.
+    """
+    i = batch.pairs[0]
+    counts = neighbor_counts(batch) if counts is None else counts
+    rows = torch.arange(0, batch.n_atoms * width, width, device=i.device)
+    first = rows - (counts.cumsum(0) - counts)
+    return first.index_select(0, i) + torch.arange(len(i), device=i.device)
+
+
+def load(
+    directory: Path, metadata: dict[str, Any], device: torch.device, dtype: torch.dtype
+) -> HybridNet:
+    """Return the potential whose weights lie in `directory`/model.safetensors.
+
+    Args:
+        directory: Of the model.
+        metadata: Its model.json; `hyperparameters` are those of the network.
+        device: To put it on.
+        dtype: To compute in.
+    """
+    h = metadata["hyperparameters"]
+    core = HybridCore(Hyperparameters(**(h | {"elements": tuple(h["elements"])})))
+    tensors = load_file(directory / "model.safetensors")
+    reference_energies = tensors.pop("reference_energies")
+    core.load_state_dict(tensors)
+    return HybridNet(core.to(device, dtype), reference_energies)
+
+
+def save(potential: HybridNet, directory: Path) -> None:
+    """Write `directory`/model.safetensors, for `load`."""
+    tensors = {name: tensor.cpu() for name, tensor in potential.core.state_dict().items()}
+    tensors["reference_energies"] = potential.reference_energies.cpu()
+    (directory / "model.safetensors").write_bytes(serialize(tensors))

@@ -1,0 +1,1 @@
+"""PET checkpoints of metatrain, evaluated by our own code."""

@@ -1,0 +1,1 @@
+"""Analytic potentials for tests and examples."""

@@ -1,0 +1,98 @@
+"""Atoms that do not see each other: a potential that costs next to nothing, to measure the rest.
+
+E = -Σ_i ε Z_i        f = 0        σ = 0
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from twinforce_models.batch import Batch
+from twinforce_models.potential import DIRECT_OUTPUTS, FusedHeads, Heads
+from twinforce_proto import OUTPUTS
+
+_MAX_ATOMIC_NUMBER = 118
+_ELEMENTS = tuple(range(1, _MAX_ATOMIC_NUMBER + 1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IdealGas:
+    """An energy for each element and no forces of either kind; knows every element and output.
+
+    Attributes:
+        depth: ε, in eV.
+        cutoff: In Å; nothing lies within it that matters.
+        atom_energies: -ε Z for Z from 0, in eV.
+    """
+
+    depth: float
+    cutoff: float
+    atom_energies: Tensor
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """What it was made with, for people."""
+        return {"depth": self.depth}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self.atom_energies.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.atom_energies.device
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """All of them."""
+        return _ELEMENTS
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """All of them."""
+        return frozenset(OUTPUTS)
+
+    @property
+    def uses_charge(self) -> bool:
+        """No."""
+        return False
+
+    @property
+    def uses_spin(self) -> bool:
+        """No."""
+        return False
+
+    def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
+        """Return the energies of the atoms and, if asked, direct forces and stress: zeros."""
+        energies = self.atom_energies.index_select(0, batch.atomic_numbers)
+        if not direct:
+            return Heads(energies)
+        return Heads(energies, torch.zeros_like(batch.positions), torch.zeros_like(batch.cells))
+
+    def forward_fused(self, batch: Batch, outputs: frozenset[str]) -> FusedHeads:
+        """Return the same, and the gradients of the energies, zeros too, without autograd."""
+        like = {"conservative_forces": batch.positions, "conservative_stress": batch.cells}
+        gradients = {name: torch.zeros_like(like[name]) for name in like if name in outputs}
+        heads = self.forward_heads(batch, direct=not DIRECT_OUTPUTS.isdisjoint(outputs))
+        return FusedHeads(heads.atom_energies, gradients, heads.direct_forces, heads.direct_stress)
+
+
+def ideal_gas(
+    depth: float = 0.01,
+    cutoff: float = 2.0,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> IdealGas:
+    """Return atoms that do not see each other, and of charge and spin know nothing.
+
+    Args:
+        depth: ε, in eV.
+        cutoff: In Å.
+        dtype: What it computes in.
+        device: Where it computes.
+    """
+    numbers = torch.arange(_MAX_ATOMIC_NUMBER + 1, dtype=dtype, device=device)
+    return IdealGas(depth, cutoff, -depth * numbers)

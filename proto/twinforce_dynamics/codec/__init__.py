@@ -1,0 +1,1 @@
+"""The requests and states of dynamics to and from protobuf."""

@@ -1,0 +1,180 @@
+"""Integrators, thermostats, barostats and random states to and from protobuf."""
+
+from collections.abc import Callable, Mapping
+from math import inf, nextafter
+from typing import Any
+
+from twinforce_dynamics.ensembles import (
+    BAR,
+    FS,
+    NPT,
+    NVE,
+    SVR,
+    WATER_COMPRESSIBILITY,
+    Ensemble,
+    Langevin,
+)
+from twinforce_dynamics.start import Integrator, invalid
+from twinforce_dynamics.steps import ForceChoice
+from twinforce_proto import InvalidRequestError
+from twinforce_proto.v1 import inference_pb2 as pb
+
+_FORCE_KINDS: dict[ForceChoice, pb.ForceKind] = {
+    "conservative": pb.FORCE_KIND_CONSERVATIVE,
+    "direct": pb.FORCE_KIND_DIRECT,
+    "hybrid": pb.FORCE_KIND_HYBRID,
+}
+
+
+_RANDOM_BYTES = 16
+
+
+def integrator_to_proto(integrator: Integrator) -> pb.Integrator:
+    """Encode how a system moves."""
+    message = pb.Integrator(
+        force_kind=force_kind_to_proto(integrator.force_kind),
+        inner_steps=integrator.stride,
+        time_step_fs=_in_fs(integrator.time_step),
+    )
+    ensemble = integrator.ensemble
+    if isinstance(ensemble, NPT):
+        message.npt.CopyFrom(_npt_to_proto(ensemble))
+    else:
+        _set_thermostat(message, ensemble)
+    return message
+
+
+def integrator_from_proto(message: pb.Integrator) -> Integrator:
+    """Decode how a system moves.
+
+    Raises:
+        InvalidRequestError: When it makes no sense; `field` says where.
+    """
+    try:
+        ensemble = _npt(message.npt) if message.HasField("npt") else _thermostat(message)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"ensemble: {error}", field="ensemble") from error
+    return Integrator(
+        time_step=message.time_step_fs * FS,
+        force_kind=force_kind_from_proto(message.force_kind),
+        inner_steps=message.inner_steps,
+        ensemble=ensemble,
+    )
+
+
+def force_kind_to_proto(force_kind: ForceChoice) -> pb.ForceKind:
+    """Encode which forces drive."""
+    return _FORCE_KINDS[force_kind]
+
+
+def force_kind_from_proto(number: int) -> ForceChoice:
+    """Decode which forces drive.
+
+    Raises:
+        InvalidRequestError: There is no such kind.
+    """
+    for name, known in _FORCE_KINDS.items():
+        if number == known:
+            return name
+    raise invalid("force_kind", ", ".join(_FORCE_KINDS), f"number {number}")
+
+
+def _set_thermostat(message: pb.Integrator | pb.NPT, ensemble: Ensemble) -> None:
+    if isinstance(ensemble, SVR):
+        message.svr.CopyFrom(
+            pb.SVR(
+                temperature_k=ensemble.temperature_k,
+                relaxation_fs=_in_fs(ensemble.relaxation),
+                is_local=ensemble.scope == "local",
+            )
+        )
+    elif isinstance(ensemble, Langevin):
+        message.langevin.CopyFrom(
+            pb.Langevin(
+                temperature_k=ensemble.temperature_k, relaxation_fs=_in_fs(ensemble.relaxation)
+            )
+        )
+
+
+def _thermostat(message: pb.Integrator | pb.NPT) -> SVR | Langevin | NVE:
+    if message.HasField("svr"):
+        return SVR(
+            temperature_k=message.svr.temperature_k,
+            relaxation=message.svr.relaxation_fs * FS,
+            scope="local" if message.svr.is_local else "global",
+        )
+    if message.HasField("langevin"):
+        return Langevin(
+            temperature_k=message.langevin.temperature_k,
+            relaxation=message.langevin.relaxation_fs * FS,
+        )
+    return NVE()
+
+
+def _npt_to_proto(ensemble: NPT) -> pb.NPT:
+    message = pb.NPT(
+        pressure_bar=_before(lambda bar: bar * BAR, ensemble.pressure, ensemble.pressure / BAR),
+        relaxation_fs=_in_fs(ensemble.relaxation),
+        is_anisotropic=ensemble.coupling == "anisotropic",
+        compressibility_per_bar=_before(
+            lambda per_bar: per_bar / BAR, ensemble.compressibility, ensemble.compressibility * BAR
+        ),
+    )
+    _set_thermostat(message, ensemble.thermostat)
+    return message
+
+
+def _npt(message: pb.NPT) -> NPT:
+    thermostat = _thermostat(message)
+    if isinstance(thermostat, NVE):
+        raise ValueError("NPT: thermostat: expected svr or langevin, got none")
+    return NPT(
+        thermostat=thermostat,
+        pressure=message.pressure_bar * BAR,
+        relaxation=message.relaxation_fs * FS,
+        coupling="anisotropic" if message.is_anisotropic else "isotropic",
+        compressibility=message.compressibility_per_bar / BAR or WATER_COMPRESSIBILITY,
+    )
+
+
+def _in_fs(duration: float) -> float:
+    return _before(lambda fs: fs * FS, duration, duration / FS)
+
+
+def _before(convert: Callable[[float], float], value: float, guess: float) -> float:
+    """Return what converts to this very number, near a guess, so that nothing creeps in.
+
+    A checkpoint is decoded and encoded over and over; its numbers must not change by rounding.
+    """
+    near = (guess, nextafter(guess, inf), nextafter(guess, -inf))
+    return next((each for each in near if convert(each) == value), guess)
+
+
+def random_state_to_proto(values: Mapping[str, Any]) -> pb.RandomState:
+    """Encode the state of random numbers."""
+    state, increment = values["state"]["state"], values["state"]["inc"]
+    return pb.RandomState(
+        state=state.to_bytes(_RANDOM_BYTES, "little"),
+        increment=increment.to_bytes(_RANDOM_BYTES, "little"),
+        left_over=values["uinteger"] if values["has_uint32"] else None,
+    )
+
+
+def random_state_from_proto(given: pb.RandomState) -> Mapping[str, Any]:
+    """Decode the state of random numbers, as numpy's PCG64 gives it.
+
+    Raises:
+        InvalidRequestError: When bytes are missing.
+    """
+    for name, data in (("state", given.state), ("increment", given.increment)):
+        if len(data) != _RANDOM_BYTES:
+            raise invalid("random_state", f"{_RANDOM_BYTES} bytes of {name}", f"{len(data)}")
+    return {
+        "bit_generator": "PCG64",
+        "state": {
+            "state": int.from_bytes(given.state, "little"),
+            "inc": int.from_bytes(given.increment, "little") | 1,  # or it would not be a generator
+        },
+        "has_uint32": int(given.HasField("left_over")),
+        "uinteger": given.left_over,
+    }

@@ -1,0 +1,85 @@
+"""Relaxations to and from protobuf messages, both directions side by side."""
+
+import numpy as np
+
+from twinforce_dynamics.codec.integrator import force_kind_from_proto, force_kind_to_proto
+from twinforce_dynamics.relaxation import Relaxed
+from twinforce_dynamics.requests import RelaxRequest
+from twinforce_dynamics.start import invalid
+from twinforce_proto import PredictionError
+from twinforce_proto.codec.arrays import array_from_proto, array_to_proto
+from twinforce_proto.codec.messages import (
+    provenance_from_proto,
+    provenance_to_proto,
+    system_from_proto,
+    system_to_proto,
+)
+from twinforce_proto.v1 import inference_pb2 as pb
+
+
+def relax_request_to_proto(request: RelaxRequest) -> pb.RelaxRequest:
+    """Encode a request."""
+    return pb.RelaxRequest(
+        model=request.model,
+        system=system_to_proto(request.system),
+        force_kind=force_kind_to_proto(request.force_kind),
+        fmax=request.fmax,
+        max_steps=request.max_steps,
+        interval=request.interval,
+        fixed_atoms=request.fixed_atoms.astype("<i4").tobytes(),
+    )
+
+
+def relax_request_from_proto(message: pb.RelaxRequest) -> RelaxRequest:
+    """Decode a request.
+
+    Raises:
+        InvalidRequestError: When it makes no sense; `field` says where.
+        InvalidSystemError: When the system is invalid.
+    """
+    if not message.HasField("system"):
+        raise invalid("system", "one", "none")
+    if len(message.fixed_atoms) % 4:
+        raise invalid("fixed_atoms", "a multiple of 4 bytes", len(message.fixed_atoms))
+    return RelaxRequest(
+        message.model,
+        system_from_proto(message.system),
+        force_kind=force_kind_from_proto(message.force_kind or pb.FORCE_KIND_HYBRID),
+        fmax=message.fmax or 0.05,
+        max_steps=message.max_steps or 500,
+        interval=message.interval,
+        fixed_atoms=np.frombuffer(message.fixed_atoms, dtype="<i4"),
+    )
+
+
+def relaxed_to_proto(relaxed: Relaxed) -> pb.Relaxed:
+    """Encode how far a relaxation is."""
+    return pb.Relaxed(
+        step=relaxed.step,
+        positions=array_to_proto(relaxed.positions),
+        energy=relaxed.energy,
+        largest_force=relaxed.largest_force,
+        driven_by=force_kind_to_proto(relaxed.driven_by),
+        is_converged=relaxed.is_converged,
+        is_last=relaxed.is_last,
+        provenance=provenance_to_proto(relaxed.provenance),
+    )
+
+
+def relaxed_from_proto(message: pb.Relaxed) -> Relaxed:
+    """Decode how far a relaxation is.
+
+    Raises:
+        PredictionError: When the bytes do not fit.
+    """
+    is_direct = message.driven_by == pb.FORCE_KIND_DIRECT
+    return Relaxed(
+        step=message.step,
+        positions=array_from_proto(message.positions, "positions", (-1, 3), PredictionError),
+        energy=message.energy,
+        largest_force=message.largest_force,
+        driven_by="direct" if is_direct else "conservative",
+        is_converged=message.is_converged,
+        is_last=message.is_last,
+        provenance=provenance_from_proto(message),
+    )

@@ -1,0 +1,1 @@
+"""The domain types to and from protobuf and problem details."""

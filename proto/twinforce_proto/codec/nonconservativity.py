@@ -1,0 +1,99 @@
+"""How far forces are from a gradient, to and from protobuf messages, side by side."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinforce_proto.codec.arrays import array_from_proto, array_to_proto
+from twinforce_proto.codec.messages import (
+    outputs_from_proto,
+    outputs_to_proto,
+    provenance_from_proto,
+    provenance_to_proto,
+    system_from_proto,
+    system_to_proto,
+    timings_from_proto,
+    timings_to_proto,
+)
+from twinforce_proto.errors import InvalidRequestError, PredictionError
+from twinforce_proto.jacobian import Nonconservativity, NonconservativityRequest
+from twinforce_proto.outputs import FORCES
+from twinforce_proto.v1 import inference_pb2 as pb
+
+
+def nonconservativity_request_to_proto(
+    request: NonconservativityRequest,
+) -> pb.NonconservativityRequest:
+    """Encode a request."""
+    (output,) = outputs_to_proto([request.output])
+    return pb.NonconservativityRequest(
+        model=request.model,
+        system=system_to_proto(request.system),
+        output=output,
+        pairs=request.pairs,
+    )
+
+
+def nonconservativity_request_from_proto(
+    message: pb.NonconservativityRequest,
+) -> NonconservativityRequest:
+    """Decode a request.
+
+    Raises:
+        InvalidRequestError: When there is no system, or the output is no forces.
+        InvalidSystemError: When the system is invalid.
+    """
+    if not message.HasField("system"):
+        raise InvalidRequestError("system: expected one, got none", field="system")
+    (output,) = outputs_from_proto([message.output]) if message.output else FORCES[:1]
+    system = system_from_proto(message.system)
+    return NonconservativityRequest(message.model, system, output, message.pairs)
+
+
+def nonconservativity_reply_to_proto(
+    model: str, found: Nonconservativity
+) -> pb.NonconservativityReply:
+    """Encode a reply, its arrays as float32."""
+    return pb.NonconservativityReply(
+        model=model,
+        value=found.value,
+        jacobian_norm=found.jacobian_norm,
+        antisymmetric_norm=found.antisymmetric_norm,
+        pair_norms=_norms_to_proto(found.pair_norms),
+        antisymmetric_pair_norms=_norms_to_proto(found.antisymmetric_pair_norms),
+        provenance=provenance_to_proto(found.provenance),
+        timings=timings_to_proto(found.timings),
+    )
+
+
+def nonconservativity_reply_from_proto(message: pb.NonconservativityReply) -> Nonconservativity:
+    """Decode a reply.
+
+    Raises:
+        PredictionError: When the bytes do not fit.
+    """
+    return Nonconservativity(
+        value=message.value,
+        jacobian_norm=message.jacobian_norm,
+        antisymmetric_norm=message.antisymmetric_norm,
+        pair_norms=_norms_from_proto(message, "pair_norms"),
+        antisymmetric_pair_norms=_norms_from_proto(message, "antisymmetric_pair_norms"),
+        provenance=provenance_from_proto(message),
+        timings=timings_from_proto(message),
+    )
+
+
+def _norms_to_proto(norms: NDArray[np.float64] | None) -> pb.Array | None:
+    return None if norms is None else array_to_proto(norms, "float32")
+
+
+def _norms_from_proto(message: pb.NonconservativityReply, field: str) -> NDArray[np.float64] | None:
+    if not message.HasField(field):
+        return None
+    flat = array_from_proto(getattr(message, field), field, (-1,), PredictionError)
+    n_atoms = math.isqrt(len(flat))
+    if n_atoms**2 != len(flat):
+        text = f"{field}: expected shape [n_atoms, n_atoms], got {len(flat)} numbers"
+        raise PredictionError(text, field=field)
+    return flat.reshape(n_atoms, n_atoms)

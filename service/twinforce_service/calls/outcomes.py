@@ -1,0 +1,63 @@
+"""Count and log the outcome of every call."""
+
+import logging
+from contextlib import AbstractContextManager
+
+from twinforce_proto import (
+    RequestCancelledError,
+    ServiceError,
+)
+from twinforce_service.engine.engine import Engine
+from twinforce_service.metrics import UNKNOWN_MODEL, Metrics
+
+logger = logging.getLogger(__name__)
+
+
+def counted(
+    metrics: Metrics, transport: str, engine: Engine, model: str
+) -> AbstractContextManager[None]:
+    """Count a call by its outcome; what is no `ServiceError` is logged and becomes one.
+
+    Raises:
+        ServiceError: The one that the call ended with.
+    """
+    return _Counted(metrics, transport, engine, model)
+
+
+class _Counted:
+    """What `counted` returns: a class, as a generator would take several times as long."""
+
+    __slots__ = ("_engine", "_metrics", "_model", "_transport")
+
+    def __init__(self, metrics: Metrics, transport: str, engine: Engine, model: str) -> None:
+        self._metrics = metrics
+        self._transport = transport
+        self._engine = engine
+        self._model = model
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        known = self._model if self._model in self._engine.models else UNKNOWN_MODEL
+        self._metrics.count_request(self._transport, known, _outcome(error))
+        if error is not None and _is_unexpected(error):
+            text = "internal error; the logs of the service say more"
+            raise ServiceError(text) from error
+
+
+def _outcome(error: BaseException | None) -> str:
+    """Return what the metrics call what a call ended with, and log what should not be."""
+    if error is None:
+        return "ok"
+    if isinstance(error, ServiceError):
+        logger.debug("refused: %s: %s", type(error).__name__, error)
+        return type(error).__name__
+    if _is_unexpected(error):
+        logger.error("a call failed", exc_info=error)
+        return ServiceError.__name__
+    return RequestCancelledError.__name__
+
+
+def _is_unexpected(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, ServiceError)

@@ -1,0 +1,274 @@
+"""What is said between the API and an engine process: requests, answers, and where things stand.
+
+A message is a list of frames: a JSON array that begins with the kind of message, then arrays as raw
+bytes of this machine. Decoding looks into the frames and copies nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from twinforce_dynamics.disagreement import SystemDisagreement
+from twinforce_proto import ModelInfo, Prediction, Provenance, ServiceError, System, Timings
+from twinforce_proto.codec.messages import model_info_from_proto, model_info_to_proto
+from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_service.engine.report import BatchReport
+from twinforce_service.process.channel import Frame
+from twinforce_service.scheduling.reply import reply
+from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Request, Walker
+
+
+class Kind(StrEnum):
+    """What a message is. Those of the API first."""
+
+    REQUESTS = "requests"
+    CANCEL = "cancel"
+    DROP_CANCELLED = "drop cancelled"
+    STOP = "stop"
+    MOVE = "move"
+    GRANT = "grant"
+    READY = "ready"
+    ANSWERS = "answers"
+    REPORTS = "reports"
+    MILESTONE = "milestone"
+    ERRORS = "errors"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+_SHAPES: dict[str, tuple[int, ...]] = {
+    "atom_energies": (-1,),
+    "conservative_forces": (-1, 3),
+    "direct_forces": (-1, 3),
+    "conservative_stress": (3, 3),
+    "direct_stress": (3, 3),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that came.
+
+    Attributes:
+        kind: What it is.
+        head: What the JSON array says besides.
+        arrays: The frames after it.
+    """
+
+    kind: Kind
+    head: list[Any]
+    arrays: list[memoryview]
+
+
+def read(frames: Sequence[memoryview]) -> Message:
+    """Return the message that these frames are."""
+    kind, *head = orjson.loads(frames[0])
+    return Message(Kind(kind), head, list(frames[1:]))
+
+
+def plain(kind: Kind, *values: object) -> list[Frame]:
+    """Return a message without arrays; the values are what JSON can say."""
+    return [orjson.dumps((kind, *values))]
+
+
+def requests_to_frames(requests: Iterable[tuple[int, Request[Any]]]) -> list[Frame]:
+    """Encode requests, each with the number that its answer will carry."""
+    entries: list[object] = []
+    arrays: list[Frame] = []
+    for number, request in requests:
+        system, walker = request.system, request.walker
+        rows = request.rows if isinstance(request, JacobianRequest) else None
+        entries.append(
+            (
+                number,
+                request.model,
+                tuple(request.outputs),
+                request.deadline,
+                request.system_index,
+                request.request_id,
+                None if walker is None else walker.id,
+                request.urgency,
+                request.n_pairs,
+                system.pbc.tolist(),
+                system.charge,
+                system.spin_multiplicity,
+                None if rows is None else (rows.start, rows.stop),
+            )
+        )
+        arrays += (system.atomic_numbers, system.positions, system.cell)
+    return [orjson.dumps((Kind.REQUESTS, *entries)), *arrays]
+
+
+def requests_from_message(message: Message) -> list[tuple[int, Request[Any]]]:
+    """Decode requests, each with the number that its answer is to carry."""
+    arrays = iter(message.arrays)
+    return [_request(entry, *(next(arrays) for _ in range(3))) for entry in message.head]
+
+
+def answers_to_frames(
+    answers: Iterable[tuple[int, Prediction | JacobianRows]], report: BatchReport
+) -> list[Frame]:
+    """Encode the answers of a batch, and the report of it."""
+    entries: list[object] = []
+    arrays: list[Frame] = []
+    for number, answer in answers:
+        queue_s = 0.0 if answer.timings is None else answer.timings.queue_s
+        if isinstance(answer, JacobianRows):
+            entries.append((number, queue_s, None, None))
+            arrays.append(np.ascontiguousarray(answer.values))
+            continue
+        given = [name for name in _SHAPES if getattr(answer, name) is not None]
+        entries.append((number, queue_s, given, answer.energy))
+        arrays += (np.ascontiguousarray(getattr(answer, name)) for name in given)
+    return [orjson.dumps((Kind.ANSWERS, _report_to_list(report), *entries)), *arrays]
+
+
+def answers_from_message(
+    message: Message, provenances: Mapping[str, Provenance]
+) -> tuple[list[tuple[int, Prediction | JacobianRows]], BatchReport]:
+    """Decode the answers of a batch, and the report of it.
+
+    Args:
+        message: Of this kind.
+        provenances: What the answers of each model say of what made them.
+    """
+    raw_report, *entries = message.head
+    report = _report_from_list(raw_report)
+    provenance = provenances[report.model]
+    arrays = iter(message.arrays)
+    answers: list[tuple[int, Prediction | JacobianRows]] = []
+    for number, queue_s, given, energy in entries:
+        timings = Timings(queue_s, report.compute_s, report.n_systems, report.n_atoms)
+        if given is None:
+            values = _floats(next(arrays), (report.n_rows, -1))
+            answers.append((number, JacobianRows(values, provenance, timings)))
+            continue
+        values_of = {name: _floats(next(arrays), _SHAPES[name]) for name in given}
+        prediction = Prediction(energy, **values_of, provenance=provenance, timings=timings)
+        answers.append((number, prediction))
+    return answers, report
+
+
+def reports_to_frames(reports: Iterable[BatchReport]) -> list[Frame]:
+    """Encode reports of batches that have no answers for the API."""
+    return plain(Kind.REPORTS, *map(_report_to_list, reports))
+
+
+def reports_from_message(message: Message) -> list[BatchReport]:
+    """Decode reports of batches."""
+    return list(map(_report_from_list, message.head))
+
+
+def errors_to_frames(errors: Iterable[tuple[int, ServiceError]]) -> list[Frame]:
+    """Encode errors, each with the number of its request."""
+    return plain(Kind.ERRORS, *((number, error.to_dict()) for number, error in errors))
+
+
+def errors_from_message(message: Message) -> list[tuple[int, ServiceError]]:
+    """Decode errors, each with the number of its request."""
+    return [(number, ServiceError.from_dict(values)) for number, values in message.head]
+
+
+def models_to_frames(infos: Iterable[ModelInfo]) -> list[Frame]:
+    """Encode what the models of an engine declare, now that it is ready."""
+    return [*plain(Kind.READY), *(model_info_to_proto(each).SerializeToString() for each in infos)]
+
+
+def models_from_message(message: Message) -> list[ModelInfo]:
+    """Decode what the models of an engine declare."""
+    return [
+        model_info_from_proto(pb.ModelInfo.FromString(bytes(frame))) for frame in message.arrays
+    ]
+
+
+def _request(
+    entry: list[Any], numbers: memoryview, positions: memoryview, cell: memoryview
+) -> tuple[int, Request[Any]]:
+    number, model, outputs, deadline, index, request_id, walker, *entry = entry
+    urgency, n_pairs, pbc, charge, spin, rows = entry
+    system = System.of_checked(
+        np.frombuffer(numbers, np.int32),
+        _floats(positions, (-1, 3)),
+        _floats(cell, (3, 3)),
+        _periodic(*pbc),
+        charge,
+        spin,
+    )
+    values: dict[str, Any] = {
+        "model": model,
+        "system": system,
+        "outputs": _outputs(*outputs),
+        "deadline": deadline,
+        "system_index": index,
+        "request_id": request_id,
+        "walker": None if walker is None else _walker(walker),
+        "urgency": urgency,
+        "n_pairs": n_pairs,
+        "future": reply(),
+    }
+    if rows is None:
+        return number, Request(**values)
+    return number, JacobianRequest(**values, rows=range(*rows))
+
+
+# What the requests of a walker have in common is made once.
+_walker = lru_cache(maxsize=10_000)(Walker)
+
+
+@lru_cache(maxsize=1000)
+def _outputs(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+@lru_cache(maxsize=8)
+def _periodic(*directions: bool) -> NDArray[np.bool_]:
+    periodic = np.array(directions)
+    periodic.flags.writeable = False
+    return periodic
+
+
+def _report_to_list(report: BatchReport) -> tuple[object, ...]:
+    disagreements = [
+        (each.rmse, list(each.by_element), list(each.by_element.values()))
+        for each in report.disagreements
+    ]
+    return (
+        report.model,
+        report.n_systems,
+        report.n_atoms,
+        report.queue_s,
+        report.compute_s,
+        report.n_rows,
+        report.held_s,
+        disagreements,
+    )
+
+
+def _report_from_list(values: list[Any]) -> BatchReport:
+    model, n_systems, n_atoms, queue_s, compute_s, n_rows, held_s, disagreements = values
+    return BatchReport(
+        model,
+        n_systems,
+        n_atoms,
+        tuple(queue_s),
+        compute_s,
+        n_rows,
+        held_s,
+        tuple(
+            SystemDisagreement(rmse, dict(zip(elements, each, strict=True)))
+            for rmse, elements, each in disagreements
+        ),
+    )
+
+
+def _floats(frame: memoryview, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    array = np.frombuffer(frame, np.float64).reshape(shape)
+    if array.flags.writeable:
+        array.flags.writeable = False
+    return array
