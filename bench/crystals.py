@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from twinforce_models.potential import Potential
 from twinforce_models.prediction import predict
-from twinforce_models.training.dataset import read_frames
+from twinforce_models.training.dataset import read_examples
 from twinforce_models.training.report import to_system
 
 Floats = NDArray[np.float64]
@@ -47,29 +47,29 @@ CRYSTALS = {
 }
 
 
-def strain_of(frame: Atoms, length: float) -> Floats:
+def strain_of(example: Atoms, length: float) -> Floats:
     """Return the symmetric strain of a cell relative to a cube, shape [3, 3]."""
-    deformation = frame.cell.array / length
+    deformation = example.cell.array / length
     _, stretches, axes = np.linalg.svd(deformation)
     strain: Floats = (axes.T * stretches) @ axes - np.eye(3)
     return strain
 
 
-def strained(frames: Sequence[Atoms], symbol: str, crystal: Crystal) -> list[Atoms]:
+def strained(examples: Sequence[Atoms], symbol: str, crystal: Crystal) -> list[Atoms]:
     """Return the strained perfect crystals among the frames, within `max_strain`."""
     perfect = bulk(symbol, crystal.structure, crystal.length, cubic=True)
     perfect = perfect.repeat(crystal.n_cells)
     places = 4 if crystal.structure == "diamond" else 2
     chosen = []
-    for frame in frames:
-        if set(frame.get_chemical_symbols()) != {symbol} or len(frame) != len(perfect):
+    for example in examples:
+        if set(example.get_chemical_symbols()) != {symbol} or len(example) != len(perfect):
             continue
-        steps = frame.get_scaled_positions() * crystal.n_cells * places
+        steps = example.get_scaled_positions() * crystal.n_cells * places
         offsets = steps - steps[0] - np.round(steps - steps[0])
         is_perfect = np.abs(offsets).max() * crystal.length / places < 0.08
-        strain = strain_of(frame, crystal.length * crystal.n_cells)
+        strain = strain_of(example, crystal.length * crystal.n_cells)
         if is_perfect and np.abs(strain).max() < crystal.max_strain:
-            chosen.append(frame)
+            chosen.append(example)
     return chosen
 
 
@@ -136,14 +136,14 @@ def _trace(potential: Potential, symbol: str, crystal: Crystal, length: float) -
 
 def compare_crystals(potential: Potential, data: Path) -> dict[str, Any]:
     """Return constants of each crystal: from the labels, and from both stresses of the model."""
-    frames, found = read_frames(data), {}
+    examples, found = read_examples(data), {}
     for symbol, crystal in CRYSTALS.items():
-        chosen = strained(frames, symbol, crystal)
+        chosen = strained(examples, symbol, crystal)
         length = crystal.length * crystal.n_cells
-        strains = np.array([strain_of(frame, length) for frame in chosen])
-        stresses = {"labels": np.array([frame.get_stress(voigt=False) for frame in chosen])}
+        strains = np.array([strain_of(example, length) for example in chosen])
+        stresses = {"labels": np.array([example.get_stress(voigt=False) for example in chosen])}
         for kind in ("conservative_stress", "direct_stress"):
-            systems = [to_system(frame) for frame in chosen]
+            systems = [to_system(example) for example in chosen]
             said = [predict(potential, [system], {kind})[0] for system in systems]
             stresses[kind] = np.array([getattr(each, kind) for each in said])
         found[symbol] = {

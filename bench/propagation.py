@@ -28,7 +28,7 @@ from twinforce import Client, Integrator, Snapshot, Start, System
 from twinforce.ensembles import FS
 from twinforce.md import draw_velocities
 from twinforce_dynamics.steps import Floats, ForceFunction, State, answered
-from twinforce_dynamics.trajectory import Course
+from twinforce_dynamics.trajectory import Trajectory
 from twinforce_models import registry
 from twinforce_models.batch import Batch
 from twinforce_models.memory import keep_freed_memory
@@ -53,7 +53,7 @@ def in_process(
     start: Start, potential: Potential, n_outer: int, *, keeps_lists: bool = True
 ) -> Callable[[], None]:
     """Return a function that takes so many more outer steps in this process."""
-    course, lists = Course(start), WalkerLists() if keeps_lists else None
+    trajectory, lists = Trajectory(start), WalkerLists() if keeps_lists else None
 
     def asking(outputs: frozenset[str]) -> ForceFunction:
         def evaluate(positions: Floats, cell: Floats) -> Prediction:
@@ -70,12 +70,12 @@ def in_process(
 
         return evaluate
 
-    inner, whole = map(asking, course.outputs)
-    last: list[State] = [answered(course.begin(), inner, whole)]
+    inner, whole = map(asking, trajectory.outputs)
+    last: list[State] = [answered(trajectory.begin(), inner, whole)]
 
     def go_on() -> None:
         for _ in range(n_outer):
-            last[0] = answered(course.step(last[0]), inner, whole)
+            last[0] = answered(trajectory.step(last[0]), inner, whole)
 
     return go_on
 

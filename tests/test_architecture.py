@@ -127,7 +127,7 @@ def test_imports_inside_a_package_form_no_circle(package):
         module: {
             known
             for name in imports(path)
-            for known in (name, name.rpartition(".")[0])
+            for known in (name if name in names else name.rpartition(".")[0],)
             if known in names and known not in (module, package)
         }
         for path, module in modules(package)

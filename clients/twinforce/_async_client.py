@@ -9,10 +9,10 @@ from google.protobuf.message import Message
 
 from twinforce._conversation import NORMAL_URGENCY, Conversation, Flow, Options, Pause
 from twinforce._runs import (
-    Descending,
-    Errand,
-    Following,
-    Journey,
+    PropagateRun,
+    RelaxRun,
+    ResumingRun,
+    Run,
     ended,
     model_of,
     origin_of,
@@ -120,7 +120,7 @@ class AsyncClient:
         """Move a system on the server, as `Client.propagate` does."""
         start = origin_of(origin)
         name = await self._run(self._conversation.name_of(model or model_of(start)))
-        journey = Journey(PropagateRequest(name, start, n_steps, interval))
+        journey = PropagateRun(PropagateRequest(name, start, n_steps, interval))
         async with aclosing(self._follow(journey, timeout)) as snapshots:
             async for snapshot in snapshots:
                 yield snapshot
@@ -148,7 +148,7 @@ class AsyncClient:
             interval=interval,
             fixed_atoms=fixed_atoms,
         )
-        async with aclosing(self._follow(Descending(request), timeout)) as replies:
+        async with aclosing(self._follow(RelaxRun(request), timeout)) as replies:
             async for relaxed in replies:
                 yield relaxed
 
@@ -182,19 +182,19 @@ class AsyncClient:
             self._transport = _connect(self._url, self._options)
         return self._transport
 
-    async def _follow(self, errand: Errand[T], timeout: float | None) -> AsyncGenerator[T, None]:
+    async def _follow(self, run: Run[T], timeout: float | None) -> AsyncGenerator[T, None]:
         connection = self._connection()
-        following = Following(self._conversation, errand, timeout)
-        while not following.is_over:
+        resuming = ResumingRun(self._conversation, run, timeout)
+        while not resuming.is_over:
             try:
-                async with aclosing(connection.receive(following.call())) as replies:
+                async with aclosing(connection.receive(resuming.call())) as replies:
                     async for reply in replies:
-                        yield following.take(reply)
-                if not following.is_over:
+                        yield resuming.take(reply)
+                if not resuming.is_over:
                     raise ended()
             except ServiceError as error:
-                if not following.is_over:
-                    await asyncio.sleep(following.pause_after(error))
+                if not resuming.is_over:
+                    await asyncio.sleep(resuming.pause_after(error))
 
     async def _run(self, flow: Flow[T]) -> T:
         return await _drive(flow, self._connection())

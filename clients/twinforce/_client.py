@@ -11,10 +11,10 @@ from google.protobuf.message import Message
 
 from twinforce._conversation import NORMAL_URGENCY, Conversation, Flow, Options, Pause
 from twinforce._runs import (
-    Descending,
-    Errand,
-    Following,
-    Journey,
+    PropagateRun,
+    RelaxRun,
+    ResumingRun,
+    Run,
     ended,
     model_of,
     origin_of,
@@ -183,7 +183,7 @@ class Client:
         """
         start = origin_of(origin)
         name = self._run(self._conversation.name_of(model or model_of(start)))
-        return self._follow(Journey(PropagateRequest(name, start, n_steps, interval)), timeout)
+        return self._follow(PropagateRun(PropagateRequest(name, start, n_steps, interval)), timeout)
 
     def relax(
         self,
@@ -226,7 +226,7 @@ class Client:
             interval=interval,
             fixed_atoms=fixed_atoms,
         )
-        return self._follow(Descending(request), timeout)
+        return self._follow(RelaxRun(request), timeout)
 
     def models(self) -> list[ModelInfo]:
         """Return what every served model declares."""
@@ -279,19 +279,19 @@ class Client:
                 self._end = weakref.finalize(self, self._transport.close)
             return self._transport
 
-    def _follow(self, errand: Errand[T], timeout: float | None) -> Generator[T, None, None]:
+    def _follow(self, run: Run[T], timeout: float | None) -> Generator[T, None, None]:
         connection = self._connection()
-        following = Following(self._conversation, errand, timeout)
-        while not following.is_over:
+        resuming = ResumingRun(self._conversation, run, timeout)
+        while not resuming.is_over:
             try:
-                with closing(connection.receive(following.call())) as replies:
+                with closing(connection.receive(resuming.call())) as replies:
                     for reply in replies:
-                        yield following.take(reply)
-                if not following.is_over:
+                        yield resuming.take(reply)
+                if not resuming.is_over:
                     raise ended()
             except ServiceError as error:
-                if not following.is_over:
-                    time.sleep(following.pause_after(error))
+                if not resuming.is_over:
+                    time.sleep(resuming.pause_after(error))
 
     def _run(self, flow: Flow[T]) -> T:
         return _drive(flow, self._connection())

@@ -22,7 +22,7 @@ Said = TypeVar("Said", covariant=True)
 T = TypeVar("T")
 
 
-class Errand(Protocol[Said]):
+class Run(Protocol[Said]):
     """Something that the service does step by step, and can be asked to go on with."""
 
     method: Method
@@ -36,7 +36,7 @@ class Errand(Protocol[Said]):
         """Return what a reply says; from now on it is where to go on from."""
 
 
-class Following(Generic[T]):
+class ResumingRun(Generic[T]):
     """An errand that survives lost connections.
 
     Args:
@@ -45,28 +45,26 @@ class Following(Generic[T]):
         timeout: For all of it, in s; None: as long as it takes.
     """
 
-    def __init__(
-        self, conversation: Conversation, errand: Errand[T], timeout: float | None
-    ) -> None:
+    def __init__(self, conversation: Conversation, run: Run[T], timeout: float | None) -> None:
         self._conversation = conversation
-        self._errand = errand
+        self._run = run
         self._n_failures = 0
         self._give_up_at = None if timeout is None else time.monotonic() + timeout
 
     @property
     def is_over(self) -> bool:
         """Whether the last reply was taken."""
-        return self._errand.is_over
+        return self._run.is_over
 
     def call(self) -> Call:
         """Return what to send now."""
         ahead = self._give_up_at and max(self._give_up_at - time.monotonic(), 0.001)
-        return Call(self._errand.method, self._errand.rest(), ahead)
+        return Call(self._run.method, self._run.rest(), ahead)
 
     def take(self, reply: pb.Snapshot | pb.Relaxed) -> T:
         """Return what a reply says."""
         self._n_failures = 0
-        return self._errand.take(reply)
+        return self._run.take(reply)
 
     def pause_after(self, error: ServiceError) -> float:
         """Return how long to wait before asking again, in s, or raise the error."""
@@ -81,7 +79,7 @@ class Following(Generic[T]):
         return pause
 
 
-class Journey:
+class PropagateRun:
     """A system on the move, which goes on from its last snapshot."""
 
     method: Method = "Propagate"
@@ -106,7 +104,7 @@ class Journey:
         return snapshot
 
 
-class Descending:
+class RelaxRun:
     """A system that relaxes, from its last positions on."""
 
     method: Method = "Relax"

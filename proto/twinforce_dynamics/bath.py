@@ -101,7 +101,7 @@ class Bath:
             momenta = self._rescaled_each(state.momenta, thermostat, duration)
         return self._supplied(state, momenta)
 
-    def rub_and_strain(
+    def apply_friction_and_strain(
         self, state: State, total_stress: Floats | None, time_step: float
     ) -> tuple[State, Floats | None]:
         """Let the barostat and Langevin's friction and noise act, in the middle of a step."""
@@ -113,13 +113,13 @@ class Bath:
             state = self._supplied(*_deformed(state, strain))
         thermostat = thermostat_of(self.ensemble)
         if isinstance(thermostat, Langevin):
-            momenta = self._rubbed(state.momenta, thermostat, time_step)
+            momenta = self._with_friction(state.momenta, thermostat, time_step)
             state = self._supplied(state, momenta)
         return state, strain
 
     @property
     def acts_in_the_middle(self) -> bool:
-        """Whether `rub_and_strain` does anything."""
+        """Whether `apply_friction_and_strain` does anything."""
         return isinstance(self.ensemble, NPT | Langevin)
 
     def _freedom(self) -> Floats:
@@ -152,7 +152,7 @@ class Bath:
         factors[moves, 0] = _factors(kinetic, 3.0, thermostat, duration, self.rng)
         return factors * momenta
 
-    def _rubbed(self, momenta: Floats, thermostat: Langevin, duration: float) -> Floats:
+    def _with_friction(self, momenta: Floats, thermostat: Langevin, duration: float) -> Floats:
         """Return p' = c p + sqrt((1 - c²) m kT) ξ with c = exp(-dt/τ)."""
         kept = math.exp(-duration / thermostat.relaxation)
         spread = np.sqrt((1.0 - kept * kept) * BOLTZMANN * thermostat.temperature_k * self.masses)

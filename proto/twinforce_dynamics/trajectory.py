@@ -55,7 +55,7 @@ class Snapshot:
     provenance: Provenance | None = None
 
 
-class Course:
+class Trajectory:
     """What a walker does from its start on.
 
     Args:
@@ -72,7 +72,7 @@ class Course:
         masses = start.masses[:, None]
         bath = Bath(self.integrator.ensemble, masses, start.mobility(), self.rng)
         stride, time_step = self.integrator.stride, self.integrator.time_step
-        self._propagation = Propagation(self.integrator.force_kind, stride, time_step, bath)
+        self._stepper = Stepper(self.integrator.force_kind, stride, time_step, bath)
         self._species = Species.of(start.system.atomic_numbers)
 
     @property
@@ -82,22 +82,22 @@ class Course:
 
     def begin(self) -> Steps[State]:
         """Lead to the first state, by one evaluation."""
-        start, bath = self._start, self._propagation.bath
+        start, bath = self._start, self._stepper.bath
         momenta = start.velocities * bath.masses
         if bath.mobile is not None:
             momenta = momenta * bath.mobile
         if not bath.is_moving(momenta):
             expected = "some of every atom that moves, as this thermostat multiplies them"
             raise invalid("velocities", expected, "zero")
-        return self._propagation.start(start.system.positions, momenta, start.system.cell)
+        return self._stepper.start(start.system.positions, momenta, start.system.cell)
 
     def step(self, state: State) -> Steps[State]:
         """Lead through one outer step."""
-        return self._propagation.step(state)
+        return self._stepper.step(state)
 
     def start_at(self, state: State) -> Start:
         """Return what the walker would set out with from this state."""
-        velocities = state.momenta / self._propagation.bath.masses
+        velocities = state.momenta / self._stepper.bath.masses
         system = self._start.system.moved(state.positions, state.cell)
         return self._start.moved(system, velocities, self.rng.bit_generator.state)
 
@@ -109,7 +109,7 @@ class Course:
             step: How many inner ones it has taken.
             work_before: The work of the correction up to the outer step before, in eV.
         """
-        bath, momenta = self._propagation.bath, state.momenta
+        bath, momenta = self._stepper.bath, state.momenta
         energy = state.prediction.energy or 0.0
         kinetic = kinetic_energy(momenta, bath.masses)
         is_hybrid = self.integrator.force_kind == "hybrid"
@@ -132,7 +132,7 @@ class Course:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Propagation:
+class Stepper:
     """How a walker gets from one outer step to the next.
 
     Attributes:
@@ -171,7 +171,7 @@ class Propagation:
         return verlet_steps(state, mechanics, self.force_kind)
 
     def _middle(self, state: State, stress: Floats | None) -> tuple[State, Floats | None]:
-        return self.bath.rub_and_strain(state, stress, self.time_step)
+        return self.bath.apply_friction_and_strain(state, stress, self.time_step)
 
 
 def outputs_of(

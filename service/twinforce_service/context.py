@@ -31,7 +31,7 @@ MOST_URGENT, NORMAL, LEAST_URGENT = 0, 3, 7
 urgency: ContextVar[int] = ContextVar("urgency", default=NORMAL)
 
 
-def heed(said: str | bytes | None) -> None:
+def set_urgency(said: str | bytes | None) -> None:
     """Take what the caller says of the request that is being answered, if anything.
 
     Raises:

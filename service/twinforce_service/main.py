@@ -15,7 +15,7 @@ import uvicorn
 
 from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_service import logs
-from twinforce_service.calls.dynamics import Propagations
+from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.engine.engine import OwnedEngine
 from twinforce_service.engine.spec import EngineSpec
@@ -96,11 +96,11 @@ async def serve(
     engine = _engine(settings, load_models, metrics)
     metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)
     jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows)
-    propagations = Propagations(engine, settings.max_propagations, settings.max_propagation_steps)
-    metrics.watch_propagations(lambda: propagations.n_running)
-    rest = _rest_server(engine, jacobians, propagations, metrics, settings)
+    dynamics = Dynamics(engine, settings.max_propagations, settings.max_propagation_steps)
+    metrics.watch_runs(lambda: dynamics.n_running)
+    rest = _rest_server(engine, jacobians, dynamics, metrics, settings)
     grpc_server = GrpcServer(
-        engine, jacobians, propagations, metrics, settings.max_body_bytes, settings.grpc_keep_alive
+        engine, jacobians, dynamics, metrics, settings.max_body_bytes, settings.grpc_keep_alive
     )
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.rest_port, "REST"))
@@ -246,12 +246,12 @@ def _limits(settings: Settings) -> Limits:
 def _rest_server(
     engine: OwnedEngine,
     jacobians: Jacobians,
-    propagations: Propagations,
+    dynamics: Dynamics,
     metrics: Metrics,
     settings: Settings,
 ) -> RestServer:
     config = uvicorn.Config(
-        create_app(engine, jacobians, propagations, metrics, settings.max_body_bytes),
+        create_app(engine, jacobians, dynamics, metrics, settings.max_body_bytes),
         access_log=False,
         lifespan="off",
         log_config=None,

@@ -184,7 +184,7 @@ class Metrics:
         """Count that the engine of a device was started again."""
         self._restarts.labels(device).inc()
 
-    def watch_propagations(self, n_running: Callable[[], float]) -> None:
+    def watch_runs(self, n_running: Callable[[], float]) -> None:
         """Read how many walkers are under way from this function whenever it is asked for."""
         gauge = Gauge(
             "twinforce_propagations", "Systems on the move on the server.", registry=self.registry

@@ -8,7 +8,7 @@ from tests.dynamics.toys import Hills, Lattice, Wells
 from twinforce_dynamics.bath import Bath
 from twinforce_dynamics.ensembles import BOLTZMANN, NPT, NVE, SVR, Langevin
 from twinforce_dynamics.steps import answered, kinetic_energy, volume
-from twinforce_dynamics.trajectory import Propagation
+from twinforce_dynamics.trajectory import Stepper
 
 KT = 0.7
 TEMPERATURE = KT / BOLTZMANN
@@ -34,7 +34,7 @@ def walker(toy, ensemble, masses, *, inner_steps=4, time_step=0.05, cell=None, s
     n_atoms = len(masses)
     in_wells = isinstance(toy, Wells)
     bath = Bath(ensemble, masses, np.ones((n_atoms, 1)) if in_wells else None, rng)
-    propagation = Propagation(more.get("force_kind", "hybrid"), inner_steps, time_step, bath)
+    propagation = Stepper(more.get("force_kind", "hybrid"), inner_steps, time_step, bath)
     positions = rng.normal(scale=0.7, size=(n_atoms, 3))
     momenta = np.sqrt(KT * masses) * rng.standard_normal((n_atoms, 3))
     cell = np.zeros((3, 3)) if cell is None else cell

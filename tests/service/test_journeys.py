@@ -32,7 +32,7 @@ from twinforce_proto import (
     UnsupportedElementError,
 )
 from twinforce_service.engine.loading import load_models
-from twinforce_service.engine.runs import Journey
+from twinforce_service.engine.runs import Run
 from twinforce_service.engine.thread_engine import ThreadEngine
 from twinforce_service.process.engine_pool import EnginePool
 from twinforce_service.scheduling.request import Limits, Request
@@ -44,26 +44,26 @@ WAYS = ["thread", "process"]
 class Told:
     """A journey, and what it has told so far."""
 
-    def __init__(self, wanted, n_ahead=1_000_000, **values):
-        self.milestones = []
-        self.journey = Journey(wanted, self._note, n_ahead, **values)
+    def __init__(self, wanted, credit=1_000_000, **values):
+        self.updates = []
+        self.run = Run(wanted, self._note, credit, **values)
 
-    def _note(self, milestone, is_last):
-        self.milestones.append(milestone)
+    def _note(self, update, is_last):
+        self.updates.append(update)
         self.has_last = is_last
 
     @property
     def steps(self):
-        return [each.step for each in self.milestones]
+        return [each.step for each in self.updates]
 
-    def move(self, engine):
-        self.grant = engine.move(self.journey)
+    def start_run(self, engine):
+        self.add_credit = engine.start_run(self.run)
         return self
 
     def result(self):
-        self.journey.future.result(PATIENCE)
+        self.run.future.result(PATIENCE)
         assert self.has_last
-        return self.milestones
+        return self.updates
 
 
 def start(n_atoms=8, seed=0, element=ARGON, **how):
@@ -133,16 +133,16 @@ def reports(both, way):
 
 
 def test_it_tells_its_start_each_interval_and_its_end(engine, reports):
-    milestones = Told(run(10, 4)).move(engine).result()
-    assert [each.step for each in milestones] == [0, 4, 8, 10]
-    assert milestones[-1].provenance.model == MODEL
+    updates = Told(run(10, 4)).start_run(engine).result()
+    assert [each.step for each in updates] == [0, 4, 8, 10]
+    assert updates[-1].provenance.model == MODEL
     wait_for(lambda: sum(report.n_systems for report in reports) == 11)
     assert {report.n_atoms for report in reports} == {8}
 
 
 def test_a_thread_and_a_process_move_alike(both):
     wanted = run(40, 10, force_kind="hybrid", inner_steps=5)
-    one, other = (Told(wanted).move(both.engines[way]).result() for way in WAYS)
+    one, other = (Told(wanted).start_run(both.engines[way]).result() for way in WAYS)
     assert [each.checkpoint for each in one] == [each.checkpoint for each in other]
     for ours, theirs in zip(one, other, strict=True):
         np.testing.assert_array_equal(ours.velocities, theirs.velocities)
@@ -151,8 +151,8 @@ def test_a_thread_and_a_process_move_alike(both):
 
 
 def test_a_checkpoint_goes_on_bit_for_bit(engine):
-    whole = Told(run(20, 10)).move(engine).result()
-    rest = Told(run(10, 10, origin=whole[1].checkpoint, model="")).move(engine).result()
+    whole = Told(run(20, 10)).start_run(engine).result()
+    rest = Told(run(10, 10, origin=whole[1].checkpoint, model="")).start_run(engine).result()
     assert [each.checkpoint for each in rest] == [whole[2].checkpoint]
 
 
@@ -161,38 +161,38 @@ def test_a_relaxation_is_a_journey_too(engine):
     wanted = RelaxRequest(
         MODEL, system, force_kind="conservative", fmax=1e-9, max_steps=7, interval=3
     )
-    assert [each.step for each in Told(wanted).move(engine).result()] == [0, 3, 6, 7]
+    assert [each.step for each in Told(wanted).start_run(engine).result()] == [0, 3, 6, 7]
 
 
 def test_nothing_is_computed_beyond_what_was_granted(engine, reports):
-    told = Told(run(1_000_000), n_ahead=3).move(engine)
+    told = Told(run(1_000_000), credit=3).start_run(engine)
     wait_for(lambda: told.steps == [0, 1, 2])
-    assert Told(run(3)).move(engine).result()[-1].step == 3  # others go on
+    assert Told(run(3)).start_run(engine).result()[-1].step == 3  # others go on
     assert stays(lambda: told.steps) == [0, 1, 2]
-    told.grant(2)
+    told.add_credit(2)
     wait_for(lambda: told.steps == [0, 1, 2, 3, 4])
     assert stays(lambda: told.steps) == [0, 1, 2, 3, 4]
-    told.journey.future.cancel()
+    told.run.future.cancel()
     wait_for(lambda: sum(report.n_systems for report in reports) == 5 + 4)
-    told.grant(1)  # comes too late
+    told.add_credit(1)  # comes too late
     assert stays(lambda: told.steps) == [0, 1, 2, 3, 4]
 
 
 def test_a_journey_that_is_cancelled_ends(engine):
-    told = Told(run(1_000_000_000)).move(engine)
+    told = Told(run(1_000_000_000)).start_run(engine)
     wait_for(lambda: told.steps)
-    told.journey.future.cancel()
+    told.run.future.cancel()
     n_told = stays(lambda: len(told.steps))
     assert n_told < 100_000
-    assert Told(run(3)).move(engine).result()[-1].step == 3
+    assert Told(run(3)).start_run(engine).result()[-1].step == 3
     assert stays(lambda: len(told.steps)) == n_told
     wait_for(lambda: engine.n_waiting == 0)
 
 
 def test_a_deadline_ends_it(engine):
-    told = Told(run(1_000_000_000), deadline=time.monotonic() + 0.2).move(engine)
+    told = Told(run(1_000_000_000), deadline=time.monotonic() + 0.2).start_run(engine)
     with pytest.raises(DeadlineExceededError, match="before the last step"):
-        told.journey.future.result(PATIENCE)
+        told.run.future.result(PATIENCE)
     assert told.steps
 
 
@@ -210,8 +210,8 @@ def test_a_deadline_ends_it(engine):
 )
 def test_what_makes_no_sense_is_refused(engine, wanted, error):
     with pytest.raises(error):
-        Told(wanted).move(engine).journey.future.result(PATIENCE)
-    assert Told(run(1)).move(engine).result()[-1].step == 1
+        Told(wanted).start_run(engine).run.future.result(PATIENCE)
+    assert Told(run(1)).start_run(engine).result()[-1].step == 1
 
 
 def test_bytes_that_are_no_checkpoint_are_refused_at_once():
@@ -220,7 +220,7 @@ def test_bytes_that_are_no_checkpoint_are_refused_at_once():
 
 
 def test_what_waits_refuses_new_journeys_and_none_under_way(engine, gate):
-    told = Told(run(1_000_000_000), n_ahead=2).move(engine)
+    told = Told(run(1_000_000_000), credit=2).start_run(engine)
     wait_for(lambda: told.steps == [0, 1])
     with gate.closed():
         held = Request(MODEL, crystal(1, element=HELIUM), frozenset({"energy"}))
@@ -229,10 +229,10 @@ def test_what_waits_refuses_new_journeys_and_none_under_way(engine, gate):
         waiting = [Request(MODEL, crystal(2), frozenset({"energy"})) for _ in range(8)]
         engine.submit(waiting)
         with pytest.raises(OverloadedError):
-            engine.move(Told(run(4)).journey)
-        told.grant(10)
+            engine.start_run(Told(run(4)).run)
+        told.add_credit(10)
     wait_for(lambda: told.steps[-1] == 11)
-    told.journey.future.cancel()
+    told.run.future.cancel()
     for each in (held, *waiting):
         each.future.result(PATIENCE)
 
@@ -248,7 +248,7 @@ def test_walkers_answered_together_ask_together_beside_others():
     first = Request(MODEL, crystal(1), frozenset({"energy", "conservative_forces"}))
     engine.submit([first])
     soft.entered.acquire()  # the others come while this one is on the device
-    walkers = [Told(run(3, 3, n_atoms=n)).move(engine) for n in (8, 9, 10)]
+    walkers = [Told(run(3, 3, n_atoms=n)).start_run(engine) for n in (8, 9, 10)]
     soft.gate.release()
     soft.entered.acquire()
     other = Request(MODEL, crystal(2), frozenset({"energy", "conservative_forces"}))
@@ -273,7 +273,7 @@ def test_a_walker_that_rushes_into_a_crowd_is_stopped_before_that_is_evaluated()
     inwards = (system.positions.mean(axis=0) - system.positions) / integrator.time_step
     told = Told(PropagateRequest(MODEL, Start(system, 0.99 * inwards, integrator), 10, 1))
     with pytest.raises(PredictionError, match=r"after step 0 the system cannot .* pairs"):
-        told.move(engine).journey.future.result(PATIENCE)
+        told.start_run(engine).run.future.result(PATIENCE)
     engine.stop()
     assert told.steps == [0]
     assert soft.batches.count((125,)) == 1
@@ -300,15 +300,15 @@ def test_engines_that_stop_end_journeys(make_spec):
         thread.start()
         thread.wait_until_ready(PATIENCE)
         for engine in (thread, process):
-            moving = Told(run(1_000_000_000)).move(engine)
-            stalled = Told(run(1_000_000_000), n_ahead=1).move(engine)
+            moving = Told(run(1_000_000_000)).start_run(engine)
+            stalled = Told(run(1_000_000_000), credit=1).start_run(engine)
             wait_for(lambda moving=moving, stalled=stalled: moving.steps and stalled.steps)
             engine.stop(PATIENCE)
             for told in (moving, stalled):
                 with pytest.raises(UnavailableError, match="shutting down"):
-                    told.journey.future.result(0)
+                    told.run.future.result(0)
             with pytest.raises(UnavailableError, match="shutting down"):
-                engine.move(Told(run(1)).journey)
+                engine.start_run(Told(run(1)).run)
 
 
 def test_a_walker_stays_on_its_device_and_dies_with_it(make_spec):
@@ -321,30 +321,30 @@ def test_a_walker_stays_on_its_device_and_dies_with_it(make_spec):
             for own in batches
         ]
         pool = EnginePool(engines)
-        many, few = (Told(run(1_000_000_000, n_atoms=n)).move(pool) for n in (9, 8))
+        many, few = (Told(run(1_000_000_000, n_atoms=n)).start_run(pool) for n in (9, 8))
         wait_for(lambda: len(many.steps) > 20 and len(few.steps) > 20)
         wait_for(lambda: all(batches))
         assert [set(each) for each in batches] == [{9}, {8}]
         assert [engine.n_pending_atoms for engine in engines] == [9, 8]
         os.kill(engines[0].pid, signal.SIGKILL)
         with pytest.raises(UnavailableError, match="killed by SIGKILL"):
-            many.journey.future.result(PATIENCE)
+            many.run.future.result(PATIENCE)
         n_told = len(few.steps)
         wait_for(lambda: len(few.steps) > n_told + 20)
-        rest = run(10, 10, origin=many.milestones[-1].checkpoint)
-        assert Told(rest).move(pool).result()[-1].step == many.steps[-1] + 10
-        few.journey.future.cancel()
+        rest = run(10, 10, origin=many.updates[-1].checkpoint)
+        assert Told(rest).start_run(pool).result()[-1].step == many.steps[-1] + 10
+        few.run.future.cancel()
         wait_for(lambda: engines[1].n_pending_atoms == 0)
 
 
 def test_many_journeys_that_come_and_go_leave_nothing_behind(engine):
     def follow(seed):
         for n_steps in range(1, 6):
-            told = Told(run(n_steps, seed=seed)).move(engine)
+            told = Told(run(n_steps, seed=seed)).start_run(engine)
             if n_steps % 2:
                 assert told.result()[-1].step == n_steps
             else:
-                told.journey.future.cancel()
+                told.run.future.cancel()
 
     threads = [threading.Thread(target=follow, args=(seed,)) for seed in range(4)]
     for thread in threads:
@@ -352,5 +352,5 @@ def test_many_journeys_that_come_and_go_leave_nothing_behind(engine):
     for thread in threads:
         thread.join(PATIENCE)
     wait_for(lambda: engine.n_waiting == engine.n_waiting_atoms == 0)
-    checkpoint = Checkpoint.from_bytes(Told(run(1)).move(engine).result()[-1].checkpoint)
+    checkpoint = Checkpoint.from_bytes(Told(run(1)).start_run(engine).result()[-1].checkpoint)
     assert checkpoint.model == MODEL

@@ -9,8 +9,8 @@ import pytest
 
 from twinforce_service.process import messages
 from twinforce_service.process.channel import Channel
-from twinforce_service.process.link import Listening
-from twinforce_service.process.mailbox import Post
+from twinforce_service.process.link import ChannelReader
+from twinforce_service.process.mailbox import Mailbox
 from twinforce_service.process.messages import Kind
 
 PATIENCE = 10.0
@@ -24,7 +24,7 @@ def ends():
 
 
 def post_to(channel):
-    post, come = Post(channel), []
+    post, come = Mailbox(channel), []
     post.deliver_to(lambda message: come.append(message.head))
     return post, come
 
@@ -46,11 +46,11 @@ def test_what_comes_wakes_who_waits(ends):
 
 def test_it_can_be_rung_before_or_meanwhile_and_from_any_thread(ends):
     post, come = post_to(ends[1])
-    post.ring()
+    post.notify()
     post.wait(PATIENCE)
-    post.ring()  # in the thread that waits: without a detour
+    post.notify()  # in the thread that waits: without a detour
     post.wait(PATIENCE)
-    threading.Timer(0.05, post.ring).start()
+    threading.Timer(0.05, post.notify).start()
     post.wait(PATIENCE)
     started = time.monotonic()
     post.wait(0.02)
@@ -102,7 +102,7 @@ def test_whoever_listens_hears_all_and_sends_what_had_no_room(has_loop):
             return True
         return False
 
-    listening = threading.Thread(target=Listening(ours, attend, loop).run)
+    listening = threading.Thread(target=ChannelReader(ours, attend, loop).run)
     listening.start()
     for size in (1, 2, 5_000_000):
         theirs.send([bytes(size)])
@@ -134,7 +134,7 @@ def test_what_goes_wrong_in_the_loop_is_raised_by_who_runs():
             raise ValueError("no")
 
         theirs.send([b"x"])
-        await asyncio.to_thread(Listening(ours, attend, asyncio.get_running_loop()).run)
+        await asyncio.to_thread(ChannelReader(ours, attend, asyncio.get_running_loop()).run)
 
     with pytest.raises(ValueError, match="no"):
         asyncio.run(run())
@@ -157,6 +157,6 @@ def test_where_the_loop_is_closed_a_thread_goes_on():
             return True
         return False
 
-    Listening(ours, attend, loop).run()
+    ChannelReader(ours, attend, loop).run()
     assert len(heard) == 1
     ours.close()

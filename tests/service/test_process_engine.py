@@ -38,7 +38,7 @@ from twinforce_proto import (
 from twinforce_service.engine.loading import load_models
 from twinforce_service.engine.thread_engine import ThreadEngine
 from twinforce_service.process import channel, messages
-from twinforce_service.process.link import Outgoing
+from twinforce_service.process.link import RequestSender
 from twinforce_service.process.process_engine import ProcessEngine
 from twinforce_service.scheduling.request import JacobianRequest, Limits, Request
 
@@ -439,10 +439,10 @@ def test_a_request_that_cannot_be_said_fails_alone():
     theirs.close()
     with pytest.raises(TypeError):
         messages.requests_to_frames([(1, request(molecule(3), request_id="\ud800"))])
-    outgoing = Outgoing(ours, None)
+    sender = RequestSender(ours, None)
     good, bad = request(molecule(3)), request(molecule(3), request_id="\ud800")
-    outgoing.submit([(1, good), (2, bad)])
-    outgoing.say(messages.plain(messages.Kind.STOP))
+    sender.submit([(1, good), (2, bad)])
+    sender.say(messages.plain(messages.Kind.STOP))
     assert not good.future.done()
     with pytest.raises(ServiceError, match="internal error"):
         bad.future.result()

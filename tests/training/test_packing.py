@@ -57,7 +57,7 @@ weights = { energy = 0.0, conservative_stress = 1.0, direct_stress = 1.0 }
 
 def crystals():
     """Return strained, shaken crystals of 1 to 8 atoms of two elements, labelled by a toy."""
-    generator, frames = np.random.default_rng(0), []
+    generator, examples = np.random.default_rng(0), []
     for n in range(24):
         atoms = bulk(["Ar", "Ne"][n % 2], "fcc", [5.1, 4.0][n % 2], cubic=bool(n % 3))
         atoms = atoms.repeat((1 + n % 4 // 3, 1, 1))
@@ -65,11 +65,11 @@ def crystals():
         atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
         atoms.rattle(0.1, rng=generator)
         atoms.info["part"] = "test" if n % 4 == 0 else "train"
-        frames.append(labelled(atoms))
-    return frames
+        examples.append(labeled(atoms))
+    return examples
 
 
-def labelled(atoms: Atoms) -> Atoms:
+def labeled(atoms: Atoms) -> Atoms:
     outputs = {"energy", "conservative_forces", "conservative_stress"}
     (label,) = predict(lennard_jones(dtype=torch.float64), [report.to_system(atoms)], outputs)
     atoms.calc = SinglePointCalculator(
@@ -105,12 +105,14 @@ def test_packed_systems_get_what_the_potential_says_of_each_alone(run):
             if not members.any():
                 assert seen.energy[s] == 0
                 continue
-            frame = labelled_like(run.test_frames, sample.strain_gradient_labels[s])
-            np.testing.assert_allclose(sample.force_labels[members], frame.get_forces(), atol=1e-6)
-            (alone,) = predict(potential, [report.to_system(frame)], OUTPUTS)
-            references = run.reference_energies[[[10, 18].index(z) for z in frame.numbers]].sum()
+            example = labeled_like(run.test_examples, sample.strain_gradient_labels[s])
+            np.testing.assert_allclose(
+                sample.force_labels[members], example.get_forces(), atol=1e-6
+            )
+            (alone,) = predict(potential, [report.to_system(example)], OUTPUTS)
+            references = run.reference_energies[[[10, 18].index(z) for z in example.numbers]].sum()
             energies.append((float(seen.energy[s]) + references, alone.energy))
-            volume = frame.get_volume()
+            volume = example.get_volume()
             for value, name in (
                 (seen.conservative_forces[members], "conservative_forces"),
                 (seen.direct_forces[members], "direct_forces"),
@@ -119,18 +121,18 @@ def test_packed_systems_get_what_the_potential_says_of_each_alone(run):
             ):
                 np.testing.assert_allclose(value, getattr(alone, name), atol=5e-6, err_msg=name)
             n_seen += 1
-    assert n_seen == len(run.test_frames) == 6
+    assert n_seen == len(run.test_examples) == 6
     np.testing.assert_allclose(*np.transpose(energies), atol=2e-5)
 
 
-def labelled_like(frames, strain_gradient):
+def labeled_like(examples, strain_gradient):
     """Return the only frame with this label."""
-    (frame,) = (
+    (example,) = (
         f
-        for f in frames
+        for f in examples
         if np.allclose(f.get_stress(voigt=False) * f.get_volume(), strain_gradient, atol=1e-5)
     )
-    return frame
+    return example
 
 
 def test_padding_changes_no_loss(run):
@@ -138,10 +140,10 @@ def test_padding_changes_no_loss(run):
     evaluate = make_evaluate(trainer.core, conservative=True)
     tabulator = dataset.Tabulator((10, 18), 5.0, run.reference_energies, np.array([1.5, 0.8]))
     stage, losses = trainer.recipe.stages[0], []
-    frames = [frame for frame in run.test_frames if len(frame) == 4][:2]
+    examples = [example for example in run.test_examples if len(example) == 4][:2]
     for n_systems, padding in ((2, 0), (5, 13)):
         table = Table(8 + padding, 60 + padding, n_systems)
-        sample = tabulator.sample([(frame,) for frame in frames], table)
+        sample = tabulator.sample([(example,) for example in examples], table)
         evaluation = Evaluation(*evaluate(trainer.parameters, *inputs(sample)))
         losses.append(float(stage_loss(evaluation, sample, stage, trainer.recipe).detach()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -149,18 +151,18 @@ def test_padding_changes_no_loss(run):
 
 def test_each_part_of_the_loss_is_what_its_formula_says(run):
     trainer, recipe = run.trainer, run.trainer.recipe
-    frame, scale = run.test_frames[1], 1.5
+    example, scale = run.test_examples[1], 1.5
     tabulator = dataset.Tabulator((10, 18), 5.0, run.reference_energies, np.full(2, scale))
-    sample = tabulator.sample([(frame,)], Table(len(frame), 60, 1))
+    sample = tabulator.sample([(example,)], Table(len(example), 60, 1))
     evaluation = Evaluation(
         *make_evaluate(trainer.core, conservative=True)(trainer.parameters, *inputs(sample))
     )
-    (alone,) = predict(run.potential(), [report.to_system(frame)], OUTPUTS)
-    stress = (alone.conservative_stress - frame.get_stress(voigt=False)) * frame.get_volume()
+    (alone,) = predict(run.potential(), [report.to_system(example)], OUTPUTS)
+    stress = (alone.conservative_stress - example.get_stress(voigt=False)) * example.get_volume()
     expected = {
-        "energy": ((alone.energy - frame.get_potential_energy()) / len(frame), 0.001),
-        "conservative_forces": (alone.conservative_forces - frame.get_forces(), 0.01),
-        "conservative_stress": (stress / len(frame), 0.001),
+        "energy": ((alone.energy - example.get_potential_energy()) / len(example), 0.001),
+        "conservative_forces": (alone.conservative_forces - example.get_forces(), 0.01),
+        "conservative_stress": (stress / len(example), 0.001),
     }
     for name, (error, tolerance) in expected.items():
         size = np.abs(scale * np.asarray(error))
@@ -185,7 +187,7 @@ def test_the_twin_of_an_atom_is_the_same_atom_of_the_other_instant():
 
 def test_smoothness_counts_what_changes_between_twins_and_nothing_else(run):
     trainer, recipe = run.trainer, run.trainer.recipe
-    lone, before = [frame for frame in run.test_frames if len(frame) == 4][:2]
+    lone, before = [example for example in run.test_examples if len(example) == 4][:2]
     after = before.copy()
     after.rattle(0.1, seed=1)
     after.calc = SinglePointCalculator(after, energy=0.0, forces=np.zeros((4, 3)))
@@ -199,7 +201,7 @@ def test_smoothness_counts_what_changes_between_twins_and_nothing_else(run):
         evaluation = Evaluation(*evaluate(trainer.parameters, *inputs(sample)))
         return float(stage_loss(evaluation, sample, stage, recipe).detach())
 
-    systems = [report.to_system(frame) for frame in (before, after)]
+    systems = [report.to_system(example) for example in (before, after)]
     first, second = (
         p.direct_forces - p.conservative_forces for p in predict(run.potential(), systems, OUTPUTS)
     )
@@ -213,11 +215,11 @@ def test_smoothness_counts_what_changes_between_twins_and_nothing_else(run):
 
 
 def test_training_on_stress_makes_both_stresses_better(run, recipe):
-    frames, _ = dataset.split_frames(crystals(), recipe)
+    examples, _ = dataset.split_examples(crystals(), recipe)
 
     def errors():
         return report.errors_of(
-            report.compare(frames, report.predict_each(run.potential(), frames))
+            report.compare(examples, report.predict_each(run.potential(), examples))
         )
 
     before = errors()
@@ -249,26 +251,26 @@ def test_a_system_that_fits_nowhere_is_an_error_with_its_size(recipe):
 
 
 def test_the_given_split_is_kept_and_a_frame_outside_it_refused(recipe):
-    frames = crystals()
-    train, test = dataset.split_frames(frames, recipe)
-    assert test == [frame for frame in frames if frame.info["part"] == "test"]
-    assert len(train) + len(test) == len(frames)
-    frames[3].info["part"] = "validation"
+    examples = crystals()
+    train, test = dataset.split_examples(examples, recipe)
+    assert test == [example for example in examples if example.info["part"] == "test"]
+    assert len(train) + len(test) == len(examples)
+    examples[3].info["part"] = "validation"
     with pytest.raises(ValueError, match=r"system 3: info\['part'\].*got 'validation'"):
-        dataset.split_frames(frames, recipe)
+        dataset.split_examples(examples, recipe)
 
 
 def test_balance_weighs_elements_by_their_forces():
-    frames = crystals()
+    examples = crystals()
     squares = {
-        z: np.square(np.concatenate([f.get_forces() for f in frames if f.numbers[0] == z])).mean()
+        z: np.square(np.concatenate([f.get_forces() for f in examples if f.numbers[0] == z])).mean()
         for z in (10, 18)
     }
-    whole, half = (dataset.error_scales(frames, [10, 18, 3], b) for b in (1.0, 0.5))
+    whole, half = (dataset.error_scales(examples, [10, 18, 3], b) for b in (1.0, 0.5))
     assert whole[0] / whole[1] == pytest.approx((squares[18] / squares[10]) ** 0.5)
     np.testing.assert_allclose(half**2, whole)
     assert whole[2] == 1.0
-    np.testing.assert_array_equal(dataset.error_scales(frames, [10, 18], 0.0), [1.0, 1.0])
+    np.testing.assert_array_equal(dataset.error_scales(examples, [10, 18], 0.0), [1.0, 1.0])
 
 
 def test_later_values_at_their_default_leave_the_hash_of_a_recipe_alone(recipe):

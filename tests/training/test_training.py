@@ -62,12 +62,12 @@ weights = { energy = 1.0, conservative_forces = 1.0, direct_forces = 0.5, direct
 """
 
 
-def labelled_frames(n_frames=16, seed=0):
+def labeled_examples(n_examples=16, seed=0):
     """Return crystals of two elements, labelled by the Lennard-Jones toy."""
     toy, generator = lennard_jones(dtype=torch.float64), np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*[np.arange(2)] * 3), axis=-1).reshape(-1, 3)
-    frames = []
-    for _ in range(n_frames):
+    examples = []
+    for _ in range(n_examples):
         length = generator.uniform(6.6, 7.2)
         positions = grid * length / 2 + generator.normal(scale=0.15, size=(8, 3))
         system = System([10, 18] * 4, positions, np.eye(3) * length, pbc=True)
@@ -76,14 +76,14 @@ def labelled_frames(n_frames=16, seed=0):
         atoms.calc = SinglePointCalculator(
             atoms, energy=label.energy, forces=label.conservative_forces
         )
-        frames.append(atoms)
-    return frames
+        examples.append(atoms)
+    return examples
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    ase.io.write(folder / "argon.xyz", labelled_frames())
+    ase.io.write(folder / "argon.xyz", labeled_examples())
     return folder
 
 
@@ -122,14 +122,14 @@ def test_both_stages_learn(trained):
 
 def test_the_errors_of_the_model_are_those_of_an_independent_count(trained, recipe_file, data):
     recipe, _ = read_recipe(recipe_file)
-    frames = dataset.read_frames(data)
-    _, test = dataset.split_frames(frames, recipe)
+    examples = dataset.read_examples(data)
+    _, test = dataset.split_examples(examples, recipe)
     potential = registry.load(trained / "model").potential
     differences = []
-    for frame in test:
-        system = System(frame.numbers, frame.positions, frame.cell.array, frame.pbc)
+    for example in test:
+        system = System(example.numbers, example.positions, example.cell.array, example.pbc)
         (prediction,) = predict(potential, [system], {"conservative_forces"})
-        differences.append(prediction.conservative_forces - frame.get_forces())
+        differences.append(prediction.conservative_forces - example.get_forces())
     errors = json.loads((trained / "model" / "model.json").read_text())["errors"]
     expected = 1e3 * np.abs(differences).mean()
     assert errors["conservative_forces_mae_mev_per_angstrom"] == pytest.approx(expected, rel=1e-6)
@@ -171,7 +171,7 @@ def test_another_recipe_does_not_go_on_from_this_one(trained, recipe_file, data,
 
 
 def test_a_run_does_not_go_on_with_other_data(trained, recipe_file, tmp_path):
-    ase.io.write(tmp_path / "argon.xyz", labelled_frames(seed=1))
+    ase.io.write(tmp_path / "argon.xyz", labeled_examples(seed=1))
     with pytest.raises(ValueError, match="other data"):
         main(arguments(recipe_file, tmp_path, trained))
 
@@ -203,13 +203,13 @@ def run(recipe_file, data, tmp_path):
 
 
 def test_training_sees_what_the_potential_predicts(run):
-    trainer, frame = run.trainer, run.test_frames[0]
+    trainer, example = run.trainer, run.test_examples[0]
     evaluate = make_evaluate(trainer.core, conservative=True)
     seen = Evaluation(*evaluate(trainer.parameters, *inputs(trainer.test[0])))
-    system = System(frame.numbers, frame.positions, frame.cell.array, frame.pbc)
+    system = System(example.numbers, example.positions, example.cell.array, example.pbc)
     outputs = {"conservative_forces", "direct_forces", "conservative_stress", "direct_stress"}
     (prediction,) = predict(run.potential(), [system], outputs)
-    volume = frame.get_volume()
+    volume = example.get_volume()
     for name, value in (
         ("conservative_forces", seen.conservative_forces),
         ("direct_forces", seen.direct_forces),
@@ -249,10 +249,10 @@ def test_compiled_steps_train_like_plain_ones(data, tmp_path):
 
 
 def test_systems_of_different_size_cannot_be_compiled_and_say_so(recipe_file, tmp_path):
-    frames = labelled_frames(4)
-    lone = frames[0].copy()[:6]
+    examples = labeled_examples(4)
+    lone = examples[0].copy()[:6]
     lone.calc = SinglePointCalculator(lone, energy=0.0, forces=np.zeros((6, 3)))
-    ase.io.write(tmp_path / "mixed.xyz", [*frames, lone])
+    ase.io.write(tmp_path / "mixed.xyz", [*examples, lone])
     recipe, _ = read_recipe(recipe_file)
     run = prepare(recipe, tmp_path, tmp_path, is_compiled=True)
     with pytest.raises(ValueError, match="differ in size"):
@@ -288,9 +288,9 @@ def agreeing(trained, data, tmp_path_factory):
     return out
 
 
-def disagreement(folder, frames):
+def disagreement(folder, examples):
     potential = registry.load(folder / "model").potential
-    systems = [System(f.numbers, f.positions, f.cell.array, f.pbc) for f in frames]
+    systems = [System(f.numbers, f.positions, f.cell.array, f.pbc) for f in examples]
     found = predict(potential, systems, {"conservative_forces", "direct_forces"})
     return np.sqrt(np.mean([(p.direct_forces - p.conservative_forces) ** 2 for p in found]))
 
@@ -298,7 +298,7 @@ def disagreement(folder, frames):
 def test_a_stage_of_agreement_brings_both_forces_closer_on_systems_it_has_not_seen(
     trained, agreeing
 ):
-    unseen = labelled_frames(seed=7)
+    unseen = labeled_examples(seed=7)
     assert disagreement(agreeing, unseen) < 0.9 * disagreement(trained, unseen)
 
 
@@ -316,13 +316,15 @@ def test_a_model_says_which_one_it_went_on_from(trained, agreeing):
 
 
 def test_sampled_systems_carry_the_labels_of_the_model_that_met_them(trained, agreeing):
-    frames = [f for n in range(2) for f in ase.io.read(agreeing / "sampled" / f"run{n}.traj", ":")]
-    assert len(frames) == 16  # each of the eight has a twin
+    examples = [
+        f for n in range(2) for f in ase.io.read(agreeing / "sampled" / f"run{n}.traj", ":")
+    ]
+    assert len(examples) == 16  # each of the eight has a twin
     potential = registry.load(trained / "model").potential
-    systems = [System(f.numbers, f.positions, f.cell.array, f.pbc) for f in frames]
-    for frame, found in zip(frames, predict(potential, systems, {"energy"}), strict=True):
-        assert frame.get_potential_energy() == pytest.approx(found.energy, abs=1e-4)
-    moves = [np.abs(b.positions - a.positions).max() for a, b in itertools.pairwise(frames[:8])]
+    systems = [System(f.numbers, f.positions, f.cell.array, f.pbc) for f in examples]
+    for example, found in zip(examples, predict(potential, systems, {"energy"}), strict=True):
+        assert example.get_potential_energy() == pytest.approx(found.energy, abs=1e-4)
+    moves = [np.abs(b.positions - a.positions).max() for a, b in itertools.pairwise(examples[:8])]
     assert min(moves) > 0
     assert np.mean(moves[::2]) < np.mean(moves[1::2])  # to the twin it is nearer
 

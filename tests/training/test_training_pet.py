@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("metatrain", reason="metatrain is not installed: pip install -e '.[pet]'")
 
-from tests.training.test_training import labelled_frames
+from tests.training.test_training import labeled_examples
 from twinforce_models import registry
 from twinforce_models.training import dataset
 from twinforce_models.training.config import read_recipe
@@ -40,7 +40,7 @@ def logged_epochs(folder):
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "data").mkdir()
-    ase.io.write(tmp_path / "data" / "argon.xyz", labelled_frames(20))
+    ase.io.write(tmp_path / "data" / "argon.xyz", labeled_examples(20))
     return tmp_path
 
 
@@ -62,10 +62,10 @@ def test_it_is_trained_by_both_stages_stopped_continued_and_measured(folder, cap
     model = registry.load(out / "conservative" / "model.ckpt")
     assert model.info.elements == (10, 18)
     assert "direct_forces" in model.info.outputs
-    test = dataset.read_frames(out / "conservative" / "test.xyz")
+    test = dataset.read_examples(out / "conservative" / "test.xyz")
     expected = pet.measure_errors(out / "conservative")
     assert expected == errors
     recipe, _ = read_recipe(pet.NATIVE_RECIPE)
-    _, kept_out = dataset.split_frames(dataset.read_frames(folder / "data"), recipe)
+    _, kept_out = dataset.split_examples(dataset.read_examples(folder / "data"), recipe)
     for one, other in zip(test, kept_out, strict=True):
         np.testing.assert_allclose(one.positions, other.positions, atol=1e-7)

@@ -25,7 +25,7 @@ from tests.transports.rest_bodies import (
 from twinforce_models.prediction import predict
 from twinforce_proto import OUTPUTS, System
 from twinforce_proto.v1 import inference_pb2 as pb
-from twinforce_service.calls.dynamics import Propagations
+from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.embedded import run_in_thread
 from twinforce_service.metrics import Metrics
@@ -612,8 +612,8 @@ class Buggy:
 
 def test_a_bug_of_ours_is_a_problem_too_and_says_nothing_it_should_not():
     buggy = Buggy()
-    jacobians, propagations = Jacobians(buggy, 10, 10), Propagations(buggy, 10, 10)
-    app = create_app(buggy, jacobians, propagations, Metrics("0"), 1000)
+    jacobians, dynamics = Jacobians(buggy, 10, 10), Dynamics(buggy, 10, 10)
+    app = create_app(buggy, jacobians, dynamics, Metrics("0"), 1000)
 
     async def ask(method, path):
         transport = httpx2.ASGITransport(app)

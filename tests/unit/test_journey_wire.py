@@ -15,15 +15,15 @@ from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Integrator, Start
 from twinforce_dynamics.steps import answered
-from twinforce_dynamics.trajectory import Course, Snapshot
+from twinforce_dynamics.trajectory import Snapshot, Trajectory
 from twinforce_proto import InvalidRequestError, Prediction
-from twinforce_service.engine.runs import Journey
+from twinforce_service.engine.runs import Run
 from twinforce_service.process import messages
 from twinforce_service.process.run_messages import (
-    journey_from_message,
-    journey_to_frames,
-    milestone_from_message,
-    milestone_to_frames,
+    run_from_message,
+    run_to_frames,
+    update_from_message,
+    update_to_frames,
 )
 from twinforce_service.scheduling.request import Walker
 from twinforce_service.version import provenance_of
@@ -44,7 +44,7 @@ def checkpoint():
     forces = GENERATOR.normal(size=(8, 3))
     there = Prediction(energy=-1 / 3, conservative_forces=forces, direct_forces=forces / 3)
     begin = start()
-    state = answered(Course(begin).begin(), lambda *_: there, lambda *_: there)
+    state = answered(Trajectory(begin).begin(), lambda *_: there, lambda *_: there)
     return Checkpoint("soft", "0" * 64, begin, state, 24)
 
 
@@ -79,10 +79,10 @@ def assert_same(one, other):
 )
 def test_a_journey_arrives_as_it_was(wanted):
     told = []
-    sent = Journey(wanted, print, 3, 1e5 / 7, "ü", Walker(), 6)
-    message = travelled(journey_to_frames(2**60, sent))
+    sent = Run(wanted, print, 3, 1e5 / 7, "ü", Walker(), 6)
+    message = travelled(run_to_frames(2**60, sent))
     assert message.kind is messages.Kind.MOVE
-    number, got = journey_from_message(message, lambda *said: told.append(said))
+    number, got = run_from_message(message, lambda *said: told.append(said))
     assert number == 2**60
     for name in ("wanted", "n_ahead", "deadline", "request_id", "walker", "urgency", "n_atoms"):
         assert_same(getattr(sent, name), getattr(got, name))
@@ -93,7 +93,7 @@ def test_a_journey_arrives_as_it_was(wanted):
 @pytest.mark.parametrize("disagree", [True, False])
 def test_a_snapshot_arrives_as_it_was(disagree):
     origin = checkpoint()
-    snapshot = Course(origin.start).snapshot(origin.state, 24, 0.1)
+    snapshot = Trajectory(origin.start).snapshot(origin.state, 24, 0.1)
     sent = replace(
         snapshot,
         checkpoint=origin.to_bytes(),
@@ -101,8 +101,8 @@ def test_a_snapshot_arrives_as_it_was(disagree):
         species_temperatures={"Ar": math.nan},
         disagreement=snapshot.disagreement if disagree else None,
     )
-    message = travelled(milestone_to_frames(5, sent, is_last=True))
-    number, got, is_last = milestone_from_message(message, {"soft": PROVENANCE})
+    message = travelled(update_to_frames(5, sent, is_last=True))
+    number, got, is_last = update_from_message(message, {"soft": PROVENANCE})
     assert (number, is_last, type(got)) == (5, True, Snapshot)
     assert_same(sent, got)
 
@@ -118,8 +118,8 @@ def test_how_far_a_relaxation_is_arrives_as_it_was():
         is_last=False,
         provenance=PROVENANCE,
     )
-    message = travelled(milestone_to_frames(5, sent, is_last=False))
-    number, got, is_last = milestone_from_message(message, {"soft": PROVENANCE})
+    message = travelled(update_to_frames(5, sent, is_last=False))
+    number, got, is_last = update_from_message(message, {"soft": PROVENANCE})
     assert (number, is_last) == (5, False)
     assert_same(sent, got)
 
@@ -131,4 +131,4 @@ def test_reports_without_answers_arrive_as_they_were():
 
 def test_what_is_no_checkpoint_makes_no_journey():
     with pytest.raises(InvalidRequestError):
-        Journey(PropagateRequest("soft", b"\xff", 4), print, 1)
+        Run(PropagateRequest("soft", b"\xff", 4), print, 1)

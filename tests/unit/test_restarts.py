@@ -25,7 +25,7 @@ def restarts(clock):
 def pauses(restarts, n_deaths):
     found = []
     for _ in range(n_deaths):
-        restarts.note_death("killed")
+        restarts.note_exit("killed")
         found.append(restarts.pause)
     return found
 
@@ -49,16 +49,16 @@ def test_a_process_that_did_well_is_started_again_at_once(restarts, clock):
 
 def test_one_that_dies_again_and_again_is_given_up(restarts):
     pauses(restarts, 12)
-    assert not restarts.are_hopeless
+    assert not restarts.is_exhausted
     pauses(restarts, 1)
-    assert restarts.are_hopeless
+    assert restarts.is_exhausted
 
 
 def test_callers_are_told_to_come_back_when_it_will_be_ready(restarts, clock):
     clock.now += 7  # how long the first start took
     restarts.note_ready()
     clock.now += 1000
-    restarts.note_death("killed by SIGKILL")
+    restarts.note_exit("killed by SIGKILL")
     refusal = restarts.refusal("cuda:1")
     assert refusal.retry_after == pytest.approx(0.1 + 7)
     assert str(refusal) == (

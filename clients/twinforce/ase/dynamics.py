@@ -28,7 +28,7 @@ from twinforce_dynamics.disagreement import (
 from twinforce_dynamics.ensembles import NVE, Ensemble
 from twinforce_dynamics.start import Integrator
 from twinforce_dynamics.steps import ForceChoice, State, Steps, answered, kinetic_energy, volume
-from twinforce_dynamics.trajectory import Propagation, Snapshot, outputs_of
+from twinforce_dynamics.trajectory import Snapshot, Stepper, outputs_of
 
 _NVE = NVE()
 
@@ -98,7 +98,7 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         self.rng = np.random.default_rng(seed) if rng is None else rng
         bath = Bath(ensemble, self.masses, mobility_of(atoms), self.rng)
         self._ask_inner, self._ask_whole = map(self._source.asking, outputs_of(forces, ensemble))
-        self._propagation = Propagation(forces, self.inner_steps, timestep, bath)
+        self._stepper = Stepper(forces, self.inner_steps, timestep, bath)
         self._species = Species.of(atoms.numbers)
         self._state: State | None = None
         self._disagreement: Disagreement | None = None
@@ -117,13 +117,13 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
     @property
     def temperature_k(self) -> float:
         """Of all atoms now, in K."""
-        return self._propagation.bath.temperature_k(self._current().momenta)
+        return self._stepper.bath.temperature_k(self._current().momenta)
 
     @property
     def species_temperatures(self) -> dict[str, float]:
         """Of each species now, in K, by its symbol; NaN where none of it can move."""
         momenta = self._current().momenta
-        temperature = self._propagation.bath.temperature_k
+        temperature = self._stepper.bath.temperature_k
         return {
             symbol: temperature(momenta, chosen)
             for symbol, chosen in zip(self._species.symbols, self._species.masks, strict=True)
@@ -155,7 +155,7 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
     def step(self) -> None:
         """Take one outer step."""
         before = self._current()
-        self._arrive(self._answered(self._propagation.step(before)), before.correction_work)
+        self._arrive(self._answered(self._stepper.step(before)), before.correction_work)
 
     def irun_on_server(self, n_outer: int, interval: int = 1) -> Iterator[bool]:
         """Take outer steps on the server, where nothing travels between them.
@@ -246,9 +246,9 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         if self._state is not None and self._is_here(self._state):
             self._state = replace(self._state, momenta=momenta)
             return self._state
-        mobile = self._propagation.bath.mobile
+        mobile = self._stepper.bath.mobile
         state = self._answered(
-            self._propagation.start(
+            self._stepper.start(
                 self.atoms.arrays["positions"].copy(),
                 momenta if mobile is None else momenta * mobile,
                 self.atoms.cell.array.copy(),

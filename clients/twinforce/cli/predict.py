@@ -131,34 +131,34 @@ def _as_json(predictions: Sequence[Prediction]) -> str:
 def _as_extxyz(all_atoms: Sequence[Any], predictions: Sequence[Prediction]) -> str:
     file = io.StringIO()
     for atoms, prediction in zip(all_atoms, predictions, strict=True):
-        need("ase.io").write(file, _labelled(atoms, prediction), format="extxyz")
+        need("ase.io").write(file, _labeled(atoms, prediction), format="extxyz")
     return file.getvalue()
 
 
-def _labelled(atoms: Any, prediction: Prediction) -> Any:
+def _labeled(atoms: Any, prediction: Prediction) -> Any:
     """Return the atoms with every output under its own name, and energy and forces as ASE's.
 
     ASE's `forces` and `stress` are the conservative ones where they were asked for.
     """
     single_point = need("ase.calculators.singlepoint").SinglePointCalculator
     values = _values(prediction)
-    labelled = atoms.copy()
+    labeled = atoms.copy()
     for name in ("energy", "free_energy", "forces", "stress", *OUTPUTS):
-        labelled.info.pop(name, None)
-        labelled.arrays.pop(name, None)
+        labeled.info.pop(name, None)
+        labeled.arrays.pop(name, None)
     for name, value in values.items():
         if name.endswith("_stress"):
-            labelled.info[name] = np.array(value)
+            labeled.info[name] = np.array(value)
         elif name != "energy":
-            labelled.set_array(name, np.array(value))
+            labeled.set_array(name, np.array(value))
     results = {
         "energy": values.get("energy"),
         "forces": values.get("conservative_forces", values.get("direct_forces")),
         "stress": _voigt(values.get("conservative_stress", values.get("direct_stress"))),
     }
     known = {name: value for name, value in results.items() if value is not None}
-    labelled.calc = single_point(labelled, **known)
-    return labelled
+    labeled.calc = single_point(labeled, **known)
+    return labeled
 
 
 def _voigt(stress: Any) -> Any:

@@ -75,7 +75,7 @@ class Sample:
         return self.membership @ values / self.membership.sum(1).clamp(min=1.0)
 
 
-def read_frames(path: Path) -> list[ase.Atoms]:
+def read_examples(path: Path) -> list[ase.Atoms]:
     """Read every extended XYZ file under `path`, in order of name.
 
     Raises:
@@ -84,23 +84,23 @@ def read_frames(path: Path) -> list[ase.Atoms]:
     files = sorted(path.glob("*.xyz")) if path.is_dir() else [path]
     if not files or not files[0].exists():
         raise FileNotFoundError(f"no .xyz file at {path}")
-    return [frame for file in files for frame in ase.io.read(file, ":")]
+    return [example for file in files for example in ase.io.read(file, ":")]
 
 
-def data_sha256(frames: Sequence[ase.Atoms]) -> str:
+def data_sha256(examples: Sequence[ase.Atoms]) -> str:
     """Return a hash of the frames and their labels, in this order."""
     digest = hashlib.sha256()
-    for frame in frames:
-        labels = [np.array([frame.get_potential_energy()]), frame.get_forces()]
-        if "stress" in frame.calc.results:
-            labels.append(frame.get_stress())
-        for array in (frame.numbers, frame.positions, frame.cell.array, *labels):
+    for example in examples:
+        labels = [np.array([example.get_potential_energy()]), example.get_forces()]
+        if "stress" in example.calc.results:
+            labels.append(example.get_stress())
+        for array in (example.numbers, example.positions, example.cell.array, *labels):
             digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
     return digest.hexdigest()
 
 
-def split_frames(
-    frames: Sequence[ase.Atoms], recipe: Recipe
+def split_examples(
+    examples: Sequence[ase.Atoms], recipe: Recipe
 ) -> tuple[list[ase.Atoms], list[ase.Atoms]]:
     """Return what is for training, and the rest for testing.
 
@@ -109,43 +109,45 @@ def split_frames(
     """
     if recipe.split_key:
         parts: dict[str, list[ase.Atoms]] = {"train": [], "test": []}
-        for n, frame in enumerate(frames):
-            part = frame.info.get(recipe.split_key)
+        for n, example in enumerate(examples):
+            part = example.info.get(recipe.split_key)
             if part not in parts:
                 raise ValueError(
                     f"system {n}: info[{recipe.split_key!r}]: expected train or test, got {part!r}"
                 )
-            parts[part].append(frame)
+            parts[part].append(example)
         return parts["train"], parts["test"]
-    order = np.random.default_rng(recipe.seed).permutation(len(frames))
-    n_test = round(recipe.test_fraction * len(frames))
-    return [frames[i] for i in sorted(order[n_test:])], [frames[i] for i in sorted(order[:n_test])]
+    order = np.random.default_rng(recipe.seed).permutation(len(examples))
+    n_test = round(recipe.test_fraction * len(examples))
+    return [examples[i] for i in sorted(order[n_test:])], [
+        examples[i] for i in sorted(order[:n_test])
+    ]
 
 
 def fit_reference_energies(
-    frames: Sequence[ase.Atoms], elements: Sequence[int]
+    examples: Sequence[ase.Atoms], elements: Sequence[int]
 ) -> NDArray[np.float64]:
     """Return an energy per element whose sums fit the labels best, the smallest if many do.
 
     Returns:
         Shape [n_elements], in eV.
     """
-    counts = np.array([[np.sum(f.numbers == z) for z in elements] for f in frames], dtype=float)
-    energies = np.array([f.get_potential_energy() for f in frames])
+    counts = np.array([[np.sum(f.numbers == z) for z in elements] for f in examples], dtype=float)
+    energies = np.array([f.get_potential_energy() for f in examples])
     solution: NDArray[np.float64] = np.linalg.lstsq(counts, energies, rcond=None)[0]
     return solution
 
 
 def error_scales(
-    frames: Sequence[ase.Atoms], elements: Sequence[int], balance: float
+    examples: Sequence[ase.Atoms], elements: Sequence[int], balance: float
 ) -> NDArray[np.float64]:
     """Return what errors of each element are multiplied by, 1 for the mean square of all forces.
 
     Returns:
         (rms force of all atoms / rms force of the element) ** balance. Shape [n_elements].
     """
-    numbers = np.concatenate([frame.numbers for frame in frames])
-    squares = np.square(np.concatenate([frame.get_forces() for frame in frames])).mean(axis=1)
+    numbers = np.concatenate([example.numbers for example in examples])
+    squares = np.square(np.concatenate([example.get_forces() for example in examples])).mean(axis=1)
     means = [squares[numbers == z].mean() if np.any(numbers == z) else np.nan for z in elements]
     scales: NDArray[np.float64] = (squares.mean() / np.array(means)) ** (balance / 2)
     return np.nan_to_num(scales, nan=1.0)
@@ -169,15 +171,15 @@ class Tabulator:
 
     def sample(self, groups: Sequence[Group], table: Table) -> Sample:
         """Return all systems of the groups in one table."""
-        frames = [frame for group in groups for frame in group]
-        batch = to_batch(frames, self.cutoff)
+        examples = [example for group in groups for example in group]
+        batch = to_batch(examples, self.cutoff)
         n_padding = table.n_atoms - batch.n_atoms
         index, offsets, reverse = tabulate(batch, self.cutoff, table.n_neighbors, n_padding)
         place = {z: kind for kind, z in enumerate(self.elements)}
-        kinds = np.array([place[int(z)] for frame in frames for z in frame.numbers])
-        references = [self.reference_energies[[place[int(z)] for z in f.numbers]] for f in frames]
+        kinds = np.array([place[int(z)] for example in examples for z in example.numbers])
+        references = [self.reference_energies[[place[int(z)] for z in f.numbers]] for f in examples]
         energies = [
-            f.get_potential_energy() - r.sum() for f, r in zip(frames, references, strict=True)
+            f.get_potential_energy() - r.sum() for f, r in zip(examples, references, strict=True)
         ]
         membership = torch.zeros(table.n_systems, table.n_atoms)
         membership[batch.system_index, torch.arange(batch.n_atoms)] = 1.0
@@ -190,10 +192,10 @@ class Tabulator:
             membership=membership,
             energy_labels=_padded(np.array(energies), table.n_systems).float(),
             force_labels=_padded(
-                np.concatenate([frame.get_forces() for frame in frames]), table.n_atoms
+                np.concatenate([example.get_forces() for example in examples]), table.n_atoms
             ).float(),
             strain_gradient_labels=_padded(
-                np.stack([strain_gradient(frame) for frame in frames]), table.n_systems
+                np.stack([strain_gradient(example) for example in examples]), table.n_systems
             ).float(),
             error_weights=_padded(self.scales[kinds], table.n_atoms).float(),
             twin=twins(groups, table.n_atoms),
@@ -218,23 +220,23 @@ def _padded(values: NDArray[Any], length: int) -> Tensor:
     return torch.from_numpy(np.concatenate([values, padding]))
 
 
-def strain_gradient(frame: ase.Atoms) -> NDArray[np.float64]:
+def strain_gradient(example: ase.Atoms) -> NDArray[np.float64]:
     """Return volume times stress, shape [3, 3], in eV; NaN if the frame has no stress."""
-    if frame.calc is None or "stress" not in frame.calc.results:
+    if example.calc is None or "stress" not in example.calc.results:
         return np.full((3, 3), np.nan)
-    gradient: NDArray[np.float64] = frame.get_volume() * frame.get_stress(voigt=False)
+    gradient: NDArray[np.float64] = example.get_volume() * example.get_stress(voigt=False)
     return gradient
 
 
-def to_batch(frames: Sequence[ase.Atoms], cutoff: float) -> Batch:
+def to_batch(examples: Sequence[ase.Atoms], cutoff: float) -> Batch:
     """Return frames as one batch, in float64."""
-    systems = [System(f.numbers, f.positions, f.cell.array, f.pbc) for f in frames]
+    systems = [System(f.numbers, f.positions, f.cell.array, f.pbc) for f in examples]
     return Batch.from_systems(systems, cutoff, dtype=torch.float64)
 
 
-def max_neighbors(frame: ase.Atoms, cutoff: float) -> int:
+def max_neighbors(example: ase.Atoms, cutoff: float) -> int:
     """Return how many neighbors the most crowded atom has."""
-    return int(neighbor_counts(to_batch([frame], cutoff)).max())
+    return int(neighbor_counts(to_batch([example], cutoff)).max())
 
 
 def tabulate(

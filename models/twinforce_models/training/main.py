@@ -34,7 +34,7 @@ class Run:
 
     trainer: Trainer
     reference_energies: NDArray[np.float64]
-    test_frames: list[ase.Atoms]
+    test_examples: list[ase.Atoms]
     start: Mapping[str, Any] | None = None
 
     def potential(self) -> HybridNet:
@@ -63,8 +63,8 @@ def prepare(
     Raises:
         ValueError: If the model is another network than the recipe's, or is missing.
     """
-    frames = dataset.read_frames(data)
-    train, test = dataset.split_frames(frames, recipe)
+    examples = dataset.read_examples(data)
+    train, test = dataset.split_examples(examples, recipe)
     h = recipe.hyperparameters
     metadata = None
     if start is None:
@@ -75,14 +75,14 @@ def prepare(
         references, core = potential.reference_energies.numpy(), copy.deepcopy(potential.core)
         core.requires_grad_(True)
     scales = dataset.error_scales(train, h.elements, recipe.balance)
-    groups: list[dataset.Group] = [(frame,) for frame in train]
+    groups: list[dataset.Group] = [(example,) for example in train]
     if recipe.sampling is not None:
         if start is None:
             raise ValueError("sampling: a recipe that has it needs a model to start from")
-        groups += sampling.sampled_frames(potential, train, recipe, folder)
+        groups += sampling.sampled_examples(potential, train, recipe, folder)
     tabulator = dataset.Tabulator(h.elements, h.cutoff, references, scales)
     train_samples, test_samples = packing.make_samples(
-        [groups, [(frame,) for frame in test]], tabulator, recipe
+        [groups, [(example,) for example in test]], tabulator, recipe
     )
     trainer = Trainer(
         recipe,
@@ -90,7 +90,7 @@ def prepare(
         train_samples,
         test_samples,
         folder,
-        data_sha256=dataset.data_sha256(frames),
+        data_sha256=dataset.data_sha256(examples),
         is_compiled=is_compiled,
     )
     return Run(trainer, references, test, metadata)
@@ -142,15 +142,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def write_report(run: Run, about: About, folder: Path) -> None:
     """Write the model, its errors on the test part, and pictures; print the errors."""
     recipe, potential = run.trainer.recipe, run.potential()
-    frames = run.test_frames
-    predictions = report.predict_each(potential, frames)
-    comparisons = report.compare(frames, predictions)
-    errors = {"n_test_systems": float(len(frames))} | report.errors_of(comparisons)
-    errors |= report.nonconservativity_of(potential, frames)
+    examples = run.test_examples
+    predictions = report.predict_each(potential, examples)
+    comparisons = report.compare(examples, predictions)
+    errors = {"n_test_systems": float(len(examples))} | report.errors_of(comparisons)
+    errors |= report.nonconservativity_of(potential, examples)
     measured = {
         "errors": errors,
-        "errors_by_elements": report.errors_by_elements(frames, predictions),
-        "force_disagreement": report.force_disagreement(frames, predictions),
+        "errors_by_elements": report.errors_by_elements(examples, predictions),
+        "force_disagreement": report.force_disagreement(examples, predictions),
     }
     bundle.export(run.trainer, about, potential, measured, folder / "model", start=run.start)
     plots.plot_learning({recipe.name: plots.read_log(folder / "log.csv")}, folder / "learning.png")

@@ -18,7 +18,7 @@ def make_samples(
         ValueError: If a group fits into none of the recipe's tables.
     """
     widths = [
-        [max(max_neighbors(frame, tabulator.cutoff) for frame in group) for group in part]
+        [max(max_neighbors(example, tabulator.cutoff) for example in group) for group in part]
         for part in parts
     ]
     widest = max(max(each) for each in widths)

@@ -44,36 +44,36 @@ class Comparison:
         return float(np.sqrt(np.square(self.predictions - self.labels).mean()))
 
 
-def predict_each(potential: Potential, frames: Sequence[ase.Atoms]) -> list[Prediction]:
+def predict_each(potential: Potential, examples: Sequence[ase.Atoms]) -> list[Prediction]:
     """Return what the potential says of each frame; stresses where the frame has one."""
     return [
         predict(potential, [to_system(f)], QUANTITIES + (STRESSES if has_stress(f) else ()))[0]
-        for f in frames
+        for f in examples
     ]
 
 
 def compare(
-    frames: Sequence[ase.Atoms], predictions: Sequence[Prediction]
+    examples: Sequence[ase.Atoms], predictions: Sequence[Prediction]
 ) -> dict[str, Comparison]:
     """Return labels beside predictions, in eV and Å; energies per atom.
 
     Stresses are compared where frames have one, and left out where none has.
     """
-    pairs = list(zip(frames, predictions, strict=True))
+    pairs = list(zip(examples, predictions, strict=True))
     comparisons = {
         "energy": Comparison(
-            np.array([frame.get_potential_energy() / len(frame) for frame in frames]),
-            np.array([p.energy / len(frame) for frame, p in pairs if p.energy is not None]),
+            np.array([example.get_potential_energy() / len(example) for example in examples]),
+            np.array([p.energy / len(example) for example, p in pairs if p.energy is not None]),
         )
     }
-    forces = np.concatenate([frame.get_forces() for frame in frames])
+    forces = np.concatenate([example.get_forces() for example in examples])
     for name in QUANTITIES[1:]:
         values = np.concatenate([getattr(p, name) for p in predictions])
         comparisons[name] = Comparison(forces, values)
-    labelled = [(frame, p) for frame, p in pairs if has_stress(frame)]
-    for name in STRESSES if labelled else ():
-        labels = np.stack([frame.get_stress(voigt=False) for frame, _ in labelled])
-        comparisons[name] = Comparison(labels, np.stack([getattr(p, name) for _, p in labelled]))
+    labeled = [(example, p) for example, p in pairs if has_stress(example)]
+    for name in STRESSES if labeled else ():
+        labels = np.stack([example.get_stress(voigt=False) for example, _ in labeled])
+        comparisons[name] = Comparison(labels, np.stack([getattr(p, name) for _, p in labeled]))
     return comparisons
 
 
@@ -88,21 +88,21 @@ def errors_of(comparisons: Mapping[str, Comparison]) -> dict[str, float]:
 
 
 def errors_by_elements(
-    frames: Sequence[ase.Atoms], predictions: Sequence[Prediction]
+    examples: Sequence[ase.Atoms], predictions: Sequence[Prediction]
 ) -> dict[str, dict[str, float]]:
     """Return `errors_of` the frames of each set of elements, by symbols such as "HO" or "Cu"."""
     groups: dict[str, list[int]] = {}
-    for n, frame in enumerate(frames):
-        groups.setdefault("".join(sorted(set(frame.get_chemical_symbols()))), []).append(n)
+    for n, example in enumerate(examples):
+        groups.setdefault("".join(sorted(set(example.get_chemical_symbols()))), []).append(n)
     errors = {}
     for symbols, group in sorted(groups.items()):
-        comparisons = compare([frames[n] for n in group], [predictions[n] for n in group])
+        comparisons = compare([examples[n] for n in group], [predictions[n] for n in group])
         errors[symbols] = {"n_test_systems": float(len(group))} | errors_of(comparisons)
     return errors
 
 
 def force_disagreement(
-    frames: Sequence[ase.Atoms], predictions: Sequence[Prediction]
+    examples: Sequence[ase.Atoms], predictions: Sequence[Prediction]
 ) -> dict[str, dict[str, float]]:
     """Return how far direct forces are from conservative ones, in eV/Å, for each species.
 
@@ -110,11 +110,11 @@ def force_disagreement(
         Symbol -> "mean" and "max" over the frames of the root mean square over its atoms.
     """
     seen: dict[str, list[float]] = {}
-    for frame, p in zip(frames, predictions, strict=True):
+    for example, p in zip(examples, predictions, strict=True):
         difference = np.asarray(p.direct_forces) - np.asarray(p.conservative_forces)
         squares = np.square(difference).mean(axis=1)
-        for number in np.unique(frame.numbers):
-            rms = float(np.sqrt(squares[frame.numbers == number].mean()))
+        for number in np.unique(example.numbers):
+            rms = float(np.sqrt(squares[example.numbers == number].mean()))
             seen.setdefault(chemical_symbols[number], []).append(rms)
     return {
         symbol: {"mean": float(np.mean(values)), "max": max(values)}
@@ -122,10 +122,12 @@ def force_disagreement(
     }
 
 
-def nonconservativity_of(potential: Potential, frames: Sequence[ase.Atoms]) -> dict[str, float]:
+def nonconservativity_of(potential: Potential, examples: Sequence[ase.Atoms]) -> dict[str, float]:
     """Return λ of the direct forces of up to ten frames, evenly spread."""
-    chosen = frames[:: max(len(frames) // 10, 1)][:10]
-    values = [nonconservativity(direct_jacobian(potential, to_system(frame))) for frame in chosen]
+    chosen = examples[:: max(len(examples) // 10, 1)][:10]
+    values = [
+        nonconservativity(direct_jacobian(potential, to_system(example))) for example in chosen
+    ]
     return {
         "nonconservativity_mean": float(np.mean(values)),
         "nonconservativity_max": float(np.max(values)),
@@ -139,11 +141,11 @@ def title(name: str) -> str:
     return f"{name.replace('_', ' ')}, {unit}"
 
 
-def has_stress(frame: ase.Atoms) -> bool:
+def has_stress(example: ase.Atoms) -> bool:
     """Return whether the frame has a stress as a label."""
-    return frame.calc is not None and "stress" in frame.calc.results
+    return example.calc is not None and "stress" in example.calc.results
 
 
-def to_system(frame: ase.Atoms) -> System:
+def to_system(example: ase.Atoms) -> System:
     """Return a frame as a system."""
-    return System(frame.numbers, frame.positions, frame.cell.array, frame.pbc)
+    return System(example.numbers, example.positions, example.cell.array, example.pbc)

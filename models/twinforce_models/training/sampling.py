@@ -51,7 +51,7 @@ class PotentialCalculator(Calculator):  # type: ignore[misc]
         self.results = {"energy": found.energy, "forces": found.conservative_forces}
 
 
-def sampled_frames(
+def sampled_examples(
     potential: Potential, starts: Sequence[ase.Atoms], recipe: Recipe, folder: Path
 ) -> list[Group]:
     """Return what the potential meets and labels, each run kept in `folder` as it ends.
@@ -88,16 +88,16 @@ def sampled_frames(
             partial = path.with_suffix(".partial")
             ase.io.write(partial, run, format="traj")
             partial.replace(path)
-        frames = ase.io.read(path, ":")
-        groups += zip(*[iter(frames)] * n_together, strict=True)
+        examples = ase.io.read(path, ":")
+        groups += zip(*[iter(examples)] * n_together, strict=True)
     return groups
 
 
-def calmer_half(frames: Sequence[ase.Atoms]) -> list[ase.Atoms]:
+def calmer_half(examples: Sequence[ase.Atoms]) -> list[ase.Atoms]:
     """Return those with the smaller forces, in their order: hot ones would not last a run."""
-    squares = [float(np.square(frame.get_forces()).mean()) for frame in frames]
+    squares = [float(np.square(example.get_forces()).mean()) for example in examples]
     median = float(np.median(squares))
-    return [frame for frame, square in zip(frames, squares, strict=True) if square <= median]
+    return [example for example, square in zip(examples, squares, strict=True) if square <= median]
 
 
 def sample(
@@ -122,17 +122,17 @@ def sample(
     kept = []
     for _ in range(sampling.n_systems_per_run):
         dynamics.run(sampling.n_steps_between)
-        kept.append(labelled(atoms))
+        kept.append(labeled(atoms))
         if sampling.n_steps_to_twin:
             dynamics.run(sampling.n_steps_to_twin)
-            kept.append(labelled(atoms))
+            kept.append(labeled(atoms))
     return kept
 
 
-def labelled(atoms: ase.Atoms) -> ase.Atoms:
+def labeled(atoms: ase.Atoms) -> ase.Atoms:
     """Return a copy that keeps its energy and forces."""
-    frame = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-    frame.calc = SinglePointCalculator(
-        frame, energy=atoms.get_potential_energy(), forces=atoms.get_forces()
+    example = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    example.calc = SinglePointCalculator(
+        example, energy=atoms.get_potential_energy(), forces=atoms.get_forces()
     )
-    return frame
+    return example

@@ -37,6 +37,6 @@ def snapshot_bytes(snapshot: Snapshot) -> int:
     return snapshot.positions.nbytes + snapshot.velocities.nbytes + len(snapshot.checkpoint)
 
 
-async def aside(n_bytes: int, work: Callable[[], _Result]) -> _Result:
+async def convert(n_bytes: int, work: Callable[[], _Result]) -> _Result:
     """Convert this much to or from what travels; beside the event loop where it takes long."""
     return work() if n_bytes <= _MAX_BYTES_INLINE else await asyncio.to_thread(work)

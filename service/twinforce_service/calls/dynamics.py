@@ -16,20 +16,20 @@ from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import DeadlineExceededError, OverloadedError, ServiceError
 from twinforce_service.context import request_id, urgency
 from twinforce_service.engine.engine import Engine
-from twinforce_service.engine.runs import Journey, Milestone
+from twinforce_service.engine.runs import Run, Update
 from twinforce_service.scheduling.request import Walker
 
 # What a caller is advised to wait where too many walkers are under way, in s.
 _RETRY_AFTER = 5.0
 # Milestones that are computed ahead of the one that a caller has taken: while one is written.
-_N_AHEAD = 2
+_CREDIT = 2
 # Walkers that are known again when they go on, and so find their neighbor list.
 _MAX_RESTING = 1024
 
-_Told: TypeAlias = "tuple[Milestone, bool] | ServiceError"
+_Told: TypeAlias = "tuple[Update, bool] | ServiceError"
 
 
-class Propagations:
+class Dynamics:
     """Has systems moved by an engine, and hands on what it tells of them.
 
     What a step needs evaluated waits in the queue of the engine like any system, so that walkers
@@ -68,9 +68,9 @@ class Propagations:
             ServiceError: What was asked for makes no sense, an evaluation failed, or time was up.
         """
         self._check_room("n_steps", wanted.n_steps)
-        async with aclosing(self._milestones(wanted, timeout)) as milestones:
-            async for milestone in milestones:
-                yield cast(Snapshot, milestone)
+        async with aclosing(self._updates(wanted, timeout)) as updates:
+            async for update in updates:
+                yield cast(Snapshot, update)
 
     async def relaxations(
         self, wanted: RelaxRequest, timeout: float | None
@@ -80,9 +80,9 @@ class Propagations:
         Arguments and errors are those of `snapshots`.
         """
         self._check_room("max_steps", wanted.max_steps)
-        async with aclosing(self._milestones(wanted, timeout)) as milestones:
-            async for milestone in milestones:
-                yield cast(Relaxed, milestone)
+        async with aclosing(self._updates(wanted, timeout)) as updates:
+            async for update in updates:
+                yield cast(Relaxed, update)
 
     def _check_room(self, field: str, n_steps: int) -> None:
         if n_steps > self._max_steps:
@@ -91,24 +91,24 @@ class Propagations:
             text = f"{self._max_running} systems are already on the move; try again later"
             raise OverloadedError(text, retry_after=_RETRY_AFTER)
 
-    async def _milestones(
+    async def _updates(
         self, wanted: PropagateRequest | RelaxRequest, timeout: float | None
-    ) -> AsyncGenerator[Milestone, None]:
-        following = _Following(wanted, timeout, self._walker(wanted))
-        milestone: Milestone | None = None
+    ) -> AsyncGenerator[Update, None]:
+        updates = _UpdateQueue(wanted, timeout, self._walker(wanted))
+        update: Update | None = None
         is_last = False
         self._n_running += 1
         try:
-            grant = self._engine.move(following.journey)
+            add_credit = self._engine.start_run(updates.run)
             while not is_last:
-                milestone, is_last = await following.next()
-                yield milestone
+                update, is_last = await updates.next()
+                yield update
                 if not is_last:
-                    grant(1)
+                    add_credit(1)
         finally:
             self._n_running -= 1
-            following.journey.future.cancel()
-            self._note_rest(following.journey.walker, milestone)
+            updates.run.future.cancel()
+            self._note_rest(updates.run.walker, update)
 
     def _walker(self, wanted: PropagateRequest | RelaxRequest) -> Walker:
         """Return who moves: the same as before, if it goes on where one has stopped."""
@@ -116,7 +116,7 @@ class Propagations:
         known = self._resting.pop(hash(origin), None) if isinstance(origin, bytes) else None
         return Walker() if known is None else Walker(known)
 
-    def _note_rest(self, walker: Walker, last: Milestone | None) -> None:
+    def _note_rest(self, walker: Walker, last: Update | None) -> None:
         """Remember where a walker has stopped."""
         if isinstance(last, Snapshot):
             self._resting[hash(last.checkpoint)] = walker.id
@@ -124,7 +124,7 @@ class Propagations:
                 self._resting.popitem(last=False)
 
 
-class _Following:
+class _UpdateQueue:
     """A journey as the event loop sees it.
 
     Args:
@@ -139,24 +139,24 @@ class _Following:
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._told: asyncio.Queue[_Told] = asyncio.Queue()
         deadline = None if timeout is None else time.monotonic() + timeout
-        self.journey = Journey(
+        self.run = Run(
             wanted,
-            lambda milestone, is_last: self._tell((milestone, is_last)),
-            _N_AHEAD,
+            lambda update, is_last: self._tell((update, is_last)),
+            _CREDIT,
             deadline,
             request_id.get(),
             walker,
             urgency.get(),
         )
-        self.journey.future.add_done_callback(self._note_end)
+        self.run.future.add_done_callback(self._note_end)
 
-    async def next(self) -> tuple[Milestone, bool]:
+    async def next(self) -> tuple[Update, bool]:
         """Return the next milestone, and whether it is the last.
 
         Raises:
             ServiceError: It has ended before, or time was up.
         """
-        deadline = self.journey.deadline
+        deadline = self.run.deadline
         if deadline is None:
             told = await self._told.get()
         else:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from twinforce_proto import ModelInfo
-from twinforce_service.engine.runs import Grant, Journey
+from twinforce_service.engine.runs import Credit, Run
 from twinforce_service.scheduling.request import Request
 
 
@@ -42,7 +42,7 @@ class Engine(Protocol):
         """
         ...
 
-    def move(self, journey: Journey) -> Grant:
+    def start_run(self, run: Run) -> Credit:
         """Accept a journey, or raise a `ServiceError`; return what lets it tell more.
 
         Its future completes, whatever happens, also where it turns out later that what was asked

@@ -11,7 +11,7 @@ from twinforce_dynamics.relaxation import OUTPUTS_OF, Relaxation, Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import invalid
 from twinforce_dynamics.steps import Question, State
-from twinforce_dynamics.trajectory import Course, Snapshot
+from twinforce_dynamics.trajectory import Snapshot, Trajectory
 from twinforce_proto import (
     InvalidRequestError,
     InvalidSystemError,
@@ -28,7 +28,7 @@ _LOST = (InvalidSystemError, PredictionError, SystemTooLargeError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class Emit:
     """What is to be told of a walker.
 
     Attributes:
@@ -36,16 +36,16 @@ class Seen:
         is_last: Whether nothing comes after it.
     """
 
-    milestone: Snapshot | Relaxed
+    update: Snapshot | Relaxed
     is_last: bool
 
 
 # Is sent the answer of each question, and None for what it tells.
-Steps = Generator[Question | Seen, Prediction | None, None]
+Steps = Generator[Question | Emit, Prediction | None, None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Walk:
+class RunSteps:
     """What a walker does.
 
     Attributes:
@@ -64,7 +64,9 @@ class Walk:
     steps: Steps
 
 
-def walk_of(wanted: PropagateRequest | RelaxRequest, find: Callable[[str], ModelInfo]) -> Walk:
+def run_steps_of(
+    wanted: PropagateRequest | RelaxRequest, find: Callable[[str], ModelInfo]
+) -> RunSteps:
     """Return the walk that was asked for.
 
     Args:
@@ -77,15 +79,15 @@ def walk_of(wanted: PropagateRequest | RelaxRequest, find: Callable[[str], Model
     return _relaxation(wanted, find) if isinstance(wanted, RelaxRequest) else _run(wanted, find)
 
 
-def _relaxation(wanted: RelaxRequest, find: Callable[[str], ModelInfo]) -> Walk:
+def _relaxation(wanted: RelaxRequest, find: Callable[[str], ModelInfo]) -> RunSteps:
     info = find(wanted.model)
     inner, whole = OUTPUTS_OF["direct"], OUTPUTS_OF["conservative"]
     if wanted.force_kind != "hybrid":
         inner = whole = OUTPUTS_OF[wanted.force_kind]
-    return Walk(info.name, wanted.system, inner, whole, _relaxed(wanted))
+    return RunSteps(info.name, wanted.system, inner, whole, _relaxed(wanted))
 
 
-def _run(wanted: PropagateRequest, find: Callable[[str], ModelInfo]) -> Walk:
+def _run(wanted: PropagateRequest, find: Callable[[str], ModelInfo]) -> RunSteps:
     origin = wanted.origin
     checkpoint = Checkpoint.from_bytes(origin) if isinstance(origin, bytes) else None
     info = find(wanted.model or (checkpoint.model if checkpoint else ""))
@@ -99,9 +101,9 @@ def _run(wanted: PropagateRequest, find: Callable[[str], ModelInfo]) -> Walk:
     for field, steps in (("n_steps", wanted.n_steps), ("interval", wanted.interval)):
         if steps % stride:
             raise invalid(field, f"a multiple of the {stride} inner_steps", steps)
-    course = Course(start)
-    moved = _moved(course, info, checkpoint, wanted.n_steps, wanted.interval)
-    return Walk(info.name, start.system, *course.outputs, moved)
+    trajectory = Trajectory(start)
+    moved = _moved(trajectory, info, checkpoint, wanted.n_steps, wanted.interval)
+    return RunSteps(info.name, start.system, *trajectory.outputs, moved)
 
 
 def _check_model(info: ModelInfo, checkpoint: Checkpoint) -> None:
@@ -115,36 +117,40 @@ def _check_model(info: ModelInfo, checkpoint: Checkpoint) -> None:
 
 
 def _moved(
-    course: Course, info: ModelInfo, checkpoint: Checkpoint | None, n_steps: int, interval: int
+    trajectory: Trajectory,
+    info: ModelInfo,
+    checkpoint: Checkpoint | None,
+    n_steps: int,
+    interval: int,
 ) -> Steps:
     """Move so many inner steps; tell of each interval and of the end, and of a start first."""
-    stride = course.integrator.stride
+    stride = trajectory.integrator.stride
     if checkpoint is None:
-        first, state = 0, (yield from course.begin())
-        yield Seen(_snapshot(course, info, state, first, 0.0), is_last=False)
+        first, state = 0, (yield from trajectory.begin())
+        yield Emit(_snapshot(trajectory, info, state, first, 0.0), is_last=False)
     else:
         first, state = checkpoint.step, checkpoint.state
     for n_done in range(stride, n_steps + stride, stride):
         work_before = state.correction_work
         is_last = n_done == n_steps
-        is_seen = is_last or (interval > 0 and n_done % interval == 0)
+        is_emitted = is_last or (interval > 0 and n_done % interval == 0)
         try:
-            state = yield from course.step(state)
-            if is_seen:
-                snapshot = _snapshot(course, info, state, first + n_done, work_before)
+            state = yield from trajectory.step(state)
+            if is_emitted:
+                snapshot = _snapshot(trajectory, info, state, first + n_done, work_before)
         except _LOST as error:
             raise _lost(error, first + n_done - stride) from error
         except ValueError as error:  # of numbers that no step can be taken with
             raise _lost(PredictionError(str(error)), first + n_done - stride) from error
-        if is_seen:
-            yield Seen(snapshot, is_last)
+        if is_emitted:
+            yield Emit(snapshot, is_last)
 
 
 def _snapshot(
-    course: Course, info: ModelInfo, state: State, step: int, work_before: float
+    trajectory: Trajectory, info: ModelInfo, state: State, step: int, work_before: float
 ) -> Snapshot:
-    checkpoint = Checkpoint(info.name, info.sha256, course.start_at(state), state, step)
-    snapshot = course.snapshot(state, step, work_before)
+    checkpoint = Checkpoint(info.name, info.sha256, trajectory.start_at(state), state, step)
+    snapshot = trajectory.snapshot(state, step, work_before)
     return replace(snapshot, checkpoint=checkpoint.to_bytes())
 
 
@@ -154,13 +160,13 @@ def _relaxed(wanted: RelaxRequest) -> Steps:
     descent, step = (yield from relaxation.begin()), 0
     while not (now := relaxation.report(descent, step)).is_last:
         if wanted.interval and step % wanted.interval == 0:
-            yield Seen(now, is_last=False)
+            yield Emit(now, is_last=False)
         try:
             descent = yield from relaxation.step(descent)
         except _LOST as error:
             raise _lost(error, step) from error
         step += 1
-    yield Seen(now, is_last=True)
+    yield Emit(now, is_last=True)
 
 
 def _lost(error: ServiceError, step: int) -> ServiceError:

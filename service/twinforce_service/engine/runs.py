@@ -15,18 +15,18 @@ from twinforce_service.context import NORMAL
 from twinforce_service.scheduling.request import Walker
 
 # What is told on the way.
-Milestone: TypeAlias = Snapshot | Relaxed
+Update: TypeAlias = Snapshot | Relaxed
 # Lets an engine tell so many more milestones.
-Grant: TypeAlias = Callable[[int], None]
+Credit: TypeAlias = Callable[[int], None]
 
 
 @dataclass(slots=True, eq=False)
-class Journey:
+class Run:
     """A walker that an engine moves by itself, from milestone to milestone.
 
     Attributes:
         wanted: What moves, and how far.
-        on_milestone: Told of each milestone and whether it is the last, in a thread of the engine.
+        on_update: Told of each milestone and whether it is the last, in a thread of the engine.
         n_ahead: Milestones that may be told before more are granted. Nothing is computed beyond,
             so that who does not read holds up nobody and fills no memory.
         deadline: When nobody waits any longer, on the clock of `time.monotonic`, in s.
@@ -42,8 +42,8 @@ class Journey:
     """
 
     wanted: PropagateRequest | RelaxRequest
-    on_milestone: Callable[[Milestone, bool], None]
-    n_ahead: int
+    on_update: Callable[[Update, bool], None]
+    credit: int
     deadline: float | None = None
     request_id: str = ""
     walker: Walker = field(default_factory=Walker)
@@ -54,11 +54,11 @@ class Journey:
     def __post_init__(self) -> None:
         self.n_atoms = _n_atoms(self.wanted)
 
-    def tell(self, milestone: Milestone, *, is_last: bool) -> None:
+    def tell(self, update: Update, *, is_last: bool) -> None:
         """Tell a milestone, unless nobody waits any more; after the last one it is over."""
         if self.future.done():
             return
-        self.on_milestone(milestone, is_last)
+        self.on_update(update, is_last)
         if is_last:
             with suppress(InvalidStateError):
                 self.future.set_result(None)

@@ -24,10 +24,10 @@ from twinforce_proto import (
 from twinforce_service.engine import evaluation, loading
 from twinforce_service.engine.answering import Answering
 from twinforce_service.engine.report import BatchReport, Pace
-from twinforce_service.engine.run_steps import walk_of
-from twinforce_service.engine.runner import Mover, Moving
-from twinforce_service.engine.runs import Grant, Journey
-from twinforce_service.engine.wakeup import Bell, PlainBell
+from twinforce_service.engine.run_steps import run_steps_of
+from twinforce_service.engine.runner import ActiveRun, Runner
+from twinforce_service.engine.runs import Credit, Run
+from twinforce_service.engine.wakeup import EventWakeup, Wakeup
 from twinforce_service.scheduling import budgets
 from twinforce_service.scheduling.admission import Admission
 from twinforce_service.scheduling.batch_queue import BatchQueue, Taken
@@ -62,15 +62,15 @@ class ThreadEngine:
         on_batch: Callable[[BatchReport], None] | None = None,
         on_take: Callable[[int, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
-        bell: Bell | None = None,
+        wakeup: Wakeup | None = None,
     ) -> None:
         self._load = load
-        self._bell: Bell = bell or PlainBell()
+        self._wakeup: Wakeup = wakeup or EventWakeup()
         self._limits = limits or Limits()
         self._budgets = Budgets(self._limits)
         self._queue = BatchQueue(self._limits, self._budgets)
         self._holding = Holding(self._limits, self._budgets)
-        self._mover = Mover()
+        self._runner = Runner()
         self._held_s = 0.0
         self._on_batch = on_batch
         self._on_take = on_take
@@ -152,13 +152,13 @@ class ThreadEngine:
             now = self._clock()
             self._queue.extend(requests, now, retry_after)
             self._holding.note_requests(requests, now)
-        self._bell.ring()
+        self._wakeup.notify()
 
-    def move(self, journey: Journey) -> Grant:
+    def start_run(self, run: Run) -> Credit:
         """Accept a journey, or raise a `ServiceError`; return what lets it tell more."""
         admission = self._admitting()
-        moving = Moving.of(journey, walk_of(journey.wanted, admission.find), admission)
-        firsts = moving.firsts()
+        active = ActiveRun.of(run, run_steps_of(run.wanted, admission.find), admission)
+        firsts = active.firsts()
         check_sizes(firsts, self._limits)
         admission.admit(firsts)
         with self._changed:
@@ -166,15 +166,15 @@ class ThreadEngine:
                 raise self._refusal()
             self._budgets.check(firsts)
             self._queue.check_room(firsts[:1], self._pace.retry_after(self._queue.n_atoms))
-            self._mover.begin(moving)
-        self._bell.ring()
-        journey.future.add_done_callback(lambda _: self._wake(moving, 0))
-        return partial(self._wake, moving)
+            self._runner.begin(active)
+        self._wakeup.notify()
+        run.future.add_done_callback(lambda _: self._wake(active, 0))
+        return partial(self._wake, active)
 
-    def _wake(self, moving: Moving, n_more: int) -> None:
+    def _wake(self, active: ActiveRun, n_more: int) -> None:
         """Grant a walker so many more milestones, or notice that its journey is over."""
-        self._mover.grant(moving, n_more)
-        self._bell.ring()
+        self._runner.add_credit(active, n_more)
+        self._wakeup.notify()
 
     def drop_cancelled(self) -> None:
         """Take what was cancelled out of the queue now, and not when its turn comes."""
@@ -209,7 +209,7 @@ class ThreadEngine:
             self._failure = self._failure or failure
             self._is_closed = True
             self._changed.notify_all()
-        self._bell.ring()
+        self._wakeup.notify()
 
     def _abandon(self, error: ServiceError) -> None:
         """Complete with this error whatever waits or runs."""
@@ -217,8 +217,8 @@ class ThreadEngine:
             abandoned = [*self._running, *self._queue.clear()]
         for request in abandoned:
             request.fail(error)
-        for journey in self._mover.journeys:
-            journey.fail(error)
+        for run in self._runner.runs:
+            run.fail(error)
 
     def run(self, on_ready: Callable[[], None] | None = None) -> None:
         """Own the device until told to stop, in this thread instead of one of the engine's own.
@@ -287,12 +287,12 @@ class ThreadEngine:
         """Wait for the next batch; None when there will be no more."""
         with self._changed:
             self._running = []
-        self._bell.wait(0)  # what has come during the last batch
+        self._wakeup.wait(0)  # what has come during the last batch
         while True:
             if self._has_to_move():
                 return Taken([], [])
             self._held_s = self._hold_back()
-            if self._mover.is_due:  # who came meanwhile may share the batch
+            if self._runner.is_due:  # who came meanwhile may share the batch
                 return Taken([], [])
             with self._changed:
                 taken = self._queue.next_batch(self._clock())
@@ -302,19 +302,19 @@ class ThreadEngine:
                     return taken
                 if self._is_closed:
                     return None
-            self._bell.wait()
+            self._wakeup.wait()
 
     def _has_to_move(self) -> bool:
         """Tell whether walkers can go on, or have to end."""
-        return self._mover.is_due or (self._is_closed and len(self._mover) > 0)
+        return self._runner.is_due or (self._is_closed and len(self._runner) > 0)
 
     def _advance(self) -> None:
         """Let the walkers go on that can, all of a batch together."""
         if self._is_closed:
-            self._mover.end_all(self._refusal())
-        if not self._mover.is_due:
+            self._runner.end_all(self._refusal())
+        if not self._runner.is_due:
             return
-        asked = self._mover.advance()
+        asked = self._runner.advance()
         with self._changed:
             now = self._clock()
             self._queue.put_back(asked, now)
@@ -326,9 +326,9 @@ class ThreadEngine:
         with self._changed:
             hold = self._holding.hold(self._queue.peek(), now)
         while hold is not None and hold.awaited and now < hold.until:
-            if self._is_closed or self._queue.n_groups > 1 or self._mover.is_due:
+            if self._is_closed or self._queue.n_groups > 1 or self._runner.is_due:
                 break
-            self._bell.wait(hold.until - now)
+            self._wakeup.wait(hold.until - now)
             now = self._clock()
         return now - started
 

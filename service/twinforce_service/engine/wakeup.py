@@ -4,10 +4,10 @@ from threading import Event
 from typing import Protocol
 
 
-class Bell(Protocol):
+class Wakeup(Protocol):
     """Rung from any thread, waited at in one."""
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Say that there is something new."""
 
     def wait(self, seconds: float | None = None) -> None:
@@ -18,13 +18,13 @@ class Bell(Protocol):
         """
 
 
-class PlainBell:
-    """A `Bell` that only rings."""
+class EventWakeup:
+    """A `Wakeup` that only rings."""
 
     def __init__(self) -> None:
         self._rung = Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Say that there is something new."""
         self._rung.set()
 

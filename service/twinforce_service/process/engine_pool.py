@@ -7,7 +7,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from twinforce_proto import ModelInfo, ServiceError
-from twinforce_service.engine.runs import Grant, Journey
+from twinforce_service.engine.runs import Credit, Run
 from twinforce_service.process.process_engine import ProcessEngine
 from twinforce_service.scheduling.request import Request, Walker
 
@@ -88,12 +88,12 @@ class EnginePool:
                 request.future.cancel()
             raise
 
-    def move(self, journey: Journey) -> Grant:
+    def start_run(self, run: Run) -> Credit:
         """Accept a journey, or raise a `ServiceError`; return what lets it tell more."""
         with self._choosing:
             loads = {engine: engine.n_pending_atoms for engine in self._ready()}
-            engine = self._home(journey.walker, journey.n_atoms, loads)
-        return engine.move(journey)
+            engine = self._home(run.walker, run.n_atoms, loads)
+        return engine.start_run(run)
 
     def stop(self, timeout: float | None = None) -> None:
         """Accept nothing more, finish what was accepted, and stop."""

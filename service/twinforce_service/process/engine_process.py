@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any
 from twinforce_proto import ModelLoadError, ServiceError, UnavailableError
 from twinforce_service import logs
 from twinforce_service.engine.report import BatchReport
-from twinforce_service.engine.runs import Grant, Journey, Milestone
+from twinforce_service.engine.runs import Credit, Run, Update
 from twinforce_service.engine.spec import EngineSpec
 from twinforce_service.process import messages
 from twinforce_service.process.channel import Channel, Frame
 from twinforce_service.process.child import Counters
-from twinforce_service.process.mailbox import Post
+from twinforce_service.process.mailbox import Mailbox
 from twinforce_service.process.messages import Kind, Message
-from twinforce_service.process.run_messages import journey_from_message, milestone_to_frames
+from twinforce_service.process.run_messages import run_from_message, update_to_frames
 from twinforce_service.scheduling.request import Request
 
 if TYPE_CHECKING:  # loads torch, which takes its time and may fail
@@ -62,27 +62,27 @@ class Outbox:
     def __init__(self, send: Callable[[Sequence[Frame]], None]) -> None:
         self._send = send
         self._done: list[tuple[int, Any]] = []
-        self._journeys: set[int] = set()
+        self._runs: set[int] = set()
         self._reports: deque[BatchReport] = deque()
         self._reported_at = 0.0
 
-    def follow(self, number: int, journey: Journey) -> None:
+    def follow(self, number: int, run: Run) -> None:
         """Take the error that this journey may end with."""
-        self._journeys.add(number)
-        journey.future.add_done_callback(partial(self._note_end, number))
+        self._runs.add(number)
+        run.future.add_done_callback(partial(self._note_end, number))
 
     def refuse(self, number: int, error: ServiceError) -> None:
         """Send the error that a journey ends with before it has begun."""
         self._send(messages.errors_to_frames([(number, error)]))
 
-    def tell(self, number: int, milestone: Milestone, is_last: bool) -> None:
+    def tell(self, number: int, update: Update, is_last: bool) -> None:
         """Send a milestone of a journey."""
-        self._send(milestone_to_frames(number, milestone, is_last=is_last))
+        self._send(update_to_frames(number, update, is_last=is_last))
 
     def send_batch(self, report: BatchReport) -> None:
         """Send the answers since the last batch, and the report of this one."""
         done, self._done = self._done, []
-        if done or not self._journeys:
+        if done or not self._runs:
             self._send(messages.answers_to_frames(done, report))
             return
         self._reports.append(report)
@@ -99,7 +99,7 @@ class Outbox:
             self._send(messages.reports_to_frames(reports))
 
     def _note_end(self, number: int, future: Future[None]) -> None:
-        self._journeys.discard(number)
+        self._runs.discard(number)
         self._send_reports()
         if future.cancelled() or (error := future.exception()) is None:
             return
@@ -129,18 +129,18 @@ class Inbox:
         self._engine = engine
         self._outbox = outbox
         self._waiting: dict[int, Request[Any]] = {}
-        self._journeys: dict[int, Journey] = {}
-        self._grants: dict[int, Grant] = {}
+        self._runs: dict[int, Run] = {}
+        self._credits: dict[int, Credit] = {}
 
     def take(self, message: Message) -> None:
         """Do what a message says."""
         match message.kind:
             case Kind.REQUESTS:
                 self._accept(messages.requests_from_message(message))
-            case Kind.MOVE:
-                self._move(message)
-            case Kind.GRANT:
-                self._grant(*message.head)
+            case Kind.RUN:
+                self._start_run(message)
+            case Kind.CREDIT:
+                self._add_credit(*message.head)
             case Kind.CANCEL:
                 self._cancel(message.head)
             case Kind.DROP_CANCELLED:
@@ -158,27 +158,27 @@ class Inbox:
             for _, request in requests:
                 request.fail(error)
 
-    def _move(self, message: Message) -> None:
+    def _start_run(self, message: Message) -> None:
         try:
-            number, journey = journey_from_message(message, self._outbox.tell)
+            number, run = run_from_message(message, self._outbox.tell)
         except ServiceError as error:
             self._outbox.refuse(message.head[0], error)
             return
-        self._journeys[number] = journey
-        self._outbox.follow(number, journey)
+        self._runs[number] = run
+        self._outbox.follow(number, run)
         try:
-            self._grants[number] = self._engine.move(journey)
+            self._credits[number] = self._engine.start_run(run)
         except ServiceError as error:
-            journey.fail(error)
-        journey.future.add_done_callback(partial(self._forget_journey, number))
+            run.fail(error)
+        run.future.add_done_callback(partial(self._forget_run, number))
 
-    def _grant(self, number: int, n_more: int) -> None:
-        if (grant := self._grants.get(number)) is not None:
-            grant(n_more)
+    def _add_credit(self, number: int, n_more: int) -> None:
+        if (add_credit := self._credits.get(number)) is not None:
+            add_credit(n_more)
 
     def _cancel(self, numbers: Sequence[int]) -> None:
         for number in numbers:
-            pending = self._waiting.get(number) or self._journeys.get(number)
+            pending = self._waiting.get(number) or self._runs.get(number)
             if pending is not None:
                 pending.future.cancel()
 
@@ -186,9 +186,9 @@ class Inbox:
         self._waiting.pop(number, None)
         self._outbox.note(number, future)
 
-    def _forget_journey(self, number: int, _: object) -> None:
-        self._journeys.pop(number, None)
-        self._grants.pop(number, None)
+    def _forget_run(self, number: int, _: object) -> None:
+        self._runs.pop(number, None)
+        self._credits.pop(number, None)
 
 
 def main() -> None:
@@ -201,7 +201,7 @@ def main() -> None:
     logs.configure(spec.log_level, spec.log_format)
     link = Channel(connected)
     counters = Counters(directory)
-    link.send(_last_words(partial(_run, spec, link, counters)))
+    link.send(_final_message(partial(_run, spec, link, counters)))
     while not link.flush():
         select.select([], [link], [])
     threading.Event().wait()  # until the parent has read them
@@ -215,13 +215,13 @@ def _run(spec: EngineSpec, link: Channel, counters: Counters) -> ServiceError | 
 
     outbox = Outbox(link.send)
     limits = replace(spec.limits, max_waiting=_NO_LIMIT, max_waiting_atoms=_NO_LIMIT)
-    post = Post(link)
+    post = Mailbox(link)
     engine = ThreadEngine(
         partial(load_models, spec),
         limits,
         on_batch=outbox.send_batch,
         on_take=counters.set,
-        bell=post,
+        wakeup=post,
     )
     post.deliver_to(Inbox(engine, outbox).take)
     engine.run(on_ready=partial(_say_ready, engine, link))
@@ -234,7 +234,7 @@ def _say_ready(engine: "ThreadEngine", link: Channel) -> None:
     link.send(messages.models_to_frames(engine.models.values()))
 
 
-def _last_words(run: Callable[[], ServiceError | None]) -> list[Frame]:
+def _final_message(run: Callable[[], ServiceError | None]) -> list[Frame]:
     """Return the message that says how it ended."""
     try:
         failure = run()

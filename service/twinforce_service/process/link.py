@@ -18,7 +18,7 @@ from twinforce_service.scheduling.request import Request
 logger = logging.getLogger(__name__)
 
 
-class Outgoing:
+class RequestSender:
     """What is said to one process, in the order in which it was said; safe to call from any thread.
 
     Args:
@@ -89,7 +89,7 @@ _WATCH_INTERVAL = 1.0
 _MANY = 4096
 
 
-class Listening:
+class ChannelReader:
     """Attends to a channel until there is nothing more to come.
 
     Args:

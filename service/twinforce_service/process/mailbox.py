@@ -26,8 +26,8 @@ _DROWSY = 1.0
 _MANY = 4096
 
 
-class Post:
-    """A `Bell` that delivers messages to who waits at it.
+class Mailbox:
+    """A `Wakeup` that delivers messages to who waits at it.
 
     Args:
         link: Where messages come from.
@@ -38,7 +38,7 @@ class Post:
         self._deliver: Callable[[Message], None] = lambda _: None
         self._reading = threading.RLock()
         self._owner = 0
-        self._is_ringing = False
+        self._is_notified = False
         self._busy_since: float | None = None
         self._free_since = 0.0
         self._is_awake = threading.Event()
@@ -51,10 +51,10 @@ class Post:
         self._deliver = deliver
         threading.Thread(target=self._help, name="post", daemon=True).start()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Say that there is something new."""
         if threading.get_ident() == self._owner:
-            self._is_ringing = True
+            self._is_notified = True
         else:
             with contextlib.suppress(BlockingIOError):  # rung more often than anybody can hear
                 os.write(self._wake, b"\0")
@@ -65,9 +65,9 @@ class Post:
         with self._reading:
             self._busy_since, self._free_since = None, time.monotonic()
             self._read()
-        if seconds != 0 and not self._is_ringing:
+        if seconds != 0 and not self._is_notified:
             self._sleep(seconds)
-        self._is_ringing = False
+        self._is_notified = False
         self._busy_since = time.monotonic()
         if not self._is_awake.is_set():
             self._is_awake.set()

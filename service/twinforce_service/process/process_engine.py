@@ -16,15 +16,15 @@ from typing import Any
 
 from twinforce_proto import ModelInfo, ModelLoadError, Provenance, ServiceError, UnavailableError
 from twinforce_service.engine.report import BatchReport, Pace
-from twinforce_service.engine.runs import Grant, Journey
+from twinforce_service.engine.runs import Credit, Run
 from twinforce_service.engine.spec import EngineSpec
 from twinforce_service.process import messages
 from twinforce_service.process.channel import Channel
 from twinforce_service.process.child import Child
-from twinforce_service.process.link import Listening, Outgoing
+from twinforce_service.process.link import ChannelReader, RequestSender
 from twinforce_service.process.messages import Kind, Message
 from twinforce_service.process.restarts import Restarts
-from twinforce_service.process.run_messages import journey_to_frames, milestone_from_message
+from twinforce_service.process.run_messages import run_to_frames, update_from_message
 from twinforce_service.scheduling.admission import Admission
 from twinforce_service.scheduling.request import Request, Sized, check_sizes, has_room, overloaded
 from twinforce_service.version import provenance_of
@@ -59,7 +59,7 @@ class ProcessEngine:
         self._restarts = Restarts(clock)
         self._changed = Condition()
         self._child: Child | None = None
-        self._outgoing: Outgoing | None = None
+        self._sender: RequestSender | None = None
         self._admission: Admission | None = None
         self._models: Mapping[str, ModelInfo] = {}
         self._provenances: Mapping[str, Provenance] = {}
@@ -68,7 +68,7 @@ class ProcessEngine:
         self._failure: ServiceError | None = None
         self._pace = Pace()
         self._numbers = count()
-        self._pending: dict[int, Request[Any] | Journey] = {}
+        self._pending: dict[int, Request[Any] | Run] = {}
         self._n_pending_atoms = 0
         # To the present child.
         self._n_sent = self._n_sent_atoms = 0
@@ -144,44 +144,44 @@ class ProcessEngine:
         admission.admit(requests)
         numbered = [(next(self._numbers), request) for request in requests]
         with self._changed:
-            child, outgoing = self._child, self._outgoing
-            if child is None or outgoing is None or not self.is_ready:
+            child, sender = self._child, self._sender
+            if child is None or sender is None or not self.is_ready:
                 raise self._refusal()
-            self._check_room(outgoing, requests)
+            self._check_room(sender, requests)
             n_atoms = sum(request.n_atoms for request in requests)
             self._pending.update(numbered)
             self._n_pending_atoms += n_atoms
             self._n_sent += len(requests)
             self._n_sent_atoms += n_atoms
-            outgoing.submit(numbered)
+            sender.submit(numbered)
         for number, request in numbered:
             request.future.add_done_callback(partial(self._withdraw, number))
 
-    def move(self, journey: Journey) -> Grant:
+    def start_run(self, run: Run) -> Credit:
         """Accept a journey, or raise a `ServiceError`; return what lets it tell more."""
         number = next(self._numbers)
-        frames = journey_to_frames(number, journey)
+        frames = run_to_frames(number, run)
         with self._changed:
-            outgoing = self._outgoing
-            if outgoing is None or not self.is_ready:
+            sender = self._sender
+            if sender is None or not self.is_ready:
                 raise self._refusal()
-            self._check_room(outgoing, [journey])
-            self._pending[number] = journey
-            self._n_pending_atoms += journey.n_atoms
-            outgoing.say(frames)
-        journey.future.add_done_callback(partial(self._withdraw, number))
-        return partial(self._grant, number)
+            self._check_room(sender, [run])
+            self._pending[number] = run
+            self._n_pending_atoms += run.n_atoms
+            sender.say(frames)
+        run.future.add_done_callback(partial(self._withdraw, number))
+        return partial(self._add_credit, number)
 
     def stop(self, timeout: float | None = None) -> None:
         """Accept nothing more, finish what was accepted, and stop."""
         with self._changed:
             self._is_closed = True
-            if self._outgoing is not None and self._is_ready:
-                self._outgoing.say(messages.plain(Kind.STOP))
+            if self._sender is not None and self._is_ready:
+                self._sender.say(messages.plain(Kind.STOP))
             elif self._child is not None:  # it has nothing to finish
                 self._child.kill()
             self._changed.notify_all()
-        self._abandon(self._refusal(), Journey)
+        self._abandon(self._refusal(), Run)
         if self._thread.ident is None:
             return
         self._thread.join(timeout)
@@ -216,22 +216,22 @@ class ProcessEngine:
         n_requests, n_atoms = child.counters.get()
         return self._n_sent - n_requests, self._n_sent_atoms - n_atoms
 
-    def _check_room(self, outgoing: Outgoing, requests: Sequence[Sized]) -> None:
+    def _check_room(self, sender: RequestSender, requests: Sequence[Sized]) -> None:
         n_requests, n_atoms = self._waiting()
         if has_room(requests, n_requests, n_atoms, self._spec.limits):
             return
         if self._has_cancelled:  # so that there will be room when the caller comes back
             self._has_cancelled = False
-            outgoing.say(messages.plain(Kind.DROP_CANCELLED))
+            sender.say(messages.plain(Kind.DROP_CANCELLED))
         raise overloaded(n_requests, n_atoms, self._pace.retry_after(n_atoms))
 
-    def _grant(self, number: int, n_more: int) -> None:
+    def _add_credit(self, number: int, n_more: int) -> None:
         """Let a journey tell so many more milestones, unless it is over."""
         with self._changed:
-            if self._outgoing is not None and number in self._pending:
-                self._outgoing.say(messages.plain(Kind.GRANT, number, n_more))
+            if self._sender is not None and number in self._pending:
+                self._sender.say(messages.plain(Kind.CREDIT, number, n_more))
 
-    def _pop(self, number: int) -> Request[Any] | Journey | None:
+    def _pop(self, number: int) -> Request[Any] | Run | None:
         with self._changed:
             pending = self._pending.pop(number, None)
             if pending is not None:
@@ -244,8 +244,8 @@ class ProcessEngine:
             return
         with self._changed:
             self._has_cancelled = True
-            if self._outgoing is not None:
-                self._outgoing.say(messages.plain(Kind.CANCEL, number))
+            if self._sender is not None:
+                self._sender.say(messages.plain(Kind.CANCEL, number))
 
     def _abandon(self, error: ServiceError, which: type = object) -> None:
         """Complete with this error whatever was not answered, or what of that is of this type."""
@@ -259,7 +259,7 @@ class ProcessEngine:
             while not self._is_closed:
                 failure = self._live()
                 if not self._is_closed:
-                    self._mourn(failure)
+                    self._handle_exit(failure)
         except BaseException as error:
             logger.critical("the engine %s is lost", self.device, exc_info=error)
             self._give_up(UnavailableError(f"the engine is lost: {type(error).__name__}: {error}"))
@@ -276,14 +276,14 @@ class ProcessEngine:
         self._end = None
         try:
             with self._changed:
-                self._child, self._outgoing = child, Outgoing(child.channel, self._loop)
+                self._child, self._sender = child, RequestSender(child.channel, self._loop)
                 self._n_sent = self._n_sent_atoms = 0
                 if self._is_closed:
                     child.kill()
-            Listening(child.channel, partial(self._attend_all, child.channel), self._loop).run()
+            ChannelReader(child.channel, partial(self._attend_all, child.channel), self._loop).run()
         finally:
             with self._changed:
-                self._child = self._outgoing = None
+                self._child = self._sender = None
                 self._is_ready = False
             ending = child.end()
         return self._end or UnavailableError(f"its process ended: {ending}")
@@ -303,7 +303,7 @@ class ProcessEngine:
         match message.kind:
             case Kind.ANSWERS:
                 self._complete(message)
-            case Kind.MILESTONE:
+            case Kind.UPDATE:
                 self._tell(message)
             case Kind.REPORTS:
                 for report in messages.reports_from_message(message):
@@ -328,10 +328,10 @@ class ProcessEngine:
         self._note(report)
 
     def _tell(self, message: Message) -> None:
-        number, milestone, is_last = milestone_from_message(message, self._provenances)
-        journey = self._pop(number) if is_last else self._pending.get(number)
-        if isinstance(journey, Journey):
-            journey.tell(milestone, is_last=is_last)
+        number, update, is_last = update_from_message(message, self._provenances)
+        run = self._pop(number) if is_last else self._pending.get(number)
+        if isinstance(run, Run):
+            run.tell(update, is_last=is_last)
 
     def _note(self, report: BatchReport) -> None:
         if not report.n_rows:
@@ -357,15 +357,15 @@ class ProcessEngine:
             self._is_ready = True
             self._changed.notify_all()
 
-    def _mourn(self, failure: ServiceError) -> None:
+    def _handle_exit(self, failure: ServiceError) -> None:
         """End what the dead process leaves behind, and wait until it is time for a new one."""
         if self._admission is None:
             self._give_up(_start_failure(failure, self.device))
             return
-        self._restarts.note_death(str(failure))
+        self._restarts.note_exit(str(failure))
         refusal = self._restarts.refusal(self.device)
         logger.error("%s", refusal)
-        if self._restarts.are_hopeless:
+        if self._restarts.is_exhausted:
             self._give_up(UnavailableError(f"the engine on {self.device} died again and again"))
         self._abandon(refusal)
         with self._changed:

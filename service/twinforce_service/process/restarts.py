@@ -7,9 +7,9 @@ from twinforce_proto import UnavailableError
 # Between a death and the next start, in s: the first time, doubled each time, at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
 # A process that was ready for this long did well, in s: it begins again with the shortest pause.
-_GOOD_LIFE = 60.0
+_STABLE_TIME = 60.0
 # In a row, without a good life between them.
-_MAX_DEATHS = 12
+_MAX_EXITS = 12
 
 
 class Restarts:
@@ -24,29 +24,29 @@ class Restarts:
         self._started_at = clock()
         self._ready_at: float | None = None
         self._start_time = 1.0
-        self._n_deaths = 0
+        self._n_exits = 0
         self._cause = ""
 
     @property
     def pause(self) -> float:
         """How long to wait before the next start, in s."""
-        return min(_FIRST_PAUSE * 2.0 ** (self._n_deaths - 1), _LONGEST_PAUSE)
+        return min(_FIRST_PAUSE * 2.0 ** (self._n_exits - 1), _LONGEST_PAUSE)
 
     @property
-    def are_hopeless(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether it has died too often to go on."""
-        return self._n_deaths > _MAX_DEATHS
+        return self._n_exits > _MAX_EXITS
 
     def note_ready(self) -> None:
         """Learn that the process which was started last is ready."""
         self._ready_at = self._clock()
         self._start_time = self._ready_at - self._started_at
 
-    def note_death(self, cause: str) -> None:
+    def note_exit(self, cause: str) -> None:
         """Learn that it has died; the next one starts after the pause."""
         now = self._clock()
-        did_well = self._ready_at is not None and now - self._ready_at >= _GOOD_LIFE
-        self._n_deaths = 1 if did_well else self._n_deaths + 1
+        was_stable = self._ready_at is not None and now - self._ready_at >= _STABLE_TIME
+        self._n_exits = 1 if was_stable else self._n_exits + 1
         self._ready_at = None
         self._cause = cause
         self._started_at = now + self.pause

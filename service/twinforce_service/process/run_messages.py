@@ -19,7 +19,7 @@ from twinforce_dynamics.steps import Floats
 from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import Provenance
 from twinforce_proto.v1 import inference_pb2 as pb
-from twinforce_service.engine.runs import Journey, Milestone
+from twinforce_service.engine.runs import Run, Update
 from twinforce_service.process.channel import Frame
 from twinforce_service.process.messages import Kind, Message
 from twinforce_service.scheduling.request import Walker
@@ -30,53 +30,53 @@ _START, _CHECKPOINT, _RELAXATION = "start", "checkpoint", "relaxation"
 _SNAPSHOT, _RELAXED = "snapshot", "relaxed"
 
 
-def journey_to_frames(number: int, journey: Journey) -> list[Frame]:
+def run_to_frames(number: int, run: Run) -> list[Frame]:
     """Encode a journey, with the number that what is told of it will carry."""
-    wanted, arrays = _wanted_to_frames(journey.wanted)
-    walker = journey.walker.id
+    wanted, arrays = _wanted_to_frames(run.wanted)
+    walker = run.walker.id
     how = (
         number,
-        journey.n_ahead,
-        journey.deadline,
-        journey.request_id,
+        run.credit,
+        run.deadline,
+        run.request_id,
         walker,
-        journey.urgency,
+        run.urgency,
     )
-    return [orjson.dumps((Kind.MOVE, *how, *wanted)), *arrays]
+    return [orjson.dumps((Kind.RUN, *how, *wanted)), *arrays]
 
 
-def journey_from_message(
-    message: Message, on_milestone: Callable[[int, Milestone, bool], None]
-) -> tuple[int, Journey]:
+def run_from_message(
+    message: Message, on_update: Callable[[int, Update, bool], None]
+) -> tuple[int, Run]:
     """Decode a journey, with the number that what is told of it is to carry.
 
     Args:
         message: Of this kind.
-        on_milestone: Told of each milestone, with that number, and whether it is the last.
+        on_update: Told of each milestone, with that number, and whether it is the last.
     """
-    number, n_ahead, deadline, request_id, walker, urgency, *how = message.head
+    number, credit, deadline, request_id, walker, urgency, *how = message.head
 
-    def tell(milestone: Milestone, is_last: bool) -> None:
-        on_milestone(number, milestone, is_last)
+    def tell(update: Update, is_last: bool) -> None:
+        on_update(number, update, is_last)
 
     wanted = _wanted_from_frames(how, message.arrays)
-    journey = Journey(wanted, tell, n_ahead, deadline, request_id, Walker(walker), urgency)
-    return number, journey
+    run = Run(wanted, tell, credit, deadline, request_id, Walker(walker), urgency)
+    return number, run
 
 
-def milestone_to_frames(number: int, milestone: Milestone, *, is_last: bool) -> list[Frame]:
+def update_to_frames(number: int, update: Update, *, is_last: bool) -> list[Frame]:
     """Encode a milestone of the journey with this number, and whether it is the last."""
-    if isinstance(milestone, Snapshot):
-        kind, (said, arrays) = _SNAPSHOT, _of_snapshot(milestone)
+    if isinstance(update, Snapshot):
+        kind, (said, arrays) = _SNAPSHOT, _of_snapshot(update)
     else:
-        kind, (said, arrays) = _RELAXED, _of_relaxed(milestone)
-    model = None if milestone.provenance is None else milestone.provenance.model
-    return [orjson.dumps((Kind.MILESTONE, number, is_last, kind, model, *said)), *arrays]
+        kind, (said, arrays) = _RELAXED, _of_relaxed(update)
+    model = None if update.provenance is None else update.provenance.model
+    return [orjson.dumps((Kind.UPDATE, number, is_last, kind, model, *said)), *arrays]
 
 
-def milestone_from_message(
+def update_from_message(
     message: Message, provenances: Mapping[str, Provenance]
-) -> tuple[int, Milestone, bool]:
+) -> tuple[int, Update, bool]:
     """Decode a milestone, with the number of its journey, and whether it is the last.
 
     Args:
@@ -131,11 +131,11 @@ def _of_snapshot(snapshot: Snapshot) -> tuple[tuple[object, ...], list[Frame]]:
     if apart is not None:
         species = (apart.species_rmse[symbol] for symbol in temperatures)
         numbers += (apart.rmse, apart.work, apart.total_work, *species)
-    moving = (snapshot.positions, snapshot.velocities, snapshot.cell)
+    active = (snapshot.positions, snapshot.velocities, snapshot.cell)
     said = snapshot.step, list(temperatures)
     return said, [
         np.array(numbers),  # as JSON has no NaN
-        *map(np.ascontiguousarray, moving),
+        *map(np.ascontiguousarray, active),
         snapshot.checkpoint,
     ]
 

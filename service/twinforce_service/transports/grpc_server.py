@@ -10,7 +10,7 @@ from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import (
     add_InferenceServicer_to_server,
 )
-from twinforce_service.calls.dynamics import Propagations
+from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
@@ -39,12 +39,12 @@ class GrpcServer:
         self,
         engine: Engine,
         jacobians: Jacobians,
-        propagations: Propagations,
+        dynamics: Dynamics,
         metrics: Metrics,
         max_message_bytes: int,
         keep_alive: float,
     ) -> None:
-        self._inference = Inference(engine, jacobians, propagations, metrics)
+        self._inference = Inference(engine, jacobians, dynamics, metrics)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=_options(max_message_bytes, keep_alive))
         add_InferenceServicer_to_server(self._inference, self._server)

@@ -28,16 +28,16 @@ from twinforce_proto.v1.inference_pb2_grpc import (
     InferenceServicer,
 )
 from twinforce_service.calls.conversion import (
-    aside,
+    convert,
     nonconservativity_bytes,
     reply_bytes,
     snapshot_bytes,
 )
-from twinforce_service.calls.dynamics import Propagations
+from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.calls.outcomes import counted
 from twinforce_service.calls.predictions import Call
-from twinforce_service.context import URGENCY_NAME, choose_request_id, heed, request_id
+from twinforce_service.context import URGENCY_NAME, choose_request_id, request_id, set_urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
 from twinforce_service.scheduling.request import Walker
@@ -59,11 +59,11 @@ class Inference(InferenceServicer):
     """The `Inference` service of inference.proto."""
 
     def __init__(
-        self, engine: Engine, jacobians: Jacobians, propagations: Propagations, metrics: Metrics
+        self, engine: Engine, jacobians: Jacobians, dynamics: Dynamics, metrics: Metrics
     ) -> None:
         self._engine = engine
         self._jacobians = jacobians
-        self._propagations = propagations
+        self._dynamics = dynamics
         self._metrics = metrics
         self._n_calls = 0
         self._is_idle = asyncio.Event()
@@ -82,9 +82,9 @@ class Inference(InferenceServicer):
     ) -> AsyncIterator[pb.StreamReply]:
         """Evaluate one system after another."""
         del request_iterator  # which cannot be left waiting when the service stops
-        _name(context)
+        _set_request_id(context)
         try:
-            _heed(context)
+            _set_urgency(context)
         except ServiceError as error:
             await _abort(context, error)
         decoder, walker = StreamDecoder(), Walker()
@@ -136,9 +136,9 @@ class Inference(InferenceServicer):
             return
 
     async def _answer(self, context: _Context, work: Coroutine[Any, Any, _Reply]) -> _Reply:
-        _name(context)
+        _set_request_id(context)
         try:
-            _heed(context)
+            _set_urgency(context)
             return await work
         except ServiceError as error:
             work.close()  # which may not even have begun
@@ -147,40 +147,40 @@ class Inference(InferenceServicer):
     async def _predict(self, message: pb.PredictRequest, context: _Context) -> pb.PredictReply:
         with self._counted("grpc", message.model):
             decode = partial(predict_request_from_proto, message)
-            wanted = await aside(message.ByteSize(), decode)
+            wanted = await convert(message.ByteSize(), decode)
             call = Call(self._engine, wanted, _time_remaining(context))
             predictions = await call.predictions()
             encode = partial(predict_reply_to_proto, wanted.model, predictions, wanted.reply_dtype)
-            return await aside(reply_bytes(predictions), encode)
+            return await convert(reply_bytes(predictions), encode)
 
     async def _nonconservativity(
         self, message: pb.NonconservativityRequest, context: _Context
     ) -> pb.NonconservativityReply:
         with self._counted("grpc", message.model):
             decode = partial(nonconservativity_request_from_proto, message)
-            wanted = await aside(message.ByteSize(), decode)
+            wanted = await convert(message.ByteSize(), decode)
             found = await self._jacobians.nonconservativity(wanted, _time_remaining(context))
             encode = partial(nonconservativity_reply_to_proto, wanted.model, found)
-            return await aside(nonconservativity_bytes(found), encode)
+            return await convert(nonconservativity_bytes(found), encode)
 
     async def _propagate(self, message: pb.PropagateRequest, context: _Context) -> None:
         with self._counted("grpc", message.model):
             decode = partial(propagate_request_from_proto, message)
-            wanted = await aside(message.ByteSize(), decode)
-            moving = self._propagations.snapshots(wanted, _time_remaining(context))
-            async with aclosing(moving) as snapshots:
+            wanted = await convert(message.ByteSize(), decode)
+            active = self._dynamics.snapshots(wanted, _time_remaining(context))
+            async with aclosing(active) as snapshots:
                 async for snapshot in snapshots:
                     encode = partial(snapshot_to_proto, snapshot)
-                    await context.write(await aside(snapshot_bytes(snapshot), encode))
+                    await context.write(await convert(snapshot_bytes(snapshot), encode))
 
     async def _relax(self, message: pb.RelaxRequest, context: _Context) -> None:
         with self._counted("grpc", message.model):
-            wanted = await aside(message.ByteSize(), partial(relax_request_from_proto, message))
-            relaxing = self._propagations.relaxations(wanted, _time_remaining(context))
+            wanted = await convert(message.ByteSize(), partial(relax_request_from_proto, message))
+            relaxing = self._dynamics.relaxations(wanted, _time_remaining(context))
             async with aclosing(relaxing) as replies:
                 async for relaxed in replies:
                     encode = partial(relaxed_to_proto, relaxed)
-                    await context.write(await aside(relaxed.positions.nbytes, encode))
+                    await context.write(await convert(relaxed.positions.nbytes, encode))
 
     async def _list_models(self) -> pb.ListModelsReply:
         return pb.ListModelsReply(models=map(model_info_to_proto, self._engine.models.values()))
@@ -248,7 +248,7 @@ class Inference(InferenceServicer):
             self._is_idle.set()
 
 
-def _name(context: _Context) -> None:
+def _set_request_id(context: _Context) -> None:
     """Give the call the name that the caller has for it, or a new one, and tell the caller."""
     metadata = dict(context.invocation_metadata() or ())
     wanted = metadata.get(REQUEST_ID_KEY)
@@ -256,9 +256,9 @@ def _name(context: _Context) -> None:
     context.set_trailing_metadata(((REQUEST_ID_KEY, request_id.get()),))
 
 
-def _heed(context: _Context) -> None:
+def _set_urgency(context: _Context) -> None:
     """Take what the caller says of how urgent the call is, or raise `InvalidRequestError`."""
-    heed(dict(context.invocation_metadata() or ()).get(URGENCY_NAME))
+    set_urgency(dict(context.invocation_metadata() or ()).get(URGENCY_NAME))
 
 
 def _time_remaining(context: _Context) -> float | None:

@@ -62,9 +62,9 @@ def write_data(data: Path, folder: Path) -> None:
     if (folder / "test.xyz").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    frames = dataset.read_frames(data)
+    examples = dataset.read_examples(data)
     recipe, _ = read_recipe(NATIVE_RECIPE)
-    train, test = dataset.split_frames(frames, recipe)
+    train, test = dataset.split_examples(examples, recipe)
     ase.io.write(folder / "train.xyz", train)
     ase.io.write(folder / "test.xyz", test)
 
@@ -87,12 +87,12 @@ def train_stage(stage: str, folder: Path, overrides: Sequence[str], threads: int
 
 def measure_errors(folder: Path) -> dict[str, float]:
     """Return the errors of `folder`/model.ckpt on `folder`/test.xyz."""
-    frames = dataset.read_frames(folder / "test.xyz")
+    examples = dataset.read_examples(folder / "test.xyz")
     potential = registry.load(folder / "model.ckpt").potential
-    predictions = report.predict_each(potential, frames)
-    errors = {"n_test_systems": float(len(frames))}
-    errors |= report.errors_of(report.compare(frames, predictions))
-    return errors | report.nonconservativity_of(potential, frames)
+    predictions = report.predict_each(potential, examples)
+    errors = {"n_test_systems": float(len(examples))}
+    errors |= report.errors_of(report.compare(examples, predictions))
+    return errors | report.nonconservativity_of(potential, examples)
 
 
 if __name__ == "__main__":

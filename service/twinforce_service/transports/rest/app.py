@@ -16,16 +16,16 @@ from starlette.exceptions import HTTPException
 from twinforce_proto import ModelInfo, PredictRequest, ServiceError, UnavailableError
 from twinforce_proto.codec.messages import model_info_to_proto
 from twinforce_proto.v1 import inference_pb2 as pb
-from twinforce_service.calls.conversion import aside, nonconservativity_bytes, reply_bytes
-from twinforce_service.calls.dynamics import Propagations
+from twinforce_service.calls.conversion import convert, nonconservativity_bytes, reply_bytes
+from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.calls.outcomes import counted
 from twinforce_service.calls.predictions import Call
-from twinforce_service.context import URGENCY_NAME, heed
+from twinforce_service.context import URGENCY_NAME, set_urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import CONTENT_TYPE, Metrics
 from twinforce_service.transports.rest import bodies, openapi, problems
-from twinforce_service.transports.rest.dynamics import propagation_paths
+from twinforce_service.transports.rest.dynamics import dynamics_paths
 from twinforce_service.transports.rest.requests import (
     RequestScope,
     body_type,
@@ -59,7 +59,7 @@ _WRITERS = {bodies.JSON: bodies.write_json, bodies.PROTOBUF: bodies.write_protob
 def create_app(
     engine: Engine,
     jacobians: Jacobians,
-    propagations: Propagations,
+    dynamics: Dynamics,
     metrics: Metrics,
     max_body_bytes: int,
 ) -> FastAPI:
@@ -77,7 +77,7 @@ def create_app(
     # Paths are tried in this order, so those that are asked most come first.
     app.include_router(_predictions(engine, metrics, max_body_bytes))
     app.include_router(_nonconservativity(engine, jacobians, metrics, max_body_bytes))
-    app.include_router(propagation_paths(engine, propagations, metrics, max_body_bytes))
+    app.include_router(dynamics_paths(engine, dynamics, metrics, max_body_bytes))
     app.include_router(_models(engine))
     app.include_router(_health(engine, metrics))
     app.add_middleware(RequestScope)
@@ -141,9 +141,9 @@ def _predictions(engine: Engine, metrics: Metrics, max_body_bytes: int) -> APIRo
             with counted(metrics, "rest", engine, model):
                 body = await read_body(request, max_body_bytes)
                 timeout = timeout_of(request)
-                heed(request.headers.get(URGENCY_NAME))
+                set_urgency(request.headers.get(URGENCY_NAME))
                 engine.find(model)
-                wanted = await aside(len(body), partial(read, body, model, fixed))
+                wanted = await convert(len(body), partial(read, body, model, fixed))
                 return await _predict(engine, request, wanted, timeout)
 
         docs = openapi.of_path(path)
@@ -165,13 +165,13 @@ def _nonconservativity(
         with counted(metrics, "rest", engine, model):
             body = await read_body(request, max_body_bytes)
             timeout = timeout_of(request)
-            heed(request.headers.get(URGENCY_NAME))
+            set_urgency(request.headers.get(URGENCY_NAME))
             engine.find(model)
-            wanted = await aside(len(body), partial(read, body, model))
+            wanted = await convert(len(body), partial(read, body, model))
             found = await while_there(request, jacobians.nonconservativity(wanted, timeout))
             media_type = reply_type(request)
             write = partial(_NONCONSERVATIVITY_WRITERS[media_type], model, found)
-            content = await aside(nonconservativity_bytes(found), write)
+            content = await convert(nonconservativity_bytes(found), write)
             return Response(content, media_type=media_type)
 
     return router
@@ -189,7 +189,7 @@ async def _predict(
         watch.cancel()
     media_type = reply_type(request)
     n_bytes = reply_bytes(predictions)
-    content = await aside(n_bytes, partial(_WRITERS[media_type], wanted, predictions))
+    content = await convert(n_bytes, partial(_WRITERS[media_type], wanted, predictions))
     return Response(content, media_type=media_type)
 
 

@@ -12,10 +12,10 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from twinforce_proto import RequestCancelledError, ServiceError
-from twinforce_service.calls.conversion import aside
-from twinforce_service.calls.dynamics import Propagations
+from twinforce_service.calls.conversion import convert
+from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.outcomes import counted
-from twinforce_service.context import URGENCY_NAME, heed
+from twinforce_service.context import URGENCY_NAME, set_urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
 from twinforce_service.transports.rest import openapi
@@ -92,11 +92,11 @@ class _Path(Generic[Wanted, Said]):
         with counting:
             async with aclosing(self.do(wanted, timeout)) as replies:
                 async for said in replies:
-                    yield await aside(n_bytes, partial(self.write, said))
+                    yield await convert(n_bytes, partial(self.write, said))
 
 
-def propagation_paths(
-    engine: Engine, propagations: Propagations, metrics: Metrics, max_body_bytes: int
+def dynamics_paths(
+    engine: Engine, dynamics: Dynamics, metrics: Metrics, max_body_bytes: int
 ) -> APIRouter:
     """Return the paths that move systems."""
     router = APIRouter(prefix="/v1/models/{model}", tags=["dynamics"])
@@ -108,9 +108,9 @@ def propagation_paths(
                 counting.enter_context(counted(metrics, "rest", engine, model))
                 body = await read_body(request, max_body_bytes)
                 timeout = timeout_of(request)
-                heed(request.headers.get(URGENCY_NAME))
+                set_urgency(request.headers.get(URGENCY_NAME))
                 engine.find(model)
-                wanted = await aside(len(body), partial(path.read, media_type, body, model))
+                wanted = await convert(len(body), partial(path.read, media_type, body, model))
                 lines = path.lines(wanted, timeout, len(body), counting.pop_all())
             # What is refused at once, or fails at the start, gets a status of its own.
             first = await while_there(request, anext(lines))
@@ -119,11 +119,9 @@ def propagation_paths(
         router.add_api_route(f"/{name}", answer, methods=["POST"], response_class=Response, **docs)
 
     propagate = _Path(
-        read_propagate_json, read_propagate_protobuf, propagations.snapshots, write_snapshot_line
+        read_propagate_json, read_propagate_protobuf, dynamics.snapshots, write_snapshot_line
     )
-    relax = _Path(
-        read_relax_json, read_relax_protobuf, propagations.relaxations, write_relaxed_line
-    )
+    relax = _Path(read_relax_json, read_relax_protobuf, dynamics.relaxations, write_relaxed_line)
     add("propagate", propagate, openapi.PROPAGATE)
     add("relax", relax, openapi.RELAX)
     return router
