@@ -16,8 +16,8 @@ import pytest
 
 from tests.conftest import free_ports
 from tests.potentials import Gated, Raising, Soft, loaded
+from tests.service.transports.rest_bodies import json_body, protobuf_body
 from tests.systems import crystal, molecule
-from tests.transports.rest_bodies import json_body, protobuf_body
 from twinforce_proto import ModelLoadError, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub

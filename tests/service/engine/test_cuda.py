@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import free_ports
-from tests.models.test_tables import water64
+from tests.models.tables.test_tables import water64
 from twinforce import Client, Integrator, Start
 from twinforce_models import registry
 from twinforce_models.nonconservativity import direct_jacobian, nonconservativity

@@ -14,7 +14,7 @@ import pytest
 from tests.clients.proxy import CountingProxy
 from tests.clients.serving import ARGON, port_of, serve
 from tests.potentials import NEON, Gated, NonFinite, Soft, loaded
-from tests.propagation.conftest import start
+from tests.service.calls.conftest import start
 from tests.systems import crystal
 from twinforce import (
     AsyncClient,

@@ -8,7 +8,7 @@ import pytest
 
 from tests.clients.serving import serve
 from tests.potentials import WithoutDirect, loaded
-from tests.propagation.conftest import argon, start, velocities
+from tests.service.calls.conftest import argon, start, velocities
 from twinforce import (
     Client,
     Integrator,

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("metatrain", reason="metatrain is not installed: pip install -e '.[pet]'")
 
-from tests.training.test_training import labeled_examples
+from tests.models.training.test_training import labeled_examples
 from twinforce_models import registry
 from twinforce_models.training import dataset
 from twinforce_models.training.config import read_recipe

@@ -12,8 +12,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.conftest import free_ports
 from tests.potentials import NEON, Gated, NonFinite, Raising, Soft, WithoutDirect, loaded
+from tests.service.transports.rest_bodies import assert_same
 from tests.systems import crystal, molecule
-from tests.transports.rest_bodies import assert_same
 from twinforce import Client
 from twinforce_models.prediction import predict
 from twinforce_proto import (

@@ -6,7 +6,7 @@ import pytest
 from ase import Atoms, units
 from ase.constraints import FixAtoms
 
-from tests.propagation.conftest import CELL, argon, start, velocities
+from tests.service.calls.conftest import CELL, argon, start, velocities
 from twinforce import Client, Integrator
 from twinforce.ase import MultipleTimeStepping, TwinForceCalculator
 from twinforce.ensembles import BAR, FS, NPT, NVE, SVR, Langevin

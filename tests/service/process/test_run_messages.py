@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.potentials import Soft, loaded
+from tests.service.process.test_messages import REPORT, travelled
 from tests.systems import crystal, molecule
-from tests.unit.test_wire import REPORT, travelled
 from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.ensembles import BAR, FS, NPT, SVR
 from twinforce_dynamics.relaxation import Relaxed

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.conftest import free_ports
-from tests.models.test_hybrid_net import water, write_model
+from tests.models.potentials.test_hybrid_net import water, write_model
 from twinforce import Client
 from twinforce_models import registry
 from twinforce_models.batch import Batch

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.test_hybrid_net import small_net, water
+from tests.models.potentials.test_hybrid_net import small_net, water
 from twinforce_models.batch import Batch
 from twinforce_models.neighbors.folding import fold
 from twinforce_models.neighbors.search import neighbor_list, search

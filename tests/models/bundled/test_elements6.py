@@ -15,7 +15,7 @@ from twinforce_models.training.config import read_recipe
 from twinforce_models.training.report import to_system
 from twinforce_proto import OUTPUTS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "models" / "twinforce_models" / "bundled" / "elements6"
 RECIPE = ROOT / "models" / "twinforce_models" / "training" / "elements6.toml"
 

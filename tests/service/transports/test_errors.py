@@ -6,8 +6,8 @@ import pytest
 
 from tests.conftest import free_ports
 from tests.potentials import NEON, Raising, loaded
+from tests.service.transports.rest_bodies import PROTOBUF, json_body, protobuf_body
 from tests.systems import molecule
-from tests.transports.rest_bodies import PROTOBUF, json_body, protobuf_body
 from twinforce_proto.codec.messages import ERROR_METADATA_KEY, error_from_proto
 from twinforce_proto.codec.problem import error_from_problem
 from twinforce_proto.codec.stream import StreamEncoder, stream_reply_from_proto

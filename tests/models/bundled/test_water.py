@@ -13,7 +13,7 @@ from twinforce_models.prediction import predict
 from twinforce_models.training.config import read_recipe
 from twinforce_proto import OUTPUTS, System
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "models" / "twinforce_models" / "bundled" / "water"
 TRAINING = ROOT / "models" / "twinforce_models" / "training"
 

@@ -11,7 +11,7 @@ from ase.optimize import BFGS
 from tests.clients.proxy import CountingProxy
 from tests.clients.serving import ARGON, port_of, serve
 from tests.potentials import NEON, NonFinite, WithoutDirect, loaded
-from tests.propagation.conftest import argon
+from tests.service.calls.conftest import argon
 from tests.systems import crystal
 from twinforce import (
     AsyncClient,

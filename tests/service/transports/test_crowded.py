@@ -7,8 +7,8 @@ import pytest
 
 from tests.conftest import free_ports
 from tests.potentials import ARGON, NEON, Soft, loaded
+from tests.service.transports.rest_bodies import json_body, json_system
 from tests.systems import crystal, molecule
-from tests.transports.rest_bodies import json_body, json_system
 from twinforce_proto import InvalidSystemError, System, SystemTooLargeError
 from twinforce_proto.codec.messages import (
     ERROR_METADATA_KEY,

@@ -8,7 +8,7 @@ import pytest
 
 from twinforce_proto.v1 import inference_pb2, inference_pb2_grpc
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCE = "twinforce_proto/v1/inference.proto"
 
 

@@ -10,7 +10,7 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 
 from tests.dynamics.counting import CountingService
-from tests.propagation.conftest import CELL, argon
+from tests.service.calls.conftest import CELL, argon
 from twinforce.ase import SVR, MultipleTimeStepping, TwinForceCalculator
 from twinforce.cli import run
 

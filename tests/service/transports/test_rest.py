@@ -12,8 +12,7 @@ import pytest
 
 from tests.conftest import free_ports
 from tests.potentials import ARGON, NEON, Gated, NonFinite, Raising, Soft, WithoutDirect, loaded
-from tests.systems import crystal, molecule
-from tests.transports.rest_bodies import (
+from tests.service.transports.rest_bodies import (
     PROTOBUF,
     assert_same,
     json_body,
@@ -22,6 +21,7 @@ from tests.transports.rest_bodies import (
     protobuf_body,
     protobuf_predictions,
 )
+from tests.systems import crystal, molecule
 from twinforce_models.prediction import predict
 from twinforce_proto import OUTPUTS, System
 from twinforce_proto.v1 import inference_pb2 as pb

@@ -14,8 +14,8 @@ import pytest
 
 from tests.conftest import free_ports
 from tests.potentials import NEON, Gated, NonFinite, Raising, Soft, WithoutDirect, loaded
+from tests.service.transports.rest_bodies import json_system
 from tests.systems import crystal, molecule
-from tests.transports.rest_bodies import json_system
 from twinforce import (
     AsyncClient,
     Client,

@@ -21,7 +21,7 @@ from twinforce_models.tables.search import check_search, reversed_places, search
 from twinforce_models.tables.table import packed
 from twinforce_proto import OUTPUTS, STRESSES, System, UnsupportedOutputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CUTOFF = 4.5
 CPU = torch.device("cpu")
 OPEN = frozenset(OUTPUTS) - STRESSES
