@@ -9,7 +9,7 @@ from typing import Literal, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
-from twinforce._conversation import NORMAL_URGENCY, Conversation, Flow, Options, Pause
+from twinforce._conversation import Conversation, Flow, Options, Pause
 from twinforce._runs import (
     PropagateRun,
     RelaxRun,
@@ -37,6 +37,7 @@ from twinforce_proto import (
     parse_outputs,
 )
 from twinforce_proto.codec.stream import StreamEncoder
+from twinforce_proto.headers import NORMAL_URGENCY
 
 T = TypeVar("T")
 

@@ -6,7 +6,6 @@ drives it with blocking I/O, `AsyncClient` with asyncio.
 """
 
 import random
-import re
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -39,13 +38,8 @@ from twinforce_proto.codec.nonconservativity import (
     nonconservativity_request_to_proto,
 )
 from twinforce_proto.codec.stream import StreamEncoder, stream_reply_from_proto
+from twinforce_proto.headers import BUNDLED_MODEL, LEAST_URGENT, NORMAL_URGENCY, is_model_name
 from twinforce_proto.v1 import inference_pb2 as pb
-
-# Served under this name by a server that was told nothing else.
-BUNDLED_MODEL = "water"
-
-# What a service can serve; anything else would be another path to ask for over REST.
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 5.0
@@ -61,11 +55,6 @@ class Pause:
 
 
 Flow = Generator[Call | Pause, Any, T]
-
-
-NORMAL_URGENCY, LEAST_URGENT = 3, 7
-# What tells it: a header over HTTP, metadata over gRPC.
-URGENCY_NAME = "x-urgency"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +214,7 @@ def _model_infos(reply: pb.ListModelsReply) -> list[ModelInfo]:
 
 
 def _checked(model: str) -> str:
-    if _MODEL_NAME.fullmatch(model):
+    if is_model_name(model):
         return model
     raise InvalidRequestError(
         f"model: expected letters, digits, '.', '_' and '-', got {model!r}", field="model"

@@ -47,6 +47,17 @@ class ServiceError(Exception):
         self.field = field
         self.retry_after = retry_after
 
+    @classmethod
+    def expected(cls, field: str, expected: object, got: object) -> Self:
+        """Return the error that a field of the request holds something else than expected.
+
+        Args:
+            field: Name of the field; the message begins with it.
+            expected: Description of a valid value.
+            got: Description of the value that came.
+        """
+        return cls(f"{field}: expected {expected}, got {got}", field=field)
+
     def __str__(self) -> str:
         if self.system_index is None:
             return self.message

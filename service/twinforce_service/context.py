@@ -5,6 +5,7 @@ import uuid
 from contextvars import ContextVar
 
 from twinforce_proto import InvalidRequestError
+from twinforce_proto.headers import LEAST_URGENT, MOST_URGENT, NORMAL_URGENCY, URGENCY
 
 # The request that is being answered, as its caller or we named it.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -20,15 +21,8 @@ def choose_request_id(wanted: str | None) -> str:
     return uuid.uuid4().hex
 
 
-# Of the header of a request over HTTP, and of the metadata of a call over gRPC.
-URGENCY_NAME = "x-urgency"
-
-
-MOST_URGENT, NORMAL, LEAST_URGENT = 0, 3, 7
-
-
-# Of the request that is being answered.
-urgency: ContextVar[int] = ContextVar("urgency", default=NORMAL)
+# The urgency of the request that is being answered.
+urgency: ContextVar[int] = ContextVar("urgency", default=NORMAL_URGENCY)
 
 
 def set_urgency(said: str | bytes | None) -> None:
@@ -42,8 +36,8 @@ def set_urgency(said: str | bytes | None) -> None:
     levels = [str(level) for level in range(MOST_URGENT, LEAST_URGENT + 1)]
     if said not in levels:
         raise InvalidRequestError(
-            f"{URGENCY_NAME}: expected a whole number from {MOST_URGENT}, the most urgent, to "
+            f"{URGENCY}: expected a whole number from {MOST_URGENT}, the most urgent, to "
             f"{LEAST_URGENT}, got {said!r}",
-            field=URGENCY_NAME,
+            field=URGENCY,
         )
     urgency.set(levels.index(str(said)))

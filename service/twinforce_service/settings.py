@@ -10,10 +10,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-ENV_PREFIX = "TWINFORCE_"
-BUNDLED_MODEL = "water"
+from twinforce_proto.headers import BUNDLED_MODEL, is_model_name
 
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+ENV_PREFIX = "TWINFORCE_"
 
 
 class Settings(BaseSettings):
@@ -195,7 +194,7 @@ def _named_specs(parts: Sequence[str]) -> dict[str, str]:
     specs: dict[str, str] = {}
     for part in parts:
         name, _, spec = part.strip().partition("=")
-        if not _MODEL_NAME.fullmatch(name) or not spec:
+        if not is_model_name(name) or not spec:
             raise ValueError(f"expected NAME=SPEC, got {part!r}")
         if name in specs:
             raise ValueError(f"the name {name!r} is given twice")

@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from twinforce._conversation import NORMAL_URGENCY, URGENCY_NAME
 from twinforce._transports.alarm import Alarm
 from twinforce._transports.transport import Call
 from twinforce._transports.url import Url
@@ -21,6 +20,7 @@ from twinforce_proto import (
     ServiceError,
     SystemTooLargeError,
     UnavailableError,
+    headers,
 )
 from twinforce_proto.codec.messages import ERROR_METADATA_KEY, error_from_proto
 from twinforce_proto.v1 import inference_pb2 as pb
@@ -226,7 +226,7 @@ class AsyncGrpcStream:
 
 def _metadata(urgency: int) -> _Metadata:
     """Return what goes with each call; nothing where the service would assume the same."""
-    return None if urgency == NORMAL_URGENCY else ((URGENCY_NAME, str(urgency)),)
+    return None if urgency == headers.NORMAL_URGENCY else ((headers.URGENCY, str(urgency)),)
 
 
 def _end_stream(call: Any, requests: "SimpleQueue[Message | None]", alarm: Alarm) -> None:

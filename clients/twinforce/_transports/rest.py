@@ -9,17 +9,17 @@ from urllib.parse import quote
 import httpx2
 from google.protobuf.message import DecodeError, Message
 
-from twinforce._conversation import NORMAL_URGENCY, URGENCY_NAME
 from twinforce._transports.json_bodies import body_of, line_message, reply_message
 from twinforce._transports.transport import Call, Method
 from twinforce._transports.url import Url
 from twinforce_proto import DeadlineExceededError, PredictionError, ServiceError, UnavailableError
 from twinforce_proto.codec.problem import error_from_problem
+from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, TIMEOUT, URGENCY
 from twinforce_proto.v1 import inference_pb2 as pb
 
 Encoding = Literal["protobuf", "json"]
 
-_MEDIA_TYPES = {"protobuf": "application/x-protobuf", "json": "application/json"}
+_MEDIA_TYPES = {"protobuf": PROTOBUF, "json": JSON}
 _REPLIES: dict[Method, type[Message]] = {
     "Predict": pb.PredictReply,
     "Nonconservativity": pb.NonconservativityReply,
@@ -27,7 +27,6 @@ _REPLIES: dict[Method, type[Message]] = {
     "GetModel": pb.ModelInfo,
 }
 # After this long nobody waits for the reply, so the service may drop the request.
-_TIMEOUT_HEADER = "x-timeout-seconds"
 _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0)
 _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -151,7 +150,7 @@ class AsyncRestStream:
 
 def _headers(urgency: int) -> dict[str, str]:
     """Return what goes with each request; nothing where the service would assume the same."""
-    return {} if urgency == NORMAL_URGENCY else {URGENCY_NAME: str(urgency)}
+    return {} if urgency == NORMAL_URGENCY else {URGENCY: str(urgency)}
 
 
 def _transport_options(url: Url) -> dict[str, Any]:
@@ -166,7 +165,7 @@ def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     """Return the HTTP request that this call stands for."""
     headers = {"accept": _MEDIA_TYPES[encoding]}
     if call.timeout is not None:
-        headers[_TIMEOUT_HEADER] = f"{call.timeout:.6f}"
+        headers[TIMEOUT] = f"{call.timeout:.6f}"
     options: dict[str, Any] = {"method": "GET", "headers": headers, "timeout": call.timeout}
     message: Any = call.message
     if call.method == "ListModels":

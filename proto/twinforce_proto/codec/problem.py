@@ -6,8 +6,6 @@ from typing import Any
 
 from twinforce_proto.errors import ServiceError, error_of_http_status
 
-PROBLEM_MEDIA_TYPE = "application/problem+json"
-
 _URN = "urn:twinforce:error:"
 
 

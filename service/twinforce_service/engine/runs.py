@@ -11,7 +11,7 @@ from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import ServiceError
-from twinforce_service.context import NORMAL
+from twinforce_proto.headers import NORMAL_URGENCY
 from twinforce_service.scheduling.request import Walker
 
 # What is told on the way.
@@ -47,7 +47,7 @@ class Run:
     deadline: float | None = None
     request_id: str = ""
     walker: Walker = field(default_factory=Walker)
-    urgency: int = NORMAL
+    urgency: int = NORMAL_URGENCY
     n_atoms: int = field(init=False)
     future: "Future[None]" = field(default_factory=Future)
 

@@ -6,7 +6,7 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Any
 
-from twinforce_service.context import NORMAL
+from twinforce_proto.headers import NORMAL_URGENCY
 from twinforce_service.scheduling.budgets import Budgets
 from twinforce_service.scheduling.request import Limits, Request, check_sizes, has_room, overloaded
 
@@ -179,7 +179,7 @@ class BatchQueue:
             self._used[share] = max(self._used.get(share, 0.0), self._virtual_time)
         deadline = inf if request.deadline is None else request.deadline
         due = min(deadline, request.submitted_at + _PATIENCE)
-        due += _LEVEL * (request.urgency - NORMAL)
+        due += _LEVEL * (request.urgency - NORMAL_URGENCY)
         heappush(lane.entries, (due, self._n_admitted, request))
         self._n_admitted += 1
         self._n_atoms_admitted += request.n_atoms

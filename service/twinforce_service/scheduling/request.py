@@ -22,7 +22,7 @@ from twinforce_proto import (
     Timings,
     needs_autograd,
 )
-from twinforce_service.context import NORMAL
+from twinforce_proto.headers import NORMAL_URGENCY
 
 _Answer = TypeVar("_Answer")
 
@@ -63,7 +63,7 @@ class Request(Generic[_Answer]):
     system_index: int | None = None
     request_id: str = ""
     walker: "Walker | None" = None
-    urgency: int = NORMAL
+    urgency: int = NORMAL_URGENCY
     n_pairs: int = 0
     submitted_at: float = 0.0
     future: Future[_Answer] = field(default_factory=Future)

@@ -23,6 +23,7 @@ from twinforce_proto.codec.nonconservativity import (
     nonconservativity_request_from_proto,
 )
 from twinforce_proto.codec.stream import StreamDecoder, stream_reply_to_proto
+from twinforce_proto.headers import REQUEST_ID, URGENCY
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import (
     InferenceServicer,
@@ -37,13 +38,10 @@ from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.calls.outcomes import counted
 from twinforce_service.calls.predictions import Call
-from twinforce_service.context import URGENCY_NAME, choose_request_id, request_id, set_urgency
+from twinforce_service.context import choose_request_id, request_id, set_urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
 from twinforce_service.scheduling.request import Walker
-
-REQUEST_ID_KEY = "x-request-id"
-
 
 # The headers of a reply have little room; a longer message is cut.
 _MAX_MESSAGE = 1000
@@ -251,14 +249,14 @@ class Inference(InferenceServicer):
 def _set_request_id(context: _Context) -> None:
     """Give the call the name that the caller has for it, or a new one, and tell the caller."""
     metadata = dict(context.invocation_metadata() or ())
-    wanted = metadata.get(REQUEST_ID_KEY)
+    wanted = metadata.get(REQUEST_ID)
     request_id.set(choose_request_id(wanted if isinstance(wanted, str) else None))
-    context.set_trailing_metadata(((REQUEST_ID_KEY, request_id.get()),))
+    context.set_trailing_metadata(((REQUEST_ID, request_id.get()),))
 
 
 def _set_urgency(context: _Context) -> None:
     """Take what the caller says of how urgent the call is, or raise `InvalidRequestError`."""
-    set_urgency(dict(context.invocation_metadata() or ()).get(URGENCY_NAME))
+    set_urgency(dict(context.invocation_metadata() or ()).get(URGENCY))
 
 
 def _time_remaining(context: _Context) -> float | None:
@@ -276,7 +274,7 @@ async def _abort(context: _Context, error: ServiceError) -> NoReturn:
     message.message = message.message[:_MAX_MESSAGE]
     metadata = (
         (ERROR_METADATA_KEY, message.SerializeToString()),
-        (REQUEST_ID_KEY, request_id.get()),
+        (REQUEST_ID, request_id.get()),
     )
     status = grpc.StatusCode[error.grpc_status]
     await context.abort(status, str(error)[:_MAX_MESSAGE], metadata)

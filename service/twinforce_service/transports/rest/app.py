@@ -15,13 +15,14 @@ from starlette.exceptions import HTTPException
 
 from twinforce_proto import ModelInfo, PredictRequest, ServiceError, UnavailableError
 from twinforce_proto.codec.messages import model_info_to_proto
+from twinforce_proto.headers import JSON, PROTOBUF, URGENCY
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.calls.conversion import convert, nonconservativity_bytes, reply_bytes
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.calls.outcomes import counted
 from twinforce_service.calls.predictions import Call
-from twinforce_service.context import URGENCY_NAME, set_urgency
+from twinforce_service.context import set_urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import CONTENT_TYPE, Metrics
 from twinforce_service.transports.rest import bodies, openapi, problems
@@ -45,15 +46,15 @@ _PATHS: dict[str, frozenset[str] | None] = {
     "direct-forces": frozenset({"energy", "direct_forces"}),
 }
 _NONCONSERVATIVITY_READERS = {
-    bodies.JSON: bodies.read_nonconservativity_json,
-    bodies.PROTOBUF: bodies.read_nonconservativity_protobuf,
+    JSON: bodies.read_nonconservativity_json,
+    PROTOBUF: bodies.read_nonconservativity_protobuf,
 }
 _NONCONSERVATIVITY_WRITERS = {
-    bodies.JSON: bodies.write_nonconservativity_json,
-    bodies.PROTOBUF: bodies.write_nonconservativity_protobuf,
+    JSON: bodies.write_nonconservativity_json,
+    PROTOBUF: bodies.write_nonconservativity_protobuf,
 }
-_READERS = {bodies.JSON: bodies.read_json, bodies.PROTOBUF: bodies.read_protobuf}
-_WRITERS = {bodies.JSON: bodies.write_json, bodies.PROTOBUF: bodies.write_protobuf}
+_READERS = {JSON: bodies.read_json, PROTOBUF: bodies.read_protobuf}
+_WRITERS = {JSON: bodies.write_json, PROTOBUF: bodies.write_protobuf}
 
 
 def create_app(
@@ -141,7 +142,7 @@ def _predictions(engine: Engine, metrics: Metrics, max_body_bytes: int) -> APIRo
             with counted(metrics, "rest", engine, model):
                 body = await read_body(request, max_body_bytes)
                 timeout = timeout_of(request)
-                set_urgency(request.headers.get(URGENCY_NAME))
+                set_urgency(request.headers.get(URGENCY))
                 engine.find(model)
                 wanted = await convert(len(body), partial(read, body, model, fixed))
                 return await _predict(engine, request, wanted, timeout)
@@ -165,7 +166,7 @@ def _nonconservativity(
         with counted(metrics, "rest", engine, model):
             body = await read_body(request, max_body_bytes)
             timeout = timeout_of(request)
-            set_urgency(request.headers.get(URGENCY_NAME))
+            set_urgency(request.headers.get(URGENCY))
             engine.find(model)
             wanted = await convert(len(body), partial(read, body, model))
             found = await while_there(request, jacobians.nonconservativity(wanted, timeout))
@@ -196,10 +197,10 @@ async def _predict(
 def _reply(
     request: HTTPRequest, values: Callable[[], object], message: Callable[[], Message]
 ) -> Response:
-    if reply_type(request) == bodies.PROTOBUF:
-        return Response(message().SerializeToString(), media_type=bodies.PROTOBUF)
+    if reply_type(request) == PROTOBUF:
+        return Response(message().SerializeToString(), media_type=PROTOBUF)
     return _json(values())
 
 
 def _json(values: object) -> Response:
-    return Response(orjson.dumps(values), HTTPStatus.OK, media_type=bodies.JSON)
+    return Response(orjson.dumps(values), HTTPStatus.OK, media_type=JSON)

@@ -43,7 +43,6 @@ _Message = TypeVar(
     pb.RelaxRequest,
 )
 
-JSON, PROTOBUF = "application/json", "application/x-protobuf"
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Vector = tuple[Number, Number, Number]

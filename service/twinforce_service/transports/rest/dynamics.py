@@ -12,16 +12,15 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from twinforce_proto import RequestCancelledError, ServiceError
+from twinforce_proto.headers import JSON, JSON_LINES, PROTOBUF, URGENCY
 from twinforce_service.calls.conversion import convert
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.outcomes import counted
-from twinforce_service.context import URGENCY_NAME, set_urgency
+from twinforce_service.context import set_urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
 from twinforce_service.transports.rest import openapi
-from twinforce_service.transports.rest.bodies import JSON, PROTOBUF
 from twinforce_service.transports.rest.dynamics_bodies import (
-    LINES,
     read_propagate_json,
     read_propagate_protobuf,
     read_relax_json,
@@ -44,7 +43,7 @@ class LinesResponse(Response):
         others: What follows; an error of the tree becomes the last line.
     """
 
-    media_type = LINES
+    media_type = JSON_LINES
 
     def __init__(self, first: bytes, others: AsyncGenerator[bytes, None]) -> None:
         super().__init__()
@@ -108,7 +107,7 @@ def dynamics_paths(
                 counting.enter_context(counted(metrics, "rest", engine, model))
                 body = await read_body(request, max_body_bytes)
                 timeout = timeout_of(request)
-                set_urgency(request.headers.get(URGENCY_NAME))
+                set_urgency(request.headers.get(URGENCY))
                 engine.find(model)
                 wanted = await convert(len(body), partial(path.read, media_type, body, model))
                 lines = path.lines(wanted, timeout, len(body), counting.pop_all())

@@ -28,8 +28,6 @@ from twinforce_service.transports.rest.bodies import (
     system_of,
 )
 
-LINES = "application/x-ndjson"
-
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 

@@ -19,15 +19,14 @@ from twinforce_proto import (
     UnavailableError,
     UnknownModelError,
 )
-from twinforce_proto.codec.problem import PROBLEM_MEDIA_TYPE, error_to_problem
+from twinforce_proto.codec.problem import error_to_problem
+from twinforce_proto.headers import JSON, JSON_LINES, PROBLEM, PROTOBUF
 from twinforce_service.transports.rest.bodies import (
-    JSON,
-    PROTOBUF,
     NonconservativityBody,
     PredictBody,
     SystemsBody,
 )
-from twinforce_service.transports.rest.dynamics_bodies import LINES, PropagateBody, RelaxBody
+from twinforce_service.transports.rest.dynamics_bodies import PropagateBody, RelaxBody
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -240,7 +239,7 @@ def _problem(error: ServiceError) -> dict[str, Any]:
     return {
         "description": f"{type(error).__doc__}",
         "content": {
-            PROBLEM_MEDIA_TYPE: {
+            PROBLEM: {
                 "schema": {"$ref": "#/components/schemas/Problem"},
                 "example": error_to_problem(error),
             }
@@ -332,7 +331,7 @@ PROPAGATE: dict[str, Any] = {
     "step. Nothing is computed ahead of what is read, and nothing after the connection was closed. "
     'An error on the way is the last line, `{"error": ...}` with problem details; the checkpoint '
     "of the line before goes on from there. Velocities are in Å/fs.",
-    "responses": {200: {"description": "OK", "content": {LINES: {"example": _SNAPSHOT}}}}
+    "responses": {200: {"description": "OK", "content": {JSON_LINES: {"example": _SNAPSHOT}}}}
     | _PREDICTION_PROBLEMS,
     "openapi_extra": _asked(
         PropagateBody,
@@ -346,7 +345,7 @@ RELAX: dict[str, Any] = {
     "description": "Relax a system in its cell, by FIRE, and answer with lines of JSON as "
     "`propagate` does: how far it is at each interval, and the end last. Hybrid relaxation goes "
     "down on direct forces and finishes on conservative ones.",
-    "responses": {200: {"description": "OK", "content": {LINES: {"example": _RELAXED}}}}
+    "responses": {200: {"description": "OK", "content": {JSON_LINES: {"example": _RELAXED}}}}
     | _PREDICTION_PROBLEMS,
     "openapi_extra": _asked(
         RelaxBody,

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from twinforce_proto import ServiceError
-from twinforce_proto.codec.problem import PROBLEM_MEDIA_TYPE, error_to_problem
+from twinforce_proto.codec.problem import error_to_problem
+from twinforce_proto.headers import PROBLEM
 
 
 class UnsupportedMediaTypeError(Exception):
@@ -55,4 +56,4 @@ async def report_http_error(request: Request, error: Exception) -> Response:
 
 def _response(problem: dict[str, Any], status: int, headers: dict[str, str]) -> Response:
     content = orjson.dumps(problem)
-    return Response(content, status, headers, media_type=PROBLEM_MEDIA_TYPE)
+    return Response(content, status, headers, media_type=PROBLEM)

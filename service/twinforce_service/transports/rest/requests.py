@@ -16,14 +16,12 @@ from twinforce_proto import (
     ServiceError,
     SystemTooLargeError,
 )
+from twinforce_proto.headers import JSON, PROTOBUF, REQUEST_ID, TIMEOUT
 from twinforce_service.context import choose_request_id, request_id
-from twinforce_service.transports.rest.bodies import JSON, PROTOBUF
 from twinforce_service.transports.rest.problems import UnsupportedMediaTypeError, problem_of
 
 logger = logging.getLogger(__name__)
 
-REQUEST_ID_HEADER = "X-Request-ID"
-TIMEOUT_HEADER = "X-Timeout-Seconds"
 
 _Result = TypeVar("_Result")
 
@@ -43,12 +41,12 @@ class RequestScope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        name = choose_request_id(Request(scope).headers.get(REQUEST_ID_HEADER))
+        name = choose_request_id(Request(scope).headers.get(REQUEST_ID))
         request_id.set(name)
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = name
+                MutableHeaders(scope=message)[REQUEST_ID] = name
             await send(message)
 
         try:
@@ -140,7 +138,7 @@ def timeout_of(request: Request) -> float | None:
     Raises:
         InvalidRequestError: When it says no positive number.
     """
-    text = request.headers.get(TIMEOUT_HEADER)
+    text = request.headers.get(TIMEOUT)
     if text is None:
         return None
     try:
@@ -149,8 +147,8 @@ def timeout_of(request: Request) -> float | None:
         seconds = math.nan
     if not (0 < seconds < math.inf):
         raise InvalidRequestError(
-            f"{TIMEOUT_HEADER}: expected a positive number of seconds, got {text!r}",
-            field=TIMEOUT_HEADER,
+            f"{TIMEOUT}: expected a positive number of seconds, got {text!r}",
+            field=TIMEOUT,
         )
     return seconds
 
