@@ -200,7 +200,7 @@ def test_a_service_whose_engine_dies_does_not_pretend_to_be_well():
     body = json_body(molecule(element=10))
     reply = httpx2.post(f"{server.rest_url}/v1/models/soft/predict", json=body, timeout=PATIENCE)
     assert reply.status_code == 503
-    assert "the engine thread died" in reply.json()["detail"]
+    assert "the engine thread failed" in reply.json()["detail"]
     wait_for(lambda: not is_reachable(server.rest_url))
     with pytest.raises(UnavailableError, match="the engine has died"):
         server.stop()

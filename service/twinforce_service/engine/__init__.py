@@ -1,1 +1,1 @@
-"""The engine: the thread that owns a device, and the work it does there."""
+"""The thread that owns a device, and its work: evaluating batches and moving systems."""

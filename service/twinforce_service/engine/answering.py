@@ -1,4 +1,4 @@
-"""What becomes of a batch: every request of it is completed, whatever the model does."""
+"""Evaluate batches, and complete every request of them whatever the model does."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from twinforce_dynamics.disagreement import disagreements
 from twinforce_models.registry import LoadedModel
 from twinforce_proto import Prediction, Provenance, ServiceError, Timings
 from twinforce_service.engine import evaluation
-from twinforce_service.engine.report import BatchReport
+from twinforce_service.engine.report import BatchReport, guarded
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Limits, Request
 from twinforce_service.version import provenance_of
 
@@ -17,19 +17,19 @@ logger = logging.getLogger(__name__)
 
 
 class Answering:
-    """Evaluates batches and answers their requests, in the thread that owns the device.
+    """The evaluation of batches and the completion of their requests, in the owner's thread.
 
-    A batch that fails is halved until the failure is pinned on single systems, so one bad
+    A batch that fails is halved until the failure is pinned on single systems, so that one bad
     system never fails its neighbors.
 
     Args:
-        models: Under the names they are served by.
-        limits: How many neighbor pairs a system and a batch may have.
-        learn: Told of each batch and of the time, before its callers are answered: they may
-            return at once.
-        on_out_of_memory: Told of requests that were too much together.
-        on_batch: Told of each batch after its requests were completed.
-        clock: In s.
+        models: Models by name.
+        limits: Limits of the neighbor pairs of a system and of a batch.
+        learn: Called with each batch, its report and the time, before the requests complete,
+            because clients may return at once.
+        on_out_of_memory: Called with requests that did not fit into memory together.
+        on_batch: Called with the report of each batch after its requests were completed.
+        clock: Returns the time, in s.
     """
 
     def __init__(
@@ -41,26 +41,28 @@ class Answering:
         on_batch: Callable[[BatchReport], None] | None,
         clock: Callable[[], float],
     ) -> None:
-        self._loaded = models
+        self._models = models
         self._provenances = {name: provenance_of(model.info) for name, model in models.items()}
         self._limits = limits
         self._learn = learn
         self._on_out_of_memory = on_out_of_memory
-        self._on_batch = on_batch
+        self._report_batch = guarded(on_batch)
         self._clock = clock
 
     def complete(self, batch: Sequence[Request[Any]], held_s: float = 0.0) -> None:
-        """Complete every future of the batch, whatever the model does.
+        """Complete every future of the batch.
 
         Args:
-            batch: At least one request, all for one model.
-            held_s: How long the batch waited with the device free, in s.
+            batch: At least one request, all for the same model.
+            held_s: Time that the batch waited while the device was free, in s.
 
+        Raises:
+            DeviceLostError: The device does not respond.
         """
-        model = self._loaded[batch[0].model]
+        model = self._models[batch[0].model]
         started = self._clock()
         try:
-            answers = self._answers(model, batch)
+            answers = self._evaluate(model, batch)
         except Exception as error:
             if evaluation.is_out_of_memory(error):
                 self._on_out_of_memory(batch)
@@ -69,7 +71,7 @@ class Answering:
         else:
             self._answer(batch, answers, started, held_s)
 
-    def _answers(self, model: LoadedModel, batch: Sequence[Request[Any]]) -> Sequence[Any]:
+    def _evaluate(self, model: LoadedModel, batch: Sequence[Request[Any]]) -> Sequence[Any]:
         first = batch[0]
         if isinstance(first, JacobianRequest):
             return [evaluation.evaluate_rows(model, first, self._limits)]
@@ -83,8 +85,8 @@ class Answering:
             return
         (request,) = batch
         if not isinstance(error, ServiceError):
-            logger.warning("the model failed", extra=_described(request), exc_info=error)
-        device = self._loaded[request.model].info.device
+            logger.warning("the model failed", extra=_log_fields(request), exc_info=error)
+        device = self._models[request.model].info.device
         request.fail(evaluation.failure_of(error, request.n_atoms, device))
 
     def _answer(
@@ -100,7 +102,7 @@ class Answering:
         provenance = self._provenances[report.model]
         for request, answer, waited in zip(batch, answers, report.queue_s, strict=True):
             if isinstance(answer, ServiceError):
-                logger.info("%s", answer, extra=_described(request))
+                logger.info("%s", answer, extra=_log_fields(request))
                 request.fail(answer)
             else:
                 timings = Timings(waited, report.compute_s, len(batch), report.n_atoms)
@@ -108,14 +110,7 @@ class Answering:
         if not report.n_rows:
             systems = [request.system for request in batch]
             report = replace(report, disagreements=disagreements(systems, answers))
-        self._report(report)
-
-    def _report(self, report: BatchReport) -> None:
-        try:
-            if self._on_batch is not None:
-                self._on_batch(report)
-        except Exception:
-            logger.exception("a batch could not be reported")
+        self._report_batch(report)
 
 
 def _finished(
@@ -124,11 +119,11 @@ def _finished(
     provenance: Provenance,
     timings: Timings,
 ) -> Prediction | JacobianRows:
-    """Return an answer with only what was asked for, what made it and where the time went."""
+    """Return an answer with only the requested outputs, its provenance and its timings."""
     if isinstance(answer, JacobianRows):
         return JacobianRows(answer.values, provenance, timings)
-    asked = {name: getattr(answer, name) for name in outputs}
-    return Prediction(**asked, provenance=provenance, timings=timings)
+    requested = {name: getattr(answer, name) for name in outputs}
+    return Prediction(**requested, provenance=provenance, timings=timings)
 
 
 def _report(
@@ -146,7 +141,7 @@ def _report(
     )
 
 
-def _described(request: Request[Any]) -> dict[str, object]:
+def _log_fields(request: Request[Any]) -> dict[str, object]:
     return {
         "model": request.model,
         "n_atoms": request.n_atoms,

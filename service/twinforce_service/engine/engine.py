@@ -1,4 +1,4 @@
-"""What transports submit to, whatever is behind it."""
+"""The interface of an engine."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -9,66 +9,75 @@ from twinforce_service.scheduling.request import Request
 
 
 class Engine(Protocol):
-    """What transports submit to.
+    """An engine as the calls of the service see it.
 
-    Everything that crosses it is plain data and futures, so that what is behind it can live in
-    another process.
+    Only plain data and futures cross this interface, so that an engine can live in another
+    process.
     """
 
     @property
     def models(self) -> Mapping[str, ModelInfo]:
-        """What each served model declares, under its name; empty while they are loaded."""
+        """Declaration of each served model by name; empty until the models are loaded."""
         ...
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are accepted."""
+        """True while the engine accepts requests."""
         ...
 
     @property
     def is_alive(self) -> bool:
-        """Whether it may become ready, is, or was until it was told to stop."""
+        """False after a failure that the engine does not recover from."""
         ...
 
     def find(self, model: str) -> ModelInfo:
-        """Return what a model declares, or raise `UnknownModelError` or `UnavailableError`."""
+        """Return the declaration of a model.
+
+        Raises:
+            UnknownModelError: No such model is served.
+            UnavailableError: The models are not loaded.
+        """
         ...
 
     def submit(self, requests: Sequence[Request[Any]]) -> None:
         """Accept all of the requests, or raise a `ServiceError` and accept none.
 
-        The future of each accepted request completes, whatever happens. Cancelling it takes the
-        request out of the queue.
+        The future of each accepted request completes in any case. Canceling it removes the
+        request from the queue.
         """
         ...
 
     def start_run(self, run: Run) -> Credit:
-        """Accept a journey, or raise a `ServiceError`; return what lets it tell more.
+        """Accept a run, or raise a `ServiceError`; return the function that adds credit.
 
-        Its future completes, whatever happens, also where it turns out later that what was asked
-        for makes no sense. Cancelling it ends the journey.
+        The future of an accepted run completes in any case, with an error if the run turns out
+        to be invalid later. Canceling the future ends the run.
         """
         ...
 
     def stop(self, timeout: float | None = None) -> None:
-        """Accept nothing more, finish what was accepted, and stop.
+        """Accept no more requests, finish the accepted ones, and stop.
 
-        What is not finished after `timeout` s ends with `UnavailableError`; journeys at once.
+        Runs end at once with `UnavailableError`.
+
+        Args:
+            timeout: Seconds after which unfinished requests end with `UnavailableError` too; None
+                means no limit.
         """
         ...
 
 
 class OwnedEngine(Engine, Protocol):
-    """An engine as who owns it sees it."""
+    """An engine as its owner sees it, who starts it and watches its queue."""
 
     @property
     def n_waiting(self) -> int:
-        """How many requests wait for a device."""
+        """Number of requests that wait for a device."""
         ...
 
     @property
     def n_waiting_atoms(self) -> int:
-        """How many atoms they have."""
+        """Number of atoms of the requests that wait for a device."""
         ...
 
     def start(self) -> None:
@@ -76,10 +85,13 @@ class OwnedEngine(Engine, Protocol):
         ...
 
     def wait_until_ready(self, timeout: float | None = None) -> None:
-        """Return when requests are accepted.
+        """Return when the engine accepts requests.
+
+        Args:
+            timeout: Seconds to wait; None means no limit.
 
         Raises:
             ModelLoadError: A model could not be loaded or evaluated.
-            UnavailableError: It was stopped first, or `timeout` s have passed.
+            UnavailableError: The engine was stopped first, or the time is up.
         """
         ...

@@ -1,4 +1,4 @@
-"""What happens to a batch on the device; knows no queue and no futures."""
+"""Evaluate requests on a device; this module knows no queue and no futures."""
 
 import traceback
 from collections.abc import Hashable, Iterable, Sequence
@@ -29,36 +29,36 @@ _SHAPES: dict[str, tuple[int, ...]] = {
     "direct_forces": (3,),
 }
 _MAX_SUMMARY = 500
-# How many times as much room as its pairs need a batch may take.
+# Room that a batch may take, as a multiple of the room that its pairs need.
 MAX_PADDING = 2
 
 
 class DeviceLostError(Exception):
-    """The device no longer answers; only a new process can use it again."""
+    """The device does not respond; only a new process can use it again."""
 
 
 def evaluate(
     model: LoadedModel, requests: Sequence[Request[Prediction]], limits: Limits
 ) -> list[Prediction | NonFinitePredictionError]:
-    """Evaluate requests of one model together; each gets what it asked for, and maybe more.
+    """Evaluate requests together; predictions may hold more outputs than were requested.
 
     Args:
-        model: All of them ask it.
+        model: The model of all requests.
         requests: At least one.
-        limits: How many neighbor pairs a system and a batch may have.
+        limits: Limits of the neighbor pairs of a system and of a batch.
 
     Raises:
-        SystemTooLargeError: One of them, or all together, have more than was estimated.
-        PredictionError: The potential gave too little, or the wrong shapes.
-        Exception: Whatever the potential raised.
+        SystemTooLargeError: One system, or all together, have more pairs than the limits allow.
+        PredictionError: The potential returned too few predictions, or wrong shapes.
+        Exception: Any exception of the potential.
     """
     if not is_separable(model.potential):
-        return _evaluated(model, requests, limits)
+        return _evaluate_together(model, requests, limits)
     answers: dict[int, Prediction | NonFinitePredictionError] = {}
-    for places in _evaluated_together(requests):
-        some = [requests[place] for place in places]
-        answers |= zip(places, _evaluated(model, some, limits), strict=True)
-    return [answers[place] for place in range(len(requests))]
+    for indices in _indices_by_heads(requests):
+        chosen = [requests[index] for index in indices]
+        answers |= zip(indices, _evaluate_together(model, chosen, limits), strict=True)
+    return [answers[index] for index in range(len(requests))]
 
 
 def evaluate_rows(
@@ -67,10 +67,10 @@ def evaluate_rows(
     """Evaluate some rows of the Jacobian of the forces of a system.
 
     Raises:
-        SystemTooLargeError: It has more neighbor pairs than was estimated.
-        Exception: Whatever the potential raised.
+        SystemTooLargeError: The system has more neighbor pairs than the limits allow.
+        Exception: Any exception of the potential.
     """
-    batch = _batch(model, [request.system])
+    batch = make_batch(model, [request.system])
     _check_room(batch, limits)
     (output,) = request.outputs
     values = jacobian_rows(model.potential, batch, request.rows, output).double().numpy()
@@ -82,16 +82,42 @@ def evaluate_rows(
     return JacobianRows(values)
 
 
+def make_batch(
+    model: LoadedModel, systems: Sequence[System], walkers: Sequence[Hashable] = ()
+) -> Batch:
+    """Return a batch on the device of a model.
+
+    Args:
+        model: The model that is to evaluate the batch.
+        systems: At least one.
+        walkers: Walker of each system, or None, whose neighbor list is reused.
+    """
+    p = model.potential
+    return Batch.from_systems(
+        systems, p.cutoff, p.dtype, p.device, lists=model.lists, walkers=walkers
+    )
+
+
+def predict(
+    model: LoadedModel, systems: Sequence[System], outputs: frozenset[str]
+) -> list[Prediction]:
+    """Evaluate systems on the same path as requests, without limits and without checks."""
+    predictions = _predict_by_table(model, systems, outputs)
+    if predictions is None:
+        return _predict_batch(model, make_batch(model, systems), outputs)
+    return predictions
+
+
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether a batch failed because it was too much for the memory of its device."""
+    """Return True if a batch did not fit into the memory of its device."""
     return isinstance(error, torch.OutOfMemoryError)
 
 
 def recover(model: LoadedModel, error: Exception) -> None:
-    """Make the device usable again after a batch has failed on it.
+    """Make the device usable again after a batch has failed.
 
     Raises:
-        DeviceLostError: It does not answer any more.
+        DeviceLostError: The device does not respond.
     """
     device = model.potential.device
     if device.type != "cuda":
@@ -108,7 +134,7 @@ def recover(model: LoadedModel, error: Exception) -> None:
 
 
 def failure_of(error: Exception, n_atoms: int, device: str) -> ServiceError:
-    """Return what to tell the caller of a system that made the model raise this error."""
+    """Return the error for the client whose system made the model raise this exception."""
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, torch.OutOfMemoryError):
@@ -117,89 +143,72 @@ def failure_of(error: Exception, n_atoms: int, device: str) -> ServiceError:
 
 
 def summary(error: BaseException) -> str:
-    """Return the class and message of an error, cut where nobody would read on."""
+    """Return the class and the message of an exception, truncated."""
     text = f"{type(error).__name__}: {error}"
     return text if len(text) <= _MAX_SUMMARY else text[:_MAX_SUMMARY] + "…"
 
 
-def _evaluated_together(requests: Sequence[Request[Prediction]]) -> Iterable[Sequence[int]]:
-    """Return the places of requests that share a pass of a model whose heads share nothing.
+def _indices_by_heads(requests: Sequence[Request[Prediction]]) -> Iterable[Sequence[int]]:
+    """Return the indices of requests that share a pass of a model whose heads share nothing.
 
-    What asks for the energy, for direct outputs or for both is kept apart, so that none pays for
-    the heads of another.
+    Requests for the energy, for direct outputs and for both are kept apart, so that none of them
+    pays for the heads of another.
     """
-    places: dict[tuple[bool, bool], list[int]] = {}
-    for place, request in enumerate(requests):
+    indices: dict[tuple[bool, bool], list[int]] = {}
+    for index, request in enumerate(requests):
         kind = request.outputs <= DIRECT_OUTPUTS, request.outputs.isdisjoint(DIRECT_OUTPUTS)
-        places.setdefault(kind, []).append(place)
-    return places.values()
+        indices.setdefault(kind, []).append(index)
+    return indices.values()
 
 
-def _evaluated(
+def _evaluate_together(
     model: LoadedModel, requests: Sequence[Request[Prediction]], limits: Limits
 ) -> list[Prediction | NonFinitePredictionError]:
     outputs = requests[0].outputs.union(*(request.outputs for request in requests[1:]))
     systems = [request.system for request in requests]
-    predictions = _by_table(model, systems, outputs)
+    predictions = _predict_by_table(model, systems, outputs)
     if predictions is None:
-        batch = _batch(model, systems, [request.walker for request in requests])
+        batch = make_batch(model, systems, [request.walker for request in requests])
         _check_room(batch, limits)
-        predictions = _predict(model, batch, outputs)
+        predictions = _predict_batch(model, batch, outputs)
     return [
         _checked(request, prediction)
         for request, prediction in zip(requests, predictions, strict=True)
     ]
 
 
-def _batch(
-    model: LoadedModel, systems: Sequence[System], walkers: Sequence[Hashable] = ()
-) -> Batch:
-    p = model.potential
-    return Batch.from_systems(
-        systems, p.cutoff, p.dtype, p.device, lists=model.lists, walkers=walkers
-    )
-
-
 def _check_room(batch: Batch, limits: Limits) -> None:
-    """Refuse a batch that is larger than was estimated; the culprit of several is found alone.
+    """Refuse a batch with more pairs than admission estimated.
 
-    A potential may give each atom as much room as the one with most neighbors needs.
+    A potential may give each atom as much room as the atom with most neighbors needs. The system
+    that is to blame for a large batch is found when the batch is halved.
     """
     most = max(batch.n_pairs_per_system)
     if most > limits.max_pairs_per_system:
-        raise _too_crowded(f"{limits.max_pairs_per_system} neighbor pairs", most)
+        raise _too_many(f"{limits.max_pairs_per_system} neighbor pairs", most)
     max_pairs = max(limits.max_batch_pairs, limits.max_pairs_per_system)
     if batch.n_pairs > max_pairs:
-        raise _too_crowded(f"{max_pairs} neighbor pairs", batch.n_pairs)
+        raise _too_many(f"{max_pairs} neighbor pairs", batch.n_pairs)
     max_neighbors = MAX_PADDING * max_pairs // batch.n_atoms
-    if batch.n_pairs > max_neighbors:  # or no atom can have as many
+    if batch.n_pairs > max_neighbors:  # otherwise no atom can have more neighbors than that
         n_neighbors = int(torch.bincount(batch.pairs[0]).max())
         if n_neighbors > max_neighbors:
-            raise _too_crowded(f"{max_neighbors} neighbors of an atom", n_neighbors)
+            raise _too_many(f"{max_neighbors} neighbors of an atom", n_neighbors)
 
 
-def _too_crowded(expected: str, got: int) -> SystemTooLargeError:
-    return SystemTooLargeError(
-        f"positions: expected at most {expected}, got {got}; are coordinates and cell in Å?",
-        field="positions",
+def _too_many(most: str, got: int) -> SystemTooLargeError:
+    return SystemTooLargeError.expected(
+        "positions", f"at most {most}", f"{got}; are coordinates and cell in Å?"
     )
 
 
-def _predicted(
-    model: LoadedModel, systems: Sequence[System], outputs: frozenset[str]
-) -> list[Prediction]:
-    """Evaluate systems in whatever way requests are."""
-    predictions = _by_table(model, systems, outputs)
-    return _predict(model, _batch(model, systems), outputs) if predictions is None else predictions
-
-
-def _by_table(
+def _predict_by_table(
     model: LoadedModel, systems: Sequence[System], outputs: frozenset[str]
 ) -> list[Prediction] | None:
     return None if model.tables is None else model.tables.predict(systems, outputs)
 
 
-def _predict(model: LoadedModel, batch: Batch, outputs: frozenset[str]) -> list[Prediction]:
+def _predict_batch(model: LoadedModel, batch: Batch, outputs: frozenset[str]) -> list[Prediction]:
     predictions = split(predict_batch(model.potential, batch, outputs), batch)
     if len(predictions) != batch.n_systems:
         raise PredictionError(
@@ -211,7 +220,7 @@ def _predict(model: LoadedModel, batch: Batch, outputs: frozenset[str]) -> list[
 def _checked(
     request: Request[Prediction], prediction: Prediction
 ) -> Prediction | NonFinitePredictionError:
-    """Return the prediction, if all that was asked for is there, in shape and finite."""
+    """Return the prediction if all requested outputs are there, in shape and finite."""
     for name in OUTPUTS:
         if name not in request.outputs:
             continue

@@ -1,26 +1,31 @@
-"""The report of a batch, and the pace of a device."""
+"""Reports of evaluated batches, and the pace of a device derived from them."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from twinforce_dynamics.disagreement import SystemDisagreement
 
-# Bounds of what a refused caller is advised to wait, in s.
+logger = logging.getLogger(__name__)
+
+# Bounds of the delay that refused clients are advised to wait, in s.
 _MIN_RETRY_AFTER, _MAX_RETRY_AFTER = 0.1, 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One batch that was evaluated, or some rows of a Jacobian, for the metrics.
+    """The size and the timings of one evaluated batch, or of some rows of a Jacobian.
 
     Attributes:
-        model: Its name.
-        n_systems: Systems that shared the batch.
-        n_atoms: Their atoms.
-        queue_s: How long each of them waited, in s.
-        compute_s: The time on the device, in s.
-        n_rows: Rows of a Jacobian, where it was that and no predictions.
-        held_s: How long it had waited for walkers while the device was free, in s.
-        disagreements: Of the forces of each system that both kinds were asked of.
+        model: Name of the model.
+        n_systems: Number of systems in the batch.
+        n_atoms: Number of atoms in the batch.
+        queue_s: Time that each system waited, in s.
+        compute_s: Time on the device, in s.
+        n_rows: Number of rows of a Jacobian; 0 for predictions.
+        held_s: Time that the batch waited for walkers while the device was free, in s.
+        disagreements: Disagreement of the forces of each system for which both kinds were
+            predicted.
     """
 
     model: str
@@ -34,16 +39,30 @@ class BatchReport:
 
 
 class Pace:
-    """How fast a device has been lately, and so when a refused caller may come back."""
+    """The recent speed of a device, and the delay after which refused clients may come back."""
 
     def __init__(self) -> None:
         self._seconds_per_atom = 0.0
 
     def note(self, report: BatchReport) -> None:
-        """Learn from a batch of predictions."""
-        latest = report.compute_s / report.n_atoms
-        self._seconds_per_atom = 0.8 * self._seconds_per_atom + 0.2 * latest
+        """Learn from a batch of predictions; rows of a Jacobian are ignored."""
+        if not report.n_rows:
+            latest = report.compute_s / report.n_atoms
+            self._seconds_per_atom = 0.8 * self._seconds_per_atom + 0.2 * latest
 
     def retry_after(self, n_atoms: int) -> float:
-        """Return how long this many atoms will take, in s, within what is sensible advice."""
+        """Return the expected time for this many atoms, in s, within reasonable bounds."""
         return min(max(self._seconds_per_atom * n_atoms, _MIN_RETRY_AFTER), _MAX_RETRY_AFTER)
+
+
+def guarded(on_batch: Callable[[BatchReport], None] | None) -> Callable[[BatchReport], None]:
+    """Return a callback that logs the exceptions of another one; None stands for no callback."""
+
+    def report_batch(report: BatchReport) -> None:
+        try:
+            if on_batch is not None:
+                on_batch(report)
+        except Exception:
+            logger.exception("a batch could not be reported")
+
+    return report_batch

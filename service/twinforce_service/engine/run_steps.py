@@ -1,6 +1,6 @@
-"""The steps of a walker as one generator: what it needs evaluated, and what is to be told of it.
+"""The steps of a run as one generator, which yields the evaluations it needs and its updates.
 
-No threads, no clock, no I/O: who owns the device answers the questions as they come.
+The generator knows no threads, no clock and no I/O; the owner of the device supplies predictions.
 """
 
 from collections.abc import Callable, Generator
@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.relaxation import OUTPUTS_OF, Relaxation, Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
-from twinforce_dynamics.start import invalid
 from twinforce_dynamics.steps import Question, State
 from twinforce_dynamics.trajectory import Snapshot, Trajectory
 from twinforce_proto import (
@@ -23,74 +22,76 @@ from twinforce_proto import (
     SystemTooLargeError,
 )
 
-# Of a walker that has flown apart.
-_LOST = (InvalidSystemError, PredictionError, SystemTooLargeError)
+# Errors that a diverging system causes.
+_DIVERGED = (InvalidSystemError, PredictionError, SystemTooLargeError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Emit:
-    """What is to be told of a walker.
+    """An update to send.
 
     Attributes:
-        milestone: That.
-        is_last: Whether nothing comes after it.
+        update: A state of the propagation, or the progress of the relaxation.
+        is_last: True if no update follows.
     """
 
     update: Snapshot | Relaxed
     is_last: bool
 
 
-# Is sent the answer of each question, and None for what it tells.
+# Receives a prediction for each question, and None for each update.
 Steps = Generator[Question | Emit, Prediction | None, None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunSteps:
-    """What a walker does.
+    """The steps of a run, and what its evaluations have in common.
 
     Attributes:
-        model: The name of what moves it.
-        system: Whose coordinates its questions change.
-        inner: The outputs that inner steps ask for.
-        whole: Those that the end of an outer step does.
-        steps: Its steps. An error that is thrown into them in place of an answer comes out as the
-            one that the caller is to get.
+        model: Name of the model.
+        system: System whose coordinates the questions replace.
+        inner_outputs: Outputs that inner steps need.
+        outer_outputs: Outputs that the end of an outer step needs.
+        steps: The generator. An error that is thrown into it in place of a prediction comes out as
+            the error for the client.
     """
 
     model: str
     system: System
-    inner: frozenset[str]
-    whole: frozenset[str]
+    inner_outputs: frozenset[str]
+    outer_outputs: frozenset[str]
     steps: Steps
 
 
 def run_steps_of(
-    wanted: PropagateRequest | RelaxRequest, find: Callable[[str], ModelInfo]
+    request: PropagateRequest | RelaxRequest, find: Callable[[str], ModelInfo]
 ) -> RunSteps:
-    """Return the walk that was asked for.
+    """Return the steps of a run.
 
     Args:
-        wanted: What moves, and how far.
-        find: Gives what a model declares.
+        request: What to move, and how far.
+        find: Returns the declaration of a model.
 
     Raises:
-        ServiceError: That makes no sense, or `find` says so.
+        ServiceError: The request is invalid, or there is no such model.
     """
-    return _relaxation(wanted, find) if isinstance(wanted, RelaxRequest) else _run(wanted, find)
+    if isinstance(request, RelaxRequest):
+        return _relaxation_steps(request, find)
+    return _propagation_steps(request, find)
 
 
-def _relaxation(wanted: RelaxRequest, find: Callable[[str], ModelInfo]) -> RunSteps:
-    info = find(wanted.model)
-    inner, whole = OUTPUTS_OF["direct"], OUTPUTS_OF["conservative"]
-    if wanted.force_kind != "hybrid":
-        inner = whole = OUTPUTS_OF[wanted.force_kind]
-    return RunSteps(info.name, wanted.system, inner, whole, _relaxed(wanted))
+def _relaxation_steps(request: RelaxRequest, find: Callable[[str], ModelInfo]) -> RunSteps:
+    info = find(request.model)
+    inner, outer = OUTPUTS_OF["direct"], OUTPUTS_OF["conservative"]
+    if request.force_kind != "hybrid":
+        inner = outer = OUTPUTS_OF[request.force_kind]
+    return RunSteps(info.name, request.system, inner, outer, _relax(request))
 
 
-def _run(wanted: PropagateRequest, find: Callable[[str], ModelInfo]) -> RunSteps:
-    origin = wanted.origin
+def _propagation_steps(request: PropagateRequest, find: Callable[[str], ModelInfo]) -> RunSteps:
+    origin = request.origin
     checkpoint = Checkpoint.from_bytes(origin) if isinstance(origin, bytes) else None
-    info = find(wanted.model or (checkpoint.model if checkpoint else ""))
+    info = find(request.model or (checkpoint.model if checkpoint else ""))
     if checkpoint is not None:
         _check_model(info, checkpoint)
         start = checkpoint.start
@@ -98,12 +99,13 @@ def _run(wanted: PropagateRequest, find: Callable[[str], ModelInfo]) -> RunSteps
         assert not isinstance(origin, bytes)
         start = origin
     stride = start.integrator.stride
-    for field, steps in (("n_steps", wanted.n_steps), ("interval", wanted.interval)):
-        if steps % stride:
-            raise invalid(field, f"a multiple of the {stride} inner_steps", steps)
+    for field, n_steps in (("n_steps", request.n_steps), ("interval", request.interval)):
+        if n_steps % stride:
+            expected = f"a multiple of the {stride} inner_steps"
+            raise InvalidRequestError.expected(field, expected, n_steps)
     trajectory = Trajectory(start)
-    moved = _moved(trajectory, info, checkpoint, wanted.n_steps, wanted.interval)
-    return RunSteps(info.name, start.system, *trajectory.outputs, moved)
+    steps = _propagate(trajectory, info, checkpoint, request.n_steps, request.interval)
+    return RunSteps(info.name, start.system, *trajectory.outputs, steps)
 
 
 def _check_model(info: ModelInfo, checkpoint: Checkpoint) -> None:
@@ -112,18 +114,19 @@ def _check_model(info: ModelInfo, checkpoint: Checkpoint) -> None:
             f"{name} ({sha256[:12]})"
             for name, sha256 in ((checkpoint.model, checkpoint.sha256), (info.name, info.sha256))
         )
-        text = f"checkpoint: expected one made with {served}, got one of {made_with}"
-        raise InvalidRequestError(text, field="checkpoint")
+        raise InvalidRequestError.expected(
+            "checkpoint", f"one made with {served}", f"one made with {made_with}"
+        )
 
 
-def _moved(
+def _propagate(
     trajectory: Trajectory,
     info: ModelInfo,
     checkpoint: Checkpoint | None,
     n_steps: int,
     interval: int,
 ) -> Steps:
-    """Move so many inner steps; tell of each interval and of the end, and of a start first."""
+    """Take inner steps; emit snapshots of a new start, of each interval and of the end."""
     stride = trajectory.integrator.stride
     if checkpoint is None:
         first, state = 0, (yield from trajectory.begin())
@@ -138,10 +141,10 @@ def _moved(
             state = yield from trajectory.step(state)
             if is_emitted:
                 snapshot = _snapshot(trajectory, info, state, first + n_done, work_before)
-        except _LOST as error:
-            raise _lost(error, first + n_done - stride) from error
-        except ValueError as error:  # of numbers that no step can be taken with
-            raise _lost(PredictionError(str(error)), first + n_done - stride) from error
+        except _DIVERGED as error:
+            raise _divergence(error, first + n_done - stride) from error
+        except ValueError as error:  # from numbers that cannot be integrated
+            raise _divergence(PredictionError(str(error)), first + n_done - stride) from error
         if is_emitted:
             yield Emit(snapshot, is_last)
 
@@ -154,23 +157,23 @@ def _snapshot(
     return replace(snapshot, checkpoint=checkpoint.to_bytes())
 
 
-def _relaxed(wanted: RelaxRequest) -> Steps:
-    """Relax; tell how far that is at each interval, and at the end."""
-    relaxation = Relaxation(wanted)
+def _relax(request: RelaxRequest) -> Steps:
+    """Relax; emit the progress at each interval and at the end."""
+    relaxation = Relaxation(request)
     descent, step = (yield from relaxation.begin()), 0
     while not (now := relaxation.report(descent, step)).is_last:
-        if wanted.interval and step % wanted.interval == 0:
+        if request.interval and step % request.interval == 0:
             yield Emit(now, is_last=False)
         try:
             descent = yield from relaxation.step(descent)
-        except _LOST as error:
-            raise _lost(error, step) from error
+        except _DIVERGED as error:
+            raise _divergence(error, step) from error
         step += 1
     yield Emit(now, is_last=True)
 
 
-def _lost(error: ServiceError, step: int) -> ServiceError:
-    """Return the error of a walker that cannot be evaluated any more, with where that was."""
+def _divergence(error: ServiceError, step: int) -> ServiceError:
+    """Return the error of a system that could not be evaluated after this step."""
     kind = type(error) if isinstance(error, PredictionError) else PredictionError
     text = (
         f"after step {step} the system cannot be followed; a shorter time step, other forces or "

@@ -1,7 +1,8 @@
-"""Moves walkers beside the device: what a step asks waits in the queue like any request.
+"""Move runs beside the device; their evaluations wait in the queue like any request.
 
-When a batch is answered, all walkers of it go on in the thread that owns the device, before the
-next batch is formed: they return to the queue together, and nothing else is between two steps.
+When a batch has been evaluated, all of its runs advance in the thread that owns the device, before
+the next batch is formed. They return to the queue together, and no other thread takes part in a
+step.
 """
 
 import logging
@@ -32,54 +33,57 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class ActiveRun:
-    """A walker under way.
+    """A run that has been accepted and is not over.
 
     Attributes:
-        journey: Whom it tells.
-        walk: What it does.
-        count: Returns about how many neighbor pairs a system has, or refuses so many.
-        n_granted: Milestones that it may tell.
-        n_pairs: About how many it has.
-        counted: Where it had them.
-        is_stalled: Whether it waits for more to be granted.
-        request: Its question, while that waits or is on the device.
+        run: The run.
+        run_steps: Its steps.
+        count_pairs: Returns the approximate number of neighbor pairs of a system, or refuses the
+            system.
+        credit: Number of updates that may be sent.
+        n_pairs: Approximate number of neighbor pairs.
+        counted_system: System whose pairs were counted last.
+        is_waiting_for_credit: True while no update may be sent.
+        request: The last request for an evaluation.
     """
 
     run: Run
     run_steps: RunSteps
-    count: Callable[[System], int]
+    count_pairs: Callable[[System], int]
     credit: int
     n_pairs: int = 0
-    counted: System | None = None
+    counted_system: System | None = None
     is_waiting_for_credit: bool = False
     request: Request[Prediction] | None = None
 
     @classmethod
     def of(cls, run: Run, run_steps: RunSteps, admission: Admission) -> Self:
-        """Return a walker that is about to set out."""
+        """Return a run that has taken no step yet."""
         return cls(run, run_steps, partial(admission.n_pairs, run_steps.model), run.credit)
 
-    def firsts(self) -> list[Request[Prediction]]:
-        """Return requests of both kinds for where it sets out, which are to be admitted first."""
-        return [self._request(self.run_steps.system, is_whole=each) for each in (True, False)]
+    def initial_requests(self) -> list[Request[Prediction]]:
+        """Return requests of both kinds for the first system, which must pass admission."""
+        system = self.run_steps.system
+        return [self._request(system, is_outer=is_outer) for is_outer in (True, False)]
 
-    def asking(self, question: Question) -> Request[Prediction]:
-        """Return the request that a question is.
+    def request_for(self, question: Question) -> Request[Prediction]:
+        """Return the request for the evaluation that a step needs.
 
         Raises:
-            InvalidSystemError: The coordinates are none that could be evaluated.
+            InvalidSystemError: The coordinates cannot be evaluated.
             SystemTooLargeError: The atoms have come too close together.
         """
-        system = self._at(question)
-        if self.counted is None or not has_hardly_moved(self.counted, system):
-            self.n_pairs, self.counted = self.count(system), system
-        return self._request(system, is_whole=question.is_whole)
+        system = self._moved(question)
+        if self.counted_system is None or not has_hardly_moved(self.counted_system, system):
+            self.n_pairs, self.counted_system = self.count_pairs(system), system
+        return self._request(system, is_outer=question.is_whole)
 
-    def _request(self, system: System, *, is_whole: bool) -> Request[Prediction]:
+    def _request(self, system: System, *, is_outer: bool) -> Request[Prediction]:
+        steps = self.run_steps
         return Request(
-            model=self.run_steps.model,
+            model=steps.model,
             system=system,
-            outputs=self.run_steps.whole if is_whole else self.run_steps.inner,
+            outputs=steps.outer_outputs if is_outer else steps.inner_outputs,
             deadline=self.run.deadline,
             request_id=self.run.request_id,
             walker=self.run.walker,
@@ -88,24 +92,24 @@ class ActiveRun:
             future=reply(),
         )
 
-    def _at(self, question: Question) -> System:
+    def _moved(self, question: Question) -> System:
         cell, own = question.cell, self.run_steps.system.cell
         is_same = cell is own or np.array_equal(cell, own)
-        # What stays need not be checked again.
+        # An unchanged cell need not be checked again.
         return self.run_steps.system.moved(question.positions, None if is_same else cell)
 
 
 class Runner:
-    """All walkers that one engine moves.
+    """The runs of one engine.
 
-    `begin` and `add_credit` may be called from any thread, everything else from the one that
+    `begin` and `add_credit` may be called in any thread, all other methods only in the thread that
     owns the device.
     """
 
     def __init__(self) -> None:
-        # In the order in which they came.
+        # In order of arrival.
         self._active: dict[ActiveRun, None] = {}
-        # Who can go on, and with what: an answer or an error, None for no answer.
+        # Runs that can advance, with the answer to their request; None if they made none.
         self._due: deque[tuple[ActiveRun, Prediction | ServiceError | None]] = deque()
         self._new_credit: deque[tuple[ActiveRun, int]] = deque()
 
@@ -114,105 +118,111 @@ class Runner:
 
     @property
     def is_due(self) -> bool:
-        """Whether somebody can go on."""
+        """True if a run can advance."""
         return bool(self._due or self._new_credit)
 
     @property
     def runs(self) -> Sequence[Run]:
-        """All that are under way."""
-        return [each.run for each in list(self._active)]
+        """All runs that are not over."""
+        return [active.run for active in list(self._active)]
 
     def begin(self, active: ActiveRun) -> None:
-        """Let a walker set out."""
+        """Accept a run."""
         self._active[active] = None
         self._due.append((active, None))
 
     def add_credit(self, active: ActiveRun, n_more: int) -> None:
-        """Let a walker tell so many more milestones; 0 where its journey is over."""
+        """Let a run send more updates; 0 makes the runner notice that the run is over."""
         self._new_credit.append((active, n_more))
 
     def advance(self) -> list[Request[Prediction]]:
-        """Let everybody go on who can, and return what they ask next."""
+        """Advance all runs that can, and return their next requests."""
         while self._new_credit:
             active, n_more = self._new_credit.popleft()
             active.credit += n_more
             if active.run.future.done():
-                self._leave(active)
+                self._remove(active)
             elif active.is_waiting_for_credit and active.credit:
                 active.is_waiting_for_credit = False
                 self._due.append((active, None))
-        asked = []
-        # What cannot be represented is refused when it is asked for.
+        requests = []
+        # Numbers that overflow are refused in the next request.
         with np.errstate(over="ignore", invalid="ignore"):
             while self._due:
                 active, answer = self._due.popleft()
-                if active in self._active and (request := self._ahead(active, answer)) is not None:
-                    request.future.add_done_callback(partial(self._note, active))
-                    asked.append(request)
-        return asked
+                if active not in self._active:
+                    continue
+                if (request := self._advance_run(active, answer)) is not None:
+                    request.future.add_done_callback(partial(self._note_answer, active))
+                    requests.append(request)
+        return requests
 
     def end_all(self, error: ServiceError) -> None:
-        """End all journeys with this error."""
+        """End all runs with this error."""
         for active in list(self._active):
             active.run.fail(error)
-            self._leave(active)
+            self._remove(active)
 
-    def _ahead(
+    def _advance_run(
         self, active: ActiveRun, answer: Prediction | ServiceError | None
     ) -> Request[Prediction] | None:
-        """Let a walker go on; return its question, None if it has to wait or is no more."""
+        """Advance a run; return its next request, or None if it has to wait or is over."""
         if active.run.future.done():
-            self._leave(active)
+            self._remove(active)
             return None
         try:
-            active.request = self._question(active, answer)
+            active.request = self._next_request(active, answer)
         except ServiceError as error:
             active.run.fail(error)
         except Exception as error:
-            logger.exception("a walker could not be moved")
+            logger.exception("a run failed unexpectedly")
             text = "internal error; the logs of the service say more"
             active.run.fail(ServiceError(f"{text}: {type(error).__name__}"))
         else:
             if not active.run.future.done():
                 return active.request
-        self._leave(active)
+        self._remove(active)
         return None
 
-    def _question(
+    def _next_request(
         self, active: ActiveRun, answer: Prediction | ServiceError | None
     ) -> Request[Prediction] | None:
-        """Return what a walker asks next; None where it may not tell more, or has arrived."""
+        """Return the next request of a run, or None if it is out of credit or at its end."""
         steps = active.run_steps.steps
         while True:
-            said = steps.throw(answer) if isinstance(answer, ServiceError) else steps.send(answer)
+            if isinstance(answer, ServiceError):
+                yielded = steps.throw(answer)
+            else:
+                yielded = steps.send(answer)
             answer = None
-            if isinstance(said, Emit):
-                active.run.tell(said.update, is_last=said.is_last)
+            if isinstance(yielded, Emit):
+                active.run.emit(yielded.update, is_last=yielded.is_last)
                 active.credit -= 1
                 active.is_waiting_for_credit = active.credit <= 0
-                if said.is_last or active.is_waiting_for_credit:
+                if yielded.is_last or active.is_waiting_for_credit:
                     return None
                 continue
             try:
-                return active.asking(said)
+                return active.request_for(yielded)
             except ServiceError as error:
                 answer = error
 
-    def _note(self, active: ActiveRun, future: "Future[Prediction]") -> None:
-        """Take the answer to a question, in the thread that owns the device."""
+    def _note_answer(self, active: ActiveRun, future: "Future[Prediction]") -> None:
+        """Keep the answer to a request, in the thread that owns the device."""
         if not future.cancelled():
             error = future.exception()
             assert error is None or isinstance(error, ServiceError)
-            self._due.append((active, future.result() if error is None else _said(error)))
+            self._due.append((active, future.result() if error is None else _for_run(error)))
 
-    def _leave(self, active: ActiveRun) -> None:
+    def _remove(self, active: ActiveRun) -> None:
         self._active.pop(active, None)
         active.run_steps.steps.close()
         if active.request is not None:
             active.request.future.cancel()
 
 
-def _said(error: ServiceError) -> ServiceError:
+def _for_run(error: ServiceError) -> ServiceError:
+    """Return an error of one request as the error of the whole run."""
     if isinstance(error, DeadlineExceededError):
         return DeadlineExceededError("the deadline passed before the last step")
     return error

@@ -1,4 +1,4 @@
-"""What an engine is asked to move, and how it tells how that goes."""
+"""Runs: systems that an engine moves by itself, and their updates and credit."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -14,34 +14,35 @@ from twinforce_proto import ServiceError
 from twinforce_proto.headers import NORMAL_URGENCY
 from twinforce_service.scheduling.request import Walker
 
-# What is told on the way.
+# A state of a propagation, or the progress of a relaxation.
 Update: TypeAlias = Snapshot | Relaxed
-# Lets an engine tell so many more milestones.
+# Adds to the number of updates that a run may send.
 Credit: TypeAlias = Callable[[int], None]
 
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """A walker that an engine moves by itself, from milestone to milestone.
+    """A system that an engine moves by itself, and the client that receives its updates.
 
     Attributes:
-        wanted: What moves, and how far.
-        on_update: Told of each milestone and whether it is the last, in a thread of the engine.
-        n_ahead: Milestones that may be told before more are granted. Nothing is computed beyond,
-            so that who does not read holds up nobody and fills no memory.
-        deadline: When nobody waits any longer, on the clock of `time.monotonic`, in s.
-        request_id: What the logs call it.
-        walker: Whose steps they are.
-        urgency: Of all that it asks, from 0, the most urgent, to 7.
-        n_atoms: How many atoms move.
-        future: Gets None after the last milestone, or a `ServiceError`; cancel it when nobody
-            waits any more.
+        request: What to move, and how far.
+        on_update: Called with each update and a bool, True for the last one, in a thread of the
+            engine.
+        credit: Number of updates that may be sent before more credit is added. Nothing is computed
+            beyond, so that a client that does not read delays nobody and fills no memory.
+        deadline: When the client stops waiting, on the clock of `time.monotonic`, in s.
+        request_id: Name of the run in the logs.
+        walker: Walker whose steps these are.
+        urgency: Urgency of each evaluation, from 0, the most urgent, to 7.
+        n_atoms: Number of atoms.
+        future: Completes with None after the last update, or with a `ServiceError`. Cancel it when
+            the client has gone.
 
     Raises:
-        InvalidRequestError: The checkpoint that it is to go on from is none.
+        InvalidRequestError: The bytes to continue from are not a checkpoint.
     """
 
-    wanted: PropagateRequest | RelaxRequest
+    request: PropagateRequest | RelaxRequest
     on_update: Callable[[Update, bool], None]
     credit: int
     deadline: float | None = None
@@ -52,10 +53,10 @@ class Run:
     future: "Future[None]" = field(default_factory=Future)
 
     def __post_init__(self) -> None:
-        self.n_atoms = _n_atoms(self.wanted)
+        self.n_atoms = _n_atoms(self.request)
 
-    def tell(self, update: Update, *, is_last: bool) -> None:
-        """Tell a milestone, unless nobody waits any more; after the last one it is over."""
+    def emit(self, update: Update, *, is_last: bool) -> None:
+        """Send an update, unless the run is over; the last update completes the run."""
         if self.future.done():
             return
         self.on_update(update, is_last)
@@ -64,13 +65,13 @@ class Run:
                 self.future.set_result(None)
 
     def fail(self, error: ServiceError) -> None:
-        """End it with this error, unless it is over."""
+        """End the run with this error, unless it is over."""
         with suppress(InvalidStateError):
             self.future.set_exception(error)
 
 
-def _n_atoms(wanted: PropagateRequest | RelaxRequest) -> int:
-    if isinstance(wanted, RelaxRequest):
-        return len(wanted.system)
-    origin = wanted.origin
+def _n_atoms(request: PropagateRequest | RelaxRequest) -> int:
+    if isinstance(request, RelaxRequest):
+        return len(request.system)
+    origin = request.origin
     return Outline.of(origin).n_atoms if isinstance(origin, bytes) else len(origin.system)

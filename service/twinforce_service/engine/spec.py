@@ -1,4 +1,4 @@
-"""What an engine is to be: plain data, so that it can be told to another process."""
+"""The specification of an engine: plain data, so that it can be sent to another process."""
 
 import json
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from twinforce_service.scheduling.request import Limits
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """What an engine serves, and where.
+    """The models that an engine serves, its device and its limits.
 
     Attributes:
-        models: Name -> spec of each model, as `twinforce_models.registry.load` takes it.
+        models: Specification of each model by name, as `twinforce_models.registry.load` takes it.
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "auto", "float32" or "float64".
-        n_threads: Of the CPU, for one evaluation.
-        matmul_precision: "highest", or "high" for TF32 where a GPU has it.
-        compile: "auto", "on" or "off": whether native models are compiled.
-        compile_cache: Folder of what is compiled.
-        limits: How much may wait, and how much is evaluated at once.
+        n_threads: Number of CPU threads that one operation may use.
+        matmul_precision: "highest", or "high" for TF32 on GPUs that have it.
+        compile: Whether native models are compiled: "auto", "on" or "off".
+        compile_cache: Folder of compiled models.
+        limits: Limits of the queue, of batches and of systems.
         log_level: "debug", "info", "warning" or "error".
         log_format: "text" or "json".
     """
@@ -37,11 +37,11 @@ class EngineSpec:
     log_format: str = "text"
 
     def to_json(self) -> str:
-        """Return it on one line; the inverse of `from_json`."""
+        """Return the specification as one line; the inverse of `from_json`."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(line: str) -> "EngineSpec":
-        """Return what `to_json` has written."""
+        """Return the specification that `to_json` wrote."""
         values: dict[str, Any] = json.loads(line)
         return EngineSpec(**values | {"limits": Limits(**values["limits"])})

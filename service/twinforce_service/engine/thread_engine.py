@@ -1,35 +1,29 @@
-"""The core of the service: one thread that owns the device and evaluates batches.
+"""The core of the service: a thread that owns the device and evaluates batches.
 
 A batch forms while the previous one runs, so there is no batching delay to tune. A free device
-waits only for walkers that are known to be on their way, and only where that pays (`holding`).
+waits only for walkers that are known to return soon, and only if the wait pays (`holding`).
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import replace
 from functools import partial
-from threading import Condition, Thread
+from threading import Thread
 from typing import Any
 
 from twinforce_models.registry import LoadedModel
-from twinforce_proto import (
-    DeadlineExceededError,
-    ModelInfo,
-    ModelLoadError,
-    ServiceError,
-    UnavailableError,
-)
-from twinforce_service.engine import evaluation, loading
+from twinforce_proto import DeadlineExceededError, ModelLoadError, ServiceError, UnavailableError
+from twinforce_service.engine import evaluation
 from twinforce_service.engine.answering import Answering
-from twinforce_service.engine.report import BatchReport, Pace
+from twinforce_service.engine.lifecycle import Lifecycle
+from twinforce_service.engine.report import BatchReport
 from twinforce_service.engine.run_steps import run_steps_of
 from twinforce_service.engine.runner import ActiveRun, Runner
 from twinforce_service.engine.runs import Credit, Run
 from twinforce_service.engine.wakeup import EventWakeup, Wakeup
+from twinforce_service.engine.warm_up import memory_samples, warm_up
 from twinforce_service.scheduling import budgets
-from twinforce_service.scheduling.admission import Admission
 from twinforce_service.scheduling.batch_queue import BatchQueue, Taken
 from twinforce_service.scheduling.budgets import Budgets
 from twinforce_service.scheduling.holding import Holding
@@ -37,22 +31,22 @@ from twinforce_service.scheduling.request import Limits, Request, check_sizes
 
 logger = logging.getLogger(__name__)
 
-# So many batches are learned from together, if nothing was to be decided before.
+# Number of batches to learn from together, unless a decision needs them earlier.
 _MANY_BATCHES = 32
 
 
-class ThreadEngine:
-    """An `Engine` whose device belongs to a thread of this process; safe to call from any.
+class ThreadEngine(Lifecycle):
+    """An `Engine` whose device belongs to a thread of this process; safe to call in any thread.
 
     Args:
-        load: Gives the models, under the names they are served by; called in the thread that
-            owns the device.
-        limits: How much may wait, and how much is evaluated at once.
-        on_batch: Told of each batch, in the same thread, after its requests were completed.
-        on_take: Told, in any thread, how many requests have left the queue since the start, and how
-            many atoms they had.
-        clock: In s; deadlines are told on it.
-        bell: Rung when there is something to do, and waited at in the thread that owns the device.
+        load: Returns the models by name; called in the thread that owns the device.
+        limits: Limits of the queue, of batches and of systems.
+        on_batch: Called with the report of each batch, in the same thread, after its requests were
+            completed.
+        on_take: Called, in any thread, with the numbers of requests and atoms that have left the
+            queue since the start.
+        clock: Returns the time of deadlines, in s.
+        wakeup: Wakes the thread that owns the device.
     """
 
     def __init__(
@@ -67,6 +61,7 @@ class ThreadEngine:
         self._load = load
         self._wakeup: Wakeup = wakeup or EventWakeup()
         self._limits = limits or Limits()
+        super().__init__(self._limits.max_pairs_per_system)
         self._budgets = Budgets(self._limits)
         self._queue = BatchQueue(self._limits, self._budgets)
         self._holding = Holding(self._limits, self._budgets)
@@ -75,65 +70,22 @@ class ThreadEngine:
         self._on_batch = on_batch
         self._on_take = on_take
         self._clock = clock
-        self._changed = Condition()
-        self._loaded: Mapping[str, LoadedModel] = {}
-        self._models: Mapping[str, ModelInfo] = {}
-        self._admission: Admission | None = None
-        self._running: list[Request[Any]] = []
-        self._is_closed = False
-        self._failure: ServiceError | None = None
-        self._pace = Pace()
+        self._evaluating: list[Request[Any]] = []
         self._thread = Thread(target=self.run, name="engine", daemon=True)
 
     def start(self) -> None:
         """Start the thread that owns the device; it loads the models and warms them up."""
         self._thread.start()
 
-    def wait_until_ready(self, timeout: float | None = None) -> None:
-        """Return when requests are accepted.
-
-        Raises:
-            ModelLoadError: A model could not be loaded or evaluated.
-            UnavailableError: It was stopped first, or `timeout` s have passed.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._admission or self._is_closed, timeout)
-            if not self.is_ready:
-                raise self._refusal()
-
-    @property
-    def failure(self) -> ServiceError | None:
-        """Why it has ended, if not because it was told to."""
-        return self._failure
-
-    @property
-    def models(self) -> Mapping[str, ModelInfo]:
-        """What each served model declares, under its name; empty while they are loaded."""
-        return self._models
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether requests are accepted."""
-        return self._admission is not None and not self._is_closed
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it may become ready, is, or was until it was told to stop."""
-        return self._failure is None
-
     @property
     def n_waiting(self) -> int:
-        """How many requests wait for the device."""
+        """Number of requests that wait for the device."""
         return self._queue.n_requests
 
     @property
     def n_waiting_atoms(self) -> int:
-        """How many atoms they have."""
+        """Number of atoms of the requests that wait for the device."""
         return self._queue.n_atoms
-
-    def find(self, model: str) -> ModelInfo:
-        """Return what a model declares, or raise `UnknownModelError` or `UnavailableError`."""
-        return self._admitting().find(model)
 
     def submit(self, requests: Sequence[Request[Any]]) -> None:
         """Accept all of the requests, or raise a `ServiceError` and accept none."""
@@ -143,7 +95,7 @@ class ThreadEngine:
         self.accept(requests)
 
     def accept(self, requests: Sequence[Request[Any]]) -> None:
-        """As `submit`, what was admitted elsewhere."""
+        """Accept requests that another process has checked; otherwise the same as `submit`."""
         with self._changed:
             if self._is_closed:
                 raise self._refusal()
@@ -155,35 +107,36 @@ class ThreadEngine:
         self._wakeup.notify()
 
     def start_run(self, run: Run) -> Credit:
-        """Accept a journey, or raise a `ServiceError`; return what lets it tell more."""
+        """Accept a run, or raise a `ServiceError`; return the function that adds credit."""
         admission = self._admitting()
-        active = ActiveRun.of(run, run_steps_of(run.wanted, admission.find), admission)
-        firsts = active.firsts()
-        check_sizes(firsts, self._limits)
-        admission.admit(firsts)
+        active = ActiveRun.of(run, run_steps_of(run.request, admission.find), admission)
+        requests = active.initial_requests()
+        check_sizes(requests, self._limits)
+        admission.admit(requests)
         with self._changed:
             if self._is_closed:
                 raise self._refusal()
-            self._budgets.check(firsts)
-            self._queue.check_room(firsts[:1], self._pace.retry_after(self._queue.n_atoms))
+            self._budgets.check(requests)
+            # Only one of the two kinds waits at a time.
+            self._queue.check_room(requests[:1], self._pace.retry_after(self._queue.n_atoms))
             self._runner.begin(active)
         self._wakeup.notify()
-        run.future.add_done_callback(lambda _: self._wake(active, 0))
-        return partial(self._wake, active)
+        run.future.add_done_callback(lambda _: self._add_credit(active, 0))
+        return partial(self._add_credit, active)
 
-    def _wake(self, active: ActiveRun, n_more: int) -> None:
-        """Grant a walker so many more milestones, or notice that its journey is over."""
+    def _add_credit(self, active: ActiveRun, n_more: int) -> None:
+        """Let a run send more updates; 0 makes the runner notice that the run is over."""
         self._runner.add_credit(active, n_more)
         self._wakeup.notify()
 
     def drop_cancelled(self) -> None:
-        """Take what was cancelled out of the queue now, and not when its turn comes."""
+        """Remove canceled requests from the queue now, and not only when their turn comes."""
         with self._changed:
             self._queue.drop_cancelled()
-            self._tell_taken()
+            self._report_taken()
 
     def stop(self, timeout: float | None = None) -> None:
-        """Accept nothing more, finish what was accepted, and stop."""
+        """Accept no more requests, finish the accepted ones, and stop."""
         self._close()
         if self._thread.ident is None:
             return
@@ -191,137 +144,123 @@ class ThreadEngine:
         if self._thread.is_alive():
             self._abandon(UnavailableError("the service stopped before this was evaluated"))
 
-    def _admitting(self) -> Admission:
-        if self._admission is None:
-            raise self._refusal()
-        return self._admission
-
-    def _refusal(self) -> ServiceError:
-        """Why no requests are accepted; a new error each time, as raising one changes it."""
-        if self._failure is not None:
-            return copy(self._failure)
-        if self._is_closed:
-            return UnavailableError("the service is shutting down", retry_after=1.0)
-        return UnavailableError("the service is starting: its models are loading", retry_after=1.0)
-
     def _close(self, failure: ServiceError | None = None) -> None:
-        with self._changed:
-            self._failure = self._failure or failure
-            self._is_closed = True
-            self._changed.notify_all()
+        super()._close(failure)
         self._wakeup.notify()
 
     def _abandon(self, error: ServiceError) -> None:
-        """Complete with this error whatever waits or runs."""
+        """Complete all requests and runs with this error."""
         with self._changed:
-            abandoned = [*self._running, *self._queue.clear()]
+            abandoned = [*self._evaluating, *self._queue.clear()]
         for request in abandoned:
             request.fail(error)
         for run in self._runner.runs:
             run.fail(error)
 
     def run(self, on_ready: Callable[[], None] | None = None) -> None:
-        """Own the device until told to stop, in this thread instead of one of the engine's own.
+        """Own the device in the calling thread, instead of a thread of the engine, until `stop`.
 
-        Whatever ends it, no future is left behind.
+        All futures complete, whatever ends the engine.
 
         Args:
-            on_ready: Called once requests are accepted.
+            on_ready: Called when the engine accepts requests.
         """
         try:
-            self._prepare()
+            models = self._prepare()
             if on_ready is not None:
                 on_ready()
-            answering = Answering(
-                self._loaded,
-                self._limits,
-                self._learn,
-                self._note_out_of_memory,
-                self._on_batch,
-                self._clock,
-            )
-            while (taken := self._take()) is not None:
-                for request in taken.expired:
-                    request.fail(_expired())
-                if taken.batch:
-                    answering.complete(taken.batch, self._held_s)
-                self._advance()
-                with self._changed:
-                    self._holding.learn(at_least=_MANY_BATCHES)
+            self._serve(models)
         except ModelLoadError as error:
             logger.info("a model could not be loaded", exc_info=error)
             self._close(error)
         except BaseException as error:
-            logger.critical("the engine thread died", exc_info=error)
-            self._close(UnavailableError(f"the engine thread died: {evaluation.summary(error)}"))
+            logger.critical("the engine thread failed", exc_info=error)
+            self._close(UnavailableError(f"the engine thread failed: {evaluation.summary(error)}"))
         finally:
             self._close()
             self._abandon(self._refusal())
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> Mapping[str, LoadedModel]:
+        """Load the models, warm them up and accept requests."""
         try:
-            loaded = {
+            models = {
                 name: replace(model, info=replace(model.info, name=name))
                 for name, model in self._load().items()
             }
-            for model in loaded.values():
-                loading.warm_up(model)
+            for model in models.values():
+                warm_up(model)
                 self._measure_memory(model)
         except ModelLoadError:
             raise
         except Exception as error:
             raise ModelLoadError(evaluation.summary(error)) from error
-        with self._changed:
-            self._loaded = loaded
-            self._models = {name: model.info for name, model in loaded.items()}
-            self._admission = Admission(self._models, self._limits.max_pairs_per_system)
-            self._changed.notify_all()
+        self._open(model.info for model in models.values())
+        return models
 
     def _measure_memory(self, model: LoadedModel) -> None:
         for with_autograd in (False, True):
-            samples = loading.memory_samples(model, with_autograd=with_autograd)
+            samples = memory_samples(model, with_autograd=with_autograd)
             if (budget := budgets.measured(*samples)) is not None:
                 self._budgets.set(model.info.name, budget, with_autograd=with_autograd)
 
+    def _serve(self, models: Mapping[str, LoadedModel]) -> None:
+        """Evaluate batches and advance runs until the engine is closed and has finished."""
+        answering = Answering(
+            models,
+            self._limits,
+            self._learn,
+            self._note_out_of_memory,
+            self._on_batch,
+            self._clock,
+        )
+        while (taken := self._take()) is not None:
+            for request in taken.expired:
+                request.fail(_expired())
+            if taken.batch:
+                answering.complete(taken.batch, self._held_s)
+            self._advance_runs()
+            with self._changed:
+                self._holding.learn(at_least=_MANY_BATCHES)
+
     def _take(self) -> Taken | None:
-        """Wait for the next batch; None when there will be no more."""
+        """Wait for the next batch, or an empty one if runs can advance; None at the end."""
         with self._changed:
-            self._running = []
-        self._wakeup.wait(0)  # what has come during the last batch
+            self._evaluating = []
+        self._wakeup.wait(0)  # receive what arrived during the last batch
         while True:
-            if self._has_to_move():
+            if self._must_advance_runs():
                 return Taken([], [])
             self._held_s = self._hold_back()
-            if self._runner.is_due:  # who came meanwhile may share the batch
+            if self._runner.is_due:  # runs that became due meanwhile may share the batch
                 return Taken([], [])
             with self._changed:
                 taken = self._queue.next_batch(self._clock())
-                self._tell_taken()
+                self._report_taken()
                 if taken.batch or taken.expired:
-                    self._running = [*taken.batch, *taken.expired]
+                    self._evaluating = [*taken.batch, *taken.expired]
                     return taken
                 if self._is_closed:
                     return None
             self._wakeup.wait()
 
-    def _has_to_move(self) -> bool:
-        """Tell whether walkers can go on, or have to end."""
+    def _must_advance_runs(self) -> bool:
+        """Return True if runs can advance, or have to end."""
         return self._runner.is_due or (self._is_closed and len(self._runner) > 0)
 
-    def _advance(self) -> None:
-        """Let the walkers go on that can, all of a batch together."""
+    def _advance_runs(self) -> None:
+        """Advance all runs of a batch together, and queue their next requests."""
         if self._is_closed:
             self._runner.end_all(self._refusal())
         if not self._runner.is_due:
             return
-        asked = self._runner.advance()
+        requests = self._runner.advance()
         with self._changed:
             now = self._clock()
-            self._queue.put_back(asked, now)
-            self._holding.note_requests(asked, now)
+            self._queue.put_back(requests, now)
+            self._holding.note_requests(requests, now)
 
     def _hold_back(self) -> float:
-        """Let a free device wait for walkers where that pays; return how long it did, in s."""
+        """Let a free device wait for walkers if that pays; return the time it waited, in s."""
         started = now = self._clock()
         with self._changed:
             hold = self._holding.hold(self._queue.peek(), now)
@@ -332,16 +271,16 @@ class ThreadEngine:
             now = self._clock()
         return now - started
 
-    def _tell_taken(self) -> None:
+    def _report_taken(self) -> None:
         if self._on_take is not None:
             self._on_take(*self._queue.n_left)
 
     def _learn(self, batch: Sequence[Request[Any]], report: BatchReport, now: float) -> None:
-        """Learn from a batch before its callers know, who may return at once."""
+        """Learn from a batch before its requests complete, because clients may return at once."""
         with self._changed:
             self._queue.charge(batch[0], report.compute_s)
+            self._pace.note(report)
             if not report.n_rows:
-                self._pace.note(report)
                 self._holding.note_batch(batch, report.compute_s, now)
 
     def _note_out_of_memory(self, batch: Sequence[Request[Any]]) -> None:

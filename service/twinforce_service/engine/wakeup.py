@@ -1,35 +1,35 @@
-"""What the owner of a device waits at while there is nothing to do."""
+"""Wake the thread that owns the device."""
 
 from threading import Event
 from typing import Protocol
 
 
 class Wakeup(Protocol):
-    """Rung from any thread, waited at in one."""
+    """A signal that any thread may send and that one thread waits for."""
 
     def notify(self) -> None:
-        """Say that there is something new."""
+        """Wake the waiting thread, or make its next wait return at once."""
 
     def wait(self, seconds: float | None = None) -> None:
-        """Return once it has been rung since the last wait, or something came in another way.
+        """Return after a notification since the last wait, or another event.
 
         Args:
-            seconds: No longer than this; 0: at once, None: as long as it takes.
+            seconds: Longest time to wait; 0 returns at once, None means no limit.
         """
 
 
 class EventWakeup:
-    """A `Wakeup` that only rings."""
+    """A `Wakeup` with no other source of events than `notify`."""
 
     def __init__(self) -> None:
-        self._rung = Event()
+        self._event = Event()
 
     def notify(self) -> None:
-        """Say that there is something new."""
-        self._rung.set()
+        """Wake the waiting thread, or make its next wait return at once."""
+        self._event.set()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Return once it has been rung since the last wait."""
+        """Return after a notification since the last wait, or when the time is up."""
         if seconds != 0:
-            self._rung.wait(seconds)
-        self._rung.clear()
+            self._event.wait(seconds)
+        self._event.clear()

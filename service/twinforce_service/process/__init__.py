@@ -1,1 +1,1 @@
-"""Engines in processes of their own, and the messages that cross to and from them."""
+"""Engines in processes of their own, and the messages that the processes exchange."""

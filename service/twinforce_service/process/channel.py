@@ -1,11 +1,11 @@
-"""The way between two processes of one machine: messages of frames, over a Unix socket.
+"""Messages between two processes of one machine, over a Unix socket.
 
-Each end sends from any thread, and nobody ever waits for the other end to take what is sent: what
-finds no room in the socket waits in memory until who looks after this end flushes it. Receiving
-never waits either, so that an event loop can do it, or a thread that has other things to wait for.
+Each end sends in any thread and never waits for the other end to receive: bytes that do not fit
+into the socket stay in memory until the owner of this end flushes them. Receiving never waits
+either, so that an event loop can do it, or a thread that also waits for other events.
 
-A message is the number of its frames, their sizes, and the frames, all of it at multiples of 8
-bytes, so that arrays can be looked into where they are.
+A message is a list of frames. On the wire it is the number of its frames, their sizes, and the
+frames, all aligned to 8 bytes, so that arrays can be viewed in place.
 """
 
 import socket
@@ -23,21 +23,21 @@ Frame: TypeAlias = "bytes | memoryview | NDArray"  # type: ignore[type-arg]
 _ALIGNMENT = 8
 _PADDING = bytes(_ALIGNMENT)
 _COUNT = struct.Struct("Q")
-# Bytes: up to here a message is copied into one piece, which is faster than many.
+# Bytes; a message up to this size is copied into one piece, which is faster than many pieces.
 _MAX_JOINED = 1 << 16
 _N_BUFFER = 1 << 18
-# Of what the kernel keeps for a socket; it gives less where it is not allowed more.
+# Bytes requested for the buffers of the socket; the kernel may grant less.
 _N_SOCKET = 1 << 22
-# Pieces that one call of the kernel takes.
+# Pieces that one call of the kernel accepts.
 _MAX_PIECES = 512
 
 
 class Channel:
-    """One end.
+    """One end of a connection.
 
     Args:
-        connected: A stream of bytes to the other end; belongs to this one.
-        on_unsent: Called, in the thread that sends, when there is something to `flush`.
+        connected: A stream socket to the other end; the channel closes it.
+        on_unsent: Called, in the sending thread, when there is something to `flush`.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Channel:
         self._parser = _Parser()
 
     def fileno(self) -> int:
-        """Return what to wait at for something to receive, or for room to flush."""
+        """Return the descriptor to poll before receiving and before flushing."""
         return self._socket.fileno()
 
     def send(self, frames: Sequence[Frame]) -> None:
-        """Send a message, unless this end is closed; it is lost if the other one is.
+        """Send a message; it is lost if either end is closed.
 
         Args:
             frames: At least one. They must not change any more: large ones are not copied.
@@ -71,23 +71,23 @@ class Channel:
             self._unsent.extend(pieces)
             if was_idle:
                 self._send_unsent()
-            is_news = was_idle and bool(self._unsent)
-        if is_news:
+            is_blocked = was_idle and bool(self._unsent)
+        if is_blocked:
             self.on_unsent()
 
     def flush(self) -> bool:
-        """Send what there is room for now; return whether that was all."""
+        """Send as much as fits into the socket now; return True if nothing is left."""
         with self._sending:
             self._send_unsent()
             return not self._unsent
 
     @property
     def has_unsent(self) -> bool:
-        """Whether something waits for room."""
+        """True if bytes wait for room in the socket."""
         return bool(self._unsent)
 
     def receive(self) -> list[list[memoryview]]:
-        """Return the frames of each message that has come, without waiting for more.
+        """Return the frames of each message that has arrived, without waiting for more.
 
         Raises:
             EOFError: The other end is closed, and all that it sent was received.
@@ -102,7 +102,7 @@ class Channel:
             except ConnectionError:
                 n_bytes = 0
             if not n_bytes:
-                if messages:  # who comes again is told
+                if messages:  # the next call raises the error
                     return messages
                 raise EOFError("the other end is closed")
             messages += self._parser.take(n_bytes)
@@ -110,7 +110,7 @@ class Channel:
                 return messages
 
     def close(self) -> None:
-        """Send and receive nothing more."""
+        """Close the connection; nothing is sent or received any more."""
         with self._sending:
             self._is_open = False
             self._unsent.clear()
@@ -125,16 +125,16 @@ class Channel:
                     n_bytes = self._socket.sendmsg(tuple(islice(self._unsent, _MAX_PIECES)))
             except BlockingIOError:
                 return
-            except ConnectionError:  # the other end is closed, which who receives will notice
+            except ConnectionError:  # the other end is closed, which the reader will notice
                 self._unsent.clear()
                 return
-            except OSError:  # part of a message may be lost, so that nothing after it makes sense
+            except OSError:  # a message may be cut off, so that the rest cannot be parsed
                 self._unsent.clear()
                 self._socket.shutdown(socket.SHUT_RDWR)
                 return
-            self._forget(n_bytes)
+            self._drop_sent(n_bytes)
 
-    def _forget(self, n_bytes: int) -> None:
+    def _drop_sent(self, n_bytes: int) -> None:
         while n_bytes:
             first = self._unsent.popleft()
             if n_bytes < len(first):
@@ -144,34 +144,34 @@ class Channel:
 
 
 class _Parser:
-    """Bytes of messages, in whatever portions they come."""
+    """A parser of messages whose bytes arrive in portions of any size."""
 
     def __init__(self) -> None:
         self._buffer = memoryview(bytearray(_N_BUFFER))
         self._start = self._stop = 0
-        # A message that has begun and does not fit into the buffer.
+        # An incomplete message that does not fit into the buffer.
         self._large = memoryview(b"")
 
     def room(self) -> memoryview:
-        """Return where the next bytes are to be put."""
+        """Return the buffer for the next bytes."""
         return (self._large or self._buffer)[self._stop :]
 
     def take(self, n_bytes: int) -> list[list[memoryview]]:
-        """Return the frames of the messages that are complete with so many bytes more."""
+        """Return the frames of the messages that this many new bytes complete."""
         self._stop += n_bytes
         if not self._large:
-            return self._taken()
+            return self._take_complete()
         if self._stop < len(self._large):
             return []
         message, size = self._large, _size(self._large)
-        if size > len(message):  # that was only how it begins
+        if size > len(message):  # the message was known only as far as its head
             self._large = memoryview(bytearray(size))
             self._large[: len(message)] = message
             return []
         self._large, self._start, self._stop = memoryview(b""), 0, 0
         return [_frames(message.toreadonly())]
 
-    def _taken(self) -> list[list[memoryview]]:
+    def _take_complete(self) -> list[list[memoryview]]:
         messages: list[list[memoryview]] = []
         size = 0
         while self._start < self._stop:
@@ -185,7 +185,7 @@ class _Parser:
         return messages
 
     def _keep_rest(self, size: int) -> None:
-        """Move the beginning of a message of at least this size to where its end has room."""
+        """Move the beginning of a message of at least this size to where its end fits."""
         rest = bytes(self._buffer[self._start : self._stop])
         self._start, self._stop = 0, len(rest)
         if not rest:
@@ -196,7 +196,7 @@ class _Parser:
 
 
 def pair() -> tuple[Channel, socket.socket]:
-    """Return one end, and the socket of the other one, which another process is to have."""
+    """Return one end, and the socket of the other end for another process."""
     ours, theirs = socket.socketpair()
     return Channel(ours), theirs
 
@@ -215,7 +215,10 @@ def _pieces(frames: Sequence[Frame]) -> list[bytes | memoryview]:
 
 
 def _size(begun: memoryview) -> int:
-    """Return the size of the message that begins like this, or more than came of it so far."""
+    """Return the size of the message that begins like this, as far as its head is known.
+
+    If the head is incomplete, the size is that of the head, which is more than what has arrived.
+    """
     if len(begun) < _ALIGNMENT:
         return _ALIGNMENT
     n_head: int = _ALIGNMENT * (1 + _COUNT.unpack_from(begun)[0])

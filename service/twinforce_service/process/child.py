@@ -1,8 +1,9 @@
-"""The process of an engine as its parent sees it: started, talked to, found dead, cleaned up.
+"""The engine process as its parent sees it: start it, kill it, and clean up after it.
 
-Whichever dies, however it dies, the other one reads the end: the parent that of the socket between
-them, the child that of a pipe that nobody writes to. All temporary files of the child, such as
-unpacked machine code, lie in a directory of their own, which who is left removes.
+Each of the two notices when the other one exits, for whatever reason: the parent reads the end of
+the socket between them, the child reads the end of a pipe that nothing is written to. All temporary
+files of the child, such as unpacked machine code, are in a private directory that the survivor
+removes.
 """
 
 import contextlib
@@ -22,16 +23,18 @@ from twinforce_service.process import channel
 
 _COUNTERS = "counters"
 _PROGRAM = "twinforce_service.process.engine_process"
-# How long a process that was told to end has to do so, in s.
-_LAST_GRACE = 2.0
+# Seconds that a process gets to exit after its standard input was closed.
+_EXIT_TIME = 2.0
 _STANDARD_ERROR = 2
 
 
 class Counters:
-    """How many requests and atoms have left the queue of the child; it writes, the parent reads.
+    """Numbers of requests and atoms that have left the queue of the child.
+
+    The child writes them and the parent reads them, in shared memory.
 
     Args:
-        directory: Where the file of the counters is.
+        directory: Directory of the file that is mapped.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -45,12 +48,12 @@ class Counters:
         return cls(directory)
 
     def set(self, n_requests: int, n_atoms: int) -> None:
-        """Say how many have left."""
+        """Write both counters."""
         self._values[0] = n_requests
         self._values[1] = n_atoms
 
     def get(self) -> tuple[int, int]:
-        """Return how many have left."""
+        """Return the numbers of requests and of atoms."""
         return int(self._values[0]), int(self._values[1])
 
 
@@ -58,27 +61,27 @@ class Child:
     """An engine process that has just been started.
 
     Args:
-        spec: What its engine is to be.
+        spec: Specification of its engine.
 
     Attributes:
-        channel: To the process; ends when it does.
-        counters: Of its queue.
+        channel: Channel to the process; it ends when the process exits.
+        counters: Counters of its queue.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
         self._directory = _private_directory()
-        with contextlib.ExitStack() as stack:  # of what to undo if it cannot be started
+        with contextlib.ExitStack() as stack:  # cleans up if the process cannot be started
             stack.callback(self._remove_files)
             self.counters = Counters.create(self._directory)
             self.channel, theirs = channel.pair()
             stack.callback(self.channel.close)
             with theirs:
-                self._process = _started(spec, self._directory, theirs.fileno())
+                self._process = _start(spec, self._directory, theirs.fileno())
             stack.pop_all()
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id."""
         return self._process.pid
 
     def kill(self) -> None:
@@ -86,24 +89,26 @@ class Child:
         self._process.kill()
 
     def end(self) -> str:
-        """End the process, if it has not ended, leave nothing behind, and say how it ended."""
+        """Make sure that the process has exited, clean up, and return how it exited."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            code = self._process.wait(_LAST_GRACE)
+            code = self._process.wait(_EXIT_TIME)
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
         self.channel.close()
         self._remove_files()
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if code < 0:
+            return f"its process was killed by {signal.Signals(-code).name}"
+        return f"its process exited with code {code}"
 
     def _remove_files(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
-def _started(spec: EngineSpec, directory: Path, connected: int) -> "subprocess.Popen[bytes]":
-    """Start the process and tell it what it is to be."""
+def _start(spec: EngineSpec, directory: Path, connected: int) -> "subprocess.Popen[bytes]":
+    """Start the process and send it the specification."""
     command = [sys.executable, "-P", "-m", _PROGRAM, str(directory), str(connected)]
     process = subprocess.Popen(
         command,
@@ -114,7 +119,7 @@ def _started(spec: EngineSpec, directory: Path, connected: int) -> "subprocess.P
         env=os.environ | {"PYTHONPATH": _import_path(), "TMPDIR": str(directory)},
     )
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it has died already, which will be noticed
+    with contextlib.suppress(BrokenPipeError):  # the reader of the channel notices an early exit
         process.stdin.write(spec.to_json().encode() + b"\n")
     return process
 
@@ -125,5 +130,5 @@ def _private_directory() -> Path:
 
 
 def _import_path() -> str:
-    """Return where this process imports from, so that the child finds the same."""
-    return os.pathsep.join(str(Path(each).absolute()) for each in sys.path)
+    """Return the import path of this process, so that the child imports the same modules."""
+    return os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)

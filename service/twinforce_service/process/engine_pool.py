@@ -1,4 +1,4 @@
-"""Several engines, one for each device, as one."""
+"""Several engines, one for each device, used as one engine."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +13,11 @@ from twinforce_service.scheduling.request import Request, Walker
 
 
 class EnginePool:
-    """Engines that serve the same models; each request goes to the least loaded one.
+    """Engines that serve the same models; each request goes to the least loaded engine.
 
-    The load of an engine is the atoms that wait for its device or are on it. Walkers stay where
-    they began, and begin where walkers have the fewest atoms. While the process of an engine is
-    restarted, the others take over.
+    The load of an engine is the number of atoms that wait for its device or are on it. A walker
+    begins on the engine whose walkers have the fewest atoms, and stays there. While the process of
+    an engine is restarted, the other engines take over.
 
     Args:
         engines: At least one.
@@ -26,33 +26,33 @@ class EnginePool:
     def __init__(self, engines: Sequence[ProcessEngine]) -> None:
         self._engines = engines
         self._choosing = Lock()
-        # Where each walker is, and how many atoms it has.
+        # Engine and number of atoms of each walker.
         self._homes: WeakKeyDictionary[Walker, tuple[ProcessEngine, int]] = WeakKeyDictionary()
 
     @property
     def models(self) -> Mapping[str, ModelInfo]:
-        """What each served model declares, on the first device; empty while they are loaded."""
+        """Declaration of each model on the first device by name; empty until they are loaded."""
         return self._engines[0].models
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are accepted: all devices were ready once, and one is now."""
+        """True once all engines have been ready, while at least one accepts requests."""
         return self._have_started() and any(engine.is_ready for engine in self._engines)
 
     @property
     def is_alive(self) -> bool:
-        """Whether it may become ready, is, or was until it was told to stop."""
+        """False if no engine is left, or if one did not start."""
         are_alive = [engine.is_alive for engine in self._engines]
         return any(are_alive) if self._have_started() else all(are_alive)
 
     @property
     def n_waiting(self) -> int:
-        """How many requests wait for a device."""
+        """Number of requests that wait for a device."""
         return sum(engine.n_waiting for engine in self._engines)
 
     @property
     def n_waiting_atoms(self) -> int:
-        """How many atoms they have."""
+        """Number of atoms of the requests that wait for a device."""
         return sum(engine.n_waiting_atoms for engine in self._engines)
 
     def start(self) -> None:
@@ -61,17 +61,25 @@ class EnginePool:
             engine.start()
 
     def wait_until_ready(self, timeout: float | None = None) -> None:
-        """Return when requests are accepted on every device.
+        """Return when all engines accept requests.
+
+        Args:
+            timeout: Seconds to wait for each engine; None means no limit.
 
         Raises:
-            ModelLoadError: A model could not be loaded or evaluated on one of them.
-            UnavailableError: It was stopped first, or `timeout` s have passed for one of them.
+            ModelLoadError: A model could not be loaded or evaluated on one of the devices.
+            UnavailableError: The engines were stopped first, or the time is up.
         """
         for engine in self._engines:
             engine.wait_until_ready(timeout)
 
     def find(self, model: str) -> ModelInfo:
-        """Return what a model declares, or raise `UnknownModelError` or `UnavailableError`."""
+        """Return the declaration of a model.
+
+        Raises:
+            UnknownModelError: No such model is served.
+            UnavailableError: The models are not loaded.
+        """
         return self._engines[0].find(model)
 
     def submit(self, requests: Sequence[Request[Any]]) -> None:
@@ -89,30 +97,31 @@ class EnginePool:
             raise
 
     def start_run(self, run: Run) -> Credit:
-        """Accept a journey, or raise a `ServiceError`; return what lets it tell more."""
+        """Accept a run, or raise a `ServiceError`; return the function that adds credit."""
         with self._choosing:
-            loads = {engine: engine.n_pending_atoms for engine in self._ready()}
-            engine = self._home(run.walker, run.n_atoms, loads)
+            engine = self._home(run.walker, run.n_atoms, self._loads())
         return engine.start_run(run)
 
     def stop(self, timeout: float | None = None) -> None:
-        """Accept nothing more, finish what was accepted, and stop."""
+        """Accept no more requests, finish the accepted ones, and stop."""
         with ThreadPoolExecutor(len(self._engines)) as executor:
-            for stopped in [executor.submit(each.stop, timeout) for each in self._engines]:
+            for stopped in [executor.submit(engine.stop, timeout) for engine in self._engines]:
                 stopped.result()
 
     def _have_started(self) -> bool:
         return all(engine.models for engine in self._engines)
 
-    def _ready(self) -> Sequence[ProcessEngine]:
-        return [engine for engine in self._engines if engine.is_ready] or self._engines[:1]
+    def _loads(self) -> dict[ProcessEngine, int]:
+        """Return the load of each engine that is ready; if none is, of the first."""
+        ready = [engine for engine in self._engines if engine.is_ready] or self._engines[:1]
+        return {engine: engine.n_pending_atoms for engine in ready}
 
     def _shares(
         self, requests: Sequence[Request[Any]]
     ) -> list[tuple[ProcessEngine, list[Request[Any]]]]:
-        """Return which engine is to evaluate which of the requests."""
+        """Return the requests of each engine."""
         shares: dict[ProcessEngine, list[Request[Any]]] = {}
-        loads = {engine: engine.n_pending_atoms for engine in self._ready()}
+        loads = self._loads()
         for request in requests:
             engine = self._home(request.walker, request.n_atoms, loads)
             loads[engine] += request.n_atoms
@@ -122,6 +131,7 @@ class EnginePool:
     def _home(
         self, walker: Walker | None, n_atoms: int, loads: Mapping[ProcessEngine, int]
     ) -> ProcessEngine:
+        """Return the engine of a walker, or the least loaded engine."""
         if walker is None:
             return min(loads, key=loads.__getitem__)
         home = self._homes.get(walker)

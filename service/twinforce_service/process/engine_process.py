@@ -1,6 +1,7 @@
-"""The process that owns one device: an engine, and what it is told and says over a channel.
+"""The process that owns one device: an engine, and its messages over a channel.
 
-It is started by `Child`, lives as long as its parent, and holds nothing that the parent needs.
+`Child` starts the process. It lives no longer than its parent, and holds nothing that the parent
+needs.
 """
 
 import gc
@@ -35,25 +36,26 @@ from twinforce_service.process.messages import Kind, Message
 from twinforce_service.process.run_messages import run_from_message, update_to_frames
 from twinforce_service.scheduling.request import Request
 
-if TYPE_CHECKING:  # loads torch, which takes its time and may fail
+if TYPE_CHECKING:  # loads torch, which takes time and may fail
     from twinforce_service.engine.thread_engine import ThreadEngine
 
 logger = logging.getLogger(__name__)
 
 _STANDARD_INPUT = 0
-# No limit: what may wait is decided by the parent.
+# The parent decides how much may wait.
 _NO_LIMIT = sys.maxsize
-# How long reports of batches may be kept back that were for walkers of this process alone, in s.
+# Seconds for which reports of batches without answers for the parent may be kept back.
 _REPORTS_INTERVAL = 0.1
 
 
 class Outbox:
-    """Answers on their way to the parent: those of a batch leave together, with its report.
+    """The messages to the parent; the answers of a batch are sent together with its report.
 
-    Reports of batches that were for walkers of this process alone leave now and then, and all of
-    them when a journey ends.
+    Reports of batches without answers, which evaluated runs only, are sent now and then, and when
+    a run ends.
 
-    That the engine ends is no answer: the parent sees it, and ends what is left in its own words.
+    `UnavailableError` is never sent: the parent notices the end of the engine, and ends all that is
+    left with an error of its own.
 
     Args:
         send: Sends a message.
@@ -61,83 +63,85 @@ class Outbox:
 
     def __init__(self, send: Callable[[Sequence[Frame]], None]) -> None:
         self._send = send
-        self._done: list[tuple[int, Any]] = []
+        self._answers: list[tuple[int, Any]] = []
         self._runs: set[int] = set()
         self._reports: deque[BatchReport] = deque()
         self._reported_at = 0.0
 
-    def follow(self, number: int, run: Run) -> None:
-        """Take the error that this journey may end with."""
-        self._runs.add(number)
-        run.future.add_done_callback(partial(self._note_end, number))
-
-    def refuse(self, number: int, error: ServiceError) -> None:
-        """Send the error that a journey ends with before it has begun."""
-        self._send(messages.errors_to_frames([(number, error)]))
-
-    def tell(self, number: int, update: Update, is_last: bool) -> None:
-        """Send a milestone of a journey."""
-        self._send(update_to_frames(number, update, is_last=is_last))
+    def keep_answer(self, number: int, future: "Future[Any]") -> None:
+        """Keep the answer of a request for its batch, or send its error."""
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self._answers.append((number, future.result()))
+        else:
+            self._send_failure(number, error)
 
     def send_batch(self, report: BatchReport) -> None:
-        """Send the answers since the last batch, and the report of this one."""
-        done, self._done = self._done, []
-        if done or not self._runs:
-            self._send(messages.answers_to_frames(done, report))
+        """Send the answers since the last batch, and the report of this batch."""
+        answers, self._answers = self._answers, []
+        if answers or not self._runs:
+            self._send(messages.answers_to_frames(answers, report))
             return
         self._reports.append(report)
         if time.monotonic() - self._reported_at > _REPORTS_INTERVAL:
             self._send_reports()
 
+    def add_run(self, number: int, run: Run) -> None:
+        """Send the error of this run if it fails."""
+        self._runs.add(number)
+        run.future.add_done_callback(partial(self._end_run, number))
+
+    def send_update(self, number: int, update: Update, is_last: bool) -> None:
+        """Send an update of a run."""
+        self._send(update_to_frames(number, update, is_last=is_last))
+
+    def send_error(self, number: int, error: ServiceError) -> None:
+        """Send the error of a request or a run."""
+        self._send(messages.errors_to_frames([(number, error)]))
+
+    def _end_run(self, number: int, future: "Future[None]") -> None:
+        self._runs.discard(number)
+        self._send_reports()
+        if not future.cancelled() and (error := future.exception()) is not None:
+            self._send_failure(number, error)
+
+    def _send_failure(self, number: int, error: BaseException) -> None:
+        if isinstance(error, ServiceError) and not isinstance(error, UnavailableError):
+            self.send_error(number, error)
+
     def _send_reports(self) -> None:
         self._reported_at = time.monotonic()
         reports = []
-        with suppress(IndexError):  # where another thread has just taken the last one
+        with suppress(IndexError):  # another thread may take the last report
             while self._reports:
                 reports.append(self._reports.popleft())
         if reports:
             self._send(messages.reports_to_frames(reports))
 
-    def _note_end(self, number: int, future: Future[None]) -> None:
-        self._runs.discard(number)
-        self._send_reports()
-        if future.cancelled() or (error := future.exception()) is None:
-            return
-        if isinstance(error, ServiceError) and not isinstance(error, UnavailableError):
-            self._send(messages.errors_to_frames([(number, error)]))
-
-    def note(self, number: int, future: "Future[Any]") -> None:
-        """Take what a request has ended with, unless it was cancelled."""
-        if future.cancelled():
-            return
-        error = future.exception()
-        if error is None:
-            self._done.append((number, future.result()))
-        elif isinstance(error, ServiceError) and not isinstance(error, UnavailableError):
-            self.refuse(number, error)
-
 
 class Inbox:
-    """What the parent says.
+    """The messages of the parent, and what they make the engine do.
 
     Args:
-        engine: Does it.
-        outbox: Where answers go.
+        engine: Engine of this process.
+        outbox: Sends answers.
     """
 
     def __init__(self, engine: "ThreadEngine", outbox: Outbox) -> None:
         self._engine = engine
         self._outbox = outbox
-        self._waiting: dict[int, Request[Any]] = {}
+        self._requests: dict[int, Request[Any]] = {}
         self._runs: dict[int, Run] = {}
         self._credits: dict[int, Credit] = {}
 
-    def take(self, message: Message) -> None:
-        """Do what a message says."""
+    def handle(self, message: Message) -> None:
+        """Handle a message."""
         match message.kind:
             case Kind.REQUESTS:
                 self._accept(messages.requests_from_message(message))
-            case Kind.RUN:
+            case Kind.PROPAGATE | Kind.RELAX:
                 self._start_run(message)
             case Kind.CREDIT:
                 self._add_credit(*message.head)
@@ -150,8 +154,8 @@ class Inbox:
 
     def _accept(self, requests: Sequence[tuple[int, Request[Any]]]) -> None:
         for number, request in requests:
-            self._waiting[number] = request
-            request.future.add_done_callback(partial(self._forget, number))
+            self._requests[number] = request
+            request.future.add_done_callback(partial(self._end_request, number))
         try:
             self._engine.accept([request for _, request in requests])
         except ServiceError as error:
@@ -160,17 +164,17 @@ class Inbox:
 
     def _start_run(self, message: Message) -> None:
         try:
-            number, run = run_from_message(message, self._outbox.tell)
+            number, run = run_from_message(message, self._outbox.send_update)
         except ServiceError as error:
-            self._outbox.refuse(message.head[0], error)
+            self._outbox.send_error(message.head[0], error)
             return
         self._runs[number] = run
-        self._outbox.follow(number, run)
+        self._outbox.add_run(number, run)
         try:
             self._credits[number] = self._engine.start_run(run)
         except ServiceError as error:
             run.fail(error)
-        run.future.add_done_callback(partial(self._forget_run, number))
+        run.future.add_done_callback(partial(self._end_run, number))
 
     def _add_credit(self, number: int, n_more: int) -> None:
         if (add_credit := self._credits.get(number)) is not None:
@@ -178,64 +182,64 @@ class Inbox:
 
     def _cancel(self, numbers: Sequence[int]) -> None:
         for number in numbers:
-            pending = self._waiting.get(number) or self._runs.get(number)
+            pending = self._requests.get(number) or self._runs.get(number)
             if pending is not None:
                 pending.future.cancel()
 
-    def _forget(self, number: int, future: "Future[Any]") -> None:
-        self._waiting.pop(number, None)
-        self._outbox.note(number, future)
+    def _end_request(self, number: int, future: "Future[Any]") -> None:
+        self._requests.pop(number, None)
+        self._outbox.keep_answer(number, future)
 
-    def _forget_run(self, number: int, _: object) -> None:
+    def _end_run(self, number: int, _: object) -> None:
         self._runs.pop(number, None)
         self._credits.pop(number, None)
 
 
 def main() -> None:
-    """Be the process of an engine, as `Child` starts it."""
+    """Run the process of an engine, as `Child` starts it."""
     directory, connected = Path(sys.argv[1]), socket.socket(fileno=_lowered(int(sys.argv[2])))
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent says when to stop
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when to stop
         signal.signal(number, signal.SIG_IGN)
     spec = EngineSpec.from_json(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, args=[directory], daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=[directory], daemon=True).start()
     logs.configure(spec.log_level, spec.log_format)
-    link = Channel(connected)
+    channel = Channel(connected)
     counters = Counters(directory)
-    link.send(_final_message(partial(_run, spec, link, counters)))
-    while not link.flush():
-        select.select([], [link], [])
-    threading.Event().wait()  # until the parent has read them
+    channel.send(_final_message(partial(_run, spec, channel, counters)))
+    while not channel.flush():
+        select.select([], [channel], [])
+    threading.Event().wait()  # the process exits when the parent has read the last message
 
 
-def _run(spec: EngineSpec, link: Channel, counters: Counters) -> ServiceError | None:
-    """Load, answer until told to stop, and return what went wrong."""
-    # Imported here, so that what is missing on this machine is reported like a missing model.
+def _run(spec: EngineSpec, channel: Channel, counters: Counters) -> ServiceError | None:
+    """Load the models, answer requests until told to stop, and return the failure, if any."""
+    # Imported here, so that a missing library is reported like a missing model.
     from twinforce_service.engine.loading import load_models
     from twinforce_service.engine.thread_engine import ThreadEngine
 
-    outbox = Outbox(link.send)
+    outbox = Outbox(channel.send)
     limits = replace(spec.limits, max_waiting=_NO_LIMIT, max_waiting_atoms=_NO_LIMIT)
-    post = Mailbox(link)
+    mailbox = Mailbox(channel)
     engine = ThreadEngine(
         partial(load_models, spec),
         limits,
         on_batch=outbox.send_batch,
         on_take=counters.set,
-        wakeup=post,
+        wakeup=mailbox,
     )
-    post.deliver_to(Inbox(engine, outbox).take)
-    engine.run(on_ready=partial(_say_ready, engine, link))
+    mailbox.start(Inbox(engine, outbox).handle)
+    engine.run(on_ready=partial(_send_ready, engine, channel))
     return engine.failure
 
 
-def _say_ready(engine: "ThreadEngine", link: Channel) -> None:
+def _send_ready(engine: "ThreadEngine", channel: Channel) -> None:
     gc.collect()
-    gc.freeze()  # what is there now stays, so that no batch waits while it is searched for garbage
-    link.send(messages.models_to_frames(engine.models.values()))
+    gc.freeze()  # the objects that exist now stay, so garbage collection need not visit them
+    channel.send(messages.models_to_frames(engine.models.values()))
 
 
 def _final_message(run: Callable[[], ServiceError | None]) -> list[Frame]:
-    """Return the message that says how it ended."""
+    """Run the engine, and return the message that says how it ended."""
     try:
         failure = run()
     except Exception as error:
@@ -246,17 +250,18 @@ def _final_message(run: Callable[[], ServiceError | None]) -> list[Frame]:
 
 
 def _lowered(descriptor: int) -> int:
-    """Return the lowest descriptor for the same file, which no other process inherits.
+    """Return the lowest free descriptor for the same file, which child processes do not inherit.
 
-    Its number is that of a service that may have thousands open, too many for `select`.
+    The given number comes from a service that may have thousands of files open, which is too high
+    for `select`.
     """
     low = os.dup(descriptor)
     os.close(descriptor)
     return low
 
 
-def _end_with_parent(directory: Path) -> None:
-    """End this process as soon as the parent has ended, or closes the pipe."""
+def _exit_with_parent(directory: Path) -> None:
+    """Exit as soon as the parent exits or closes the pipe."""
     while os.read(_STANDARD_INPUT, 1):
         pass
     shutil.rmtree(directory, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""When an engine process reads what its parent says: whenever its device is free.
+"""Read the messages of the parent in an engine process whenever the device is free.
 
-The thread that owns the device waits at the socket itself, so that a request wakes one thread and
-no other. What comes while a batch runs is read after it, unless the batch takes long: then another
-thread reads it, so that cancelled requests leave the queue and what is large does not wait.
+The thread that owns the device waits for the socket itself, so that a request wakes one thread
+only. Messages that arrive while a batch runs are read after it. If the batch takes long, a second
+thread reads them, so that canceled requests leave the queue and large messages do not wait.
 """
 
 import contextlib
@@ -19,48 +19,48 @@ from twinforce_service.process.messages import Message
 
 logger = logging.getLogger(__name__)
 
-# s; a batch takes long if the other thread finds it still running.
+# Seconds between checks of the second thread, and the duration of a long batch.
 _TICK = 0.005
-# After so many s without a batch the other thread sleeps until there is one.
-_DROWSY = 1.0
-_MANY = 4096
+# Seconds without a batch after which the second thread sleeps until the next batch.
+_IDLE_TIME = 1.0
+_MAX_WAKEUPS = 4096
 
 
 class Mailbox:
-    """A `Wakeup` that delivers messages to who waits at it.
+    """A `Wakeup` that also receives messages and passes them to a handler.
 
     Args:
-        link: Where messages come from.
+        channel: Channel to the parent.
     """
 
-    def __init__(self, link: Channel) -> None:
-        self._link = link
-        self._deliver: Callable[[Message], None] = lambda _: None
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._handle: Callable[[Message], None] = lambda _: None
         self._reading = threading.RLock()
         self._owner = 0
         self._is_notified = False
         self._busy_since: float | None = None
         self._free_since = 0.0
-        self._is_awake = threading.Event()
-        self._woken, self._wake = os.pipe()
+        self._is_active = threading.Event()
+        self._wakeups, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
-        self._link.on_unsent = self._is_awake.set
+        self._channel.on_unsent = self._is_active.set
 
-    def deliver_to(self, deliver: Callable[[Message], None]) -> None:
-        """Say what does what messages say."""
-        self._deliver = deliver
-        threading.Thread(target=self._help, name="post", daemon=True).start()
+    def start(self, handle: Callable[[Message], None]) -> None:
+        """Pass all messages to this function, never two at a time."""
+        self._handle = handle
+        threading.Thread(target=self._read_while_busy, name="mailbox", daemon=True).start()
 
     def notify(self) -> None:
-        """Say that there is something new."""
+        """Wake the thread that owns the device, or make its next wait return at once."""
         if threading.get_ident() == self._owner:
             self._is_notified = True
         else:
-            with contextlib.suppress(BlockingIOError):  # rung more often than anybody can hear
+            with contextlib.suppress(BlockingIOError):  # more wakeups than can be pending
                 os.write(self._wake, b"\0")
 
     def wait(self, seconds: float | None = None) -> None:
-        """Return once something came, or it has been rung."""
+        """Return after a message or a notification, or when the time is up."""
         self._owner = threading.get_ident()
         with self._reading:
             self._busy_since, self._free_since = None, time.monotonic()
@@ -69,44 +69,44 @@ class Mailbox:
             self._sleep(seconds)
         self._is_notified = False
         self._busy_since = time.monotonic()
-        if not self._is_awake.is_set():
-            self._is_awake.set()
+        if not self._is_active.is_set():
+            self._is_active.set()
 
     def _sleep(self, seconds: float | None) -> None:
-        # Not poll(), which knows no time shorter than a millisecond.
-        link = self._link.fileno()
-        to_send = [link] if self._link.has_unsent else []
-        come, room, _ = select.select([link, self._woken], to_send, [], seconds)
-        if self._woken in come:
-            os.read(self._woken, _MANY)
-        if room:
-            self._link.flush()
+        # Not poll(), whose timeout is a whole number of milliseconds.
+        channel = self._channel.fileno()
+        to_send = [channel] if self._channel.has_unsent else []
+        readable, writable, _ = select.select([channel, self._wakeups], to_send, [], seconds)
+        if self._wakeups in readable:
+            os.read(self._wakeups, _MAX_WAKEUPS)
+        if writable:
+            self._channel.flush()
         with self._reading:
             self._read()
 
     def _read(self) -> None:
-        """Deliver what has come; without this, the process is of no use."""
+        """Handle the messages that have arrived; the process exits if that fails."""
         try:
-            for frames in self._link.receive():
-                self._deliver(messages.read(frames))
+            for frames in self._channel.receive():
+                self._handle(messages.read(frames))
         except EOFError:
-            threading.Event().wait()  # for the end, with which the parent has already begun
+            threading.Event().wait()  # the thread that watches the parent ends the process
         except Exception:
-            logger.critical("a message could not be understood", exc_info=True)
+            logger.critical("a message of the parent could not be handled", exc_info=True)
             os._exit(1)
 
-    def _help(self) -> None:
-        """Read and send while a batch takes long."""
+    def _read_while_busy(self) -> None:
+        """Receive and send while a batch takes long."""
         while True:
-            self._is_awake.wait()
+            self._is_active.wait()
             time.sleep(_TICK)
             now, since = time.monotonic(), self._busy_since
-            if self._link.has_unsent:
-                self._link.flush()
-            elif since is None and now - self._free_since > _DROWSY:
-                self._is_awake.clear()
-                if self._busy_since is not None or self._link.has_unsent:
-                    self._is_awake.set()
+            if self._channel.has_unsent:
+                self._channel.flush()
+            elif since is None and now - self._free_since > _IDLE_TIME:
+                self._is_active.clear()
+                if self._busy_since is not None or self._channel.has_unsent:
+                    self._is_active.set()
             if since is not None and now - since > _TICK:
                 with self._reading:
                     if self._busy_since is not None:

@@ -1,7 +1,8 @@
-"""What is said between the API and an engine process: requests, answers, and where things stand.
+"""The messages between the API process and an engine process, except those of runs.
 
-A message is a list of frames: a JSON array that begins with the kind of message, then arrays as raw
-bytes of this machine. Decoding looks into the frames and copies nothing.
+A message is a list of frames: a JSON array that begins with the kind of message, followed by arrays
+as raw bytes in the byte order of the machine, or by protobuf messages. Decoded arrays are views of
+the frames.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,18 +26,20 @@ from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, 
 
 
 class Kind(StrEnum):
-    """What a message is. Those of the API first."""
+    """The kind of a message: first those of the API process, then those of the engine process."""
 
     REQUESTS = "requests"
-    CANCEL = "cancel"
-    DROP_CANCELLED = "drop cancelled"
-    STOP = "stop"
-    RUN = "run"
+    PROPAGATE = "propagate"
+    RELAX = "relax"
     CREDIT = "credit"
+    CANCEL = "cancel"
+    DROP_CANCELLED = "drop_cancelled"
+    STOP = "stop"
     READY = "ready"
     ANSWERS = "answers"
+    SNAPSHOT = "snapshot"
+    RELAXED = "relaxed"
     REPORTS = "reports"
-    UPDATE = "update"
     ERRORS = "errors"
     STOPPED = "stopped"
     FAILED = "failed"
@@ -53,27 +56,27 @@ _SHAPES: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message that came.
+    """A received message.
 
     Attributes:
-        kind: What it is.
-        head: What the JSON array says besides.
-        arrays: The frames after it.
+        kind: Kind of message.
+        head: Other values of the JSON array.
+        frames: Frames after the JSON array.
     """
 
     kind: Kind
     head: list[Any]
-    arrays: list[memoryview]
+    frames: list[memoryview]
 
 
 def read(frames: Sequence[memoryview]) -> Message:
-    """Return the message that these frames are."""
+    """Return the message that consists of these frames."""
     kind, *head = orjson.loads(frames[0])
     return Message(Kind(kind), head, list(frames[1:]))
 
 
 def plain(kind: Kind, *values: object) -> list[Frame]:
-    """Return a message without arrays; the values are what JSON can say."""
+    """Return a message of values that JSON can represent."""
     return [orjson.dumps((kind, *values))]
 
 
@@ -106,15 +109,15 @@ def requests_to_frames(requests: Iterable[tuple[int, Request[Any]]]) -> list[Fra
 
 
 def requests_from_message(message: Message) -> list[tuple[int, Request[Any]]]:
-    """Decode requests, each with the number that its answer is to carry."""
-    arrays = iter(message.arrays)
-    return [_request(entry, *(next(arrays) for _ in range(3))) for entry in message.head]
+    """Decode requests, each with its number."""
+    frames = iter(message.frames)
+    return [_request(entry, *(next(frames) for _ in range(3))) for entry in message.head]
 
 
 def answers_to_frames(
     answers: Iterable[tuple[int, Prediction | JacobianRows]], report: BatchReport
 ) -> list[Frame]:
-    """Encode the answers of a batch, and the report of it."""
+    """Encode the answers of a batch, each with the number of its request, and its report."""
     entries: list[object] = []
     arrays: list[Frame] = []
     for number, answer in answers:
@@ -132,31 +135,31 @@ def answers_to_frames(
 def answers_from_message(
     message: Message, provenances: Mapping[str, Provenance]
 ) -> tuple[list[tuple[int, Prediction | JacobianRows]], BatchReport]:
-    """Decode the answers of a batch, and the report of it.
+    """Decode the answers of a batch and its report.
 
     Args:
-        message: Of this kind.
-        provenances: What the answers of each model say of what made them.
+        message: A message of this kind.
+        provenances: Provenance of the answers of each model.
     """
     raw_report, *entries = message.head
     report = _report_from_list(raw_report)
     provenance = provenances[report.model]
-    arrays = iter(message.arrays)
+    frames = iter(message.frames)
     answers: list[tuple[int, Prediction | JacobianRows]] = []
     for number, queue_s, given, energy in entries:
         timings = Timings(queue_s, report.compute_s, report.n_systems, report.n_atoms)
         if given is None:
-            values = _floats(next(arrays), (report.n_rows, -1))
+            values = floats(next(frames), (report.n_rows, -1))
             answers.append((number, JacobianRows(values, provenance, timings)))
             continue
-        values_of = {name: _floats(next(arrays), _SHAPES[name]) for name in given}
+        values_of = {name: floats(next(frames), _SHAPES[name]) for name in given}
         prediction = Prediction(energy, **values_of, provenance=provenance, timings=timings)
         answers.append((number, prediction))
     return answers, report
 
 
 def reports_to_frames(reports: Iterable[BatchReport]) -> list[Frame]:
-    """Encode reports of batches that have no answers for the API."""
+    """Encode reports of batches without answers for the API process."""
     return plain(Kind.REPORTS, *map(_report_to_list, reports))
 
 
@@ -166,25 +169,33 @@ def reports_from_message(message: Message) -> list[BatchReport]:
 
 
 def errors_to_frames(errors: Iterable[tuple[int, ServiceError]]) -> list[Frame]:
-    """Encode errors, each with the number of its request."""
+    """Encode errors, each with the number of its request or run."""
     return plain(Kind.ERRORS, *((number, error.to_dict()) for number, error in errors))
 
 
 def errors_from_message(message: Message) -> list[tuple[int, ServiceError]]:
-    """Decode errors, each with the number of its request."""
+    """Decode errors, each with the number of its request or run."""
     return [(number, ServiceError.from_dict(values)) for number, values in message.head]
 
 
 def models_to_frames(infos: Iterable[ModelInfo]) -> list[Frame]:
-    """Encode what the models of an engine declare, now that it is ready."""
-    return [*plain(Kind.READY), *(model_info_to_proto(each).SerializeToString() for each in infos)]
+    """Encode the declarations of the models of an engine that has become ready."""
+    return [*plain(Kind.READY), *(model_info_to_proto(info).SerializeToString() for info in infos)]
 
 
 def models_from_message(message: Message) -> list[ModelInfo]:
-    """Decode what the models of an engine declare."""
+    """Decode the declarations of the models of an engine."""
     return [
-        model_info_from_proto(pb.ModelInfo.FromString(bytes(frame))) for frame in message.arrays
+        model_info_from_proto(pb.ModelInfo.FromString(bytes(frame))) for frame in message.frames
     ]
+
+
+def floats(frame: memoryview, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return a read-only view of a frame."""
+    array = np.frombuffer(frame, np.float64).reshape(shape)
+    if array.flags.writeable:
+        array.flags.writeable = False
+    return array
 
 
 def _request(
@@ -194,8 +205,8 @@ def _request(
     urgency, n_pairs, pbc, charge, spin, rows = entry
     system = System.of_checked(
         np.frombuffer(numbers, np.int32),
-        _floats(positions, (-1, 3)),
-        _floats(cell, (3, 3)),
+        floats(positions, (-1, 3)),
+        floats(cell, (3, 3)),
         _periodic(*pbc),
         charge,
         spin,
@@ -217,7 +228,7 @@ def _request(
     return number, JacobianRequest(**values, rows=range(*rows))
 
 
-# What the requests of a walker have in common is made once.
+# The values that the requests of a walker have in common are made once.
 _walker = lru_cache(maxsize=10_000)(Walker)
 
 
@@ -235,8 +246,8 @@ def _periodic(*directions: bool) -> NDArray[np.bool_]:
 
 def _report_to_list(report: BatchReport) -> tuple[object, ...]:
     disagreements = [
-        (each.rmse, list(each.by_element), list(each.by_element.values()))
-        for each in report.disagreements
+        (system.rmse, list(system.by_element), list(system.by_element.values()))
+        for system in report.disagreements
     ]
     return (
         report.model,
@@ -261,14 +272,7 @@ def _report_from_list(values: list[Any]) -> BatchReport:
         n_rows,
         held_s,
         tuple(
-            SystemDisagreement(rmse, dict(zip(elements, each, strict=True)))
-            for rmse, elements, each in disagreements
+            SystemDisagreement(rmse, dict(zip(elements, rmses, strict=True)))
+            for rmse, elements, rmses in disagreements
         ),
     )
-
-
-def _floats(frame: memoryview, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    array = np.frombuffer(frame, np.float64).reshape(shape)
-    if array.flags.writeable:
-        array.flags.writeable = False
-    return array

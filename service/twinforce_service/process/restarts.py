@@ -1,22 +1,22 @@
-"""When to start a process again that has died: soon, then less and less often, then never."""
+"""The schedule of restarts of a process that exits: soon, then less and less often, then never."""
 
 from collections.abc import Callable
 
 from twinforce_proto import UnavailableError
 
-# Between a death and the next start, in s: the first time, doubled each time, at most.
+# Seconds between an exit and the next start: at first, doubled after each exit, and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
-# A process that was ready for this long did well, in s: it begins again with the shortest pause.
+# A process that was ready for this long, in s, resets the pause to the shortest one.
 _STABLE_TIME = 60.0
-# In a row, without a good life between them.
+# Exits in a row, without a stable process between them, after which the process is given up.
 _MAX_EXITS = 12
 
 
 class Restarts:
-    """What the past says of the next start.
+    """The history of a process, and when to start it next.
 
     Args:
-        clock: In s.
+        clock: Returns the time, in s.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -29,21 +29,21 @@ class Restarts:
 
     @property
     def pause(self) -> float:
-        """How long to wait before the next start, in s."""
+        """Seconds to wait before the next start."""
         return min(_FIRST_PAUSE * 2.0 ** (self._n_exits - 1), _LONGEST_PAUSE)
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether it has died too often to go on."""
+        """True if the process has exited too often to be started again."""
         return self._n_exits > _MAX_EXITS
 
     def note_ready(self) -> None:
-        """Learn that the process which was started last is ready."""
+        """Record that the process that was started last is ready."""
         self._ready_at = self._clock()
         self._start_time = self._ready_at - self._started_at
 
     def note_exit(self, cause: str) -> None:
-        """Learn that it has died; the next one starts after the pause."""
+        """Record that the process has exited; the next start follows after the pause."""
         now = self._clock()
         was_stable = self._ready_at is not None and now - self._ready_at >= _STABLE_TIME
         self._n_exits = 1 if was_stable else self._n_exits + 1
@@ -52,9 +52,9 @@ class Restarts:
         self._started_at = now + self.pause
 
     def refusal(self, device: str) -> UnavailableError:
-        """Return the error of what was asked of the dead process, or is asked of the next one."""
+        """Return the error for requests that arrive between the exit and the next start."""
         ready_at = self._started_at + self._start_time
         return UnavailableError(
-            f"the engine on {device} died ({self._cause}) and is being started again",
+            f"the engine on {device} failed ({self._cause}) and is being restarted",
             retry_after=max(_FIRST_PAUSE, ready_at - self._clock()),
         )

@@ -39,7 +39,7 @@ from twinforce_proto import (
     UnsupportedElementError,
     UnsupportedOutputError,
 )
-from twinforce_service.engine import evaluation, loading
+from twinforce_service.engine import evaluation, warm_up
 from twinforce_service.engine.thread_engine import ThreadEngine
 from twinforce_service.scheduling import budgets
 from twinforce_service.scheduling.request import Limits, Request
@@ -353,11 +353,11 @@ def test_when_the_thread_dies_everything_completes_and_nothing_looks_healthy(sta
     futures = submit(engine, request(), neon(), request())
     assert not wait(futures, PATIENCE).not_done
     for future in futures:
-        with pytest.raises(UnavailableError, match="the engine thread died"):
+        with pytest.raises(UnavailableError, match="the engine thread failed"):
             future.result(0)
     assert not engine.is_alive
     assert not engine.is_ready
-    with pytest.raises(UnavailableError, match="the engine thread died"):
+    with pytest.raises(UnavailableError, match="the engine thread failed"):
         engine.submit([request()])
 
 
@@ -515,7 +515,7 @@ def test_what_a_batch_takes_on_a_gpu_is_what_was_measured(with_autograd, with_ta
     model = registry.load("water", device=device)
     if with_tables:
         model = dataclasses.replace(model, tables=TablePredictor(model.potential))
-    samples, n_free = loading.memory_samples(model, with_autograd=with_autograd)
+    samples, n_free = warm_up.memory_samples(model, with_autograd=with_autograd)
     budget = budgets.measured(samples, n_free)
     outputs = BOTH if with_autograd else frozenset({"direct_forces"})
     systems = [crystal(600, element=8)] * 8

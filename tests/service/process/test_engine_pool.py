@@ -135,7 +135,7 @@ def test_one_stands_in_for_the_other(pair):
     os.kill(pair.engines[1].pid, signal.SIGKILL)
     wait_for(lambda: not pair.pool.is_ready)
     assert pair.pool.is_alive
-    with pytest.raises(UnavailableError, match="being started again"):
+    with pytest.raises(UnavailableError, match="being restarted"):
         pair.pool.submit([request()])
     assert pair.batches[0] == []
     pair.pool.wait_until_ready(PATIENCE)

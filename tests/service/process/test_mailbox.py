@@ -9,7 +9,7 @@ import pytest
 
 from twinforce_service.process import messages
 from twinforce_service.process.channel import Channel
-from twinforce_service.process.link import ChannelReader
+from twinforce_service.process.channel_reader import ChannelReader
 from twinforce_service.process.mailbox import Mailbox
 from twinforce_service.process.messages import Kind
 
@@ -25,7 +25,7 @@ def ends():
 
 def post_to(channel):
     post, come = Mailbox(channel), []
-    post.deliver_to(lambda message: come.append(message.head))
+    post.start(lambda message: come.append(message.head))
     return post, come
 
 

@@ -136,7 +136,7 @@ def test_who_watches_a_propagation_is_told_that_its_engine_died(server):
         snapshots = InferenceStub(channel).Propagate(wanted)
         assert next(snapshots).step == 0
         os.kill(pid, signal.SIGKILL)
-        with pytest.raises(grpc.RpcError, match="being started again") as caught:
+        with pytest.raises(grpc.RpcError, match="being restarted") as caught:
             deque(snapshots, maxlen=0)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     wait_for(lambda: is_ready(server))
@@ -149,7 +149,7 @@ def test_who_does_not_try_again_is_told_when_to(server):
     url = f"{server.rest_url}/v1/models/lj/energy"
     reply = httpx2.post(url, json={"systems": [{"atomic_numbers": [18], "positions": [[0, 0, 0]]}]})
     assert reply.status_code == 503
-    assert "being started again" in reply.json()["detail"]
+    assert "being restarted" in reply.json()["detail"]
     assert int(reply.headers["retry-after"]) >= 1
     wait_for(lambda: is_ready(server))
 

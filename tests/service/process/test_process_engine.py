@@ -38,8 +38,8 @@ from twinforce_proto import (
 from twinforce_service.engine.loading import load_models
 from twinforce_service.engine.thread_engine import ThreadEngine
 from twinforce_service.process import channel, messages
-from twinforce_service.process.link import RequestSender
 from twinforce_service.process.process_engine import ProcessEngine
+from twinforce_service.process.request_sender import RequestSender
 from twinforce_service.scheduling.request import JacobianRequest, Limits, Request
 
 ENERGY = frozenset({"energy"})
@@ -271,8 +271,8 @@ def ask_for(element):
 @pytest.mark.parametrize(
     ("die", "cause"),
     [
-        (kill, "its process ended: killed by SIGKILL"),
-        (ask_for(NEON), "its process ended: killed by SIGKILL"),
+        (kill, "its process was killed by SIGKILL"),
+        (ask_for(NEON), "its process was killed by SIGKILL"),
         (ask_for(XENON), "the device is gone"),
     ],
     ids=["killed", "dies in a batch", "loses its device"],
@@ -297,7 +297,7 @@ def test_it_is_started_again_and_what_was_asked_can_be_asked_again(
         with pytest.raises(UnavailableError, match=cause) as ended:
             future.result()
         assert ended.value.retry_after > 0
-    with pytest.raises(UnavailableError, match="being started again") as refused:
+    with pytest.raises(UnavailableError, match="being restarted") as refused:
         engine.submit([request()])
     assert refused.value.retry_after > 0
     assert not engine.is_ready
@@ -442,7 +442,7 @@ def test_a_request_that_cannot_be_said_fails_alone():
     sender = RequestSender(ours, None)
     good, bad = request(molecule(3)), request(molecule(3), request_id="\ud800")
     sender.submit([(1, good), (2, bad)])
-    sender.say(messages.plain(messages.Kind.STOP))
+    sender.send(messages.plain(messages.Kind.STOP))
     assert not good.future.done()
     with pytest.raises(ServiceError, match="internal error"):
         bad.future.result()

@@ -22,9 +22,9 @@ def restarts(clock):
     return Restarts(clock)
 
 
-def pauses(restarts, n_deaths):
+def pauses(restarts, n_exits):
     found = []
-    for _ in range(n_deaths):
+    for _ in range(n_exits):
         restarts.note_exit("killed")
         found.append(restarts.pause)
     return found
@@ -62,7 +62,7 @@ def test_callers_are_told_to_come_back_when_it_will_be_ready(restarts, clock):
     refusal = restarts.refusal("cuda:1")
     assert refusal.retry_after == pytest.approx(0.1 + 7)
     assert str(refusal) == (
-        "the engine on cuda:1 died (killed by SIGKILL) and is being started again"
+        "the engine on cuda:1 failed (killed by SIGKILL) and is being restarted"
     )
     clock.now += 6
     assert restarts.refusal("cuda:1").retry_after == pytest.approx(1.1)

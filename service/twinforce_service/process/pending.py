@@ -1,0 +1,54 @@
+"""The requests and runs that were sent to an engine process and are not over."""
+
+from collections.abc import Sequence
+from itertools import count
+from threading import Lock
+from typing import Any
+
+from twinforce_proto import ServiceError
+from twinforce_service.engine.runs import Run
+from twinforce_service.scheduling.request import Request
+
+
+class Pending:
+    """Requests and runs by number; safe to use in any thread.
+
+    Attributes:
+        n_atoms: Number of their atoms.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = count()
+        self._changing = Lock()
+        self._entries: dict[int, Request[Any] | Run] = {}
+        self.n_atoms = 0
+
+    def next_number(self) -> int:
+        """Return a new number."""
+        return next(self._numbers)
+
+    def add(self, numbered: Sequence[tuple[int, Request[Any] | Run]]) -> int:
+        """Add requests or runs with their numbers; return the number of their atoms."""
+        n_atoms = sum([entry.n_atoms for _, entry in numbered])
+        with self._changing:
+            self._entries.update(numbered)
+            self.n_atoms += n_atoms
+        return n_atoms
+
+    def get(self, number: int) -> Request[Any] | Run | None:
+        """Return a request or a run, or None if it is over."""
+        return self._entries.get(number)
+
+    def pop(self, number: int) -> Request[Any] | Run | None:
+        """Remove and return a request or a run; return None if it is over."""
+        with self._changing:
+            entry = self._entries.pop(number, None)
+            if entry is not None:
+                self.n_atoms -= entry.n_atoms
+            return entry
+
+    def fail_all(self, error: ServiceError, which: type = object) -> None:
+        """End everything, or everything of one type, with this error."""
+        for number, entry in list(self._entries.items()):
+            if isinstance(entry, which) and self.pop(number) is not None:
+                entry.fail(error)
