@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Answering:
-    """The evaluation of batches and the completion of their requests, in the owner's thread.
+    """The evaluation of batches and the completion of their requests, on the device thread.
 
     A batch that fails is halved until the failure is pinned on single systems, so that one bad
     system never fails its neighbors.

@@ -68,7 +68,7 @@ class Engine(Protocol):
 
 
 class OwnedEngine(Engine, Protocol):
-    """An engine as its owner sees it, who starts it and watches its queue."""
+    """The interface for the owner of an engine, which starts it and watches its queue."""
 
     @property
     def n_waiting(self) -> int:

@@ -90,7 +90,7 @@ def make_batch(
     Args:
         model: The model that is to evaluate the batch.
         systems: At least one.
-        walkers: Walker of each system, or None, whose neighbor list is reused.
+        walkers: Walker of each system, whose neighbor list is reused, or None.
     """
     p = model.potential
     return Batch.from_systems(

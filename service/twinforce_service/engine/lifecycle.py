@@ -1,4 +1,4 @@
-"""The life of an engine: it starts, accepts requests, and closes, possibly because it failed."""
+"""The lifecycle of an engine: starting, ready, closed or failed."""
 
 from collections.abc import Iterable, Mapping
 from copy import copy
@@ -8,14 +8,14 @@ from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_service.engine.report import Pace
 from twinforce_service.scheduling.admission import Admission
 
-# Seconds after which a client that came too early or too late should try again.
+# Seconds after which a client that is refused while the engine starts or stops may try again.
 _RETRY_AFTER = 1.0
 
 
 class Lifecycle:
-    """The part of an engine that knows whether it accepts requests, and for which models.
+    """The state that all engines share, and the models that they serve.
 
-    Its attributes may be read in any thread; changes hold `_changed` and notify it.
+    The state may be read in any thread; a change holds `_changed` and notifies it.
 
     Args:
         max_pairs_per_system: Number of neighbor pairs that one system may have.

@@ -69,7 +69,7 @@ def run_steps_of(
     """Return the steps of a run.
 
     Args:
-        request: What to move, and how far.
+        request: Request for a propagation or a relaxation.
         find: Returns the declaration of a model.
 
     Raises:

@@ -176,7 +176,7 @@ class Runner:
             active.run.fail(error)
         except Exception as error:
             logger.exception("a run failed unexpectedly")
-            text = "internal error; the logs of the service say more"
+            text = "internal error; see the logs of the service for details"
             active.run.fail(ServiceError(f"{text}: {type(error).__name__}"))
         else:
             if not active.run.future.done():

@@ -25,7 +25,7 @@ class Run:
     """A system that an engine moves by itself, and the client that receives its updates.
 
     Attributes:
-        request: What to move, and how far.
+        request: Request for a propagation or a relaxation.
         on_update: Called with each update and a bool, True for the last one, in a thread of the
             engine.
         credit: Number of updates that may be sent before more credit is added. Nothing is computed

@@ -18,7 +18,7 @@ class EngineSpec:
         dtype: "auto", "float32" or "float64".
         n_threads: Number of CPU threads that one operation may use.
         matmul_precision: "highest", or "high" for TF32 on GPUs that have it.
-        compile: Whether native models are compiled: "auto", "on" or "off".
+        compile: Compilation of native models: "auto", "on" or "off".
         compile_cache: Folder of compiled models.
         limits: Limits of the queue, of batches and of systems.
         log_level: "debug", "info", "warning" or "error".

@@ -54,8 +54,8 @@ class Outbox:
     Reports of batches without answers, which evaluated runs only, are sent now and then, and when
     a run ends.
 
-    `UnavailableError` is never sent: the parent notices the end of the engine, and ends all that is
-    left with an error of its own.
+    `UnavailableError` is never sent: the parent notices the end of the engine, and ends the
+    remaining requests and runs itself.
 
     Args:
         send: Sends a message.
@@ -122,7 +122,7 @@ class Outbox:
 
 
 class Inbox:
-    """The messages of the parent, and what they make the engine do.
+    """A handler of the messages of the parent.
 
     Args:
         engine: Engine of this process.
@@ -197,7 +197,10 @@ class Inbox:
 
 def main() -> None:
     """Run the process of an engine, as `Child` starts it."""
-    directory, connected = Path(sys.argv[1]), socket.socket(fileno=_lowered(int(sys.argv[2])))
+    directory, connected = (
+        Path(sys.argv[1]),
+        socket.socket(fileno=_move_to_lowest(int(sys.argv[2]))),
+    )
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when to stop
         signal.signal(number, signal.SIG_IGN)
     spec = EngineSpec.from_json(sys.stdin.readline())
@@ -212,7 +215,7 @@ def main() -> None:
 
 
 def _run(spec: EngineSpec, channel: Channel, counters: Counters) -> ServiceError | None:
-    """Load the models, answer requests until told to stop, and return the failure, if any."""
+    """Load the models, answer requests until `stop`, and return the failure, if any."""
     # Imported here, so that a missing library is reported like a missing model.
     from twinforce_service.engine.loading import load_models
     from twinforce_service.engine.thread_engine import ThreadEngine
@@ -249,10 +252,10 @@ def _final_message(run: Callable[[], ServiceError | None]) -> list[Frame]:
     return messages.plain(Kind.FAILED, failure.to_dict())
 
 
-def _lowered(descriptor: int) -> int:
-    """Return the lowest free descriptor for the same file, which child processes do not inherit.
+def _move_to_lowest(descriptor: int) -> int:
+    """Move a file to the lowest free descriptor, which child processes do not inherit.
 
-    The given number comes from a service that may have thousands of files open, which is too high
+    The given number comes from a service that may have thousands of files open; it may be too high
     for `select`.
     """
     low = os.dup(descriptor)

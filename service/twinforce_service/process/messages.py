@@ -228,7 +228,7 @@ def _request(
     return number, JacobianRequest(**values, rows=range(*rows))
 
 
-# The values that the requests of a walker have in common are made once.
+# Values that the requests of a walker have in common are cached.
 _walker = lru_cache(maxsize=10_000)(Walker)
 
 

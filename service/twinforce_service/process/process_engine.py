@@ -1,8 +1,8 @@
 """An engine in another process, as the API process sees it.
 
-The queue of the device is in the engine process; this process knows only what it has sent and what
-is not answered yet. When the engine process exits, all of that ends with `UnavailableError`, and a
-new process is started.
+The queue of the device is in the engine process; this process knows only the requests
+and runs that it has sent and that are not over. When the engine process exits, they end with
+`UnavailableError`, and a new process is started.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ class ProcessEngine(Lifecycle):
         # Numbers of requests and atoms sent to the present child.
         self._n_sent = self._n_sent_atoms = 0
         self._has_cancelled = False
-        # Why the present child exits, if it said so.
+        # Reason for the exit of the present child, if the child sent one.
         self._exit: ServiceError | None = None
         self._thread = Thread(target=self._run, name=f"engine {spec.device}", daemon=True)
 

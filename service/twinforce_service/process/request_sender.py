@@ -63,7 +63,7 @@ class RequestSender:
         """Send requests one by one, and fail those that cannot be encoded."""
         if len(requests) == 1:
             logger.error("a request cannot be sent to its engine", exc_info=error)
-            failed = ServiceError("internal error; the logs of the service say more")
+            failed = ServiceError("internal error; see the logs of the service for details")
             requests[0][1].fail(failed)
             return
         for numbered in requests:
