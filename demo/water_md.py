@@ -122,7 +122,9 @@ def demonstrate(client: Client, given: argparse.Namespace) -> None:
     given.plot.parent.mkdir(parents=True, exist_ok=True)
     lines = {title(kind): run.instants for kind, run in runs.items()}
     plot_runs(lines, len(start), given.plot)
-    print(f"\nPlot of energy and temperature: {given.plot}")
+    plot, here = given.plot.resolve(), Path.cwd()
+    shown = plot.relative_to(here) if plot.is_relative_to(here) else plot
+    print(f"\nPlot of energy and temperature: {shown}")
 
 
 def starting_atoms(path: Path) -> Atoms:
