@@ -15,7 +15,7 @@ import pytest
 
 from tests.docs.pages import PAGES, ROOT, blocks_of
 from twinforce.cli import run
-from twinforce_service.main import run_in_thread
+from twinforce_service.embedded import run_in_thread
 from twinforce_service.settings import Settings, parse_settings
 
 README = ROOT / "README.md"
