@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from twinforce_dynamics.start import Start, invalid, places
+from twinforce_dynamics.start import Start, places
 from twinforce_dynamics.steps import ForceChoice
-from twinforce_proto import System
+from twinforce_proto import InvalidRequestError, System
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,9 +31,9 @@ class PropagateRequest:
 
     def __post_init__(self) -> None:
         if self.n_steps < 1:
-            raise invalid("n_steps", "at least 1", self.n_steps)
+            raise InvalidRequestError.expected("n_steps", "at least 1", self.n_steps)
         if self.interval < 0:
-            raise invalid("interval", "at least 0", self.interval)
+            raise InvalidRequestError.expected("interval", "at least 0", self.interval)
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
@@ -75,13 +75,15 @@ class RelaxRequest:
             InvalidRequestError: It makes no sense; `field` says where.
         """
         if force_kind not in ("conservative", "direct", "hybrid"):
-            raise invalid("force_kind", "hybrid, conservative or direct", repr(force_kind))
+            raise InvalidRequestError.expected(
+                "force_kind", "hybrid, conservative or direct", repr(force_kind)
+            )
         if not 0.0 < fmax < float("inf"):
-            raise invalid("fmax", "a positive number", fmax)
+            raise InvalidRequestError.expected("fmax", "a positive number", fmax)
         if max_steps < 1:
-            raise invalid("max_steps", "at least 1", max_steps)
+            raise InvalidRequestError.expected("max_steps", "at least 1", max_steps)
         if interval < 0:
-            raise invalid("interval", "at least 0", interval)
+            raise InvalidRequestError.expected("interval", "at least 0", interval)
         values = {
             "model": model,
             "system": system,

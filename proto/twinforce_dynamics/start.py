@@ -38,11 +38,13 @@ class Integrator:
     def __post_init__(self) -> None:
         if self.force_kind not in get_args(ForceChoice):
             choices = " or ".join(get_args(ForceChoice))
-            raise invalid("force_kind", choices, repr(self.force_kind))
+            raise InvalidRequestError.expected("force_kind", choices, repr(self.force_kind))
         if not 0.0 < self.time_step < float("inf"):
-            raise invalid("time_step_fs", "a positive number", self.time_step / FS)
+            raise InvalidRequestError.expected(
+                "time_step_fs", "a positive number", self.time_step / FS
+            )
         if self.force_kind == "hybrid" and self.inner_steps < 1:
-            raise invalid("inner_steps", "at least 1", self.inner_steps)
+            raise InvalidRequestError.expected("inner_steps", "at least 1", self.inner_steps)
 
     @property
     def stride(self) -> int:
@@ -144,10 +146,12 @@ class Start:
     def _check_pressure(self) -> None:
         if not self.system.pbc.all():
             expected = "a system periodic in all three directions at constant pressure"
-            raise invalid("pbc", expected, self.system.pbc.tolist())
+            raise InvalidRequestError.expected("pbc", expected, self.system.pbc.tolist())
         if len(self.fixed_atoms):
             expected = "none at constant pressure"
-            raise invalid("fixed_atoms", expected, f"{len(self.fixed_atoms)} of them")
+            raise InvalidRequestError.expected(
+                "fixed_atoms", expected, f"{len(self.fixed_atoms)} of them"
+            )
 
 
 def generator_of(random_state: Mapping[str, Any]) -> np.random.Generator:
@@ -157,21 +161,20 @@ def generator_of(random_state: Mapping[str, Any]) -> np.random.Generator:
     return rng
 
 
-def invalid(field: str, expected: str, got: object) -> InvalidRequestError:
-    """Return the error that says which field, what was expected and what came."""
-    return InvalidRequestError(f"{field}: expected {expected}, got {got}", field=field)
-
-
 def _masses(values: ArrayLike | None, system: System) -> Floats:
     if values is None:
         return standard_masses(system.atomic_numbers)
     masses = np.asarray(values, dtype=np.float64)
     if masses.shape != (len(system),):
-        raise invalid("masses", f"shape [{len(system)}]", f"shape {list(masses.shape)}")
+        raise InvalidRequestError.expected(
+            "masses", f"shape [{len(system)}]", f"shape {list(masses.shape)}"
+        )
     wrong = ~((masses > 0.0) & (masses < np.inf))
     if wrong.any():
         index = int(np.argmax(wrong))
-        raise invalid("masses", "positive numbers", f"{masses[index]} of atom {index}")
+        raise InvalidRequestError.expected(
+            "masses", "positive numbers", f"{masses[index]} of atom {index}"
+        )
     return masses
 
 
@@ -183,13 +186,17 @@ def places(values: ArrayLike, n_atoms: int) -> NDArray[np.int32]:
     """
     given = np.asarray(values)
     if given.size and (given.ndim != 1 or given.dtype.kind not in "iu"):
-        raise invalid("fixed_atoms", "a list of whole numbers", f"{given.dtype} values")
+        raise InvalidRequestError.expected(
+            "fixed_atoms", "a list of whole numbers", f"{given.dtype} values"
+        )
     wrong = (given < 0) | (given >= n_atoms)
     if wrong.any():
-        raise invalid("fixed_atoms", f"places from 0 to {n_atoms - 1}", given[wrong][0])
+        raise InvalidRequestError.expected(
+            "fixed_atoms", f"places from 0 to {n_atoms - 1}", given[wrong][0]
+        )
     kept = np.unique(given).astype(np.int32)
     if len(kept) == n_atoms:
-        raise invalid("fixed_atoms", "an atom that can move", "all of them")
+        raise InvalidRequestError.expected("fixed_atoms", "an atom that can move", "all of them")
     return kept
 
 
@@ -200,9 +207,11 @@ def _random_state(
         return random
     if random is None or not isinstance(random, np.random.Generator):
         if random is not None and not 0 <= random < 2**64:
-            raise invalid("seed", "a whole number from 0 to 2**64 - 1", random)
+            raise InvalidRequestError.expected("seed", "a whole number from 0 to 2**64 - 1", random)
         random = np.random.default_rng(random)
     state = random.bit_generator.state
     if state["bit_generator"] != "PCG64":
-        raise invalid("random", "random numbers of PCG64", state["bit_generator"])
+        raise InvalidRequestError.expected(
+            "random", "random numbers of PCG64", state["bit_generator"]
+        )
     return state

@@ -7,7 +7,7 @@ from twinforce_dynamics.bath import Bath
 from twinforce_dynamics.disagreement import Disagreement, Species, disagreement_of
 from twinforce_dynamics.ensembles import FS, NPT, Ensemble
 from twinforce_dynamics.mts import Mechanics, respa_steps, verlet_steps
-from twinforce_dynamics.start import Start, generator_of, invalid
+from twinforce_dynamics.start import Start, generator_of
 from twinforce_dynamics.steps import (
     Floats,
     ForceChoice,
@@ -17,7 +17,7 @@ from twinforce_dynamics.steps import (
     Steps,
     kinetic_energy,
 )
-from twinforce_proto import Provenance
+from twinforce_proto import InvalidRequestError, Provenance
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -88,7 +88,7 @@ class Trajectory:
             momenta = momenta * bath.mobile
         if not bath.is_moving(momenta):
             expected = "some of every atom that moves, as this thermostat multiplies them"
-            raise invalid("velocities", expected, "zero")
+            raise InvalidRequestError.expected("velocities", expected, "zero")
         return self._stepper.start(start.system.positions, momenta, start.system.cell)
 
     def step(self, state: State) -> Steps[State]:

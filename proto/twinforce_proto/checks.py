@@ -28,24 +28,21 @@ MIN_UNIT_VOLUME = 1e-6
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
-def invalid(field: str, expected: str, got: object) -> InvalidSystemError:
-    """Return the error that says which field, what was expected and what came."""
-    return InvalidSystemError(f"{field}: expected {expected}, got {got}", field=field)
-
-
 def atomic_numbers(values: ArrayLike) -> NDArray[np.int32]:
     """Return whole numbers from 1 to 118, shape [n_atoms], at least one."""
     field = "atomic_numbers"
     array = _numbers(field, values, "iuf", "whole numbers from 1 to 118, shape [n_atoms]")
     if array.ndim != 1:
-        raise invalid(field, "shape [n_atoms]", f"shape {list(array.shape)}")
+        raise InvalidSystemError.expected(field, "shape [n_atoms]", f"shape {list(array.shape)}")
     if not len(array):
-        raise invalid(field, "at least one atom", "none")
+        raise InvalidSystemError.expected(field, "at least one atom", "none")
     wrong = ~((array >= 1) & (array <= MAX_ATOMIC_NUMBER))
     if array.dtype.kind == "f":
         wrong |= array != np.floor(array)
     if wrong.any():
-        raise invalid(field, "whole numbers from 1 to 118", _first(array, wrong))
+        raise InvalidSystemError.expected(
+            field, "whole numbers from 1 to 118", _first(array, wrong)
+        )
     return _keep(array, np.int32)
 
 
@@ -55,12 +52,16 @@ def coordinates(
     """Return finite numbers of this shape, in Å unless errors are to say another unit."""
     array = _numbers(field, values, "iuf", f"numbers of shape {list(shape)}")
     if array.shape != shape:
-        raise invalid(field, f"shape {list(shape)}", f"shape {list(array.shape)}")
+        raise InvalidSystemError.expected(
+            field, f"shape {list(shape)}", f"shape {list(array.shape)}"
+        )
     kept = _keep(array, np.float64)
     # One pass when all is well; NaN compares false.
     if kept.size and not np.abs(kept).max() <= MAX_LENGTH:
         wrong = ~(np.abs(kept) <= MAX_LENGTH)
-        raise invalid(field, f"finite numbers within ±{MAX_LENGTH:.0f} {unit}", _first(kept, wrong))
+        raise InvalidSystemError.expected(
+            field, f"finite numbers within ±{MAX_LENGTH:.0f} {unit}", _first(kept, wrong)
+        )
     return kept
 
 
@@ -69,9 +70,9 @@ def pbc(values: ArrayLike | None) -> NDArray[np.bool_]:
     expected = "three bools, or one"
     array = _numbers("pbc", False if values is None else values, "biu", expected)
     if array.shape not in ((), (3,)):
-        raise invalid("pbc", expected, f"shape {list(array.shape)}")
+        raise InvalidSystemError.expected("pbc", expected, f"shape {list(array.shape)}")
     if array.dtype.kind != "b" and (wrong := (array != 0) & (array != 1)).any():
-        raise invalid("pbc", expected, _first(array, wrong))
+        raise InvalidSystemError.expected("pbc", expected, _first(array, wrong))
     return _keep(array if array.ndim else np.full(3, array), np.bool_)
 
 
@@ -84,7 +85,7 @@ def cell(values: ArrayLike | None, periodic: NDArray[np.bool_]) -> NDArray[np.fl
     if not lengths.all():
         direction = int(np.flatnonzero(periodic)[np.argmin(lengths)])
         got = "no cell" if values is None else f"zero along direction {direction}"
-        raise invalid(
+        raise InvalidSystemError.expected(
             field, f"a vector along each periodic direction of pbc {_listed(periodic)}", got
         )
     if len(vectors):
@@ -128,7 +129,7 @@ def _scalar(
     except (TypeError, ValueError, OverflowError):
         number = None
     if number is None or not is_valid(number):
-        raise invalid(field, expected, repr(value))
+        raise InvalidSystemError.expected(field, expected, repr(value))
     return number
 
 
@@ -136,10 +137,10 @@ def _numbers(field: str, values: ArrayLike, kinds: str, expected: str) -> NDArra
     try:
         array = np.asarray(values)
     except (TypeError, ValueError, OverflowError) as error:
-        raise invalid(field, expected, "rows of different lengths") from error
+        raise InvalidSystemError.expected(field, expected, "rows of different lengths") from error
     # An empty list has no type of its own.
     if array.dtype.kind not in kinds and array.size:
-        raise invalid(field, expected, f"{array.dtype} values")
+        raise InvalidSystemError.expected(field, expected, f"{array.dtype} values")
     return array
 
 
@@ -159,16 +160,16 @@ def _volume(vectors: NDArray[np.float64]) -> float:
 def _check_span(vectors: NDArray[np.float64], lengths: NDArray[np.float64]) -> None:
     if (shortest := float(lengths.min())) < MIN_PERIOD:
         expected = f"vectors of at least {MIN_PERIOD} Å along periodic directions"
-        raise invalid("cell", expected, f"one of {shortest:.3g} Å")
+        raise InvalidSystemError.expected("cell", expected, f"one of {shortest:.3g} Å")
     unit_volume = _volume(vectors / lengths[:, None]) if len(vectors) > 1 else 1.0
     if unit_volume < MIN_UNIT_VOLUME:
         expected = "linearly independent vectors along periodic directions"
-        raise invalid("cell", expected, _listed(vectors))
+        raise InvalidSystemError.expected("cell", expected, _listed(vectors))
     n_periodic, volume = len(vectors), unit_volume * float(lengths.prod())
     if volume < (smallest := MIN_PERIOD**n_periodic):
         unit = ("Å", "Å²", "Å³")[n_periodic - 1]
         expected = f"vectors that span at least {smallest:.3g} {unit} along periodic directions"
-        raise invalid("cell", expected, f"{volume:.3g} {unit}")
+        raise InvalidSystemError.expected("cell", expected, f"{volume:.3g} {unit}")
 
 
 def _first(array: NDArray[Any], wrong: NDArray[np.bool_]) -> str:

@@ -162,7 +162,7 @@ def test_a_state_without_both_forces_is_refused():
 
 def test_the_step_needs_neither_ase_nor_torch():
     program = (
-        "import sys, twinforce_dynamics.mts, twinforce_dynamics.propagation; print(*sys.modules)"
+        "import sys, twinforce_dynamics.mts, twinforce_dynamics.trajectory; print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -10,11 +10,12 @@ from twinforce_dynamics.ensembles import (
     NPT,
     NVE,
     SVR,
-    WATER_COMPRESSIBILITY,
+    WATER_COMPRESSIBILITY_PER_BAR,
     Ensemble,
     Langevin,
+    make_ensemble,
 )
-from twinforce_dynamics.start import Integrator, invalid
+from twinforce_dynamics.start import Integrator
 from twinforce_dynamics.steps import ForceChoice
 from twinforce_proto import InvalidRequestError
 from twinforce_proto.v1 import inference_pb2 as pb
@@ -51,8 +52,8 @@ def integrator_from_proto(message: pb.Integrator) -> Integrator:
         InvalidRequestError: When it makes no sense; `field` says where.
     """
     try:
-        ensemble = _npt(message.npt) if message.HasField("npt") else _thermostat(message)
-    except (TypeError, ValueError) as error:
+        ensemble = _ensemble_from_proto(message)
+    except ValueError as error:
         raise InvalidRequestError(f"ensemble: {error}", field="ensemble") from error
     return Integrator(
         time_step=message.time_step_fs * FS,
@@ -76,7 +77,7 @@ def force_kind_from_proto(number: int) -> ForceChoice:
     for name, known in _FORCE_KINDS.items():
         if number == known:
             return name
-    raise invalid("force_kind", ", ".join(_FORCE_KINDS), f"number {number}")
+    raise InvalidRequestError.expected("force_kind", ", ".join(_FORCE_KINDS), f"number {number}")
 
 
 def _set_thermostat(message: pb.Integrator | pb.NPT, ensemble: Ensemble) -> None:
@@ -96,19 +97,34 @@ def _set_thermostat(message: pb.Integrator | pb.NPT, ensemble: Ensemble) -> None
         )
 
 
-def _thermostat(message: pb.Integrator | pb.NPT) -> SVR | Langevin | NVE:
+def _ensemble_from_proto(message: pb.Integrator) -> Ensemble:
+    kind = message.WhichOneof("ensemble")
+    if kind is None:
+        return NVE()
+    if kind != "npt":
+        name, temperature_k, relaxation_fs = _thermostat_from_proto(message)
+        return make_ensemble(name, temperature_k=temperature_k, relaxation_fs=relaxation_fs)
+    npt = message.npt
+    thermostat, temperature_k, relaxation_fs = _thermostat_from_proto(npt)
+    return make_ensemble(
+        "npt-anisotropic" if npt.is_anisotropic else "npt-isotropic",
+        temperature_k=temperature_k,
+        relaxation_fs=relaxation_fs,
+        thermostat=thermostat,
+        pressure_bar=npt.pressure_bar,
+        pressure_relaxation_fs=npt.relaxation_fs,
+        compressibility_per_bar=npt.compressibility_per_bar or WATER_COMPRESSIBILITY_PER_BAR,
+    )
+
+
+def _thermostat_from_proto(message: pb.Integrator | pb.NPT) -> tuple[str, float, float]:
+    """Return the name, the temperature in K and the relaxation time in fs of a thermostat."""
     if message.HasField("svr"):
-        return SVR(
-            temperature_k=message.svr.temperature_k,
-            relaxation=message.svr.relaxation_fs * FS,
-            scope="local" if message.svr.is_local else "global",
-        )
+        svr = message.svr
+        return "svr-local" if svr.is_local else "svr", svr.temperature_k, svr.relaxation_fs
     if message.HasField("langevin"):
-        return Langevin(
-            temperature_k=message.langevin.temperature_k,
-            relaxation=message.langevin.relaxation_fs * FS,
-        )
-    return NVE()
+        return "langevin", message.langevin.temperature_k, message.langevin.relaxation_fs
+    raise ValueError("NPT: thermostat: expected svr or langevin, got none")
 
 
 def _npt_to_proto(ensemble: NPT) -> pb.NPT:
@@ -122,19 +138,6 @@ def _npt_to_proto(ensemble: NPT) -> pb.NPT:
     )
     _set_thermostat(message, ensemble.thermostat)
     return message
-
-
-def _npt(message: pb.NPT) -> NPT:
-    thermostat = _thermostat(message)
-    if isinstance(thermostat, NVE):
-        raise ValueError("NPT: thermostat: expected svr or langevin, got none")
-    return NPT(
-        thermostat=thermostat,
-        pressure=message.pressure_bar * BAR,
-        relaxation=message.relaxation_fs * FS,
-        coupling="anisotropic" if message.is_anisotropic else "isotropic",
-        compressibility=message.compressibility_per_bar / BAR or WATER_COMPRESSIBILITY,
-    )
 
 
 def _in_fs(duration: float) -> float:
@@ -168,7 +171,9 @@ def random_state_from_proto(given: pb.RandomState) -> Mapping[str, Any]:
     """
     for name, data in (("state", given.state), ("increment", given.increment)):
         if len(data) != _RANDOM_BYTES:
-            raise invalid("random_state", f"{_RANDOM_BYTES} bytes of {name}", f"{len(data)}")
+            raise InvalidRequestError.expected(
+                "random_state", f"{_RANDOM_BYTES} bytes of {name}", f"{len(data)}"
+            )
     return {
         "bit_generator": "PCG64",
         "state": {

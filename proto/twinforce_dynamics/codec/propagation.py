@@ -17,7 +17,7 @@ from twinforce_dynamics.ensembles import (
     FS,
 )
 from twinforce_dynamics.requests import PropagateRequest
-from twinforce_dynamics.start import Start, invalid
+from twinforce_dynamics.start import Start
 from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import InvalidRequestError, PredictionError
 from twinforce_proto.codec.arrays import array_from_proto, array_to_proto
@@ -54,7 +54,7 @@ def propagate_request_from_proto(message: pb.PropagateRequest) -> PropagateReque
     if message.HasField("start"):
         origin = start_from_proto(message.start)
     elif not message.checkpoint:
-        raise invalid("origin", "a start or a checkpoint", "neither")
+        raise InvalidRequestError.expected("origin", "a start or a checkpoint", "neither")
     return PropagateRequest(message.model, origin, message.n_steps, message.interval)
 
 
@@ -83,13 +83,15 @@ def start_from_proto(message: pb.Start, *, with_velocities: bool = True) -> Star
         InvalidSystemError: When the system or the shape of the velocities is invalid.
     """
     if not message.HasField("system"):
-        raise invalid("system", "one", "none")
+        raise InvalidRequestError.expected("system", "one", "none")
     system = system_from_proto(message.system)
     masses = None
     if message.HasField("masses"):
         masses = array_from_proto(message.masses, "masses", (len(system),), InvalidRequestError)
     if len(message.fixed_atoms) % 4:
-        raise invalid("fixed_atoms", "a multiple of 4 bytes", len(message.fixed_atoms))
+        raise InvalidRequestError.expected(
+            "fixed_atoms", "a multiple of 4 bytes", len(message.fixed_atoms)
+        )
     velocities = np.zeros((len(system), 3))
     if with_velocities:
         velocities = array_from_proto(message.velocities, "velocities", velocities.shape) / FS

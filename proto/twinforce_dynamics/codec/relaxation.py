@@ -5,8 +5,7 @@ import numpy as np
 from twinforce_dynamics.codec.integrator import force_kind_from_proto, force_kind_to_proto
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import RelaxRequest
-from twinforce_dynamics.start import invalid
-from twinforce_proto import PredictionError
+from twinforce_proto import InvalidRequestError, PredictionError
 from twinforce_proto.codec.arrays import array_from_proto, array_to_proto
 from twinforce_proto.codec.messages import (
     provenance_from_proto,
@@ -38,9 +37,11 @@ def relax_request_from_proto(message: pb.RelaxRequest) -> RelaxRequest:
         InvalidSystemError: When the system is invalid.
     """
     if not message.HasField("system"):
-        raise invalid("system", "one", "none")
+        raise InvalidRequestError.expected("system", "one", "none")
     if len(message.fixed_atoms) % 4:
-        raise invalid("fixed_atoms", "a multiple of 4 bytes", len(message.fixed_atoms))
+        raise InvalidRequestError.expected(
+            "fixed_atoms", "a multiple of 4 bytes", len(message.fixed_atoms)
+        )
     return RelaxRequest(
         message.model,
         system_from_proto(message.system),

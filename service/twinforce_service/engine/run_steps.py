@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.relaxation import OUTPUTS_OF, Relaxation, Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
-from twinforce_dynamics.start import invalid
 from twinforce_dynamics.steps import Question, State
 from twinforce_dynamics.trajectory import Snapshot, Trajectory
 from twinforce_proto import (
@@ -100,7 +99,9 @@ def _run(wanted: PropagateRequest, find: Callable[[str], ModelInfo]) -> RunSteps
     stride = start.integrator.stride
     for field, steps in (("n_steps", wanted.n_steps), ("interval", wanted.interval)):
         if steps % stride:
-            raise invalid(field, f"a multiple of the {stride} inner_steps", steps)
+            raise InvalidRequestError.expected(
+                field, f"a multiple of the {stride} inner_steps", steps
+            )
     trajectory = Trajectory(start)
     moved = _moved(trajectory, info, checkpoint, wanted.n_steps, wanted.interval)
     return RunSteps(info.name, start.system, *trajectory.outputs, moved)
