@@ -156,7 +156,7 @@ def test_a_state_without_both_forces_is_refused():
     state = start(wells)
     bare = replace(state, prediction=wells.direct(state.positions, CELL))
     mechanics = Mechanics(masses=MASSES, time_step=0.05)
-    with pytest.raises(ValueError, match="conservative_forces: expected them"):
+    with pytest.raises(ValueError, match="conservative_forces: expected values"):
         respa_step(bare, wells.direct, wells.hybrid, mechanics, 4)
 
 

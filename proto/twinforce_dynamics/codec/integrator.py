@@ -1,4 +1,4 @@
-"""Integrators, thermostats, barostats and random states to and from protobuf."""
+"""Conversion of integrators, ensembles and random states to and from protobuf messages."""
 
 from collections.abc import Callable, Mapping
 from math import inf, nextafter
@@ -25,17 +25,15 @@ _FORCE_KINDS: dict[ForceChoice, pb.ForceKind] = {
     "direct": pb.FORCE_KIND_DIRECT,
     "hybrid": pb.FORCE_KIND_HYBRID,
 }
-
-
 _RANDOM_BYTES = 16
 
 
 def integrator_to_proto(integrator: Integrator) -> pb.Integrator:
-    """Encode how a system moves."""
+    """Encode an integrator."""
     message = pb.Integrator(
         force_kind=force_kind_to_proto(integrator.force_kind),
         inner_steps=integrator.stride,
-        time_step_fs=_in_fs(integrator.time_step),
+        time_step_fs=_to_fs(integrator.time_step),
     )
     ensemble = integrator.ensemble
     if isinstance(ensemble, NPT):
@@ -46,10 +44,10 @@ def integrator_to_proto(integrator: Integrator) -> pb.Integrator:
 
 
 def integrator_from_proto(message: pb.Integrator) -> Integrator:
-    """Decode how a system moves.
+    """Decode an integrator.
 
     Raises:
-        InvalidRequestError: When it makes no sense; `field` says where.
+        InvalidRequestError: A value is invalid; `field` names it.
     """
     try:
         ensemble = _ensemble_from_proto(message)
@@ -64,12 +62,12 @@ def integrator_from_proto(message: pb.Integrator) -> Integrator:
 
 
 def force_kind_to_proto(force_kind: ForceChoice) -> pb.ForceKind:
-    """Encode which forces drive."""
+    """Encode the forces that drive."""
     return _FORCE_KINDS[force_kind]
 
 
 def force_kind_from_proto(number: int) -> ForceChoice:
-    """Decode which forces drive.
+    """Decode the forces that drive.
 
     Raises:
         InvalidRequestError: There is no such kind.
@@ -77,24 +75,38 @@ def force_kind_from_proto(number: int) -> ForceChoice:
     for name, known in _FORCE_KINDS.items():
         if number == known:
             return name
-    raise InvalidRequestError.expected("force_kind", ", ".join(_FORCE_KINDS), f"number {number}")
+    raise InvalidRequestError.expected("force_kind", " or ".join(_FORCE_KINDS), f"number {number}")
 
 
-def _set_thermostat(message: pb.Integrator | pb.NPT, ensemble: Ensemble) -> None:
-    if isinstance(ensemble, SVR):
-        message.svr.CopyFrom(
-            pb.SVR(
-                temperature_k=ensemble.temperature_k,
-                relaxation_fs=_in_fs(ensemble.relaxation),
-                is_local=ensemble.scope == "local",
-            )
-        )
-    elif isinstance(ensemble, Langevin):
-        message.langevin.CopyFrom(
-            pb.Langevin(
-                temperature_k=ensemble.temperature_k, relaxation_fs=_in_fs(ensemble.relaxation)
-            )
-        )
+def random_state_to_proto(values: Mapping[str, Any]) -> pb.RandomState:
+    """Encode the state of a random number generator, as numpy's PCG64 defines it."""
+    state, increment = values["state"]["state"], values["state"]["inc"]
+    return pb.RandomState(
+        state=state.to_bytes(_RANDOM_BYTES, "little"),
+        increment=increment.to_bytes(_RANDOM_BYTES, "little"),
+        left_over=values["uinteger"] if values["has_uint32"] else None,
+    )
+
+
+def random_state_from_proto(message: pb.RandomState) -> Mapping[str, Any]:
+    """Decode the state of a random number generator, as numpy's PCG64 defines it.
+
+    Raises:
+        InvalidRequestError: Bytes are missing.
+    """
+    for name, data in (("state", message.state), ("increment", message.increment)):
+        if len(data) != _RANDOM_BYTES:
+            expected = f"{_RANDOM_BYTES} bytes of {name}"
+            raise InvalidRequestError.expected("random_state", expected, len(data))
+    return {
+        "bit_generator": "PCG64",
+        "state": {
+            "state": int.from_bytes(message.state, "little"),
+            "inc": int.from_bytes(message.increment, "little") | 1,  # PCG64 needs an odd increment
+        },
+        "has_uint32": int(message.HasField("left_over")),
+        "uinteger": message.left_over,
+    }
 
 
 def _ensemble_from_proto(message: pb.Integrator) -> Ensemble:
@@ -128,58 +140,46 @@ def _thermostat_from_proto(message: pb.Integrator | pb.NPT) -> tuple[str, float,
 
 
 def _npt_to_proto(ensemble: NPT) -> pb.NPT:
+    compressibility = ensemble.compressibility
     message = pb.NPT(
-        pressure_bar=_before(lambda bar: bar * BAR, ensemble.pressure, ensemble.pressure / BAR),
-        relaxation_fs=_in_fs(ensemble.relaxation),
+        pressure_bar=_exact_inverse(
+            lambda bar: bar * BAR, ensemble.pressure, ensemble.pressure / BAR
+        ),
+        relaxation_fs=_to_fs(ensemble.relaxation),
         is_anisotropic=ensemble.coupling == "anisotropic",
-        compressibility_per_bar=_before(
-            lambda per_bar: per_bar / BAR, ensemble.compressibility, ensemble.compressibility * BAR
+        compressibility_per_bar=_exact_inverse(
+            lambda per_bar: per_bar / BAR, compressibility, compressibility * BAR
         ),
     )
     _set_thermostat(message, ensemble.thermostat)
     return message
 
 
-def _in_fs(duration: float) -> float:
-    return _before(lambda fs: fs * FS, duration, duration / FS)
+def _set_thermostat(message: pb.Integrator | pb.NPT, ensemble: Ensemble) -> None:
+    if isinstance(ensemble, SVR):
+        message.svr.CopyFrom(
+            pb.SVR(
+                temperature_k=ensemble.temperature_k,
+                relaxation_fs=_to_fs(ensemble.relaxation),
+                is_local=ensemble.scope == "local",
+            )
+        )
+    elif isinstance(ensemble, Langevin):
+        message.langevin.CopyFrom(
+            pb.Langevin(
+                temperature_k=ensemble.temperature_k, relaxation_fs=_to_fs(ensemble.relaxation)
+            )
+        )
 
 
-def _before(convert: Callable[[float], float], value: float, guess: float) -> float:
-    """Return what converts to this very number, near a guess, so that nothing creeps in.
+def _to_fs(duration: float) -> float:
+    return _exact_inverse(lambda fs: fs * FS, duration, duration / FS)
 
-    A checkpoint is decoded and encoded over and over; its numbers must not change by rounding.
+
+def _exact_inverse(convert: Callable[[float], float], value: float, guess: float) -> float:
+    """Return a number near the guess that converts to exactly this value, if there is one.
+
+    Checkpoints are decoded and encoded over and over; rounding must not change their numbers.
     """
     near = (guess, nextafter(guess, inf), nextafter(guess, -inf))
-    return next((each for each in near if convert(each) == value), guess)
-
-
-def random_state_to_proto(values: Mapping[str, Any]) -> pb.RandomState:
-    """Encode the state of random numbers."""
-    state, increment = values["state"]["state"], values["state"]["inc"]
-    return pb.RandomState(
-        state=state.to_bytes(_RANDOM_BYTES, "little"),
-        increment=increment.to_bytes(_RANDOM_BYTES, "little"),
-        left_over=values["uinteger"] if values["has_uint32"] else None,
-    )
-
-
-def random_state_from_proto(given: pb.RandomState) -> Mapping[str, Any]:
-    """Decode the state of random numbers, as numpy's PCG64 gives it.
-
-    Raises:
-        InvalidRequestError: When bytes are missing.
-    """
-    for name, data in (("state", given.state), ("increment", given.increment)):
-        if len(data) != _RANDOM_BYTES:
-            raise InvalidRequestError.expected(
-                "random_state", f"{_RANDOM_BYTES} bytes of {name}", f"{len(data)}"
-            )
-    return {
-        "bit_generator": "PCG64",
-        "state": {
-            "state": int.from_bytes(given.state, "little"),
-            "inc": int.from_bytes(given.increment, "little") | 1,  # or it would not be a generator
-        },
-        "has_uint32": int(given.HasField("left_over")),
-        "uinteger": given.left_over,
-    }
+    return next((number for number in near if convert(number) == value), guess)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from twinforce_proto.errors import InvalidRequestError, InvalidSystemError, ServiceError
 from twinforce_proto.v1 import inference_pb2 as pb
 
+INT32 = np.dtype("<i4")
 _FLOAT64 = np.dtype("<f8")
 _DTYPES = {"float64": pb.FLOAT64, "float32": pb.FLOAT32}
 _NUMPY_DTYPES: dict[int, np.dtype[Any]] = {pb.FLOAT64: _FLOAT64, pb.FLOAT32: np.dtype("<f4")}
@@ -58,6 +59,24 @@ def array_from_proto(
         raise error.expected(field, expected, f"{n_bytes} bytes")
     array = np.frombuffer(data, dtype=dtype).reshape(shape)
     return np.asarray(array, dtype=np.float64)
+
+
+def int32_from_bytes(
+    data: bytes, field: str, error: type[ServiceError] = InvalidSystemError
+) -> NDArray[np.int32]:
+    """Decode a one-dimensional int32 array.
+
+    Args:
+        data: Little-endian bytes.
+        field: Name of the field, for error messages.
+        error: Class of the error to raise.
+
+    Raises:
+        ServiceError: The number of bytes is not a multiple of 4; of class `error`.
+    """
+    if len(data) % INT32.itemsize:
+        raise error.expected(field, "a multiple of 4 bytes of int32", f"{len(data)} bytes")
+    return np.frombuffer(data, dtype=INT32)
 
 
 def dtype_to_proto(dtype: str) -> pb.DType:

@@ -8,10 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinforce_proto.codec.arrays import (
+    INT32,
     array_from_proto,
     array_to_proto,
+    bytes_of,
     dtype_from_proto,
     dtype_to_proto,
+    int32_from_bytes,
 )
 from twinforce_proto.errors import (
     InvalidRequestError,
@@ -61,7 +64,7 @@ def outputs_from_proto(numbers: Iterable[int]) -> frozenset[str]:
 def system_to_proto(system: System) -> pb.System:
     """Encode a system."""
     return pb.System(
-        atomic_numbers=system.atomic_numbers.astype("<i4", copy=False).tobytes(),
+        atomic_numbers=bytes_of(system.atomic_numbers, INT32),
         positions=array_to_proto(system.positions),
         cell=array_to_proto(system.cell) if system.cell.any() else None,
         pbc=system.pbc.tolist() if system.pbc.any() else (),
@@ -76,13 +79,8 @@ def system_from_proto(message: pb.System) -> System:
     Raises:
         InvalidSystemError: The system is invalid, or bytes are missing.
     """
-    if len(message.atomic_numbers) % 4:
-        expected = "a multiple of 4 bytes of int32 for shape [n_atoms]"
-        got = f"{len(message.atomic_numbers)} bytes"
-        raise InvalidSystemError.expected("atomic_numbers", expected, got)
-    atomic_numbers = np.frombuffer(message.atomic_numbers, dtype="<i4")
     return System(
-        atomic_numbers=atomic_numbers,
+        atomic_numbers=int32_from_bytes(message.atomic_numbers, "atomic_numbers"),
         positions=array_from_proto(message.positions, "positions", (-1, 3)),
         cell=cell_from_proto(message),
         pbc=list(message.pbc) or None,
@@ -91,6 +89,20 @@ def system_from_proto(message: pb.System) -> System:
             message.spin_multiplicity if message.HasField("spin_multiplicity") else None
         ),
     )
+
+
+def required_system_from_proto(
+    message: pb.NonconservativityRequest | pb.Start | pb.RelaxRequest,
+) -> System:
+    """Decode the system of a message that must have one.
+
+    Raises:
+        InvalidRequestError: There is no system.
+        InvalidSystemError: The system is invalid, or bytes are missing.
+    """
+    if not message.HasField("system"):
+        raise InvalidRequestError.expected("system", "one", "none")
+    return system_from_proto(message.system)
 
 
 def cell_from_proto(message: pb.System | pb.Move | pb.Snapshot) -> NDArray[np.float64] | None:

@@ -11,12 +11,12 @@ from twinforce_proto.codec.messages import (
     outputs_to_proto,
     provenance_from_proto,
     provenance_to_proto,
-    system_from_proto,
+    required_system_from_proto,
     system_to_proto,
     timings_from_proto,
     timings_to_proto,
 )
-from twinforce_proto.errors import InvalidRequestError, PredictionError
+from twinforce_proto.errors import PredictionError
 from twinforce_proto.jacobian import Nonconservativity, NonconservativityRequest
 from twinforce_proto.outputs import FORCES
 from twinforce_proto.v1 import inference_pb2 as pb
@@ -44,10 +44,8 @@ def nonconservativity_request_from_proto(
         InvalidRequestError: There is no system, or the output is not one of `FORCES`.
         InvalidSystemError: The system is invalid.
     """
-    if not message.HasField("system"):
-        raise InvalidRequestError.expected("system", "one", "none")
     (output,) = outputs_from_proto([message.output]) if message.output else FORCES[:1]
-    system = system_from_proto(message.system)
+    system = required_system_from_proto(message)
     return NonconservativityRequest(message.model, system, output, message.pairs)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.relaxation import OUTPUTS_OF, Relaxation, Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
-from twinforce_dynamics.steps import Question, State
+from twinforce_dynamics.steps import NeededEvaluation, State
 from twinforce_dynamics.trajectory import Snapshot, Trajectory
 from twinforce_proto import (
     InvalidRequestError,
@@ -40,7 +40,7 @@ class Emit:
 
 
 # Is sent the answer of each question, and None for what it tells.
-Steps = Generator[Question | Emit, Prediction | None, None]
+Steps = Generator[NeededEvaluation | Emit, Prediction | None, None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
