@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from twinforce._conversation import Conversation
 from twinforce._transports.transport import Call, Method
-from twinforce_dynamics.codec.checkpoint import Outline
+from twinforce_dynamics.codec.checkpoint import CheckpointSummary
 from twinforce_dynamics.codec.propagation import propagate_request_to_proto, snapshot_from_proto
 from twinforce_dynamics.codec.relaxation import relax_request_to_proto, relaxed_from_proto
 from twinforce_dynamics.relaxation import Relaxed
@@ -141,12 +141,12 @@ def origin_of(origin: Start | Snapshot | bytes) -> Start | bytes:
 
 def model_of(origin: Start | bytes) -> str | None:
     """Return the name of the model that made a checkpoint; None of a start."""
-    return Outline.of(origin).model if isinstance(origin, bytes) else None
+    return CheckpointSummary.from_bytes(origin).model if isinstance(origin, bytes) else None
 
 
 def step_of(origin: Start | bytes) -> int:
     """Return how many inner steps were taken to get there."""
-    return Outline.of(origin).step if isinstance(origin, bytes) else 0
+    return CheckpointSummary.from_bytes(origin).step if isinstance(origin, bytes) else 0
 
 
 def ended() -> UnavailableError:

@@ -27,7 +27,7 @@ from twinforce_dynamics.disagreement import (
 )
 from twinforce_dynamics.ensembles import NVE, Ensemble
 from twinforce_dynamics.start import Integrator
-from twinforce_dynamics.steps import ForceChoice, State, Steps, answered, kinetic_energy, volume
+from twinforce_dynamics.steps import ForceChoice, State, Steps, complete, kinetic_energy, volume
 from twinforce_dynamics.trajectory import Snapshot, Stepper, outputs_of
 
 _NVE = NVE()
@@ -122,12 +122,10 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
     @property
     def species_temperatures(self) -> dict[str, float]:
         """Of each species now, in K, by its symbol; NaN where none of it can move."""
+        symbols, indices = self._species.symbols, self._species.indices
         momenta = self._current().momenta
-        temperature = self._stepper.bath.temperature_k
-        return {
-            symbol: temperature(momenta, chosen)
-            for symbol, chosen in zip(self._species.symbols, self._species.masks, strict=True)
-        }
+        _, temperatures = self._stepper.bath.temperatures_k(momenta, indices, len(symbols))
+        return dict(zip(symbols, temperatures, strict=True))
 
     @property
     def energy(self) -> float:
@@ -260,7 +258,7 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         return self._arrive(state, work)
 
     def _answered(self, steps: Steps[State]) -> State:
-        return answered(steps, self._ask_inner, self._ask_whole)
+        return complete(steps, self._ask_inner, self._ask_whole)
 
     def _is_here(self, state: State) -> bool:
         return np.array_equal(self.atoms.arrays["positions"], state.positions) and np.array_equal(

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from twinforce.md import Ensemble
+from twinforce_dynamics.ensembles import ThermostatName, parse_thermostat_name
 from twinforce_dynamics.steps import ForceChoice
 
 # About what a conservative evaluation costs in direct ones, to share out time before it is known.
@@ -57,7 +57,7 @@ class Thermostat:
         relaxation_fs: τ, in fs.
     """
 
-    ensemble: Ensemble
+    ensemble: ThermostatName
     relaxation_fs: float
 
     def __str__(self) -> str:
@@ -97,10 +97,4 @@ def parse_thermostat(text: str) -> Thermostat:
         relaxation_fs = 0.0
     if not 0 < relaxation_fs < float("inf"):
         raise ValueError(f"thermostat: expected such as svr:10, τ in fs, got {text!r}")
-    if name == "svr":
-        return Thermostat("svr", relaxation_fs)
-    if name == "svr-local":
-        return Thermostat("svr-local", relaxation_fs)
-    if name == "langevin":
-        return Thermostat("langevin", relaxation_fs)
-    raise ValueError(f"thermostat: expected svr, svr-local or langevin, got {name!r}")
+    return Thermostat(parse_thermostat_name(name), relaxation_fs)

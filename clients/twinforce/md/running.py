@@ -40,7 +40,7 @@ def dynamics_of(atoms: Any, settings: MDSettings, restart: Path | str | None = N
         atoms,
         settings.time_step_fs * units.fs,
         inner_steps=settings.inner_steps,
-        ensemble=ensemble_of(settings, units.fs),
+        ensemble=ensemble_of(settings),
         forces=settings.forces,
         rng=rng,
     )

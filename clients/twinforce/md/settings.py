@@ -1,13 +1,12 @@
 """How to move, in the units that people use."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from twinforce_dynamics import ensembles
 from twinforce_dynamics.steps import ForceChoice
 
-Thermostat = Literal["svr", "svr-local", "langevin"]
-Ensemble = Literal["nve", "svr", "svr-local", "langevin", "npt-isotropic", "npt-anisotropic"]
+Thermostat = ensembles.ThermostatName
+Ensemble = ensembles.EnsembleName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,34 +41,22 @@ class MDSettings:
     relaxation_fs: float = 100.0
     pressure_bar: float = 1.0
     pressure_relaxation_fs: float = 1000.0
-    compressibility_per_bar: float = 4.6e-5
+    compressibility_per_bar: float = ensembles.WATER_COMPRESSIBILITY_PER_BAR
     seed: int = 0
 
 
-def ensemble_of(settings: MDSettings, fs: float) -> ensembles.Ensemble:
-    """Return the ensemble, its times in a unit of which `fs` is one femtosecond."""
-    if settings.ensemble not in get_args(Ensemble):
-        choices = ", ".join(get_args(Ensemble))
-        raise ValueError(f"ensemble: expected one of {choices}, got {settings.ensemble!r}")
-    if settings.ensemble == "nve":
-        return ensembles.NVE()
-    if not settings.ensemble.startswith("npt"):
-        return _thermostat(settings.ensemble, settings, fs)
-    return ensembles.NPT(
-        thermostat=_thermostat(settings.thermostat, settings, fs),
-        pressure=settings.pressure_bar * ensembles.BAR,
-        relaxation=settings.pressure_relaxation_fs * fs,
-        coupling="isotropic" if settings.ensemble == "npt-isotropic" else "anisotropic",
-        compressibility=settings.compressibility_per_bar / ensembles.BAR,
+def ensemble_of(settings: MDSettings) -> ensembles.Ensemble:
+    """Return the ensemble that these settings describe.
+
+    Raises:
+        ValueError: A name is unknown or a number is out of range.
+    """
+    return ensembles.make_ensemble(
+        settings.ensemble,
+        temperature_k=settings.temperature_k,
+        relaxation_fs=settings.relaxation_fs,
+        thermostat=settings.thermostat,
+        pressure_bar=settings.pressure_bar,
+        pressure_relaxation_fs=settings.pressure_relaxation_fs,
+        compressibility_per_bar=settings.compressibility_per_bar,
     )
-
-
-def _thermostat(name: str, settings: MDSettings, fs: float) -> ensembles.SVR | ensembles.Langevin:
-    if name not in get_args(Thermostat):
-        choices = ", ".join(get_args(Thermostat))
-        raise ValueError(f"thermostat: expected one of {choices}, got {name!r}")
-    temperature_k, relaxation = settings.temperature_k, settings.relaxation_fs * fs
-    if name == "langevin":
-        return ensembles.Langevin(temperature_k=temperature_k, relaxation=relaxation)
-    scope: Literal["local", "global"] = "local" if name == "svr-local" else "global"
-    return ensembles.SVR(temperature_k=temperature_k, relaxation=relaxation, scope=scope)
