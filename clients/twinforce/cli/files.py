@@ -1,15 +1,15 @@
-"""Files and optional packages, with errors that say what to do."""
+"""Reading of structure files, and imports of optional packages."""
 
 import importlib
 from pathlib import Path
 from typing import Any
 
 
-def need(module: str) -> Any:
-    """Import what a command needs and the client does not.
+def require(module: str) -> Any:
+    """Import a module of a package that the client itself does not need.
 
     Raises:
-        ModuleNotFoundError: Says which extra to install.
+        ModuleNotFoundError: The package is missing; the message names the extra to install.
     """
     try:
         return importlib.import_module(module)
@@ -20,16 +20,16 @@ def need(module: str) -> Any:
 
 
 def read_atoms(path: Path, index: str) -> list[Any]:
-    """Read the atoms in a file of any format that ASE knows.
+    """Read structures from a file of any format that ASE knows.
 
     Args:
-        path: Of the file.
-        index: Which of them, as ASE writes it: "-1", ":", "0:100:10".
+        path: Path of the file.
+        index: Which structures to read, in the notation of ASE: "-1", ":", "0:100:10".
 
     Raises:
-        ValueError: When there are none, or they cannot be read.
+        ValueError: The file cannot be read or holds no such structures.
     """
-    read = need("ase.io").read
+    read = require("ase.io").read
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
