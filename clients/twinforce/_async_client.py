@@ -8,7 +8,7 @@ from typing import Literal, Self, TypeVar, cast, overload
 from google.protobuf.message import Message
 
 from twinforce._conversation import Conversation, Flow, Options, Pause
-from twinforce._runs import ResumingRun, propagation, relaxation
+from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._transports.grpc import AsyncGrpcTransport
 from twinforce._transports.rest import AsyncRestTransport
 from twinforce._transports.transport import AsyncConnection, AsyncTransport, Call
@@ -112,8 +112,8 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> AsyncGenerator[Snapshot, None]:
         """Run molecular dynamics on the server and yield snapshots; see `Client.propagate`."""
-        run = propagation(self._conversation, origin, n_steps, interval, model, timeout)
-        async with aclosing(self._follow(await self._execute(run))) as snapshots:
+        flow = propagation(self._conversation, origin, n_steps, interval, model)
+        async with aclosing(self._follow(await self._execute(flow), timeout)) as snapshots:
             async for snapshot in snapshots:
                 yield snapshot
 
@@ -130,18 +130,17 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> AsyncGenerator[Relaxed, None]:
         """Relax the positions of a system on the server; see `Client.relax`."""
-        run = relaxation(
+        flow = relaxation(
             self._conversation,
             system,
             model,
-            timeout,
             force_kind=force_kind,
             fmax=fmax,
             max_steps=max_steps,
             interval=interval,
             fixed_atoms=fixed_atoms,
         )
-        async with aclosing(self._follow(await self._execute(run))) as reports:
+        async with aclosing(self._follow(await self._execute(flow), timeout)) as reports:
             async for relaxed in reports:
                 yield relaxed
 
@@ -175,16 +174,17 @@ class AsyncClient:
             self._transport = _connect(self._url, self._options)
         return self._transport
 
-    async def _follow(self, run: ResumingRun[T]) -> AsyncGenerator[T, None]:
+    async def _follow(self, run: Run[T], timeout: float | None) -> AsyncGenerator[T, None]:
         connection = self._connection()
-        while not run.is_over:
+        resuming = ResumingRun(self._conversation, run, timeout)
+        while not resuming.is_over:
             try:
-                async with aclosing(connection.receive(run.next_call())) as replies:
+                async with aclosing(connection.receive(resuming.next_call())) as replies:
                     async for reply in replies:
-                        yield run.take(reply)
-                run.check_ended()
+                        yield resuming.take(reply)
+                resuming.check_ended()
             except ServiceError as error:
-                await asyncio.sleep(run.pause_after(error))
+                await asyncio.sleep(resuming.pause_after(error))
 
     async def _execute(self, flow: Flow[T]) -> T:
         return await _execute(flow, self._connection())

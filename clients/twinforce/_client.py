@@ -10,7 +10,7 @@ from typing import Literal, Self, TypeVar, cast, overload
 from google.protobuf.message import Message
 
 from twinforce._conversation import Conversation, Flow, Options, Pause
-from twinforce._runs import ResumingRun, propagation, relaxation
+from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._transports.grpc import GrpcTransport
 from twinforce._transports.rest import RestTransport
 from twinforce._transports.transport import Call, Connection, Transport
@@ -179,8 +179,8 @@ class Client:
         Raises:
             ServiceError: The run failed, after the last snapshot that was yielded.
         """
-        run = propagation(self._conversation, origin, n_steps, interval, model, timeout)
-        return self._follow(self._execute(run))
+        flow = propagation(self._conversation, origin, n_steps, interval, model)
+        return self._follow(self._execute(flow), timeout)
 
     def relax(
         self,
@@ -214,18 +214,17 @@ class Client:
         Raises:
             ServiceError: The relaxation failed.
         """
-        run = relaxation(
+        flow = relaxation(
             self._conversation,
             system,
             model,
-            timeout,
             force_kind=force_kind,
             fmax=fmax,
             max_steps=max_steps,
             interval=interval,
             fixed_atoms=fixed_atoms,
         )
-        return self._follow(self._execute(run))
+        return self._follow(self._execute(flow), timeout)
 
     def models(self) -> list[ModelInfo]:
         """Return the description of every served model."""
@@ -278,16 +277,17 @@ class Client:
                 self._close_transport = weakref.finalize(self, self._transport.close)
             return self._transport
 
-    def _follow(self, run: ResumingRun[T]) -> Generator[T, None, None]:
+    def _follow(self, run: Run[T], timeout: float | None) -> Generator[T, None, None]:
         connection = self._connection()
-        while not run.is_over:
+        resuming = ResumingRun(self._conversation, run, timeout)
+        while not resuming.is_over:
             try:
-                with closing(connection.receive(run.next_call())) as replies:
+                with closing(connection.receive(resuming.next_call())) as replies:
                     for reply in replies:
-                        yield run.take(reply)
-                run.check_ended()
+                        yield resuming.take(reply)
+                resuming.check_ended()
             except ServiceError as error:
-                time.sleep(run.pause_after(error))
+                time.sleep(resuming.pause_after(error))
 
     def _execute(self, flow: Flow[T]) -> T:
         return _execute(flow, self._connection())

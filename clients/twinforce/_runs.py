@@ -155,27 +155,21 @@ def propagation(
     n_steps: int,
     interval: int,
     model: str | None,
-    timeout: float | None,
-) -> Flow[ResumingRun[Snapshot]]:
+) -> Flow[PropagateRun]:
     """Return the run that `Client.propagate` follows."""
     if isinstance(origin, Snapshot):
         origin = origin.checkpoint
     name = yield from conversation.resolve_model(model or _model_of(origin))
     request = PropagateRequest(name, origin, n_steps, interval)
-    return ResumingRun(conversation, PropagateRun(request), timeout)
+    return PropagateRun(request)
 
 
 def relaxation(
-    conversation: Conversation,
-    system: System,
-    model: str | None,
-    timeout: float | None,
-    **settings: Any,
-) -> Flow[ResumingRun[Relaxed]]:
+    conversation: Conversation, system: System, model: str | None, **settings: Any
+) -> Flow[RelaxRun]:
     """Return the run that `Client.relax` follows; `settings` are those of `RelaxRequest`."""
     name = yield from conversation.resolve_model(model)
-    request = RelaxRequest(name, system, **settings)
-    return ResumingRun(conversation, RelaxRun(request), timeout)
+    return RelaxRun(RelaxRequest(name, system, **settings))
 
 
 def _model_of(origin: Start | bytes) -> str | None:

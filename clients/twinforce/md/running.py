@@ -50,7 +50,7 @@ def dynamics_of(atoms: Any, settings: MDSettings, restart: Path | str | None = N
 
 
 def follow(dynamics: Any, settings: MDSettings) -> Iterator[Instant]:
-    """Run dynamics until `n_steps` are taken; yield the first state and that of every outer step."""
+    """Run dynamics until `n_steps` are taken; yield the state now and after every outer step."""
     n_outer = math.ceil(settings.n_steps / dynamics.inner_steps)
     for _ in dynamics.irun(max(n_outer - dynamics.get_number_of_steps(), 0)):
         yield _instant(dynamics, settings.time_step_fs)
