@@ -273,7 +273,7 @@ class Client:
                 raise RuntimeError(f"{self!r} is closed")
             if self._transport is None:
                 self._transport = _connect(self._url, self._options)
-                # Unlike __del__, a finalizer runs before the threads of the transport end at exit.
+                # Not __del__: at exit it would wait for threads that are already gone.
                 self._close_transport = weakref.finalize(self, self._transport.close)
             return self._transport
 

@@ -219,7 +219,7 @@ def _as_predict_call(call: Call, last: pb.PredictRequest) -> Call:
     """Return the `Predict` call for a message of a stream.
 
     Args:
-        call: The message, which may leave out whatever is as in the last one.
+        call: The message, which leaves out what did not change since the last one.
         last: The last complete request, updated in place.
     """
     message: Any = call.message

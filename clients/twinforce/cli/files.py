@@ -35,7 +35,7 @@ def read_atoms(path: Path, index: str) -> list[Any]:
     try:
         found = read(path, index=index)
     except Exception as error:
-        raise ValueError(f"{path}: cannot be read: {error or type(error).__name__}") from error
+        raise ValueError(f"{path}: cannot be read: {str(error) or type(error).__name__}") from error
     atoms = found if isinstance(found, list) else [found]
     if not atoms:
         raise ValueError(f"{path}: holds no atoms at {index!r}")
