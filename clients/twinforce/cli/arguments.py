@@ -53,7 +53,7 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
 
 def add_file(group: Any, *, index: str, index_help: str) -> None:
     """Add the file to read and the selection of systems in it."""
-    group.add_argument("file", type=Path, metavar="FILE", help="structure file of any ASE format")
+    group.add_argument("file", type=Path, metavar="FILE", help="file to read, in any ASE format")
     group.add_argument("--index", default=index, help=index_help)
 
 

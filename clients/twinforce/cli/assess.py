@@ -34,7 +34,7 @@ def add_assess_command(commands: Any) -> None:
     add_file(
         system,
         index="-1",
-        index_help="structure of the file to use (default: %(default)s, the last one)",
+        index_help="system in the file to assess (default: %(default)s, the last one)",
     )
     add_hydrogen_mass(system)
     _add_scope(parser.add_argument_group("scope"))

@@ -1,4 +1,4 @@
-"""Reading of structure files, and imports of optional packages."""
+"""Reading of atoms from files, and imports of optional packages."""
 
 import importlib
 from pathlib import Path
@@ -20,14 +20,14 @@ def require(module: str) -> Any:
 
 
 def read_atoms(path: Path, index: str) -> list[Any]:
-    """Read structures from a file of any format that ASE knows.
+    """Read atoms from a file of any format that ASE knows.
 
     Args:
         path: Path of the file.
-        index: Which structures to read, in the notation of ASE: "-1", ":", "0:100:10".
+        index: Systems to read, in the notation of ASE: "-1", ":", "0:100:10".
 
     Raises:
-        ValueError: The file cannot be read or holds no such structures.
+        ValueError: The file cannot be read or holds no such systems.
     """
     read = require("ase.io").read
     if not path.is_file():

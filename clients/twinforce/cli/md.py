@@ -54,7 +54,7 @@ def _add_system(group: Any) -> None:
     add_file(
         group,
         index="-1",
-        index_help="structure of the file to start from (default: %(default)s, the last one)",
+        index_help="system in the file to start from (default: %(default)s, the last one)",
     )
     add_hydrogen_mass(group)
     group.add_argument(
@@ -178,7 +178,7 @@ def _add_output(group: Any) -> None:
         "--trajectory",
         type=Path,
         metavar="FILE",
-        help="write structures to this .traj, .xyz or .extxyz file",
+        help="write the trajectory to this .traj, .xyz or .extxyz file",
     )
     add(
         "--log",

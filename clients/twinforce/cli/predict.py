@@ -1,4 +1,4 @@
-"""`twinforce predict`: evaluate the structures in a file."""
+"""`twinforce predict`: evaluate the systems in a file."""
 
 import argparse
 import io
@@ -35,13 +35,13 @@ def add_predict_command(commands: Any) -> None:
         commands,
         "predict",
         "FILE",
-        summary="evaluate the structures in a file",
+        summary="evaluate the systems in a file",
         example="twinforce predict water.xyz --outputs hybrid --output predicted.xyz",
     )
     add_file(
         parser.add_argument_group("system"),
         index=":",
-        index_help="structures to evaluate, such as -1 or 0:100:10 (default: all)",
+        index_help="systems to evaluate, such as -1 or 0:100:10 (default: all)",
     )
     prediction = parser.add_argument_group("prediction")
     add_model(prediction)
