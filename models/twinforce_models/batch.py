@@ -153,6 +153,11 @@ class Batch:
         total = values.new_zeros(self.n_systems, *values.shape[1:])
         return total.index_add(0, self.system_index, values)
 
+    def mean_over_atoms(self, values: Tensor) -> Tensor:
+        """Return the means of `values`, shape [n_atoms, m], over each system's atoms."""
+        n_atoms = self.sum_over_atoms(torch.ones_like(values[:, :1]))
+        return self.sum_over_atoms(values) / n_atoms
+
     def to_atoms(self, values: Tensor) -> Tensor:
         """Return for each atom its system's entry of `values`, shape [n_systems, ...]."""
         return values.index_select(0, self.system_index)

@@ -14,6 +14,7 @@ from twinforce_models.potential import Potential
 from twinforce_models.prediction import predict_batch
 from twinforce_proto import System
 from twinforce_proto.jacobian import measure
+from twinforce_proto.model_info import check_supported
 
 
 def direct_jacobian(potential: Potential, system: System) -> Tensor:
@@ -22,6 +23,7 @@ def direct_jacobian(potential: Potential, system: System) -> Tensor:
     Returns:
         Shape [3 n_atoms, 3 n_atoms], rows f and columns r, in eV/Å², on the host.
     """
+    check_supported(potential, [system], frozenset({"direct_forces"}))
     batch = Batch.from_systems([system], potential.cutoff, potential.dtype, potential.device)
     return jacobian_rows(potential, batch, range(3 * len(system)))
 

@@ -46,7 +46,7 @@ class Tolerances:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Subject:
+class ContractCase:
     """The potential under test, with what it is tested on."""
 
     potential: Potential
@@ -69,11 +69,11 @@ class Subject:
         return self.predict([system], *self.outputs_for(system))[0]
 
 
-def outputs_are_complete(subject: Subject) -> Iterator[Finding]:
+def outputs_are_complete(case: ContractCase) -> Iterator[Finding]:
     """Yield 0 for each declared output that is there, finite and in shape."""
-    for index, system in enumerate(subject.systems):
-        prediction = subject.full(system)
-        for name in subject.outputs_for(system):
+    for index, system in enumerate(case.systems):
+        prediction = case.full(system)
+        for name in case.outputs_for(system):
             value = np.asarray(getattr(prediction, name))
             shape = _shape(name, len(system))
             if value.shape != shape:
@@ -81,21 +81,21 @@ def outputs_are_complete(subject: Subject) -> Iterator[Finding]:
             yield float(not np.isfinite(value).all()), f"systems[{index}].{name}"
 
 
-def absent_outputs_are_refused(subject: Subject) -> Iterator[Finding]:
+def absent_outputs_are_refused(case: ContractCase) -> Iterator[Finding]:
     """Yield 0 for each output that is not declared and not given either."""
-    for name in sorted(set(OUTPUTS) - subject.potential.outputs):
+    for name in sorted(set(OUTPUTS) - case.potential.outputs):
         try:
-            subject.predict(subject.systems[:1], name)
+            case.predict(case.systems[:1], name)
         except UnsupportedOutputError:
             yield 0.0, name
         else:
             yield np.inf, f"{name} was given, though not declared"
 
 
-def inputs_are_unchanged(subject: Subject) -> Iterator[Finding]:
+def inputs_are_unchanged(case: ContractCase) -> Iterator[Finding]:
     """Yield 0 for each tensor of a batch that a forward pass leaves as it was."""
-    potential = subject.potential
-    batch = Batch.from_systems(subject.systems, potential.cutoff, potential.dtype, potential.device)
+    potential = case.potential
+    batch = Batch.from_systems(case.systems, potential.cutoff, potential.dtype, potential.device)
     names = [n for n in Batch.__slots__ if isinstance(getattr(batch, n), torch.Tensor)]
     before = {name: getattr(batch, name).clone() for name in names}
     with torch.no_grad():
@@ -104,109 +104,109 @@ def inputs_are_unchanged(subject: Subject) -> Iterator[Finding]:
         yield float(not torch.equal(before[name], getattr(batch, name))), f"batch.{name}"
 
 
-def atom_energies_add_up(subject: Subject) -> Iterator[Finding]:
+def atom_energies_add_up(case: ContractCase) -> Iterator[Finding]:
     """Compare each energy with the sum over its atoms, where the potential tells both."""
-    if "atom_energies" not in subject.potential.outputs:
+    if "atom_energies" not in case.potential.outputs:
         return
-    for index, system in enumerate(subject.systems):
-        one = subject.predict([system], "energy", "atom_energies")[0]
+    for index, system in enumerate(case.systems):
+        one = case.predict([system], "energy", "atom_energies")[0]
         assert one.atom_energies is not None
         yield _apart(one.energy, one.atom_energies.sum()), f"systems[{index}]"
 
 
-def batched_as_alone(subject: Subject) -> Iterator[Finding]:
+def batched_as_alone(case: ContractCase) -> Iterator[Finding]:
     """Compare what is said of systems in a batch with what is said of them alone."""
-    alone = [subject.full(system) for system in subject.systems]
-    for chosen in (subject.systems, [s for s in subject.systems if s.pbc.all()]):
+    alone = [case.full(system) for system in case.systems]
+    for chosen in (case.systems, [s for s in case.systems if s.pbc.all()]):
         if chosen:
-            together = subject.predict(chosen, *subject.outputs_for(*chosen))
-            reference = [a for a, s in zip(alone, subject.systems, strict=True) if s in chosen]
+            together = case.predict(chosen, *case.outputs_for(*chosen))
+            reference = [a for a, s in zip(alone, case.systems, strict=True) if s in chosen]
             for index, (one, other) in enumerate(zip(together, reference, strict=True)):
                 yield from _differences(one, other, f"systems[{index}] of {len(chosen)}")
 
 
-def together_as_one_by_one(subject: Subject) -> Iterator[Finding]:
+def together_as_one_by_one(case: ContractCase) -> Iterator[Finding]:
     """Compare each output asked alone with the same among all others, from one pass."""
-    for index, system in enumerate(subject.systems):
-        everything = subject.full(system)
-        for name in subject.outputs_for(system):
-            alone = subject.predict([system], name)[0]
+    for index, system in enumerate(case.systems):
+        everything = case.full(system)
+        for name in case.outputs_for(system):
+            alone = case.predict([system], name)[0]
             yield from _differences(alone, everything, f"systems[{index}]")
 
 
-def unchanged_by_translation(subject: Subject) -> Iterator[Finding]:
+def unchanged_by_translation(case: ContractCase) -> Iterator[Finding]:
     """Compare systems with themselves elsewhere."""
-    for index, system in enumerate(subject.systems):
-        step = subject.rng.uniform(-10, 10, size=3)
-        other = subject.full(system.moved(system.positions + step))
-        yield from _differences(other, subject.full(system), f"systems[{index}]")
+    for index, system in enumerate(case.systems):
+        step = case.rng.uniform(-10, 10, size=3)
+        other = case.full(system.moved(system.positions + step))
+        yield from _differences(other, case.full(system), f"systems[{index}]")
 
 
-def unchanged_by_permutation(subject: Subject) -> Iterator[Finding]:
+def unchanged_by_permutation(case: ContractCase) -> Iterator[Finding]:
     """Compare systems with themselves, their atoms in another order."""
-    for index, system in enumerate(subject.systems):
-        order = subject.rng.permutation(len(system))
-        other, one = subject.full(shuffled(system, order)), subject.full(system)
+    for index, system in enumerate(case.systems):
+        order = case.rng.permutation(len(system))
+        other, one = case.full(shuffled(system, order)), case.full(system)
         for name, value in _set_values(other):
             expected = np.asarray(getattr(one, name))
             expected = expected if name == "energy" or name in STRESSES else expected[order]
             yield _apart(value, expected), f"systems[{index}].{name}"
 
 
-def unchanged_by_whole_cells(subject: Subject) -> Iterator[Finding]:
+def unchanged_by_whole_cells(case: ContractCase) -> Iterator[Finding]:
     """Compare periodic systems with themselves, atoms moved by lattice vectors."""
-    for index, system in enumerate(subject.systems):
+    for index, system in enumerate(case.systems):
         if system.pbc.any():
-            cells = subject.rng.integers(-3, 4, size=(len(system), 3)) * system.pbc
-            other = subject.full(system.moved(system.positions + cells @ system.cell))
-            yield from _differences(other, subject.full(system), f"systems[{index}]")
+            cells = case.rng.integers(-3, 4, size=(len(system), 3)) * system.pbc
+            other = case.full(system.moved(system.positions + cells @ system.cell))
+            yield from _differences(other, case.full(system), f"systems[{index}]")
 
 
-def continuous_at_cutoff(subject: Subject) -> Iterator[Finding]:
+def continuous_at_cutoff(case: ContractCase) -> Iterator[Finding]:
     """Compare energy and forces with an atom just inside and just outside the cutoff."""
-    edge = subject.tolerances.edge
-    names = tuple(n for n in OUTPUTS if n not in STRESSES and n in subject.potential.outputs)
-    elements, cutoff = subject.potential.elements, subject.potential.cutoff
+    edge = case.tolerances.edge
+    names = tuple(n for n in OUTPUTS if n not in STRESSES and n in case.potential.outputs)
+    elements, cutoff = case.potential.elements, case.potential.cutoff
     for inside, outside in dimers(elements, cutoff - edge, cutoff + edge):
-        one, other = subject.predict([inside, outside], *names)
+        one, other = case.predict([inside, outside], *names)
         yield from _differences(one, other, f"elements {inside.atomic_numbers.tolist()}")
 
 
-def forces_are_gradient(subject: Subject) -> Iterator[Finding]:
+def forces_are_gradient(case: ContractCase) -> Iterator[Finding]:
     """Compare conservative forces with finite differences of the energy."""
-    if "conservative_forces" not in subject.potential.outputs:
+    if "conservative_forces" not in case.potential.outputs:
         return
-    for index, system in enumerate(subject.systems):
-        forces = subject.predict([system], "conservative_forces")[0].conservative_forces
+    for index, system in enumerate(case.systems):
+        forces = case.predict([system], "conservative_forces")[0].conservative_forces
         assert forces is not None
-        for direction in _directions(subject.rng, forces.shape):
-            slopes = _finite_differences(subject, partial(_displaced, system, direction))
+        for direction in _directions(case.rng, forces.shape):
+            slopes = _finite_differences(case, partial(_displaced, system, direction))
             projected = -float((forces * direction).sum())
             yield _apart_at_best(projected, slopes, forces), f"systems[{index}]"
 
 
-def stress_is_gradient(subject: Subject) -> Iterator[Finding]:
+def stress_is_gradient(case: ContractCase) -> Iterator[Finding]:
     """Compare the conservative stress with finite strains of the energy."""
-    if "conservative_stress" not in subject.potential.outputs:
+    if "conservative_stress" not in case.potential.outputs:
         return
-    for index, system in enumerate(subject.systems):
+    for index, system in enumerate(case.systems):
         if system.pbc.all():
-            stress = subject.predict([system], "conservative_stress")[0].conservative_stress
+            stress = case.predict([system], "conservative_stress")[0].conservative_stress
             assert stress is not None
             volume = abs(np.linalg.det(system.cell))
             for a, b in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)):
                 strain = np.zeros((3, 3))
                 strain[a, b] = strain[b, a] = 1.0
-                slopes = _finite_differences(subject, partial(_strained, system, strain)) / volume
+                slopes = _finite_differences(case, partial(_strained, system, strain)) / volume
                 projected = float((stress * strain).sum())
                 yield _apart_at_best(projected, slopes, stress), f"systems[{index}], {a}{b}"
 
 
-def turns(subject: Subject, names: tuple[str, ...]) -> Iterator[Finding]:
+def turns(case: ContractCase, names: tuple[str, ...]) -> Iterator[Finding]:
     """Compare the prediction of a turned system with the turned prediction; only reported."""
-    for index, system in enumerate(subject.systems):
-        turn = rotation(subject.rng)
-        one, other = subject.full(system), subject.full(moved(system, turn))
+    for index, system in enumerate(case.systems):
+        turn = rotation(case.rng)
+        one, other = case.full(system), case.full(moved(system, turn))
         for name, value in _set_values(other):
             if name in names:
                 yield (
@@ -240,11 +240,11 @@ def _strained(system: System, strain: Floats, step: float) -> System:
     return moved(system, np.eye(3) + step * strain)
 
 
-def _finite_differences(subject: Subject, along: Callable[[float], System]) -> Floats:
+def _finite_differences(case: ContractCase, along: Callable[[float], System]) -> Floats:
     """Return dE/dstep at 0 to fourth order, for each size of step, all from one batch."""
-    steps = np.array(subject.tolerances.steps)
+    steps = np.array(case.tolerances.steps)
     systems = [along(step * times) for step in steps for times in (-2, -1, 1, 2)]
-    energies = [prediction.energy for prediction in subject.predict(systems, "energy")]
+    energies = [prediction.energy for prediction in case.predict(systems, "energy")]
     rows = np.array(energies, dtype=float).reshape(len(steps), 4)
     return np.asarray(rows @ (1.0, -8.0, 8.0, -1.0) / (12.0 * steps))
 

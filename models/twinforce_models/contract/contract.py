@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from twinforce_models.contract import checks
-from twinforce_models.contract.checks import Finding, Subject, Tolerances
+from twinforce_models.contract.checks import ContractCase, Finding, Tolerances
 from twinforce_models.contract.systems import default_systems
 from twinforce_models.potential import Potential
 from twinforce_proto import OUTPUTS, System
@@ -85,14 +85,14 @@ def check_potential(
         tolerances: None: those of the potential's dtype.
         seed: Of the random displacements.
     """
-    subject = Subject(
+    case = ContractCase(
         potential,
         default_systems(potential.elements, potential.cutoff) if systems is None else systems,
         tolerances or Tolerances.of(potential.dtype),
         np.random.default_rng(seed),
     )
-    same, derivative = subject.tolerances.same, subject.tolerances.derivative
-    planned: list[tuple[str, float | None, Callable[[Subject], Iterator[Finding]]]] = [
+    same, derivative = case.tolerances.same, case.tolerances.derivative
+    planned: list[tuple[str, float | None, Callable[[ContractCase], Iterator[Finding]]]] = [
         ("declared outputs are given, finite, in shape", 0.0, checks.outputs_are_complete),
         ("absent outputs are an error", 0.0, checks.absent_outputs_are_refused),
         ("inputs are not changed", 0.0, checks.inputs_are_unchanged),
@@ -113,17 +113,17 @@ def check_potential(
         ("conservative part turns", None, partial(checks.turns, names=_named("conservative"))),
         ("direct part turns", None, partial(checks.turns, names=_named("direct"))),
     ]
-    return ContractReport(tuple(_run(subject, *check) for check in planned))
+    return ContractReport(tuple(_run(case, *check) for check in planned))
 
 
 def _run(
-    subject: Subject,
+    case: ContractCase,
     name: str,
     tolerance: float | None,
-    findings: Callable[[Subject], Iterator[Finding]],
+    findings: Callable[[ContractCase], Iterator[Finding]],
 ) -> Check:
     try:
-        found = list(findings(subject))
+        found = list(findings(case))
     except Exception as error:
         return Check(name, None, tolerance, f"{type(error).__name__}: {error}", is_broken=True)
     if not found:

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twinforce_models.neighbors.folding import Geometry, fold
+from twinforce_models.conventions import split_by_system, symmetric_stress, without_net_force
+from twinforce_models.neighbors.folding import Floats, Geometry, fold
 from twinforce_models.potential import DIRECT_OUTPUTS, Potential
+from twinforce_models.tables.capacity import NeighborCapacity
 from twinforce_models.tables.layout import Size, Staging, reach_of, size_for
-from twinforce_models.tables.replay import Evaluate, Recording, run_plainly
-from twinforce_models.tables.room import Room
+from twinforce_models.tables.replay import Evaluate, Recording, run_unrecorded
 from twinforce_models.tables.search import search
 from twinforce_models.tables.table import (
     MAX_SHIFT,
@@ -26,7 +27,6 @@ from twinforce_models.tables.table import (
     as_tabular,
 )
 from twinforce_proto import STRESSES, Prediction, System, needs_autograd
-from twinforce_proto.model_info import check_periodic
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,10 @@ _MAX_TESTS = 10**10
 
 _LANES = 128
 _HEADER = 2
+_STRAIN_GRADIENTS = {
+    "conservative_stress": "strain_gradients",
+    "direct_stress": "direct_strain_gradients",
+}
 
 
 class TablePredictor:
@@ -58,7 +62,7 @@ class TablePredictor:
     def __init__(self, potential: Potential, max_entries: int = 2**26) -> None:
         self._potential = potential
         self._max_entries = max_entries
-        self._room = Room()
+        self._capacity = NeighborCapacity()
         self._recordings: OrderedDict[Hashable, Recording | None] = OrderedDict()
         self._seen: set[Hashable] = set()
         self._pool: Any = None
@@ -83,8 +87,6 @@ class TablePredictor:
         tabular = as_tabular(self._potential)
         if tabular is None or max(map(len, systems)) > _MAX_SYSTEM:
             return None
-        if outputs & STRESSES:
-            check_periodic([bool(system.pbc.all()) for system in systems])
         geometry = fold(systems, self._potential.cutoff)
         reach = reach_of(geometry.periods, self._potential.cutoff)
         if reach.max() >= MAX_SHIFT or _n_tests(geometry, reach) > _MAX_TESTS:
@@ -113,15 +115,15 @@ class TablePredictor:
             direct=not outputs.isdisjoint(DIRECT_OUTPUTS),
         )
         while True:
-            room = self._room
-            if size.n_atoms * max(room.listed, room.seen) > self._max_entries:
-                room.forget()
+            width, max_seen = self._capacity.listed, self._capacity.seen
+            if size.n_atoms * max(width, max_seen) > self._max_entries:
+                self._capacity.reset()
                 return None
-            evaluate = partial(_evaluate, self._potential, tabular, wanted, room.listed, room.seen)
-            key = size, wanted, room.listed, room.seen, tabular.way
+            evaluate = partial(_evaluate, self._potential, tabular, wanted, width, max_seen)
+            key = size, wanted, width, max_seen, tabular.table_variant
             flat = self._run(key, evaluate, size, (systems, geometry, reach))
-            if room.is_enough(int(flat[0]), int(flat[1])):
-                return _parted(flat, size, wanted, len(geometry.positions))
+            if self._capacity.fits_or_grows(int(flat[0]), int(flat[1])):
+                return _unflatten(flat, size, wanted, len(geometry.positions))
 
     def _run(
         self, key: Hashable, evaluate: Evaluate, size: Size, batch: tuple[Any, ...]
@@ -133,7 +135,7 @@ class TablePredictor:
         if recording is None:
             staging = Staging(size, p.dtype, p.device)
             staging.fill(*batch)
-            return run_plainly(evaluate, staging)
+            return run_unrecorded(evaluate, staging)
         recording.staging.fill(*batch)
         return recording.run()
 
@@ -190,10 +192,10 @@ def _evaluate(
     with torch.no_grad():
         table = search(places, potential.cutoff, width)
         values = tabular.evaluate_table(table, wanted, max_seen)
-        return _flat(values, wanted, table.counts, potential.dtype)
+        return _flatten(values, wanted, table.counts, potential.dtype)
 
 
-def _flat(values: AtomValues, wanted: Wanted, counts: Tensor, dtype: torch.dtype) -> Tensor:
+def _flatten(values: AtomValues, wanted: Wanted, counts: Tensor, dtype: torch.dtype) -> Tensor:
     """Return how much room was needed, and what is wanted of the rest, in a fixed order."""
     most = counts.max()
     n_seen = torch.zeros_like(most) if values.n_seen is None else values.n_seen
@@ -211,7 +213,7 @@ def _forces_and_strains(wanted: Wanted) -> list[str]:
     return gradient + direct
 
 
-def _parted(
+def _unflatten(
     flat: NDArray[Any], size: Size, wanted: Wanted, n_atoms: int
 ) -> dict[str, NDArray[Any]]:
     """Return what `_flat` made one of, in float64, without the padding."""
@@ -229,35 +231,41 @@ def _parted(
     return values
 
 
+class _HostSums:
+    """Sums over the atoms of each system, in numpy; the counterpart of those of a `Batch`."""
+
+    def __init__(self, n_atoms_per_system: Sequence[int]) -> None:
+        self._sizes = np.asarray(n_atoms_per_system)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+
+    def sum_over_atoms(self, values: Floats) -> Floats:
+        return np.add.reduceat(values, self._starts)
+
+    def mean_over_atoms(self, values: Floats) -> Floats:
+        mean: Floats = self.sum_over_atoms(values) / self._sizes[:, None]
+        return mean
+
+    def to_atoms(self, values: Floats) -> Floats:
+        return np.repeat(values, self._sizes, axis=0)
+
+
 def _predictions(
     values: dict[str, NDArray[Any]], geometry: Geometry, outputs: frozenset[str]
 ) -> list[Prediction]:
-    """Return what each system asked for; sums over its atoms are taken here, in float64."""
-    sizes = np.asarray(geometry.n_atoms_per_system)
-    starts = np.cumsum(sizes) - sizes
-    found: dict[str, Any] = {}
+    """Return the outputs of each system; sums over its atoms are taken here, in float64."""
+    sums = _HostSums(geometry.n_atoms_per_system)
+    results: dict[str, Floats] = {}
     if "energy" in outputs:
-        found["energy"] = np.add.reduceat(values["energies"], starts).tolist()
-    bounds = starts[1:]
+        results["energy"] = sums.sum_over_atoms(values["energies"])
     if "atom_energies" in outputs:
-        found["atom_energies"] = np.split(values["energies"], bounds)
+        results["atom_energies"] = values["energies"]
     if "conservative_forces" in outputs:
-        found["conservative_forces"] = np.split(values["conservative_forces"], bounds)
+        results["conservative_forces"] = values["conservative_forces"]
     if "direct_forces" in outputs:
-        forces = values["direct_forces"]
-        mean = np.add.reduceat(forces, starts) / sizes[:, None]
-        found["direct_forces"] = np.split(forces - np.repeat(mean, sizes, axis=0), bounds)
-    if outputs & STRESSES:
-        volumes = np.abs(np.linalg.det(geometry.cells))[:, None, None]
-    for name, source in (
-        ("conservative_stress", "strain_gradients"),
-        ("direct_stress", "direct_strain_gradients"),
-    ):
-        if name in outputs:
-            total = np.add.reduceat(values[source], starts) / volumes
-            found[name] = (total + total.transpose(0, 2, 1)) / 2
-    names = list(found)
-    return [
-        Prediction(**dict(zip(names, each, strict=True)))
-        for each in zip(*found.values(), strict=True)
-    ]
+        results["direct_forces"] = without_net_force(values["direct_forces"], sums)
+    if stresses := outputs & STRESSES:
+        volumes = np.abs(np.linalg.det(geometry.cells))
+        for name in stresses:
+            strain_gradients = sums.sum_over_atoms(values[_STRAIN_GRADIENTS[name]])
+            results[name] = symmetric_stress(strain_gradients, volumes)
+    return split_by_system(results, geometry.n_atoms_per_system)

@@ -56,7 +56,7 @@ class Recording:
         return self._result.numpy()
 
 
-def run_plainly(evaluate: Evaluate, staging: Staging) -> NDArray[Any]:
+def run_unrecorded(evaluate: Evaluate, staging: Staging) -> NDArray[Any]:
     """Evaluate what is staged, kernel by kernel."""
     staging.send()
     return evaluate(staging.places).cpu().numpy()

@@ -123,7 +123,7 @@ class Tabular(Protocol):
     """A `Potential` that can be evaluated on a `Table`, with nothing decided on the host."""
 
     @property
-    def way(self) -> Hashable:
+    def table_variant(self) -> Hashable:
         """What it would evaluate a table with just now; None if it cannot."""
 
     def evaluate_table(self, table: Table, wanted: Wanted, max_seen: int) -> AtomValues:
@@ -139,7 +139,8 @@ class Tabular(Protocol):
 
 def as_tabular(potential: object) -> Tabular | None:
     """Return the potential if it is `Tabular` and can be evaluated so."""
-    return cast(Tabular, potential) if getattr(potential, "way", None) is not None else None
+    variant = getattr(potential, "table_variant", None)
+    return None if variant is None else cast(Tabular, potential)
 
 
 def packed(shifts: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ class Mlp(nn.Module):
         return y
 
 
-class Message(nn.Module):
+class MessagePassing(nn.Module):
     """What an atom hears from its neighbors.
 
         s_i = Σ_j W0 a0_j       v_i = Σ_j W1 a1_j u + W3 v_j       t_i = Σ_j W2 a2_j Y(u) + W4 t_j
@@ -183,11 +183,11 @@ class Update(nn.Module):
         self.write_v = nn.Linear(t, v, bias=False)
         self.register_buffer("basis", tensor_basis(), persistent=False)
 
-    def forward(self, x: Features, heard: Features) -> Features:
+    def forward(self, x: Features, messages: Features) -> Features:
         """Return the new features."""
-        s = x.s + self.hear_s(heard.s)
-        v = x.v + self.hear_v(heard.v)
-        t = x.t + self.hear_t(heard.t)
+        s = x.s + self.hear_s(messages.s)
+        v = x.v + self.hear_v(messages.v)
+        t = x.t + self.hear_t(messages.t)
         n_v, n_t = v.shape[-1], t.shape[-1]
         v1, v2, v3, v4 = self.mix_v(v).split([n_v, n_v, n_t, n_t], dim=-1)
         t1, t2 = self.mix_t(t).split([n_t, n_t], dim=-1)
@@ -242,7 +242,9 @@ class HybridCore(nn.Module):
         h = hyperparameters
         self.hyperparameters = h
         self.embedding = nn.Embedding(len(h.elements), h.n_scalars)
-        self.messages = nn.ModuleList(Message(h, first=layer == 0) for layer in range(h.n_layers))
+        self.messages = nn.ModuleList(
+            MessagePassing(h, first=layer == 0) for layer in range(h.n_layers)
+        )
         self.updates = nn.ModuleList(Update(h) for _ in range(h.n_layers))
         self.energy_head = Mlp(h.n_scalars, h.n_scalars, 1)
         self.force_head = VectorReadout(h.n_scalars, h.n_vectors)
@@ -262,8 +264,8 @@ class HybridCore(nn.Module):
         radial = radial_functions(distances, h.cutoff, h.n_radial)
         s = self.embedding(kinds)
         x = Features(s, s.new_zeros(len(s), 3, h.n_vectors), s.new_zeros(len(s), 5, h.n_tensors))
-        for message, update in zip(self.messages, self.updates, strict=True):
-            x = update(x, message(x, radial, u, y, table.neighbors))
+        for pass_messages, update in zip(self.messages, self.updates, strict=True):
+            x = update(x, pass_messages(x, radial, u, y, table.neighbors))
         return x
 
     def energies(self, x: Features) -> Tensor:

@@ -8,7 +8,7 @@ Three things differ, none of which an eager evaluation would gain from:
   per pair is handed over but the table.
 * A message is its own transpose. With W(r_ij) = W(r_ji), u_ij = -u_ji and a list that holds each
   pair from both ends, what an atom's features did to all others is again a sum over *its*
-  neighbors. So the derivative needs no scatter, and is written out in `Messages.backward`.
+  neighbors. So the derivative needs no scatter, and is written out in `MessageSums.backward`.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from twinforce_models.potentials.hybrid_net.core import (
+    CoreHeads,
     HybridCore,
-    Message,
+    MessagePassing,
     Mlp,
     Update,
     VectorReadout,
@@ -54,15 +55,7 @@ class Inputs(NamedTuple):
     reverse: Tensor | None = None
 
 
-class Direct(NamedTuple):
-    """What needs no derivative, per atom: as in `CoreHeads`."""
-
-    local_energies: Tensor
-    direct_forces: Tensor
-    direct_strain_gradients: Tensor
-
-
-class Hybrid(NamedTuple):
+class HybridHeads(NamedTuple):
     """Everything, per atom: as in `CoreHeads`, and what the gradient of the energy gives.
 
     Attributes:
@@ -78,19 +71,19 @@ class Hybrid(NamedTuple):
     strain_gradients: Tensor
 
 
-def direct(core: HybridCore, inputs: Inputs) -> Direct:
+def direct(core: HybridCore, inputs: Inputs) -> CoreHeads:
     """Evaluate the heads, no graph built."""
     return _heads(core, inputs.kinds, inputs.neighbors, _displacements(inputs))
 
 
-def hybrid(core: HybridCore, inputs: Inputs) -> Hybrid:
+def hybrid(core: HybridCore, inputs: Inputs) -> HybridHeads:
     """Evaluate the heads and the gradient of the energy, which is traced into one graph with it."""
     vectors = _displacements(inputs).detach().requires_grad_()
     with torch.enable_grad():
         heads = _heads(core, inputs.kinds, inputs.neighbors, vectors)
         (pull,) = torch.autograd.grad(heads.local_energies.sum(), vectors)
     strain_gradients = (vectors.detach().unsqueeze(-1) * pull.unsqueeze(-2)).sum(1)
-    return Hybrid(
+    return HybridHeads(
         heads.local_energies.detach(),
         heads.direct_forces.detach(),
         heads.direct_strain_gradients.detach(),
@@ -112,7 +105,7 @@ def _displacements(inputs: Inputs) -> Tensor:
     return positions[neighbors] - positions.unsqueeze(1) + offsets
 
 
-def _heads(core: HybridCore, kinds: Tensor, neighbors: Tensor, vectors: Tensor) -> Direct:
+def _heads(core: HybridCore, kinds: Tensor, neighbors: Tensor, vectors: Tensor) -> CoreHeads:
     h = core.hyperparameters
     x, y, z = vectors.unbind(-1)
     distances = (x * x + y * y + z * z + 1e-12).sqrt()
@@ -121,43 +114,43 @@ def _heads(core: HybridCore, kinds: Tensor, neighbors: Tensor, vectors: Tensor) 
     squares = torch.stack(_traceless_square(u.unbind(-1)), dim=-1)
     s = core.embedding(kinds)
     v = t = None
-    for message, update in zip(core.messages, core.updates, strict=True):
-        assert isinstance(message, Message)
+    for layer, update in zip(core.messages, core.updates, strict=True):
+        assert isinstance(layer, MessagePassing)
         assert isinstance(update, Update)
-        heard = _message(message, (s, v, t), radial, u, squares, neighbors)
-        s, v, t = _update(update, (s, v, t), heard)
+        messages = _pass_messages(layer, (s, v, t), radial, u, squares, neighbors)
+        s, v, t = _update(update, (s, v, t), messages)
     assert v is not None
     assert t is not None
     forces = _readout(core.force_head, s, v).T * core.force_scale
     deviatoric = _matrices(_readout(core.stress_head, s, t))
     pressure = _mlp(core.pressure_head, s).squeeze(-1)
-    return Direct(
+    return CoreHeads(
         _mlp(core.energy_head, s).squeeze(-1) * core.energy_scale,
         forces,
         _stacked(deviatoric, pressure) * core.force_scale,
     )
 
 
-def _message(
-    message: Message,
+def _pass_messages(
+    layer: MessagePassing,
     x: tuple[Tensor, Tensor | None, Tensor | None],
     radial: Tensor,
     u: Tensor,
     squares: Tensor,
     neighbors: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what each atom hears: `Message.forward`."""
+    """Return what each atom hears: `MessagePassing.forward`."""
     s, v, t = x
-    filters = radial @ (message.filter.weight.T * message.scale)
-    gates = _mlp(message.gate, s)
+    filters = radial @ (layer.filter.weight.T * layer.scale)
+    gates = _mlp(layer.gate, s)
     if v is None or t is None:
-        return _sum_over_neighbors(message.widths, neighbors, filters, u, squares, gates)
-    gates, of_v, of_t = gates.split([sum(message.widths[:3]), *message.widths[3:]], dim=-1)
+        return _sum_over_neighbors(layer.widths, neighbors, filters, u, squares, gates)
+    gates, of_v, of_t = gates.split([sum(layer.widths[:3]), *layer.widths[3:]], dim=-1)
     features = gates, v * of_v, t * of_t
-    return _sum_over_neighbors(message.widths, neighbors, filters, u, squares, *features)
+    return _sum_over_neighbors(layer.widths, neighbors, filters, u, squares, *features)
 
 
-class Messages(torch.autograd.Function):
+class MessageSums(torch.autograd.Function):
     """The sums over neighbors, with widths [S, V, T] or, after the first layer, [S, V, T, V, T].
 
     filters [n_atoms, k, sum of widths], u [n_atoms, k, 3], squares [n_atoms, k, 5], gates
@@ -221,17 +214,17 @@ class Messages(torch.autograd.Function):
         return None, None, by_filter, by_u, by_squares, by_gate, *by_features
 
 
-_sum_over_neighbors: Callable[..., tuple[Tensor, Tensor, Tensor]] = Messages.apply
+_sum_over_neighbors: Callable[..., tuple[Tensor, Tensor, Tensor]] = MessageSums.apply
 
 
 def _update(
     update: Update,
     x: tuple[Tensor, Tensor | None, Tensor | None],
-    heard: tuple[Tensor, Tensor, Tensor],
+    messages: tuple[Tensor, Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the new features: `Update.forward`."""
-    s = x[0] + linear(heard[0], update.hear_s.weight)
-    v, t = linear(heard[1], update.hear_v.weight), linear(heard[2], update.hear_t.weight)
+    s = x[0] + linear(messages[0], update.hear_s.weight)
+    v, t = linear(messages[1], update.hear_v.weight), linear(messages[2], update.hear_t.weight)
     v, t = (v if x[1] is None else x[1] + v), (t if x[2] is None else x[2] + t)
     n_v, n_t = v.shape[-1], t.shape[-1]
     v1, v2, v3, v4 = linear(v, update.mix_v.weight).split([n_v, n_v, n_t, n_t], dim=-1)

@@ -12,8 +12,13 @@ from torch import Tensor, nn
 from twinforce_models.batch import Batch, reversed_pairs
 from twinforce_models.potential import Heads
 from twinforce_models.potentials.hybrid_net import fused
-from twinforce_models.potentials.hybrid_net.core import HybridCore, Hyperparameters, NeighborTable
-from twinforce_models.potentials.hybrid_net.fused import Inputs
+from twinforce_models.potentials.hybrid_net.core import (
+    CoreHeads,
+    HybridCore,
+    Hyperparameters,
+    NeighborTable,
+)
+from twinforce_models.potentials.hybrid_net.fused import HybridHeads, Inputs
 from twinforce_models.tables.search import reversed_places
 from twinforce_models.tables.table import AtomValues, Table, Wanted
 from twinforce_proto import OUTPUTS
@@ -30,7 +35,7 @@ class HybridNet(nn.Module):
     outputs = frozenset(OUTPUTS)
     uses_charge = False
     uses_spin = False
-    way = "plain"
+    table_variant = "plain"
 
     def __init__(self, core: HybridCore, reference_energies: Tensor) -> None:
         """Wrap a core.
@@ -78,20 +83,20 @@ class HybridNet(nn.Module):
             reverse = reversed_places(table.neighbors, table.shifts, table.counts)
         return Inputs(kinds, table.positions, table.neighbors, table.offsets, reverse)
 
-    def values_of(self, kinds: Tensor, found: fused.Direct | fused.Hybrid) -> AtomValues:
+    def values_of(self, kinds: Tensor, heads: CoreHeads | HybridHeads) -> AtomValues:
         """Return what the network gives as what a potential says."""
         references = self.reference_energies.index_select(0, kinds)
         values = AtomValues(
-            references + found.local_energies.to(torch.float64),
-            direct_forces=found.direct_forces,
-            direct_strain_gradients=found.direct_strain_gradients,
+            references + heads.local_energies.to(torch.float64),
+            direct_forces=heads.direct_forces,
+            direct_strain_gradients=heads.direct_strain_gradients,
         )
-        if isinstance(found, fused.Direct):
+        if isinstance(heads, CoreHeads):
             return values
         return replace(
             values,
-            conservative_forces=found.conservative_forces,
-            strain_gradients=found.strain_gradients,
+            conservative_forces=heads.conservative_forces,
+            strain_gradients=heads.strain_gradients,
         )
 
 

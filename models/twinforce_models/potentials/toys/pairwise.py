@@ -26,7 +26,7 @@ Values = TypeVar("Values", NDArray[np.float64], Tensor)
 Floats = NDArray[np.float64]
 
 
-class Radial(Protocol):
+class RadialFunction(Protocol):
     """An energy as a function of the squared distance, with its derivatives by that."""
 
     def terms(self, u: Values) -> tuple[Values, Values, Values]:
@@ -66,7 +66,7 @@ class PairPotential:
         spin_energy: E += spin_energy (m - 1) for spin multiplicity m, in eV.
     """
 
-    radial: Radial
+    radial: RadialFunction
     cutoff: float
     swirl: float
     dtype: torch.dtype

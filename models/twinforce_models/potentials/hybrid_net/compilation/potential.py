@@ -14,7 +14,8 @@ from twinforce_models.potentials.hybrid_net.compilation.spec import (
     Spec,
     named_weights,
 )
-from twinforce_models.potentials.hybrid_net.fused import Direct, Hybrid
+from twinforce_models.potentials.hybrid_net.core import CoreHeads
+from twinforce_models.potentials.hybrid_net.fused import HybridHeads
 from twinforce_models.potentials.hybrid_net.potential import HybridNet, lay_out, lay_out_reverse
 from twinforce_models.tables.table import AtomValues, Table, Wanted
 from twinforce_proto import needs_autograd
@@ -64,11 +65,13 @@ class CompiledHybridNet:
         inputs = [kinds, positions, neighbors, offsets]
         if spec.has_reverse:
             inputs.append(lay_out_reverse(batch, neighbors.shape[1]))
-        found = compiled([*self._weights, *inputs])
-        heads = Direct(*found[: len(Direct._fields)])
+        results = compiled([*self._weights, *inputs])
+        heads = CoreHeads(*results[: len(CoreHeads._fields)])
         references = self.plain.reference_energies.index_select(0, kinds)
         atom_energies = references + heads.local_energies.to(torch.float64)
-        gradients = {} if spec.part == "direct" else _gradients(Hybrid(*found), batch, outputs)
+        gradients: dict[str, Tensor] = {}
+        if spec.part == "hybrid":
+            gradients = _gradients(HybridHeads(*results), batch, outputs)
         if outputs.isdisjoint(DIRECT_OUTPUTS):
             return FusedHeads(atom_energies, gradients)
         stress = None
@@ -78,7 +81,7 @@ class CompiledHybridNet:
         return FusedHeads(atom_energies, gradients, heads.direct_forces, stress)
 
     @property
-    def way(self) -> Hashable:
+    def table_variant(self) -> Hashable:
         """What it would evaluate a table with just now."""
         return self.parts
 
@@ -92,12 +95,13 @@ class CompiledHybridNet:
             return self.plain.evaluate_table(table, wanted, max_seen)
         inputs = self.plain.inputs_of(table, with_reverse=spec.has_reverse)
         given = [each for each in inputs if each is not None]
-        found = compiled([*self._weights, *given])
-        return self.plain.values_of(inputs.kinds, (Hybrid if wanted.gradient else Direct)(*found))
+        results = compiled([*self._weights, *given])
+        heads = HybridHeads(*results) if wanted.gradient else CoreHeads(*results)
+        return self.plain.values_of(inputs.kinds, heads)
 
 
-def _gradients(found: Hybrid, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
-    gradients = {"conservative_forces": -found.conservative_forces}
+def _gradients(heads: HybridHeads, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
+    gradients = {"conservative_forces": -heads.conservative_forces}
     if "conservative_stress" in outputs:
-        gradients["conservative_stress"] = batch.sum_over_atoms(found.strain_gradients)
+        gradients["conservative_stress"] = batch.sum_over_atoms(heads.strain_gradients)
     return gradients
