@@ -186,7 +186,9 @@ def _find_loader(directory: Path, architecture: str) -> Loader:
     try:
         loader: Loader = EntryPoint(architecture, reference, ENTRY_POINT_GROUP).load()
     except (ImportError, AttributeError) as error:
-        raise ModelLoadError(f"{directory}: cannot import the loader {reference}: {error}") from error
+        raise ModelLoadError(
+            f"{directory}: cannot import the loader {reference}: {error}"
+        ) from error
     return loader
 
 

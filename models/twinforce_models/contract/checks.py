@@ -1,4 +1,4 @@
-"""The checks that make up the contract of a potential: each yields how far things are apart."""
+"""The checks that make up the contract of a potential; each yields deviations from a rule."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ from twinforce_proto import OUTPUTS, STRESSES, Prediction, System, UnsupportedOu
 Floats = NDArray[np.float64]
 
 Finding = tuple[float, str]
-"""A deviation, and what it belongs to."""
+"""A deviation, and a note on where it was measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerances:
-    """How far numbers may be apart: absolute up to 1 (eV, eV/Å, eV/Å³), relative beyond.
+    """Largest accepted deviations: absolute up to 1 (eV, eV/Å, eV/Å³), relative beyond.
 
     Attributes:
-        same: Of two ways to compute the same.
-        derivative: Of a derivative from its finite difference.
-        steps: Of the finite differences, in Å, or as strains. The step that fits best counts:
-            large ones suffer from curvature, small ones from rounding.
-        edge: Distance from the cutoff at which a pair may still add no more than `same`, in Å.
+        same: Between two ways to compute the same quantity.
+        derivative: Between a derivative and its finite difference.
+        steps: Steps of the finite differences, in Å, or as strains. The step that fits best
+            counts: large steps suffer from curvature, small ones from rounding.
+        edge: Distance from the cutoff within which a pair may contribute at most `same`, in Å.
     """
 
     same: float
@@ -39,7 +39,7 @@ class Tolerances:
 
     @classmethod
     def of(cls, dtype: torch.dtype) -> "Tolerances":
-        """Return what this precision can keep."""
+        """Return the tolerances that are reachable in a data type."""
         if dtype == torch.float64:
             return cls(same=1e-9, derivative=1e-6, steps=(1e-3, 1e-4, 1e-5), edge=1e-6)
         return cls(same=2e-5, derivative=1e-2, steps=(3e-2, 1e-2, 3e-3), edge=1e-4)
@@ -47,7 +47,7 @@ class Tolerances:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ContractCase:
-    """The potential under test, with what it is tested on."""
+    """A potential under test, with the systems and tolerances of the test."""
 
     potential: Potential
     systems: Sequence[System]
@@ -59,41 +59,41 @@ class ContractCase:
         return predict(self.potential, systems, outputs)
 
     def outputs_for(self, *systems: System) -> tuple[str, ...]:
-        """Return what the potential has for all of these systems together."""
+        """Return the outputs that the potential provides for all of these systems together."""
         periodic = all(system.pbc.all() for system in systems)
         has = self.potential.outputs - (frozenset() if periodic else STRESSES)
         return tuple(name for name in OUTPUTS if name in has)
 
     def full(self, system: System) -> Prediction:
-        """Return everything the potential says of a system, computed alone."""
+        """Return all outputs of a system, computed alone."""
         return self.predict([system], *self.outputs_for(system))[0]
 
 
 def outputs_are_complete(case: ContractCase) -> Iterator[Finding]:
-    """Yield 0 for each declared output that is there, finite and in shape."""
+    """Yield 0 for each declared output that is present, finite and of the right shape."""
     for index, system in enumerate(case.systems):
         prediction = case.full(system)
         for name in case.outputs_for(system):
             value = np.asarray(getattr(prediction, name))
             shape = _shape(name, len(system))
             if value.shape != shape:
-                yield np.inf, f"systems[{index}].{name}: shape {value.shape}, not {shape}"
+                yield np.inf, f"systems[{index}].{name}: expected shape {shape}, got {value.shape}"
             yield float(not np.isfinite(value).all()), f"systems[{index}].{name}"
 
 
 def absent_outputs_are_refused(case: ContractCase) -> Iterator[Finding]:
-    """Yield 0 for each output that is not declared and not given either."""
+    """Yield 0 for each undeclared output whose request raises an error."""
     for name in sorted(set(OUTPUTS) - case.potential.outputs):
         try:
             case.predict(case.systems[:1], name)
         except UnsupportedOutputError:
             yield 0.0, name
         else:
-            yield np.inf, f"{name} was given, though not declared"
+            yield np.inf, f"{name} was returned although it is not declared"
 
 
 def inputs_are_unchanged(case: ContractCase) -> Iterator[Finding]:
-    """Yield 0 for each tensor of a batch that a forward pass leaves as it was."""
+    """Yield 0 for each tensor of a batch that a forward pass does not modify."""
     potential = case.potential
     batch = Batch.from_systems(case.systems, potential.cutoff, potential.dtype, potential.device)
     names = [n for n in Batch.__slots__ if isinstance(getattr(batch, n), torch.Tensor)]
@@ -105,7 +105,7 @@ def inputs_are_unchanged(case: ContractCase) -> Iterator[Finding]:
 
 
 def atom_energies_add_up(case: ContractCase) -> Iterator[Finding]:
-    """Compare each energy with the sum over its atoms, where the potential tells both."""
+    """Compare each energy with the sum over its atoms, if the potential provides both."""
     if "atom_energies" not in case.potential.outputs:
         return
     for index, system in enumerate(case.systems):
@@ -115,7 +115,7 @@ def atom_energies_add_up(case: ContractCase) -> Iterator[Finding]:
 
 
 def batched_as_alone(case: ContractCase) -> Iterator[Finding]:
-    """Compare what is said of systems in a batch with what is said of them alone."""
+    """Compare predictions of systems in a batch with predictions of the same systems alone."""
     alone = [case.full(system) for system in case.systems]
     for chosen in (case.systems, [s for s in case.systems if s.pbc.all()]):
         if chosen:
@@ -126,7 +126,7 @@ def batched_as_alone(case: ContractCase) -> Iterator[Finding]:
 
 
 def together_as_one_by_one(case: ContractCase) -> Iterator[Finding]:
-    """Compare each output asked alone with the same among all others, from one pass."""
+    """Compare each output computed alone with the same output from one pass for all outputs."""
     for index, system in enumerate(case.systems):
         everything = case.full(system)
         for name in case.outputs_for(system):
@@ -135,7 +135,7 @@ def together_as_one_by_one(case: ContractCase) -> Iterator[Finding]:
 
 
 def unchanged_by_translation(case: ContractCase) -> Iterator[Finding]:
-    """Compare systems with themselves elsewhere."""
+    """Compare systems with translated copies."""
     for index, system in enumerate(case.systems):
         step = case.rng.uniform(-10, 10, size=3)
         other = case.full(system.moved(system.positions + step))
@@ -143,7 +143,7 @@ def unchanged_by_translation(case: ContractCase) -> Iterator[Finding]:
 
 
 def unchanged_by_permutation(case: ContractCase) -> Iterator[Finding]:
-    """Compare systems with themselves, their atoms in another order."""
+    """Compare systems with copies whose atoms are reordered."""
     for index, system in enumerate(case.systems):
         order = case.rng.permutation(len(system))
         other, one = case.full(shuffled(system, order)), case.full(system)
@@ -154,7 +154,7 @@ def unchanged_by_permutation(case: ContractCase) -> Iterator[Finding]:
 
 
 def unchanged_by_whole_cells(case: ContractCase) -> Iterator[Finding]:
-    """Compare periodic systems with themselves, atoms moved by lattice vectors."""
+    """Compare periodic systems with copies whose atoms are moved by lattice vectors."""
     for index, system in enumerate(case.systems):
         if system.pbc.any():
             cells = case.rng.integers(-3, 4, size=(len(system), 3)) * system.pbc
@@ -202,27 +202,29 @@ def stress_is_gradient(case: ContractCase) -> Iterator[Finding]:
                 yield _apart_at_best(projected, slopes, stress), f"systems[{index}], {a}{b}"
 
 
-def turns(case: ContractCase, names: tuple[str, ...]) -> Iterator[Finding]:
-    """Compare the prediction of a turned system with the turned prediction; only reported."""
-    for index, system in enumerate(case.systems):
-        turn = rotation(case.rng)
-        one, other = case.full(system), case.full(moved(system, turn))
-        for name, value in _set_values(other):
-            if name in names:
-                yield (
-                    _apart(value, _turned(name, getattr(one, name), turn)),
-                    (f"systems[{index}].{name}"),
-                )
+def rotates(*names: str) -> Callable[[ContractCase], Iterator[Finding]]:
+    """Return the check that these outputs of a rotated system are the rotated outputs."""
+
+    def check(case: ContractCase) -> Iterator[Finding]:
+        for index, system in enumerate(case.systems):
+            turn = rotation(case.rng)
+            one, other = case.full(system), case.full(moved(system, turn))
+            for name, value in _set_values(other):
+                if name in names:
+                    expected = _rotated(name, getattr(one, name), turn)
+                    yield _apart(value, expected), f"systems[{index}].{name}"
+
+    return check
 
 
-def _turned(name: str, value: Floats, turn: Floats) -> Floats:
+def _rotated(name: str, value: Floats, turn: Floats) -> Floats:
     if name in STRESSES:
         return np.asarray(turn.T @ value @ turn)
     return np.asarray(value @ turn) if name.endswith("forces") else np.asarray(value)
 
 
 def _directions(rng: np.random.Generator, shape: tuple[int, ...]) -> Iterator[Floats]:
-    """Yield unit vectors: three that move all atoms, and three that move one along an axis."""
+    """Yield unit vectors: three that move all atoms, and three that move one atom along an axis."""
     for _ in range(3):
         direction = rng.normal(size=shape)
         yield direction / np.linalg.norm(direction)
@@ -241,7 +243,7 @@ def _strained(system: System, strain: Floats, step: float) -> System:
 
 
 def _finite_differences(case: ContractCase, along: Callable[[float], System]) -> Floats:
-    """Return dE/dstep at 0 to fourth order, for each size of step, all from one batch."""
+    """Return dE/dstep at 0 to fourth order, for each step size, all from one batch."""
     steps = np.array(case.tolerances.steps)
     systems = [along(step * times) for step in steps for times in (-2, -1, 1, 2)]
     energies = [prediction.energy for prediction in case.predict(systems, "energy")]
@@ -265,8 +267,8 @@ def _apart(value: object, expected: object) -> float:
     return float(np.abs(value - expected).max() / max(1.0, float(np.abs(expected).max())))
 
 
-def _apart_at_best(value: float, slopes: Floats, whole: Floats) -> float:
-    return float(np.abs(value - slopes).min() / max(1.0, float(np.abs(whole).max())))
+def _apart_at_best(value: float, slopes: Floats, reference: Floats) -> float:
+    return float(np.abs(value - slopes).min() / max(1.0, float(np.abs(reference).max())))
 
 
 def _shape(name: str, n_atoms: int) -> tuple[int, ...]:

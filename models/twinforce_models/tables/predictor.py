@@ -1,4 +1,4 @@
-"""From systems to predictions by way of tables: nothing per system on the way to the device."""
+"""Predictions by way of tables, with no operation per system on the way to the device."""
 
 import logging
 from collections import OrderedDict
@@ -31,14 +31,14 @@ from twinforce_proto import STRESSES, Prediction, System, needs_autograd
 logger = logging.getLogger(__name__)
 
 MAX_RECORDED_ATOMS = 8192
-"""Beyond, a GPU has so much to do for each kernel that it never waits for the next one."""
+"""Largest batch that is recorded; in larger ones, kernels run longer than their launch takes."""
 
 _MAX_RECORDINGS = 128
 _MAX_SYSTEM = 50_000
-"""Atoms of a system; beyond, every atom looking at every other one takes too long."""
+"""Largest number of atoms of a system; beyond, comparing all pairs of atoms takes too long."""
 
 _MAX_TESTS = 10**10
-"""Atoms and images that all atoms look at; beyond, as in very skewed cells, it takes too long."""
+"""Largest number of tests in a search; beyond, as in very skewed cells, it takes too long."""
 
 _LANES = 128
 _HEADER = 2
@@ -49,14 +49,14 @@ _STRAIN_GRADIENTS = {
 
 
 class TablePredictor:
-    """Predicts systems with a `Tabular` potential; not safe to use from several threads at once.
+    """Evaluates systems with a `Tabular` potential; not thread-safe.
 
     Args:
-        potential: What to evaluate.
-        max_entries: Atoms times neighbors that a table may have.
+        potential: The potential to evaluate.
+        max_entries: Largest number of atoms times neighbors of a table.
 
     Attributes:
-        n_recordings: How many evaluations were recorded.
+        n_recordings: Number of evaluations that have been recorded.
     """
 
     def __init__(self, potential: Potential, max_entries: int = 2**26) -> None:
@@ -64,25 +64,22 @@ class TablePredictor:
         self._max_entries = max_entries
         self._capacity = NeighborCapacity()
         self._recordings: OrderedDict[Hashable, Recording | None] = OrderedDict()
-        self._seen: set[Hashable] = set()
+        self._sizes_seen: set[Hashable] = set()
         self._pool: Any = None
         self.n_recordings = 0
 
     def predict(
         self, systems: Sequence[System], outputs: frozenset[str]
     ) -> list[Prediction] | None:
-        """Evaluate systems together.
+        """Evaluate systems together, without checking that the potential supports them.
 
         Args:
-            systems: At least one.
-            outputs: Names of `OUTPUTS`, which the potential has.
+            systems: At least one system.
+            outputs: Names of `OUTPUTS` that the potential has.
 
         Returns:
-            None for what needs the ordinary way: a potential that just now is not `Tabular`, or
-            systems that are too large, too crowded, or smaller than a fraction of the cutoff.
-
-        Raises:
-            UnsupportedOutputError: For a stress of a system that is not periodic.
+            None if the systems must be evaluated without tables: the potential is not `Tabular` at
+            present, or systems are too large, too dense, or much smaller than the cutoff.
         """
         tabular = as_tabular(self._potential)
         if tabular is None or max(map(len, systems)) > _MAX_SYSTEM:
@@ -90,16 +87,16 @@ class TablePredictor:
         geometry = fold(systems, self._potential.cutoff)
         reach = reach_of(geometry.periods, self._potential.cutoff)
         if reach.max() >= MAX_SHIFT or _n_tests(geometry, reach) > _MAX_TESTS:
-            return None  # what is folded may be one cell further
-        values = self._evaluated(tabular, systems, geometry, reach, outputs)
+            return None  # folding may add one cell to a shift
+        values = self._evaluate_atoms(tabular, systems, geometry, reach, outputs)
         return None if values is None else _predictions(values, geometry, outputs)
 
     def forget(self) -> None:
-        """Give back the memory of all recordings; what is met again is recorded again."""
+        """Release the memory of all recordings; sizes that occur again are recorded again."""
         self._recordings.clear()
         self._pool = None
 
-    def _evaluated(
+    def _evaluate_atoms(
         self,
         tabular: Tabular,
         systems: Sequence[System],
@@ -107,7 +104,7 @@ class TablePredictor:
         reach: NDArray[np.int32],
         outputs: frozenset[str],
     ) -> dict[str, NDArray[Any]] | None:
-        """Return what there is of each atom, with room enough for its neighbors."""
+        """Return the results per atom, repeating the evaluation until all neighbors fit."""
         size = size_for(len(geometry.positions), len(systems))
         wanted = Wanted(
             energy=not outputs <= DIRECT_OUTPUTS,
@@ -142,19 +139,19 @@ class TablePredictor:
     def _recording(
         self, key: Hashable, evaluate: Evaluate, size: Size, batch: tuple[Any, ...]
     ) -> Recording | None:
-        """Return what was recorded of a size that is asked for again; None the first time."""
+        """Return the recording of a size that occurred before; None for the first occurrence."""
         if key in self._recordings:
             self._recordings.move_to_end(key)
             return self._recordings[key]
-        if key in self._seen:
+        if key in self._sizes_seen:
             return self._record(key, evaluate, size, batch)
-        self._seen.add(key)
+        self._sizes_seen.add(key)
         return None
 
     def _record(
         self, key: Hashable, evaluate: Evaluate, size: Size, batch: tuple[Any, ...]
     ) -> Recording | None:
-        """Record an evaluation; None, from then on, where that cannot be done."""
+        """Record an evaluation; None, also for later batches, if recording fails."""
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         staging = Staging(size, self._potential.dtype, self._potential.device)
@@ -166,7 +163,7 @@ class TablePredictor:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            logger.warning("batches of %d atoms are not recorded: %s", size.n_atoms, error)
+            logger.warning("cannot record batches of %d atoms: %s", size.n_atoms, error)
         self._recordings[key] = recording
         if len(self._recordings) > _MAX_RECORDINGS:
             self._recordings.popitem(last=False)
@@ -174,7 +171,7 @@ class TablePredictor:
 
 
 def _n_tests(geometry: Geometry, reach: NDArray[np.int32]) -> float:
-    """Return how many atoms and images a search looks at, for each atom at least `_LANES`."""
+    """Return the number of atoms and images that a search tests, at least `_LANES` per atom."""
     sizes = np.asarray(geometry.n_atoms_per_system, dtype=float)
     images = np.prod(2.0 * reach + 1.0, axis=1)
     return float((sizes * np.maximum(sizes, _LANES) * images).sum())
@@ -188,7 +185,7 @@ def _evaluate(
     max_seen: int,
     places: Places,
 ) -> Tensor:
-    """Return how much room was needed, and everything of each atom, as one flat tensor."""
+    """Return the required capacities and all results per atom, as one flat tensor."""
     with torch.no_grad():
         table = search(places, potential.cutoff, width)
         values = tabular.evaluate_table(table, wanted, max_seen)
@@ -196,7 +193,7 @@ def _evaluate(
 
 
 def _flatten(values: AtomValues, wanted: Wanted, counts: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return how much room was needed, and what is wanted of the rest, in a fixed order."""
+    """Return the required capacities and the requested results, in a fixed order."""
     most = counts.max()
     n_seen = torch.zeros_like(most) if values.n_seen is None else values.n_seen
     parts = [torch.stack([most, n_seen.to(most.dtype)]).to(dtype)]
@@ -216,7 +213,7 @@ def _forces_and_strains(wanted: Wanted) -> list[str]:
 def _unflatten(
     flat: NDArray[Any], size: Size, wanted: Wanted, n_atoms: int
 ) -> dict[str, NDArray[Any]]:
-    """Return what `_flat` made one of, in float64, without the padding."""
+    """Return the parts that `_flatten` joined, in float64, without the padding."""
     values: dict[str, NDArray[Any]] = {}
     start, n = _HEADER, size.n_atoms
     if wanted.energy:

@@ -1,4 +1,4 @@
-"""The native hybrid potential: `HybridCore` on batches, and its weights on disk."""
+"""The native hybrid potential: `HybridCore` applied to batches, and its weights on disk."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ class HybridNet(nn.Module):
     """A `Potential` around a trained `HybridCore`.
 
     Attributes:
-        outputs: Everything: it has all three heads.
+        outputs: All outputs, since the network has all three heads.
     """
 
     kind_of_element: Tensor
@@ -41,9 +41,9 @@ class HybridNet(nn.Module):
         """Wrap a core.
 
         Args:
-            core: In the dtype and on the device that the potential shall have.
-            reference_energies: Of each element, in eV. Added in float64, whatever the core's
-                dtype: they are thousands of times larger than what they are added to.
+            core: In the dtype and on the device that the potential is to use.
+            reference_energies: Energy of each element, in eV. Added in float64, whatever the core's
+                dtype: they are thousands of times larger than the energies of the network.
         """
         super().__init__()
         self.core = core.eval().requires_grad_(False)
@@ -69,14 +69,14 @@ class HybridNet(nn.Module):
         return Heads(atom_energies, self.core.direct_forces(x), stress)
 
     def evaluate_table(self, table: Table, wanted: Wanted, max_seen: int) -> AtomValues:
-        """Evaluate a table; every neighbor is seen."""
+        """Evaluate a table; all neighbors are used."""
         del max_seen
         inputs = self.inputs_of(table, with_reverse=wanted.gradient)
         evaluate = fused.hybrid if wanted.gradient else fused.direct
         return self.values_of(inputs.kinds, evaluate(self.core, inputs))
 
     def inputs_of(self, table: Table, *, with_reverse: bool) -> Inputs:
-        """Return what the network takes of a table."""
+        """Return the inputs of the network for a table."""
         kinds = self.kind_of_element.index_select(0, table.atomic_numbers)
         reverse = None
         if with_reverse:
@@ -84,7 +84,7 @@ class HybridNet(nn.Module):
         return Inputs(kinds, table.positions, table.neighbors, table.offsets, reverse)
 
     def values_of(self, kinds: Tensor, heads: CoreHeads | HybridHeads) -> AtomValues:
-        """Return what the network gives as what a potential says."""
+        """Return the results of the network as those of the potential."""
         references = self.reference_energies.index_select(0, kinds)
         values = AtomValues(
             references + heads.local_energies.to(torch.float64),
@@ -101,7 +101,7 @@ class HybridNet(nn.Module):
 
 
 def tabulate(batch: Batch, cutoff: float) -> NeighborTable:
-    """Return the pairs of a batch as a `NeighborTable`, as wide as the most crowded atom needs."""
+    """Return the pairs of a batch as a `NeighborTable`, as wide as the densest atom requires."""
     counts = neighbor_counts(batch)
     width = max(int(counts.max()), 1)
     place = places_in_table(batch, width, counts)
@@ -133,7 +133,7 @@ def lay_out(batch: Batch, cutoff: float, min_width: int = 1) -> tuple[Tensor, Te
 
 
 def lay_out_reverse(batch: Batch, width: int) -> Tensor:
-    """Return for pairs of `lay_out` where they stand seen from the other end, [n_atoms, width]."""
+    """Return the reverse index of the pairs in the table of `lay_out`, shape [n_atoms, width]."""
     place = places_in_table(batch, width)
     reverse = torch.arange(batch.n_atoms * width, device=place.device)
     back = reversed_pairs(batch.pairs[0], batch.pairs[1], batch.shifts)
@@ -142,17 +142,17 @@ def lay_out_reverse(batch: Batch, width: int) -> Tensor:
 
 
 def neighbor_counts(batch: Batch) -> Tensor:
-    """Return how many neighbors each atom has, shape [n_atoms]."""
+    """Return the number of neighbors of each atom, shape [n_atoms]."""
     return torch.bincount(batch.pairs[0], minlength=batch.n_atoms)
 
 
 def places_in_table(batch: Batch, width: int, counts: Tensor | None = None) -> Tensor:
-    """Return where each pair stands in a flat table with `width` entries per atom.
+    """Return the index of each pair in a flattened table with `width` entries per atom.
 
     Args:
-        batch: Whose pairs.
-        width: At least what the most crowded atom needs.
-        counts: `neighbor_counts`, where they are known already.
+        batch: The batch of the pairs.
+        width: At least the largest number of neighbors of an atom.
+        counts: `neighbor_counts`, if they are known already.
     """
     i = batch.pairs[0]
     counts = neighbor_counts(batch) if counts is None else counts
@@ -164,13 +164,13 @@ def places_in_table(batch: Batch, width: int, counts: Tensor | None = None) -> T
 def load(
     directory: Path, metadata: dict[str, Any], device: torch.device, dtype: torch.dtype
 ) -> HybridNet:
-    """Return the potential whose weights lie in `directory`/model.safetensors.
+    """Return the potential whose weights are in `directory`/model.safetensors.
 
     Args:
-        directory: Of the model.
+        directory: Directory of the model.
         metadata: Its model.json; `hyperparameters` are those of the network.
-        device: To put it on.
-        dtype: To compute in.
+        device: Device to compute on.
+        dtype: Data type to compute in.
     """
     h = metadata["hyperparameters"]
     core = HybridCore(Hyperparameters(**(h | {"elements": tuple(h["elements"])})))

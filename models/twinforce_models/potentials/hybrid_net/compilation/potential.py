@@ -22,12 +22,12 @@ from twinforce_proto import needs_autograd
 
 
 class CompiledHybridNet:
-    """A `Potential` and `Fused`: `plain`, and for batches that a compiled part can take, that part.
+    """A `Potential` and `Fused` that evaluates compiled parts, or `plain` where none fits.
 
     Parts may be added at any time, from any thread.
 
     Attributes:
-        plain: What is compiled, or evaluated where nothing compiled fits.
+        plain: The potential that is compiled.
     """
 
     def __init__(self, plain: HybridNet) -> None:
@@ -40,19 +40,19 @@ class CompiledHybridNet:
 
     @property
     def parts(self) -> frozenset[Part]:
-        """What is compiled."""
+        """Names of the compiled parts."""
         return frozenset(self._parts)
 
     def use(self, spec: Spec, compiled: Compiled) -> None:
-        """Evaluate a part with what was compiled from the spec, from the next batch on."""
+        """Evaluate a part with the function compiled from the spec, from the next batch on."""
         self._parts[spec.part] = spec, compiled
 
     def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
-        """Evaluate a batch once, as `plain` does."""
+        """Evaluate a batch once, with `plain`."""
         return self.plain.forward_heads(batch, direct=direct)
 
     def forward_fused(self, batch: Batch, outputs: frozenset[str]) -> FusedHeads | None:
-        """Evaluate a batch once; None if the part that it needs is missing or cannot take it."""
+        """Evaluate a batch once; None if the required part is missing or does not fit the batch."""
         part = self._parts.get("hybrid" if needs_autograd(outputs) else "direct")
         if part is None or batch.n_atoms < MIN_SIZE:
             return None
@@ -82,11 +82,11 @@ class CompiledHybridNet:
 
     @property
     def table_variant(self) -> Hashable:
-        """What it would evaluate a table with just now."""
+        """The set of compiled parts that tables are evaluated with at present."""
         return self.parts
 
     def evaluate_table(self, table: Table, wanted: Wanted, max_seen: int) -> AtomValues:
-        """Evaluate a table, with a compiled part if there is one that can take it."""
+        """Evaluate a table, with a compiled part if one can evaluate it."""
         part = self._parts.get("hybrid" if wanted.gradient else "direct")
         if part is None or min(table.neighbors.shape) < MIN_SIZE:
             return self.plain.evaluate_table(table, wanted, max_seen)
@@ -94,8 +94,8 @@ class CompiledHybridNet:
         if table.neighbors.numel() > spec.max_slots:
             return self.plain.evaluate_table(table, wanted, max_seen)
         inputs = self.plain.inputs_of(table, with_reverse=spec.has_reverse)
-        given = [each for each in inputs if each is not None]
-        results = compiled([*self._weights, *given])
+        tensors = [tensor for tensor in inputs if tensor is not None]
+        results = compiled([*self._weights, *tensors])
         heads = HybridHeads(*results) if wanted.gradient else CoreHeads(*results)
         return self.plain.values_of(inputs.kinds, heads)
 
