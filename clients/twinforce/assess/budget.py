@@ -1,4 +1,4 @@
-"""How a limited wall time is shared out."""
+"""A limited wall time, and the shares of it that the units of work get."""
 
 import math
 import time
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment after which nothing new begins.
+    """The time after which no new work begins.
 
     Attributes:
-        end: As time.monotonic has it, in s.
+        end: Time on the clock of `time.monotonic`, in s.
     """
 
     end: float
 
     @classmethod
     def after(cls, seconds: float) -> "Deadline":
-        """Return the one that is this far away."""
+        """Return a deadline that many seconds from now."""
         return cls(time.monotonic() + seconds)
 
     @property
     def seconds_left(self) -> float:
-        """How far it is away, at least 0, in s."""
+        """Seconds until the deadline, at least 0."""
         return max(self.end - time.monotonic(), 0.0)
 
     @property
     def is_over(self) -> bool:
-        """Whether it has passed."""
+        """True once the deadline has passed."""
         return time.monotonic() >= self.end
 
 
@@ -37,12 +37,12 @@ AT_ONCE = Deadline(-math.inf)
 
 
 def share_of(whole: Deadline, weight: float, later_weights: Iterable[float]) -> Deadline:
-    """Return until when one of several may go on; what it leaves, the later ones get.
+    """Return the deadline of the next of several units; time that it leaves goes to later ones.
 
     Args:
-        whole: The deadline of all of them.
-        weight: Of this one.
-        later_weights: Of those that follow.
+        whole: Deadline of all units together.
+        weight: Weight of the next unit.
+        later_weights: Weights of the units that follow it.
     """
     if whole.end == math.inf:
         return whole

@@ -1,4 +1,4 @@
-"""What an assessment consists of: the units of each preset, and those that selectors name."""
+"""The plan of an assessment: the units of each preset, and the units that selectors name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ from twinforce.assess.units.loops import loops_unit
 from twinforce.assess.units.nonconservativity import client_unit, server_unit
 from twinforce.assess.units.nve import nve_unit
 from twinforce.assess.units.nvt import nvt_unit
-from twinforce.assess.units.optimise import STRATEGIES, optimise_unit
+from twinforce.assess.units.optimize import STRATEGIES, optimize_unit
 from twinforce.assess.units.resonance import resonance_unit
 from twinforce.assess.units.start import start_unit
 from twinforce.assess.ways import Thermostat, Way, parse_thermostat, parse_way
 
-# Piece -> its share of the time, in the order in which they are run.
+# Piece -> its share of the time, in the order in which pieces are run.
 SHARES = {"lambda": 5, "loops": 3, "cost": 6, "optimise": 16, "resonance": 6, "nve": 22, "nvt": 42}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """How much is done.
+    """The amount of work in an assessment.
 
     Attributes:
-        n_loops: Closed paths.
-        n_rounds: Of timing.
-        inner_steps: M that are timed, and run without a thermostat.
-        n_starts: Of optimisations.
-        max_steps: Of each optimisation.
-        resonance_ps: Of the run that predicts how outer steps heat, in ps.
-        nve_ps: Of each run without a thermostat, in ps.
-        nvt_ps: Of each run with one, in ps.
-        nvt: Which those are, as ways and their thermostats.
+        n_loops: Number of closed paths.
+        n_rounds: Number of rounds of timing.
+        inner_steps: Values of M that are timed, and simulated without a thermostat.
+        n_starts: Number of starting points of optimizations.
+        max_steps: Maximum number of steps of an optimization.
+        resonance_ps: Length of the simulation that predicts the heating by outer steps, in ps.
+        nve_ps: Length of each simulation without a thermostat, in ps.
+        nvt_ps: Length of each simulation with a thermostat, in ps.
+        nvt: Names of the ways to drive the latter, each with its thermostats.
     """
 
     n_loops: int
@@ -92,16 +92,16 @@ PRESETS = {
 
 
 def plan(subject: Subject, preset: Preset, selectors: Sequence[str] = ()) -> list[Unit]:
-    """Return the units to do, in order; first the start, where any of them needs it.
+    """Return the units to do, in order, with the equilibrated start first if any unit needs it.
 
     Args:
-        subject: What is assessed.
-        preset: How much.
-        selectors: Pieces, such as "nvt", or units or groups of them, such as "nvt:direct" or
-            "nvt:hybrid-4:svr:10", also ones that the preset lacks. None: everything.
+        subject: The model and the system to assess.
+        preset: The amount of work.
+        selectors: Pieces such as "nvt", units such as "nvt:hybrid-4:svr:10", or groups of units
+            such as "nvt:direct". Units need not be part of the preset. Empty selects everything.
 
     Raises:
-        ValueError: A selector names nothing.
+        ValueError: A selector names no piece and no unit.
     """
     usual = _usual_units(subject, preset)
     if not selectors:
@@ -119,7 +119,7 @@ def plan(subject: Subject, preset: Preset, selectors: Sequence[str] = ()) -> lis
 
 
 def weights(units: Sequence[Unit]) -> list[float]:
-    """Return how to share out the time: between pieces as `SHARES` says, inside them by cost."""
+    """Return the share of the time of each unit: by `SHARES` among pieces, by cost within one."""
     totals: dict[str, float] = {}
     for unit in units:
         totals[unit.piece] = totals.get(unit.piece, 0.0) + unit.cost
@@ -135,7 +135,7 @@ def _usual_units(subject: Subject, preset: Preset) -> list[Unit]:
         loops_unit(preset.n_loops, conditions),
         cost_unit(preset.inner_steps, preset.n_rounds, conditions),
         *(
-            optimise_unit(
+            optimize_unit(
                 each, preset.n_starts, subject.conditions.fmax, preset.max_steps, conditions
             )
             for each in STRATEGIES

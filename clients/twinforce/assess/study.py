@@ -1,4 +1,4 @@
-"""Doing an assessment: unit by unit, within a budget, from where it was left."""
+"""Run an assessment unit by unit, within a time budget, and continue where it stopped."""
 
 import math
 import time
@@ -21,7 +21,7 @@ from twinforce.assess.units.start import KEY as START
 from twinforce_proto import ServiceError, UnavailableError
 
 _USUAL = Conditions()
-# The start must not eat what it is for.
+# The equilibration must leave time for the units that need it.
 _SHARE_OF_START = 0.5
 
 
@@ -40,24 +40,25 @@ def assess(
 ) -> dict[str, Any]:
     """Assess a served model on one system; write report.json and report.html; return the report.
 
-    What is finished in the folder is not done again, what was begun goes on. Several processes may
-    work on pieces of one assessment in the same folder at the same time.
+    Finished units in the folder are not run again, and started ones continue. Several processes
+    may work on one assessment in the same folder at the same time.
 
     Args:
-        client: Of the service.
-        atoms: The system; its velocities are kept, if it has any.
-        out: The folder.
-        model: Its name.
-        preset: How much, one of `PRESETS`.
-        pieces: Of which only these, or units of them such as "nvt:direct:svr:10". None: all.
-        conditions: Of simulations.
-        budget_minutes: Of wall time.
-        anew: Whether an assessment of something else in the folder is deleted.
-        progress: Where to show how far it is.
+        client: Client of the service.
+        atoms: The system; its velocities, if it has any, are the start of simulations.
+        out: Folder of the assessment.
+        model: Name of the model; None selects the default model of the service.
+        preset: Amount of work, one of `PRESETS`.
+        pieces: Pieces to run, or units of them such as "nvt:direct:svr:10". Empty runs all.
+        conditions: Conditions that all simulations share.
+        budget_minutes: Wall time, in minutes.
+        anew: Delete an assessment of another model or system in the folder.
+        progress: Where to show progress; None shows nothing.
 
     Raises:
-        ValueError: The folder holds an assessment of something else, or a piece is unknown.
-        UnavailableError: The service cannot be reached; run it again when it can.
+        ValueError: The folder holds an assessment of another model or system, or a piece is
+            unknown.
+        UnavailableError: The service cannot be reached; a later call continues.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
@@ -78,7 +79,7 @@ def assess(
 
 
 def identity_of(subject: Subject) -> dict[str, Any]:
-    """Return what all units depend on."""
+    """Return everything that all units depend on."""
     conditions = subject.conditions
     return {
         "model": subject.info.name,
@@ -94,7 +95,7 @@ def identity_of(subject: Subject) -> dict[str, Any]:
 
 
 def _do_all(subject: Subject, folder: Folder, units: list[Unit], whole: Deadline) -> dict[str, str]:
-    """Do what is not done; return why units have not been run, by their keys."""
+    """Run all unfinished units; return the reasons why some were not run, by unit key."""
     notes: dict[str, str] = {}
     waiting = [unit for unit in units if not _is_done(folder, unit)]
     if any(unit.needs_start for unit in units) and not any(unit.needs_start for unit in waiting):
@@ -112,7 +113,7 @@ def _do_all(subject: Subject, folder: Folder, units: list[Unit], whole: Deadline
 
 
 def _do(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) -> str:
-    """Do one unit as far as time allows; return why it was not run, or nothing."""
+    """Run a unit as far as time allows; return the reason why it was not run, or ""."""
     if missing := sorted(unit.outputs - set(subject.info.outputs)):
         return f"skipped: the model has no {' and no '.join(missing)}"
     if deadline.is_over:
@@ -126,7 +127,7 @@ def _do(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) -> str
         if _is_done(folder, unit):
             return ""
         if folder.prepare(unit.key, unit.settings):
-            subject.progress.say(f"{unit.key}: begun anew with other settings")
+            subject.progress.say(f"{unit.key}: started over, because its settings have changed")
         before = folder.found(unit.key) or Found()
         begin = time.monotonic()
         try:
@@ -141,7 +142,7 @@ def _do(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) -> str
 
 
 def _is_done(folder: Folder, unit: Unit) -> bool:
-    """Whether all of it is done, with these settings."""
+    """Return True if a unit is done with its present settings."""
     found = folder.found(unit.key)
     return (
         found is not None

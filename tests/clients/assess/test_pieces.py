@@ -14,7 +14,7 @@ from twinforce.assess.folder import read_found
 from twinforce.assess.units.cost import cost_unit
 from twinforce.assess.units.loops import directions, loops_unit, path_around, work_around
 from twinforce.assess.units.nonconservativity import client_unit, server_unit
-from twinforce.assess.units.optimise import optimise_unit
+from twinforce.assess.units.optimize import optimize_unit
 from twinforce.assess.units.simulation import record_of, simulate
 from twinforce.assess.units.start import KEY, start_unit, starting_atoms
 from twinforce.md import MDSettings, draw_velocities
@@ -205,7 +205,7 @@ def test_costs_are_taken_in_rounds(subject, conditions, started):
 def test_optimisations_are_judged_by_the_conservative_force(
     subject, conditions, tmp_path, strategy
 ):
-    unit = optimise_unit(strategy, 2, 0.002, 300, conditions)
+    unit = optimize_unit(strategy, 2, 0.002, 300, conditions)
     found = unit.work(subject, tmp_path, NEVER).values
     starts = json.loads((tmp_path / "starts.json").read_text())
     assert set(starts) == {"0", "1"}
@@ -223,11 +223,11 @@ def test_direct_forces_lead_no_cluster_to_its_minimum(subject, conditions, tmp_p
     for strategy, rate in (("direct", 0.0), ("conservative", 1.0)):
         place = tmp_path / strategy
         place.mkdir()
-        unit = optimise_unit(strategy, 1, 5e-4, 150, conditions)
+        unit = optimize_unit(strategy, 1, 5e-4, 150, conditions)
         assert unit.work(cluster, place, NEVER).values["success_rate"] == rate
 
 
 def test_no_optimisation_fits_into_no_time(subject, conditions, tmp_path):
-    unit = optimise_unit("conservative", 2, 0.002, 300, conditions)
+    unit = optimize_unit("conservative", 2, 0.002, 300, conditions)
     found = unit.work(subject, tmp_path, OVER)
     assert (found.is_done, found.values["n_done"]) == (False, 0)

@@ -1,7 +1,7 @@
-"""What an inner step costs, over the wire, in each way to drive: measured in turn, round by round.
+"""The cost of an inner step, over the wire, for each way to drive a simulation.
 
-What else the machine does hits all ways of a round alike, so that ratios within rounds are worth
-more than the times themselves. Expected:
+All ways are timed in turn, round by round. Other load on the machine affects all ways of a round
+alike, so ratios within rounds are more reliable than the times themselves. Expected:
 
     t(M) / t_direct = 1 + (F - 1)/M        F = t_conservative / t_direct
 """
@@ -40,9 +40,9 @@ def cost_unit(inner_steps: Sequence[int], n_rounds: int, conditions: Conditions)
     """Return the unit that times steps.
 
     Args:
-        inner_steps: M of multiple time stepping, several.
-        n_rounds: How many rounds.
-        conditions: Of the simulation.
+        inner_steps: Values of M for multiple time stepping.
+        n_rounds: Number of rounds.
+        conditions: Conditions of the simulation.
     """
     hybrid = (Way("hybrid", each) for each in inner_steps)
     ways = (Way("direct"), Way("conservative"), *hybrid)
@@ -53,7 +53,7 @@ def cost_unit(inner_steps: Sequence[int], n_rounds: int, conditions: Conditions)
 
 
 def steps_of(way: Way) -> int:
-    """Return how many inner steps of a way are timed in each round: whole outer ones."""
+    """Return the number of inner steps timed in each round, which make whole outer steps."""
     return way.inner_steps * max(_STEPS_PER_ROUND // way.inner_steps, 1)
 
 
@@ -98,7 +98,7 @@ def _walker(
 
 
 def _round(subject: Subject, runs: dict[Way, Any]) -> dict[str, Any]:
-    """Return seconds: of an inner step in each way, and of single calls with their computing."""
+    """Return times in s: of an inner step in each way, of single calls, and of their computing."""
     steps = {}
     for way, dynamics in runs.items():
         n_steps = steps_of(way)
@@ -123,7 +123,7 @@ def _round(subject: Subject, runs: dict[Way, Any]) -> dict[str, Any]:
 
 
 def summarize(ways: Sequence[Way], rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return medians, ratios within rounds with errors, and what they were expected to be."""
+    """Return medians, ratios within rounds with errors, and the expected ratios."""
     if not rounds:
         return {}
 

@@ -1,10 +1,10 @@
-"""How far direct forces are from a gradient: exact derivatives, and differences as a check.
+"""The distance of forces from a gradient: by automatic differentiation and by differences.
 
     λ = ‖(J - Jᵀ)/2‖ / ‖J‖        J = ∂f/∂r, Frobenius norms
 
-(Bigi, Langer, Ceriotti, arXiv:2412.11569, eq. 5). The service differentiates; the client displaces
-each coordinate both ways and asks for forces. What conservative forces give in the second way is
-the noise of it.
+(Bigi, Langer, Ceriotti, arXiv:2412.11569, eq. 5). The service differentiates the forces; as a check,
+the client takes central differences. The value that differences of conservative forces give is the
+noise of that method.
 """
 
 import math
@@ -23,23 +23,23 @@ from twinforce.assess.subject import Subject, Unit
 
 SERVER_KEY, CLIENT_KEY = "lambda:server", "lambda:client"
 
-# Displacements that balance rounding against the curvature of forces, in Å.
+# Displacements that balance rounding errors against the curvature of forces, in Å.
 _DISPLACEMENTS = {"float32": 1e-2, "float64": 1e-3}
 _MOST_ATOMS = 1000
 _BIN_WIDTH = 0.25
-# One call that cannot go on where it stopped may take some times its share, within these, in s.
+# The call cannot be resumed, so it may take several times its share, within these limits, in s.
 _TIMEOUT_OVER_SHARE = 3.0
 _TIMEOUTS_S = (120.0, 3600.0)
 
 
 def server_unit(subject: Subject) -> Unit:
-    """Return the unit that asks the service."""
+    """Return the unit that has the service compute λ."""
     cost = 6.0 * len(subject.atoms)
     return Unit(SERVER_KEY, cost, {}, _ask_service, outputs=frozenset({"direct_forces"}))
 
 
 def client_unit(subject: Subject) -> Unit:
-    """Return the unit that takes central differences, of both forces where there are both."""
+    """Return the unit that takes central differences of all kinds of forces of the model."""
     kinds = [
         kind for kind in ("direct", "conservative") if f"{kind}_forces" in subject.info.outputs
     ]
@@ -56,16 +56,16 @@ def client_unit(subject: Subject) -> Unit:
 def by_distance(
     distances: Floats, norms: Floats, antisymmetric_norms: Floats
 ) -> dict[str, list[float]]:
-    """Return how pairs of atoms answer to each other against their distance.
+    """Return the response of pairs of atoms as a function of their distance.
 
     Args:
-        distances: Of pairs of atoms, in Å, shape [n_atoms, n_atoms].
-        norms: Of the blocks J_ij, in eV/Å², shape [n_atoms, n_atoms].
-        antisymmetric_norms: Of (J_ij - J_jiᵀ)/2, likewise.
+        distances: Distances of pairs of atoms, in Å, shape [n_atoms, n_atoms].
+        norms: Norms of the blocks J_ij, in eV/Å², shape [n_atoms, n_atoms].
+        antisymmetric_norms: Norms of (J_ij - J_jiᵀ)/2, in eV/Å², shape [n_atoms, n_atoms].
 
     Returns:
-        For each bin of distances: its center, root mean squares of both norms, and λ of the bin,
-        which is their ratio.
+        For each bin of distances: its center, the root mean square of either norm, and λ of the
+        bin, which is the ratio of the two.
     """
     apart = ~np.eye(len(distances), dtype=bool)
     bins = (distances[apart] / _BIN_WIDTH).astype(int)
@@ -116,7 +116,7 @@ def _displace(
 ) -> Found:
     n_atoms = len(subject.atoms)
     if n_atoms > _MOST_ATOMS:
-        return Found({}, True, f"not run: at most {_MOST_ATOMS} atoms, these are {n_atoms}")
+        return Found({}, True, f"not run: expected at most {_MOST_ATOMS} atoms, got {n_atoms}")
     columns = _columns(kinds, displacement, subject, place / "columns.f64", deadline)
     if len(columns) < 3 * n_atoms:
         return Found({"share_done": len(columns) / (3 * n_atoms)}, False)
@@ -141,9 +141,9 @@ def _summary(subject: Subject, jacobian: Floats) -> dict[str, Any]:
 def _columns(
     kinds: list[str], displacement: float, subject: Subject, path: Path, deadline: Deadline
 ) -> Floats:
-    """Return the columns of J that are known, shape [n_columns, n_kinds, 3 n_atoms].
+    """Return the columns of J computed so far, shape [n_columns, n_kinds, 3 n_atoms].
 
-    They are appended to a file, so that work goes on after the last whole one.
+    Columns are appended to a file, so that a later attempt continues after the last complete one.
     """
     size = 3 * len(subject.atoms)
     path.touch()

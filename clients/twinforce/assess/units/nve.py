@@ -1,4 +1,4 @@
-"""How well each way to drive keeps the total energy, without a thermostat."""
+"""Energy conservation of each way to drive, without a thermostat."""
 
 from dataclasses import asdict
 from functools import partial
@@ -51,7 +51,7 @@ def _measure(settings: MDSettings, subject: Subject, place: Path, deadline: Dead
 
 
 def summarize(record: Record, n_atoms: int, step_fs: float) -> dict[str, object]:
-    """Return what a run without a thermostat shows."""
+    """Return the drift, the temperatures and the energy curve of a simulation."""
     series = record.series()
     total = series["energy"] + series["kinetic_energy"]
     times = step_fs * np.arange(len(total), dtype=np.float64)

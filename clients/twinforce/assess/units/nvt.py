@@ -1,4 +1,4 @@
-"""What each way to drive does under a thermostat: temperatures of species, motion, order."""
+"""Temperatures of species, motion and structure under a thermostat, for each way to drive."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -21,15 +21,15 @@ from twinforce.assess.units.start import KEY, expected_temperature_shifts, start
 from twinforce.assess.ways import Thermostat, Way
 from twinforce.md import MDSettings, fit_drift
 
-# The part of a run that is given to the forces and the thermostat to settle.
+# Share of a simulation during which the forces and the thermostat settle.
 _SETTLING = 0.1
 _LARGEST_DISTANCE = 8.0
-# 2: where spectra end is told by their height, not by their area.
+# Version 2 finds the end of a spectrum by its height, not by its area.
 _ANALYSIS = 2
 
 
 def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: Conditions) -> Unit:
-    """Return the unit that runs at constant temperature."""
+    """Return the unit that simulates at constant temperature."""
     key = f"nvt:{way}:{thermostat}"
     settings = MDSettings(
         forces=way.forces,
@@ -74,7 +74,7 @@ def _measure(settings: MDSettings, subject: Subject, place: Path, deadline: Dead
 
 
 def temperatures(record: Record, n_atoms: int, settings: MDSettings) -> dict[str, Any]:
-    """Return mean temperatures, and the drift of what should be conserved."""
+    """Return mean temperatures and force differences, and the drift of the conserved energy."""
     series = record.series()
     n_settling = int(_SETTLING * len(series["energy"]))
     settled = {name: values[n_settling:] for name, values in series.items()}
@@ -93,7 +93,7 @@ def temperatures(record: Record, n_atoms: int, settings: MDSettings) -> dict[str
 
 
 def motion(record: Record, atoms: Atoms, settings: MDSettings) -> dict[str, Any]:
-    """Return diffusion coefficients and spectra of velocities, of each species."""
+    """Return the diffusion coefficient and the velocity spectrum of each species."""
     layout = record.layout
     positions, velocities = record.positions(), record.velocities()
     positions = positions[int(_SETTLING * len(positions)) :]
@@ -125,7 +125,7 @@ def motion(record: Record, atoms: Atoms, settings: MDSettings) -> dict[str, Any]
 
 
 def order(record: Record, atoms: Atoms) -> dict[str, Any]:
-    """Return radial distribution functions, where the system is periodic in all directions."""
+    """Return radial distribution functions; none unless periodic in all three directions."""
     if not atoms.pbc.all():
         return {"radial": {}}
     positions = record.positions()
@@ -149,5 +149,5 @@ def order(record: Record, atoms: Atoms) -> dict[str, Any]:
 
 
 def _rounded(values: Any) -> list[float]:
-    """Return values with five digits: what a page can show, in a file of bearable size."""
+    """Return values rounded to five digits, enough for a plot, to keep the report small."""
     return [float(f"{value:.5g}") for value in values]

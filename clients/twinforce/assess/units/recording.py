@@ -1,8 +1,8 @@
-"""What a simulation leaves behind: plain arrays of numbers that grow, record by record.
+"""The recordings of a simulation: plain arrays of numbers that grow record by record.
 
-rows.f64        one row for each outer step, of `columns`
-positions.f32   some of the steps, all atoms, not wrapped, in Å
-velocities.f32  more of the steps, at most 256 atoms, in ASE's unit
+rows.f64        one row per outer step, with the columns of the layout
+positions.f32   positions of all atoms at some steps, not wrapped, in Å
+velocities.f32  velocities of at most 256 atoms at more of the steps, in ASE's unit
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ _FIRST = ("energy", "kinetic_energy", "temperature", "conserved_energy", "rmse",
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """What is recorded, and when.
+    """The contents of the recordings and the intervals between records.
 
     Attributes:
-        symbols: Of the species, in the order of their temperatures.
-        n_atoms: Of the system.
-        traced: Atoms whose velocities are recorded, shape [n].
-        outer_fs: Between rows, in fs.
-        is_moving: Whether positions and velocities are recorded.
+        symbols: Chemical symbols of the species, in the order of their temperatures.
+        n_atoms: Number of atoms of the system.
+        traced: Indices of the atoms whose velocities are recorded, shape [n].
+        outer_fs: Time between rows, in fs.
+        is_moving: True if positions and velocities are recorded.
     """
 
     symbols: tuple[str, ...]
@@ -42,7 +42,7 @@ class Layout:
 
     @classmethod
     def of(cls, atoms: Atoms, outer_fs: float, *, is_moving: bool) -> Self:
-        """Return the one for these atoms."""
+        """Return the layout for these atoms."""
         by_number = sorted(set(zip(atoms.numbers.tolist(), atoms.symbols, strict=True)))
         traced = np.arange(len(atoms))
         if len(atoms) > _MOST_ATOMS_WITH_VELOCITIES:
@@ -53,18 +53,18 @@ class Layout:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of a row: energies in eV, temperatures in K, force differences in eV/Å."""
+        """Columns of a row: energies in eV, temperatures in K, force differences in eV/Å."""
         temperatures = (f"temperature_{symbol}" for symbol in self.symbols)
         return (*_FIRST, *temperatures, *(f"rmse_{symbol}" for symbol in self.symbols))
 
     @property
     def position_interval(self) -> int:
-        """Outer steps between recorded positions."""
+        """Number of outer steps between recorded positions."""
         return max(int(_POSITIONS_FS / self.outer_fs), 1)
 
     @property
     def velocity_interval(self) -> int:
-        """Outer steps between recorded velocities."""
+        """Number of outer steps between recorded velocities."""
         return max(int(_VELOCITIES_FS / self.outer_fs), 1)
 
     def row(self, instant: Instant) -> list[float]:
@@ -84,19 +84,19 @@ class Layout:
 
 
 class Recorder:
-    """Appends to the files of a simulation, from a certain step on; what lies beyond is cut."""
+    """Append to the recordings of a simulation from a given step; later records are cut off."""
 
     def __init__(self, place: Path, layout: Layout, n_steps: int, *, is_begun: bool) -> None:
         """Open the files.
 
         Args:
-            place: Their folder.
-            layout: What they hold.
-            n_steps: How many outer steps lie behind.
-            is_begun: Whether those have been recorded.
+            place: Folder of the files.
+            layout: Layout of the records.
+            n_steps: Number of outer steps taken so far.
+            is_begun: True if those steps have been recorded.
 
         Raises:
-            ValueError: They hold less than that.
+            ValueError: The files hold fewer records.
         """
         self._layout = layout
         self._files: list[IO[bytes]] = []
@@ -112,7 +112,7 @@ class Recorder:
             )
 
     def record(self, n_steps: int, instant: Instant, atoms: Atoms) -> None:
-        """Append what belongs to this step, unless it is there."""
+        """Append the records of a step, unless they are there already."""
         if n_steps <= self._n_recorded:
             return
         self._n_recorded = n_steps
@@ -126,7 +126,7 @@ class Recorder:
             self._velocities.write(velocities.astype(np.float32).tobytes())
 
     def flush(self) -> None:
-        """Have everything written."""
+        """Flush all files."""
         for file in self._files:
             file.flush()
 
@@ -150,18 +150,18 @@ class Recorder:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """What was recorded of a simulation.
+    """The recordings of a simulation, for reading.
 
     Attributes:
-        place: Of its files.
-        layout: What they hold.
+        place: Folder of the files.
+        layout: Layout of the records.
     """
 
     place: Path
     layout: Layout
 
     def series(self, names: Sequence[str] | None = None) -> dict[str, Floats]:
-        """Return columns by their names, each of shape [n_steps + 1]."""
+        """Return columns by name, each of shape [n_steps + 1]."""
         columns = self.layout.columns
         table = np.fromfile(self.place / "rows.f64").reshape(-1, len(columns))
         return {name: table[:, columns.index(name)] for name in names or columns}

@@ -1,4 +1,4 @@
-"""A long simulation as a unit of work: it goes on, bit for bit, from its last checkpoint."""
+"""A long simulation as a unit of work, which continues bit for bit from its last checkpoint."""
 
 import time
 import warnings
@@ -16,20 +16,20 @@ from twinforce.md import MDSettings, dynamics_of, follow
 from twinforce_proto import InvalidSystemError, NonFinitePredictionError, SystemTooLargeError
 
 _CHECKPOINT_S = 20.0
-# Beyond this many times the temperature of the start, atoms have come apart.
+# Above this multiple of the target temperature the system has exploded.
 _HOT = 5.0
-# What a model or service says to atoms that have come apart.
+# Errors of the service for a system that has exploded.
 _DISASTERS = (InvalidSystemError, NonFinitePredictionError, SystemTooLargeError)
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How far a simulation came.
+    """The state in which a simulation stopped.
 
     Attributes:
-        n_inner: Inner steps, over all attempts.
-        is_done: Whether it will not go on.
-        note: Why it ended before its time; empty where it did not.
+        n_inner: Number of inner steps over all attempts.
+        is_done: True if the simulation will not continue.
+        note: Reason why the simulation ended early, or "".
     """
 
     n_inner: int
@@ -38,13 +38,13 @@ class Ending:
 
 
 def outer_fs(settings: MDSettings) -> float:
-    """Return the time between evaluations of what drives at the end of a step, in fs."""
+    """Return the length of an outer step, in fs."""
     inner_steps = settings.inner_steps if settings.forces == "hybrid" else 1
     return inner_steps * settings.time_step_fs
 
 
 def record_of(atoms: Atoms, settings: MDSettings, place: Path, *, is_moving: bool) -> Record:
-    """Return what a simulation recorded there."""
+    """Return the recordings of a simulation."""
     return Record(place, Layout.of(atoms, outer_fs(settings), is_moving=is_moving))
 
 
@@ -57,15 +57,15 @@ def simulate(
     *,
     is_moving: bool = True,
 ) -> Ending:
-    """Simulate until the end, the deadline or a disaster, from the last checkpoint if there is one.
+    """Simulate until the end, the deadline or an explosion, from the last checkpoint if any.
 
     Args:
-        subject: Whose model drives.
-        start: From where, with velocities; not changed.
-        settings: What.
-        place: Of the files of this simulation.
-        deadline: Until when.
-        is_moving: Whether positions and velocities are recorded.
+        subject: The model that drives, and its client.
+        start: Initial atoms with velocities; not modified.
+        settings: Settings of the simulation.
+        place: Folder for the files of this simulation.
+        deadline: Time at which to stop.
+        is_moving: Record positions and velocities.
     """
     atoms = start.copy()
     checkpoint = place / "checkpoint.npz"
@@ -96,7 +96,7 @@ def _follow(
     checkpoint: Path,
     deadline: Deadline,
 ) -> str:
-    """Step, record and save; return why it cannot go on, or nothing."""
+    """Step, record and save; return the reason why the simulation cannot continue, or ""."""
     n_before = dynamics.get_number_of_steps() * dynamics.inner_steps
     title = checkpoint.parent.name
     saved_at = time.monotonic()
@@ -120,6 +120,6 @@ def _follow(
 
 
 def _save(dynamics: Any, recorder: Recorder, checkpoint: Path) -> None:
-    """Save where it is, after all that was recorded before."""
+    """Save a checkpoint, after the records that precede it."""
     recorder.flush()
     dynamics.save(checkpoint)

@@ -1,9 +1,9 @@
-"""Geometry optimisation from many perturbed starts, with each kind of forces.
+"""Geometry optimization from many perturbed starts, with each kind of forces.
 
-Whoever optimises on direct forces follows them until they vanish, which need not be where the
-gradient does, and may never happen. What counts here is the same for all: whether the largest
-*conservative* force at the end is small enough. "hybrid" goes down on direct forces as far as they
-lead, and on conservative ones from there.
+An optimization on direct forces ends where they vanish, which need not be where the gradient does,
+and may never happen. All strategies are judged alike: by whether the largest *conservative* force
+at the end is small enough. "hybrid" optimizes on direct forces until they stall, and on
+conservative forces from there.
 """
 
 import json
@@ -31,23 +31,23 @@ STRATEGIES = ("direct", "conservative", "hybrid")
 
 _N_THREADS = 4
 _PERTURBATION = 0.1
-# Where hybrid optimisation changes over: at this many times fmax, or after this many steps
-# that brought no smaller largest force.
+# Hybrid optimization switches to conservative forces at this multiple of fmax, or after this many
+# steps that did not lower the largest force.
 _SWITCH = 4.0
 _PATIENCE = 40
 
 
-def optimise_unit(
+def optimize_unit(
     strategy: str, n_starts: int, fmax: float, max_steps: int, conditions: Conditions
 ) -> Unit:
-    """Return the unit that optimises from perturbed starts.
+    """Return the unit that optimizes from perturbed starts.
 
     Args:
         strategy: One of `STRATEGIES`.
-        n_starts: How many.
-        fmax: The largest force on an atom that counts as none, in eV/Å.
-        max_steps: Of each optimisation.
-        conditions: Whose seed is used.
+        n_starts: Number of starts.
+        fmax: Largest force on an atom at which an optimization has converged, in eV/Å.
+        max_steps: Maximum number of steps of each optimization.
+        conditions: Conditions that give the seed.
     """
     settings = {"fmax": fmax, "max_steps": max_steps, "perturbation": _PERTURBATION}
     relative = {"direct": 1.0, "conservative": USUAL_F, "hybrid": 0.5 * (1 + USUAL_F)}[strategy]
@@ -56,12 +56,12 @@ def optimise_unit(
         f"optimise:{strategy}",
         relative * n_starts * max_steps / 2,
         settings,
-        partial(_optimise_all, strategy, n_starts, fmax, max_steps, conditions.seed),
+        partial(_optimize_all, strategy, n_starts, fmax, max_steps, conditions.seed),
         outputs=frozenset(outputs | {"conservative_forces"}),
     )
 
 
-def _optimise_all(
+def _optimize_all(
     strategy: str,
     n_starts: int,
     fmax: float,
@@ -78,13 +78,13 @@ def _optimise_all(
     def is_over() -> bool:
         return deadline.is_over or is_stopped.is_set()
 
-    def descend(index: int) -> dict[str, Any] | None:
+    def optimize(index: int) -> dict[str, Any] | None:
         atoms = _perturbed(subject, seed, index)
-        return _descend(subject, strategy, fmax, max_steps, is_over, atoms)
+        return _optimize(subject, strategy, fmax, max_steps, is_over, atoms)
 
     waiting = [index for index in range(n_starts) if str(index) not in done]
-    with subject.progress.bar(f"optimise {strategy}", n_starts, len(done)) as bar:
-        for index, found in _in_threads(waiting, descend, is_stopped):
+    with subject.progress.bar(f"optimize {strategy}", n_starts, len(done)) as bar:
+        for index, found in _in_threads(waiting, optimize, is_stopped):
             if found is not None:
                 done[str(index)] = found
                 write_json(path, as_json(done))
@@ -95,11 +95,11 @@ def _optimise_all(
 
 
 def summarize(starts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return how many starts ended well, and what that took."""
+    """Return the success rate and the mean number of evaluations, with errors."""
     succeeded = [each for each in starts if each["is_minimum"]]
     n_starts = len(starts)
     rate = len(succeeded) / n_starts if n_starts else float("nan")
-    # Wilson's interval, which knows that 10 of 10 is not certainty.
+    # Wilson's interval, in which 10 of 10 successes leave some uncertainty.
     spread = np.sqrt(rate * (1 - rate) / n_starts + 0.25 / n_starts**2) if n_starts else np.nan
     chosen = succeeded or starts
     means = {
@@ -124,7 +124,7 @@ def summarize(starts: list[dict[str, Any]]) -> dict[str, Any]:
 def _in_threads(
     waiting: list[int], work: Callable[[int], dict[str, Any] | None], is_stopped: Event
 ) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Work on several starts at once, so that the service can batch them; yield as they end."""
+    """Run several starts at once, so that the service can batch them; yield each when done."""
     with warnings.catch_warnings(), ThreadPoolExecutor(_N_THREADS) as pool:
         warnings.simplefilter("ignore", DirectForcesWarning)
         running = {pool.submit(work, index): index for index in waiting}
@@ -144,7 +144,7 @@ def _perturbed(subject: Subject, seed: int, index: int) -> Atoms:
     return atoms
 
 
-def _descend(
+def _optimize(
     subject: Subject,
     strategy: str,
     fmax: float,
@@ -152,7 +152,7 @@ def _descend(
     is_over: Callable[[], bool],
     atoms: Atoms,
 ) -> dict[str, Any] | None:
-    """Optimise; return how it went, or None where time was up."""
+    """Optimize; return the outcome, or None if time ran out."""
     counts = {"direct": 0, "conservative": 0}
     kinds: tuple[ForceKind, ...] = ("direct", "conservative")
     if strategy != "hybrid":
@@ -194,7 +194,7 @@ def _follow(
     patience: int,
     is_over: Callable[[], bool],
 ) -> tuple[int, bool]:
-    """Go down on one kind of forces; return the evaluations it took, and whether it converged."""
+    """Optimize on one kind of forces; return the number of evaluations and whether it converged."""
     smallest, n_since, n_calls = np.inf, 0, 0
     with (
         TwinForceCalculator(subject.client, model=subject.info.name, force_kind=kind) as atoms.calc,
