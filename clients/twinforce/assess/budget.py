@@ -1,4 +1,4 @@
-"""A limited wall time, and the shares of it that the units of work get."""
+"""Deadlines, and the share of the remaining wall time that each unit of work gets."""
 
 import math
 import time
@@ -18,7 +18,7 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float) -> "Deadline":
-        """Return a deadline that many seconds from now."""
+        """Return the deadline that is this many seconds from now."""
         return cls(time.monotonic() + seconds)
 
     @property
@@ -36,15 +36,15 @@ NEVER = Deadline(math.inf)
 AT_ONCE = Deadline(-math.inf)
 
 
-def share_of(whole: Deadline, weight: float, later_weights: Iterable[float]) -> Deadline:
-    """Return the deadline of the next of several units; time that it leaves goes to later ones.
+def share_of(overall: Deadline, weight: float, later_weights: Iterable[float]) -> Deadline:
+    """Return the deadline of the next unit; time that it does not use is left to later units.
 
     Args:
-        whole: Deadline of all units together.
+        overall: Deadline of all units together.
         weight: Weight of the next unit.
         later_weights: Weights of the units that follow it.
     """
-    if whole.end == math.inf:
-        return whole
+    if overall.end == math.inf:
+        return overall
     total = weight + sum(later_weights)
-    return Deadline.after(whole.seconds_left * (weight / total if total > 0 else 1.0))
+    return Deadline.after(overall.seconds_left * (weight / total if total > 0 else 1.0))

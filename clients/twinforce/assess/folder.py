@@ -1,7 +1,7 @@
 """The folder of an assessment: its identity, and a subfolder for each unit of work.
 
-    FOLDER/assessment.json        model, system and settings; any others are refused
-    FOLDER/units/KEY/unit.json    settings of a unit; with any others the unit starts over
+    FOLDER/assessment.json        model, system and conditions; an assessment of others is refused
+    FOLDER/units/KEY/unit.json    settings of the unit; if they change, the unit starts over
     FOLDER/units/KEY/found.json   results so far, and whether the unit is done
     FOLDER/units/KEY/...          files that the unit needs to continue
 
@@ -29,7 +29,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class UnitResults:
     """The results of a unit so far.
 
     Attributes:
@@ -57,7 +57,7 @@ class Folder:
         self.path = path
 
     def claim(self, identity: Mapping[str, Any], *, anew: bool = False) -> None:
-        """Reserve the folder for an assessment, or check that it holds this one.
+        """Claim the folder for an assessment, or check that it already belongs to this one.
 
         Args:
             identity: Everything that every unit depends on.
@@ -68,82 +68,82 @@ class Folder:
                 names.
         """
         record = {"format": _FORMAT} | as_json(identity)
-        mark = self.path / "assessment.json"
-        if anew and mark.exists():
+        path = self.path / "assessment.json"
+        if anew and path.exists():
             shutil.rmtree(self.path / "units", ignore_errors=True)
-        elif mark.exists():
-            _check_same(mark, json.loads(mark.read_text()), record)
+        elif path.exists():
+            _check_same(path, json.loads(path.read_text()), record)
         elif self.path.exists() and any(self.path.iterdir()):
             raise ValueError(f"{self.path}: expected an empty folder or one of an assessment")
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(mark, record)
+        write_json(path, record)
 
-    def place(self, key: str) -> Path:
+    def directory(self, key: str) -> Path:
         """Return the subfolder of a unit."""
         return self.path / "units" / key.replace(":", "_")
 
     def prepare(self, key: str, settings: Mapping[str, Any]) -> bool:
         """Create the subfolder of a unit; return True if files with other settings were deleted."""
-        place, record = self.place(key), {"key": key, "settings": as_json(settings)}
-        mark = place / "unit.json"
-        is_other = mark.exists() and not self.has_settings(key, settings)
-        if is_other:
-            for path in place.iterdir():
-                if path.name != "lock":
-                    path.unlink()
-        place.mkdir(parents=True, exist_ok=True)
-        write_json(mark, record)
-        return is_other
+        directory, record = self.directory(key), {"key": key, "settings": as_json(settings)}
+        path = directory / "unit.json"
+        is_outdated = path.exists() and not self.has_settings(key, settings)
+        if is_outdated:
+            for file in directory.iterdir():
+                if file.name != "lock":
+                    file.unlink()
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(path, record)
+        return is_outdated
 
     def has_settings(self, key: str, settings: Mapping[str, Any]) -> bool:
         """Return True if the files of a unit were made with these settings."""
-        mark = self.place(key) / "unit.json"
-        return mark.exists() and json.loads(mark.read_text())["settings"] == as_json(settings)
+        path = self.directory(key) / "unit.json"
+        return path.exists() and json.loads(path.read_text())["settings"] == as_json(settings)
 
     def keys(self) -> list[str]:
         """Return the keys of the units that have been started."""
-        marks = sorted(self.path.glob("units/*/unit.json"))
-        return [json.loads(mark.read_text())["key"] for mark in marks]
+        paths = sorted(self.path.glob("units/*/unit.json"))
+        return [json.loads(path.read_text())["key"] for path in paths]
 
-    def found(self, key: str) -> Found | None:
+    def results(self, key: str) -> UnitResults | None:
         """Return the results of a unit, or None if it has not been run."""
-        return read_found(self.place(key))
+        return read_results(self.directory(key))
 
-    def keep(self, key: str, found: Found) -> None:
+    def write(self, key: str, results: UnitResults) -> None:
         """Write the results of a unit."""
-        write_json(self.place(key) / "found.json", as_json(asdict(found)))
+        write_json(self.directory(key) / "found.json", as_json(asdict(results)))
 
     @contextmanager
-    def locked(self, key: str, patience: Deadline = AT_ONCE) -> Iterator[bool]:
+    def locked(self, key: str, deadline: Deadline = AT_ONCE) -> Iterator[bool]:
         """Lock a unit for this process; yield whether that succeeded.
 
         Args:
             key: Key of the unit.
-            patience: Deadline for waiting on a process that holds the lock.
+            deadline: Time until which to wait for another process to release the lock.
         """
-        place = self.place(key)
-        place.mkdir(parents=True, exist_ok=True)
-        with (place / "lock").open("w") as file:
-            while not (is_ours := _try_lock(file)) and not patience.is_over:
+        directory = self.directory(key)
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / "lock").open("w") as file:
+            while not (is_ours := _try_lock(file)) and not deadline.is_over:
                 time.sleep(1.0)
             yield is_ours
 
 
-def read_found(place: Path) -> Found | None:
+def read_results(directory: Path) -> UnitResults | None:
     """Return the results in the subfolder of a unit, or None if it has not been run."""
-    path = place / "found.json"
-    return Found(**json.loads(path.read_text())) if path.exists() else None
+    path = directory / "found.json"
+    return UnitResults(**json.loads(path.read_text())) if path.exists() else None
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON to a file, replacing it atomically."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    beside.replace(path)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    temporary.replace(path)
 
 
 def as_json(value: Any) -> Any:
-    """Return a value that JSON can represent; NaN and infinity become null."""
+    """Return the value in types that JSON can represent; NaN and infinity become None."""
     if isinstance(value, Mapping):
         return {str(name): as_json(each) for name, each in value.items()}
     if isinstance(value, np.ndarray):
@@ -158,7 +158,7 @@ def as_json(value: Any) -> Any:
 
 
 def digest_of(atoms: Any) -> str:
-    """Return the SHA-256 of everything that a potential depends on, in hexadecimal."""
+    """Return the SHA-256, in hexadecimal, of all that a simulation of the atoms depends on."""
     digest = hashlib.sha256()
     for array, kind in (
         (atoms.numbers, np.int64),
@@ -180,8 +180,8 @@ def _try_lock(file: IO[str]) -> bool:
     return True
 
 
-def _check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for name, value in wanted.items():
+def _check_same(path: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for name, value in expected.items():
         if stored.get(name) != value:
             raise ValueError(
                 f"{path}: expected an assessment with {name} {value}, got one with "

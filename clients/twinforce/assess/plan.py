@@ -12,7 +12,7 @@ from twinforce.assess.units.nvt import nvt_unit
 from twinforce.assess.units.optimize import STRATEGIES, optimize_unit
 from twinforce.assess.units.resonance import resonance_unit
 from twinforce.assess.units.start import start_unit
-from twinforce.assess.ways import Thermostat, Way, parse_thermostat, parse_way
+from twinforce.assess.ways import Way, parse_thermostat, parse_way
 
 # Piece -> its share of the time, in the order in which pieces are run.
 SHARES = {"lambda": 5, "loops": 3, "cost": 6, "optimise": 16, "resonance": 6, "nve": 22, "nvt": 42}
@@ -25,13 +25,13 @@ class Preset:
     Attributes:
         n_loops: Number of closed paths.
         n_rounds: Number of rounds of timing.
-        inner_steps: Values of M that are timed, and simulated without a thermostat.
+        inner_steps: Values of M to time, and to simulate without a thermostat.
         n_starts: Number of starting points of optimizations.
         max_steps: Maximum number of steps of an optimization.
         resonance_ps: Length of the simulation that predicts the heating by outer steps, in ps.
         nve_ps: Length of each simulation without a thermostat, in ps.
         nvt_ps: Length of each simulation with a thermostat, in ps.
-        nvt: Names of the ways to drive the latter, each with its thermostats.
+        nvt: Ways to drive the simulations with a thermostat, each with its thermostats, by name.
     """
 
     n_loops: int
@@ -92,7 +92,7 @@ PRESETS = {
 
 
 def plan(subject: Subject, preset: Preset, selectors: Sequence[str] = ()) -> list[Unit]:
-    """Return the units to do, in order, with the equilibrated start first if any unit needs it.
+    """Return the units to run, in order; the equilibration comes first if any unit needs it.
 
     Args:
         subject: The model and the system to assess.
@@ -101,19 +101,19 @@ def plan(subject: Subject, preset: Preset, selectors: Sequence[str] = ()) -> lis
             such as "nvt:direct". Units need not be part of the preset. Empty selects everything.
 
     Raises:
-        ValueError: A selector names no piece and no unit.
+        ValueError: A selector names neither a piece nor a unit.
     """
-    usual = _usual_units(subject, preset)
+    defaults = _preset_units(subject, preset)
     if not selectors:
-        chosen = usual
+        chosen = defaults
     else:
-        named = {
+        selected = {
             unit.key: unit
             for selector in selectors
-            for unit in _named(subject, preset, usual, selector)
+            for unit in _select(subject, preset, defaults, selector)
         }
         order = list(SHARES)
-        chosen = sorted(named.values(), key=lambda unit: order.index(unit.piece))
+        chosen = sorted(selected.values(), key=lambda unit: order.index(unit.piece))
     needs_start = any(unit.needs_start for unit in chosen)
     return [start_unit(subject), *chosen] if needs_start else chosen
 
@@ -126,7 +126,7 @@ def weights(units: Sequence[Unit]) -> list[float]:
     return [SHARES.get(unit.piece, 0) * unit.cost / (totals[unit.piece] or 1.0) for unit in units]
 
 
-def _usual_units(subject: Subject, preset: Preset) -> list[Unit]:
+def _preset_units(subject: Subject, preset: Preset) -> list[Unit]:
     conditions = subject.conditions
     hybrid = [Way("hybrid", each) for each in preset.inner_steps]
     return [
@@ -153,21 +153,19 @@ def _usual_units(subject: Subject, preset: Preset) -> list[Unit]:
     ]
 
 
-def _named(subject: Subject, preset: Preset, usual: list[Unit], selector: str) -> list[Unit]:
+def _select(subject: Subject, preset: Preset, defaults: list[Unit], selector: str) -> list[Unit]:
+    """Return the units that a selector names; they need not be among the default units."""
     piece, _, rest = selector.partition(":")
     if piece not in SHARES:
         raise ValueError(f"pieces: expected {', '.join(SHARES)} or a unit of one, got {selector!r}")
-    found = [unit for unit in usual if f"{unit.key}:".startswith(f"{selector}:")]
-    if found:
-        return found
+    matching = [unit for unit in defaults if f"{unit.key}:".startswith(f"{selector}:")]
+    if matching:
+        return matching
     if piece == "nve":
         return [nve_unit(parse_way(rest), preset.nve_ps, subject.conditions)]
     if piece == "nvt":
         way, _, thermostat = rest.partition(":")
-        return [_nvt(subject, preset, parse_way(way), parse_thermostat(thermostat))]
-    known = ", ".join(unit.key for unit in usual if unit.piece == piece)
+        drive = parse_way(way), parse_thermostat(thermostat)
+        return [nvt_unit(*drive, preset.nvt_ps, subject.conditions)]
+    known = ", ".join(unit.key for unit in defaults if unit.piece == piece)
     raise ValueError(f"pieces: expected {piece} or one of {known}, got {selector!r}")
-
-
-def _nvt(subject: Subject, preset: Preset, way: Way, thermostat: Thermostat) -> Unit:
-    return nvt_unit(way, thermostat, preset.nvt_ps, subject.conditions)

@@ -11,7 +11,7 @@ from ase import Atoms
 
 from twinforce._client import Client
 from twinforce.assess.budget import AT_ONCE, NEVER, Deadline, share_of
-from twinforce.assess.folder import Folder, Found, digest_of, write_json
+from twinforce.assess.folder import Folder, UnitResults, digest_of, write_json
 from twinforce.assess.plan import PRESETS, plan, weights
 from twinforce.assess.progress import Progress
 from twinforce.assess.report.page import page_of
@@ -20,7 +20,7 @@ from twinforce.assess.subject import Conditions, Subject, Unit
 from twinforce.assess.units.start import KEY as START
 from twinforce_proto import ServiceError, UnavailableError
 
-_USUAL = Conditions()
+_DEFAULT_CONDITIONS = Conditions()
 # The equilibration must leave time for the units that need it.
 _SHARE_OF_START = 0.5
 
@@ -33,7 +33,7 @@ def assess(
     model: str | None = None,
     preset: str = "standard",
     pieces: Sequence[str] = (),
-    conditions: Conditions = _USUAL,
+    conditions: Conditions = _DEFAULT_CONDITIONS,
     budget_minutes: float = math.inf,
     anew: bool = False,
     progress: Progress | None = None,
@@ -70,8 +70,8 @@ def assess(
     folder = Folder(out)
     folder.claim(identity_of(subject), anew=anew)
     provenance = provenance_of(subject)
-    whole = NEVER if math.isinf(budget_minutes) else Deadline.after(60.0 * budget_minutes)
-    notes = _do_all(subject, folder, units, whole)
+    overall = NEVER if math.isinf(budget_minutes) else Deadline.after(60.0 * budget_minutes)
+    notes = _run_units(subject, folder, units, overall)
     report = report_of(subject, provenance, folder, units, notes)
     write_json(out / "report.json", report)
     (out / "report.html").write_text(page_of(report), encoding="utf-8")
@@ -94,7 +94,9 @@ def identity_of(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _do_all(subject: Subject, folder: Folder, units: list[Unit], whole: Deadline) -> dict[str, str]:
+def _run_units(
+    subject: Subject, folder: Folder, units: list[Unit], overall: Deadline
+) -> dict[str, str]:
     """Run all unfinished units; return the reasons why some were not run, by unit key."""
     notes: dict[str, str] = {}
     waiting = [unit for unit in units if not _is_done(folder, unit)]
@@ -103,51 +105,53 @@ def _do_all(subject: Subject, folder: Folder, units: list[Unit], whole: Deadline
     shares = weights(waiting)
     for index, unit in enumerate(waiting):
         if unit.key == START:
-            deadline = share_of(whole, _SHARE_OF_START, [1 - _SHARE_OF_START])
+            deadline = share_of(overall, _SHARE_OF_START, [1 - _SHARE_OF_START])
         else:
-            deadline = share_of(whole, shares[index], shares[index + 1 :])
-        if note := _do(subject, folder, unit, deadline):
+            deadline = share_of(overall, shares[index], shares[index + 1 :])
+        if note := _run_unit(subject, folder, unit, deadline):
             notes[unit.key] = note
             subject.progress.say(f"{unit.key}: {note}")
     return notes
 
 
-def _do(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) -> str:
+def _run_unit(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) -> str:
     """Run a unit as far as time allows; return the reason why it was not run, or ""."""
     if missing := sorted(unit.outputs - set(subject.info.outputs)):
         return f"skipped: the model has no {' and no '.join(missing)}"
     if deadline.is_over:
-        return "" if folder.found(unit.key) else "not run: no time was left"
-    if unit.needs_start and not (folder.place(START) / "start.npz").exists():
+        return "" if folder.results(unit.key) else "not run: no time was left"
+    if unit.needs_start and not (folder.directory(START) / "start.npz").exists():
         return "not run: the start is not equilibrated yet"
-    patience = deadline if unit.key == START else AT_ONCE
-    with folder.locked(unit.key, patience) as is_ours:
+    lock_deadline = deadline if unit.key == START else AT_ONCE
+    with folder.locked(unit.key, lock_deadline) as is_ours:
         if not is_ours:
             return "not run: another process works on it"
         if _is_done(folder, unit):
             return ""
         if folder.prepare(unit.key, unit.settings):
             subject.progress.say(f"{unit.key}: started over, because its settings have changed")
-        before = folder.found(unit.key) or Found()
+        before = folder.results(unit.key) or UnitResults()
         begin = time.monotonic()
         try:
-            found = unit.work(subject, folder.place(unit.key), deadline)
+            results = unit.work(subject, folder.directory(unit.key), deadline)
         except UnavailableError:
             raise
         except ServiceError as error:
             return f"failed: {type(error).__name__}: {error}"
         wall_s = before.wall_s + time.monotonic() - begin
-        folder.keep(unit.key, replace(found, wall_s=wall_s, cost=unit.cost, analysis=unit.analysis))
+        folder.write(
+            unit.key, replace(results, wall_s=wall_s, cost=unit.cost, analysis=unit.analysis)
+        )
     return ""
 
 
 def _is_done(folder: Folder, unit: Unit) -> bool:
     """Return True if a unit is done with its present settings."""
-    found = folder.found(unit.key)
+    results = folder.results(unit.key)
     return (
-        found is not None
-        and found.is_done
-        and (found.cost >= unit.cost or bool(found.note))
-        and found.analysis >= unit.analysis
+        results is not None
+        and results.is_done
+        and (results.cost >= unit.cost or bool(results.note))
+        and results.analysis >= unit.analysis
         and folder.has_settings(unit.key, unit.settings)
     )

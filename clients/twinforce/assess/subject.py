@@ -12,11 +12,11 @@ from ase import Atoms
 from twinforce._client import Client
 from twinforce.ase import system_of
 from twinforce.assess.budget import Deadline
-from twinforce.assess.folder import Found
+from twinforce.assess.folder import UnitResults
 from twinforce.assess.progress import Progress
 from twinforce_proto import ModelInfo, Prediction, System
 
-# Limits of one request: enough to fill a device, few enough for a busy CPU to answer in time.
+# Limits of one request: enough to fill a device, but few enough for a busy CPU to answer in time.
 _MOST_SYSTEMS = 64
 _MOST_ATOMS = 2_000
 
@@ -41,7 +41,7 @@ class Conditions:
     seed: int = 0
 
     def seed_of(self, key: str) -> int:
-        """Return the seed of one unit, since simulations that share noise would err together."""
+        """Return the seed of a unit; simulations that shared noise would have correlated errors."""
         return int(np.random.SeedSequence([self.seed, crc32(key.encode())]).generate_state(1)[0])
 
 
@@ -63,7 +63,6 @@ class Subject:
     conditions: Conditions
     progress: Progress
 
-
     @property
     def system(self) -> System:
         """The atoms as a system for the service."""
@@ -80,8 +79,8 @@ class Subject:
         return int(np.clip(_MOST_ATOMS // len(self.atoms), 1, _MOST_SYSTEMS))
 
 
-# Work until done or until the deadline; files that are needed to continue go to the path.
-Work = Callable[[Subject, Path, Deadline], Found]
+# Works until it is done or the deadline passes; the directory is for files needed to continue.
+Work = Callable[[Subject, Path, Deadline], UnitResults]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +90,8 @@ class Unit:
     Attributes:
         key: Key such as "nvt:direct:svr:10"; the part before the first colon is the piece.
         cost: Estimated cost, in direct evaluations.
-        settings: Settings of its files, which are deleted if any of them changes.
+        settings: Settings with which its files were made; if any of them changes, the files are
+            deleted.
         work: Function that does the work.
         needs_start: True if the unit starts from equilibrated atoms.
         outputs: Outputs that the model must support.

@@ -7,7 +7,7 @@ from twinforce.md import Ensemble
 from twinforce_dynamics.steps import ForceChoice
 
 # Typical cost of a conservative evaluation, in direct ones, until it has been measured.
-USUAL_F = 2.5
+TYPICAL_F = 2.5
 
 _WAY = re.compile(r"(direct|conservative)|hybrid-([1-9]\d*)")
 
@@ -38,7 +38,7 @@ class Way:
         kinds = ("conservative", "direct") if self.forces == "hybrid" else (self.forces,)
         return frozenset(f"{kind}_forces" for kind in kinds)
 
-    def cost(self, f: float = USUAL_F) -> float:
+    def cost(self, f: float = TYPICAL_F) -> float:
         """Return the cost of an inner step, in direct evaluations.
 
         1 + (F - 1)/M        F -> cost of a conservative evaluation, in direct ones

@@ -57,18 +57,18 @@ def diffusion(
         positions: Positions in Å, not wrapped into the cell, shape [n_times, n_atoms, 3].
         masses: Masses of the atoms, shape [n_atoms].
         chosen: Mask of the atoms to include, shape [n_atoms].
-        step_fs: Time between frames, in fs.
+        step_fs: Time between records, in fs.
     """
     size = len(positions) // _N_BLOCKS
     if size < 8:
         return UNKNOWN
-    still = positions - np.average(positions, axis=1, weights=masses)[:, None]
-    moving = still[len(positions) - size * _N_BLOCKS :, chosen]
-    blocks = moving.reshape(_N_BLOCKS, size, -1, 3)
+    centered = positions - np.average(positions, axis=1, weights=masses)[:, None]
+    recent = centered[len(positions) - size * _N_BLOCKS :, chosen]
+    blocks = recent.reshape(_N_BLOCKS, size, -1, 3)
     slopes = [_slope(block, step_fs * 1e-3) for block in blocks]
-    found = mean_of_independent(np.array(slopes) / 6.0)
+    mean = mean_of_independent(np.array(slopes) / 6.0)
     is_long = size * step_fs * 1e-3 >= _SHORTEST_BLOCK_PS
-    return Estimate(found.value, found.error, found.n_independent, found.is_reliable and is_long)
+    return Estimate(mean.value, mean.error, mean.n_independent, mean.is_reliable and is_long)
 
 
 def velocity_spectrum(
@@ -87,11 +87,11 @@ def velocity_spectrum(
     size = round(window_ps * 1e3 / step_fs)
     if len(velocities) < size or size < 8:
         return None
-    shape = np.hanning(size)[:, None]
+    window = np.hanning(size)[:, None]
     flat = velocities.reshape(len(velocities), -1)
     power = np.zeros(size // 2 + 1)
     for begin in range(0, len(flat) - size + 1, size // 2):
-        transformed = np.fft.rfft(flat[begin : begin + size] * shape, axis=0)
+        transformed = np.fft.rfft(flat[begin : begin + size] * window, axis=0)
         power += (np.abs(transformed) ** 2).sum(axis=1)
     wave_numbers = np.fft.rfftfreq(size, step_fs).astype(np.float64) / _LIGHT_CM_PER_FS
     return Spectrum(wave_numbers, power / (power.sum() * wave_numbers[1]))

@@ -55,20 +55,21 @@ def radial_distributions(
         largest: Largest distance, in Å; None, and any larger value, means half the smallest height
             of the cell.
     """
-    within = min(largest or np.inf, largest_distance(cell))
-    n_bins = int(within / bin_width)
+    max_distance = min(largest or np.inf, largest_distance(cell))
+    n_bins = int(max_distance / bin_width)
     if n_bins < 2 or len(positions) < _N_BLOCKS:
         return {}
     edges = np.linspace(0.0, n_bins * bin_width, n_bins + 1)
-    kept = positions[:: -(-len(positions) // _MOST_SNAPSHOTS)]
-    blocks = [block for block in np.array_split(kept, _N_BLOCKS) if len(block)]
-    found = {}
+    thinned = positions[:: -(-len(positions) // _MOST_SNAPSHOTS)]
+    blocks = [block for block in np.array_split(thinned, _N_BLOCKS) if len(block)]
+    distributions = {}
     for name, first, second, n_pairs in _pairs(symbols):
         ideal = n_pairs * 4.0 / 3.0 * np.pi * np.diff(edges**3) / abs(np.linalg.det(cell))
-        each = np.array([_counts(block, cell, first, second, edges) / ideal for block in blocks])
-        scatter = each.std(axis=0, ddof=1) / np.sqrt(len(each))
-        found[name] = Radial((edges[1:] + edges[:-1]) / 2, each.mean(axis=0), scatter)
-    return found
+        g = np.array([_counts(block, cell, first, second, edges) / ideal for block in blocks])
+        errors = g.std(axis=0, ddof=1) / np.sqrt(len(g))
+        centers = (edges[1:] + edges[:-1]) / 2
+        distributions[name] = Radial(centers, g.mean(axis=0), errors)
+    return distributions
 
 
 def _pairs(
@@ -94,8 +95,8 @@ def _counts(
     total = np.zeros(len(edges) - 1)
     for snapshot in positions:
         fractional = snapshot @ inverse
-        apart = fractional[first, None] - fractional[None, second]
-        distances = np.linalg.norm((apart - apart.round()) @ cell, axis=-1)
+        difference = fractional[first, None] - fractional[None, second]
+        distances = np.linalg.norm((difference - difference.round()) @ cell, axis=-1)
         distances[first[:, None] == second[None, :]] = np.inf
         total += np.histogram(distances, edges)[0]
     return total / len(positions)

@@ -1,4 +1,4 @@
-"""The work of forces around closed paths: 0 for a gradient.
+"""The work of forces around closed paths, which is 0 if the forces are a gradient.
 
     r(θ) = r_0 + a [u (cos θ - 1) + v sin θ],    W = ∮ f·dr = Σ f(r_k)·r'(θ_k) 2π/n
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from twinforce.assess.analysis.statistics import Floats
 from twinforce.assess.budget import Deadline
-from twinforce.assess.folder import Found, read_found
+from twinforce.assess.folder import UnitResults, read_results
 from twinforce.assess.subject import Conditions, Subject, Unit
 
 KEY = "loops"
@@ -28,7 +28,7 @@ def loops_unit(n_loops: int, conditions: Conditions, amplitude: float = 0.05) ->
 
     Args:
         n_loops: Number of paths.
-        conditions: Conditions that give the seed.
+        conditions: Conditions whose seed is used.
         amplitude: Root mean square displacement of an atom along u or v, in Å.
     """
     settings = {"amplitude": amplitude, "n_points": _N_POINTS}
@@ -37,7 +37,7 @@ def loops_unit(n_loops: int, conditions: Conditions, amplitude: float = 0.05) ->
 
 
 def directions(n_atoms: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Return u and v, each of shape [n_atoms, 3], without a translation of the whole system."""
+    """Return u and v, each of shape [n_atoms, 3], without translation of the system as a whole."""
     drawn = rng.standard_normal((2, n_atoms, 3))
     if n_atoms > 1:
         drawn -= drawn.mean(axis=1, keepdims=True)
@@ -70,16 +70,18 @@ def work_around(forces: Floats, tangents: Floats) -> tuple[float, float, float]:
 
 
 def _measure(
-    n_loops: int, amplitude: float, seed: int, subject: Subject, place: Path, deadline: Deadline
-) -> Found:
-    before = read_found(place)
-    loops: list[dict[str, Any]] = [] if before is None else list(before.values["loops"])
+    n_loops: int, amplitude: float, seed: int, subject: Subject, directory: Path, deadline: Deadline
+) -> UnitResults:
+    earlier = read_results(directory)
+    loops: list[dict[str, Any]] = [] if earlier is None else list(earlier.values["loops"])
     with subject.progress.bar("closed paths", n_loops, len(loops)) as bar:
         while len(loops) < n_loops and not deadline.is_over:
             rng = np.random.default_rng([seed, len(loops)])
             loops.append(_one_loop(subject, amplitude, rng))
             bar.update()
-    return Found({"loops": loops} | _summary(loops, len(subject.atoms)), len(loops) >= n_loops)
+    return UnitResults(
+        {"loops": loops} | _summary(loops, len(subject.atoms)), len(loops) >= n_loops
+    )
 
 
 def _one_loop(subject: Subject, amplitude: float, rng: np.random.Generator) -> dict[str, Any]:

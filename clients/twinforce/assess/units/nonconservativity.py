@@ -1,10 +1,10 @@
-"""The distance of forces from a gradient: by automatic differentiation and by differences.
+"""The non-conservativity of forces, by automatic differentiation and by finite differences.
 
     λ = ‖(J - Jᵀ)/2‖ / ‖J‖        J = ∂f/∂r, Frobenius norms
 
-(Bigi, Langer, Ceriotti, arXiv:2412.11569, eq. 5). The service differentiates the forces; as a check,
-the client takes central differences. The value that differences of conservative forces give is the
-noise of that method.
+(Bigi, Langer, Ceriotti, arXiv:2412.11569, eq. 5). The service differentiates the forces; as a
+check, the client takes central differences. Their value for conservative forces is the noise of
+the method.
 """
 
 import math
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from twinforce._client import Client
 from twinforce.assess.analysis.statistics import Floats
 from twinforce.assess.budget import Deadline
-from twinforce.assess.folder import Found
+from twinforce.assess.folder import UnitResults
 from twinforce.assess.subject import Subject, Unit
 
 SERVER_KEY, CLIENT_KEY = "lambda:server", "lambda:client"
@@ -27,7 +27,8 @@ SERVER_KEY, CLIENT_KEY = "lambda:server", "lambda:client"
 _DISPLACEMENTS = {"float32": 1e-2, "float64": 1e-3}
 _MOST_ATOMS = 1000
 _BIN_WIDTH = 0.25
-# The call cannot be resumed, so it may take several times its share, within these limits, in s.
+# The call cannot be resumed, so it may take several times its share of the time, within these
+# limits in s.
 _TIMEOUT_OVER_SHARE = 3.0
 _TIMEOUTS_S = (120.0, 3600.0)
 
@@ -35,7 +36,7 @@ _TIMEOUTS_S = (120.0, 3600.0)
 def server_unit(subject: Subject) -> Unit:
     """Return the unit that has the service compute λ."""
     cost = 6.0 * len(subject.atoms)
-    return Unit(SERVER_KEY, cost, {}, _ask_service, outputs=frozenset({"direct_forces"}))
+    return Unit(SERVER_KEY, cost, {}, _compute_on_service, outputs=frozenset({"direct_forces"}))
 
 
 def client_unit(subject: Subject) -> Unit:
@@ -48,7 +49,7 @@ def client_unit(subject: Subject) -> Unit:
         CLIENT_KEY,
         6.0 * len(subject.atoms) * (2.5 if "conservative" in kinds else 1.0),
         {"displacement": displacement, "kinds": kinds},
-        partial(_displace, kinds, displacement),
+        partial(_take_differences, kinds, displacement),
         outputs=frozenset({"direct_forces"}),
     )
 
@@ -67,21 +68,23 @@ def by_distance(
         For each bin of distances: its center, the root mean square of either norm, and λ of the
         bin, which is the ratio of the two.
     """
-    apart = ~np.eye(len(distances), dtype=bool)
-    bins = (distances[apart] / _BIN_WIDTH).astype(int)
+    off_diagonal = ~np.eye(len(distances), dtype=bool)
+    bins = (distances[off_diagonal] / _BIN_WIDTH).astype(int)
     counts = np.bincount(bins)
     filled = np.flatnonzero(counts)
-    squares, odd = (
-        np.bincount(bins, each[apart] ** 2)[filled] / counts[filled]
+    squares, antisymmetric_squares = (
+        np.bincount(bins, each[off_diagonal] ** 2)[filled] / counts[filled]
         for each in (norms, antisymmetric_norms)
     )
-    seen = squares > 0.0
-    squares, odd, filled = squares[seen], odd[seen], filled[seen]
+    is_nonzero = squares > 0.0
+    squares, antisymmetric_squares, filled = (
+        each[is_nonzero] for each in (squares, antisymmetric_squares, filled)
+    )
     return {
         "distances": ((filled + 0.5) * _BIN_WIDTH).tolist(),
         "norms": np.sqrt(squares).tolist(),
-        "antisymmetric_norms": np.sqrt(odd).tolist(),
-        "lambdas": np.sqrt(odd / squares).tolist(),
+        "antisymmetric_norms": np.sqrt(antisymmetric_squares).tolist(),
+        "lambdas": np.sqrt(antisymmetric_squares / squares).tolist(),
     }
 
 
@@ -92,49 +95,51 @@ def block_norms(matrix: Floats) -> Floats:
     return norms
 
 
-def _ask_service(subject: Subject, place: Path, deadline: Deadline) -> Found:
+def _compute_on_service(subject: Subject, directory: Path, deadline: Deadline) -> UnitResults:
     if deadline.is_over:
-        return Found({}, False)
-    del place
+        return UnitResults({}, False)
+    del directory
     timeout = float(np.clip(_TIMEOUT_OVER_SHARE * deadline.seconds_left, *_TIMEOUTS_S))
-    with Client(subject.client.url, timeout=timeout) as patient:
-        found = patient.nonconservativity(subject.system, subject.info.name, pairs=True)
-    assert found.pair_norms is not None
-    assert found.antisymmetric_pair_norms is not None
+    with Client(subject.client.url, timeout=timeout) as client:
+        answer = client.nonconservativity(subject.system, subject.info.name, pairs=True)
+    assert answer.pair_norms is not None
+    assert answer.antisymmetric_pair_norms is not None
     distances = subject.atoms.get_all_distances(mic=bool(subject.atoms.pbc.any()))
     values = {
-        "lambda": found.value,
-        "jacobian_norm": found.jacobian_norm,
-        "antisymmetric_norm": found.antisymmetric_norm,
-        "pairs": by_distance(distances, found.pair_norms, found.antisymmetric_pair_norms),
+        "lambda": answer.value,
+        "jacobian_norm": answer.jacobian_norm,
+        "antisymmetric_norm": answer.antisymmetric_norm,
+        "pairs": by_distance(distances, answer.pair_norms, answer.antisymmetric_pair_norms),
     }
-    return Found(values)
+    return UnitResults(values)
 
 
-def _displace(
-    kinds: list[str], displacement: float, subject: Subject, place: Path, deadline: Deadline
-) -> Found:
+def _take_differences(
+    kinds: list[str], displacement: float, subject: Subject, directory: Path, deadline: Deadline
+) -> UnitResults:
     n_atoms = len(subject.atoms)
     if n_atoms > _MOST_ATOMS:
-        return Found({}, True, f"not run: expected at most {_MOST_ATOMS} atoms, got {n_atoms}")
-    columns = _columns(kinds, displacement, subject, place / "columns.f64", deadline)
+        return UnitResults(
+            {}, True, f"not run: expected at most {_MOST_ATOMS} atoms, got {n_atoms}"
+        )
+    columns = _columns(kinds, displacement, subject, directory / "columns.f64", deadline)
     if len(columns) < 3 * n_atoms:
-        return Found({"share_done": len(columns) / (3 * n_atoms)}, False)
+        return UnitResults({"share_done": len(columns) / (3 * n_atoms)}, False)
     values: dict[str, Any] = {"displacement": displacement}
     for index, kind in enumerate(kinds):
         values[kind] = _summary(subject, columns[:, index].T)
-    return Found(values)
+    return UnitResults(values)
 
 
 def _summary(subject: Subject, jacobian: Floats) -> dict[str, Any]:
-    odd = (jacobian - jacobian.T) / 2
-    whole, antisymmetric = np.linalg.norm(jacobian), np.linalg.norm(odd)
+    antisymmetric = (jacobian - jacobian.T) / 2
+    norm, antisymmetric_norm = np.linalg.norm(jacobian), np.linalg.norm(antisymmetric)
     distances = subject.atoms.get_all_distances(mic=bool(subject.atoms.pbc.any()))
     return {
-        "lambda": float(antisymmetric / whole) if whole > 0 else math.nan,
-        "jacobian_norm": float(whole),
-        "antisymmetric_norm": float(antisymmetric),
-        "pairs": by_distance(distances, block_norms(jacobian), block_norms(odd)),
+        "lambda": float(antisymmetric_norm / norm) if norm > 0 else math.nan,
+        "jacobian_norm": float(norm),
+        "antisymmetric_norm": float(antisymmetric_norm),
+        "pairs": by_distance(distances, block_norms(jacobian), block_norms(antisymmetric)),
     }
 
 

@@ -1,4 +1,4 @@
-"""Temperatures of species, motion and structure under a thermostat, for each way to drive."""
+"""Temperatures, motion and structure under a thermostat, for each way to drive a simulation."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from twinforce.assess.analysis.motion import diffusion, velocity_spectrum
 from twinforce.assess.analysis.radial import radial_distributions
 from twinforce.assess.analysis.statistics import block_average
 from twinforce.assess.budget import Deadline
-from twinforce.assess.folder import Found, read_found
+from twinforce.assess.folder import UnitResults, read_results
 from twinforce.assess.subject import Conditions, Subject, Unit
 from twinforce.assess.units.recording import Record
 from twinforce.assess.units.simulation import outer_fs, record_of, simulate
@@ -24,7 +24,7 @@ from twinforce.md import MDSettings, fit_drift
 # Share of a simulation during which the forces and the thermostat settle.
 _SETTLING = 0.1
 _LARGEST_DISTANCE = 8.0
-# Version 2 finds the end of a spectrum by its height, not by its area.
+# Version 2 finds the end of a spectrum by its height rather than by its area.
 _ANALYSIS = 2
 
 
@@ -41,7 +41,7 @@ def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: C
         temperature_k=conditions.temperature_k,
         seed=conditions.seed_of(key),
     )
-    wanted = {
+    recorded = {
         "forces": str(way),
         "thermostat": str(thermostat),
         "time_step_fs": settings.time_step_fs,
@@ -50,7 +50,7 @@ def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: C
     return Unit(
         key,
         way.cost() * settings.n_steps,
-        wanted,
+        recorded,
         partial(_measure, settings),
         needs_start=True,
         outputs=way.outputs,
@@ -58,19 +58,21 @@ def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: C
     )
 
 
-def _measure(settings: MDSettings, subject: Subject, place: Path, deadline: Deadline) -> Found:
-    start = starting_atoms(subject, place.parent / KEY)
-    ending = simulate(subject, start, settings, place, deadline)
-    record = record_of(start, settings, place, is_moving=True)
+def _measure(
+    settings: MDSettings, subject: Subject, directory: Path, deadline: Deadline
+) -> UnitResults:
+    start = starting_atoms(subject, directory.parent / KEY)
+    ending = simulate(subject, start, settings, directory, deadline)
+    record = record_of(start, settings, directory, has_motion=True)
     values = temperatures(record, len(start), settings)
-    found = read_found(place.parent / KEY)
-    frequencies = {} if found is None else found.values["square_frequencies"]
+    start_results = read_results(directory.parent / KEY)
+    frequencies = {} if start_results is None else start_results.values["square_frequencies"]
     counts = Counter(start.get_chemical_symbols())
     values["expected_shifts_k"] = expected_temperature_shifts(frequencies, counts, settings)
     values |= motion(record, start, settings) | order(record, start)
     values["picoseconds"] = ending.n_inner * settings.time_step_fs * 1e-3
     values["planned_picoseconds"] = settings.n_steps * settings.time_step_fs * 1e-3
-    return Found(values, ending.is_done, ending.note)
+    return UnitResults(values, ending.is_done, ending.note)
 
 
 def temperatures(record: Record, n_atoms: int, settings: MDSettings) -> dict[str, Any]:
@@ -129,7 +131,7 @@ def order(record: Record, atoms: Atoms) -> dict[str, Any]:
     if not atoms.pbc.all():
         return {"radial": {}}
     positions = record.positions()
-    found = radial_distributions(
+    distributions = radial_distributions(
         positions[int(_SETTLING * len(positions)) :],
         atoms.cell.array,
         np.array(atoms.get_chemical_symbols()),
@@ -143,7 +145,7 @@ def order(record: Record, atoms: Atoms) -> dict[str, Any]:
                 "errors": _rounded(radial.errors),
                 "peak": radial.peak,
             }
-            for name, radial in found.items()
+            for name, radial in distributions.items()
         }
     }
 

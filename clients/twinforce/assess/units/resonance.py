@@ -22,7 +22,7 @@ from ase import units
 from twinforce.assess.analysis.motion import wave_number
 from twinforce.assess.analysis.statistics import Floats, mean_of_independent
 from twinforce.assess.budget import Deadline
-from twinforce.assess.folder import Found
+from twinforce.assess.folder import UnitResults
 from twinforce.assess.subject import Conditions, Subject, Unit
 from twinforce.assess.units.simulation import record_of, simulate
 from twinforce.assess.units.start import KEY as START
@@ -73,14 +73,14 @@ def spectra_of_power(work: Floats, step_fs: float) -> tuple[Floats, Floats]:
     """
     power = np.diff(work) / step_fs
     size = min(round(_WINDOW_FS / step_fs), len(power))
-    shape = np.hanning(size)
+    window = np.hanning(size)
     frequencies = np.fft.rfftfreq(size, step_fs)[:-1].astype(np.float64)
     spectra = [
-        np.abs(np.fft.rfft((part - part.mean()) * shape)[:-1]) ** 2
+        np.abs(np.fft.rfft((part - part.mean()) * window)[:-1]) ** 2
         for begin in range(0, len(power) - size + 1, max(size // 2, 1))
         for part in (power[begin : begin + size],)
     ]
-    scale = step_fs / (shape**2).sum() / np.cos(np.pi * frequencies * step_fs) ** 2
+    scale = step_fs / (window**2).sum() / np.cos(np.pi * frequencies * step_fs) ** 2
     return frequencies, np.array(spectra).reshape(-1, len(frequencies)) * scale
 
 
@@ -103,16 +103,18 @@ def predicted_drifts(
         rates = np.zeros(len(spectra))
         for frequency in modulations:
             rates += [np.interp(frequency, frequencies, each) * scale for each in spectra]
-        found = mean_of_independent(rates)
-        # Windows overlap by half: three of them are worth about two.
-        drifts[inner_steps] = asdict(found) | {"error": found.error * 1.5**0.5}
+        drift = mean_of_independent(rates)
+        # Windows overlap by half, so three of them are worth about two independent ones.
+        drifts[inner_steps] = asdict(drift) | {"error": drift.error * 1.5**0.5}
     return drifts
 
 
-def _measure(settings: MDSettings, subject: Subject, place: Path, deadline: Deadline) -> Found:
-    start = starting_atoms(subject, place.parent / START)
-    ending = simulate(subject, start, settings, place, deadline, is_moving=False)
-    series = record_of(start, settings, place, is_moving=False).series(("work", "temperature"))
+def _measure(
+    settings: MDSettings, subject: Subject, directory: Path, deadline: Deadline
+) -> UnitResults:
+    start = starting_atoms(subject, directory.parent / START)
+    ending = simulate(subject, start, settings, directory, deadline, has_motion=False)
+    series = record_of(start, settings, directory, has_motion=False).series(("work", "temperature"))
     step_fs, n_atoms = settings.time_step_fs, len(start)
     values: dict[str, object] = {
         "picoseconds": ending.n_inner * step_fs * 1e-3,
@@ -129,4 +131,4 @@ def _measure(settings: MDSettings, subject: Subject, place: Path, deadline: Dead
             "heating": rates,
             "drifts": {str(inner_steps): each for inner_steps, each in drifts.items()},
         }
-    return Found(values, ending.is_done, ending.note)
+    return UnitResults(values, ending.is_done, ending.note)
