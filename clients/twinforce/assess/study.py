@@ -45,13 +45,13 @@ def assess(
 
     Args:
         client: Client of the service.
-        atoms: The system; its velocities, if it has any, are the start of simulations.
+        atoms: The system; simulations start from its velocities if it has any.
         out: Folder of the assessment.
         model: Name of the model; None selects the default model of the service.
         preset: Amount of work, one of `PRESETS`.
         pieces: Pieces to run, or units of them such as "nvt:direct:svr:10". Empty runs all.
         conditions: Conditions that all simulations share.
-        budget_minutes: Wall time, in minutes.
+        budget_minutes: Wall time after which no new work begins, in minutes.
         anew: Delete an assessment of another model or system in the folder.
         progress: Where to show progress; None shows nothing.
 

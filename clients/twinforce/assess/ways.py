@@ -1,4 +1,4 @@
-"""Ways to drive a simulation, and their names."""
+"""The ways to drive a simulation, and the thermostats, by name."""
 
 import re
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Way:
 
     @property
     def title(self) -> str:
-        """Title for readers."""
+        """Title in figures and tables."""
         return f"MTS, M = {self.inner_steps}" if self.forces == "hybrid" else self.forces
 
     @property
@@ -65,7 +65,7 @@ class Thermostat:
 
     @property
     def title(self) -> str:
-        """Title for readers."""
+        """Title in figures and tables."""
         names = {"svr": "SVR", "svr-local": "SVR of each atom", "langevin": "Langevin"}
         return f"{names[self.ensemble]}, τ = {self.relaxation_fs:g} fs"
 
@@ -88,7 +88,7 @@ def parse_thermostat(text: str) -> Thermostat:
     """Return the thermostat of a name such as svr:10 or langevin:100, τ in fs.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No thermostat has this name.
     """
     name, _, relaxation = text.partition(":")
     try:

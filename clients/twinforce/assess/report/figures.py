@@ -15,7 +15,7 @@ from twinforce.assess.ways import parse_way
 # Colors of Okabe and Ito, which color-blind readers can distinguish, on light and dark backgrounds.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d46")
 _GRAY = "#888888"
-_DRIFT = "drift ± 2 standard errors (meV/atom/ps)"
+_DRIFT = "drift ± 2σ (meV/atom/ps)"
 
 
 def draw_lambda(report: Report) -> Figure | None:
@@ -173,7 +173,7 @@ def draw_temperatures(report: Report) -> Figure | None:
         )
     axes.set_yticks(range(len(deviations)), [title_of(key) for key in deviations])
     axes.set_ylim(len(deviations) - 0.5, -0.5)
-    axes.set_xlabel("deviation from the expected temperature ± 2 standard errors (K)")
+    axes.set_xlabel("deviation from the expected temperature ± 2σ (K)")
     _legend(axes)
     return figure
 
@@ -270,7 +270,7 @@ def draw_optimization(report: Report) -> Figure | None:
     rates = [unit["success_rate"] for unit in units.values()]
     errors = [unit["success_error"] for unit in units.values()]
     left.bar(names, rates, yerr=errors, ecolor=_GRAY, color=_COLORS[0])
-    left.set(ylim=(0, 1.05), ylabel="fraction that ended at a minimum")
+    left.set(ylim=(0, 1.05), ylabel="fraction at a minimum")
     direct = np.array([unit["n_direct"] for unit in units.values()])
     conservative = np.array([unit["n_conservative"] for unit in units.values()])
     middle.bar(names, direct, color=_COLORS[1], label="direct")

@@ -77,9 +77,8 @@ def by_distance(
         for each in (norms, antisymmetric_norms)
     )
     is_nonzero = squares > 0.0
-    squares, antisymmetric_squares, filled = (
-        each[is_nonzero] for each in (squares, antisymmetric_squares, filled)
-    )
+    filled, squares = filled[is_nonzero], squares[is_nonzero]
+    antisymmetric_squares = antisymmetric_squares[is_nonzero]
     return {
         "distances": ((filled + 0.5) * _BIN_WIDTH).tolist(),
         "norms": np.sqrt(squares).tolist(),
