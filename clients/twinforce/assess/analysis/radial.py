@@ -14,7 +14,7 @@ _MOST_SNAPSHOTS = 400
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Radial:
+class RadialDistribution:
     """A radial distribution function.
 
     Attributes:
@@ -44,7 +44,7 @@ def radial_distributions(
     symbols: NDArray[np.str_],
     bin_width: float = 0.05,
     largest: float | None = None,
-) -> dict[str, Radial]:
+) -> dict[str, RadialDistribution]:
     """Return g(r) of every pair of species, by names such as "H-O".
 
     Args:
@@ -68,7 +68,7 @@ def radial_distributions(
         g = np.array([_counts(block, cell, first, second, edges) / ideal for block in blocks])
         errors = g.std(axis=0, ddof=1) / np.sqrt(len(g))
         centers = (edges[1:] + edges[:-1]) / 2
-        distributions[name] = Radial(centers, g.mean(axis=0), errors)
+        distributions[name] = RadialDistribution(centers, g.mean(axis=0), errors)
     return distributions
 
 
