@@ -11,9 +11,13 @@ from typing import TypeAlias, cast
 
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
-from twinforce_dynamics.start import invalid
 from twinforce_dynamics.trajectory import Snapshot
-from twinforce_proto import DeadlineExceededError, OverloadedError, ServiceError
+from twinforce_proto import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    OverloadedError,
+    ServiceError,
+)
 from twinforce_service.context import request_id, urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.engine.runs import Run, Update
@@ -86,7 +90,9 @@ class Dynamics:
 
     def _check_room(self, field: str, n_steps: int) -> None:
         if n_steps > self._max_steps:
-            raise invalid(field, f"at most {self._max_steps} in one call", n_steps)
+            raise InvalidRequestError.expected(
+                field, f"at most {self._max_steps} in one call", n_steps
+            )
         if self._n_running >= self._max_running:
             text = f"{self._max_running} systems are already on the move; try again later"
             raise OverloadedError(text, retry_after=_RETRY_AFTER)

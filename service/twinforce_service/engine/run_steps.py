@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.relaxation import OUTPUTS_OF, Relaxation, Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
-from twinforce_dynamics.steps import Question, State
+from twinforce_dynamics.steps import NeededEvaluation, State
 from twinforce_dynamics.trajectory import Snapshot, Trajectory
 from twinforce_proto import (
     InvalidRequestError,
@@ -39,8 +39,8 @@ class Emit:
     is_last: bool
 
 
-# Receives a prediction for each question, and None for each update.
-Steps = Generator[Question | Emit, Prediction | None, None]
+# Receives a prediction for each needed evaluation, and None for each update.
+Steps = Generator[NeededEvaluation | Emit, Prediction | None, None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +49,7 @@ class RunSteps:
 
     Attributes:
         model: Name of the model.
-        system: System whose coordinates the questions replace.
+        system: System at the start; evaluations replace its coordinates.
         inner_outputs: Outputs that inner steps need.
         outer_outputs: Outputs that the end of an outer step needs.
         steps: The generator. An error that is thrown into it in place of a prediction comes out as

@@ -15,7 +15,7 @@ from typing import Self
 
 import numpy as np
 
-from twinforce_dynamics.steps import Question
+from twinforce_dynamics.steps import NeededEvaluation
 from twinforce_proto import (
     DeadlineExceededError,
     Prediction,
@@ -66,17 +66,17 @@ class ActiveRun:
         system = self.run_steps.system
         return [self._request(system, is_outer=is_outer) for is_outer in (True, False)]
 
-    def request_for(self, question: Question) -> Request[Prediction]:
+    def request_for(self, needed: NeededEvaluation) -> Request[Prediction]:
         """Return the request for the evaluation that a step needs.
 
         Raises:
             InvalidSystemError: The coordinates cannot be evaluated.
             SystemTooLargeError: The atoms have come too close together.
         """
-        system = self._moved(question)
+        system = self._moved(needed)
         if self.counted_system is None or not has_hardly_moved(self.counted_system, system):
             self.n_pairs, self.counted_system = self.count_pairs(system), system
-        return self._request(system, is_outer=question.is_whole)
+        return self._request(system, is_outer=needed.is_outer)
 
     def _request(self, system: System, *, is_outer: bool) -> Request[Prediction]:
         steps = self.run_steps
@@ -92,11 +92,11 @@ class ActiveRun:
             future=reply(),
         )
 
-    def _moved(self, question: Question) -> System:
-        cell, own = question.cell, self.run_steps.system.cell
+    def _moved(self, needed: NeededEvaluation) -> System:
+        cell, own = needed.cell, self.run_steps.system.cell
         is_same = cell is own or np.array_equal(cell, own)
         # An unchanged cell need not be checked again.
-        return self.run_steps.system.moved(question.positions, None if is_same else cell)
+        return self.run_steps.system.moved(needed.positions, None if is_same else cell)
 
 
 class Runner:

@@ -14,9 +14,9 @@ from twinforce_dynamics.codec.relaxation import relax_request_from_proto
 from twinforce_dynamics.ensembles import FS
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
-from twinforce_dynamics.start import Start, invalid
+from twinforce_dynamics.start import Start
 from twinforce_dynamics.trajectory import Snapshot
-from twinforce_proto import ServiceError
+from twinforce_proto import InvalidRequestError, ServiceError
 from twinforce_proto.codec.problem import error_to_problem
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.transports.rest.bodies import (
@@ -139,7 +139,7 @@ def read_propagate_json(body: bytes, model: str) -> PropagateRequest:
         raise reported(error, within="start") from error
     if (parsed.start is None) == (parsed.checkpoint is None):
         got = "neither" if parsed.start is None else "both"
-        raise invalid("origin", "a start or a checkpoint", got)
+        raise InvalidRequestError.expected("origin", "a start or a checkpoint", got)
     origin: Start | bytes = (
         _bytes("checkpoint", parsed.checkpoint or "")
         if parsed.start is None
@@ -212,7 +212,7 @@ def _start(body: StartBody) -> Start:
 def _check_one(field: str, *choices: BaseModel | None) -> None:
     if len(given := [each for each in choices if each is not None]) > 1:
         kinds = " and ".join(type(each).__name__.removesuffix("Body").lower() for each in given)
-        raise invalid(field, "one at most", kinds)
+        raise InvalidRequestError.expected(field, "one at most", kinds)
 
 
 def _random_state(body: RandomStateBody) -> Any:
@@ -229,4 +229,4 @@ def _bytes(field: str, text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise invalid(field, "base64", f"other text ({error})") from error
+        raise InvalidRequestError.expected(field, "base64", f"other text ({error})") from error
