@@ -57,7 +57,7 @@ class Counters:
         return int(self._values[0]), int(self._values[1])
 
 
-class Child:
+class ChildProcess:
     """An engine process that has just been started.
 
     Args:

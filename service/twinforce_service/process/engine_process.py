@@ -1,7 +1,6 @@
 """The process that owns one device: an engine, and its messages over a channel.
 
-`Child` starts the process. It lives no longer than its parent, and holds nothing that the parent
-needs.
+`ChildProcess` starts it. It lives no longer than its parent, and holds nothing that the parent needs.
 """
 
 import gc
@@ -196,7 +195,7 @@ class Inbox:
 
 
 def main() -> None:
-    """Run the process of an engine, as `Child` starts it."""
+    """Run the process of an engine, as `ChildProcess` starts it."""
     directory, connected = (
         Path(sys.argv[1]),
         socket.socket(fileno=_move_to_lowest(int(sys.argv[2]))),

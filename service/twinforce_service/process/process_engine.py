@@ -1,8 +1,8 @@
 """An engine in another process, as the API process sees it.
 
-The queue of the device is in the engine process; this process knows only the requests
-and runs that it has sent and that are not over. When the engine process exits, they end with
-`UnavailableError`, and a new process is started.
+The queue of the device is in the engine process; this process knows only the requests and runs that
+it has sent and that are not over. When the engine process exits, they end with `UnavailableError`,
+and a new process is started.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from twinforce_service.engine.spec import EngineSpec
 from twinforce_service.process import messages
 from twinforce_service.process.channel import Channel
 from twinforce_service.process.channel_reader import ChannelReader
-from twinforce_service.process.child import Child
+from twinforce_service.process.child import ChildProcess
 from twinforce_service.process.messages import Kind, Message
 from twinforce_service.process.pending import Pending
 from twinforce_service.process.request_sender import RequestSender
@@ -59,7 +59,7 @@ class ProcessEngine(Lifecycle):
         self._report_batch = guarded(on_batch)
         self._on_restart = on_restart
         self._restarts = Restarts(clock)
-        self._child: Child | None = None
+        self._child: ChildProcess | None = None
         self._sender: RequestSender | None = None
         self._provenances: Mapping[str, Provenance] = {}
         self._pending = Pending()
@@ -209,7 +209,7 @@ class ProcessEngine(Lifecycle):
     def _run_child(self) -> ServiceError:
         """Start a child, handle its messages until it exits, and return why it exited."""
         try:
-            child = Child(self._spec)
+            child = ChildProcess(self._spec)
         except OSError as error:
             return UnavailableError(f"no process can be started: {error}")
         self._exit = None

@@ -32,7 +32,7 @@ REPORT = BatchReport(
 )
 
 
-def travelled(frames):
+def received(frames):
     """Return the message at the other end: all that travels is bytes."""
     return messages.read([memoryview(bytes(frame)) for frame in frames])
 
@@ -69,7 +69,7 @@ def test_requests_arrive_as_they_were(system):
     second = JacobianRequest(
         model="soft", system=molecule(4), outputs=frozenset({"direct_forces"}), rows=range(3, 9)
     )
-    message = travelled(messages.requests_to_frames([(2**60, first), (1, second)]))
+    message = received(messages.requests_to_frames([(2**60, first), (1, second)]))
     assert message.kind is messages.Kind.REQUESTS
     (number, one), (other_number, other) = messages.requests_from_message(message)
     assert (number, other_number) == (2**60, 1)
@@ -102,7 +102,7 @@ def test_predictions_arrive_as_they_were():
         timings=Timings(0.1, 2 / 3, 2, 7),
     )
     part = Prediction(direct_forces=np.zeros((2, 3)), timings=Timings(1 / 3, 2 / 3, 2, 7))
-    message = travelled(messages.answers_to_frames([(7, full), (8, part)], REPORT))
+    message = received(messages.answers_to_frames([(7, full), (8, part)], REPORT))
     answers, report = messages.answers_from_message(message, {"soft": PROVENANCE})
     assert report == REPORT
     assert [number for number, _ in answers] == [7, 8]
@@ -115,7 +115,7 @@ def test_predictions_arrive_as_they_were():
 def test_rows_of_a_jacobian_arrive_as_they_were():
     rows = JacobianRows(np.random.default_rng(0).normal(size=(4, 9)), timings=Timings(0.1, 2, 1, 3))
     report = BatchReport("soft", 1, 3, (0.1,), 2.0, n_rows=4)
-    message = travelled(messages.answers_to_frames([(0, rows)], report))
+    message = received(messages.answers_to_frames([(0, rows)], report))
     [(_, got)], got_report = messages.answers_from_message(message, {"soft": PROVENANCE})
     np.testing.assert_array_equal(got.values, rows.values)
     assert (got.timings, got.provenance, got_report) == (rows.timings, PROVENANCE, report)
@@ -126,7 +126,7 @@ def test_errors_arrive_as_they_were():
         UnsupportedElementError("no neon", system_index=2, field="atomic_numbers"),
         OverloadedError("later", retry_after=1.5),
     ]
-    message = travelled(messages.errors_to_frames(enumerate(errors)))
+    message = received(messages.errors_to_frames(enumerate(errors)))
     got = [error for _, error in messages.errors_from_message(message)]
     assert [type(each) for each in got] == [type(each) for each in errors]
     assert [each.to_dict() for each in got] == [each.to_dict() for each in errors]
@@ -134,7 +134,7 @@ def test_errors_arrive_as_they_were():
 
 def test_what_models_declare_arrives_as_it_was():
     infos = [loaded(Soft(), name).info for name in ("one", "other")]
-    assert messages.models_from_message(travelled(messages.models_to_frames(infos))) == infos
+    assert messages.models_from_message(received(messages.models_to_frames(infos))) == infos
 
 
 def test_large_arrays_are_not_copied():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.potentials import Soft, loaded
-from tests.service.process.test_messages import REPORT, travelled
+from tests.service.process.test_messages import REPORT, received
 from tests.systems import crystal, molecule
 from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.ensembles import BAR, FS, NPT, SVR
@@ -80,7 +80,7 @@ def assert_same(one, other):
 def test_a_journey_arrives_as_it_was(wanted):
     told = []
     sent = Run(wanted, print, 3, 1e5 / 7, "ü", Walker(), 6)
-    message = travelled(run_to_frames(2**60, sent))
+    message = received(run_to_frames(2**60, sent))
     number, got = run_from_message(message, lambda *said: told.append(said))
     assert number == 2**60
     for name in ("request", "credit", "deadline", "request_id", "walker", "urgency", "n_atoms"):
@@ -100,7 +100,7 @@ def test_a_snapshot_arrives_as_it_was(disagree):
         species_temperatures={"Ar": math.nan},
         disagreement=snapshot.disagreement if disagree else None,
     )
-    message = travelled(update_to_frames(5, sent, is_last=True))
+    message = received(update_to_frames(5, sent, is_last=True))
     number, got, is_last = update_from_message(message)
     assert (number, is_last, type(got)) == (5, True, Snapshot)
     assert_same(sent, got)
@@ -117,14 +117,14 @@ def test_how_far_a_relaxation_is_arrives_as_it_was():
         is_last=False,
         provenance=PROVENANCE,
     )
-    message = travelled(update_to_frames(5, sent, is_last=False))
+    message = received(update_to_frames(5, sent, is_last=False))
     number, got, is_last = update_from_message(message)
     assert (number, is_last) == (5, False)
     assert_same(sent, got)
 
 
 def test_reports_without_answers_arrive_as_they_were():
-    message = travelled(messages.reports_to_frames([REPORT, REPORT]))
+    message = received(messages.reports_to_frames([REPORT, REPORT]))
     assert messages.reports_from_message(message) == [REPORT, REPORT]
 
 
