@@ -5,10 +5,10 @@ import json
 
 import ase.io
 import pytest
-from bench import paper
-from bench.paper_claims import claims_of
-from bench.paper_comparisons import comparisons
-from bench.paper_text import heavy_parts, seconds_per_epoch
+from bench.paper import __main__ as paper
+from bench.paper.claims import claims_of
+from bench.paper.comparisons import comparisons
+from bench.paper.document import heavy_parts, seconds_per_epoch
 
 ESTIMATE = {"value": 1.0, "error": 0.01, "n_independent": 40.0, "is_reliable": True}
 REPORT = {
