@@ -1,4 +1,4 @@
-"""What was to be shown of the bundled model, and whether the numbers show it, by rule."""
+"""Claims about the bundled model, and rules that decide whether the numbers support them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ MAX_FROM_EXPECTED = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Something that was to be shown.
+    """A claim and its verdict.
 
     Attributes:
-        text: What.
-        holds: "yes", "no", or "not shown" where errors are too large or a run is missing.
-        numbers: What was measured.
+        text: The claim.
+        holds: "yes", "no", or "not shown" if errors are too large or a run is missing.
+        numbers: Measured values.
     """
 
     text: str
@@ -36,7 +36,7 @@ def claims_of(report: Report) -> list[Claim]:
 
 
 def unit_of(report: Report, key: str) -> Report:
-    """Return what a unit found; nothing where it was not run."""
+    """Return the result of a unit, or an empty dictionary if it was not run."""
     found: Report = report["pieces"].get(key.partition(":")[0], {}).get(key, {})
     return found
 
@@ -47,8 +47,8 @@ def _temperatures(report: Report) -> Iterator[Claim]:
     is_within = all(abs(value) <= 2.0 * error for value, error, _ in hybrid)
     holds = "not shown" if not is_sharp else "yes" if is_within else "no"
     text = (
-        "MTS, M = 8, SVR, τ = 10 fs: temperatures of species within two errors of the target, "
-        f"errors at most {MAX_ERROR_K:g} K"
+        "MTS, M = 8, SVR, τ = 10 fs: the temperature of each species is within two errors of the "
+        f"target, with errors of at most {MAX_ERROR_K:g} K"
     )
     yield Claim(text, holds, _numbers(report, "nvt:hybrid-8:svr:10"))
     direct = _species(report, "nvt:direct:svr:10")
@@ -58,17 +58,20 @@ def _temperatures(report: Report) -> Iterator[Claim]:
         holds = "yes"
     else:
         holds = "yes" if deviates else "no" if direct and is_all_good(direct) else "not shown"
-    text = "Direct forces alone, the same thermostat: a species beyond three errors"
+    text = (
+        "Direct forces alone, the same thermostat: a species is more than three errors from the "
+        "target"
+    )
     yield Claim(text, holds, _numbers(report, "nvt:direct:svr:10") or unit.get("note", ""))
 
 
 def is_all_good(found: list[tuple[float, float, bool]]) -> bool:
-    """Return whether all errors are reliable."""
+    """Return True if all errors are reliable."""
     return all(good for _, _, good in found)
 
 
 def _drift(report: Report) -> Claim:
-    text = "NVE: drift of MTS, M = 8, not to be told from that of conservative forces (two errors)"
+    text = "NVE: the drifts of MTS, M = 8, and of conservative forces agree within two errors"
     drifts = [unit_of(report, f"nve:{way}").get("drift") for way in ("hybrid-8", "conservative")]
     if None in drifts:
         return Claim(text, "not shown", "")
@@ -88,9 +91,11 @@ def _costs(report: Report) -> Iterator[Claim]:
     way = found.get("ways", {}).get("hybrid-8")
     conservative = found.get("ways", {}).get("conservative")
     texts = (
-        f"One outer block of M = 8 costs at most {MAX_BLOCK:g} x of 8 direct steps",
-        f"MTS, M = 8, is at least {MIN_SPEED_UP:g} x faster per inner step than conservative",
-        f"MTS, M = 8, costs what 1 + (F - 1)/M says, within {MAX_FROM_EXPECTED:.0%}",
+        f"A block of M = 8 costs at most {MAX_BLOCK:g} times as much as 8 direct steps",
+        f"An inner step of MTS, M = 8, is at least {MIN_SPEED_UP:g} times as fast as a "
+        "conservative step",
+        f"An inner step of MTS, M = 8, costs 1 + (F - 1)/M direct steps within "
+        f"{MAX_FROM_EXPECTED:.0%}",
     )
     if not way or not conservative:
         yield from (Claim(text, "not shown", "") for text in texts)

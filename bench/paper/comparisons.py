@@ -1,23 +1,23 @@
-"""How our numbers compare with those of the paper, in sentences that follow from both by rule."""
+"""Sentences that compare our numbers with those of the paper, derived from both by rules."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bench.paper import reference as paper
+from bench.paper import reference
 from bench.paper.claims import unit_of
 from bench.studies.learning import last_errors
 from twinforce.assess.report.tables import estimate, with_error
 from twinforce_models.training.plots import Rows
 
 Report = Mapping[str, Any]
-# 3 k per atom: what a harmonic solid takes to warm by one kelvin, in meV/atom.
+# Heat capacity of a harmonic solid, 3 k per atom, in meV/K.
 MEV_PER_KELVIN = 3 * 0.0861733
 
 
 def comparisons(
     report: Report, errors: Mapping[str, float], logs: Mapping[str, Rows]
 ) -> Iterator[str]:
-    """Yield sentences on how our numbers compare with the paper's; each only if there are any."""
+    """Yield a sentence for each comparison whose numbers exist."""
     yield from _compare_lambda(report)
     yield from _compare_heating(report)
     yield from _compare_species(report)
@@ -28,8 +28,8 @@ def comparisons(
         ours = errors["direct_forces_mae_mev_per_angstrom"]
         ratio = ours / errors["conservative_forces_mae_mev_per_angstrom"]
         yield (
-            f"Errors: direct forces are {ratio:.2f} times as far from the labels as conservative "
-            f"ones; PET-M's are {26.7 / 20.2:.2f} times as far."
+            f"The error of direct forces is {ratio:.2f} times that of conservative forces; for "
+            f"PET-M it is {26.7 / 20.2:.2f} times."
         )
 
 
@@ -37,17 +37,17 @@ def _compare_lambda(report: Report) -> Iterator[str]:
     ours = unit_of(report, "lambda:server").get("lambda")
     if ours is None:
         return
-    below = [name for name, value in paper.LAMBDAS.items() if value < ours]
-    above = [name for name, value in paper.LAMBDAS.items() if value >= ours]
+    below = [name for name, value in reference.LAMBDAS.items() if value < ours]
+    above = [name for name, value in reference.LAMBDAS.items() if value >= ours]
     parts = [
-        f"{word} {', '.join(names)}"
-        for word, names in (("above", below), ("not above", above))
+        f"{relation} those of {', '.join(names)}"
+        for relation, names in (("above", below), ("not above", above))
         if names
     ]
-    yield f"λ = {ours:.4f} on this system: {'; '.join(parts)}."
+    yield f"λ = {ours:.4f} on this system is {' and '.join(parts)}."
     other = unit_of(report, "lambda:client").get("direct", {}).get("lambda")
     if other is not None:
-        yield f"The two routes to λ differ by {abs(other / ours - 1):.1%}."
+        yield f"The two methods for λ differ by {abs(other / ours - 1):.1%}."
 
 
 def _compare_heating(report: Report) -> Iterator[str]:
@@ -55,16 +55,17 @@ def _compare_heating(report: Report) -> Iterator[str]:
     if drift is None:
         return
     rate, error = drift["rate"] / MEV_PER_KELVIN, drift["error"] / MEV_PER_KELVIN
-    times = rate / paper.HEATING_K_PER_PS
+    factor = rate / reference.HEATING_K_PER_PS
     yield (
-        f"Direct forces without a thermostat: {with_error(rate, error)} K/ps if all of it were "
-        f"harmonic (3 k per atom), {times:.1f} times what the paper has for PET direct."
+        f"Without a thermostat, direct forces heat by {with_error(rate, error)} K/ps (for the heat "
+        f"capacity of a harmonic solid, 3 k per atom), {factor:.1f} times as fast as PET direct in "
+        "the paper."
     )
-    apart = unit_of(report, "nve:hybrid-8").get("rmse", {}).get("value")
-    if apart is not None:
+    rmse = unit_of(report, "nve:hybrid-8").get("rmse", {}).get("value")
+    if rmse is not None:
         yield (
-            f"Both forces of this model are {apart * 1e3:.0f} meV/Å apart (root mean square, MTS "
-            "with M = 8); the paper gives no such number."
+            f"The direct and conservative forces of this model differ by {rmse * 1e3:.0f} meV/Å "
+            "(root mean square, MTS with M = 8); the paper gives no such number."
         )
 
 
@@ -87,35 +88,38 @@ def _compare_species(report: Report) -> Iterator[str]:
         found = ", ".join(f"{symbol} is {word}" for symbol, word in signs.items())
         yield f"Direct forces with SVR, τ = 10 fs: {found} here; with PET, H is cold and O is hot."
     else:
-        yield "Direct forces with SVR, τ = 10 fs: no species is shown to deviate; with PET both do."
+        yield (
+            "Direct forces with SVR, τ = 10 fs: no deviation of a species is shown here; with PET, "
+            "H is cold and O is hot."
+        )
 
 
 def _compare_slowing(report: Report) -> Iterator[str]:
-    reference = None
+    base = None
     for key in ("nvt:conservative:svr:10", "nvt:hybrid-8:svr:100", "nvt:hybrid-8:svr:10"):
         found = unit_of(report, key).get("diffusion", {}).get("O", {})
-        if reference is None and found.get("is_reliable") and found["value"] > 0:
-            reference = (key, found["value"])
-    if reference is None:
+        if base is None and found.get("is_reliable") and found["value"] > 0:
+            base = (key, found["value"])
+    if base is None:
         return
-    for relaxation, theirs in paper.SLOWING.items():
+    for relaxation, theirs in reference.SLOWING.items():
         for way in ("direct", "hybrid-8", "conservative"):
             key = f"nvt:{way}:langevin:{relaxation:g}"
             found = unit_of(report, key).get("diffusion", {}).get("O", {})
             if found.get("is_reliable") and found["value"] > 0:
                 yield (
-                    f"`{key}` slows the diffusion of O {reference[1] / found['value']:.1f} times "
-                    f"against `{reference[0]}`; the paper has {theirs:g} times for this τ."
+                    f"Diffusion of O is {base[1] / found['value']:.1f} times slower with `{key}` "
+                    f"than with `{base[0]}`; in the paper it is {theirs:g} times slower for this τ."
                 )
 
 
 def _compare_f(report: Report) -> Iterator[str]:
     found = unit_of(report, "cost").get("f")
     if found:
-        relation = "below" if found["value"] < paper.F else "not below"
+        relation = "below" if found["value"] < reference.F else "not below"
         yield (
-            f"F = {estimate(found)} over the wire here, {relation} the paper's {paper.F:g}; what "
-            "multiple time stepping can save is bounded by it."
+            f"F = {estimate(found)} over the network here, {relation} the paper's {reference.F:g}; "
+            "F limits the speed-up by multiple time stepping."
         )
 
 
@@ -124,8 +128,9 @@ def _compare_training(logs: Mapping[str, Rows]) -> Iterator[str]:
         if name in logs and control in logs:
             with_, without = last_errors(logs[name]), last_errors(logs[control])
             yield (
-                f"Direct pre-training (`{name}`): {with_['conservative']:.1f} meV/Å after "
-                f"{with_['minutes']:.0f} CPU minutes, {without['conservative']:.1f} after "
-                f"{without['minutes']:.0f} without (`{control}`); the paper saves "
-                f"{paper.TRAINING_SAVING:g} times."
+                f"With direct pre-training (`{name}`), the error of conservative forces is "
+                f"{with_['conservative']:.1f} meV/Å after {with_['minutes']:.0f} CPU minutes; "
+                f"without it (`{control}`), {without['conservative']:.1f} meV/Å after "
+                f"{without['minutes']:.0f}. In the paper it saves a factor of "
+                f"{reference.TRAINING_SAVING:g}."
             )

@@ -1,4 +1,4 @@
-"""docs/paper.md from a report, the model's own errors, and the logs of its training."""
+"""The page docs/paper.md, from a report, the errors of the model, and the logs of its training."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -6,14 +6,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.paper import reference as paper
+from bench.paper import reference
 from bench.paper.claims import claims_of
 from bench.paper.comparisons import comparisons
 from bench.studies.learning import last_errors
 from twinforce.assess.report.explanations import EXPLANATIONS, TITLES
 from twinforce.assess.report.page import rules_of
 from twinforce.assess.report.tables import TABLES, Table
-from twinforce.assess.report.verdict import Thresholds
+from twinforce.assess.report.verdict import Thresholds, judge
 from twinforce_models.training.plots import Rows
 
 Report = Mapping[str, Any]
@@ -26,38 +26,38 @@ def document(
     figures: Sequence[str],
     heavy: Report | None = None,
 ) -> str:
-    """Return the page.
+    """Return the page in Markdown.
 
     Args:
-        report: Of the assessment.
-        errors: Of the model on test systems, from its metadata.
-        logs: Name -> rows of the logs of training.
-        figures: Names of the pictures that were drawn, in docs/paper.
-        heavy: The report of an assessment with heavier hydrogens.
+        report: Report of the assessment.
+        errors: Errors of the model on test systems, from its metadata.
+        logs: Name of a training run -> rows of its log.
+        figures: Names of the plots in docs/paper.
+        heavy: Report of an assessment with heavier hydrogens, if there is one.
     """
-    model = report["provenance"]["model"]
+    model, thresholds = report["provenance"]["model"], Thresholds(**report["thresholds"])
     parts = [
         f"# The dark side of the forces, with `{model}`",
         _introduction(report),
-        "## What was to be shown",
+        "## Claims",
         _claims(report),
-        "## In words",
-        *(f"- {each}" for each in report["verdict"]["advice"]),
+        "## Verdict",
+        *(f"- {each}" for each in judge(report, thresholds).advice),
         "",
-        _rules(report),
+        rules_of(thresholds),
         "## Errors",
         markdown(_errors_table(model, errors)),
         _errors_note(errors),
         *(_piece(report, piece, figures) for piece in TABLES if piece in report["pieces"]),
         *(heavy_parts(heavy) if heavy else ()),
-        "## What training costs, with and without direct pre-training",
+        "## Cost of training, with and without direct pre-training",
         markdown(_training_table(logs)),
         *_training_notes(logs),
-        "## What agrees with the paper, and what does not",
+        "## Comparison with the paper",
         *(f"- {each}" for each in comparisons(report, errors, logs)),
         "",
-        "## Run it again",
-        _again(report),
+        "## Reproduce this page",
+        _commands(report),
     ]
     return "\n\n".join(_joined(parts)) + "\n"
 
@@ -73,7 +73,7 @@ def markdown(table: Table) -> str:
 
 
 def _joined(parts: Iterable[str]) -> Iterator[str]:
-    """Join lines of one list; drop what is empty."""
+    """Join the items of each list, and drop empty parts."""
     lines: list[str] = []
     for part in parts:
         if part.startswith("- "):
@@ -89,24 +89,20 @@ def _joined(parts: Iterable[str]) -> Iterator[str]:
 def _introduction(report: Report) -> str:
     provenance, atoms, conditions = report["provenance"], report["atoms"], report["conditions"]
     return (
-        f"[Bigi, Langer and Ceriotti]({paper.URL}) asked what goes wrong with forces that are no "
-        "gradient of an energy. This page asks the same of the bundled model, with the same "
-        f"probes: version {provenance['version']}, sha256 `{provenance['sha256'][:12]}`, "
+        f"[Bigi, Langer and Ceriotti]({reference.URL}) studied the consequences of forces that are "
+        "not the gradient of an energy. This page repeats their experiments with the bundled "
+        f"model: version {provenance['version']}, sha256 `{provenance['sha256'][:12]}`, "
         f"{provenance['dtype']} on {provenance['device']}; {atoms['n_atoms']} atoms "
         f"({atoms['formula']}) at {conditions['temperature_k']:g} K, inner steps of "
-        f"{conditions['time_step_fs']:g} fs, everything over gRPC. It is written by `make paper` "
-        "from [report.json](paper/report.json); its sentences follow from the numbers by rule. "
-        f"So far {report['wall_s'] / 3600.0:.1f} hours of wall time went into it."
+        f"{conditions['time_step_fs']:g} fs, all over gRPC. `make paper` writes the page from "
+        "[report.json](paper/report.json), and rules derive its sentences from the numbers. The "
+        f"experiments have taken {report['wall_s'] / 3600.0:.1f} hours of wall time so far."
     )
 
 
 def _claims(report: Report) -> str:
     rows = tuple((each.text, f"**{each.holds}**", each.numbers) for each in claims_of(report))
     return markdown(Table(("claim", "holds", "measured"), rows))
-
-
-def _rules(report: Report) -> str:
-    return rules_of(Thresholds(**report["thresholds"]))
 
 
 def _errors_table(model: str, errors: Mapping[str, float]) -> Table:
@@ -121,7 +117,7 @@ def _errors_table(model: str, errors: Mapping[str, float]) -> Table:
             )
             for kind in ("conservative", "direct")
         ]
-    theirs = [(name, *values) for name, values in paper.ERRORS.items()]
+    theirs = [(name, *values) for name, values in reference.ERRORS.items()]
     return Table(("model", "force MAE, meV/Å", "energy MAE, meV/atom"), (*ours, *theirs))
 
 
@@ -129,8 +125,9 @@ def _errors_note(errors: Mapping[str, float]) -> str:
     if not errors:
         return ""
     return (
-        f"Ours on {errors['n_test_systems']:.0f} systems that training never saw, of another split "
-        "and fewer data than the paper's, so that only the order of magnitude compares."
+        f"Our errors are those on {errors['n_test_systems']:.0f} systems that were kept out of "
+        "training. The split differs from that of the paper and the data are fewer, so that only "
+        "the orders of magnitude can be compared."
     )
 
 
@@ -144,12 +141,11 @@ def _piece(report: Report, piece: str, figures: Sequence[str]) -> str:
         for key, unit in report["pieces"][piece].items()
         if unit["status"] != "done"
     ]
-    beside = _beside(piece)
     parts = [
         f"## {TITLES[piece]}",
         EXPLANATIONS[piece],
         *tables,
-        *beside,
+        *_reference_parts(piece),
         *pictures,
         " ".join(notes),
     ]
@@ -157,14 +153,14 @@ def _piece(report: Report, piece: str, figures: Sequence[str]) -> str:
 
 
 def heavy_parts(report: Report) -> Iterator[str]:
-    """Yield what is told of an assessment with heavier hydrogens."""
+    """Yield the parts of the page about an assessment with heavier hydrogens."""
     mass = report["atoms"]["masses"]["H"]
-    yield f"## With hydrogens of {mass:g} amu"
+    yield f"## Heavier hydrogens of {mass:g} amu"
     yield (
-        "The same model and system, with mass taken from oxygens for hydrogens: structure is what "
-        "it was, vibrations are slower, so that the same outer step is further from resonance. "
-        f"All numbers are in [heavy.json](paper/heavy.json), of version "
-        f"{report['provenance']['version']}."
+        "In the same system, mass is moved from oxygens to hydrogens. The structure stays the "
+        "same, but vibrations are slower, so that the same outer step is further from resonance. "
+        f"All numbers are in [heavy.json](paper/heavy.json), for version "
+        f"{report['provenance']['version']} of the model."
     )
     for piece in ("resonance", "nve", "nvt"):
         if piece in report["pieces"]:
@@ -177,24 +173,22 @@ def _names(piece: str) -> tuple[str, ...]:
     return drawn.get(piece, (piece,))
 
 
-def _beside(piece: str) -> list[str]:
-    """Return the paper's own numbers of a piece."""
+def _reference_parts(piece: str) -> list[str]:
+    """Return the paper's numbers for a piece."""
     if piece == "lambda":
-        rows = tuple((name, f"{value:g}") for name, value in paper.LAMBDAS.items())
-        return ["The paper's:", markdown(Table(("forces", "λ"), rows))]
+        rows = tuple((name, f"{value:g}") for name, value in reference.LAMBDAS.items())
+        return ["Values in the paper:", markdown(Table(("forces", "λ"), rows))]
     if piece == "nvt":
-        rows = tuple((name, *values) for name, values in paper.TEMPERATURES.items())
-        return [
-            "The paper's:",
-            markdown(Table(("forces; thermostat", "T, K", "H, K", "O, K"), rows)),
-        ]
+        rows = tuple((name, *values) for name, values in reference.TEMPERATURES.items())
+        headers = ("forces; thermostat", "T - target, K", "H, K", "O, K")
+        return ["Values in the paper:", markdown(Table(headers, rows))]
     if piece == "nve":
-        text = f"about {paper.HEATING_K_PER_PS:g} K/ps"
         return [
-            f"The paper's: PET direct heats by {text}; conservative forces and MTS do not drift."
+            f"In the paper, PET direct heats by about {reference.HEATING_K_PER_PS:g} K/ps; "
+            "conservative forces and MTS do not drift."
         ]
     if piece == "cost":
-        return [f"The paper's F is about {paper.F:g}, on a GPU."]
+        return [f"In the paper, F is about {reference.F:g}, on a GPU."]
     return []
 
 
@@ -204,7 +198,7 @@ def _training_table(logs: Mapping[str, Rows]) -> Table:
         last = last_errors(log)
         stages = [row["stage"] for row in log]
         epochs = ", ".join(f"{stages.count(each)} {each}" for each in dict.fromkeys(stages))
-        trained = {"conservative", *stages}  # a head that no stage trained has no error to show
+        trained = {"conservative", *stages}  # the error of an untrained head means nothing
         shown = [
             f"{last[kind]:.1f}" if kind in last and kind in trained else ""
             for kind in ("conservative", "direct")
@@ -238,24 +232,28 @@ def _training_notes(logs: Mapping[str, Rows]) -> Iterator[str]:
         each = seconds_per_epoch(log)
         if {"direct", "conservative"} <= each.keys():
             ratio = each["conservative"] / each["direct"]
-            yield f"`{name}`: an epoch of conservative forces costs {ratio:.1f} of direct ones."
+            yield (
+                f"In `{name}`, an epoch of conservative forces costs as much as {ratio:.1f} epochs "
+                "of direct forces."
+            )
     yield "![Errors against CPU time](training/learning.png)"
 
 
-def _again(report: Report) -> str:
+def _commands(report: Report) -> str:
     return (
         "```bash\n"
-        "make paper PAPER_MINUTES=60    # goes on where it stopped; again until all is done\n"
-        "make paper PAPER_MINUTES=0     # writes this page from what is there\n"
+        "make paper PAPER_MINUTES=60    # continue; repeat until all experiments are done\n"
+        "make paper PAPER_MINUTES=0     # write this page from the experiments in runs/paper\n"
+        "make paper ARGS='--page-only'  # write this page from report.json\n"
         "make paper ARGS='--pieces nvt:hybrid-8:svr:10'\n"
         "make paper ARGS='--hydrogen-mass 3 --pieces resonance,nve:hybrid-8'\n```\n\n"
-        f"The seed is {report['conditions']['seed']}; service "
-        f"{report['provenance']['service_version']}, client "
+        f"The seed is {report['conditions']['seed']}; the version of the service is "
+        f"{report['provenance']['service_version']}, that of the client "
         f"{report['provenance']['client_version']}. "
-        "[assess.md](assess.md) says how each number and its error come about."
+        "[assess.md](assess.md) explains how each number and its error are obtained."
     )
 
 
 def paths_of_logs(folder: Path) -> list[Path]:
-    """Return the logs of training that are kept."""
+    """Return the logs of the training runs in a folder."""
     return sorted(folder.glob("water*.csv"))

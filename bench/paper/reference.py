@@ -1,7 +1,7 @@
-"""What the paper measured, on bulk water of 64 molecules with revPBE0-D3 labels of Cheng et al.
+"""Numbers from the paper, for bulk water of 64 molecules with the revPBE0-D3 labels of Cheng et al.
 
 F. Bigi, M. Langer, M. Ceriotti, "The dark side of the forces", ICML 2025, arXiv:2412.11569.
-Temperatures are deviations from 300 K, with one standard error in brackets as there.
+Temperatures are deviations from 300 K, with one standard error in parentheses as in the paper.
 """
 
 URL = "https://arxiv.org/abs/2412.11569"
@@ -22,9 +22,9 @@ LAMBDAS = {
     "EquiformerV2": 0.017,
     "SOAP-BPNN direct": 0.032,
 }
-# Of PET direct, in K/ps; MTS with M = 8 and conservative forces: none seen.
+# Heating rate of PET direct, in K/ps; none was seen for MTS with M = 8 and conservative forces.
 HEATING_K_PER_PS = 7.0
-# Forces and thermostat -> deviation of all atoms, hydrogen, oxygen.
+# Forces and thermostat -> deviations of all atoms, of hydrogen and of oxygen.
 TEMPERATURES = {
     "PET direct; SVR, τ = 10 fs": ("0.3", "-4.4(3)", "9.9(6)"),
     "ORB direct; SVR, τ = 10 fs": ("1.0", "36", "-70"),
@@ -34,7 +34,7 @@ TEMPERATURES = {
     "PET direct; Langevin, τ = 100 fs": ("1.4", "", ""),
     "PET direct; Langevin, τ = 10 fs": ("0.1", "", ""),
 }
-# τ of Langevin in fs -> how many times slower diffusion is.
+# Relaxation time of a Langevin thermostat in fs -> factor by which diffusion is slower.
 SLOWING = {100.0: 1.5, 10.0: 5.0}
 F = 2.7
 TRAINING_SAVING = 8.0

@@ -31,8 +31,8 @@ def bottleneck(results: Results) -> list[str]:
     largest = max(added, key=lambda role: added[role])
     return [
         f"A step of the toy with 64 atoms (asyncio client) uses {sum(spent.values()):.2f} ms of "
-        "CPU time in three processes. Without the evaluation itself, and without the CPU time of "
-        f"the client and the server of a bare echo, {by_role} remain. The next bottleneck is the "
+        "CPU time in three processes. Without the evaluation, and without the CPU time of the "
+        f"client and the server of a bare echo, this leaves {by_role}. The next bottleneck is the "
         f"**{largest}**."
     ]
 

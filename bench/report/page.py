@@ -171,7 +171,8 @@ def _served(found: Mapping[str, Any], n_walkers: int) -> str:
         f"{n_walkers} walkers get {each['evaluations/s']['median']:.0f} evaluations/s together."
         for model, each in found.items()
     ]
-    return f"Through a service on the same machine, over gRPC streams: {' '.join(sentences)}"
+    method = "Walkers were also measured through a service on the same machine, over gRPC streams."
+    return " ".join([method, *sentences])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

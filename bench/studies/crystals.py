@@ -1,4 +1,4 @@
-"""Cubic crystals under strain: what labels and a model say of their elastic constants."""
+"""Elastic constants of cubic crystals, from the labels of strained systems and from a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ AXES, SHEARS = ((0, 0), (1, 1), (2, 2)), ((1, 2), (0, 2), (0, 1))
 
 @dataclass(frozen=True, slots=True)
 class Crystal:
-    """A cubic crystal as the data strain it.
+    """A cubic crystal whose strained cells are in the data.
 
     Attributes:
-        structure: As `ase.build.bulk` names it.
-        length: Of the conventional cell that strains start from, in Å.
-        n_cells: Conventional cells along each axis in the strained systems.
-        max_strain: Of systems that the fit takes.
+        structure: Name of the structure for `ase.build.bulk`.
+        length: Edge of the conventional cell without strain, in Å.
+        n_cells: Number of conventional cells along each axis of the strained systems.
+        max_strain: Largest strain of systems in the fit.
     """
 
     structure: str
@@ -56,17 +56,17 @@ def strain_of(example: Atoms, length: float) -> Floats:
 
 
 def strained(examples: Sequence[Atoms], symbol: str, crystal: Crystal) -> list[Atoms]:
-    """Return the strained perfect crystals among the frames, within `max_strain`."""
+    """Return the strained perfect crystals among the examples, within `max_strain`."""
     perfect = bulk(symbol, crystal.structure, crystal.length, cubic=True)
     perfect = perfect.repeat(crystal.n_cells)
-    places = 4 if crystal.structure == "diamond" else 2
+    sites_per_edge = 4 if crystal.structure == "diamond" else 2
     chosen = []
     for example in examples:
         if set(example.get_chemical_symbols()) != {symbol} or len(example) != len(perfect):
             continue
-        steps = example.get_scaled_positions() * crystal.n_cells * places
-        offsets = steps - steps[0] - np.round(steps - steps[0])
-        is_perfect = np.abs(offsets).max() * crystal.length / places < 0.08
+        sites = example.get_scaled_positions() * crystal.n_cells * sites_per_edge
+        offsets = sites - sites[0] - np.round(sites - sites[0])
+        is_perfect = np.abs(offsets).max() * crystal.length / sites_per_edge < 0.08
         strain = strain_of(example, crystal.length * crystal.n_cells)
         if is_perfect and np.abs(strain).max() < crystal.max_strain:
             chosen.append(example)
@@ -74,7 +74,7 @@ def strained(examples: Sequence[Atoms], symbol: str, crystal: Crystal) -> list[A
 
 
 def fit_elastic(strains: Floats, stresses: Floats, length: float) -> dict[str, float]:
-    """Return lattice constant and elastic constants that explain stresses under strain.
+    """Return the lattice constant and the elastic constants from stresses under strain.
 
     Stresses are fitted by all terms of cubic symmetry that are linear in the strain, and by
     squares and cubes of its largest component.
@@ -82,7 +82,7 @@ def fit_elastic(strains: Floats, stresses: Floats, length: float) -> dict[str, f
     Args:
         strains: Shape [n, 3, 3].
         stresses: Shape [n, 3, 3], in eV/Å³.
-        length: Of the unstrained cubic cell, in Å.
+        length: Edge of the cubic cell without strain, in Å.
     """
     along, across, shear = [], [], []
     for strain, stress in zip(strains, stresses / GPa, strict=True):
@@ -96,8 +96,8 @@ def fit_elastic(strains: Floats, stresses: Floats, length: float) -> dict[str, f
             along.append((diagonal[n], stress[n, n]))
             across += [(diagonal[n], stress[m, m]) for m in range(3) if m != n]
         else:
-            place = max(SHEARS, key=lambda at: size[at])
-            shear.append((strain[place], stress[place]))
+            component = max(SHEARS, key=lambda at: size[at])
+            shear.append((strain[component], stress[component]))
     (c11, at_rest), (c12, _), (c44, _) = map(_slope, (along, across, shear))
     bulk_modulus = (c11 + 2 * c12) / 3
     return {
@@ -111,7 +111,7 @@ def fit_elastic(strains: Floats, stresses: Floats, length: float) -> dict[str, f
 
 
 def _slope(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return the slope and the value at zero of a cubic polynomial."""
+    """Return the slope and the value at zero of a fitted cubic polynomial."""
     x, y = np.array(points).T
     coefficients = np.polynomial.polynomial.polyfit(x, y, 3)
     return float(coefficients[1]), float(coefficients[0])
@@ -135,7 +135,7 @@ def _trace(potential: Potential, symbol: str, crystal: Crystal, length: float) -
 
 
 def compare_crystals(potential: Potential, data: Path) -> dict[str, Any]:
-    """Return constants of each crystal: from the labels, and from both stresses of the model."""
+    """Return the constants of each crystal from the labels and from both stresses of the model."""
     examples, found = read_examples(data), {}
     for symbol, crystal in CRYSTALS.items():
         chosen = strained(examples, symbol, crystal)
@@ -144,8 +144,8 @@ def compare_crystals(potential: Potential, data: Path) -> dict[str, Any]:
         stresses = {"labels": np.array([example.get_stress(voigt=False) for example in chosen])}
         for kind in ("conservative_stress", "direct_stress"):
             systems = [to_system(example) for example in chosen]
-            said = [predict(potential, [system], {kind})[0] for system in systems]
-            stresses[kind] = np.array([getattr(each, kind) for each in said])
+            predictions = [predict(potential, [system], {kind})[0] for system in systems]
+            stresses[kind] = np.array([getattr(each, kind) for each in predictions])
         found[symbol] = {
             name: fit_elastic(strains, values, crystal.length) for name, values in stresses.items()
         } | {"relaxed_lattice_constant_angstrom": relax(potential, symbol, crystal)}

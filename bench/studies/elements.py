@@ -1,19 +1,20 @@
-"""What `elements6` says of six crystals, beside its labels, and of crystals and melts in motion.
+"""Elastic constants of six crystals, and dynamics of crystals and melts, with `elements6`.
 
-python -m bench.studies.elements --data path/to/mlearn6.xyz
+    python -m bench.studies.elements --data path/to/mlearn6.xyz
 
-Elastic constants are derivatives of the stress by strain at the cell that the data are strained
-from, ions clamped, from one polynomial fit for labels and predictions alike. Dynamics at constant
-pressure run through a service, on hybrid forces and on conservative ones. What is done already is
-not done again.
+Elastic constants are derivatives of the stress with respect to strain, with clamped ions, at the
+unstrained cell of the data; the same polynomial fit is used for labels and predictions. Dynamics
+at constant pressure run through a service, with hybrid and with conservative forces. Runs that are
+in the result already are not repeated.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.runner.machine import ROOT, describe_machine
+from bench.runner.command_line import parser_of
+from bench.runner.machine import describe_machine
+from bench.runner.record import RESULTS
 from bench.studies.crystals import compare_crystals
 from bench.studies.motion import MOTIONS, run_motion, start_of
 from twinforce_models import registry
@@ -23,13 +24,15 @@ from twinforce_service.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what is not done yet, and write bench/results/elements.json."""
-    parser = argparse.ArgumentParser(prog="python -m bench.studies.elements", description=__doc__)
-    parser.add_argument("--data", type=Path, help="extended XYZ; without it, dynamics only")
-    parser.add_argument("--model", default="elements6", help="its name, or its folder")
-    parser.add_argument("--picoseconds", type=float, default=2.0, help="of each run")
+    """Compute what is missing, and write bench/results/elements.json."""
+    parser = parser_of("bench.studies.elements", __doc__)
+    parser.add_argument(
+        "--data", type=Path, help="extended XYZ file with the labels; without it, dynamics only"
+    )
+    parser.add_argument("--model", default="elements6", help="name or folder of the model")
+    parser.add_argument("--picoseconds", type=float, default=2.0, help="length of each run")
     parser.add_argument("--only", nargs="*", default=list(MOTIONS), help="names of runs")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
     options = parser.parse_args(arguments)
     path = options.out / "elements.json"
     loaded = registry.load(options.model, device="cpu", dtype="float64")
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         server.grpc_url, start, motion, forces, options.picoseconds, rows
                     )
                     path.write_text(json.dumps(found, indent=2) + "\n")
-            except (InvalidSystemError, NonFinitePredictionError) as error:  # atoms fly apart
+            except (InvalidSystemError, NonFinitePredictionError) as error:  # the run is unstable
                 found["broke"] = found.get("broke", {}) | {name: str(error)}
                 path.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))

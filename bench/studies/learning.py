@@ -1,8 +1,8 @@
-"""What direct pre-training buys: draw and compare the logs of the bundled model's training runs.
+"""The effect of direct pre-training, from the logs of the bundled models' training runs.
 
     python -m bench.studies.learning
 
-The logs are made by `twinforce-train` with the recipes beside it; they are kept in docs/training.
+`twinforce-train` wrote the logs in docs/training with the recipes in `twinforce_models.training`.
 """
 
 from pathlib import Path
@@ -14,14 +14,14 @@ FOLDER = ROOT / "docs" / "training"
 
 
 def last_errors(rows: Rows) -> dict[str, float]:
-    """Return the last errors on test systems, and the CPU minutes they took."""
+    """Return the last errors on test systems, and the CPU time until then, in minutes."""
     final = [row for row in rows if row["test_energy_mae"]][-1]
     errors = {kind: float(final[f"test_{kind}_mae"]) for kind in KINDS if final[f"test_{kind}_mae"]}
     return {"minutes": float(final["cpu_s"]) / 60} | errors
 
 
 def print_table(logs: dict[str, Rows]) -> None:
-    """Print where each run ended."""
+    """Print the last errors of each run."""
     columns = ("minutes", *KINDS)
     print(f"{'run':24}" + "".join(f"{column:>14}" for column in columns))
     for name, rows in logs.items():
@@ -33,7 +33,7 @@ def print_table(logs: dict[str, Rows]) -> None:
 
 
 def main(folder: Path = FOLDER) -> None:
-    """Draw docs/training/learning.png and print where each run ended."""
+    """Draw docs/training/learning.png and print the last errors of each run."""
     logs = {path.stem: read_log(path) for path in sorted(folder.glob("*.csv"))}
     plot_learning(logs, folder / "learning.png")
     print_table(logs)

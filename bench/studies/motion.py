@@ -1,4 +1,4 @@
-"""Crystals and melts at constant pressure, moved through a service."""
+"""Dynamics of crystals and melts at constant pressure, through a service."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +19,18 @@ ROWS = ("time_fs", "volume_a3", "temperature_k", "conserved_energy_ev", "force_r
 
 @dataclass(frozen=True, slots=True)
 class Motion:
-    """A run at constant pressure.
+    """The conditions of a run at constant pressure.
 
     Attributes:
-        symbol: Of the element.
-        n_cells: Conventional cells along each axis.
-        temperature_k: Held.
-        melted_at_k: Kept at this temperature first, until it is a liquid; 0: it stays a crystal.
-        expansion: Of the lengths of the crystal before that: in its own cell it overheats instead.
-        compressibility_per_bar: About that of the element.
-        inner_steps: M, of hybrid forces.
-        time_step_fs: Inner one.
+        symbol: Symbol of the element.
+        n_cells: Number of conventional cells along each axis.
+        temperature_k: Temperature of the thermostat, in K.
+        melted_at_k: Temperature at which the crystal is melted first, in K; 0 if it is not melted.
+        expansion: Factor on the cell of the crystal before it is melted; in its original cell it
+            would overheat instead of melting.
+        compressibility_per_bar: Compressibility for the barostat, about that of the element.
+        inner_steps: Number of inner steps M with hybrid forces.
+        time_step_fs: Inner time step, in fs.
     """
 
     symbol: str
@@ -59,7 +60,7 @@ MOTIONS = {
 
 
 def start_of(url: str, motion: Motion) -> Atoms:
-    """Return a perfect crystal, or what becomes of it, in its cell, at what melts it."""
+    """Return a perfect crystal, or a liquid at the temperature that melted it."""
     crystal = CRYSTALS[motion.symbol]
     atoms = bulk(motion.symbol, crystal.structure, crystal.length, cubic=True)
     atoms = atoms.repeat(motion.n_cells)
@@ -71,7 +72,7 @@ def start_of(url: str, motion: Motion) -> Atoms:
 
 
 def settings_of(motion: Motion, forces: str, picoseconds: float, **changes: Any) -> MDSettings:
-    """Return how to move; a step of conservative forces is as long as two inner ones."""
+    """Return the settings of a run; a conservative step is as long as two inner steps."""
     step = motion.time_step_fs * (2 if forces == "conservative" else 1)
     values: dict[str, Any] = {
         "forces": forces,
@@ -88,14 +89,14 @@ def settings_of(motion: Motion, forces: str, picoseconds: float, **changes: Any)
 
 
 def move(url: str, atoms: Atoms, settings: MDSettings) -> Floats:
-    """Move atoms; return `ROWS` every 8 fs or so."""
+    """Move the atoms; return `ROWS` about every 8 fs."""
     rows = []
     with TwinForceCalculator(url, model="elements6") as atoms.calc:
         for each in tqdm(molecular_dynamics(atoms, settings), desc=settings.forces):
             if settings.forces == "hybrid" or each.step % 4 == 0:
-                apart = each.disagreement.rmse if each.disagreement else np.nan
+                rmse = each.disagreement.rmse if each.disagreement else np.nan
                 rows.append(
-                    (each.time_fs, each.volume, each.temperature_k, each.conserved_energy, apart)
+                    (each.time_fs, each.volume, each.temperature_k, each.conserved_energy, rmse)
                 )
     atoms.calc = None
     return np.array(rows, dtype=float)
@@ -104,7 +105,7 @@ def move(url: str, atoms: Atoms, settings: MDSettings) -> Floats:
 def run_motion(
     url: str, start: Atoms, motion: Motion, forces: str, picoseconds: float, out: Path
 ) -> dict[str, Any]:
-    """Return what a run at constant pressure showed; its rows go to `out`."""
+    """Run at constant pressure, write the rows to `out` and return a summary."""
     atoms = start.copy()
     rows = move(url, atoms, settings_of(motion, forces, picoseconds))
     moved = atoms.get_scaled_positions(wrap=False) - start.get_scaled_positions(wrap=False)
@@ -118,20 +119,24 @@ def run_motion(
 
 
 def summarize(rows: Floats, atoms: Atoms) -> dict[str, float]:
-    """Return density, temperature and drift of a run, after its first quarter.
+    """Return the density, temperature and drift of a run without its first quarter.
 
-    Errors of means are those of five blocks.
+    Errors of means are standard errors from five blocks.
     """
     kept = rows[len(rows) // 4 :]
     density = atoms.get_masses().sum() * _GRAMS_PER_AMU / (kept[:, 1] * 1e-24)
     blocks = {name: np.array_split(v, 5) for name, v in (("d", density), ("t", kept[:, 2]))}
     means = {name: np.array([block.mean() for block in each]) for name, each in blocks.items()}
     slope = np.polyfit(kept[:, 0] / 1e3, kept[:, 3], 1)[0]
-    apart = kept[:, 4].mean()
+    disagreement = kept[:, 4].mean()
     return {
         "density_g_per_cm3": float(density.mean()),
         "density_error_g_per_cm3": float(means["d"].std(ddof=1) / 5**0.5),
         "temperature_k": float(kept[:, 2].mean()),
         "temperature_error_k": float(means["t"].std(ddof=1) / 5**0.5),
         "conserved_energy_drift_mev_per_atom_per_ps": float(1e3 * slope / len(atoms)),
-    } | ({} if np.isnan(apart) else {"force_disagreement_ev_per_angstrom": float(apart)})
+    } | (
+        {}
+        if np.isnan(disagreement)
+        else {"force_disagreement_ev_per_angstrom": float(disagreement)}
+    )

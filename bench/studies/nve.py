@@ -1,8 +1,8 @@
-"""Does the bundled model conserve energy? A long NVE run, resumable, with its drift and its error.
+"""The energy drift of the bundled model in a long NVE run that can be resumed.
 
     python -m bench.studies.nve --forces conservative --picoseconds 20
 
-The network is compiled for the run. What integrates is ASE's velocity Verlet.
+The network is compiled for the run, and ASE's velocity Verlet integrates it.
 """
 
 import argparse
@@ -22,7 +22,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from bench.runner.machine import ROOT
+from bench.runner.command_line import parser_of
+from bench.runner.record import RESULTS
+from bench.runner.systems import WATER
 from twinforce.md import fit_drift
 from twinforce_models import registry
 from twinforce_models.memory import keep_freed_memory
@@ -49,7 +51,7 @@ class CompiledWater(Calculator):  # type: ignore[misc]
         self.evaluate = compiled(evaluate, self.parameters, [self._inputs(example)[0]])
 
     def _inputs(self, atoms: Atoms) -> tuple[Inputs, torch.Tensor]:
-        """Return what the network takes, and the reference energies of the atoms."""
+        """Return the arguments of the network, and the reference energies of the atoms."""
         batch = to_batch([atoms], self.potential.cutoff)
         kinds = self.potential.kind_of_element[batch.atomic_numbers]
         index, offsets, reverse = tabulate(batch, self.potential.cutoff, TABLE_WIDTH)
@@ -77,25 +79,25 @@ class CompiledWater(Calculator):  # type: ignore[misc]
 
 
 def longest_bond(atoms: Atoms, pairs: NDArray[np.int64]) -> float:
-    """Return the longest distance of the pairs, nearest images, in Å."""
+    """Return the longest distance among the pairs, between nearest images, in Å."""
     vectors = atoms.positions[pairs[:, 1]] - atoms.positions[pairs[:, 0]]
     fractional = vectors @ np.linalg.inv(atoms.cell.array)
     return float(np.linalg.norm((fractional - fractional.round()) @ atoms.cell.array, axis=1).max())
 
 
 def bonds_of_water(atoms: Atoms) -> NDArray[np.int64]:
-    """Return the pair of each hydrogen and its nearest oxygen."""
+    """Return each hydrogen with its nearest oxygen, shape [n_hydrogens, 2]."""
     oxygens, hydrogens = np.flatnonzero(atoms.numbers == 8), np.flatnonzero(atoms.numbers == 1)
     distances = atoms.get_all_distances(mic=True)[np.ix_(hydrogens, oxygens)]
     return np.stack([hydrogens, oxygens[distances.argmin(axis=1)]], axis=1)
 
 
 def summarize(rows: NDArray[np.float64], n_atoms: int) -> dict[str, float]:
-    """Return what a run showed.
+    """Return the drift and further figures of a run.
 
     Args:
-        rows: Shape [n_rows, 4], `COLUMNS`.
-        n_atoms: To divide by.
+        rows: `COLUMNS`, shape [n_rows, 4].
+        n_atoms: Number of atoms.
     """
     drift = fit_drift(rows[:, 0] * 1e3, rows[:, 1], n_atoms)
     if drift is None:
@@ -114,7 +116,7 @@ def summarize(rows: NDArray[np.float64], n_atoms: int) -> dict[str, float]:
 
 
 def draw(rows: NDArray[np.float64], n_atoms: int, title: str, path: Path) -> None:
-    """Draw total energy and temperature against time."""
+    """Draw the total energy and the temperature against time."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
     axes[0].plot(rows[:, 0], (rows[:, 1] - rows[0, 1]) / n_atoms * 1e3, linewidth=0.7)
@@ -125,7 +127,7 @@ def draw(rows: NDArray[np.float64], n_atoms: int, title: str, path: Path) -> Non
 
 
 def start(checkpoint: Path, path: Path, temperature: float, seed: int) -> tuple[Atoms, int]:
-    """Return the atoms and how many steps lie behind them."""
+    """Return the atoms and the number of steps that they have taken."""
     atoms = ase.io.read(path)
     if checkpoint.exists():
         with np.load(checkpoint) as saved:
@@ -138,14 +140,14 @@ def start(checkpoint: Path, path: Path, temperature: float, seed: int) -> tuple[
 
 
 def save(checkpoint: Path, atoms: Atoms, n_steps: int) -> None:
-    """Write all that `start` needs to go on, in one step."""
+    """Write what `start` needs to resume the run, atomically."""
     partial = checkpoint.with_suffix(".partial.npz")
     np.savez(partial, positions=atoms.positions, velocities=atoms.get_velocities(), n_steps=n_steps)
     partial.replace(checkpoint)
 
 
 def run(options: argparse.Namespace) -> NDArray[np.float64]:
-    """Run, or go on, and return the rows of the log."""
+    """Start or resume the run, and return the rows of the log."""
     keep_freed_memory()
     torch.set_num_threads(1)
     name = f"nve_{options.forces}"
@@ -170,7 +172,7 @@ def run(options: argparse.Namespace) -> NDArray[np.float64]:
 
 
 def read_rows(log: Path) -> list[list[float]]:
-    """Return the rows of a log, none if there is no log."""
+    """Return the rows of a log, or none if there is no log."""
     if not log.exists():
         return []
     with log.open(newline="") as file:
@@ -178,7 +180,7 @@ def read_rows(log: Path) -> list[list[float]]:
 
 
 def write_rows(log: Path, rows: Sequence[Sequence[float]]) -> None:
-    """Write a log anew."""
+    """Write the whole log."""
     with log.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
@@ -186,18 +188,19 @@ def write_rows(log: Path, rows: Sequence[Sequence[float]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run, then write what it showed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.studies.nve", description=__doc__)
-    parser.add_argument("--forces", choices=["conservative", "direct"], default="conservative")
-    parser.add_argument("--picoseconds", type=float, default=20.0)
-    parser.add_argument("--time-step", type=float, default=0.5, help="fs")
-    parser.add_argument("--temperature", type=float, default=300.0, help="of the start, K")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model", default="water")
+    """Run, then write the log, a plot and a summary."""
+    parser = parser_of("bench.studies.nve", __doc__)
+    parser.add_argument("--forces", choices=["conservative", "direct"], default="conservative",
+                        help="kind of forces")  # fmt: skip
+    parser.add_argument("--picoseconds", type=float, default=20.0, help="length of the run")
+    parser.add_argument("--time-step", type=float, default=0.5, help="time step, in fs")
     parser.add_argument(
-        "--start", type=Path, default=ROOT / "demo" / "water64.xyz", help="atoms to start from"
+        "--temperature", type=float, default=300.0, help="temperature at the start, in K"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first velocities")
+    parser.add_argument("--model", default="water", help="name of the model")
+    parser.add_argument("--start", type=Path, default=WATER, help="file with the atoms")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of all files")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = run(options)

