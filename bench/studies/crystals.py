@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from twinforce_models.potential import Potential
 from twinforce_models.prediction import predict
-from twinforce_models.training.dataset import read_examples
-from twinforce_models.training.report import to_system
+from twinforce_models.training.dataset import read_examples, to_system
 
 Floats = NDArray[np.float64]
 AXES, SHEARS = ((0, 0), (1, 1), (2, 2)), ((1, 2), (0, 2), (0, 1))

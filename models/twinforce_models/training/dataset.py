@@ -134,8 +134,10 @@ def fit_reference_energies(
     Returns:
         Shape [n_elements], in eV; the solution with the smallest norm if it is not unique.
     """
-    counts = np.array([[np.sum(f.numbers == z) for z in elements] for f in examples], dtype=float)
-    energies = np.array([f.get_potential_energy() for f in examples])
+    counts = np.array(
+        [[np.sum(example.numbers == z) for z in elements] for example in examples], dtype=float
+    )
+    energies = np.array([example.get_potential_energy() for example in examples])
     solution: NDArray[np.float64] = np.linalg.lstsq(counts, energies, rcond=None)[0]
     return solution
 
@@ -237,8 +239,12 @@ def strain_gradient(example: ase.Atoms) -> NDArray[np.float64]:
 
 def to_batch(examples: Sequence[ase.Atoms], cutoff: float) -> Batch:
     """Return examples as a batch in float64."""
-    systems = [System(f.numbers, f.positions, f.cell.array, f.pbc) for f in examples]
-    return Batch.from_systems(systems, cutoff, dtype=torch.float64)
+    return Batch.from_systems([*map(to_system, examples)], cutoff, dtype=torch.float64)
+
+
+def to_system(example: ase.Atoms) -> System:
+    """Return an example as a system."""
+    return System(example.numbers, example.positions, example.cell.array, example.pbc)
 
 
 def max_neighbors(example: ase.Atoms, cutoff: float) -> int:

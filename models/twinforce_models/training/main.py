@@ -100,7 +100,8 @@ def prepare(
 def _new_core(recipe: Recipe, train: Sequence[ase.Atoms]) -> HybridCore:
     torch.manual_seed(recipe.seed)
     core = HybridCore(recipe.hyperparameters)
-    scale = float(np.square(np.concatenate([f.get_forces() for f in train])).mean()) ** 0.5
+    forces = np.concatenate([example.get_forces() for example in train])
+    scale = float(np.square(forces).mean()) ** 0.5
     core.force_scale.fill_(scale)
     core.energy_scale.fill_(scale)
     return core

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from twinforce_models.nonconservativity import direct_jacobian, nonconservativity
 from twinforce_models.potential import Potential
 from twinforce_models.prediction import predict
-from twinforce_proto import Prediction, System
+from twinforce_models.training.dataset import to_system
+from twinforce_proto import Prediction
 
 QUANTITIES = ("energy", "conservative_forces", "direct_forces")
 STRESSES = ("conservative_stress", "direct_stress")
@@ -46,10 +47,11 @@ class Comparison:
 
 def predict_each(potential: Potential, examples: Sequence[ase.Atoms]) -> list[Prediction]:
     """Return the prediction of each example, with stresses for examples that have one."""
-    return [
-        predict(potential, [to_system(f)], QUANTITIES + (STRESSES if has_stress(f) else ()))[0]
-        for f in examples
-    ]
+    predictions = []
+    for example in examples:
+        outputs = QUANTITIES + (STRESSES if has_stress(example) else ())
+        predictions += predict(potential, [to_system(example)], outputs)
+    return predictions
 
 
 def compare(
@@ -144,8 +146,3 @@ def title(name: str) -> str:
 def has_stress(example: ase.Atoms) -> bool:
     """Return True if the example has a stress among its labels."""
     return example.calc is not None and "stress" in example.calc.results
-
-
-def to_system(example: ase.Atoms) -> System:
-    """Return an example as a system."""
-    return System(example.numbers, example.positions, example.cell.array, example.pbc)

@@ -22,8 +22,7 @@ from tqdm import tqdm
 from twinforce_models.potential import Potential
 from twinforce_models.prediction import predict
 from twinforce_models.training.config import Recipe, Sampling
-from twinforce_models.training.dataset import Group
-from twinforce_models.training.report import to_system
+from twinforce_models.training.dataset import Group, to_system
 
 _OUTPUTS = ("energy", "conservative_forces")
 

@@ -12,7 +12,7 @@ from twinforce_models import registry
 from twinforce_models.contract.contract import check_potential
 from twinforce_models.prediction import predict
 from twinforce_models.training.config import read_recipe
-from twinforce_models.training.report import to_system
+from twinforce_models.training.dataset import to_system
 from twinforce_proto import OUTPUTS
 
 ROOT = Path(__file__).parents[3]

@@ -71,7 +71,7 @@ def crystals():
 
 def labeled(atoms: Atoms) -> Atoms:
     outputs = {"energy", "conservative_forces", "conservative_stress"}
-    (label,) = predict(lennard_jones(dtype=torch.float64), [report.to_system(atoms)], outputs)
+    (label,) = predict(lennard_jones(dtype=torch.float64), [dataset.to_system(atoms)], outputs)
     atoms.calc = SinglePointCalculator(
         atoms,
         energy=label.energy,
@@ -109,7 +109,7 @@ def test_packed_systems_get_what_the_potential_says_of_each_alone(run):
             np.testing.assert_allclose(
                 sample.force_labels[members], example.get_forces(), atol=1e-6
             )
-            (alone,) = predict(potential, [report.to_system(example)], OUTPUTS)
+            (alone,) = predict(potential, [dataset.to_system(example)], OUTPUTS)
             references = run.reference_energies[[[10, 18].index(z) for z in example.numbers]].sum()
             energies.append((float(seen.energy[s]) + references, alone.energy))
             volume = example.get_volume()
@@ -157,7 +157,7 @@ def test_each_part_of_the_loss_is_what_its_formula_says(run):
     evaluation = Evaluation(
         *make_evaluate(trainer.core, conservative=True)(trainer.parameters, *inputs(sample))
     )
-    (alone,) = predict(run.potential(), [report.to_system(example)], OUTPUTS)
+    (alone,) = predict(run.potential(), [dataset.to_system(example)], OUTPUTS)
     stress = (alone.conservative_stress - example.get_stress(voigt=False)) * example.get_volume()
     expected = {
         "energy": ((alone.energy - example.get_potential_energy()) / len(example), 0.001),
@@ -201,7 +201,7 @@ def test_smoothness_counts_what_changes_between_twins_and_nothing_else(run):
         evaluation = Evaluation(*evaluate(trainer.parameters, *inputs(sample)))
         return float(stage_loss(evaluation, sample, stage, recipe).detach())
 
-    systems = [report.to_system(example) for example in (before, after)]
+    systems = [dataset.to_system(example) for example in (before, after)]
     first, second = (
         p.direct_forces - p.conservative_forces for p in predict(run.potential(), systems, OUTPUTS)
     )
