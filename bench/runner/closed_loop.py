@@ -17,8 +17,8 @@ async def rate(steps: Sequence[Step], seconds: float) -> float:
 
     Args:
         steps: The next step of each walker; awaited repeatedly.
-        seconds: Time after which no step begins. Steps that have begun count as whole ones, and
-            the time until the last of them ends counts too.
+        seconds: Time after which no step begins. Steps that have begun are completed and counted,
+            and so is the time until the last of them ends.
     """
     begin = time.perf_counter()
 

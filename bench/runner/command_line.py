@@ -9,7 +9,7 @@ from bench.runner.machine import ROOT
 class BenchHelpFormatter(
     argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter
 ):
-    """A help formatter that keeps line breaks and shows each default that says something."""
+    """A help formatter that keeps line breaks and shows the defaults that are not empty."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default

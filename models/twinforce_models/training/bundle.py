@@ -113,7 +113,7 @@ def card(metadata: dict[str, Any]) -> str:
 
 ## Errors on test systems
 
-The test systems were kept out of training.
+These systems were kept out of training.
 
 | quantity | value |
 |---|---|

@@ -150,7 +150,9 @@ def edges_of(
 
 
 def adaptive_cutoffs(backend: Any, distances: Tensor, is_real: Tensor, width: float) -> Tensor:
-    """Return the cutoff within which each atom has about so many neighbors, shape [n_atoms], in Å.
+    """Return the adaptive cutoff of each atom, shape [n_atoms], in Å.
+
+    Each atom has about the same number of neighbors within its cutoff.
 
     Args:
         backend: metatrain's network, which has the number of neighbors and the method of counting.
