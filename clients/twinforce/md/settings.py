@@ -1,4 +1,4 @@
-"""How to move, in the units that people use."""
+"""Settings of molecular dynamics in everyday units: fs, K, bar."""
 
 from dataclasses import dataclass
 
@@ -11,24 +11,24 @@ Ensemble = ensembles.EnsembleName
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MDSettings:
-    """How to move.
+    """Settings of molecular dynamics.
 
     Attributes:
-        forces: Which ones drive; "hybrid" is multiple time stepping.
-        inner_steps: M, of hybrid forces: direct ones at each step, conservative ones at every
-            M-th.
-        ensemble: "nve"; with a thermostat: "svr" (stochastic velocity rescaling, which leaves the
-            dynamics nearly alone), "svr-local" (of each atom), "langevin"; or at constant
-            pressure: "npt-isotropic", "npt-anisotropic" (stochastic cell rescaling).
-        thermostat: At constant pressure.
-        n_steps: How many inner steps; rounded up to whole outer ones.
-        time_step_fs: Of an inner step, in fs.
-        temperature_k: Of the thermostat and of velocities that are drawn, in K.
-        relaxation_fs: Of the thermostat, in fs.
-        pressure_bar: In bar.
-        pressure_relaxation_fs: Of the volume, in fs.
-        compressibility_per_bar: About that of the system, in 1/bar.
-        seed: Of all random numbers.
+        forces: Forces that drive the dynamics; "hybrid" is multiple time stepping.
+        inner_steps: M, for hybrid forces: direct forces are evaluated at every inner step,
+            conservative ones at every M-th.
+        ensemble: "nve"; with a thermostat: "svr" (stochastic velocity rescaling, which hardly
+            disturbs the dynamics), "svr-local" (the same for each atom) or "langevin"; at constant
+            pressure: "npt-isotropic" or "npt-anisotropic" (stochastic cell rescaling).
+        thermostat: Thermostat at constant pressure.
+        n_steps: Number of inner steps, rounded up to whole outer steps.
+        time_step_fs: Length of an inner step, in fs.
+        temperature_k: Temperature of the thermostat and of velocities that are drawn, in K.
+        relaxation_fs: Relaxation time of the thermostat, in fs.
+        pressure_bar: Pressure, in bar.
+        pressure_relaxation_fs: Relaxation time of the volume, in fs.
+        compressibility_per_bar: Approximate compressibility of the system, in 1/bar.
+        seed: Seed of all random numbers.
     """
 
     forces: ForceChoice = "conservative"
