@@ -1,4 +1,4 @@
-"""A gRPC service between a client and another one, which counts what streams ask for."""
+"""A gRPC proxy that counts the outputs that clients request."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from twinforce_proto.v1 import inference_pb2_grpc as rpc
 
 
 class CountingService(rpc.InferenceServicer):
-    """Forwards every call; `asked` counts the outputs of each message, sorted and joined."""
+    """A proxy of another service; `asked` counts the outputs of each message, sorted and joined."""
 
     def __init__(self, url):
         self._channel = grpc.insecure_channel(url.removeprefix("grpc://"))
