@@ -10,7 +10,7 @@ from twinforce_proto.v1 import inference_pb2_grpc as rpc
 
 
 class CountingService(rpc.InferenceServicer):
-    """A proxy of another service; `asked` counts the outputs of each message, sorted and joined."""
+    """Forwards every call; `asked` counts the outputs of each message, sorted and joined."""
 
     def __init__(self, url):
         self._channel = grpc.insecure_channel(url.removeprefix("grpc://"))

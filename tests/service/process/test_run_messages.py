@@ -81,7 +81,7 @@ def test_a_journey_arrives_as_it_was(wanted):
     told = []
     sent = Run(wanted, print, 3, 1e5 / 7, "ü", Walker(), 6)
     message = travelled(run_to_frames(2**60, sent))
-    assert message.kind is messages.Kind.MOVE
+    assert message.kind is messages.Kind.RUN
     number, got = run_from_message(message, lambda *said: told.append(said))
     assert number == 2**60
     for name in ("wanted", "n_ahead", "deadline", "request_id", "walker", "urgency", "n_atoms"):
