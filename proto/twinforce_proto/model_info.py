@@ -13,24 +13,24 @@ from twinforce_proto.system import System
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The name, origin and capabilities that a served model declares.
+    """What a served model declares of itself.
 
     Attributes:
-        name: Name that requests use.
-        version: Version of the model.
-        sha256: SHA-256 of the weights, in hexadecimal.
-        architecture: Family of potentials that the model belongs to.
-        cutoff: Cutoff radius, in Å.
-        elements: Atomic numbers of the supported elements.
-        dtype: Type that the model computes in, such as "float32".
-        device: Device that the model runs on, such as "cpu" or "cuda:0".
-        outputs: Outputs that the model can predict, in the order of `OUTPUTS`.
-        n_parameters: Number of trained parameters.
-        uses_charge: True if the total charge of a system affects its prediction.
-        uses_spin: True if the spin multiplicity of a system affects its prediction.
-        units: Unit of each output.
-        metadata: Errors, training data, recipe and the like, as a JSON object.
-        card: Model card, in Markdown.
+        name: What a client asks for.
+        version: Of the model.
+        sha256: Of the weights, in hexadecimal.
+        architecture: The family of potentials it belongs to.
+        cutoff: In Å.
+        elements: Atomic numbers it was made for.
+        dtype: What it computes in, such as "float32".
+        device: Such as "cpu" or "cuda:0".
+        outputs: What can be asked of it, in the order of `OUTPUTS`.
+        n_parameters: How many numbers were trained.
+        uses_charge: Whether the total charge of a system matters.
+        uses_spin: Whether the spin multiplicity of a system matters.
+        units: Of each output.
+        metadata: Errors, training data, recipe ...: as JSON has it.
+        card: The model card, in Markdown.
     """
 
     name: str

@@ -312,8 +312,8 @@ def decoder():
 
 
 @st.composite
-def walks(draw):
-    """Draw systems such that many are the one before, moved."""
+def trajectories(draw):
+    """Draw systems many of which are the previous one, moved."""
     steps = [draw(systems())]
     for _ in range(draw(st.integers(0, 5))):
         moved = steps[-1].moved(steps[-1].positions / 2, draw(st.sampled_from([None, np.eye(3)])))
@@ -322,10 +322,10 @@ def walks(draw):
 
 
 @generated
-@given(walks(), st.lists(outputs, min_size=6, max_size=6))
-def test_a_walk_survives_a_stream(walk, wanted):
+@given(trajectories(), st.lists(outputs, min_size=6, max_size=6))
+def test_a_trajectory_survives_a_stream(trajectory, wanted):
     encoder, decoder = stream.StreamEncoder("water", "float32"), stream.StreamDecoder()
-    for system, these in zip(walk, wanted, strict=False):
+    for system, these in zip(trajectory, wanted, strict=False):
         request = decoder.decode(over_the_wire(encoder.encode(system, these)))
         assert (request.model, request.outputs, request.reply_dtype) == ("water", these, "float32")
         assert_same(request.systems[0], system)
