@@ -214,7 +214,7 @@ def broken(**values):
             json_body(molecule(), molecule(element=8)),
             "UnsupportedElementError",
             (1, "atomic_numbers"),
-            "knows 10, 18, got 8",
+            "supports (10, 18), got 8",
         ),
         (broken(charge=-1), "InvalidSystemError", (1, "charge"), "'soft' does not use it, got -1"),
         (broken(spin_multiplicity=3), "InvalidSystemError", (1, "spin_multiplicity"), "not use it"),
