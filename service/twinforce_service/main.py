@@ -15,6 +15,7 @@ import uvicorn
 
 from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_service import logs
+from twinforce_service.calls.descriptions import Calls, describe_calls
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.engine.engine import OwnedEngine
@@ -98,9 +99,10 @@ async def serve(
     jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows)
     dynamics = Dynamics(engine, settings.max_propagations, settings.max_propagation_steps)
     metrics.watch_runs(lambda: dynamics.n_running)
-    rest = _rest_server(engine, jacobians, dynamics, metrics, settings)
+    calls = describe_calls(engine, jacobians, dynamics)
+    rest = _rest_server(engine, calls, metrics, settings)
     grpc_server = GrpcServer(
-        engine, jacobians, dynamics, metrics, settings.max_body_bytes, settings.grpc_keep_alive
+        engine, calls, metrics, settings.max_body_bytes, settings.grpc_keep_alive
     )
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.rest_port, "REST"))
@@ -244,14 +246,10 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _rest_server(
-    engine: OwnedEngine,
-    jacobians: Jacobians,
-    dynamics: Dynamics,
-    metrics: Metrics,
-    settings: Settings,
+    engine: OwnedEngine, calls: Calls, metrics: Metrics, settings: Settings
 ) -> RestServer:
     config = uvicorn.Config(
-        create_app(engine, jacobians, dynamics, metrics, settings.max_body_bytes),
+        create_app(engine, calls, metrics, settings.max_body_bytes),
         access_log=False,
         lifespan="off",
         log_config=None,
