@@ -1,20 +1,21 @@
 FROM python:3.12-slim
 
-# For the CPU as it stands; for CUDA: --build-arg EXTRA=cuda --build-arg TORCH_INDEX=
-# EXTRA is what of twinforce is installed; TORCH_INDEX, where torch comes from: empty, PyPI (CUDA).
+# The defaults build an image for the CPU. For CUDA: --build-arg EXTRA=cuda --build-arg TORCH_INDEX=
+# EXTRA is the extra of twinforce to install. TORCH_INDEX is the package index for torch; if it is
+# empty, torch comes from PyPI (with CUDA).
 ARG EXTRA=server
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
-# Compiles native models at the first start; without it they are served uncompiled.
+# The compiler builds native models at the first start; without it they are served uncompiled.
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
 
-# A volume for ~/.cache keeps what is compiled or downloaded for the next container.
+# Mount a volume at ~/.cache to keep compiled models and downloads for the next container.
 RUN useradd --uid 10001 --create-home twinforce \
     && install --directory --mode=700 --owner=twinforce /home/twinforce/.cache
 WORKDIR /src
 
-# In a layer of its own, which a change of the code does not rebuild.
+# A separate layer, so that a change of the code does not reinstall torch.
 COPY constraints.txt ./
 RUN pip install --no-cache-dir --constraint constraints.txt --no-deps \
     ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch

@@ -118,9 +118,8 @@ def write(
     path = folder / "heavy.json"
     heavy = json.loads(path.read_text()) if path.exists() else None
     figures = []
-    for draw in [draw for piece in FIGURES.values() for draw in piece]:
+    for name, draw in [pair for piece in FIGURES.values() for pair in piece.items()]:
         if figure := draw(report):
-            name = draw.__name__.removeprefix("draw_")
             figure.savefig(folder / f"{name}.png", dpi=110)
             figures.append(name)
     logs = {path.stem: read_log(path) for path in paths_of_logs(ROOT / "docs" / "training")}

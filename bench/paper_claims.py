@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import hypot
 from typing import Any
 
-from twinforce.assess.report.tables import with_error
+from twinforce.assess.report.formatting import with_error
 
 Report = Mapping[str, Any]
 

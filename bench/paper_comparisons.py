@@ -6,7 +6,7 @@ from typing import Any
 from bench import paper_numbers as paper
 from bench.learning import last_errors
 from bench.paper_claims import unit_of
-from twinforce.assess.report.tables import estimate, with_error
+from twinforce.assess.report.formatting import estimate, with_error
 from twinforce_models.training.plots import Rows
 
 Report = Mapping[str, Any]

@@ -12,7 +12,7 @@ from bench.paper_claims import claims_of
 from bench.paper_comparisons import comparisons
 from twinforce.assess.report.explanations import EXPLANATIONS, TITLES
 from twinforce.assess.report.page import rules_of
-from twinforce.assess.report.tables import TABLES, Table
+from twinforce.assess.report.tables import TABLES, ReportTable
 from twinforce.assess.report.verdict import Thresholds
 from twinforce_models.training.plots import Rows
 
@@ -62,7 +62,7 @@ def document(
     return "\n\n".join(_joined(parts)) + "\n"
 
 
-def markdown(table: Table) -> str:
+def markdown(table: ReportTable) -> str:
     """Return a table in Markdown."""
     if not table.rows:
         return "Not measured yet."
@@ -102,14 +102,14 @@ def _introduction(report: Report) -> str:
 
 def _claims(report: Report) -> str:
     rows = tuple((each.text, f"**{each.holds}**", each.numbers) for each in claims_of(report))
-    return markdown(Table(("claim", "holds", "measured"), rows))
+    return markdown(ReportTable(("claim", "holds", "measured"), rows))
 
 
 def _rules(report: Report) -> str:
     return rules_of(Thresholds(**report["thresholds"]))
 
 
-def _errors_table(model: str, errors: Mapping[str, float]) -> Table:
+def _errors_table(model: str, errors: Mapping[str, float]) -> ReportTable:
     ours = []
     if errors:
         energy = f"{errors['energy_mae_mev_per_atom']:.2f}"
@@ -122,7 +122,7 @@ def _errors_table(model: str, errors: Mapping[str, float]) -> Table:
             for kind in ("conservative", "direct")
         ]
     theirs = [(name, *values) for name, values in paper.ERRORS.items()]
-    return Table(("model", "force MAE, meV/Å", "energy MAE, meV/atom"), (*ours, *theirs))
+    return ReportTable(("model", "force MAE, meV/Å", "energy MAE, meV/atom"), (*ours, *theirs))
 
 
 def _errors_note(errors: Mapping[str, float]) -> str:
@@ -181,12 +181,12 @@ def _beside(piece: str) -> list[str]:
     """Return the paper's own numbers of a piece."""
     if piece == "lambda":
         rows = tuple((name, f"{value:g}") for name, value in paper.LAMBDAS.items())
-        return ["The paper's:", markdown(Table(("forces", "λ"), rows))]
+        return ["The paper's:", markdown(ReportTable(("forces", "λ"), rows))]
     if piece == "nvt":
         rows = tuple((name, *values) for name, values in paper.TEMPERATURES.items())
         return [
             "The paper's:",
-            markdown(Table(("forces; thermostat", "T, K", "H, K", "O, K"), rows)),
+            markdown(ReportTable(("forces; thermostat", "T, K", "H, K", "O, K"), rows)),
         ]
     if piece == "nve":
         text = f"about {paper.HEATING_K_PER_PS:g} K/ps"
@@ -198,7 +198,7 @@ def _beside(piece: str) -> list[str]:
     return []
 
 
-def _training_table(logs: Mapping[str, Rows]) -> Table:
+def _training_table(logs: Mapping[str, Rows]) -> ReportTable:
     rows = []
     for name, log in logs.items():
         last = last_errors(log)
@@ -220,7 +220,7 @@ def _training_table(logs: Mapping[str, Rows]) -> Table:
         "direct MAE, meV/Å",
         "energy MAE, meV/atom",
     )
-    return Table(headers, tuple(rows))
+    return ReportTable(headers, tuple(rows))
 
 
 def seconds_per_epoch(log: Rows) -> dict[str, float]:

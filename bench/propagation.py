@@ -27,7 +27,7 @@ from bench.timing import Rounds, rounds_in_turn
 from twinforce import Client, Integrator, Snapshot, Start, System
 from twinforce.ensembles import FS
 from twinforce.md import draw_velocities
-from twinforce_dynamics.steps import Floats, ForceFunction, State, answered
+from twinforce_dynamics.steps import Floats, ForceFunction, State, complete
 from twinforce_dynamics.trajectory import Trajectory
 from twinforce_models import registry
 from twinforce_models.batch import Batch
@@ -71,11 +71,11 @@ def in_process(
         return evaluate
 
     inner, whole = map(asking, trajectory.outputs)
-    last: list[State] = [answered(trajectory.begin(), inner, whole)]
+    last: list[State] = [complete(trajectory.begin(), inner, whole)]
 
     def go_on() -> None:
         for _ in range(n_outer):
-            last[0] = answered(trajectory.step(last[0]), inner, whole)
+            last[0] = complete(trajectory.step(last[0]), inner, whole)
 
     return go_on
 

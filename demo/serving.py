@@ -1,4 +1,4 @@
-"""A service as a process of its own, as users run it: for the demonstration and for benchmarks."""
+"""A service in a separate process, as users run it, for the demo and the benchmarks."""
 
 import subprocess
 import sys
@@ -12,10 +12,10 @@ STOP_TIMEOUT_S = 10.0
 
 @contextmanager
 def running_service(*flags: str) -> Iterator[tuple[str, str]]:
-    """Run a service on free ports; give its REST and gRPC addresses once it is ready.
+    """Run a service on free ports and yield its REST and gRPC addresses once it is ready.
 
     Args:
-        flags: More of `twinforce-server`.
+        flags: Additional flags for `twinforce-server`.
     """
     command = [sys.executable, "-m", "twinforce_service.main", "--rest-port=0", "--grpc-port=0"]
     server = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True)
@@ -31,7 +31,7 @@ def running_service(*flags: str) -> Iterator[tuple[str, str]]:
 
 
 def wait_until_ready(server: "subprocess.Popen[str]") -> tuple[str, str]:
-    """Return the REST and gRPC addresses that a service announces when it is ready."""
+    """Return the REST and gRPC addresses that the service prints when it is ready."""
     assert server.stdout is not None
     too_late = threading.Timer(START_TIMEOUT_S, server.kill)
     too_late.start()

@@ -1,4 +1,4 @@
-"""Potentials to test the service with: a good one, and ones that go wrong in a known way."""
+"""Potentials to test the service with: one that works, and some that fail in a known way."""
 
 import threading
 
@@ -12,7 +12,7 @@ ARGON, NEON = 18, 10
 
 
 class Soft:
-    """Atoms that repel each other softly: E = ½ Σ exp(-r²/4); knows argon and neon."""
+    """Atoms with a soft repulsion: E = ½ Σ exp(-r²/4); supports argon and neon."""
 
     cutoff = 6.0
     elements = (NEON, ARGON)
@@ -26,7 +26,7 @@ class Soft:
         self.batches = []
 
     def forward_heads(self, batch, *, direct):
-        """Evaluate a batch, and remember how many atoms each of its systems had."""
+        """Evaluate a batch, and record the number of atoms of each of its systems."""
         self.batches.append(batch.n_atoms_per_system)
         vectors = batch.displacements()
         weights = torch.exp(-vectors.square().sum(dim=1) / 4)
@@ -44,7 +44,7 @@ class WithoutDirect(Soft):
 
 
 class Raising(Soft):
-    """Raises whenever neon is there; cannot be warmed up with it, so argon comes first."""
+    """Raises if a batch contains neon; argon comes first, so that the warm-up succeeds."""
 
     elements = (ARGON, NEON)
 
@@ -60,7 +60,7 @@ class Raising(Soft):
 
 
 class NonFinite(Soft):
-    """Gives NaN as the energy of neon."""
+    """Returns NaN as the energy of neon."""
 
     def forward_heads(self, batch, *, direct):
         heads = super().forward_heads(batch, direct=direct)
@@ -69,7 +69,7 @@ class NonFinite(Soft):
 
 
 class TooLittle(Raising):
-    """Forgets the last atom whenever neon is there."""
+    """Omits the last atom if a batch contains neon."""
 
     def forward_heads(self, batch, *, direct):
         heads = Soft.forward_heads(self, batch, direct=direct)
@@ -79,7 +79,7 @@ class TooLittle(Raising):
 
 
 class Gated(Soft):
-    """Waits with each batch, after those of the warm-up, until it is told to go on."""
+    """Blocks in each batch after those of the warm-up until the test releases `gate`."""
 
     def __init__(self):
         super().__init__()

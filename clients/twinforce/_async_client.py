@@ -1,4 +1,4 @@
-"""The client for asyncio: drives the same flows as the blocking one."""
+"""The client for asyncio: executes the same flows as the blocking one."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -8,21 +8,12 @@ from typing import Literal, Self, TypeVar, cast, overload
 from google.protobuf.message import Message
 
 from twinforce._conversation import Conversation, Flow, Options, Pause
-from twinforce._runs import (
-    PropagateRun,
-    RelaxRun,
-    ResumingRun,
-    Run,
-    ended,
-    model_of,
-    origin_of,
-)
+from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._transports.grpc import AsyncGrpcTransport
 from twinforce._transports.rest import AsyncRestTransport
 from twinforce._transports.transport import AsyncConnection, AsyncTransport, Call
 from twinforce._transports.url import Url, parse_url
 from twinforce_dynamics.relaxation import Relaxed
-from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Start
 from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import (
@@ -41,7 +32,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """As `Client`, with asyncio: one for each event loop."""
+    """The asyncio counterpart of `Client`; each event loop needs its own."""
 
     def __init__(
         self,
@@ -53,7 +44,7 @@ class AsyncClient:
         reply_dtype: Literal["float64", "float32"] = "float64",
         urgency: int = NORMAL_URGENCY,
     ) -> None:
-        """Say where the service is and how to talk to it, as for `Client`."""
+        """Create a client; see `Client` for the arguments."""
         self._url = parse_url(url)
         self._options = Options(
             timeout=timeout,
@@ -68,7 +59,7 @@ class AsyncClient:
 
     @property
     def url(self) -> str:
-        """Where the service is."""
+        """Address of the service."""
         return str(self._url)
 
     @overload
@@ -87,15 +78,15 @@ class AsyncClient:
         outputs: str | Sequence[str] = DEFAULT_OUTPUTS,
         model: str | None = None,
     ) -> Prediction | list[Prediction]:
-        """Evaluate one system, or several together, as `Client.predict` does."""
+        """Evaluate one system, or several in one request; see `Client.predict`."""
         if isinstance(systems, System):
-            return (await self._run(self._conversation.predict([systems], outputs, model)))[0]
-        return await self._run(self._conversation.predict(systems, outputs, model))
+            return (await self._execute(self._conversation.predict([systems], outputs, model)))[0]
+        return await self._execute(self._conversation.predict(systems, outputs, model))
 
     def stream(
         self, model: str | None = None, outputs: str | Sequence[str] = DEFAULT_OUTPUTS
     ) -> "AsyncStream":
-        """Return an asynchronous context manager for a walker, as `Client.stream` does."""
+        """Return an asynchronous context manager for a walker; see `Client.stream`."""
         return AsyncStream(self, model, outputs)
 
     async def nonconservativity(
@@ -106,8 +97,10 @@ class AsyncClient:
         *,
         output: str = "direct_forces",
     ) -> Nonconservativity:
-        """Measure how far forces are from being a gradient, as `Client.nonconservativity` does."""
-        return await self._run(self._conversation.nonconservativity(system, model, pairs, output))
+        """Measure how far forces are from a gradient; see `Client.nonconservativity`."""
+        return await self._execute(
+            self._conversation.nonconservativity(system, model, pairs, output)
+        )
 
     async def propagate(
         self,
@@ -118,11 +111,9 @@ class AsyncClient:
         model: str | None = None,
         timeout: float | None = None,
     ) -> AsyncGenerator[Snapshot, None]:
-        """Move a system on the server, as `Client.propagate` does."""
-        start = origin_of(origin)
-        name = await self._run(self._conversation.name_of(model or model_of(start)))
-        journey = PropagateRun(PropagateRequest(name, start, n_steps, interval))
-        async with aclosing(self._follow(journey, timeout)) as snapshots:
+        """Run molecular dynamics on the server and yield snapshots; see `Client.propagate`."""
+        flow = propagation(self._conversation, origin, n_steps, interval, model)
+        async with aclosing(self._follow(await self._execute(flow), timeout)) as snapshots:
             async for snapshot in snapshots:
                 yield snapshot
 
@@ -138,31 +129,31 @@ class AsyncClient:
         model: str | None = None,
         timeout: float | None = None,
     ) -> AsyncGenerator[Relaxed, None]:
-        """Relax a system on the server, as `Client.relax` does."""
-        name = await self._run(self._conversation.name_of(model))
-        request = RelaxRequest(
-            name,
+        """Relax the positions of a system on the server; see `Client.relax`."""
+        flow = relaxation(
+            self._conversation,
             system,
+            model,
             force_kind=force_kind,
             fmax=fmax,
             max_steps=max_steps,
             interval=interval,
             fixed_atoms=fixed_atoms,
         )
-        async with aclosing(self._follow(RelaxRun(request), timeout)) as replies:
-            async for relaxed in replies:
+        async with aclosing(self._follow(await self._execute(flow), timeout)) as reports:
+            async for relaxed in reports:
                 yield relaxed
 
     async def models(self) -> list[ModelInfo]:
-        """Return what every served model declares."""
-        return await self._run(self._conversation.models())
+        """Return the description of every served model."""
+        return await self._execute(self._conversation.models())
 
     async def model(self, name: str | None = None) -> ModelInfo:
-        """Return what one model declares."""
-        return await self._run(self._conversation.model(name))
+        """Return the description of one model; see `Client.model`."""
+        return await self._execute(self._conversation.model(name))
 
     async def close(self) -> None:
-        """Close the connection; streams end."""
+        """Close the connection and its streams."""
         self._is_closed = True
         if self._transport is not None:
             await self._transport.close()
@@ -188,21 +179,19 @@ class AsyncClient:
         resuming = ResumingRun(self._conversation, run, timeout)
         while not resuming.is_over:
             try:
-                async with aclosing(connection.receive(resuming.call())) as replies:
+                async with aclosing(connection.receive(resuming.next_call())) as replies:
                     async for reply in replies:
                         yield resuming.take(reply)
-                if not resuming.is_over:
-                    raise ended()
+                resuming.check_ended()
             except ServiceError as error:
-                if not resuming.is_over:
-                    await asyncio.sleep(resuming.pause_after(error))
+                await asyncio.sleep(resuming.pause_after(error))
 
-    async def _run(self, flow: Flow[T]) -> T:
-        return await _drive(flow, self._connection())
+    async def _execute(self, flow: Flow[T]) -> T:
+        return await _execute(flow, self._connection())
 
 
 class AsyncStream:
-    """As `Stream`, with asyncio; tasks that share it take turns."""
+    """The asyncio counterpart of `Stream`; tasks that share it take turns."""
 
     def __init__(
         self, client: AsyncClient, model: str | None, outputs: str | Sequence[str]
@@ -217,15 +206,15 @@ class AsyncStream:
     async def predict(
         self, system: System, outputs: str | Sequence[str] | None = None
     ) -> Prediction:
-        """Evaluate the next system, as `Stream.predict` does."""
-        wanted = self._outputs if outputs is None else parse_outputs(outputs)
+        """Evaluate the next system; see `Stream.predict`."""
+        parsed_outputs = self._outputs if outputs is None else parse_outputs(outputs)
         async with self._lock:
             encoder, transport = await self._open()
-            flow = self._client._conversation.step(encoder, system, wanted)
-            return await _drive(flow, transport)
+            flow = self._client._conversation.step(encoder, system, parsed_outputs)
+            return await _execute(flow, transport)
 
     async def close(self) -> None:
-        """End the stream; a later `predict` begins a new one."""
+        """End the stream; a later `predict` starts a new one."""
         async with self._lock:
             if self._transport is not None:
                 await self._transport.close()
@@ -240,7 +229,8 @@ class AsyncStream:
     async def _open(self) -> tuple[StreamEncoder, AsyncTransport]:
         connection = self._client._connection()
         if self._encoder is None or self._transport is None:
-            model = await self._client._run(self._client._conversation.name_of(self._model))
+            flow = self._client._conversation.resolve_model(self._model)
+            model = await self._client._execute(flow)
             self._encoder = StreamEncoder(model, self._client._options.reply_dtype)
             self._transport = connection.stream()
         return self._encoder, self._transport
@@ -252,13 +242,13 @@ def _connect(url: Url, options: Options) -> AsyncConnection:
     return AsyncRestTransport(url, options.encoding, options.urgency)
 
 
-async def _drive(flow: Flow[T], transport: AsyncTransport) -> T:
-    """Run a flow to its end with asyncio."""
+async def _execute(flow: Flow[T], transport: AsyncTransport) -> T:
+    """Execute a flow with asyncio and return its result."""
     try:
         step = next(flow)
         while True:
             try:
-                reply = await _do(step, transport)
+                reply = await _perform(step, transport)
             except BaseException as error:
                 step = flow.throw(error)
             else:
@@ -267,7 +257,7 @@ async def _drive(flow: Flow[T], transport: AsyncTransport) -> T:
         return cast(T, end.value)
 
 
-async def _do(step: Call | Pause, transport: AsyncTransport) -> Message | None:
+async def _perform(step: Call | Pause, transport: AsyncTransport) -> Message | None:
     if isinstance(step, Pause):
         await asyncio.sleep(step.seconds)
         return None

@@ -1,4 +1,4 @@
-"""The blocking client: drives the flows of a `Conversation` over a one-method transport."""
+"""The blocking client: executes the flows of a `Conversation` over a transport."""
 
 import time
 import weakref
@@ -10,21 +10,12 @@ from typing import Literal, Self, TypeVar, cast, overload
 from google.protobuf.message import Message
 
 from twinforce._conversation import Conversation, Flow, Options, Pause
-from twinforce._runs import (
-    PropagateRun,
-    RelaxRun,
-    ResumingRun,
-    Run,
-    ended,
-    model_of,
-    origin_of,
-)
+from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._transports.grpc import GrpcTransport
 from twinforce._transports.rest import RestTransport
 from twinforce._transports.transport import Call, Connection, Transport
 from twinforce._transports.url import Url, parse_url
 from twinforce_dynamics.relaxation import Relaxed
-from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Start
 from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import (
@@ -43,12 +34,13 @@ T = TypeVar("T")
 
 
 class Client:
-    """Asks a TwinForce service for predictions; one may serve many threads.
+    """A client of a TwinForce service, which threads may share.
 
-    It connects when it is first used. Pickled or copied, it is a new client of the same
+    It connects when it is first used. A pickled or copied client is a new client of the same
     service.
 
-    Where no model is named, the only one that is served is meant, else the one called `water`.
+    Where `model` is None, a method uses the only model that is served, or else the one called
+    `water`.
     """
 
     def __init__(
@@ -61,20 +53,22 @@ class Client:
         reply_dtype: Literal["float64", "float32"] = "float64",
         urgency: int = NORMAL_URGENCY,
     ) -> None:
-        """Say where the service is and how to talk to it.
+        """Create a client; no connection is made yet.
 
         Args:
-            url: Such as grpc://host:8001 or http://host:8000; grpcs:// and https:// for TLS.
-            timeout: For a whole request, all attempts together, in s.
-            max_retries: How often to try again to reach a service that cannot be reached. One
-                that is overloaded and says when to come back is asked until the time is over.
-            encoding: Of bodies over http.
-            reply_dtype: What the arrays of replies travel as.
-            urgency: From 0, the most urgent, to 7: where requests wait, one that is a level more
-                urgent goes before all that have not waited a minute longer.
+            url: Address of the service, such as grpc://host:8001 or http://host:8000;
+                grpcs:// and https:// use TLS.
+            timeout: Seconds that one request may take, including all retries.
+            max_retries: Maximum number of retries while the service cannot be reached. An
+                overloaded service that says when to retry is retried until the timeout.
+            encoding: Encoding of request and reply bodies over HTTP.
+            reply_dtype: Precision of the arrays in replies.
+            urgency: Level from 0, the most urgent, to 7. In the queue of the service, a request
+                precedes less urgent ones, except those that have waited a minute longer for each
+                level between them.
 
         Raises:
-            ValueError: When it is no url of a service, or no urgency.
+            ValueError: The url is not the address of a service, or the urgency is not a level.
         """
         self._url = parse_url(url)
         self._options = Options(
@@ -88,7 +82,7 @@ class Client:
 
     @property
     def url(self) -> str:
-        """Where the service is."""
+        """Address of the service."""
         return str(self._url)
 
     @overload
@@ -107,19 +101,21 @@ class Client:
         outputs: str | Sequence[str] = DEFAULT_OUTPUTS,
         model: str | None = None,
     ) -> Prediction | list[Prediction]:
-        """Evaluate one system, or several together.
+        """Evaluate one system, or several in one request.
 
         Args:
-            systems: One, for one prediction; or a list, for a list in the same order.
-            outputs: What is wanted, of `OUTPUTS`; "hybrid" is the energy and both forces.
-            model: Its name.
+            systems: One system, for one prediction; or a list, for a list in the same order.
+            outputs: Quantities to compute, out of `OUTPUTS`; "hybrid" stands for the energy and
+                both kinds of forces.
+            model: Name of the model.
 
         Raises:
-            ServiceError: What went wrong; nothing is returned for any of the systems.
+            ServiceError: The request failed. If one of several systems fails, nothing is returned
+                for the others.
         """
         if isinstance(systems, System):
-            return self._run(self._conversation.predict([systems], outputs, model))[0]
-        return self._run(self._conversation.predict(systems, outputs, model))
+            return self._execute(self._conversation.predict([systems], outputs, model))[0]
+        return self._execute(self._conversation.predict(systems, outputs, model))
 
     def stream(
         self, model: str | None = None, outputs: str | Sequence[str] = DEFAULT_OUTPUTS
@@ -127,8 +123,8 @@ class Client:
         """Return a context manager for a walker, whose systems differ in coordinates only.
 
         Args:
-            model: Its name.
-            outputs: What is wanted of each system, where nothing else is said.
+            model: Name of the model.
+            outputs: Quantities to compute for each system, unless `Stream.predict` names others.
         """
         return Stream(self, model, outputs)
 
@@ -142,19 +138,19 @@ class Client:
     ) -> Nonconservativity:
         """Measure how far forces are from being a gradient, from their exact derivatives.
 
-        The service makes a backward pass for each coordinate, and serves others in between: for
-        hundreds of atoms that takes longer than the time-out of most clients.
+        The service makes one backward pass for each coordinate and serves other requests between
+        them. For hundreds of atoms this can take longer than the default timeout.
 
         Args:
-            system: Evaluated alone.
-            model: Its name.
-            pairs: Whether the norms of each pair of atoms are wanted too.
-            output: Which forces; "conservative_forces" are a gradient up to rounding.
+            system: The system to evaluate.
+            model: Name of the model.
+            pairs: True to compute the norms for each pair of atoms too.
+            output: Forces to measure; "conservative_forces" are a gradient up to rounding.
 
         Raises:
-            ServiceError: What went wrong.
+            ServiceError: The request failed.
         """
-        return self._run(self._conversation.nonconservativity(system, model, pairs, output))
+        return self._execute(self._conversation.nonconservativity(system, model, pairs, output))
 
     def propagate(
         self,
@@ -165,26 +161,26 @@ class Client:
         model: str | None = None,
         timeout: float | None = None,
     ) -> Generator[Snapshot, None, None]:
-        """Move a system on the server, and yield what is to be seen of it as it moves.
+        """Run molecular dynamics on the server and yield snapshots as they arrive.
 
-        The first snapshot is the start, unless this goes on from another snapshot. Where the
-        service cannot be reached it goes on from the last snapshot once it can. Nothing is
-        computed far ahead of what is taken; closing the iterator ends the work.
+        The first snapshot is the start, unless the run continues from another snapshot. If the
+        connection is lost, the run resumes from the last snapshot once the service can be reached
+        again. The service computes only a little ahead of what is consumed; closing the
+        iterator ends the run.
 
         Args:
-            origin: What moves and how; or a snapshot, or the checkpoint in it, to go on from.
-            n_steps: Inner ones, from here; whole outer steps.
-            interval: Inner steps from one snapshot to the next; whole outer steps. 0: the last
-                one alone.
-            model: Its name; that of the checkpoint, where there is one.
-            timeout: For all of it, in s.
+            origin: The start of a trajectory, or a snapshot or its checkpoint to continue from.
+            n_steps: Number of inner steps to take from here; a multiple of those in an outer step.
+            interval: Inner steps between snapshots; a multiple of those in an outer step. 0 yields
+                only the last snapshot.
+            model: Name of the model; None means the model of the checkpoint, if there is one.
+            timeout: Seconds that the whole run may take; None means no limit.
 
         Raises:
-            ServiceError: What went wrong, after the last good snapshot.
+            ServiceError: The run failed, after the last snapshot that was yielded.
         """
-        start = origin_of(origin)
-        name = self._run(self._conversation.name_of(model or model_of(start)))
-        return self._follow(PropagateRun(PropagateRequest(name, start, n_steps, interval)), timeout)
+        flow = propagation(self._conversation, origin, n_steps, interval, model)
+        return self._follow(self._execute(flow), timeout)
 
     def relax(
         self,
@@ -198,55 +194,56 @@ class Client:
         model: str | None = None,
         timeout: float | None = None,
     ) -> Generator[Relaxed, None, None]:
-        """Relax a system on the server, in its cell; yield how far that is, and the end last.
+        """Relax the positions of a system on the server; yield reports, the final one last.
 
-        Down to where no force is larger than `fmax`: on direct forces first and on conservative
-        ones to finish, unless `force_kind` names one of them. After a lost connection it goes on
-        from the last positions that came.
+        The cell stays fixed. The relaxation ends when no force is larger than `fmax`. With
+        `force_kind` "hybrid" it follows direct forces first and finishes on conservative ones. If
+        the connection is lost, it resumes from the last positions received.
 
         Args:
-            system: Where it starts.
+            system: The system to start from.
             force_kind: "hybrid", "conservative" or "direct".
-            fmax: The largest force on an atom that counts as none, in eV/Å.
-            max_steps: After which it ends also where forces are larger; `is_converged` tells.
-            interval: Steps from one report to the next; 0: the last one alone.
-            fixed_atoms: The places of atoms that do not move.
-            model: Its name.
-            timeout: For all of it, in s.
+            fmax: Largest force on an atom at convergence, in eV/Å.
+            max_steps: Number of steps after which to stop without convergence; see
+                `Relaxed.is_converged`.
+            interval: Steps between reports; 0 yields only the final one.
+            fixed_atoms: Indices of atoms that must not move.
+            model: Name of the model.
+            timeout: Seconds that the whole relaxation may take; None means no limit.
 
         Raises:
-            ServiceError: What went wrong.
+            ServiceError: The relaxation failed.
         """
-        name = self._run(self._conversation.name_of(model))
-        request = RelaxRequest(
-            name,
+        flow = relaxation(
+            self._conversation,
             system,
+            model,
             force_kind=force_kind,
             fmax=fmax,
             max_steps=max_steps,
             interval=interval,
             fixed_atoms=fixed_atoms,
         )
-        return self._follow(RelaxRun(request), timeout)
+        return self._follow(self._execute(flow), timeout)
 
     def models(self) -> list[ModelInfo]:
-        """Return what every served model declares."""
-        return self._run(self._conversation.models())
+        """Return the description of every served model."""
+        return self._execute(self._conversation.models())
 
     def model(self, name: str | None = None) -> ModelInfo:
-        """Return what one model declares.
+        """Return the description of one model.
 
         Raises:
-            UnknownModelError: No such model is served.
+            UnknownModelError: No model of this name is served.
         """
-        return self._run(self._conversation.model(name))
+        return self._execute(self._conversation.model(name))
 
     def close(self) -> None:
-        """Close the connection; streams end."""
+        """Close the connection and its streams."""
         with self._lock:
             self._is_closed = True
             if self._transport is not None:
-                self._end()
+                self._close_transport()
 
     def __enter__(self) -> Self:
         return self
@@ -276,8 +273,8 @@ class Client:
                 raise RuntimeError(f"{self!r} is closed")
             if self._transport is None:
                 self._transport = _connect(self._url, self._options)
-                # Not __del__, which at exit would wait for threads that are already gone.
-                self._end = weakref.finalize(self, self._transport.close)
+                # Not __del__: at exit it would wait for threads that are already gone.
+                self._close_transport = weakref.finalize(self, self._transport.close)
             return self._transport
 
     def _follow(self, run: Run[T], timeout: float | None) -> Generator[T, None, None]:
@@ -285,25 +282,23 @@ class Client:
         resuming = ResumingRun(self._conversation, run, timeout)
         while not resuming.is_over:
             try:
-                with closing(connection.receive(resuming.call())) as replies:
+                with closing(connection.receive(resuming.next_call())) as replies:
                     for reply in replies:
                         yield resuming.take(reply)
-                if not resuming.is_over:
-                    raise ended()
+                resuming.check_ended()
             except ServiceError as error:
-                if not resuming.is_over:
-                    time.sleep(resuming.pause_after(error))
+                time.sleep(resuming.pause_after(error))
 
-    def _run(self, flow: Flow[T]) -> T:
-        return _drive(flow, self._connection())
+    def _execute(self, flow: Flow[T]) -> T:
+        return _execute(flow, self._connection())
 
 
 class Stream:
-    """One walker: after the first system only what changed is sent.
+    """The stream of one walker, which sends only what changed since its last system.
 
-    That is the positions and, where it changed, the cell; a whole system goes out again when
-    the atoms, `pbc`, charge or spin are other ones, after an error, and after the connection
-    was lost. Threads may share a stream; their systems take turns.
+    That is the positions and, if it changed, the cell. The whole system is sent if the atoms,
+    `pbc`, charge or spin changed, after an error, and after the connection was lost. Threads that
+    share a stream take turns.
     """
 
     def __init__(self, client: Client, model: str | None, outputs: str | Sequence[str]) -> None:
@@ -318,19 +313,20 @@ class Stream:
         """Evaluate the next system.
 
         Args:
-            system: Best of the same atoms as the last one.
-            outputs: What is wanted of this one, if not the same as of the others.
+            system: The next system; it is sent efficiently if its atoms are those of the last one.
+            outputs: Quantities to compute for this system; None means those of the stream.
 
         Raises:
-            ServiceError: What went wrong; the stream can be used further.
+            ServiceError: The request failed; the stream remains usable.
         """
-        wanted = self._outputs if outputs is None else parse_outputs(outputs)
+        parsed_outputs = self._outputs if outputs is None else parse_outputs(outputs)
         with self._lock:
             encoder, transport = self._open()
-            return _drive(self._client._conversation.step(encoder, system, wanted), transport)
+            flow = self._client._conversation.step(encoder, system, parsed_outputs)
+            return _execute(flow, transport)
 
     def close(self) -> None:
-        """End the stream; a later `predict` begins a new one."""
+        """End the stream; a later `predict` starts a new one."""
         with self._lock:
             if self._transport is not None:
                 self._transport.close()
@@ -345,7 +341,7 @@ class Stream:
     def _open(self) -> tuple[StreamEncoder, Transport]:
         connection = self._client._connection()
         if self._encoder is None or self._transport is None:
-            model = self._client._run(self._client._conversation.name_of(self._model))
+            model = self._client._execute(self._client._conversation.resolve_model(self._model))
             self._encoder = StreamEncoder(model, self._client._options.reply_dtype)
             self._transport = connection.stream()
         return self._encoder, self._transport
@@ -357,13 +353,13 @@ def _connect(url: Url, options: Options) -> Connection:
     return RestTransport(url, options.encoding, options.urgency)
 
 
-def _drive(flow: Flow[T], transport: Transport) -> T:
-    """Run a flow to its end with blocking I/O."""
+def _execute(flow: Flow[T], transport: Transport) -> T:
+    """Execute a flow with blocking I/O and return its result."""
     try:
         step = next(flow)
         while True:
             try:
-                reply = _do(step, transport)
+                reply = _perform(step, transport)
             except BaseException as error:
                 step = flow.throw(error)
             else:
@@ -372,7 +368,7 @@ def _drive(flow: Flow[T], transport: Transport) -> T:
         return cast(T, end.value)
 
 
-def _do(step: Call | Pause, transport: Transport) -> Message | None:
+def _perform(step: Call | Pause, transport: Transport) -> Message | None:
     if isinstance(step, Pause):
         time.sleep(step.seconds)
         return None

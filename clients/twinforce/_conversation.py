@@ -1,8 +1,8 @@
-"""What to ask, when to ask again and what the answer means, without any I/O.
+"""The logic of a client without I/O: requests, retries and the decoding of replies.
 
-Every conversation with the service is a `Flow`: a generator that yields a `Call` (send this and
-hand me the reply, or throw me the error) or a `Pause` (wait), and returns the result. `Client`
-drives it with blocking I/O, `AsyncClient` with asyncio.
+Every exchange with the service is a `Flow`: a generator that yields a `Call`, to be sent the reply
+or thrown the error, or a `Pause`, and returns the result. `Client` executes flows with blocking
+I/O, `AsyncClient` with asyncio.
 """
 
 import random
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait."""
+    """A wait between two attempts."""
 
     seconds: float
 
@@ -59,17 +59,10 @@ Flow = Generator[Call | Pause, Any, T]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a client behaves.
-
-    Attributes:
-        timeout: For a whole request, all attempts together, in s.
-        max_retries: How often to try again to reach a service that cannot be reached.
-        encoding: Of REST bodies.
-        reply_dtype: What the arrays of replies travel as.
-        urgency: From 0, the most urgent, to 7.
+    """The options of a client; `Client` documents them.
 
     Raises:
-        ValueError: The urgency is none of these.
+        ValueError: The urgency is not one of the levels.
     """
 
     timeout: float = 60.0
@@ -87,7 +80,7 @@ class Options:
 
 
 class Conversation:
-    """What a client says and understands; each method is a flow."""
+    """The flows of one client."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -96,25 +89,25 @@ class Conversation:
     def predict(
         self, systems: Sequence[System], outputs: str | Sequence[str], model: str | None
     ) -> Flow[list[Prediction]]:
-        """Evaluate systems together; none of them needs no call."""
-        wanted = parse_outputs(outputs)
+        """Evaluate systems in one request; an empty list makes no call."""
+        parsed_outputs = parse_outputs(outputs)
         if not systems:
             return []
-        name = yield from self.name_of(model)
-        dtype = self._options.reply_dtype
-        message = predict_request_to_proto(PredictRequest(name, tuple(systems), wanted, dtype))
-        return (yield from self._ask("Predict", lambda: message, _predictions(len(systems))))
+        name = yield from self.resolve_model(model)
+        request = PredictRequest(name, tuple(systems), parsed_outputs, self._options.reply_dtype)
+        message = predict_request_to_proto(request)
+        return (yield from self._call("Predict", lambda: message, _predictions(len(systems))))
 
     def step(
         self, encoder: StreamEncoder, system: System, outputs: frozenset[str]
     ) -> Flow[Prediction]:
         """Evaluate the next system of a walker.
 
-        After an error, whoever's it was, the whole system is sent.
+        After any error, the next message holds the whole system.
         """
         try:
             return (
-                yield from self._ask(
+                yield from self._call(
                     "PredictStream",
                     lambda: encoder.encode(system, outputs),
                     stream_reply_from_proto,
@@ -128,55 +121,55 @@ class Conversation:
     def nonconservativity(
         self, system: System, model: str | None, pairs: bool, output: str
     ) -> Flow[Nonconservativity]:
-        """Ask how far forces are from being a gradient."""
-        name = yield from self.name_of(model)
-        wanted = NonconservativityRequest(name, system, output, pairs)
-        message = nonconservativity_request_to_proto(wanted)
+        """Measure how far forces are from being a gradient."""
+        name = yield from self.resolve_model(model)
+        request = NonconservativityRequest(name, system, output, pairs)
+        message = nonconservativity_request_to_proto(request)
         return (
-            yield from self._ask(
+            yield from self._call(
                 "Nonconservativity", lambda: message, nonconservativity_reply_from_proto
             )
         )
 
     def models(self) -> Flow[list[ModelInfo]]:
-        """Ask what is served."""
+        """Return the description of every served model."""
         message = pb.ListModelsRequest()
-        return (yield from self._ask("ListModels", lambda: message, _model_infos))
+        return (yield from self._call("ListModels", lambda: message, _model_infos))
 
     def model(self, name: str | None) -> Flow[ModelInfo]:
-        """Ask what one model declares."""
-        message = pb.GetModelRequest(model=(yield from self.name_of(name)))
-        return (yield from self._ask("GetModel", lambda: message, model_info_from_proto))
+        """Return the description of one model."""
+        message = pb.GetModelRequest(model=(yield from self.resolve_model(name)))
+        return (yield from self._call("GetModel", lambda: message, model_info_from_proto))
 
-    def name_of(self, model: str | None) -> Flow[str]:
-        """Return which model is meant; where none is named, the only one, else `water`.
+    def resolve_model(self, model: str | None) -> Flow[str]:
+        """Return the name of the model to use: the default model if none is given.
 
-        What is served is asked for once.
+        The default is the only served model, or else `water`; it is looked up once.
         """
         if model:
-            return _checked(model)
+            return _checked_name(model)
         if not self._default_model:
             self._default_model = _default_of([info.name for info in (yield from self.models())])
         return self._default_model
 
-    def _ask(
+    def _call(
         self,
         method: Method,
         make_message: Callable[[], Message],
-        understand: Callable[[Any], T],
+        parse: Callable[[Any], T],
         before_retry: Callable[[], None] = lambda: None,
     ) -> Flow[T]:
-        """Ask until there is an answer, an error that asking again cannot mend, or no time left.
+        """Make a call, and retry it while that may help and there is time left.
 
-        Every request is a pure question, so asking again changes nothing at the service; but
-        it is only done after errors that say that the work was not done.
+        Repeating a request is always safe, since it changes nothing at the service. It is done
+        only after errors that mean that the request was not processed.
         """
         give_up_at = time.monotonic() + self._options.timeout
         n_failures = 0
         while True:
             try:
                 timeout = max(give_up_at - time.monotonic(), 0.001)
-                return understand((yield Call(method, make_message(), timeout)))
+                return parse((yield Call(method, make_message(), timeout)))
             except (OverloadedError, UnavailableError) as error:
                 pause = self.pause_after(error, n_failures)
                 if pause is None or time.monotonic() + pause > give_up_at:
@@ -186,10 +179,10 @@ class Conversation:
             yield Pause(pause)
 
     def pause_after(self, error: ServiceError, n_failures: int) -> float | None:
-        """Return how long to wait before asking again, in s; None where that is no use.
+        """Return the time to wait before the next attempt, in s; None means do not retry.
 
-        Capped exponential back-off with full jitter, on top of what the service asked for. A
-        service that says when to come back is asked until the time is over.
+        The wait is a capped exponential back-off with full jitter, on top of the `retry_after` of
+        the error. An overloaded service that gives a `retry_after` is retried without a limit.
         """
         longest = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0**n_failures)
         if error.retry_after is not None:
@@ -200,25 +193,23 @@ class Conversation:
 
 
 def _predictions(n_systems: int) -> Callable[[pb.PredictReply], list[Prediction]]:
-    def understand(reply: pb.PredictReply) -> list[Prediction]:
+    def parse(reply: pb.PredictReply) -> list[Prediction]:
         if len(reply.predictions) != n_systems:
             got = len(reply.predictions)
             raise PredictionError(f"reply: expected {n_systems} predictions, got {got}")
         return predict_reply_from_proto(reply)
 
-    return understand
+    return parse
 
 
 def _model_infos(reply: pb.ListModelsReply) -> list[ModelInfo]:
-    return [model_info_from_proto(each) for each in reply.models]
+    return [model_info_from_proto(info) for info in reply.models]
 
 
-def _checked(model: str) -> str:
+def _checked_name(model: str) -> str:
     if is_model_name(model):
         return model
-    raise InvalidRequestError(
-        f"model: expected letters, digits, '.', '_' and '-', got {model!r}", field="model"
-    )
+    raise InvalidRequestError.expected("model", "letters, digits, '.', '_' and '-'", repr(model))
 
 
 def _default_of(names: Sequence[str]) -> str:
@@ -227,4 +218,4 @@ def _default_of(names: Sequence[str]) -> str:
     if BUNDLED_MODEL in names:
         return BUNDLED_MODEL
     served = ", ".join(names) or "none"
-    raise InvalidRequestError(f"model: expected a name, got none; served are: {served}")
+    raise InvalidRequestError.expected("model", f"the name of a served model ({served})", "none")

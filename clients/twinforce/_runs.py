@@ -1,48 +1,48 @@
-"""What to ask, and ask again, while a system moves on the server, without any I/O."""
+"""Runs on the server as a client follows them, without I/O; they resume after lost connections."""
 
 import time
 from dataclasses import replace
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
-from twinforce._conversation import Conversation
+from twinforce._conversation import Conversation, Flow
 from twinforce._transports.transport import Call, Method
-from twinforce_dynamics.codec.checkpoint import Outline
+from twinforce_dynamics.codec.checkpoint import CheckpointSummary
 from twinforce_dynamics.codec.propagation import propagate_request_to_proto, snapshot_from_proto
 from twinforce_dynamics.codec.relaxation import relax_request_to_proto, relaxed_from_proto
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Start
 from twinforce_dynamics.trajectory import Snapshot
-from twinforce_proto import OverloadedError, ServiceError, UnavailableError
+from twinforce_proto import OverloadedError, ServiceError, System, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
 
-Said = TypeVar("Said", covariant=True)
 T = TypeVar("T")
+Update = TypeVar("Update", covariant=True)
 
 
-class Run(Protocol[Said]):
-    """Something that the service does step by step, and can be asked to go on with."""
+class Run(Protocol[Update]):
+    """A system that the service moves, which can be resumed from its last update."""
 
     method: Method
     is_over: bool
-    """Whether the last reply was taken."""
+    """True if the last update was taken."""
 
-    def rest(self) -> Message:
-        """Return what asks for all that is left."""
+    def remaining_request(self) -> Message:
+        """Return a request for the rest of the run."""
 
-    def take(self, reply: pb.Snapshot | pb.Relaxed) -> Said:
-        """Return what a reply says; from now on it is where to go on from."""
+    def take(self, reply: pb.Snapshot | pb.Relaxed) -> Update:
+        """Decode an update; the run resumes from it after an error."""
 
 
 class ResumingRun(Generic[T]):
-    """An errand that survives lost connections.
+    """A run with retries and a deadline.
 
     Args:
-        conversation: Says when to ask again.
-        errand: What is to be done.
-        timeout: For all of it, in s; None: as long as it takes.
+        conversation: The client's conversation, which determines the retries.
+        run: The run to follow.
+        timeout: Seconds until the end of the run; None means no limit.
     """
 
     def __init__(self, conversation: Conversation, run: Run[T], timeout: float | None) -> None:
@@ -53,21 +53,36 @@ class ResumingRun(Generic[T]):
 
     @property
     def is_over(self) -> bool:
-        """Whether the last reply was taken."""
+        """True if the last update was taken."""
         return self._run.is_over
 
-    def call(self) -> Call:
-        """Return what to send now."""
-        ahead = self._give_up_at and max(self._give_up_at - time.monotonic(), 0.001)
-        return Call(self._run.method, self._run.rest(), ahead)
+    def next_call(self) -> Call:
+        """Return the call that starts or resumes the run."""
+        timeout = self._give_up_at and max(self._give_up_at - time.monotonic(), 0.001)
+        return Call(self._run.method, self._run.remaining_request(), timeout)
 
     def take(self, reply: pb.Snapshot | pb.Relaxed) -> T:
-        """Return what a reply says."""
+        """Decode an update."""
         self._n_failures = 0
         return self._run.take(reply)
 
+    def check_ended(self) -> None:
+        """Check that the stream of updates did not end before the run.
+
+        Raises:
+            UnavailableError: Updates are missing.
+        """
+        if not self.is_over:
+            raise UnavailableError("the service ended the stream before the last update")
+
     def pause_after(self, error: ServiceError) -> float:
-        """Return how long to wait before asking again, in s, or raise the error."""
+        """Return the time to wait before resuming, in s; 0 if the run is over.
+
+        Raises:
+            ServiceError: The given error, if resuming would not help or there is no time left.
+        """
+        if self.is_over:
+            return 0.0
         pause = None
         if isinstance(error, OverloadedError | UnavailableError):
             pause = self._conversation.pause_after(error, self._n_failures)
@@ -80,75 +95,88 @@ class ResumingRun(Generic[T]):
 
 
 class PropagateRun:
-    """A system on the move, which goes on from its last snapshot."""
+    """A trajectory, resumed from the checkpoint of its last snapshot."""
 
     method: Method = "Propagate"
 
     def __init__(self, request: PropagateRequest) -> None:
         self._request = request
-        self._end = step_of(request.origin) + request.n_steps
+        self._last_step = _step_of(request.origin) + request.n_steps
         self.is_over = False
 
-    def rest(self) -> pb.PropagateRequest:
-        """Return what asks for all that is left."""
+    def remaining_request(self) -> pb.PropagateRequest:
+        """Return a request for the rest of the run."""
         return propagate_request_to_proto(self._request)
 
     def take(self, reply: pb.Snapshot | pb.Relaxed) -> Snapshot:
-        """Return the snapshot in a reply."""
+        """Decode a snapshot; the run resumes from it after an error."""
         assert isinstance(reply, pb.Snapshot)
         snapshot = snapshot_from_proto(reply)
-        self.is_over = snapshot.step >= self._end
+        n_left = self._last_step - snapshot.step
+        self.is_over = n_left <= 0
         if not self.is_over:
-            n_left = self._end - snapshot.step
             self._request = replace(self._request, origin=snapshot.checkpoint, n_steps=n_left)
         return snapshot
 
 
 class RelaxRun:
-    """A system that relaxes, from its last positions on."""
+    """A relaxation, resumed from its last positions."""
 
     method: Method = "Relax"
 
     def __init__(self, request: RelaxRequest) -> None:
         self._request = request
-        self._n_before = 0
-        self._last = 0
         self._system = request.system
+        self._step = 0
+        self._first_step = 0
         self.is_over = False
 
-    def rest(self) -> pb.RelaxRequest:
-        """Return what asks for all that is left."""
-        self._n_before = self._last
+    def remaining_request(self) -> pb.RelaxRequest:
+        """Return a request for the rest of the run."""
+        self._first_step = self._step
         message = relax_request_to_proto(self._request.moved(self._system))
-        message.max_steps = self._request.max_steps - self._n_before
+        message.max_steps = self._request.max_steps - self._first_step
         return message
 
     def take(self, reply: pb.Snapshot | pb.Relaxed) -> Relaxed:
-        """Return how far a reply says that it is."""
+        """Decode a report; the run resumes from it after an error."""
         assert isinstance(reply, pb.Relaxed)
-        said = relaxed_from_proto(reply)
-        relaxed = replace(said, step=said.step + self._n_before)
-        self._last = relaxed.step
+        report = relaxed_from_proto(reply)
+        relaxed = replace(report, step=report.step + self._first_step)
+        self._step = relaxed.step
         self._system = self._system.moved(relaxed.positions)
         self.is_over = relaxed.is_last
         return relaxed
 
 
-def origin_of(origin: Start | Snapshot | bytes) -> Start | bytes:
-    """Return what a request holds: a start, or the checkpoint of a snapshot."""
-    return origin.checkpoint if isinstance(origin, Snapshot) else origin
+def propagation(
+    conversation: Conversation,
+    origin: Start | Snapshot | bytes,
+    n_steps: int,
+    interval: int,
+    model: str | None,
+) -> Flow[PropagateRun]:
+    """Return the run that `Client.propagate` follows."""
+    if isinstance(origin, Snapshot):
+        origin = origin.checkpoint
+    name = yield from conversation.resolve_model(model or _model_of(origin))
+    request = PropagateRequest(name, origin, n_steps, interval)
+    return PropagateRun(request)
 
 
-def model_of(origin: Start | bytes) -> str | None:
-    """Return the name of the model that made a checkpoint; None of a start."""
-    return Outline.of(origin).model if isinstance(origin, bytes) else None
+def relaxation(
+    conversation: Conversation, system: System, model: str | None, **settings: Any
+) -> Flow[RelaxRun]:
+    """Return the run that `Client.relax` follows; `settings` are those of `RelaxRequest`."""
+    name = yield from conversation.resolve_model(model)
+    return RelaxRun(RelaxRequest(name, system, **settings))
 
 
-def step_of(origin: Start | bytes) -> int:
-    """Return how many inner steps were taken to get there."""
-    return Outline.of(origin).step if isinstance(origin, bytes) else 0
+def _model_of(origin: Start | bytes) -> str | None:
+    """Return the name of the model that made a checkpoint; None for a start."""
+    return CheckpointSummary.from_bytes(origin).model if isinstance(origin, bytes) else None
 
 
-def ended() -> UnavailableError:
-    """Return the error of a stream that ended too early."""
-    return UnavailableError("the service ended the stream before the last snapshot")
+def _step_of(origin: Start | bytes) -> int:
+    """Return the number of inner steps taken before the origin."""
+    return CheckpointSummary.from_bytes(origin).step if isinstance(origin, bytes) else 0

@@ -1,7 +1,7 @@
-"""What is held constant in a simulation: energy, temperature, pressure.
+"""The ensembles of a simulation, with the units of their parameters.
 
-Times are in ASE's unit, as `100 * FS` gives them, pressures in eV/Å³, as `BAR` does: the same as
-`ase.units.fs` and `ase.units.bar`.
+Times are in ASE's unit, such as `100 * FS`, and pressures in eV/Å³, such as `1.0 * BAR`; `FS` and
+`BAR` equal `ase.units.fs` and `ase.units.bar`.
 """
 
 from twinforce_dynamics.ensembles import BAR, FS, NPT, NVE, SVR, Ensemble, Langevin

@@ -1,7 +1,7 @@
-"""Multiple time stepping as functions of arrays: state in, state out.
+"""Multiple time stepping as pure functions of arrays, which take a state and return the next one.
 
-What `twinforce.ase.MultipleTimeStepping` and the service step with; `twinforce_dynamics.mts` says
-how.
+The equations are in `twinforce_dynamics.mts`; `twinforce.ase.MultipleTimeStepping` and the service
+use the same functions.
 """
 
 from twinforce_dynamics.mts import Mechanics, respa_step, verlet_step

@@ -1,4 +1,4 @@
-"""The restart files of dynamics, under their public name; needs the extra `ase`."""
+"""The restart files of `twinforce.ase.MultipleTimeStepping`; needs the extra `ase`."""
 
 from twinforce.ase.restart import Restart
 

@@ -1,1 +1,1 @@
-"""Potentials, and the batches they evaluate (torch)."""
+"""Interatomic potentials, and the batches of systems that they evaluate (torch)."""

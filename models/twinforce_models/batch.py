@@ -24,10 +24,10 @@ _ALIGNMENT = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Atoms of many systems, concatenated; `system_index` says whose each atom is.
+    """The atoms of many systems, concatenated; `system_index` maps each atom to its system.
 
-    Positions are folded into the cell along periodic directions and centred along open ones, in
-    float64 before they are rounded: a potential must not care, and float32 then keeps its digits
+    Positions are folded into the cell along periodic directions and centered along open ones, in
+    float64 before they are rounded. No potential may depend on this, and float32 keeps its digits
     however far an MD run has drifted.
 
     Attributes:
@@ -36,13 +36,13 @@ class Batch:
         cells: Lattice vectors as rows, shape [n_systems, 3, 3], in Å.
         pbc: Shape [n_systems, 3].
         system_index: Shape [n_atoms], non-decreasing.
-        pairs: Centre i and neighbor j, shape [2, n_pairs]; a full list, sorted by centre.
+        pairs: Center i and neighbor j, shape [2, n_pairs]; a full list, sorted by center.
         shifts: Whole cells by which the neighbor is moved, shape [n_pairs, 3], in the dtype of
             the positions.
-        charge: Total charge, shape [n_systems], in e; 0 where the system does not say.
-        spin_multiplicity: 2S + 1, shape [n_systems]; 1 where the system does not say.
-        n_atoms_per_system: On the host.
-        n_pairs_per_system: On the host.
+        charge: Total charge, shape [n_systems], in e; 0 where the system does not specify it.
+        spin_multiplicity: 2S + 1, shape [n_systems]; 1 where the system does not specify it.
+        n_atoms_per_system: Number of atoms of each system, on the host.
+        n_pairs_per_system: Number of pairs of each system, on the host.
     """
 
     atomic_numbers: Tensor
@@ -68,25 +68,25 @@ class Batch:
         lists: WalkerLists | None = None,
         walkers: Sequence[Hashable] = (),
     ) -> Batch:
-        """Concatenate systems in order, find their neighbors, and put all on the device.
+        """Concatenate systems in order, find their neighbors, and copy everything to the device.
 
         Args:
-            systems: At least one.
-            cutoff: In Å.
-            dtype: Of every tensor that holds real numbers.
-            device: Reached with one copy.
-            lists: What is known of the neighbors of walkers from their last steps; not used where
-                the device itself searches.
-            walkers: With `lists`, whose each system is; None for one that does not come back.
+            systems: At least one system.
+            cutoff: Cutoff of the neighbor list, in Å.
+            dtype: Data type of every tensor that holds real numbers.
+            device: Target device; it is reached with one copy.
+            lists: Neighbor lists kept from earlier steps of walkers; not used if the device itself
+                searches for neighbors.
+            walkers: With `lists`, the walker of each system; None for a system without one.
         """
         real = np.float64 if dtype == torch.float64 else np.float32
         device = torch.device(device)
         if lists is None or not any(walkers) or can_search_on(device):
             lists = None
         geometry = fold(systems, cutoff if lists is None else cutoff + lists.skin)
-        own = _own_arrays(systems, geometry, real)
+        arrays = _system_arrays(systems, geometry, real)
         if can_search_on(device):
-            tensors = copy_to_device(own | _search_arrays(geometry, real), device)
+            tensors = copy_to_device(arrays | _search_arrays(geometry, real), device)
             positions, cells, basis = (tensors.pop(name) for name in _SEARCH)
             pairs, shifts, n_pairs = search_on_device(
                 positions, cells, basis, geometry.n_atoms_per_system, cutoff
@@ -99,7 +99,7 @@ class Batch:
                 neighbors = lists.search(geometry, cutoff, walkers)
             n_pairs = neighbors.n_pairs_per_system
             listed = {"pairs": neighbors.pairs, "shifts": neighbors.shifts.astype(real)}
-            tensors = copy_to_device(own | listed, device)
+            tensors = copy_to_device(arrays | listed, device)
         return cls(
             **tensors,
             n_atoms_per_system=geometry.n_atoms_per_system,
@@ -108,17 +108,17 @@ class Batch:
 
     @property
     def n_atoms(self) -> int:
-        """How many atoms all systems have together."""
+        """Total number of atoms."""
         return len(self.positions)
 
     @property
     def n_systems(self) -> int:
-        """How many systems there are."""
+        """Number of systems."""
         return len(self.n_atoms_per_system)
 
     @property
     def n_pairs(self) -> int:
-        """How many pairs all systems have together."""
+        """Total number of pairs."""
         return self.pairs.shape[1]
 
     @property
@@ -128,9 +128,9 @@ class Batch:
         return volumes
 
     def displacements(self) -> Tensor:
-        """Return the vectors from centre to neighbor, shape [n_pairs, 3], in Å; differentiable.
+        """Return the vectors from center to neighbor, shape [n_pairs, 3], in Å; differentiable.
 
-        index_select and not advanced indexing, whose backward is slow on a CPU.
+        Uses index_select because the backward pass of advanced indexing is slow on a CPU.
         """
         i, j = self.pairs
         apart = self.positions.index_select(0, j) - self.positions.index_select(0, i)
@@ -144,7 +144,7 @@ class Batch:
         return (self.shifts.unsqueeze(-1) * cells).sum(dim=1)
 
     def sum_over_pairs(self, values: Tensor) -> Tensor:
-        """Return the sums of `values`, shape [n_pairs, ...], over each centre's neighbors."""
+        """Return the sums of `values`, shape [n_pairs, ...], over each center's neighbors."""
         total = values.new_zeros(self.n_atoms, *values.shape[1:])
         return total.index_add(0, self.pairs[0], values)
 
@@ -153,22 +153,27 @@ class Batch:
         total = values.new_zeros(self.n_systems, *values.shape[1:])
         return total.index_add(0, self.system_index, values)
 
+    def mean_over_atoms(self, values: Tensor) -> Tensor:
+        """Return the means of `values`, shape [n_atoms, m], over each system's atoms."""
+        n_atoms = self.sum_over_atoms(torch.ones_like(values[:, :1]))
+        return self.sum_over_atoms(values) / n_atoms
+
     def to_atoms(self, values: Tensor) -> Tensor:
         """Return for each atom its system's entry of `values`, shape [n_systems, ...]."""
         return values.index_select(0, self.system_index)
 
     def at(self, positions: Tensor) -> Batch:
-        """Return the batch with other positions, the pairs kept."""
+        """Return the batch with other positions and the same pairs."""
         return replace(self, positions=positions)
 
     def within(self, cutoff: float) -> Batch:
-        """Return the batch with only those pairs that are not farther apart, in Å."""
+        """Return the batch with only the pairs whose distance is at most `cutoff`, in Å."""
         with torch.no_grad():
             squared = self.displacements().square().sum(dim=1)
             near = (squared <= cutoff * cutoff).nonzero().squeeze(1)
         pairs = self.pairs.index_select(1, near)
-        whose = self.system_index.index_select(0, pairs[0])
-        n_pairs = torch.bincount(whose, minlength=self.n_systems).tolist()
+        owner = self.system_index.index_select(0, pairs[0])
+        n_pairs = torch.bincount(owner, minlength=self.n_systems).tolist()
         shifts = self.shifts.index_select(0, near)
         return replace(self, pairs=pairs, shifts=shifts, n_pairs_per_system=tuple(n_pairs))
 
@@ -183,9 +188,9 @@ class Batch:
         return replace(self, positions=self.positions + per_atom, cells=cells)
 
 
-def _own_arrays(systems: Sequence[System], geometry: Geometry, real: type) -> Arrays:
+def _system_arrays(systems: Sequence[System], geometry: Geometry, real: type) -> Arrays:
     n_atoms = geometry.n_atoms_per_system
-    if len(systems) == 1:  # which is as fast as it can be
+    if len(systems) == 1:  # a fast path for the most frequent case
         numbers, index = systems[0].atomic_numbers, np.zeros(n_atoms, dtype=np.int64)
     else:
         numbers = np.concatenate([system.atomic_numbers for system in systems])
@@ -206,9 +211,9 @@ def _search_arrays(geometry: Geometry, real: type) -> Arrays:
 
 
 def copy_to_device(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
-    """Return the arrays as tensors on the device, which they reach in one copy.
+    """Return the arrays as tensors on the device, transferred in one copy.
 
-    On the CPU the tensors share memory with the arrays.
+    On the CPU, the tensors share memory with the arrays.
     """
     if device.type == "cpu":
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -217,7 +222,7 @@ def copy_to_device(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
 
 
 def pack(arrays: Arrays) -> Tensor:
-    """Return one tensor that holds the bytes of all arrays, each at an aligned place."""
+    """Return one tensor that holds the bytes of all arrays, each at an aligned offset."""
     packed = np.zeros(packed_size(arrays), dtype=np.uint8)
     start = 0
     for array in arrays.values():
@@ -228,12 +233,12 @@ def pack(arrays: Arrays) -> Tensor:
 
 
 def packed_size(arrays: Arrays) -> int:
-    """Return how many bytes `pack` makes of the arrays."""
+    """Return the number of bytes that `pack` needs for the arrays."""
     return sum(_aligned(array.nbytes) for array in arrays.values())
 
 
 def unpack(packed: Tensor, arrays: Arrays) -> dict[str, Tensor]:
-    """Return views of `packed` that look like the arrays that were packed into it."""
+    """Return views of `packed` with the dtypes and shapes of the arrays packed into it."""
     views, start = {}, 0
     for name, array in arrays.items():
         dtype = torch.from_numpy(np.empty(0, dtype=array.dtype)).dtype
@@ -244,11 +249,13 @@ def unpack(packed: Tensor, arrays: Arrays) -> dict[str, Tensor]:
 
 
 def reversed_pairs(centers: Tensor, neighbors: Tensor, shifts: Tensor) -> Tensor:
-    """Return for each pair the one that leads back: the n-th of both when sorted alike.
+    """Return the reverse index: for each pair, the index of the same pair seen from its other end.
+
+    Both directions are sorted by the same key; the n-th entries of the two orders belong together.
 
     Args:
         centers: Shape [n_pairs].
-        neighbors: Shape [n_pairs]; each pair must be there from both ends.
+        neighbors: Shape [n_pairs]; each pair must be listed from both ends.
         shifts: Shape [n_pairs, 3], whole numbers of any dtype.
     """
     if not len(centers):

@@ -1,4 +1,4 @@
-"""Keeping the memory of the CPU that an evaluation frees, for the next one."""
+"""Reuse of freed CPU memory between evaluations."""
 
 import ctypes
 
@@ -9,12 +9,12 @@ _NEVER = -1
 
 
 def keep_freed_memory() -> None:
-    """Stop the C library from handing freed memory back to the system.
+    """Stop the C library from returning freed memory to the system.
 
-    An evaluation frees tensors of some megabytes that the next one asks for again. By default glibc
-    returns them to the system in between, and the page faults of getting them back can take as
-    long as the evaluation of direct forces itself. Does nothing where there is no glibc. A process
-    so stays as large as its largest evaluation made it.
+    An evaluation frees tensors of some megabytes that the next one allocates again. By default,
+    glibc returns them to the system in between, and the page faults of allocating them anew can
+    take as long as the evaluation of direct forces itself. As a consequence, the process stays as
+    large as its largest evaluation made it. Without glibc, this function does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,4 +1,4 @@
-"""Models of other projects, from a file or by a published name, for the registry.
+"""Models of other projects, loaded from a file or by a published name.
 
 water.pt                              an exported metatomic model
 water.ckpt                            a PET checkpoint of metatrain
@@ -22,7 +22,7 @@ from twinforce_proto import ModelLoadError
 FileLoader: TypeAlias = Callable[
     [Path, torch.device, torch.dtype | None, str | None], tuple[Potential, dict[str, Any]]
 ]
-"""(path, device, dtype, variant) -> potential, and what the file says of itself."""
+"""(path, device, dtype, variant) -> the potential, and facts from the file for `ModelInfo`."""
 
 UPET_PREFIX = "upet:"
 _UPET_REPOSITORY = "lab-cosmo/upet"
@@ -31,7 +31,7 @@ _OPTIONS = frozenset({"sha256", "variant"})
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """A family of potentials: what reads its files, and the extra that installs that."""
+    """A family of potentials: the module that reads its files, and the extra that installs it."""
 
     architecture: str
     module: str
@@ -46,12 +46,12 @@ _FAMILIES = {
 
 @dataclass(frozen=True, slots=True)
 class FileSpec:
-    """What a spec asks for.
+    """A parsed model spec.
 
     Attributes:
         place: A path, or "upet:" and a published name.
-        sha256: What the file's must be, in hexadecimal. None: anything.
-        variant: Which of several energies. None: the only one.
+        sha256: Expected SHA-256 of the file, in hexadecimal. None accepts any.
+        variant: Name of one of several energies. None selects the only one.
     """
 
     place: str
@@ -60,10 +60,10 @@ class FileSpec:
 
     @classmethod
     def parse(cls, spec: str) -> "FileSpec":
-        """Take a spec apart.
+        """Split a spec into its parts.
 
         Raises:
-            ModelLoadError: For an option that there is not.
+            ModelLoadError: If the spec contains an unknown option.
         """
         place, _, fragment = spec.partition("#")
         options = dict(part.partition("=")[::2] for part in fragment.split("&") if part)
@@ -77,11 +77,11 @@ class FileSpec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoundModel:
-    """A potential from a file.
+    """A potential loaded from a file.
 
     Attributes:
-        potential: Ready to be evaluated.
-        facts: What `ModelInfo` wants to know that the potential does not tell.
+        potential: The potential, ready to be evaluated.
+        facts: Fields of `ModelInfo` that cannot be read off the potential.
     """
 
     potential: Potential
@@ -89,43 +89,43 @@ class FoundModel:
 
 
 def is_file_spec(spec: str | Path) -> bool:
-    """Return whether a spec means a file that this module reads, there or not."""
+    """Return True if a spec names a file that this module reads; the file need not exist."""
     place = str(spec).partition("#")[0]
     return place.startswith(UPET_PREFIX) or Path(place).suffix in _FAMILIES
 
 
 def load_file(spec: str | Path, device: torch.device, dtype: torch.dtype | None) -> FoundModel:
-    """Load the model that a spec means.
+    """Load the model that a spec names.
 
     Args:
-        spec: See the head of this module.
-        device: Where it shall compute.
-        dtype: What in. None: as the file has it.
+        spec: See the module docstring.
+        device: Device to compute on.
+        dtype: Data type to compute in. None keeps that of the file.
 
     Raises:
-        ModelLoadError: There is no such file, it is not what it should be, or what reads it is not
-            installed.
+        ModelLoadError: If the file does not exist or is not what the spec expects, or if the
+            package that reads it is not installed.
     """
-    wanted = FileSpec.parse(str(spec))
-    is_published = wanted.place.startswith(UPET_PREFIX)
-    path = upet_file(wanted.place) if is_published else Path(wanted.place).expanduser()
+    parsed = FileSpec.parse(str(spec))
+    is_published = parsed.place.startswith(UPET_PREFIX)
+    path = upet_file(parsed.place) if is_published else Path(parsed.place).expanduser()
     if not path.is_file():
         raise ModelLoadError(f"{path}: there is no such file")
     sha256 = file_sha256(path)
-    if wanted.sha256 not in (None, sha256):
-        raise ModelLoadError(f"{path}: its SHA-256 is {sha256}, expected {wanted.sha256}")
+    if parsed.sha256 not in (None, sha256):
+        raise ModelLoadError(f"{path}: its SHA-256 is {sha256}, expected {parsed.sha256}")
     family = _FAMILIES[path.suffix]
-    load: FileLoader = _imported(family).load
-    potential, said = load(path, device, dtype, wanted.variant)
+    load: FileLoader = _import(family.module, family.extra).load
+    potential, facts = load(path, device, dtype, parsed.variant)
     return FoundModel(
         potential,
         {
-            **said,
-            "name": path.stem if is_published else said["name"] or path.stem,
-            "version": wanted.place.partition("@")[2] if is_published else sha256[:12],
+            **facts,
+            "name": path.stem if is_published else facts["name"] or path.stem,
+            "version": parsed.place.partition("@")[2] if is_published else sha256[:12],
             "sha256": sha256,
             "architecture": family.architecture,
-            "metadata": {**said["metadata"], "file": path.name, "variant": wanted.variant},
+            "metadata": {**facts["metadata"], "file": path.name, "variant": parsed.variant},
         },
     )
 
@@ -137,31 +137,32 @@ def file_sha256(path: Path) -> str:
 
 
 def upet_file(place: str) -> Path:
-    """Return where the checkpoint of a published model lies, after downloading it if need be.
+    """Return the path of the checkpoint of a published model, downloading it if necessary.
 
-    A download goes to the cache of huggingface_hub, which stores a file under its SHA-256 and
-    checks the size; the hash is checked here. A file in the cache is taken without the network.
+    Downloads go to the cache of huggingface_hub, which stores a file under its SHA-256 and checks
+    its size; this function checks the hash. A cached file is used without network access.
 
     Args:
         place: "upet:" and name, size and version, such as "upet:pet-mad-s@1.5.0".
 
     Raises:
-        ModelLoadError: It is not there and cannot be downloaded; says from where to where.
+        ModelLoadError: If the file is not cached and cannot be downloaded; the message names the
+            URL and the cache.
     """
     name, _, version = place.removeprefix(UPET_PREFIX).partition("@")
     if not name or not version:
         raise ModelLoadError(
             f"model {place!r}: expected {UPET_PREFIX}NAME-SIZE@VERSION, "
             f"such as {UPET_PREFIX}pet-mad-s@1.5.0; "
-            "`python -c 'import upet; upet.list_upet()'` lists what there is"
+            "`python -c 'import upet; upet.list_upet()'` lists the models"
         )
-    hub = _required("huggingface_hub", "pet")
+    hub = _import("huggingface_hub", "pet")
     file = f"models/{name}-v{version}.ckpt"
     found = hub.try_to_load_from_cache(_UPET_REPOSITORY, file)
     if not isinstance(found, str):
         try:
             found = hub.hf_hub_download(_UPET_REPOSITORY, file)
-        except Exception as error:  # a dozen kinds, of this package and of what it asks with
+        except Exception as error:  # of many classes, from the hub and from its HTTP client
             raise ModelLoadError(_cannot_download(place, file, hub, error)) from error
     path = Path(found)
     _check_blob(path)
@@ -169,10 +170,10 @@ def upet_file(place: str) -> Path:
 
 
 def _check_blob(path: Path) -> None:
-    """Raise if the cache knows the SHA-256 of a file and it is another."""
+    """Raise if the cache records a SHA-256 for a file and the file has another."""
     known = path.resolve().name
     if len(known) == 64 and (sha256 := file_sha256(path)) != known:
-        raise ModelLoadError(f"{path}: its SHA-256 is {sha256}, expected {known}; delete it")
+        raise ModelLoadError(f"{path}: its SHA-256 is {sha256}, expected {known}; delete the file")
 
 
 def _cannot_download(place: str, file: str, hub: Any, error: Exception) -> str:
@@ -180,20 +181,17 @@ def _cannot_download(place: str, file: str, hub: Any, error: Exception) -> str:
     cache = os.path.normpath(hub.constants.HF_HUB_CACHE)
     return (
         f"model {place!r} is not in the cache {cache} and could not be downloaded "
-        f"({type(error).__name__}). Where there is a network, download {url}, then either serve "
-        f"the file, --model NAME={Path(file).name}, or run `hf download {_UPET_REPOSITORY} {file}` "
-        f"and copy the folder models--{_UPET_REPOSITORY.replace('/', '--')} into that cache"
+        f"({type(error).__name__}). On a machine with network access, either download {url} and "
+        f"serve the file, --model NAME={Path(file).name}, or run "
+        f"`hf download {_UPET_REPOSITORY} {file}` and copy the folder "
+        f"models--{_UPET_REPOSITORY.replace('/', '--')} into that cache"
     )
 
 
-def _imported(family: _Family) -> Any:
-    return _required(family.module, family.extra)
-
-
-def _required(module: str, extra: str) -> Any:
+def _import(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ModelLoadError(
-            f"this kind of model needs more packages: pip install 'twinforce[{extra}]' ({error})"
+            f"this model needs additional packages: pip install 'twinforce[{extra}]' ({error})"
         ) from error

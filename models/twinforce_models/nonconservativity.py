@@ -1,8 +1,8 @@
-"""How far direct forces are from being a gradient.
+"""The distance of direct forces from a gradient.
 
     λ = ‖(J - Jᵀ)/2‖ / ‖J‖        J = ∂f/∂r, Frobenius norms
 
-0 for a gradient, 1 for a field without any conservative part (Bigi, Langer, Ceriotti,
+λ is 0 for a gradient and 1 for a field without any conservative part (Bigi, Langer, Ceriotti,
 arXiv 2412.11569, eq. 5).
 """
 
@@ -14,14 +14,20 @@ from twinforce_models.potential import Potential
 from twinforce_models.prediction import predict_batch
 from twinforce_proto import System
 from twinforce_proto.jacobian import measure
+from twinforce_proto.model_info import check_supported
 
 
 def direct_jacobian(potential: Potential, system: System) -> Tensor:
-    """Return ∂f/∂r of the direct forces, without net force, by autograd.
+    """Return ∂f/∂r of the direct forces, net force removed, by autograd.
 
     Returns:
         Shape [3 n_atoms, 3 n_atoms], rows f and columns r, in eV/Å², on the host.
+
+    Raises:
+        UnsupportedOutputError: If the potential has no direct forces.
+        UnsupportedElementError: If the potential does not support an element.
     """
+    check_supported(potential, [system], frozenset({"direct_forces"}))
     batch = Batch.from_systems([system], potential.cutoff, potential.dtype, potential.device)
     return jacobian_rows(potential, batch, range(3 * len(system)))
 
@@ -29,15 +35,16 @@ def direct_jacobian(potential: Potential, system: System) -> Tensor:
 def jacobian_rows(
     potential: Potential, batch: Batch, rows: range, output: str = "direct_forces"
 ) -> Tensor:
-    """Return rows of the Jacobian of forces, each from one backward pass, all from one forward.
+    """Return rows of the Jacobian of forces, one backward pass per row after a single forward pass.
 
-    One backward pass after the other needs the memory of one. Batched ones (vmap) need that of
-    all, are a fifth faster on a CPU at best, and not every operation of every model has them.
+    Sequential backward passes need the memory of one. Batched ones (vmap) need the memory of all
+    of them, are at best a fifth faster on a CPU, and not every operation of every model supports
+    them.
 
     Args:
-        potential: What to evaluate.
+        potential: The potential to evaluate.
         batch: One system, on the potential's device, with its cutoff.
-        rows: Components of the forces, of all atoms one after another.
+        rows: Indices into the flattened forces of all atoms.
         output: "direct_forces" or "conservative_forces".
 
     Returns:
@@ -58,7 +65,7 @@ def nonconservativity(jacobian: Tensor) -> float:
 
 
 def _differentiable(potential: Potential, batch: Batch, output: str) -> Tensor:
-    """Return forces as a function of the positions of the batch, shape [n_atoms, 3]."""
+    """Return forces that depend differentiably on the positions, shape [n_atoms, 3]."""
     name = "direct_forces" if output == "direct_forces" else "energy"
     prediction = predict_batch(potential, batch, {name}, differentiable=True)
     if name == "direct_forces":
@@ -70,7 +77,7 @@ def _differentiable(potential: Potential, batch: Batch, output: str) -> Tensor:
 
 
 def _gradient(value: Tensor, positions: Tensor, *, create_graph: bool = False) -> Tensor:
-    """Return how a number answers to the positions; its graph is kept."""
+    """Return the gradient of a scalar with respect to the positions, keeping its graph."""
     if not value.requires_grad:
         return torch.zeros_like(positions)
     (gradient,) = torch.autograd.grad(

@@ -1,8 +1,8 @@
-"""What a potential is, and what autograd adds to it.
+"""The interfaces of potentials: what every potential provides, and what some provide in addition.
 
-A potential gives, in one forward pass, an energy per atom and, if it has the heads, direct forces
-and a direct stress. Conservative forces and stress are derivatives of that energy, taken here and
-from the same pass, so that a caller who wants both kinds of forces pays for one.
+In one forward pass, a potential returns an energy per atom and, if it has the heads, direct forces
+and a direct stress. `prediction` derives conservative forces and stress from that energy by
+autograd, in the same pass, so a caller who wants both kinds of forces pays for one evaluation.
 """
 
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ DIRECT_OUTPUTS = frozenset({"direct_forces", "direct_stress"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heads:
-    """What one forward pass gives.
+    """The results of one forward pass.
 
     Attributes:
-        atom_energies: Shape [n_atoms], in eV. They may come in float64 from a float32 model, to
-            keep the digits of a large constant per element.
-        direct_forces: Shape [n_atoms, 3], in eV/Å, net force and all; None without the head or
-            when it was not asked for.
+        atom_energies: Shape [n_atoms], in eV. May be float64 even if the model computes in
+            float32, to keep the digits of a large constant per element.
+        direct_forces: Shape [n_atoms, 3], in eV/Å, net force included; None if the potential has
+            no such head or the caller did not ask for it.
         direct_stress: Shape [n_systems, 3, 3], in eV/Å³, tension > 0; None likewise.
     """
 
@@ -34,99 +34,24 @@ class Heads:
     direct_stress: Tensor | None = None
 
 
-class Potential(Protocol):
-    """Anything that gives the atoms of a batch their energies: a torch module or not."""
-
-    @property
-    def cutoff(self) -> float:
-        """How far an atom sees, in Å."""
-
-    @property
-    def elements(self) -> tuple[int, ...]:
-        """The atomic numbers it was made for."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What it computes in."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-
-    @property
-    def outputs(self) -> frozenset[str]:
-        """What `predict` can give with it: names of `OUTPUTS`."""
-
-    @property
-    def uses_charge(self) -> bool:
-        """Whether the total charge of a system matters."""
-
-    @property
-    def uses_spin(self) -> bool:
-        """Whether the spin multiplicity of a system matters."""
-
-    def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
-        """Evaluate a batch once.
-
-        Args:
-            batch: Whose positions and cells the atom energies must depend on differentiably.
-            direct: Whether the direct heads are wanted.
-        """
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class DirectHeads:
-    """What the direct heads give alone: as in `Heads`."""
+    """The results of the direct heads alone, as in `Heads`."""
 
     direct_forces: Tensor | None = None
     direct_stress: Tensor | None = None
 
 
-@runtime_checkable
-class DirectAlone(Protocol):
-    """A `Potential` that can evaluate its direct heads without its energy."""
-
-    def forward_direct(self, batch: Batch) -> DirectHeads:
-        """Evaluate the direct heads of a batch, and nothing else."""
-
-
-@runtime_checkable
-class Separable(DirectAlone, Protocol):
-    """A `Potential` of two that share nothing, so that evaluating both together saves nothing."""
-
-    @property
-    def conservative(self) -> Potential:
-        """What gives the energy."""
-
-    @property
-    def direct(self) -> Potential:
-        """What gives the direct outputs."""
-
-
-def as_direct_alone(potential: object) -> DirectAlone | None:
-    """Return the potential if it is `DirectAlone`.
-
-    Asked for every batch, where `isinstance` of a protocol would take as long as a small one.
-    """
-    return cast(DirectAlone, potential) if hasattr(potential, "forward_direct") else None
-
-
-def is_separable(potential: object) -> bool:
-    """Tell whether a potential is `Separable`; as fast."""
-    has_parts = hasattr(potential, "conservative") and hasattr(potential, "direct")
-    return has_parts and as_direct_alone(potential) is not None
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class FusedHeads:
-    """What one call gives: the attributes of `Heads`, no graph behind them, and gradients.
+    """The results of one call that takes derivatives by itself; no autograd graph is attached.
 
     Attributes:
         atom_energies: Shape [n_atoms], in eV.
-        gradients: Of the sum of all energies: for "conservative_forces" by the positions, shape
-            [n_atoms, 3], in eV/Å; for "conservative_stress" by the strain, shape
-            [n_systems, 3, 3], in eV.
-        direct_forces: Shape [n_atoms, 3], in eV/Å, net force and all.
+        gradients: Gradients of the sum of all energies: under "conservative_forces" with respect
+            to the positions, shape [n_atoms, 3], in eV/Å; under "conservative_stress" with
+            respect to the strain, shape [n_systems, 3, 3], in eV.
+        direct_forces: Shape [n_atoms, 3], in eV/Å, net force included.
         direct_stress: Shape [n_systems, 3, 3], in eV/Å³.
     """
 
@@ -136,22 +61,97 @@ class FusedHeads:
     direct_stress: Tensor | None = None
 
 
-@runtime_checkable
-class Fused(Protocol):
-    """A `Potential` that has a faster way to the same results, for some batches."""
+class Potential(Protocol):
+    """An object that assigns energies to the atoms of a batch; it need not be a torch module."""
 
-    def forward_fused(self, batch: Batch, outputs: frozenset[str]) -> FusedHeads | None:
-        """Evaluate a batch once, gradients and all.
+    @property
+    def cutoff(self) -> float:
+        """Distance up to which an atom interacts with others, in Å."""
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that the potential supports."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type that the potential computes in."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device that the potential computes on."""
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """Names of `OUTPUTS` that `predict` can return for this potential."""
+
+    @property
+    def uses_charge(self) -> bool:
+        """True if the energy depends on the total charge of a system."""
+
+    @property
+    def uses_spin(self) -> bool:
+        """True if the energy depends on the spin multiplicity of a system."""
+
+    def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
+        """Evaluate a batch once.
 
         Args:
-            batch: As `Potential.forward_heads` gets it.
-            outputs: Names of `OUTPUTS` that are wanted.
-
-        Returns:
-            None for a batch, or outputs, that need the ordinary way.
+            batch: The atom energies must depend differentiably on its positions and cells.
+            direct: True if the direct heads are to be evaluated as well.
         """
 
 
+@runtime_checkable
+class DirectAlone(Protocol):
+    """A `Potential` that can evaluate its direct heads without its energy."""
+
+    def forward_direct(self, batch: Batch) -> DirectHeads:
+        """Evaluate only the direct heads of a batch."""
+
+
+@runtime_checkable
+class Separable(DirectAlone, Protocol):
+    """A `Potential` made of two parts that share nothing, so evaluating both saves nothing."""
+
+    @property
+    def conservative(self) -> Potential:
+        """The part that provides the energy."""
+
+    @property
+    def direct(self) -> Potential:
+        """The part that provides the direct outputs."""
+
+
+@runtime_checkable
+class Fused(Protocol):
+    """A `Potential` with a faster implementation that takes derivatives without autograd."""
+
+    def forward_fused(self, batch: Batch, outputs: frozenset[str]) -> FusedHeads | None:
+        """Evaluate a batch once, including the gradients.
+
+        Args:
+            batch: The batch, as `Potential.forward_heads` receives it.
+            outputs: Requested names of `OUTPUTS`.
+
+        Returns:
+            None if this batch, or these outputs, must be evaluated by `Potential.forward_heads`.
+        """
+
+
+# These three run for every batch. `isinstance` of a protocol would take as long as a small batch.
+
+
+def as_direct_alone(potential: object) -> DirectAlone | None:
+    """Return the potential if it is `DirectAlone`, or None."""
+    return cast(DirectAlone, potential) if hasattr(potential, "forward_direct") else None
+
+
+def is_separable(potential: object) -> bool:
+    """Return True if the potential is `Separable`."""
+    has_parts = hasattr(potential, "conservative") and hasattr(potential, "direct")
+    return has_parts and as_direct_alone(potential) is not None
+
+
 def as_fused(potential: object) -> Fused | None:
-    """Return the potential if it is `Fused`; for every batch, as `isinstance` takes far longer."""
+    """Return the potential if it is `Fused`, or None."""
     return cast(Fused, potential) if hasattr(potential, "forward_fused") else None

@@ -1,14 +1,14 @@
-"""Evaluate potentials: one forward pass, and autograd where the outputs need it."""
+"""Evaluation of potentials: one forward pass, and autograd where the outputs need it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from twinforce_models.batch import Batch
+from twinforce_models.conventions import split_by_system, symmetric_stress, without_net_force
 from twinforce_models.potential import (
     DIRECT_OUTPUTS,
     DirectHeads,
@@ -19,20 +19,13 @@ from twinforce_models.potential import (
     as_fused,
     is_separable,
 )
-from twinforce_proto import (
-    OUTPUTS,
-    STRESSES,
-    Prediction,
-    PredictionError,
-    System,
-    needs_autograd,
-)
-from twinforce_proto.model_info import check_outputs, check_periodic, check_supported
+from twinforce_proto import OUTPUTS, Prediction, PredictionError, System, needs_autograd
+from twinforce_proto.model_info import check_supported
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchPrediction:
-    """What a potential says of a batch; only what was asked for is set.
+    """The predictions for a batch; only the requested outputs are set.
 
     Attributes:
         energy: Shape [n_systems], in eV, float64.
@@ -57,20 +50,21 @@ def predict(
     """Evaluate systems together, in one forward pass and one copy from the device.
 
     Args:
-        potential: On its own device, in its own dtype.
-        systems: May be empty.
+        potential: The potential; its own device and dtype are used.
+        systems: The systems; may be empty.
         outputs: Names of `OUTPUTS`.
 
     Raises:
-        UnsupportedOutputError: For what the potential, or a system that is not periodic, lacks.
-        UnsupportedElementError: For an element the potential was not made for.
+        UnsupportedOutputError: If the potential does not have an output, or a stress is requested
+            for a system that is not periodic in all three directions.
+        UnsupportedElementError: If the potential does not support an element.
     """
-    wanted = frozenset(outputs)
-    check_supported(potential, systems, wanted)
+    names = frozenset(outputs)
+    check_supported(potential, systems, names)
     if not systems:
         return []
     batch = Batch.from_systems(systems, potential.cutoff, potential.dtype, potential.device)
-    return split(predict_batch(potential, batch, wanted), batch)
+    return split(predict_batch(potential, batch, names), batch)
 
 
 def predict_batch(
@@ -78,46 +72,37 @@ def predict_batch(
 ) -> BatchPrediction:
     """Evaluate a batch in one forward pass, and in at most one backward pass.
 
+    This function does not check that the potential supports the systems; `predict` and the
+    service's admission do that once, with `check_supported`.
+
     Args:
-        potential: What to evaluate.
+        potential: The potential to evaluate.
         batch: On the potential's device, with its cutoff.
-        outputs: Names of `OUTPUTS`. Without conservative ones no graph is built at all.
-        differentiable: Keep the graph, so that a loss of the results can reach the parameters.
+        outputs: Names of `OUTPUTS`. No graph is built unless one of them is conservative.
+        differentiable: True to keep the graph, so that a loss of the results can reach the
+            parameters.
 
     Raises:
-        UnsupportedOutputError: For what the potential, or a system that is not periodic, lacks.
+        PredictionError: If the potential returned no value for one of the outputs.
     """
-    wanted = frozenset(outputs)
-    check_outputs(potential, wanted)
-    if wanted & STRESSES:
-        check_periodic(batch.pbc.all(dim=1).tolist())
-    results = None if differentiable else _evaluate_fused(potential, batch, wanted)
+    names = frozenset(outputs)
+    results = None if differentiable else _evaluate_fused(potential, batch, names)
     if results is None:
-        with torch.set_grad_enabled(differentiable or needs_autograd(wanted)):
-            results = _evaluate(potential, batch, wanted, differentiable)
+        with torch.set_grad_enabled(differentiable or needs_autograd(names)):
+            results = _evaluate(potential, batch, names, differentiable)
     if not differentiable:
         results = {name: value.detach() for name, value in results.items()}
     return BatchPrediction(**results)
 
 
-def without_net_force(direct_forces: Tensor, batch: Batch) -> Tensor:
-    """Return the forces, shape [n_atoms, 3], less the mean over the atoms of each system."""
-    sizes = batch.sum_over_atoms(torch.ones_like(direct_forces[:, :1]))
-    return direct_forces - batch.to_atoms(batch.sum_over_atoms(direct_forces) / sizes)
-
-
 def split(prediction: BatchPrediction, batch: Batch) -> list[Prediction]:
     """Return each system's part, on the host, after a single copy from the device."""
-    given = ((name, getattr(prediction, name)) for name in OUTPUTS)
-    values = _on_host({name: tensor for name, tensor in given if tensor is not None})
-    parts: list[dict[str, object]] = [{} for _ in range(batch.n_systems)]
-    for name, rows in values.items():
-        for own, value in zip(parts, _per_system(name, rows, batch), strict=True):
-            own[name] = value
-    return [Prediction(**own) for own in parts]  # type: ignore[arg-type]
+    values = ((name, getattr(prediction, name)) for name in OUTPUTS)
+    on_host = _to_host({name: tensor for name, tensor in values if tensor is not None})
+    return split_by_system(on_host, batch.n_atoms_per_system)
 
 
-def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+def _to_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Return float64 arrays that share no memory with the tensors."""
     if all(tensor.device.type == "cpu" for tensor in tensors.values()):
         return {
@@ -148,34 +133,32 @@ def _evaluate(
     if leaves:
         gradients = _gradients(results["energy"].sum(), list(leaves.values()), differentiable)
         results |= _derivatives(dict(zip(leaves, gradients, strict=True)), batch)
-    return _wanted(outputs, results)
+    return _select(outputs, results)
 
 
 def _evaluate_fused(
     potential: Potential, batch: Batch, outputs: frozenset[str]
 ) -> dict[str, Tensor] | None:
-    """Return what a potential gives that takes its derivatives by itself; None if it does not."""
+    """Return the results of a potential that takes its own derivatives; None for any other."""
     if (fused := as_fused(potential)) is None:
         return None
     with torch.no_grad():
-        if (found := fused.forward_fused(batch, outputs)) is None:
+        if (heads := fused.forward_fused(batch, outputs)) is None:
             return None
-        results = _energies(found, batch) | _direct(found, batch)
-        return _wanted(outputs, results | _derivatives(found.gradients, batch))
+        results = _energies(heads, batch) | _direct(heads, batch)
+        return _select(outputs, results | _derivatives(heads.gradients, batch))
 
 
-def _wanted(outputs: frozenset[str], results: dict[str, Tensor]) -> dict[str, Tensor]:
+def _select(outputs: frozenset[str], results: dict[str, Tensor]) -> dict[str, Tensor]:
     if missing := outputs - results.keys():
-        raise PredictionError(
-            f"the potential says that it has {_listed(sorted(missing))}, but gave none"
-        )
+        raise PredictionError(f"the potential returned no {', '.join(sorted(missing))}")
     return {name: results[name] for name in outputs}
 
 
 def _forward(
     potential: Potential, batch: Batch, outputs: frozenset[str], differentiable: bool
 ) -> dict[str, Tensor]:
-    """Return what the heads say; nothing is evaluated that is not needed."""
+    """Return the results of the forward pass, evaluating only the heads that are needed."""
     needs_direct, needs_energy = bool(outputs & DIRECT_OUTPUTS), not outputs <= DIRECT_OUTPUTS
     is_together = needs_energy and not is_separable(potential)
     alone = as_direct_alone(potential)
@@ -204,21 +187,17 @@ def _direct(heads: Heads | DirectHeads | FusedHeads, batch: Batch) -> dict[str, 
 
 
 def _derivatives(gradients: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-    """Return conservative forces and stress, those of them whose gradient is there.
+    """Return conservative forces and stress, each if its gradient is given.
 
     With r' = r (1 + ε) and h' = h (1 + ε), rows as vectors:
 
         F = -dE/dr        V σ = dE/dε        ε -> strain,  σ -> stress,  V -> volume
-
-    The stress is symmetric for an energy that does not change under rotation, and is made
-    exactly so here.
     """
     results = {}
     if (gradient := gradients.get("conservative_forces")) is not None:
         results["conservative_forces"] = -gradient
     if (gradient := gradients.get("conservative_stress")) is not None:
-        symmetric = (gradient + gradient.transpose(1, 2)) / 2
-        results["conservative_stress"] = symmetric / batch.volumes.detach()[:, None, None]
+        results["conservative_stress"] = symmetric_stress(gradient, batch.volumes.detach())
     return results
 
 
@@ -231,17 +210,3 @@ def _gradients(
     return torch.autograd.grad(
         energy, leaves, create_graph=differentiable, allow_unused=True, materialize_grads=True
     )
-
-
-def _per_system(name: str, rows: np.ndarray, batch: Batch) -> Iterable[object]:
-    if name == "energy":
-        return cast("list[object]", rows.tolist())
-    if name in STRESSES:
-        return rows
-    if batch.n_systems == 1:
-        return (rows,)
-    return np.split(rows, np.cumsum(batch.n_atoms_per_system)[:-1])
-
-
-def _listed(items: Iterable[object]) -> str:
-    return ", ".join(str(item) for item in items) or "none"

@@ -1,8 +1,8 @@
-"""From what a user calls a model to a potential, and to what it declares of itself.
+"""Loading of models by spec: a potential, and the `ModelInfo` that it declares.
 
-A model is a directory with `model.safetensors` (weights; no pickle anywhere), `model.json` (what
-they mean, and their SHA-256) and `CARD.md` (for people). Its `architecture` says which loader
-reads it: one of this package, or one that a third party installs under the entry point group
+A model is a directory with `model.safetensors` (weights; no pickle anywhere), `model.json` (their
+meaning and SHA-256) and `CARD.md` (the model card). Its `architecture` selects the loader: one of
+this package, or one that a third party installs under the entry point group
 `twinforce.potentials`.
 """
 
@@ -19,7 +19,7 @@ import torch
 from twinforce_models.model_files import file_sha256, is_file_spec, load_file
 from twinforce_models.neighbors.walker_lists import WalkerLists
 from twinforce_models.potential import Potential
-from twinforce_models.potentials.composed import Composed, facts_of, parts_of
+from twinforce_models.potentials.composed import Composed, composed_facts, parse_composed_spec
 from twinforce_models.potentials.toys.harmonic import harmonic
 from twinforce_models.potentials.toys.ideal_gas import IdealGas, ideal_gas
 from twinforce_models.potentials.toys.lennard_jones import lennard_jones
@@ -44,11 +44,14 @@ _TOYS: dict[str, Callable[..., PairPotential | IdealGas]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A potential, ready to be evaluated, what it declares of itself, and who is near to whom.
+    """A potential that is ready to be evaluated, and the state that is kept between evaluations.
 
     Attributes:
-        lists: The neighbors of the walkers that ask it.
-        tables: What predicts without asking the device anything, where that is faster.
+        info: The capabilities that the model declares.
+        potential: The potential.
+        lists: Neighbor lists of the walkers that use the model.
+        tables: Evaluates systems without synchronizing with the device; None where that is not
+            faster.
     """
 
     info: ModelInfo
@@ -68,31 +71,31 @@ def load(
 
     Args:
         spec: The name of a bundled model, such as "water"; a toy, such as "toy:harmonic"; the
-            path of a model's directory; what `model_files` reads, such as "model.ckpt"; or two of
-            them as one, "conservative:A+direct:B".
-        device: Where it shall compute.
-        dtype: What it shall compute in. None: what the model asks for.
-        name: What clients shall call it. None: what it calls itself.
+            path of a model's directory; a file that `model_files` reads, such as "model.ckpt"; or
+            two models combined into one, "conservative:A+direct:B".
+        device: Device to compute on.
+        dtype: Data type to compute in. None uses the one that the model asks for.
+        name: Name by which clients request the model. None uses the model's own name.
 
     Raises:
-        ModelLoadError: When there is no such model, or it is not intact.
+        ModelLoadError: If there is no such model, or it is damaged.
     """
     device = torch.device(device)
-    wanted = None if dtype is None else _parse_dtype(dtype)
-    if (parts := parts_of(str(spec))) is not None:
-        conservative, direct = (load(part, device=device, dtype=wanted) for part in parts)
+    parsed_dtype = None if dtype is None else _parse_dtype(dtype)
+    if (parts := parse_composed_spec(str(spec))) is not None:
+        conservative, direct = (load(part, device=device, dtype=parsed_dtype) for part in parts)
         return _compose(conservative, direct, name)
     if str(spec) in _TOYS:
-        return _load_toy(str(spec), device, wanted, name)
+        return _load_toy(str(spec), device, parsed_dtype, name)
     if is_file_spec(spec):
-        found = load_file(spec, device, wanted)
+        found = load_file(spec, device, parsed_dtype)
         facts = found.facts | ({"name": name} if name else {})
         return LoadedModel(_describe(found.potential, **facts), found.potential)
-    return _load_directory(_find_directory(spec), device, wanted, name)
+    return _load_directory(_find_directory(spec), device, parsed_dtype, name)
 
 
 def bundled_models() -> tuple[str, ...]:
-    """Return the names of the models that come with this package."""
+    """Return the names of the models that ship with this package."""
     return tuple(sorted(path.parent.name for path in _BUNDLED.glob("*/model.json")))
 
 
@@ -108,7 +111,7 @@ def _find_directory(spec: str | Path) -> Path:
     if not directory.is_dir():
         known = ", ".join((*bundled_models(), *_TOYS))
         raise ModelLoadError(
-            f"model {str(spec)!r} is neither a directory nor one of those that come along: {known}"
+            f"model {str(spec)!r} is neither a directory nor a model of this package: {known}"
         )
     return directory
 
@@ -148,24 +151,24 @@ def _read_metadata(directory: Path) -> dict[str, Any]:
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelLoadError(f"{directory}: there is no model.json") from error
+        raise ModelLoadError(f"{directory}: no model.json in this directory") from error
     except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{path}: not readable as JSON: {error}") from error
+        raise ModelLoadError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(metadata, dict):
         raise ModelLoadError(f"{path}: expected a JSON object, got {type(metadata).__name__}")
-    needed = ("name", "version", "architecture", "cutoff", "elements", "dtype", "outputs", "sha256")
-    if missing := [key for key in needed if key not in metadata]:
-        raise ModelLoadError(f"{path}: lacks {', '.join(missing)}")
+    keys = ("name", "version", "architecture", "cutoff", "elements", "dtype", "outputs", "sha256")
+    if missing := [key for key in keys if key not in metadata]:
+        raise ModelLoadError(f"{path}: missing {', '.join(missing)}")
     return metadata
 
 
 def _check_weights(directory: Path, metadata: dict[str, Any]) -> None:
     path = directory / "model.safetensors"
     if not path.is_file():
-        raise ModelLoadError(f"{directory}: there is no model.safetensors")
-    if (found := file_sha256(path)) != metadata["sha256"]:
+        raise ModelLoadError(f"{directory}: no model.safetensors in this directory")
+    if (sha256 := file_sha256(path)) != metadata["sha256"]:
         raise ModelLoadError(
-            f"{path}: its SHA-256 is {found}, but model.json says {metadata['sha256']}"
+            f"{path}: its SHA-256 is {sha256}, expected {metadata['sha256']} as in model.json"
         )
 
 
@@ -178,26 +181,29 @@ def _find_loader(directory: Path, architecture: str) -> Loader:
     else:
         known = ", ".join(sorted({*_BUILT_IN, *third_party}))
         raise ModelLoadError(
-            f"{directory}: architecture {architecture!r} is not known; these are: {known}"
+            f"{directory}: architecture: expected one of {known}, got {architecture!r}"
         )
     try:
         loader: Loader = EntryPoint(architecture, reference, ENTRY_POINT_GROUP).load()
     except (ImportError, AttributeError) as error:
-        raise ModelLoadError(f"{directory}: no loader {reference}: {error}") from error
+        raise ModelLoadError(
+            f"{directory}: cannot import the loader {reference}: {error}"
+        ) from error
     return loader
 
 
 def _check_declared(directory: Path, metadata: dict[str, Any], potential: Potential) -> None:
-    """Raise unless model.json tells clients what the potential really is."""
+    """Raise unless the declarations in model.json match the potential."""
     declared = {
         "cutoff": (float(metadata["cutoff"]), float(potential.cutoff)),
         "elements": (sorted(metadata["elements"]), sorted(potential.elements)),
         "outputs": (sorted(metadata["outputs"]), sorted(potential.outputs)),
     }
-    for key, (said, found) in declared.items():
-        if said != found:
+    for key, (stated, actual) in declared.items():
+        if stated != actual:
             raise ModelLoadError(
-                f"{directory / 'model.json'}: {key} is {said}, but the potential has {found}"
+                f"{directory / 'model.json'}: {key}: expected {actual} as in the potential, "
+                f"got {stated}"
             )
 
 
@@ -221,12 +227,12 @@ def _load_toy(
 
 def _compose(conservative: LoadedModel, direct: LoadedModel, name: str | None) -> LoadedModel:
     potential = Composed(conservative.potential, direct.potential)
-    facts = facts_of(conservative.info, direct.info)
-    own = f"conservative:{conservative.info.name}+direct:{direct.info.name}"
-    return LoadedModel(_describe(potential, name=name or own, **facts), potential)
+    facts = composed_facts(conservative.info, direct.info)
+    default_name = f"conservative:{conservative.info.name}+direct:{direct.info.name}"
+    return LoadedModel(_describe(potential, name=name or default_name, **facts), potential)
 
 
-def _describe(potential: Potential, **known: Any) -> ModelInfo:
+def _describe(potential: Potential, **facts: Any) -> ModelInfo:
     outputs = tuple(name for name in OUTPUTS if name in potential.outputs)
     return ModelInfo(
         cutoff=float(potential.cutoff),
@@ -237,12 +243,12 @@ def _describe(potential: Potential, **known: Any) -> ModelInfo:
         uses_charge=potential.uses_charge,
         uses_spin=potential.uses_spin,
         units={output: UNITS[output] for output in outputs},
-        **known,
+        **facts,
     )
 
 
 def _parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    named = _DTYPES.get(str(dtype).removeprefix("torch."))
-    if named is None:
+    known = _DTYPES.get(str(dtype).removeprefix("torch."))
+    if known is None:
         raise ModelLoadError(f"dtype: expected {' or '.join(_DTYPES)}, got {dtype}")
-    return named
+    return known

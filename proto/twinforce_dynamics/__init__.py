@@ -1,5 +1,5 @@
-"""How atoms move, as steps of numbers: multiple time stepping, thermostats, a barostat.
+"""Dynamics of atoms as pure steps: multiple time stepping, thermostats, a barostat, relaxation.
 
-State in, state out, with no I/O: whoever takes a step answers what it asks for, from a service or
-inside one.
+A step takes a state and returns the next one, without I/O: whoever drives the step evaluates the
+forces that it asks for, be it through a service or inside one.
 """

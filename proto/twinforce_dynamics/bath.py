@@ -1,6 +1,7 @@
-"""What an ensemble does to atoms: thermostats, the barostat, and how many degrees of freedom count.
+"""The action of an ensemble on the atoms: thermostats, the barostat and degrees of freedom.
 
-Every function says how much energy it put in, so that the conserved quantity can be told.
+Every change of the momenta or the cell is added to the energy that the ensemble has supplied, so
+that the conserved energy is known.
 """
 
 import math
@@ -12,16 +13,21 @@ from numpy.typing import NDArray
 from twinforce_dynamics.ensembles import BOLTZMANN, NPT, SVR, Ensemble, Langevin, thermostat_of
 from twinforce_dynamics.steps import Floats, State, kinetic_energy, volume
 
+_NO_MOTION = (
+    "momenta: expected nonzero momenta for every mobile atom, because velocity rescaling "
+    "multiplies them, got zero; draw velocities first"
+)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bath:
-    """An ensemble that acts on certain atoms.
+    """An ensemble that acts on the atoms of one system.
 
     Attributes:
-        ensemble: Which one.
+        ensemble: Ensemble that acts.
         masses: Shape [n_atoms, 1].
-        mobile: 1 for atoms that move and 0 for those that do not, shape [n_atoms, 1]. None: all.
-        rng: Of all its random numbers.
+        mobile: 1 for atoms that move and 0 for fixed ones, shape [n_atoms, 1]. None: all move.
+        rng: Generator of all random numbers.
     """
 
     ensemble: Ensemble
@@ -31,57 +37,55 @@ class Bath:
 
     @property
     def keeps_momentum(self) -> bool:
-        """Whether nothing changes the total momentum, whose motion is then no heat."""
+        """True if nothing changes the total momentum, whose motion is then not thermal."""
         thermostat = thermostat_of(self.ensemble)
         is_global = thermostat is None or (
             isinstance(thermostat, SVR) and thermostat.scope == "global"
         )
         return is_global and self.mobile is None and len(self.masses) > 1
 
-    def degrees_of_freedom(self, chosen: Floats | None = None) -> float:
-        """Return how many share in kT/2: of all atoms, or of those chosen, shape [n_atoms, 1].
+    @property
+    def acts_in_the_middle(self) -> bool:
+        """True if `apply_friction_and_strain` has an effect."""
+        return isinstance(self.ensemble, NPT | Langevin)
 
-        Where the total momentum is kept, an atom of mass m out of M has 3 (1 - m/M) of them.
-        """
-        freedom = self._freedom()
-        return float(freedom.sum() if chosen is None else (freedom * chosen).sum())
+    def degrees_of_freedom(self) -> float:
+        """Return the number of degrees of freedom that share the kinetic energy."""
+        return float(self._atom_degrees_of_freedom().sum())
 
     def thermal(self, momenta: Floats) -> Floats:
-        """Return momenta without the motion of the whole, where that is no heat."""
+        """Return the momenta, relative to the center of mass if its motion is not thermal."""
         if not self.keeps_momentum:
             return momenta
         velocity = momenta.sum(axis=0) / self.masses.sum()
-        warm: Floats = momenta - self.masses * velocity
-        return warm
+        thermal: Floats = momenta - self.masses * velocity
+        return thermal
 
-    def temperature_k(self, momenta: Floats, chosen: Floats | None = None) -> float:
-        """Return 2 K / (k n), of all atoms or of those chosen; in K, NaN where none can move."""
-        n_dof = self.degrees_of_freedom(chosen)
-        warm = self.thermal(momenta)
-        if chosen is not None:
-            warm = warm * chosen
-        return _temperature_k(2.0 * kinetic_energy(warm, self.masses), n_dof)
+    def temperature_k(self, momenta: Floats) -> float:
+        """Return 2 K / (k n) with n degrees of freedom, in K; NaN if no atom can move."""
+        twice_kinetic = 2.0 * kinetic_energy(self.thermal(momenta), self.masses)
+        return _temperature_k(twice_kinetic, self.degrees_of_freedom())
 
     def temperatures_k(
         self, momenta: Floats, indices: NDArray[np.intp], n_species: int
     ) -> tuple[float, list[float]]:
-        """Return that of all atoms and that of those of each species; as `temperature_k` does.
+        """Return the temperature of all atoms and that of each species, as `temperature_k` does.
 
         Args:
             momenta: Shape [n_atoms, 3].
-            indices: Of the species of each atom, shape [n_atoms].
-            n_species: How many there are.
+            indices: Index of the species of each atom, shape [n_atoms].
+            n_species: Number of species.
         """
-        warm = self.thermal(momenta)
-        twice = np.einsum("ij,ij->i", warm, warm / self.masses)
-        freedom = self._freedom()[:, 0]
-        sums = np.bincount(indices, twice, n_species).tolist()
-        counts = np.bincount(indices, freedom, n_species).tolist()
-        whole = _temperature_k(math.fsum(sums), math.fsum(counts))
-        return whole, list(map(_temperature_k, sums, counts))
+        thermal = self.thermal(momenta)
+        twice_kinetic = np.einsum("ij,ij->i", thermal, thermal / self.masses)
+        n_dof = self._atom_degrees_of_freedom()[:, 0]
+        sums = np.bincount(indices, twice_kinetic, n_species).tolist()
+        counts = np.bincount(indices, n_dof, n_species).tolist()
+        overall = _temperature_k(math.fsum(sums), math.fsum(counts))
+        return overall, list(map(_temperature_k, sums, counts))
 
-    def is_moving(self, momenta: Floats) -> bool:
-        """Tell whether there is motion to rescale, if this ensemble rescales any."""
+    def can_rescale(self, momenta: Floats) -> bool:
+        """Return False if this ensemble rescales momenta that are zero."""
         thermostat = thermostat_of(self.ensemble)
         if not isinstance(thermostat, SVR):
             return True
@@ -91,65 +95,67 @@ class Bath:
         return bool((moves if self.mobile is None else moves | (self.mobile[:, 0] == 0.0)).all())
 
     def rescale_momenta(self, state: State, duration: float) -> State:
-        """Let stochastic velocity rescaling act for this long; nothing else acts here."""
+        """Apply stochastic velocity rescaling for this long; other ensembles do nothing here."""
         thermostat = thermostat_of(self.ensemble)
         if not isinstance(thermostat, SVR):
             return state
         if thermostat.scope == "global":
-            momenta = self._rescaled_together(state.momenta, thermostat, duration)
+            momenta = self._rescaled_globally(state.momenta, thermostat, duration)
         else:
-            momenta = self._rescaled_each(state.momenta, thermostat, duration)
-        return self._supplied(state, momenta)
+            momenta = self._rescaled_locally(state.momenta, thermostat, duration)
+        return self._with_momenta(state, momenta)
 
     def apply_friction_and_strain(
         self, state: State, total_stress: Floats | None, time_step: float
     ) -> tuple[State, Floats | None]:
-        """Let the barostat and Langevin's friction and noise act, in the middle of a step."""
+        """Apply the barostat and Langevin's friction and noise, in the middle of a step.
+
+        Returns:
+            The new state and the strain of the cell, or None if the cell is fixed.
+        """
         strain = None
         if isinstance(self.ensemble, NPT):
             if total_stress is None:
                 raise ValueError("stress: expected one at constant pressure, got none")
             strain = self._strain(self.ensemble, state, total_stress, time_step)
-            state = self._supplied(*_deformed(state, strain))
+            state = self._with_momenta(*_deformed(state, strain))
         thermostat = thermostat_of(self.ensemble)
         if isinstance(thermostat, Langevin):
             momenta = self._with_friction(state.momenta, thermostat, time_step)
-            state = self._supplied(state, momenta)
+            state = self._with_momenta(state, momenta)
         return state, strain
 
-    @property
-    def acts_in_the_middle(self) -> bool:
-        """Whether `apply_friction_and_strain` does anything."""
-        return isinstance(self.ensemble, NPT | Langevin)
+    def _atom_degrees_of_freedom(self) -> Floats:
+        """Return the degrees of freedom of each atom, shape [n_atoms, 1].
 
-    def _freedom(self) -> Floats:
-        """Return the degrees of freedom of each atom, shape [n_atoms, 1]."""
+        If the total momentum is conserved, an atom of mass m out of M has 3 (1 - m/M) of them.
+        """
         if self.keeps_momentum:
-            freedom: Floats = 3.0 - 3.0 / self.masses.sum() * self.masses
-            return freedom
+            n_dof: Floats = 3.0 - 3.0 / self.masses.sum() * self.masses
+            return n_dof
         return np.full_like(self.masses, 3.0) if self.mobile is None else 3.0 * self.mobile
 
-    def _supplied(self, state: State, momenta: Floats) -> State:
-        """Return the state with these momenta, and the kinetic energy that they add counted."""
+    def _with_momenta(self, state: State, momenta: Floats) -> State:
+        """Return the state with new momenta, and count the kinetic energy that they supply."""
         gain = kinetic_energy(momenta, self.masses) - kinetic_energy(state.momenta, self.masses)
         return replace(state, momenta=momenta, supplied=state.supplied + gain)
 
-    def _rescaled_together(self, momenta: Floats, thermostat: SVR, duration: float) -> Floats:
-        warm = self.thermal(momenta)
-        kinetic = kinetic_energy(warm, self.masses)
+    def _rescaled_globally(self, momenta: Floats, thermostat: SVR, duration: float) -> Floats:
+        thermal = self.thermal(momenta)
+        kinetic = kinetic_energy(thermal, self.masses)
         if kinetic <= 0.0:
             raise ValueError(_NO_MOTION)
         n_dof = self.degrees_of_freedom()
-        factor = _factors(np.array([kinetic]), n_dof, thermostat, duration, self.rng)
-        return momenta + (float(factor[0]) - 1.0) * warm
+        factor = _rescaling_factors(np.array([kinetic]), n_dof, thermostat, duration, self.rng)
+        return momenta + (float(factor[0]) - 1.0) * thermal
 
-    def _rescaled_each(self, momenta: Floats, thermostat: SVR, duration: float) -> Floats:
+    def _rescaled_locally(self, momenta: Floats, thermostat: SVR, duration: float) -> Floats:
         moves = np.ones(len(momenta), bool) if self.mobile is None else self.mobile[:, 0] > 0
         kinetic = 0.5 * (momenta * momenta / self.masses).sum(axis=1)[moves]
         if not (kinetic > 0.0).all():
             raise ValueError(_NO_MOTION)
         factors = np.ones((len(momenta), 1))
-        factors[moves, 0] = _factors(kinetic, 3.0, thermostat, duration, self.rng)
+        factors[moves, 0] = _rescaling_factors(kinetic, 3.0, thermostat, duration, self.rng)
         return factors * momenta
 
     def _with_friction(self, momenta: Floats, thermostat: Langevin, duration: float) -> Floats:
@@ -164,15 +170,15 @@ class Bath:
 
             ε = -(β/3τ) (P_0 - P) dt + sqrt(2 β kT dt / 3 V τ) R,    P = Σ p pᵀ/m V - σ
 
-        Del Tatto et al. 2022, eq. for the cell, written for the logarithm, whose drift has no
-        kT/V. Without its antisymmetric part the cell does not turn; its trace moves the volume as
-        the isotropic equation of Bernetti and Bussi 2020 does.
+        This is the equation for the cell of Del Tatto et al. 2022, written for the logarithm,
+        whose drift has no kT/V. Without its antisymmetric part the cell does not rotate; its trace
+        changes the volume as the isotropic equation of Bernetti and Bussi 2020 does.
         """
-        warm = self.thermal(state.momenta)
+        thermal = self.thermal(state.momenta)
         size = volume(state.cell)
         kt = BOLTZMANN * ensemble.thermostat.temperature_k
         mobility = ensemble.compressibility * duration / (3.0 * ensemble.relaxation)
-        pressure = (warm / self.masses).T @ warm / size - total_stress
+        pressure = (thermal / self.masses).T @ thermal / size - total_stress
         noise = math.sqrt(2.0 * mobility * kt / size) * self.rng.standard_normal((3, 3))
         strain = mobility * (pressure - ensemble.pressure * np.eye(3)) + noise
         if ensemble.coupling == "isotropic":
@@ -185,21 +191,16 @@ def _temperature_k(twice_kinetic: float, n_dof: float) -> float:
     return twice_kinetic / (BOLTZMANN * n_dof) if n_dof > 1e-9 else math.nan
 
 
-_NO_MOTION = (
-    "momenta: expected some of every atom that moves, as velocity rescaling multiplies them; got "
-    "zero: draw velocities first"
-)
-
-
-def _factors(
+def _rescaling_factors(
     kinetic: Floats, n_dof: float, thermostat: SVR, duration: float, rng: np.random.Generator
 ) -> Floats:
-    """Return what momenta of these kinetic energies are multiplied with.
+    """Return the factors that rescale momenta with these kinetic energies.
 
         K' = (1 - c) kT/2 [(R + x)² + S],    x² = c K / ((1 - c) kT/2),    c = exp(-dt/τ)
 
-    R -> first, of the normal distribution;  S -> others, of that of χ² with n_dof - 1. The factor
-    is sqrt(K'/K) with the sign of R + x: the appendix of Bussi et al. 2007, completed to a square.
+    R + x -> first, where R is normally distributed;  S -> others, distributed as χ² with n_dof - 1
+    degrees of freedom. The factor is sqrt(K'/K) with the sign of R + x. This is the equation in
+    the appendix of Bussi et al. 2007, with the square completed.
     """
     kept = math.exp(-duration / thermostat.relaxation)
     share = (1.0 - kept) * BOLTZMANN * thermostat.temperature_k / 2.0

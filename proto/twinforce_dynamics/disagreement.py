@@ -1,4 +1,4 @@
-"""How far conservative and direct forces are apart while a simulation runs."""
+"""The disagreement between conservative and direct forces."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -14,18 +14,18 @@ from twinforce_proto import Prediction, System
 
 
 class ForceDisagreementWarning(UserWarning):
-    """Both forces are further apart than on any system that the model was tested on."""
+    """The two kinds of forces differ more than on any system that the model was tested on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """Of both forces at the end of an outer step.
+    """The disagreement at the end of an outer step of a trajectory.
 
     Attributes:
         rmse: Root mean square over all atoms and components of (conservative - direct), in eV/Å.
-        species_rmse: The same for each species alone, by its symbol.
-        work: What the impulses of the correction put in during the step, in eV.
-        total_work: The same since the start, in eV.
+        species_rmse: The same for the atoms of each species, by chemical symbol.
+        work: Work that the impulses of the correction did during the step, in eV.
+        total_work: Work that they did since the start, in eV.
     """
 
     rmse: float
@@ -34,13 +34,26 @@ class Disagreement:
     total_work: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Species:
-    """Which atoms are of which species.
+@dataclass(frozen=True, slots=True)
+class SystemDisagreement:
+    """The disagreement for one predicted system, by element.
 
     Attributes:
-        symbols: Of each species, in the order of the atomic numbers.
-        indices: Of the species of each atom, shape [n_atoms].
+        rmse: Root mean square over all atoms and components of (conservative - direct), in eV/Å.
+        by_element: The same for the atoms of each element, by atomic number.
+    """
+
+    rmse: float
+    by_element: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Species:
+    """The chemical species of a system.
+
+    Attributes:
+        symbols: Chemical symbol of each species, in the order of their atomic numbers.
+        indices: Index into `symbols` of each atom, shape [n_atoms].
     """
 
     symbols: tuple[str, ...]
@@ -48,52 +61,56 @@ class Species:
 
     @classmethod
     def of(cls, atomic_numbers: NDArray[np.integer]) -> Self:
-        """Return those of atoms, in the order of their atomic numbers."""
+        """Return the species of atoms with these atomic numbers."""
         numbers, indices = np.unique(atomic_numbers, return_inverse=True)
-        return cls(tuple(SYMBOLS[each - 1] for each in numbers), indices)
-
-    @property
-    def masks(self) -> tuple[Floats, ...]:
-        """1 for the atoms of each species and 0 for others, each of shape [n_atoms, 1]."""
-        chosen = range(len(self.symbols))
-        return tuple((self.indices == each).astype(np.float64)[:, None] for each in chosen)
-
-    def rmse(self, difference: Floats) -> tuple[float, dict[str, float]]:
-        """Return the root mean square of all components, and that of each species."""
-        squares = np.einsum("ij,ij->i", difference, difference)
-        sums = np.bincount(self.indices, squares, len(self.symbols))
-        counts = 3 * np.bincount(self.indices, minlength=len(self.symbols))
-        each = np.sqrt(sums / counts)
-        whole = math.sqrt(sums.sum() / counts.sum())
-        return whole, dict(zip(self.symbols, each.tolist(), strict=True))
+        return cls(tuple(SYMBOLS[number - 1] for number in numbers), indices)
 
 
 def disagreement_of(species: Species, state: State, work_before: float) -> Disagreement:
-    """Return how far both forces of a state are apart.
+    """Return the disagreement of a state.
 
     Args:
-        species: Of the atoms.
-        state: With a prediction of both forces.
-        work_before: The work of the correction up to the outer step before, in eV.
+        species: Species of the atoms.
+        state: State with a prediction of both forces.
+        work_before: Work of the correction up to the previous outer step, in eV.
     """
-    prediction = state.prediction
-    assert prediction.conservative_forces is not None
-    assert prediction.direct_forces is not None
-    difference = prediction.conservative_forces - prediction.direct_forces
-    work = state.correction_work - work_before
-    return Disagreement(*species.rmse(difference), work, state.correction_work)
+    difference = _difference(state.prediction)
+    assert difference is not None
+    rmse, _, species_rmse = _rmse(difference, species.indices)
+    return Disagreement(
+        rmse,
+        dict(zip(species.symbols, species_rmse.tolist(), strict=True)),
+        state.correction_work - work_before,
+        state.correction_work,
+    )
+
+
+def disagreements(
+    systems: Iterable[System], answers: Iterable[object]
+) -> tuple[SystemDisagreement, ...]:
+    """Return the disagreement for each system that both kinds of forces were predicted for.
+
+    Args:
+        systems: Systems in the order of the answers.
+        answers: Predictions, or errors, which are skipped.
+    """
+    return tuple(
+        _system_disagreement(system, difference)
+        for system, answer in zip(systems, answers, strict=True)
+        if isinstance(answer, Prediction) and (difference := _difference(answer)) is not None
+    )
 
 
 def exceeded(disagreement: Disagreement, metadata: Mapping[str, Any]) -> str | None:
-    """Say where forces are further apart than on the systems that the model was tested on.
+    """Describe the species whose forces differ more than on any system in the model's tests.
 
     Args:
-        disagreement: Seen now.
-        metadata: Of the model. Its `force_disagreement` gives "max", in eV/Å, for each species,
-            such as {"H": {"mean": 0.03, "max": 0.05}}.
+        disagreement: Current disagreement.
+        metadata: Metadata of the model. Its `force_disagreement` holds "max", in eV/Å, for each
+            species, such as {"H": {"mean": 0.03, "max": 0.05}}.
 
     Returns:
-        A sentence, or None where all is well or nothing is known.
+        A sentence, or None if no species exceeds its maximum or none is known.
     """
     known = metadata.get("force_disagreement", {})
     parts = [
@@ -104,44 +121,32 @@ def exceeded(disagreement: Disagreement, metadata: Mapping[str, Any]) -> str | N
     return f"direct and conservative forces differ by {', '.join(parts)}" if parts else None
 
 
-@dataclass(frozen=True, slots=True)
-class SystemDisagreement:
-    """Root mean squares of the components of conservative less direct forces, in eV/Å.
-
-    Attributes:
-        rmse: Over all atoms of a system.
-        by_element: Over those of one element, under its atomic number.
-    """
-
-    rmse: float
-    by_element: Mapping[int, float]
-
-
-def disagreements(
-    systems: Iterable[System], answers: Iterable[object]
-) -> tuple[SystemDisagreement, ...]:
-    """Return the disagreement of each system that both kinds of forces were predicted for.
-
-    Args:
-        systems: In the order of the answers.
-        answers: Predictions, or errors, which are passed over.
-    """
-    found = (
-        _disagreement(system, answer)
-        for system, answer in zip(systems, answers, strict=True)
-        if isinstance(answer, Prediction)
-    )
-    return tuple(each for each in found if each is not None)
-
-
-def _disagreement(system: System, prediction: Prediction) -> SystemDisagreement | None:
+def _difference(prediction: Prediction) -> Floats | None:
+    """Return conservative minus direct forces, or None unless both were predicted."""
     if prediction.conservative_forces is None or prediction.direct_forces is None:
         return None
-    difference = prediction.conservative_forces - prediction.direct_forces
-    squares = np.einsum("ij,ij->i", difference, difference) / 3
-    counts = np.bincount(system.atomic_numbers)
-    elements = counts.nonzero()[0]
-    sums = np.bincount(system.atomic_numbers, squares)
-    rmse = np.sqrt(sums[elements] / counts[elements])
-    by_element = dict(zip(elements.tolist(), rmse.tolist(), strict=True))
-    return SystemDisagreement(float(np.sqrt(squares.mean())), by_element)
+    return prediction.conservative_forces - prediction.direct_forces
+
+
+def _system_disagreement(system: System, difference: Floats) -> SystemDisagreement:
+    rmse, elements, element_rmse = _rmse(difference, system.atomic_numbers)
+    by_element = dict(zip(elements.tolist(), element_rmse.tolist(), strict=True))
+    return SystemDisagreement(rmse, by_element)
+
+
+def _rmse(difference: Floats, kinds: NDArray[np.integer]) -> tuple[float, NDArray[np.intp], Floats]:
+    """Return root mean squares over components.
+
+    Args:
+        difference: Shape [n_atoms, 3].
+        kinds: Nonnegative number of the kind of each atom, shape [n_atoms].
+
+    Returns:
+        The root mean square over all atoms, the kinds that occur, in ascending order, and the root
+        mean square over the atoms of each of these kinds.
+    """
+    squares = np.einsum("ij,ij->i", difference, difference)
+    counts = 3 * np.bincount(kinds)
+    present = counts.nonzero()[0]
+    sums, counts = np.bincount(kinds, squares)[present], counts[present]
+    return math.sqrt(sums.sum() / counts.sum()), present, np.sqrt(sums / counts)

@@ -1,9 +1,9 @@
-"""Symbols and masses of the elements."""
+"""Chemical symbols and standard masses of the elements."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-# In the order of their atomic numbers, from 1.
+# In the order of atomic numbers, from 1.
 SYMBOLS = (
     "H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S",
     "Cl", "Ar", "K", "Ca", "Sc", "Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga",
@@ -15,8 +15,8 @@ SYMBOLS = (
     "Bh", "Hs", "Mt", "Ds", "Rg", "Cn", "Nh", "Fl", "Mc", "Lv", "Ts", "Og",
 )  # fmt: skip
 
-# Standard atomic weights (IUPAC, Pure Appl. Chem. 88, 265 (2016)), in amu; of elements that have
-# none, the mass of an isotope that lives long.
+# Standard atomic weights (IUPAC, Pure Appl. Chem. 88, 265 (2016)), in amu; for elements that have
+# none, the mass of a long-lived isotope.
 MASSES: NDArray[np.float64] = np.array(
     [
     1.008, 4.002602, 6.94, 9.0121831, 10.81, 12.011, 14.007, 15.999, 18.998403163, 20.1797,
@@ -36,6 +36,6 @@ MASSES: NDArray[np.float64] = np.array(
 
 
 def standard_masses(atomic_numbers: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Return the mass of each atom, in amu; same shape."""
+    """Return the standard mass of each atom, in amu, in the shape of its argument."""
     masses: NDArray[np.float64] = MASSES[atomic_numbers - 1]
     return masses

@@ -1,37 +1,45 @@
-"""What is held constant in a simulation: energy, temperature, pressure.
+"""Ensembles, which say what a simulation holds constant: energy, temperature, pressure.
 
-Times are in ASE's unit, as `100 * units.fs` gives them, pressures in eV/Å³, as `units.bar` does.
+Times are in ASE's unit of time, so that `100 * units.fs` is 100 fs. Pressures are in eV/Å³, so that
+`units.bar` is 1 bar. `make_ensemble` takes fs and bar instead.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-# Of CODATA 2014, as in ASE; in eV/K.
+# Boltzmann constant in eV/K, from CODATA 2014, as ASE has it.
 BOLTZMANN = 8.6173303e-5
 # 1 fs in ASE's unit of time, sqrt(amu Å²/eV).
 FS = 0.09822694788464063
-# 1 bar and the compressibility of water, 4.6e-5/bar, in eV/Å³ and Å³/eV.
+# 1 bar in eV/Å³.
 BAR = 6.241509126e-7
-WATER_COMPRESSIBILITY = 4.6e-5 / BAR
+# Compressibility of water, in 1/bar and in Å³/eV.
+WATER_COMPRESSIBILITY_PER_BAR = 4.6e-5
+WATER_COMPRESSIBILITY = WATER_COMPRESSIBILITY_PER_BAR / BAR
+
+ThermostatName = Literal["svr", "svr-local", "langevin"]
+EnsembleName = Literal["nve", "svr", "svr-local", "langevin", "npt-isotropic", "npt-anisotropic"]
+THERMOSTATS: tuple[ThermostatName, ...] = get_args(ThermostatName)
+ENSEMBLES: tuple[EnsembleName, ...] = get_args(EnsembleName)
 
 
 @dataclass(frozen=True, slots=True)
 class NVE:
-    """Nothing acts; the total energy is constant."""
+    """Constant energy: no thermostat and no barostat."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SVR:
     """Stochastic velocity rescaling (Bussi, Donadio, Parrinello, JCP 126, 014101 (2007)).
 
-    The global one multiplies all momenta, relative to the center of mass, by one factor; it hardly
-    disturbs the dynamics. It is what Langevin dynamics becomes when it acts on the total kinetic
-    energy only (Bussi, Parrinello, Comput. Phys. Commun. 179, 26 (2008)).
+    The global variant multiplies all momenta, relative to the center of mass, by one factor; it
+    hardly disturbs the dynamics. It is the limit of Langevin dynamics that acts on the total
+    kinetic energy only (Bussi, Parrinello, Comput. Phys. Commun. 179, 26 (2008)).
 
     Attributes:
-        temperature_k: In K.
-        relaxation: τ, of the kinetic energy.
-        scope: "local" rescales each atom by a factor of its own.
+        temperature_k: Temperature, in K.
+        relaxation: Relaxation time τ of the kinetic energy.
+        scope: "global" rescales all atoms by one factor, "local" each atom by its own.
     """
 
     temperature_k: float
@@ -39,43 +47,43 @@ class SVR:
     scope: Literal["global", "local"] = "global"
 
     def __post_init__(self) -> None:
-        _check_positive(self, "temperature_k", "relaxation")
-        _check_choice(self, "scope", ("global", "local"))
+        _check_positive("SVR", temperature_k=self.temperature_k, relaxation=self.relaxation)
+        _check_choice("SVR: scope", self.scope, ("global", "local"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Langevin:
     """Langevin dynamics of each atom, as BAOAB (Leimkuhler, Matthews, AMRX 2013, 34 (2013)).
 
-    Friction and noise act in the middle of every inner step. It has no global variant of its own:
-    that is `SVR`.
+    Friction and noise act in the middle of every inner step. For a global thermostat, use `SVR`.
 
     Attributes:
-        temperature_k: In K.
-        relaxation: τ, of momenta: 1/friction.
+        temperature_k: Temperature, in K.
+        relaxation: Relaxation time τ of the momenta, 1/friction.
     """
 
     temperature_k: float
     relaxation: float
 
     def __post_init__(self) -> None:
-        _check_positive(self, "temperature_k", "relaxation")
+        _check_positive("Langevin", temperature_k=self.temperature_k, relaxation=self.relaxation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NPT:
-    """Stochastic cell rescaling, with a thermostat.
+    """Constant pressure and temperature: stochastic cell rescaling with a thermostat.
 
     Isotropic: Bernetti, Bussi, JCP 153, 114107 (2020). Anisotropic: Del Tatto,
-    Raiteri, Bernetti, Bussi, Appl. Sci. 12, 1139 (2022). Only compressibility / relaxation
-    matters, and only for how fast the cell answers.
+    Raiteri, Bernetti, Bussi, Appl. Sci. 12, 1139 (2022). The compressibility and the relaxation
+    time matter only through their ratio, and only for how fast the cell responds.
 
     Attributes:
-        thermostat: Which also says the temperature.
-        pressure: In eV/Å³.
-        coupling: "anisotropic" moves lengths and angles of the cell one by one.
-        relaxation: τ_p, of the volume.
-        compressibility: About that of the system, in Å³/eV.
+        thermostat: Thermostat, which also sets the temperature.
+        pressure: Pressure, in eV/Å³.
+        coupling: "isotropic" changes the volume alone, "anisotropic" each length and angle of the
+            cell.
+        relaxation: Relaxation time τ_p of the volume.
+        compressibility: Approximate compressibility of the system, in Å³/eV.
     """
 
     thermostat: SVR | Langevin
@@ -85,34 +93,96 @@ class NPT:
     compressibility: float = WATER_COMPRESSIBILITY
 
     def __post_init__(self) -> None:
-        _check_positive(self, "relaxation", "compressibility")
-        _check_choice(self, "coupling", ("isotropic", "anisotropic"))
+        _check_positive("NPT", relaxation=self.relaxation, compressibility=self.compressibility)
+        _check_choice("NPT: coupling", self.coupling, ("isotropic", "anisotropic"))
         if not isinstance(self.thermostat, SVR | Langevin):
-            raise TypeError(f"thermostat: expected SVR or Langevin, got {self.thermostat!r}")
+            raise TypeError(f"NPT: thermostat: expected SVR or Langevin, got {self.thermostat!r}")
         if not abs(self.pressure) < float("inf"):
-            raise ValueError(f"pressure: expected a finite number, got {self.pressure}")
+            raise ValueError(f"NPT: pressure: expected a finite number, got {self.pressure}")
 
 
 Ensemble = NVE | SVR | Langevin | NPT
 
 
+def make_ensemble(
+    name: str,
+    *,
+    temperature_k: float,
+    relaxation_fs: float,
+    thermostat: str = "svr",
+    pressure_bar: float = 1.0,
+    pressure_relaxation_fs: float = 1000.0,
+    compressibility_per_bar: float = WATER_COMPRESSIBILITY_PER_BAR,
+) -> Ensemble:
+    """Return the ensemble that these settings describe.
+
+    Args:
+        name: One of `ENSEMBLES`.
+        temperature_k: Temperature of the thermostat, in K.
+        relaxation_fs: Relaxation time of the thermostat, in fs.
+        thermostat: One of `THERMOSTATS`; used at constant pressure only.
+        pressure_bar: Pressure, in bar.
+        pressure_relaxation_fs: Relaxation time of the volume, in fs.
+        compressibility_per_bar: Approximate compressibility of the system, in 1/bar.
+
+    Raises:
+        ValueError: A name is unknown or a number is out of range. Settings that the ensemble does
+            not use are not checked.
+    """
+    _check_choice("ensemble", name, ENSEMBLES)
+    if name == "nve":
+        return NVE()
+    if name in THERMOSTATS:
+        return _make_thermostat(name, temperature_k, relaxation_fs)
+    _check_positive(
+        "NPT",
+        pressure_relaxation_fs=pressure_relaxation_fs,
+        compressibility_per_bar=compressibility_per_bar,
+    )
+    return NPT(
+        thermostat=_make_thermostat(thermostat, temperature_k, relaxation_fs),
+        pressure=pressure_bar * BAR,
+        relaxation=pressure_relaxation_fs * FS,
+        coupling="anisotropic" if name == "npt-anisotropic" else "isotropic",
+        compressibility=compressibility_per_bar / BAR,
+    )
+
+
 def thermostat_of(ensemble: Ensemble) -> SVR | Langevin | None:
-    """Return what keeps the temperature, if anything does."""
+    """Return the thermostat of an ensemble, or None at constant energy."""
     if isinstance(ensemble, NPT):
         return ensemble.thermostat
     return None if isinstance(ensemble, NVE) else ensemble
 
 
-def _check_positive(ensemble: Ensemble, *names: str) -> None:
-    for name in names:
-        value = getattr(ensemble, name)
+def parse_thermostat_name(text: str) -> ThermostatName:
+    """Return the thermostat of this name.
+
+    Raises:
+        ValueError: There is no such thermostat.
+    """
+    for name in THERMOSTATS:
+        if text == name:
+            return name
+    raise ValueError(f"thermostat: expected one of {', '.join(THERMOSTATS)}, got {text!r}")
+
+
+def _make_thermostat(text: str, temperature_k: float, relaxation_fs: float) -> SVR | Langevin:
+    name = parse_thermostat_name(text)
+    _check_positive(name, temperature_k=temperature_k, relaxation_fs=relaxation_fs)
+    relaxation = relaxation_fs * FS
+    if name == "langevin":
+        return Langevin(temperature_k=temperature_k, relaxation=relaxation)
+    scope: Literal["global", "local"] = "local" if name == "svr-local" else "global"
+    return SVR(temperature_k=temperature_k, relaxation=relaxation, scope=scope)
+
+
+def _check_positive(kind: str, **values: float) -> None:
+    for name, value in values.items():
         if not 0 < value < float("inf"):
-            kind = type(ensemble).__name__
             raise ValueError(f"{kind}: {name}: expected a positive number, got {value!r}")
 
 
-def _check_choice(ensemble: Ensemble, name: str, choices: tuple[str, ...]) -> None:
-    value = getattr(ensemble, name)
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        kind = type(ensemble).__name__
-        raise ValueError(f"{kind}: {name}: expected one of {', '.join(choices)}, got {value!r}")
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")

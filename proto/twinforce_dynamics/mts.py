@@ -1,16 +1,16 @@
-"""Multiple time stepping: cheap direct forces at every step, the right ones where they count.
+"""Multiple time stepping: direct forces at every step, corrected at the end of every outer step.
 
     p += M dt/2 (f_c - f_d);   M times velocity Verlet of dt with f_d;   p += M dt/2 (f_c - f_d)
 
     f_c -> conservative_forces,  f_d -> direct_forces,  dt -> time_step,  M -> inner_steps
 
 This is reversible RESPA (Tuckerman, Berne, Martyna, J. Chem. Phys. 97, 1990 (1992)) with the
-split of Bigi, Langer and Ceriotti (arXiv:2412.11569). State in, state out: functions of arrays,
-in any units that fit together, such as eV, Å, amu and ASE's unit of time.
+split of Bigi, Langer and Ceriotti (arXiv:2412.11569). The functions take and return states, in any
+consistent units, such as eV, Å, amu and ASE's unit of time.
 
-`respa_steps` and `verlet_steps` are generators that yield what they need evaluated and are sent
-the answer, so that the caller decides how to wait for it; `respa_step` and `verlet_step` answer
-them with functions.
+`respa_steps` and `verlet_steps` are generators that yield the evaluations they need and are sent
+the predictions, so that the caller decides how to wait for them; `respa_step` and `verlet_step`
+evaluate with functions instead.
 """
 
 from collections.abc import Callable
@@ -22,28 +22,28 @@ from twinforce_dynamics.steps import (
     Floats,
     ForceFunction,
     Kind,
-    Question,
+    NeededEvaluation,
     State,
     Steps,
-    answered,
+    complete,
     volume,
 )
 from twinforce_proto import Prediction
 
-# What a thermostat or barostat does in the middle of an inner step. It is given the stress, or
-# None, and says by which strain it deformed the system, or None.
+# The action of a thermostat or barostat in the middle of an inner step. It takes the state and the
+# stress, or None, and returns the new state and the strain of the cell, or None.
 Middle = Callable[[State, Floats | None], tuple[State, Floats | None]]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Mechanics:
-    """How atoms move between evaluations.
+    """The parameters that determine how atoms move between evaluations.
 
     Attributes:
         masses: Shape [n_atoms, 1].
-        time_step: The inner one, dt.
-        mobile: 1 for atoms that move and 0 for those that do not, shape [n_atoms, 1]. None: all.
-        middle: Of a thermostat or barostat.
+        time_step: Length dt of an inner step.
+        mobile: 1 for atoms that move and 0 for fixed ones, shape [n_atoms, 1]. None: all move.
+        middle: Action of the thermostat or barostat in the middle of an inner step, if any.
     """
 
     masses: Floats
@@ -61,47 +61,50 @@ def respa_step(
 ) -> State:
     """Take one outer step: M inner ones, from M - 1 direct evaluations and one of both forces.
 
-    M = 1 is velocity Verlet with conservative forces.
+    With M = 1 this is velocity Verlet with conservative forces.
 
     Args:
-        state: With a prediction of both forces, and of both stresses if the cell moves.
-        direct: Evaluates the direct forces (and stress) alone.
-        hybrid: Evaluates the energy and both forces (and stresses) together.
-        mechanics: Masses, inner time step and what else acts.
-        inner_steps: M.
+        state: State with a prediction of both forces, and of both stresses if the cell moves.
+        direct: Function that evaluates the direct forces (and stress) alone.
+        hybrid: Function that evaluates the energy and both forces (and stresses) together.
+        mechanics: Masses, inner time step and thermostat or barostat.
+        inner_steps: Number M of inner steps.
     """
-    return answered(respa_steps(state, mechanics, inner_steps), direct, hybrid)
+    return complete(respa_steps(state, mechanics, inner_steps), direct, hybrid)
 
 
 def verlet_step(state: State, evaluate: ForceFunction, mechanics: Mechanics, kind: Kind) -> State:
     """Take one step of velocity Verlet with forces of one kind, from one evaluation."""
-    return answered(verlet_steps(state, mechanics, kind), evaluate, evaluate)
+    return complete(verlet_steps(state, mechanics, kind), evaluate, evaluate)
 
 
 def respa_steps(state: State, mechanics: Mechanics, inner_steps: int) -> Steps[State]:
-    """Yield what the M inner steps of one outer step need evaluated; see `respa_step`."""
-    span = inner_steps * mechanics.time_step
+    """Yield the evaluations of one outer step with M inner steps; see `respa_step`."""
+    duration = inner_steps * mechanics.time_step
     start = state.prediction
-    start_gradient = _slow_gradient(state)
-    slow_stress = _difference(start.conservative_stress, start.direct_stress)
-    given = _correction(start, mechanics, span / 2)
-    state = _kick(state, given, mechanics.masses)
-    strain = np.zeros((3, 3))
+    gradient_before = _correction_gradient(state)
+    correction_stress = _difference(start.conservative_stress, start.direct_stress)
+    impulse = _correction_impulse(start, mechanics, duration / 2)
+    state = _kick(state, impulse, mechanics.masses)
+    total_strain = np.zeros((3, 3))
     for n_left in reversed(range(inner_steps)):
-        ahead = (2 * n_left + 1 - inner_steps) / inner_steps * given if mechanics.middle else None
-        state, more = yield from _inner_step(
-            state, mechanics, "direct", slow_stress, ahead, is_whole=n_left == 0
+        # The impulse is applied at once, but its force acts throughout the outer step.
+        ahead = (2 * n_left + 1 - inner_steps) / inner_steps
+        excess = ahead * impulse if mechanics.middle else None
+        state, strain = yield from _inner_step(
+            state, mechanics, "direct", correction_stress, excess, is_outer=n_left == 0
         )
-        if more is not None:
-            strain += more
-    state = _kick(state, _correction(state.prediction, mechanics, span / 2), mechanics.masses)
-    if start_gradient is None:
+        if strain is not None:
+            total_strain += strain
+    impulse = _correction_impulse(state.prediction, mechanics, duration / 2)
+    state = _kick(state, impulse, mechanics.masses)
+    if gradient_before is None:
         return state
-    return _with_strain_work(state, start_gradient, _slow_gradient(state), strain)
+    return _with_strain_work(state, gradient_before, _correction_gradient(state), total_strain)
 
 
 def verlet_steps(state: State, mechanics: Mechanics, kind: Kind) -> Steps[State]:
-    """Yield what one step of velocity Verlet with forces of one kind needs evaluated, once."""
+    """Yield the only evaluation of one step of velocity Verlet with forces of one kind."""
     state, _ = yield from _inner_step(state, mechanics, kind)
     return state
 
@@ -110,21 +113,21 @@ def _inner_step(
     state: State,
     mechanics: Mechanics,
     kind: Kind,
-    slow_stress: Floats | None = None,
-    ahead: Floats | None = None,
+    correction_stress: Floats | None = None,
+    excess: Floats | None = None,
     *,
-    is_whole: bool = True,
+    is_outer: bool = True,
 ) -> Steps[tuple[State, Floats | None]]:
-    """Take one step of velocity Verlet.
+    """Take one step of velocity Verlet; return the new state and the strain of the cell, or None.
 
     Args:
-        state: With a prediction of this kind.
-        mechanics: How atoms move.
-        kind: Of forces and stress.
-        slow_stress: What the correction adds to the stress.
-        ahead: By how much the impulse of the correction is ahead of its force in the middle of
-            this step: no momentum that a thermostat or barostat should count.
-        is_whole: Whether this step is the last of an outer one.
+        state: State with a prediction of this kind.
+        mechanics: Masses, time step and thermostat or barostat.
+        kind: Kind of forces and stress.
+        correction_stress: Stress that the correction adds.
+        excess: The part of the impulse of the correction that is ahead of its force in the middle
+            of this step. The thermostat and the barostat must not count it as momentum.
+        is_outer: True if this step is the last one of an outer step.
     """
     half = mechanics.time_step / 2
     stress = _stress(state.prediction, kind)
@@ -137,28 +140,30 @@ def _inner_step(
     else:
         positions = state.positions + half * (momenta / mechanics.masses)
         moved = replace(state, positions=positions, momenta=momenta)
-        total = stress if slow_stress is None or stress is None else stress + slow_stress
+        total = stress
+        if stress is not None and correction_stress is not None:
+            total = stress + correction_stress
         moved, strain = mechanics.middle(moved, total)
-        if ahead is not None:
-            moved = _less_work_on(moved, ahead, moved.momenta - momenta, mechanics.masses)
+        if excess is not None:
+            moved = _without_excess_work(moved, excess, moved.momenta - momenta, mechanics.masses)
         positions = moved.positions + half * (moved.momenta / mechanics.masses)
-    prediction = yield Question(positions, moved.cell, is_whole)
+    prediction = yield NeededEvaluation(positions, moved.cell, is_outer)
     momenta = moved.momenta + _impulse(_forces(prediction, kind), mechanics, half)
     moved = replace(moved, positions=positions, momenta=momenta, prediction=prediction)
     if strain is not None and gradient is not None:
-        after = volume(moved.cell) * _needed(_stress(prediction, kind), f"{kind}_stress")
+        after = volume(moved.cell) * _required(_stress(prediction, kind), f"{kind}_stress")
         moved = _with_strain_work(moved, gradient, after, strain)
     return moved, strain
 
 
-def _correction(prediction: Prediction, mechanics: Mechanics, duration: float) -> Floats:
+def _correction_impulse(prediction: Prediction, mechanics: Mechanics, duration: float) -> Floats:
     """Return the impulse of (conservative - direct) forces."""
     forces = _forces(prediction, "conservative") - _forces(prediction, "direct")
     return _impulse(forces, mechanics, duration)
 
 
 def _kick(state: State, impulse: Floats, masses: Floats) -> State:
-    """Give the impulse of the correction, and count its work."""
+    """Apply an impulse of the correction, and count its work."""
     work = float(np.vdot(state.momenta + 0.5 * impulse, impulse / masses))
     return replace(
         state,
@@ -167,9 +172,9 @@ def _kick(state: State, impulse: Floats, masses: Floats) -> State:
     )
 
 
-def _less_work_on(state: State, ahead: Floats, change: Floats, masses: Floats) -> State:
-    """Take from what was supplied the part that a change of momenta did to those ahead of time."""
-    work = float(np.vdot(ahead / masses, change))
+def _without_excess_work(state: State, excess: Floats, change: Floats, masses: Floats) -> State:
+    """Subtract the work of a change of momenta on the excess impulse from the supplied energy."""
+    work = float(np.vdot(excess / masses, change))
     return replace(state, supplied=state.supplied - work)
 
 
@@ -179,7 +184,7 @@ def _impulse(forces: Floats, mechanics: Mechanics, duration: float) -> Floats:
 
 
 def _with_strain_work(state: State, before: Floats, after: Floats | None, strain: Floats) -> State:
-    """Count the work that a strain did: its change of the energy, to second order.
+    """Add the work of a strain to the supplied energy: the change of the energy, to second order.
 
     ΔE = Σ 1/2 (G + G') ε        G = dE/dε = V σ -> before,  G' -> after,  ε -> strain
     """
@@ -187,8 +192,8 @@ def _with_strain_work(state: State, before: Floats, after: Floats | None, strain
     return replace(state, supplied=state.supplied + float(np.vdot(mean, strain)))
 
 
-def _slow_gradient(state: State) -> Floats | None:
-    """Return V (conservative - direct stress), in eV; None where there is no stress."""
+def _correction_gradient(state: State) -> Floats | None:
+    """Return V (conservative - direct stress), in eV, or None if there is no stress."""
     prediction = state.prediction
     difference = _difference(prediction.conservative_stress, prediction.direct_stress)
     return None if difference is None else volume(state.cell) * difference
@@ -199,7 +204,7 @@ def _difference(first: Floats | None, second: Floats | None) -> Floats | None:
 
 
 def _forces(prediction: Prediction, kind: Kind) -> Floats:
-    return _needed(getattr(prediction, f"{kind}_forces"), f"{kind}_forces")
+    return _required(getattr(prediction, f"{kind}_forces"), f"{kind}_forces")
 
 
 def _stress(prediction: Prediction, kind: Kind) -> Floats | None:
@@ -207,7 +212,7 @@ def _stress(prediction: Prediction, kind: Kind) -> Floats | None:
     return stress
 
 
-def _needed(values: Floats | None, output: str) -> Floats:
+def _required(values: Floats | None, output: str) -> Floats:
     if values is None:
-        raise ValueError(f"{output}: expected them in the prediction, got none")
+        raise ValueError(f"{output}: expected values in the prediction, got none")
     return values

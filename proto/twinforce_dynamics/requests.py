@@ -1,27 +1,28 @@
 """Requests to move a system: propagate it or relax it."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from twinforce_dynamics.start import Start, invalid, places
+from twinforce_dynamics.start import Start, check_fixed_atoms
 from twinforce_dynamics.steps import ForceChoice
-from twinforce_proto import System
+from twinforce_proto import InvalidRequestError, System
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PropagateRequest:
-    """A walker, and how far it is to go.
+    """A request to propagate a system by molecular dynamics.
 
     Attributes:
-        model: Its name; with a checkpoint, empty for the one that it was made with.
-        origin: Where it sets out, or the checkpoint that it goes on from.
-        n_steps: Inner ones, from here; whole outer steps.
-        interval: Inner steps from one snapshot to the next; whole outer steps. 0: only the last.
+        model: Name of the model; with a checkpoint, it may be empty to use the checkpoint's model.
+        origin: Initial state of a new run, or the checkpoint of a run to resume.
+        n_steps: Number of inner steps to take from here, a multiple of the integrator's stride.
+        interval: Inner steps between snapshots, a multiple of the stride. 0: the last one only.
 
     Raises:
-        InvalidRequestError: Numbers of steps make no sense.
+        InvalidRequestError: A number of steps is out of range.
     """
 
     model: str
@@ -31,23 +32,24 @@ class PropagateRequest:
 
     def __post_init__(self) -> None:
         if self.n_steps < 1:
-            raise invalid("n_steps", "at least 1", self.n_steps)
+            raise InvalidRequestError.expected("n_steps", "at least 1", self.n_steps)
         if self.interval < 0:
-            raise invalid("interval", "at least 0", self.interval)
+            raise InvalidRequestError.expected("interval", "at least 0", self.interval)
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
 class RelaxRequest:
-    """A system that is to be relaxed, checked when it is made.
+    """A request to relax a system in a fixed cell, validated on construction.
 
     Attributes:
-        model: Its name.
-        system: Where it starts.
-        force_kind: "hybrid" goes down on direct forces and finishes on conservative ones.
-        fmax: The largest force on an atom that counts as none, in eV/Å.
-        max_steps: After which it ends also where forces are larger.
-        interval: Steps from one report to the next; 0: the last one alone.
-        fixed_atoms: The places of atoms that do not move.
+        model: Name of the model.
+        system: Initial system.
+        force_kind: Forces that drive; "hybrid" starts with direct forces and finishes with
+            conservative ones.
+        fmax: Largest force on a mobile atom at convergence, in eV/Å.
+        max_steps: Number of steps after which the relaxation ends even if it has not converged.
+        interval: Steps between reports. 0: the last one only.
+        fixed_atoms: Indices of atoms that do not move, in ascending order.
     """
 
     model: str
@@ -69,19 +71,20 @@ class RelaxRequest:
         interval: int = 10,
         fixed_atoms: ArrayLike = (),
     ) -> None:
-        """Check and keep what is asked for; the attributes say what.
+        """Validate the values, which the attributes of the class describe, and keep them.
 
         Raises:
-            InvalidRequestError: It makes no sense; `field` says where.
+            InvalidRequestError: A value is invalid; `field` names it.
         """
-        if force_kind not in ("conservative", "direct", "hybrid"):
-            raise invalid("force_kind", "hybrid, conservative or direct", repr(force_kind))
+        if force_kind not in get_args(ForceChoice):
+            choices = " or ".join(get_args(ForceChoice))
+            raise InvalidRequestError.expected("force_kind", choices, repr(force_kind))
         if not 0.0 < fmax < float("inf"):
-            raise invalid("fmax", "a positive number", fmax)
+            raise InvalidRequestError.expected("fmax", "a positive number", fmax)
         if max_steps < 1:
-            raise invalid("max_steps", "at least 1", max_steps)
+            raise InvalidRequestError.expected("max_steps", "at least 1", max_steps)
         if interval < 0:
-            raise invalid("interval", "at least 0", interval)
+            raise InvalidRequestError.expected("interval", "at least 0", interval)
         values = {
             "model": model,
             "system": system,
@@ -89,13 +92,13 @@ class RelaxRequest:
             "fmax": fmax,
             "max_steps": max_steps,
             "interval": interval,
-            "fixed_atoms": places(fixed_atoms, len(system)),
+            "fixed_atoms": check_fixed_atoms(fixed_atoms, len(system)),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
     def moved(self, system: System) -> "RelaxRequest":
-        """Return the same request for the system where it is now."""
+        """Return the same request for the system at its current positions."""
         return RelaxRequest(
             self.model,
             system,

@@ -1,4 +1,4 @@
-"""What a walker sets out with: a system that moves, and how."""
+"""The initial state of a run, and the integrator that moves it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from twinforce_dynamics.steps import Floats, ForceChoice
 from twinforce_proto import InvalidRequestError, System, checks
 
 _NVE = NVE()
-_SPEED = "Å per unit of time"
+_VELOCITY_UNIT = "Å per unit of time"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Integrator:
-    """How a system moves.
+    """The forces, time steps and ensemble that move a system.
 
     Attributes:
-        time_step: The inner one, in ASE's unit: 0.5 * FS.
-        force_kind: Of the forces that drive; "hybrid" is multiple time stepping.
-        inner_steps: M, of hybrid forces.
-        ensemble: What is held constant.
+        time_step: Length of an inner step in ASE's unit of time, such as 0.5 * FS.
+        force_kind: Forces that drive; "hybrid" is multiple time stepping.
+        inner_steps: Number M of inner steps per outer step; hybrid forces only.
+        ensemble: Ensemble, which says what is held constant.
 
     Raises:
-        InvalidRequestError: That is no way to move; `field` says why.
+        InvalidRequestError: A value is invalid; `field` names it.
     """
 
     time_step: float = 0.5 * FS
@@ -38,29 +38,30 @@ class Integrator:
     def __post_init__(self) -> None:
         if self.force_kind not in get_args(ForceChoice):
             choices = " or ".join(get_args(ForceChoice))
-            raise invalid("force_kind", choices, repr(self.force_kind))
+            raise InvalidRequestError.expected("force_kind", choices, repr(self.force_kind))
         if not 0.0 < self.time_step < float("inf"):
-            raise invalid("time_step_fs", "a positive number", self.time_step / FS)
+            time_step_fs = self.time_step / FS
+            raise InvalidRequestError.expected("time_step_fs", "a positive number", time_step_fs)
         if self.force_kind == "hybrid" and self.inner_steps < 1:
-            raise invalid("inner_steps", "at least 1", self.inner_steps)
+            raise InvalidRequestError.expected("inner_steps", "at least 1", self.inner_steps)
 
     @property
     def stride(self) -> int:
-        """How many inner steps an outer one has: M; 1 unless forces are hybrid."""
+        """Number of inner steps per outer step: M for hybrid forces, else 1."""
         return self.inner_steps if self.force_kind == "hybrid" else 1
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
 class Start:
-    """A system that is to move, checked when it is made.
+    """The initial state of a run and its integrator, validated on construction.
 
     Attributes:
-        system: Where it is.
+        system: Initial system.
         velocities: Shape [n_atoms, 3], in Å per ASE's unit of time.
-        integrator: How it moves.
+        integrator: Integrator that moves the system.
         masses: Shape [n_atoms], in amu.
-        fixed_atoms: The places of atoms that do not move.
-        random_state: Of its random numbers, as numpy's PCG64 gives it.
+        fixed_atoms: Indices of atoms that do not move, in ascending order.
+        random_state: State of the random number generator, as numpy's PCG64 defines it.
     """
 
     system: System
@@ -80,48 +81,51 @@ class Start:
         fixed_atoms: ArrayLike = (),
         random: int | np.random.Generator | Mapping[str, Any] | None = None,
     ) -> None:
-        """Check and keep what a walker needs.
+        """Validate the values and keep them.
 
         Args:
-            system: Where it starts.
-            velocities: Shape [n_atoms, 3]; those of fixed atoms count as zero.
-            integrator: How it moves.
-            masses: Positive, shape [n_atoms], in amu. None: standard atomic weights.
-            fixed_atoms: Places from 0; not all, and none where the pressure is constant.
-            random: A seed, or random numbers to go on with. None: other ones each time.
+            system: Initial system.
+            velocities: Shape [n_atoms, 3], in Å per ASE's unit of time; those of fixed atoms are
+                ignored.
+            integrator: Integrator that moves the system.
+            masses: Positive numbers, shape [n_atoms], in amu. None: standard atomic weights.
+            fixed_atoms: Indices, from 0, of atoms that do not move; not all of them, and none at
+                constant pressure.
+            random: Seed, or a generator or state of PCG64 to continue. None: a fresh seed.
 
         Raises:
-            InvalidRequestError: When anything else came; `field` says where.
-            InvalidSystemError: When velocities have another shape or are not finite.
+            InvalidRequestError: A value is invalid; `field` names it.
+            InvalidSystemError: The velocities have another shape or are not finite.
         """
         n_atoms = len(system)
-        values = {
-            "system": system,
-            "velocities": checks.coordinates("velocities", velocities, (n_atoms, 3), _SPEED),
-            "integrator": integrator,
-            "masses": _masses(masses, system),
-            "fixed_atoms": places(fixed_atoms, n_atoms),
-            "random_state": _random_state(random),
-        }
-        self._set(**values)
+        self._set(
+            system=system,
+            velocities=checks.coordinates("velocities", velocities, (n_atoms, 3), _VELOCITY_UNIT),
+            integrator=integrator,
+            masses=_check_masses(masses, system),
+            fixed_atoms=check_fixed_atoms(fixed_atoms, n_atoms),
+            random_state=_random_state_of(random),
+        )
         if isinstance(integrator.ensemble, NPT):
-            self._check_pressure()
+            self._check_constant_pressure()
 
     def moved(self, system: System, velocities: Floats, random_state: Mapping[str, Any]) -> Self:
-        """Return what sets out elsewhere in the same way; what stays is not checked again.
+        """Return a start from a later state; the other attributes are shared.
 
         Args:
-            system: The same atoms.
-            velocities: Theirs, shape [n_atoms, 3], in Å per ASE's unit of time.
-            random_state: Of its random numbers, as numpy's PCG64 gives it.
+            system: The same atoms at their later positions.
+            velocities: Their velocities, shape [n_atoms, 3], in Å per ASE's unit of time.
+            random_state: State of the random number generator, as numpy's PCG64 defines it.
 
         Raises:
-            InvalidSystemError: Velocities are not finite.
+            InvalidSystemError: The velocities are not finite.
         """
         start = object.__new__(type(self))
         start._set(
             system=system,
-            velocities=checks.coordinates("velocities", velocities, (len(system), 3), _SPEED),
+            velocities=checks.coordinates(
+                "velocities", velocities, (len(system), 3), _VELOCITY_UNIT
+            ),
             integrator=self.integrator,
             masses=self.masses,
             fixed_atoms=self.fixed_atoms,
@@ -129,80 +133,81 @@ class Start:
         )
         return start
 
-    def _set(self, **values: object) -> None:
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
     def mobility(self) -> Floats | None:
-        """Return 1 for atoms that move and 0 for fixed ones, [n_atoms, 1]; None: all move."""
+        """Return 1 for atoms that move and 0 for fixed ones, [n_atoms, 1]; None if all move."""
         if not len(self.fixed_atoms):
             return None
         mobile = np.ones((len(self.system), 1))
         mobile[self.fixed_atoms] = 0.0
         return mobile
 
-    def _check_pressure(self) -> None:
+    def _set(self, **values: object) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _check_constant_pressure(self) -> None:
         if not self.system.pbc.all():
             expected = "a system periodic in all three directions at constant pressure"
-            raise invalid("pbc", expected, self.system.pbc.tolist())
-        if len(self.fixed_atoms):
-            expected = "none at constant pressure"
-            raise invalid("fixed_atoms", expected, f"{len(self.fixed_atoms)} of them")
+            raise InvalidRequestError.expected("pbc", expected, self.system.pbc.tolist())
+        if n_fixed := len(self.fixed_atoms):
+            raise InvalidRequestError.expected("fixed_atoms", "none at constant pressure", n_fixed)
+
+
+def check_fixed_atoms(values: ArrayLike, n_atoms: int) -> NDArray[np.int32]:
+    """Return the indices of fixed atoms in ascending order, without duplicates.
+
+    Raises:
+        InvalidRequestError: They are not indices of some, but not all, of the atoms.
+    """
+    field = "fixed_atoms"
+    given = np.asarray(values)
+    if given.size and (given.ndim != 1 or given.dtype.kind not in "iu"):
+        got = f"{given.dtype} values of shape {list(given.shape)}"
+        raise InvalidRequestError.expected(field, "a list of whole numbers", got)
+    wrong = (given < 0) | (given >= n_atoms)
+    if wrong.any():
+        expected = f"indices from 0 to {n_atoms - 1}"
+        raise InvalidRequestError.expected(field, expected, given[wrong][0])
+    kept = np.unique(given).astype(np.int32)
+    if len(kept) == n_atoms:
+        raise InvalidRequestError.expected(field, "at least one atom that can move", "all atoms")
+    return kept
 
 
 def generator_of(random_state: Mapping[str, Any]) -> np.random.Generator:
-    """Return random numbers that go on from a state of PCG64."""
+    """Return a generator that continues from a state of PCG64."""
     rng = np.random.Generator(np.random.PCG64(0))
     rng.bit_generator.state = random_state
     return rng
 
 
-def invalid(field: str, expected: str, got: object) -> InvalidRequestError:
-    """Return the error that says which field, what was expected and what came."""
-    return InvalidRequestError(f"{field}: expected {expected}, got {got}", field=field)
-
-
-def _masses(values: ArrayLike | None, system: System) -> Floats:
+def _check_masses(values: ArrayLike | None, system: System) -> Floats:
     if values is None:
         return standard_masses(system.atomic_numbers)
+    field = "masses"
     masses = np.asarray(values, dtype=np.float64)
     if masses.shape != (len(system),):
-        raise invalid("masses", f"shape [{len(system)}]", f"shape {list(masses.shape)}")
+        got = f"shape {list(masses.shape)}"
+        raise InvalidRequestError.expected(field, f"shape [{len(system)}]", got)
     wrong = ~((masses > 0.0) & (masses < np.inf))
     if wrong.any():
         index = int(np.argmax(wrong))
-        raise invalid("masses", "positive numbers", f"{masses[index]} of atom {index}")
+        got = f"{masses[index]} at [{index}]"
+        raise InvalidRequestError.expected(field, "positive numbers", got)
     return masses
 
 
-def places(values: ArrayLike, n_atoms: int) -> NDArray[np.int32]:
-    """Return the places of fixed atoms, in order: none twice, and not all.
-
-    Raises:
-        InvalidRequestError: They are no such places.
-    """
-    given = np.asarray(values)
-    if given.size and (given.ndim != 1 or given.dtype.kind not in "iu"):
-        raise invalid("fixed_atoms", "a list of whole numbers", f"{given.dtype} values")
-    wrong = (given < 0) | (given >= n_atoms)
-    if wrong.any():
-        raise invalid("fixed_atoms", f"places from 0 to {n_atoms - 1}", given[wrong][0])
-    kept = np.unique(given).astype(np.int32)
-    if len(kept) == n_atoms:
-        raise invalid("fixed_atoms", "an atom that can move", "all of them")
-    return kept
-
-
-def _random_state(
+def _random_state_of(
     random: int | np.random.Generator | Mapping[str, Any] | None,
 ) -> Mapping[str, Any]:
     if isinstance(random, Mapping):
         return random
-    if random is None or not isinstance(random, np.random.Generator):
+    if not isinstance(random, np.random.Generator):
         if random is not None and not 0 <= random < 2**64:
-            raise invalid("seed", "a whole number from 0 to 2**64 - 1", random)
+            raise InvalidRequestError.expected("seed", "a whole number from 0 to 2**64 - 1", random)
         random = np.random.default_rng(random)
     state = random.bit_generator.state
     if state["bit_generator"] != "PCG64":
-        raise invalid("random", "random numbers of PCG64", state["bit_generator"])
+        got = state["bit_generator"]
+        raise InvalidRequestError.expected("random", "a generator of kind PCG64", got)
     return state

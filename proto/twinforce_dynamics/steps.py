@@ -1,4 +1,4 @@
-"""Steps as generators of questions, and the state between them."""
+"""Steps as generators that yield the evaluations they need, and the state between steps."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -11,48 +11,47 @@ from twinforce_proto import Prediction
 
 Floats = NDArray[np.float64]
 
-
+# A kind of forces, and the forces that drive a run: one kind or, for multiple time stepping, both.
 Kind = Literal["conservative", "direct"]
+ForceChoice = Literal["conservative", "direct", "hybrid"]
 
-
-# Positions [n_atoms, 3] in Å and cell [3, 3] in Å -> what the potential says of them.
+# A function of positions [n_atoms, 3] in Å and a cell [3, 3] in Å that evaluates the potential.
 ForceFunction = Callable[[Floats, Floats], Prediction]
 
-
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Question:
-    """What a step needs evaluated before it goes on.
+class NeededEvaluation:
+    """An evaluation of the potential that a step needs before it can continue.
 
     Attributes:
         positions: Shape [n_atoms, 3], in Å.
         cell: Lattice vectors as rows, shape [3, 3], in Å.
-        is_whole: Whether all is wanted that the end of an outer step needs, and not only what an
-            inner one does.
+        is_outer: True at the end of an outer step, which needs all outputs; False at the end of an
+            inner step, which needs only the cheap ones.
     """
 
     positions: Floats
     cell: Floats
-    is_whole: bool
+    is_outer: bool
 
 
-# Yields questions, is sent the predictions that answer them, and returns where that leads.
-Steps = Generator[Question, Prediction, T]
+# A generator that yields evaluations, is sent their predictions, and returns the result.
+Steps = Generator[NeededEvaluation, Prediction, _T]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """Where a walker is, with all that its next step needs.
+    """The state of a trajectory: everything that the next step needs.
 
     Attributes:
         positions: Shape [n_atoms, 3], in Å.
         momenta: Shape [n_atoms, 3].
         cell: Lattice vectors as rows, shape [3, 3], in Å.
-        prediction: Of the potential here, both forces.
-        supplied: The energy that thermostat and barostat have put in, in eV.
-        correction_work: What the impulses of (conservative - direct) have put in, in eV.
+        prediction: Prediction of the potential for these positions and this cell.
+        supplied: Energy that the thermostat and the barostat have supplied, in eV.
+        correction_work: Work that the impulses of (conservative - direct) forces have done, in eV.
     """
 
     positions: Floats
@@ -63,15 +62,21 @@ class State:
     correction_work: float = 0.0
 
 
-def answered(steps: Steps[T], inner: ForceFunction, whole: ForceFunction) -> T:
-    """Return where steps lead, their questions answered by these functions."""
+def complete(steps: Steps[_T], inner: ForceFunction, outer: ForceFunction) -> _T:
+    """Run steps to their end and return the result.
+
+    Args:
+        steps: Generator to run.
+        inner: Function that evaluates inner steps.
+        outer: Function that evaluates the ends of outer steps.
+    """
     try:
-        question = next(steps)
+        needed = next(steps)
         while True:
-            evaluate = whole if question.is_whole else inner
-            question = steps.send(evaluate(question.positions, question.cell))
+            evaluate = outer if needed.is_outer else inner
+            needed = steps.send(evaluate(needed.positions, needed.cell))
     except StopIteration as end:
-        return cast(T, end.value)
+        return cast(_T, end.value)
 
 
 def kinetic_energy(momenta: Floats, masses: Floats) -> float:
@@ -80,11 +85,8 @@ def kinetic_energy(momenta: Floats, masses: Floats) -> float:
 
 
 def volume(cell: Floats) -> float:
-    """Return that of a cell, in Å³."""
-    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = cell.tolist()  # faster than numpy for so few
+    """Return the volume of a cell, in Å³."""
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = cell.tolist()  # faster than numpy for 9 numbers
     return float(
         abs(ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx))
     )
-
-
-ForceChoice = Literal["conservative", "direct", "hybrid"]

@@ -1,4 +1,4 @@
-"""The course of a walker: its steps, and what is to be seen of it at each moment."""
+"""The trajectory of a run: its steps, and snapshots of its states."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,37 +7,40 @@ from twinforce_dynamics.bath import Bath
 from twinforce_dynamics.disagreement import Disagreement, Species, disagreement_of
 from twinforce_dynamics.ensembles import FS, NPT, Ensemble
 from twinforce_dynamics.mts import Mechanics, respa_steps, verlet_steps
-from twinforce_dynamics.start import Start, generator_of, invalid
+from twinforce_dynamics.start import Start, generator_of
 from twinforce_dynamics.steps import (
     Floats,
     ForceChoice,
     Kind,
-    Question,
+    NeededEvaluation,
     State,
     Steps,
     kinetic_energy,
 )
-from twinforce_proto import Provenance
+from twinforce_proto import InvalidRequestError, Provenance
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Snapshot:
-    """A moment of a system that moves.
+    """A state of a run, as it is shown.
 
     Attributes:
-        step: Inner steps since the start, those before a checkpoint too.
-        time_fs: Since the start, in fs.
+        step: Inner steps since the start of the run, including those before a checkpoint.
+        time_fs: Time since the start of the run, in fs.
         positions: Shape [n_atoms, 3], in Å; not wrapped into the cell.
         velocities: Shape [n_atoms, 3], in Å per ASE's unit of time.
         cell: Lattice vectors as rows, shape [3, 3], in Å.
-        energy: Potential, in eV.
-        kinetic_energy: In eV.
-        conserved_energy: The total energy less what thermostat and barostat put in, in eV.
-        temperature_k: Of all atoms; the motion of the whole is no heat where it is kept.
-        species_temperatures: In K, by symbol; NaN where nothing of a species can move.
-        disagreement: Of both forces; None unless both drive.
-        checkpoint: Bytes from which any client goes on, bit for bit on the same device.
-        provenance: What made it.
+        energy: Potential energy, in eV.
+        kinetic_energy: Kinetic energy, in eV.
+        conserved_energy: Total energy minus the energy that the thermostat and the barostat have
+            supplied, in eV.
+        temperature_k: Temperature of all atoms, in K. The motion of the center of mass does not
+            count if the run conserves the total momentum.
+        species_temperatures: Temperature of each species, in K, by chemical symbol; NaN if none
+            of its atoms can move.
+        disagreement: Disagreement of both forces; None unless both drive.
+        checkpoint: Bytes from which any client can resume the run, bit for bit on the same device.
+        provenance: Origin of the prediction.
     """
 
     step: int
@@ -55,91 +58,15 @@ class Snapshot:
     provenance: Provenance | None = None
 
 
-class Trajectory:
-    """What a walker does from its start on.
-
-    Args:
-        start: What it set out with.
-
-    Raises:
-        InvalidRequestError: Its thermostat multiplies velocities, and there are none.
-    """
-
-    def __init__(self, start: Start) -> None:
-        self._start = start
-        self.integrator = start.integrator
-        self.rng = generator_of(start.random_state)
-        masses = start.masses[:, None]
-        bath = Bath(self.integrator.ensemble, masses, start.mobility(), self.rng)
-        stride, time_step = self.integrator.stride, self.integrator.time_step
-        self._stepper = Stepper(self.integrator.force_kind, stride, time_step, bath)
-        self._species = Species.of(start.system.atomic_numbers)
-
-    @property
-    def outputs(self) -> tuple[frozenset[str], frozenset[str]]:
-        """What inner steps ask for, and what the end of an outer step does."""
-        return outputs_of(self.integrator.force_kind, self.integrator.ensemble)
-
-    def begin(self) -> Steps[State]:
-        """Lead to the first state, by one evaluation."""
-        start, bath = self._start, self._stepper.bath
-        momenta = start.velocities * bath.masses
-        if bath.mobile is not None:
-            momenta = momenta * bath.mobile
-        if not bath.is_moving(momenta):
-            expected = "some of every atom that moves, as this thermostat multiplies them"
-            raise invalid("velocities", expected, "zero")
-        return self._stepper.start(start.system.positions, momenta, start.system.cell)
-
-    def step(self, state: State) -> Steps[State]:
-        """Lead through one outer step."""
-        return self._stepper.step(state)
-
-    def start_at(self, state: State) -> Start:
-        """Return what the walker would set out with from this state."""
-        velocities = state.momenta / self._stepper.bath.masses
-        system = self._start.system.moved(state.positions, state.cell)
-        return self._start.moved(system, velocities, self.rng.bit_generator.state)
-
-    def snapshot(self, state: State, step: int, work_before: float) -> Snapshot:
-        """Return what is to be seen of a state, without a checkpoint.
-
-        Args:
-            state: At the end of an outer step.
-            step: How many inner ones it has taken.
-            work_before: The work of the correction up to the outer step before, in eV.
-        """
-        bath, momenta = self._stepper.bath, state.momenta
-        energy = state.prediction.energy or 0.0
-        kinetic = kinetic_energy(momenta, bath.masses)
-        is_hybrid = self.integrator.force_kind == "hybrid"
-        symbols, indices = self._species.symbols, self._species.indices
-        temperature_k, each_k = bath.temperatures_k(momenta, indices, len(symbols))
-        return Snapshot(
-            step=step,
-            time_fs=step * self.integrator.time_step / FS,
-            positions=state.positions,
-            velocities=momenta / bath.masses,
-            cell=state.cell,
-            energy=energy,
-            kinetic_energy=kinetic,
-            conserved_energy=energy + kinetic - state.supplied,
-            temperature_k=temperature_k,
-            species_temperatures=dict(zip(symbols, each_k, strict=True)),
-            disagreement=disagreement_of(self._species, state, work_before) if is_hybrid else None,
-            provenance=state.prediction.provenance,
-        )
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Stepper:
-    """How a walker gets from one outer step to the next.
+    """The outer steps of an integrator.
 
     Attributes:
-        force_kind: Of the forces that drive.
-        inner_steps: M; 1 unless forces are hybrid.
-        time_step: The inner one.
-        bath: The ensemble that acts.
+        force_kind: Forces that drive.
+        inner_steps: Number of inner steps per outer step; 1 unless forces are hybrid.
+        time_step: Length of an inner step.
+        bath: Ensemble that acts on the atoms.
     """
 
     force_kind: ForceChoice
@@ -148,12 +75,12 @@ class Stepper:
     bath: Bath
 
     def start(self, positions: Floats, momenta: Floats, cell: Floats) -> Steps[State]:
-        """Lead to the state from which to step, by one evaluation."""
-        prediction = yield Question(positions, cell, is_whole=True)
+        """Yield the evaluation of these positions; return the state from which to step."""
+        prediction = yield NeededEvaluation(positions, cell, is_outer=True)
         return State(positions, momenta, cell, prediction)
 
     def step(self, state: State) -> Steps[State]:
-        """Lead through one outer step."""
+        """Yield the evaluations of one outer step; return the state after it."""
         half = self.inner_steps * self.time_step / 2
         state = self.bath.rescale_momenta(state, half)
         state = yield from self._move(state)
@@ -174,13 +101,97 @@ class Stepper:
         return self.bath.apply_friction_and_strain(state, stress, self.time_step)
 
 
+class Trajectory:
+    """The sequence of states that follows from a start.
+
+    Args:
+        start: Initial state and integrator.
+
+    Attributes:
+        integrator: Integrator that moves the system.
+        rng: Generator of all random numbers.
+    """
+
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self.integrator = start.integrator
+        self.rng = generator_of(start.random_state)
+        masses = start.masses[:, None]
+        bath = Bath(self.integrator.ensemble, masses, start.mobility(), self.rng)
+        stride, time_step = self.integrator.stride, self.integrator.time_step
+        self._stepper = Stepper(self.integrator.force_kind, stride, time_step, bath)
+        self._species = Species.of(start.system.atomic_numbers)
+
+    @property
+    def outputs(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Outputs that inner steps need, and those that the end of an outer step needs."""
+        return outputs_of(self.integrator.force_kind, self.integrator.ensemble)
+
+    def begin(self) -> Steps[State]:
+        """Yield the evaluation of the initial positions; return the initial state.
+
+        Raises:
+            InvalidRequestError: The thermostat rescales velocities that are zero.
+        """
+        start, bath = self._start, self._stepper.bath
+        momenta = start.velocities * bath.masses
+        if bath.mobile is not None:
+            momenta = momenta * bath.mobile
+        if not bath.can_rescale(momenta):
+            expected = (
+                "nonzero velocities for every mobile atom, because this thermostat multiplies them"
+            )
+            raise InvalidRequestError.expected("velocities", expected, "zero")
+        return self._stepper.start(start.system.positions, momenta, start.system.cell)
+
+    def step(self, state: State) -> Steps[State]:
+        """Yield the evaluations of one outer step; return the state after it."""
+        return self._stepper.step(state)
+
+    def start_at(self, state: State) -> Start:
+        """Return the start of a run that continues from this state."""
+        velocities = state.momenta / self._stepper.bath.masses
+        system = self._start.system.moved(state.positions, state.cell)
+        return self._start.moved(system, velocities, self.rng.bit_generator.state)
+
+    def snapshot(self, state: State, step: int, work_before: float) -> Snapshot:
+        """Return the snapshot of a state, without a checkpoint.
+
+        Args:
+            state: State at the end of an outer step.
+            step: Inner steps since the start of the run.
+            work_before: Work of the correction up to the previous outer step, in eV.
+        """
+        bath, momenta = self._stepper.bath, state.momenta
+        energy = state.prediction.energy or 0.0
+        kinetic = kinetic_energy(momenta, bath.masses)
+        is_hybrid = self.integrator.force_kind == "hybrid"
+        symbols, indices = self._species.symbols, self._species.indices
+        temperature_k, species_k = bath.temperatures_k(momenta, indices, len(symbols))
+        return Snapshot(
+            step=step,
+            time_fs=step * self.integrator.time_step / FS,
+            positions=state.positions,
+            velocities=momenta / bath.masses,
+            cell=state.cell,
+            energy=energy,
+            kinetic_energy=kinetic,
+            conserved_energy=energy + kinetic - state.supplied,
+            temperature_k=temperature_k,
+            species_temperatures=dict(zip(symbols, species_k, strict=True)),
+            disagreement=disagreement_of(self._species, state, work_before) if is_hybrid else None,
+            provenance=state.prediction.provenance,
+        )
+
+
 def outputs_of(
     force_kind: ForceChoice, ensemble: Ensemble
 ) -> tuple[frozenset[str], frozenset[str]]:
-    """Return what inner steps ask for, and what the end of an outer step does."""
+    """Return the outputs that inner steps need, and those that the end of an outer step needs."""
     kinds: tuple[Kind, ...] = (
         ("conservative", "direct") if force_kind == "hybrid" else (force_kind,)
     )
-    needed = ("forces", "stress") if isinstance(ensemble, NPT) else ("forces",)
-    fast = frozenset(f"{kinds[-1]}_{each}" for each in needed)
-    return fast, frozenset({"energy"} | {f"{kind}_{each}" for kind in kinds for each in needed})
+    quantities = ("forces", "stress") if isinstance(ensemble, NPT) else ("forces",)
+    inner = frozenset(f"{kinds[-1]}_{quantity}" for quantity in quantities)
+    outer = {f"{kind}_{quantity}" for kind in kinds for quantity in quantities}
+    return inner, frozenset({"energy"} | outer)

@@ -1,4 +1,4 @@
-"""The contract between clients and service: domain types, errors, messages."""
+"""The contract between clients and the service: domain types, errors and messages."""
 
 from twinforce_proto.errors import (
     DeadlineExceededError,

@@ -1,7 +1,7 @@
-"""What makes a system valid; each check gives the array to keep, or says what is wrong.
+"""The rules of a valid system: each check returns the array to keep or raises an error.
 
-The arrays given back are read-only views: never a copy of what already has the right type, and
-the caller's own array keeps its flags.
+The returned arrays are read-only. An array that already has the right type is not copied; the
+check returns a view of it, so the caller's own array stays writable.
 """
 
 import math
@@ -15,78 +15,90 @@ from numpy.typing import ArrayLike, NDArray
 from twinforce_proto.errors import InvalidSystemError
 
 MAX_ATOMIC_NUMBER = 118
-# Å. A coordinate beyond it is a mistake, and float32 could not resolve a bond there.
+# In Å. A larger coordinate is a mistake, and float32 could not resolve a bond there.
 MAX_LENGTH = 1e6
-# Å. Of a periodic lattice vector, and of a side of the square or cube of the area or volume that
-# they span: atoms that are closer to their own images are a mistake of the units.
+# In Å: shortest periodic lattice vector, and shortest side of the square or cube that has the area
+# or volume that two or three of them span. If atoms are closer to their own images, the units are
+# wrong.
 MIN_PERIOD = 0.1
 MAX_SPIN_MULTIPLICITY = 2**31 - 1
-# Of the volume that two or three lattice vectors of length 1 span: 1 at right angles, 0 when one
-# is a combination of the others.
+# Smallest area or volume that two or three lattice vectors may span when scaled to length 1: 1 at
+# right angles, 0 if they are linearly dependent.
 MIN_UNIT_VOLUME = 1e-6
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
-
-
-def invalid(field: str, expected: str, got: object) -> InvalidSystemError:
-    """Return the error that says which field, what was expected and what came."""
-    return InvalidSystemError(f"{field}: expected {expected}, got {got}", field=field)
+_Number = TypeVar("_Number", int, float)
 
 
 def atomic_numbers(values: ArrayLike) -> NDArray[np.int32]:
     """Return whole numbers from 1 to 118, shape [n_atoms], at least one."""
     field = "atomic_numbers"
-    array = _numbers(field, values, "iuf", "whole numbers from 1 to 118, shape [n_atoms]")
+    array = _numeric_array(field, values, "iuf", "whole numbers from 1 to 118, shape [n_atoms]")
     if array.ndim != 1:
-        raise invalid(field, "shape [n_atoms]", f"shape {list(array.shape)}")
+        raise InvalidSystemError.expected(field, "shape [n_atoms]", f"shape {list(array.shape)}")
     if not len(array):
-        raise invalid(field, "at least one atom", "none")
+        raise InvalidSystemError.expected(field, "at least one atom", "none")
     wrong = ~((array >= 1) & (array <= MAX_ATOMIC_NUMBER))
     if array.dtype.kind == "f":
         wrong |= array != np.floor(array)
     if wrong.any():
-        raise invalid(field, "whole numbers from 1 to 118", _first(array, wrong))
-    return _keep(array, np.int32)
+        expected = "whole numbers from 1 to 118"
+        raise InvalidSystemError.expected(field, expected, _first_wrong(array, wrong))
+    return _read_only(array, np.int32)
 
 
 def coordinates(
     field: str, values: ArrayLike, shape: tuple[int, ...], unit: str = "Å"
 ) -> NDArray[np.float64]:
-    """Return finite numbers of this shape, in Å unless errors are to say another unit."""
-    array = _numbers(field, values, "iuf", f"numbers of shape {list(shape)}")
+    """Return finite numbers of this shape.
+
+    Args:
+        field: Name of the field, for error messages.
+        values: Numbers within ±`MAX_LENGTH`.
+        shape: Shape that the array must have.
+        unit: Unit of the numbers, for error messages.
+    """
+    array = _numeric_array(field, values, "iuf", f"numbers of shape {list(shape)}")
     if array.shape != shape:
-        raise invalid(field, f"shape {list(shape)}", f"shape {list(array.shape)}")
-    kept = _keep(array, np.float64)
-    # One pass when all is well; NaN compares false.
+        raise InvalidSystemError.expected(
+            field, f"shape {list(shape)}", f"shape {list(array.shape)}"
+        )
+    kept = _read_only(array, np.float64)
+    # A single pass if all are valid; comparisons with NaN are false.
     if kept.size and not np.abs(kept).max() <= MAX_LENGTH:
         wrong = ~(np.abs(kept) <= MAX_LENGTH)
-        raise invalid(field, f"finite numbers within ±{MAX_LENGTH:.0f} {unit}", _first(kept, wrong))
+        expected = f"finite numbers within ±{MAX_LENGTH:.0f} {unit}"
+        raise InvalidSystemError.expected(field, expected, _first_wrong(kept, wrong))
     return kept
 
 
 def pbc(values: ArrayLike | None) -> NDArray[np.bool_]:
-    """Return three bools; one is meant for all directions, None for none."""
+    """Return three bools; a single one applies to all directions, and None means open."""
     expected = "three bools, or one"
-    array = _numbers("pbc", False if values is None else values, "biu", expected)
+    array = _numeric_array("pbc", False if values is None else values, "biu", expected)
     if array.shape not in ((), (3,)):
-        raise invalid("pbc", expected, f"shape {list(array.shape)}")
+        raise InvalidSystemError.expected("pbc", expected, f"shape {list(array.shape)}")
     if array.dtype.kind != "b" and (wrong := (array != 0) & (array != 1)).any():
-        raise invalid("pbc", expected, _first(array, wrong))
-    return _keep(array if array.ndim else np.full(3, array), np.bool_)
+        raise InvalidSystemError.expected("pbc", expected, _first_wrong(array, wrong))
+    return _read_only(array if array.ndim else np.full(3, array), np.bool_)
 
 
 def cell(values: ArrayLike | None, periodic: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return lattice vectors as rows, in Å, that span the periodic directions; None: zeros."""
+    """Return lattice vectors as rows, in Å, that span the periodic directions.
+
+    Args:
+        values: Shape [3, 3]. None: no cell, which is returned as zeros.
+        periodic: The checked `pbc` of the system.
+    """
     field = "cell"
     kept = coordinates(field, np.zeros((3, 3)) if values is None else values, (3, 3))
     vectors = kept[periodic]
     lengths = np.linalg.norm(vectors, axis=1)
     if not lengths.all():
         direction = int(np.flatnonzero(periodic)[np.argmin(lengths)])
+        expected = f"a vector along each periodic direction of pbc {periodic.tolist()}"
         got = "no cell" if values is None else f"zero along direction {direction}"
-        raise invalid(
-            field, f"a vector along each periodic direction of pbc {_listed(periodic)}", got
-        )
+        raise InvalidSystemError.expected(field, expected, got)
     if len(vectors):
         _check_span(vectors, lengths)
     return kept
@@ -94,56 +106,53 @@ def cell(values: ArrayLike | None, periodic: NDArray[np.bool_]) -> NDArray[np.fl
 
 def charge(value: float | None) -> float | None:
     """Return a finite number, in elementary charges, or None."""
-    return (
-        None if value is None else _scalar("charge", value, float, "a finite number", math.isfinite)
-    )
+    if value is None:
+        return None
+    return _scalar("charge", value, float, "a finite number", math.isfinite)
 
 
 def spin_multiplicity(value: int | None) -> int | None:
     """Return a whole number, at least 1, or None."""
     if value is None:
         return None
-    expected = f"a whole number from 1 to {MAX_SPIN_MULTIPLICITY}"
     return _scalar(
         "spin_multiplicity",
         value,
         operator.index,
-        expected,
+        f"a whole number from 1 to {MAX_SPIN_MULTIPLICITY}",
         lambda number: 1 <= number <= MAX_SPIN_MULTIPLICITY,
     )
-
-
-_T = TypeVar("_T", int, float)
 
 
 def _scalar(
     field: str,
     value: Any,
-    convert: Callable[[Any], _T],
+    convert: Callable[[Any], _Number],
     expected: str,
-    is_valid: Callable[[_T], bool],
-) -> _T:
+    is_valid: Callable[[_Number], bool],
+) -> _Number:
     try:
         number = None if isinstance(value, bool | str) else convert(value)
     except (TypeError, ValueError, OverflowError):
         number = None
     if number is None or not is_valid(number):
-        raise invalid(field, expected, repr(value))
+        raise InvalidSystemError.expected(field, expected, repr(value))
     return number
 
 
-def _numbers(field: str, values: ArrayLike, kinds: str, expected: str) -> NDArray[Any]:
+def _numeric_array(field: str, values: ArrayLike, kinds: str, expected: str) -> NDArray[Any]:
+    """Return the values as an array whose dtype is of one of these kinds, as numpy names them."""
     try:
         array = np.asarray(values)
     except (TypeError, ValueError, OverflowError) as error:
-        raise invalid(field, expected, "rows of different lengths") from error
-    # An empty list has no type of its own.
+        raise InvalidSystemError.expected(field, expected, "rows of different lengths") from error
+    # An empty list has no dtype of its own.
     if array.dtype.kind not in kinds and array.size:
-        raise invalid(field, expected, f"{array.dtype} values")
+        raise InvalidSystemError.expected(field, expected, f"{array.dtype} values")
     return array
 
 
-def _keep(array: NDArray[Any], dtype: type[_Scalar]) -> NDArray[_Scalar]:
+def _read_only(array: NDArray[Any], dtype: type[_Scalar]) -> NDArray[_Scalar]:
     kept = np.ascontiguousarray(array, dtype=dtype)
     if kept.flags.writeable:
         kept = kept.view()
@@ -159,24 +168,21 @@ def _volume(vectors: NDArray[np.float64]) -> float:
 def _check_span(vectors: NDArray[np.float64], lengths: NDArray[np.float64]) -> None:
     if (shortest := float(lengths.min())) < MIN_PERIOD:
         expected = f"vectors of at least {MIN_PERIOD} Å along periodic directions"
-        raise invalid("cell", expected, f"one of {shortest:.3g} Å")
+        raise InvalidSystemError.expected("cell", expected, f"one of {shortest:.3g} Å")
     unit_volume = _volume(vectors / lengths[:, None]) if len(vectors) > 1 else 1.0
     if unit_volume < MIN_UNIT_VOLUME:
         expected = "linearly independent vectors along periodic directions"
-        raise invalid("cell", expected, _listed(vectors))
+        raise InvalidSystemError.expected("cell", expected, vectors.tolist())
     n_periodic, volume = len(vectors), unit_volume * float(lengths.prod())
     if volume < (smallest := MIN_PERIOD**n_periodic):
         unit = ("Å", "Å²", "Å³")[n_periodic - 1]
         expected = f"vectors that span at least {smallest:.3g} {unit} along periodic directions"
-        raise invalid("cell", expected, f"{volume:.3g} {unit}")
+        raise InvalidSystemError.expected("cell", expected, f"{volume:.3g} {unit}")
 
 
-def _first(array: NDArray[Any], wrong: NDArray[np.bool_]) -> str:
+def _first_wrong(array: NDArray[Any], wrong: NDArray[np.bool_]) -> str:
+    """Return the first wrong number and its index, for an error message."""
     if not array.ndim:
         return str(array)
-    place = tuple(int(i) for i in np.argwhere(wrong)[0])
-    return f"{array[place]} at {list(place)}"
-
-
-def _listed(array: NDArray[Any]) -> str:
-    return str(array.tolist())
+    index = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return f"{array[index]} at {list(index)}"

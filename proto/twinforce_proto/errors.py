@@ -1,18 +1,18 @@
-"""Everything that can go wrong, and its code on each transport.
+"""Every error that the service reports, with its status code on each transport.
 
-* ServiceError                     500  UNKNOWN              anything the service reports
+* ServiceError                     500  UNKNOWN              any error that the service reports
   - InvalidRequestError            422  INVALID_ARGUMENT     malformed body, unknown output, ...
-  - InvalidSystemError             422  INVALID_ARGUMENT     the caller's system is malformed
+  - InvalidSystemError             422  INVALID_ARGUMENT     a system in the request is malformed
     + UnsupportedElementError      422  FAILED_PRECONDITION  the model does not know an element
   - UnsupportedOutputError         422  FAILED_PRECONDITION  the model cannot give this output
   - UnknownModelError              404  NOT_FOUND            no model of this name is served
-  - SystemTooLargeError            413  OUT_OF_RANGE         more than one batch can hold
+  - SystemTooLargeError            413  OUT_OF_RANGE         larger than the largest batch
   - OverloadedError                429  RESOURCE_EXHAUSTED   the queue is full; retry later
-  - RequestCancelledError          499  CANCELLED            the caller has gone away
+  - RequestCancelledError          499  CANCELLED            the caller has disconnected
   - UnavailableError               503  UNAVAILABLE          starting, stopping, unreachable
-  - DeadlineExceededError          504  DEADLINE_EXCEEDED    nobody waits for it any more
+  - DeadlineExceededError          504  DEADLINE_EXCEEDED    the deadline of the request has passed
   - PredictionError                500  INTERNAL             the potential failed on this system
-    + NonFinitePredictionError     500  INTERNAL             it gave NaN or infinity
+    + NonFinitePredictionError     500  INTERNAL             it returned NaN or infinity
   - ModelLoadError                 500  INTERNAL             a model could not be loaded
 """
 
@@ -21,13 +21,13 @@ from typing import Any, ClassVar, Self
 
 
 class ServiceError(Exception):
-    """Anything the service reports to a caller.
+    """An error that the service reports to a caller.
 
     Attributes:
-        message: What was expected and what came, without the place in the request.
-        system_index: Which system of the request is meant, counted from 0.
-        field: Which field is meant, such as "positions".
-        retry_after: Seconds after which the same request may succeed.
+        message: Description of the error, without the index of the system.
+        system_index: Index, from 0, of the system that the error is about, if it is about one.
+        field: Name of the field that the error is about, such as "positions", if it is about one.
+        retry_after: Seconds after which the same request may succeed, if known.
     """
 
     http_status: ClassVar[int] = 500
@@ -49,12 +49,12 @@ class ServiceError(Exception):
 
     @classmethod
     def expected(cls, field: str, expected: object, got: object) -> Self:
-        """Return the error that a field of the request holds something else than expected.
+        """Return the error of a field that holds something other than expected.
 
         Args:
             field: Name of the field; the message begins with it.
             expected: Description of a valid value.
-            got: Description of the value that came.
+            got: Value or description of what came instead.
         """
         return cls(f"{field}: expected {expected}, got {got}", field=field)
 
@@ -77,7 +77,7 @@ class ServiceError(Exception):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a caller needs to raise the same error; the inverse of `from_dict`."""
+        """Return the values from which `from_dict` makes the same error."""
         return {
             "type": type(self).__name__,
             "message": self.message,
@@ -88,7 +88,7 @@ class ServiceError(Exception):
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "ServiceError":
-        """Return the error that `to_dict` described; of an unknown type, a plain `ServiceError`."""
+        """Return the error that `to_dict` described, a `ServiceError` if its type is unknown."""
         return ERRORS.get(values.get("type", ""), ServiceError)(
             values.get("message") or "",
             system_index=values.get("system_index"),
@@ -98,41 +98,41 @@ class ServiceError(Exception):
 
 
 class InvalidRequestError(ServiceError):
-    """The request is malformed: its body, its outputs, the order of a stream."""
+    """The request is malformed, such as its body, its outputs or the order of a stream."""
 
     http_status = 422
     grpc_status = "INVALID_ARGUMENT"
 
 
 class InvalidSystemError(ServiceError):
-    """The system cannot be evaluated as it was sent."""
+    """A system in the request is malformed."""
 
     http_status = 422
     grpc_status = "INVALID_ARGUMENT"
 
 
 class UnsupportedElementError(InvalidSystemError):
-    """The system holds an element that the model was not made for."""
+    """The system contains an element that the model does not support."""
 
     grpc_status = "FAILED_PRECONDITION"
 
 
 class UnsupportedOutputError(ServiceError):
-    """The model has no such output, or not for this system; the message says what it has."""
+    """The model cannot give this output, or not for this system."""
 
     http_status = 422
     grpc_status = "FAILED_PRECONDITION"
 
 
 class UnknownModelError(ServiceError):
-    """No model of this name is served; the message says which are."""
+    """No model of this name is served; the message lists those that are."""
 
     http_status = 404
     grpc_status = "NOT_FOUND"
 
 
 class SystemTooLargeError(ServiceError):
-    """The system alone is more than the largest batch."""
+    """The system alone exceeds the limits of a batch."""
 
     http_status = 413
     grpc_status = "OUT_OF_RANGE"
@@ -146,7 +146,7 @@ class OverloadedError(ServiceError):
 
 
 class RequestCancelledError(ServiceError):
-    """The caller went away before its prediction was made."""
+    """The caller disconnected or canceled the request before it was answered."""
 
     http_status = 499
     grpc_status = "CANCELLED"
@@ -160,7 +160,7 @@ class UnavailableError(ServiceError):
 
 
 class DeadlineExceededError(ServiceError):
-    """The prediction was not made in the time the caller was ready to wait."""
+    """The request was not answered before its deadline."""
 
     http_status = 504
     grpc_status = "DEADLINE_EXCEEDED"
@@ -174,7 +174,7 @@ class PredictionError(ServiceError):
 
 
 class NonFinitePredictionError(PredictionError):
-    """The potential gave NaN or infinity for this system."""
+    """The potential returned NaN or infinity for this system."""
 
 
 class ModelLoadError(ServiceError):
@@ -184,7 +184,7 @@ class ModelLoadError(ServiceError):
     grpc_status = "INTERNAL"
 
 
-# In the order in which `error_of_http_status` prefers them.
+# Most general first, so that `error_of_http_status` finds the general error of a status.
 ERRORS: Mapping[str, type[ServiceError]] = {
     error.__name__: error
     for error in (
@@ -208,4 +208,4 @@ ERRORS: Mapping[str, type[ServiceError]] = {
 
 def error_of_http_status(status: int) -> type[ServiceError]:
     """Return the most general error with this status, for a reply that names no error."""
-    return next((e for e in ERRORS.values() if e.http_status == status), ServiceError)
+    return next((kind for kind in ERRORS.values() if kind.http_status == status), ServiceError)

@@ -1,6 +1,6 @@
-"""The names that travel beside a request: headers, media types, levels of urgency, model names.
+"""Header names, media types, urgency levels and the rule for model names.
 
-A header over HTTP is metadata of the same name over gRPC.
+An HTTP header is sent as metadata of the same name over gRPC.
 """
 
 import re
@@ -14,15 +14,15 @@ JSON_LINES = "application/x-ndjson"
 PROTOBUF = "application/x-protobuf"
 PROBLEM = "application/problem+json"
 
-# Levels of urgency, from the most urgent to the least.
+# Urgency levels, from the most urgent to the least; a request without one is normal.
 MOST_URGENT, NORMAL_URGENCY, LEAST_URGENT = 0, 3, 7
 
-# The model that a server offers unless it is configured otherwise.
+# Name of the model that a server offers unless it is configured otherwise.
 BUNDLED_MODEL = "water"
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def is_model_name(name: str) -> bool:
-    """Return True if a model can be served under this name, which is part of a REST path."""
+    """Return True if a model can have this name, which becomes part of REST paths."""
     return _MODEL_NAME.fullmatch(name) is not None

@@ -1,4 +1,4 @@
-"""The distance of forces from a gradient: request, reply, and norms of a Jacobian."""
+"""Nonconservativity, the distance of forces from a gradient, from the Jacobian of the forces."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ from twinforce_proto.system import System
 
 @dataclass(frozen=True, slots=True)
 class NonconservativityRequest:
-    """Ask how far the forces of a system are from being a gradient.
+    """A request for the nonconservativity of the forces of one system.
 
     Attributes:
-        model: The name of the model.
-        system: Evaluated alone.
-        output: Which forces: one of `FORCES`.
-        pairs: Whether the norms of each pair of atoms are wanted too.
+        model: Name of the model.
+        system: System to evaluate.
+        output: Forces to differentiate, one of `FORCES`.
+        pairs: True to return the norms for each pair of atoms as well.
 
     Raises:
-        InvalidRequestError: The output is no forces.
+        InvalidRequestError: The output is not one of `FORCES`.
     """
 
     model: str
@@ -32,27 +32,26 @@ class NonconservativityRequest:
 
     def __post_init__(self) -> None:
         if self.output not in FORCES:
-            expected = " or ".join(FORCES)
-            text = f"output: expected {expected}, got {self.output!r}"
-            raise InvalidRequestError(text, field="output")
+            raise InvalidRequestError.expected("output", " or ".join(FORCES), repr(self.output))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Nonconservativity:
-    """How far forces f are from being a gradient.
+    """The distance of forces f from a gradient.
 
         λ = ‖(J - Jᵀ)/2‖ / ‖J‖        J = ∂f/∂r, Frobenius norms
 
     Attributes:
-        value: λ: 0 for a gradient, and where the forces are the same everywhere; 1 for a field
-            without any conservative part.
+        value: λ, which is 0 for a gradient, also if the forces are the same everywhere, and 1 for
+            a field without any conservative part.
         jacobian_norm: ‖J‖, in eV/Å².
         antisymmetric_norm: ‖(J - Jᵀ)/2‖, in eV/Å².
-        pair_norms: Of the 3 x 3 block of J of each pair of atoms, shape [n_atoms, n_atoms], in
-            eV/Å²: rows are whose force, columns whose position. None unless asked for.
-        antisymmetric_pair_norms: Likewise of (J - Jᵀ)/2.
-        provenance: What made it.
-        timings: Where the time went, all passes together.
+        pair_norms: Norms of the 3 x 3 block of J of each pair of atoms, shape [n_atoms, n_atoms],
+            in eV/Å². Entry [i, j] is about the force on atom i and the position of atom j. None
+            unless requested.
+        antisymmetric_pair_norms: The same for (J - Jᵀ)/2.
+        provenance: Origin of the result.
+        timings: Time that all passes took together.
     """
 
     value: float
@@ -65,18 +64,19 @@ class Nonconservativity:
 
 
 def measure(jacobian: NDArray[np.float64], *, pairs: bool = False) -> Nonconservativity:
-    """Return λ and the norms it is made of.
+    """Return λ and the norms that define it.
 
     Args:
         jacobian: Shape [3 n_atoms, 3 n_atoms], in eV/Å².
-        pairs: Whether the norms of each pair of atoms are wanted too.
+        pairs: True to return the norms for each pair of atoms as well.
     """
     antisymmetric = (jacobian - jacobian.T) / 2
-    whole, part = float(np.linalg.norm(jacobian)), float(np.linalg.norm(antisymmetric))
+    norm = float(np.linalg.norm(jacobian))
+    antisymmetric_norm = float(np.linalg.norm(antisymmetric))
     return Nonconservativity(
-        value=part / whole if whole else 0.0,
-        jacobian_norm=whole,
-        antisymmetric_norm=part,
+        value=antisymmetric_norm / norm if norm else 0.0,
+        jacobian_norm=norm,
+        antisymmetric_norm=antisymmetric_norm,
         pair_norms=_pair_norms(jacobian) if pairs else None,
         antisymmetric_pair_norms=_pair_norms(antisymmetric) if pairs else None,
     )

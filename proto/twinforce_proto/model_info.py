@@ -19,23 +19,23 @@ from twinforce_proto.system import System
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The capabilities and the description of a served model.
+    """The name, origin and capabilities that a served model declares.
 
     Attributes:
-        name: Name under which clients ask for the model.
+        name: Name that requests use.
         version: Version of the model.
-        sha256: Hash of the weights, in hexadecimal.
+        sha256: SHA-256 of the weights, in hexadecimal.
         architecture: Family of potentials that the model belongs to.
         cutoff: Cutoff radius, in Å.
-        elements: Atomic numbers of the elements that the model supports.
-        dtype: Data type that the model computes in, such as "float32".
+        elements: Atomic numbers of the supported elements.
+        dtype: Type that the model computes in, such as "float32".
         device: Device that the model runs on, such as "cpu" or "cuda:0".
-        outputs: Outputs that the model can evaluate, in the order of `OUTPUTS`.
+        outputs: Outputs that the model can predict, in the order of `OUTPUTS`.
         n_parameters: Number of trained parameters.
-        uses_charge: True if predictions depend on the total charge of a system.
-        uses_spin: True if predictions depend on the spin multiplicity of a system.
+        uses_charge: True if the total charge of a system affects its prediction.
+        uses_spin: True if the spin multiplicity of a system affects its prediction.
         units: Unit of each output.
-        metadata: Errors, training data, recipe and the like, as JSON values.
+        metadata: Errors, training data, recipe and the like, as a JSON object.
         card: Model card, in Markdown.
     """
 
@@ -83,10 +83,9 @@ class Support:
     def __init__(
         self, model: Declares, name: str = "", *, uses_charge: bool = True, uses_spin: bool = True
     ) -> None:
-        self.outputs = frozenset(model.outputs)
-        self.elements = model.elements
-        self._title = _title(name)
-        self._name = name
+        self._title = f"model {name!r}" if name else "this model"
+        self._outputs = frozenset(model.outputs)
+        self._elements = model.elements
         self._uses_charge = uses_charge
         self._uses_spin = uses_spin
         self._is_known = np.zeros(MAX_ATOMIC_NUMBER + 1, dtype=np.bool_)
@@ -99,7 +98,13 @@ class Support:
 
     def check_outputs(self, outputs: frozenset[str]) -> None:
         """Raise `UnsupportedOutputError` unless the model has these outputs."""
-        check_outputs(self, outputs, self._name)
+        if missing := outputs - self._outputs:
+            present = [name for name in OUTPUTS if name in self._outputs]
+            raise UnsupportedOutputError(
+                f"outputs: {self._title} has no {_listed(sorted(missing))}; "
+                f"it has {_listed(present)}",
+                field="outputs",
+            )
 
     def reason_to_refuse(self, system: System, outputs: frozenset[str]) -> ServiceError | None:
         """Return why the model cannot evaluate this system, or None.
@@ -109,14 +114,18 @@ class Support:
             outputs: Outputs to evaluate, which the model has.
         """
         if not self._is_known[system.atomic_numbers].all():
-            unknown = set(system.atomic_numbers.tolist()).difference(self.elements)
+            unknown = set(system.atomic_numbers.tolist()).difference(self._elements)
             return UnsupportedElementError.expected(
                 "atomic_numbers",
-                f"elements that {self._title} supports ({_listed(self.elements)})",
+                f"elements that {self._title} supports ({_listed(self._elements)})",
                 _listed(sorted(unknown)),
             )
         if not (STRESSES.isdisjoint(outputs) or system.pbc.all()):
-            return _not_periodic(system.pbc.tolist())
+            return UnsupportedOutputError.expected(
+                "pbc",
+                "a system that is periodic in all three directions, as a stress needs a volume",
+                system.pbc.tolist(),
+            )
         if system.charge and not self._uses_charge:
             return self._ignored("charge", "none or 0", f"{system.charge:g}")
         if system.spin_multiplicity not in (None, 1) and not self._uses_spin:
@@ -140,35 +149,6 @@ def check_supported(model: Declares, systems: Sequence[System], outputs: frozens
     for index, system in enumerate(systems):
         if (error := support.reason_to_refuse(system, outputs)) is not None:
             raise error.at(index)
-
-
-def check_outputs(model: Declares, outputs: frozenset[str], name: str = "") -> None:
-    """Raise `UnsupportedOutputError` unless the model, of this name, has these outputs."""
-    if missing := outputs.difference(model.outputs):
-        present = [output for output in OUTPUTS if output in model.outputs]
-        raise UnsupportedOutputError(
-            f"outputs: {_title(name)} has no {_listed(sorted(missing))}; it has {_listed(present)}",
-            field="outputs",
-        )
-
-
-def check_periodic(is_periodic: Sequence[bool]) -> None:
-    """Raise `UnsupportedOutputError` unless each system has a stress.
-
-    Args:
-        is_periodic: For each system, True if it is periodic in all three directions.
-    """
-    if not all(is_periodic):
-        raise _not_periodic("one that is not").at(list(is_periodic).index(False))
-
-
-def _not_periodic(got: object) -> UnsupportedOutputError:
-    expected = "a system that is periodic in all three directions, as a stress needs a volume"
-    return UnsupportedOutputError.expected("pbc", expected, got)
-
-
-def _title(name: str) -> str:
-    return f"model {name!r}" if name else "this model"
 
 
 def _listed(items: Iterable[object]) -> str:

@@ -1,4 +1,4 @@
-"""The quantities a request can ask for."""
+"""The names of the quantities that a request can ask for."""
 
 from collections.abc import Iterable
 
@@ -13,19 +13,19 @@ OUTPUTS = (
     "direct_stress",
 )
 
-# Those that are derivatives of the energy and so need a backward pass.
+# Derivatives of the energy, which need a backward pass.
 AUTOGRAD_OUTPUTS = frozenset({"conservative_forces", "conservative_stress"})
 
-# Those that only a system periodic in all three directions has.
+# Outputs that are defined only for systems that are periodic in all three directions.
 STRESSES = frozenset({"conservative_stress", "direct_stress"})
 
-# The two kinds of forces, as what has a Jacobian.
+# Outputs that have a Jacobian: the two kinds of forces.
 FORCES = ("direct_forces", "conservative_forces")
 
-# What a request that names none asks for.
+# Outputs of a request that names none.
 DEFAULT_OUTPUTS = ("energy", "conservative_forces")
 
-# "hybrid" asks for the energy and both forces, made in one forward pass.
+# "hybrid" stands for the energy and both kinds of forces, from one forward pass.
 _SHORTHANDS = {"hybrid": frozenset({"energy", "conservative_forces", "direct_forces"})}
 
 _CHOICES = (*OUTPUTS, *_SHORTHANDS)
@@ -33,23 +33,21 @@ _EXPECTED = "some of " + ", ".join(_CHOICES)
 
 
 def parse_outputs(names: str | Iterable[str]) -> frozenset[str]:
-    """Return the outputs these names ask for, shorthands expanded.
+    """Return the outputs with these names, with shorthands expanded.
 
     Raises:
-        InvalidRequestError: When a name is unknown, or there is none.
+        InvalidRequestError: A name is unknown, or there is none.
     """
     outputs: set[str] = set()
     for name in (names,) if isinstance(names, str) else names:
         if name not in _CHOICES:
-            raise InvalidRequestError(
-                f"outputs: expected {_EXPECTED}, got {name!r}", field="outputs"
-            )
+            raise InvalidRequestError.expected("outputs", _EXPECTED, repr(name))
         outputs |= _SHORTHANDS.get(name, {name})
     if not outputs:
-        raise InvalidRequestError(f"outputs: expected {_EXPECTED}, got none", field="outputs")
+        raise InvalidRequestError.expected("outputs", _EXPECTED, "none")
     return frozenset(outputs)
 
 
 def needs_autograd(outputs: Iterable[str]) -> bool:
-    """Return whether any of these outputs needs a backward pass."""
+    """Return True if any of these outputs needs a backward pass."""
     return not AUTOGRAD_OUTPUTS.isdisjoint(outputs)

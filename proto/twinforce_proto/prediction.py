@@ -1,4 +1,4 @@
-"""A prediction, where it came from, and the request for it."""
+"""Predictions, their provenance and timings, and requests for them."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ from twinforce_proto.system import System
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What made a prediction.
+    """The origin of a prediction: the model, weights, device and service that produced it.
 
     Attributes:
-        model: The name a client asks for.
-        version: Of the model.
-        sha256: Of the weights, in hexadecimal.
-        dtype: What the model computes in, such as "float32".
-        device: Such as "cpu" or "cuda:0".
-        service_version: Of the service that answered.
+        model: Name of the model, as requests give it.
+        version: Version of the model.
+        sha256: SHA-256 of the weights, in hexadecimal.
+        dtype: Type that the model computes in, such as "float32".
+        device: Device that the model runs on, such as "cpu" or "cuda:0".
+        service_version: Version of the service.
     """
 
     model: str
@@ -31,13 +31,13 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time of a prediction went.
+    """A breakdown of the time that a prediction took.
 
     Attributes:
-        queue_s: Waiting for the device, in s.
-        compute_s: The whole batch on the device, in s.
-        batch_n_systems: How many systems shared the batch.
-        batch_n_atoms: How many atoms they had.
+        queue_s: Time spent waiting for the device, in s.
+        compute_s: Time that the whole batch took on the device, in s.
+        batch_n_systems: Number of systems in the batch.
+        batch_n_atoms: Number of atoms in the batch.
     """
 
     queue_s: float
@@ -48,18 +48,18 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """What a potential says of one system; only what was asked for is set.
+    """The prediction of a potential for one system; outputs that were not requested are None.
 
     Attributes:
-        energy: In eV.
+        energy: Potential energy, in eV.
         atom_energies: Shape [n_atoms], in eV; they add up to the energy.
         conservative_forces: -dE/dr, shape [n_atoms, 3], in eV/Å.
-        direct_forces: The force head, not a gradient, without net force; shape [n_atoms, 3],
-            in eV/Å.
+        direct_forces: Output of the force head, not a gradient, without net force; shape
+            [n_atoms, 3], in eV/Å.
         conservative_stress: (1/V) dE/dstrain, shape [3, 3], in eV/Å³; tension > 0.
-        direct_stress: The stress head, not a derivative; shape [3, 3], in eV/Å³.
-        provenance: What made it.
-        timings: Where the time went.
+        direct_stress: Output of the stress head, not a derivative; shape [3, 3], in eV/Å³.
+        provenance: Origin of the prediction.
+        timings: Time that the prediction took.
     """
 
     energy: float | None = None
@@ -74,13 +74,13 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest:
-    """Systems to evaluate together, and what is wanted of each.
+    """Systems to evaluate together, and the outputs to predict for each.
 
     Attributes:
-        model: The name of the model.
-        systems: At least one.
-        outputs: Names of `OUTPUTS`, shorthands expanded.
-        reply_dtype: What the arrays of the reply travel as, "float64" or "float32".
+        model: Name of the model.
+        systems: At least one system.
+        outputs: Names from `OUTPUTS`, with shorthands expanded.
+        reply_dtype: Type of the arrays in the reply, "float64" or "float32".
     """
 
     model: str

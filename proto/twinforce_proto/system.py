@@ -1,4 +1,4 @@
-"""One atomistic system and what is predicted for it, as numpy arrays."""
+"""One atomistic system, as numpy arrays."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -11,18 +11,18 @@ from twinforce_proto import checks
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
 class System:
-    """One atomistic system, checked when it is made.
+    """One atomistic system, validated on construction.
 
-    What already has the right type is not copied; the arrays kept are read-only views.
+    Arrays that already have the right type are not copied; the attributes are read-only views.
 
     Attributes:
-        atomic_numbers: Shape [n_atoms], 1 to 118.
-        positions: Shape [n_atoms, 3], in Å; they need not lie inside the cell.
-        cell: Lattice vectors as rows, shape [3, 3], in Å; zeros where there is none. May be
+        atomic_numbers: Shape [n_atoms], from 1 to 118.
+        positions: Shape [n_atoms, 3], in Å; atoms may lie outside the cell.
+        cell: Lattice vectors as rows, shape [3, 3], in Å; zeros if there is no cell. It may be
             skewed or left-handed.
-        pbc: Periodic along each lattice vector, shape [3].
-        charge: Total charge, in elementary charges.
-        spin_multiplicity: 2S + 1.
+        pbc: Periodicity along each lattice vector, shape [3].
+        charge: Total charge, in elementary charges, or None.
+        spin_multiplicity: 2S + 1, or None.
     """
 
     atomic_numbers: NDArray[np.int32]
@@ -41,19 +41,19 @@ class System:
         charge: float | None = None,
         spin_multiplicity: int | None = None,
     ) -> None:
-        """Check and keep the arrays.
+        """Validate the values and keep them.
 
         Args:
             atomic_numbers: At least one whole number from 1 to 118.
-            positions: Finite, shape [n_atoms, 3], in Å.
-            cell: Finite, shape [3, 3], in Å. The vectors along periodic directions must not be
-                zero and must not lie in one plane or on one line. None: no cell.
+            positions: Finite numbers of shape [n_atoms, 3], in Å.
+            cell: Finite numbers of shape [3, 3], in Å. The vectors along periodic directions must
+                be linearly independent. None: no cell.
             pbc: Three bools, or one for all directions. None: open.
-            charge: Finite, in elementary charges.
-            spin_multiplicity: A whole number, at least 1.
+            charge: Finite number, in elementary charges.
+            spin_multiplicity: Whole number, at least 1.
 
         Raises:
-            InvalidSystemError: When anything else came; `field` says where.
+            InvalidSystemError: A value is invalid; `field` names it.
         """
         numbers = checks.atomic_numbers(atomic_numbers)
         periodic = checks.pbc(pbc)
@@ -76,7 +76,7 @@ class System:
         charge: float | None,
         spin_multiplicity: int | None,
     ) -> Self:
-        """Return the system with these attributes, which those of another one have been."""
+        """Return a system with these attributes without validating them again."""
         system = object.__new__(cls)
         system._set(
             atomic_numbers=atomic_numbers,
@@ -92,14 +92,14 @@ class System:
         return len(self.atomic_numbers)
 
     def moved(self, positions: ArrayLike, cell: ArrayLike | None = None) -> Self:
-        """Return this system with other coordinates; what stays is shared, not checked again.
+        """Return this system with new coordinates; the other attributes are shared.
 
         Args:
             positions: Shape [n_atoms, 3], in Å.
             cell: Shape [3, 3], in Å. None: unchanged.
 
         Raises:
-            InvalidSystemError: As on construction.
+            InvalidSystemError: The coordinates are invalid; `field` names them.
         """
         return self.of_checked(
             self.atomic_numbers,

@@ -1,10 +1,10 @@
-"""Units and sign conventions, the same in every package and on the wire.
+"""Units and sign conventions, which every package and the wire share.
 
 Lengths are in Å, energies in eV, forces in eV/Å, stresses in eV/Å³.
 
-Forces point down the energy: F = -dE/dr. Stress follows ASE: σ = (1/V) dE/dε with
-r' = r (1 + ε) and h' = h (1 + ε), rows as vectors; positive is tension, and the
-pressure is -tr(σ)/3. Cells hold their lattice vectors as rows.
+Forces are F = -dE/dr. The stress follows ASE: σ = (1/V) dE/dε with r' = r (1 + ε) and
+h' = h (1 + ε), where vectors are rows; it is positive under tension, and the pressure is -tr(σ)/3.
+The rows of a cell are its lattice vectors.
 """
 
 from collections.abc import Mapping

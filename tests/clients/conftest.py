@@ -6,14 +6,14 @@ from tests.potentials import Soft, loaded
 
 @pytest.fixture(scope="session")
 def server():
-    """A service of the toy alone, for every test that does not disturb it."""
+    """A service of the toy potential, shared by all tests that do not change its state."""
     with serve() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def choosy_server():
-    """A service of a model that knows neon and argon only."""
+    """A service of a model that supports neon and argon only."""
     with serve({"soft": loaded(Soft())}) as server:
         yield server
 

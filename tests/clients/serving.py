@@ -1,4 +1,4 @@
-"""Services of the toy, as the tests of the clients want them."""
+"""Services of the toy potential for the tests of the clients."""
 
 import socket
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ ARGON = 18
 
 
 def serve(potentials=None, **settings):
-    """Start a service of `lj`, the toy in float64, or of the loaded models given."""
+    """Start a service of the given loaded models, or of `lj`, the toy potential in float64."""
     defaults = {"dtype": "float64", "model": {"lj": TOY}, "rest_port": 0, "grpc_port": 0}
     settings = Settings(water=False, device="cpu", n_threads=1, **defaults | settings)
     return run_in_thread(settings, None if potentials is None else lambda: potentials)

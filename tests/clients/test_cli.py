@@ -209,7 +209,7 @@ def test_md_warns_of_direct_forces_without_a_thermostat(file, capsys):
         (["predict", "{file}", "--model", "none"], 1, "UnknownModelError: "),
         (["predict", "{file}", "-o", "/nowhere/at/all.xyz"], 2, "No such file or directory"),
         (["md", "{file}", "--index=1", "--ensemble=npt-isotropic"], 2, "pbc: expected a system"),
-        (["md", "{file}", "--restart", __file__], 2, "expected a file that dynamics saved"),
+        (["md", "{file}", "--restart", __file__], 2, "expected a restart file"),
         (["md", "{file}", "--trajectory", "run.pdf"], 2, r"expected a name that ends in \.traj"),
         (["models", "--url", "http:/host"], 2, "expected a url"),
         (["models", "--url", "grpc://127.0.0.1:{port}"], 1, "UnavailableError: cannot reach"),

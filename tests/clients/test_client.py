@@ -99,9 +99,13 @@ def test_among_several_models_water_is_meant_else_one_must_be_named(transport):
                     assert client.predict(molecule()).provenance.model == expected
                     assert stream.predict(molecule()).provenance.model == expected
                 else:
-                    with pytest.raises(InvalidRequestError, match="served are: a, b"):
+                    with pytest.raises(
+                        InvalidRequestError, match=r"expected the name of a served model \(a, b\)"
+                    ):
                         client.predict(molecule())
-                    with pytest.raises(InvalidRequestError, match="served are: a, b"):
+                    with pytest.raises(
+                        InvalidRequestError, match=r"expected the name of a served model \(a, b\)"
+                    ):
                         stream.predict(molecule())
                 assert client.predict(molecule(), model="a").provenance.model == "a"
 

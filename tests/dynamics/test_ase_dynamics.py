@@ -197,7 +197,7 @@ def test_a_restart_of_other_atoms_or_from_another_file_is_refused(calculator, tm
     with pytest.raises(ValueError, match="other masses"):
         MultipleTimeStepping(atoms, FS).restore(path)
     path.write_text("not a restart")
-    with pytest.raises(ValueError, match="expected a file that dynamics saved"):
+    with pytest.raises(ValueError, match="expected a restart file"):
         MultipleTimeStepping(argon(calculator), FS).restore(path)
 
 

@@ -156,13 +156,13 @@ def test_a_state_without_both_forces_is_refused():
     state = start(wells)
     bare = replace(state, prediction=wells.direct(state.positions, CELL))
     mechanics = Mechanics(masses=MASSES, time_step=0.05)
-    with pytest.raises(ValueError, match="conservative_forces: expected them"):
+    with pytest.raises(ValueError, match="conservative_forces: expected values"):
         respa_step(bare, wells.direct, wells.hybrid, mechanics, 4)
 
 
 def test_the_step_needs_neither_ase_nor_torch():
     program = (
-        "import sys, twinforce_dynamics.mts, twinforce_dynamics.propagation; print(*sys.modules)"
+        "import sys, twinforce_dynamics.mts, twinforce_dynamics.trajectory; print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

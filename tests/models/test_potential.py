@@ -1,4 +1,4 @@
-"""What `predict` makes of a potential."""
+"""Predictions of a potential."""
 
 import numpy as np
 import pytest
@@ -190,10 +190,6 @@ def test_a_stress_without_full_periodicity_is_an_error_that_names_the_system(out
     with pytest.raises(UnsupportedOutputError, match="periodic in all three") as caught:
         predict(lennard_jones(), [crystal(), crystal(), partial], [output])
     assert caught.value.system_index == 2
-    batch = Batch.from_systems([crystal(), partial], 7.0)
-    with pytest.raises(UnsupportedOutputError) as caught:
-        predict_batch(lennard_jones(), batch, [output])
-    assert caught.value.system_index == 1
 
 
 def test_an_unknown_element_is_an_error_that_names_system_and_elements():

@@ -1,1 +1,1 @@
-"""One-method transports over gRPC and HTTP."""
+"""The transports of the clients, over gRPC and over HTTP."""

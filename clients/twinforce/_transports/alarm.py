@@ -1,4 +1,4 @@
-"""What interrupts a call that takes too long, and costs next to nothing if none does."""
+"""A timer for interrupting calls that take too long, nearly free when none does."""
 
 import time
 from collections.abc import Callable
@@ -7,16 +7,17 @@ from threading import TIMEOUT_MAX, Condition, Thread
 
 
 class Alarm:
-    """Rings once, in a thread of its own, at a time that can be put off again and again.
+    """A timer that calls a function once, from its own thread; it can be reset cheaply.
 
-    Putting it off wakes nobody: the thread finds out when it wakes at the time that was set before.
+    Postponing it does not wake the thread: the thread wakes at the earlier time and then sees
+    that the alarm was postponed.
 
     Args:
-        ring: What is called then.
+        callback: Function to call when the alarm rings.
     """
 
-    def __init__(self, ring: Callable[[], object]) -> None:
-        self._ring = ring
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self._callback = callback
         self._changed = Condition()
         self._due = self._wakes_at = inf
         self._thread: Thread | None = None
@@ -24,10 +25,10 @@ class Alarm:
         self.has_rung = False
 
     def set(self, due: float) -> None:
-        """Ring then, and not at the time set before.
+        """Replace the time at which the alarm rings.
 
         Args:
-            due: On the clock of `time.monotonic`, in s; infinite: not at all.
+            due: Time on the clock of `time.monotonic`, in s; infinity means never.
         """
         self._due = due
         if due < self._wakes_at:
@@ -39,7 +40,7 @@ class Alarm:
                 self._thread.start()
 
     def stop(self) -> None:
-        """Ring no more."""
+        """Disable the alarm and end its thread."""
         with self._changed:
             self._is_stopped = True
             self._changed.notify()
@@ -52,4 +53,4 @@ class Alarm:
             if self._is_stopped:
                 return
             self.has_rung = True
-        self._ring()
+        self._callback()

@@ -12,10 +12,9 @@ import grpc
 from google.protobuf.message import Message
 
 from twinforce._transports.alarm import Alarm
-from twinforce._transports.transport import Call
+from twinforce._transports.transport import Call, deadline_exceeded, unreachable
 from twinforce._transports.url import Url
 from twinforce_proto import (
-    DeadlineExceededError,
     RequestCancelledError,
     ServiceError,
     SystemTooLargeError,
@@ -26,7 +25,7 @@ from twinforce_proto.codec.messages import ERROR_METADATA_KEY, error_from_proto
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 
-# gRPC sets TCP_NODELAY by itself.  A service that comes back is found again within a second.
+# gRPC sets TCP_NODELAY by itself. The short back-off finds a restarted service within a second.
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -34,21 +33,21 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # Who reads replies waits for them itself, and not for a thread of gRPC's: half of what a call
-    # takes here. The name is that of `grpc.experimental.ChannelOptions`.
+    # The thread that reads a reply waits for it directly instead of being woken by a thread of
+    # gRPC, which halves the time of a call. The name is in `grpc.experimental.ChannelOptions`.
     ("SingleThreadedUnaryStream", 1),
 )
 
 _Metadata = tuple[tuple[str, str], ...] | None
 
-_KINDS = {
+_ERRORS_BY_STATUS = {
     grpc.StatusCode.CANCELLED: RequestCancelledError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: SystemTooLargeError,  # a message above the limit
 }
 
 
 class GrpcTransport:
-    """Unary calls, and streams beside them, over one connection."""
+    """Unary calls, and streams beside them, over one channel."""
 
     def __init__(self, url: Url, urgency: int) -> None:
         self._url = url
@@ -57,7 +56,7 @@ class GrpcTransport:
         self._stub = InferenceStub(self._channel)
 
     def send(self, call: Call) -> Message:
-        """Send a message and wait for the reply."""
+        """Send a call and wait for the reply."""
         method = getattr(self._stub, call.method)
         try:
             return _message(method(call.message, timeout=call.timeout, metadata=self._metadata))
@@ -65,7 +64,7 @@ class GrpcTransport:
             raise _service_error(error, self._url, call.timeout) from error
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
-        """Send a message and yield the replies as they come; ends the call when closed."""
+        """Send a call and yield the replies as they arrive; closing the generator cancels it."""
         replies = getattr(self._stub, call.method)(
             call.message, timeout=call.timeout, metadata=self._metadata
         )
@@ -78,16 +77,16 @@ class GrpcTransport:
             replies.cancel()
 
     def stream(self) -> "GrpcStream":
-        """Return a transport for the messages of one walker."""
+        """Return a transport for the calls of one walker."""
         return GrpcStream(self._stub, self._url, self._metadata)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the channel."""
         self._channel.close()
 
 
 class GrpcStream:
-    """The messages of one walker over one `PredictStream`; opened again after it broke."""
+    """The calls of one walker over one `PredictStream`, which is reopened after an error."""
 
     def __init__(self, stub: InferenceStub, url: Url, metadata: _Metadata) -> None:
         self._stub = stub
@@ -96,10 +95,10 @@ class GrpcStream:
         self._requests: SimpleQueue[Message | None] = SimpleQueue()
         self._replies: Any = None
         self._alarm: Alarm | None = None
-        self._end: weakref.finalize[..., GrpcStream] | None = None
+        self._finalizer: weakref.finalize[..., GrpcStream] | None = None
 
     def send(self, call: Call) -> Message:
-        """Send a message and wait for its reply; whatever goes wrong breaks the stream."""
+        """Send a message and wait for its reply; any error closes the stream."""
         try:
             return self._exchange(call)
         except BaseException:
@@ -108,12 +107,12 @@ class GrpcStream:
 
     def close(self) -> None:
         """End the stream, if there is one."""
-        if self._end is not None:
-            self._end()
-            self._end = None
+        if self._finalizer is not None:
+            self._finalizer()
+            self._finalizer = None
 
     def _exchange(self, call: Call) -> Message:
-        if self._end is None or self._alarm is None:
+        if self._finalizer is None or self._alarm is None:
             self._alarm = self._open()
         alarm = self._alarm
         alarm.set(inf if call.timeout is None else time.monotonic() + call.timeout)
@@ -121,14 +120,14 @@ class GrpcStream:
         try:
             reply: Message = next(self._replies)
         except StopIteration:
-            raise _ended(self._url) from None
+            raise _stream_ended(self._url) from None
         except grpc.RpcError as error:
             if alarm.has_rung:
-                raise _too_late(self._url, call.timeout) from None
+                raise deadline_exceeded(self._url, call.timeout) from None
             raise _service_error(error, self._url, call.timeout) from error
         alarm.set(inf)
-        if alarm.has_rung:  # at the same moment
-            raise _too_late(self._url, call.timeout)
+        if alarm.has_rung:  # while the reply arrived
+            raise deadline_exceeded(self._url, call.timeout)
         return reply
 
     def _open(self) -> Alarm:
@@ -137,13 +136,13 @@ class GrpcStream:
             iter(self._requests.get, None), metadata=self._metadata
         )
         alarm = Alarm(self._replies.cancel)
-        # At exit too, and before the threads of gRPC are gone.
-        self._end = weakref.finalize(self, _end_stream, self._replies, self._requests, alarm)
+        # A finalizer also runs at exit, before the threads of gRPC are gone.
+        self._finalizer = weakref.finalize(self, _end_stream, self._replies, self._requests, alarm)
         return alarm
 
 
 class AsyncGrpcTransport:
-    """As `GrpcTransport`, with asyncio."""
+    """The asyncio counterpart of `GrpcTransport`."""
 
     def __init__(self, url: Url, urgency: int) -> None:
         self._url = url
@@ -152,7 +151,7 @@ class AsyncGrpcTransport:
         self._stub = InferenceStub(self._channel)
 
     async def send(self, call: Call) -> Message:
-        """Send a message and wait for the reply."""
+        """Send a call and wait for the reply."""
         method = getattr(self._stub, call.method)
         try:
             return _message(
@@ -162,7 +161,7 @@ class AsyncGrpcTransport:
             raise _service_error(error, self._url, call.timeout) from error
 
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
-        """Send a message and yield the replies as they come; ends the call when closed."""
+        """Send a call and yield the replies as they arrive; closing the generator cancels it."""
         replies = getattr(self._stub, call.method)(
             call.message, timeout=call.timeout, metadata=self._metadata
         )
@@ -175,16 +174,16 @@ class AsyncGrpcTransport:
             replies.cancel()
 
     def stream(self) -> "AsyncGrpcStream":
-        """Return a transport for the messages of one walker."""
+        """Return a transport for the calls of one walker."""
         return AsyncGrpcStream(self._stub, self._url, self._metadata)
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the channel."""
         await self._channel.close()
 
 
 class AsyncGrpcStream:
-    """As `GrpcStream`, with asyncio."""
+    """The asyncio counterpart of `GrpcStream`."""
 
     def __init__(self, stub: InferenceStub, url: Url, metadata: _Metadata) -> None:
         self._stub = stub
@@ -193,14 +192,14 @@ class AsyncGrpcStream:
         self._call: Any = None
 
     async def send(self, call: Call) -> Message:
-        """Send a message and wait for its reply; whatever goes wrong breaks the stream."""
+        """Send a message and wait for its reply; any error closes the stream."""
         try:
             async with asyncio.timeout(call.timeout):
                 return await self._exchange(call)
         except BaseException as error:
             await self.close()
             if isinstance(error, TimeoutError):
-                raise _too_late(self._url, call.timeout) from None
+                raise deadline_exceeded(self._url, call.timeout) from None
             if isinstance(error, grpc.RpcError):
                 raise _service_error(error, self._url, call.timeout) from error
             raise
@@ -216,16 +215,16 @@ class AsyncGrpcStream:
             self._call = self._stub.PredictStream(metadata=self._metadata)
         try:
             await self._call.write(call.message)
-        except (asyncio.InvalidStateError, grpc.RpcError) as error:  # whatever ended it
-            raise _ended(self._url) from error
+        except (asyncio.InvalidStateError, grpc.RpcError) as error:  # the stream has ended
+            raise _stream_ended(self._url) from error
         reply = await self._call.read()
         if reply is grpc.aio.EOF:
-            raise _ended(self._url)
+            raise _stream_ended(self._url)
         return _message(reply)
 
 
 def _metadata(urgency: int) -> _Metadata:
-    """Return what goes with each call; nothing where the service would assume the same."""
+    """Return the metadata of each call; None if the service would assume the same."""
     return None if urgency == headers.NORMAL_URGENCY else ((headers.URGENCY, str(urgency)),)
 
 
@@ -248,25 +247,22 @@ def _message(reply: object) -> Message:
 
 
 def _service_error(error: Any, url: Url, timeout: float | None) -> ServiceError:
-    """Return the error of the tree that a failed call stands for.
+    """Return the `ServiceError` that a failed call stands for.
 
-    The service says which it is; a bare status comes from gRPC, or a proxy, on the way.
+    The service sends its error in the metadata; without that, the status comes from gRPC itself
+    or from a proxy.
     """
     for key, value in error.trailing_metadata() or ():
         if key == ERROR_METADATA_KEY:
             return error_from_proto(pb.Error.FromString(value))
     status, details = error.code(), error.details()
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return _too_late(url, timeout)
+        return deadline_exceeded(url, timeout)
     if status is grpc.StatusCode.UNAVAILABLE:
-        return UnavailableError(f"cannot reach {url}: {details}")
-    kind = _KINDS.get(status, ServiceError)
+        return unreachable(url, details)
+    kind = _ERRORS_BY_STATUS.get(status, ServiceError)
     return kind(f"{url} answered {status.name}: {details}")
 
 
-def _too_late(url: Url, timeout: float | None) -> DeadlineExceededError:
-    return DeadlineExceededError(f"no answer from {url} within {timeout or 0.0:.3g} s")
-
-
-def _ended(url: Url) -> UnavailableError:
+def _stream_ended(url: Url) -> UnavailableError:
     return UnavailableError(f"{url} ended the stream")

@@ -1,4 +1,4 @@
-"""The JSON bodies of REST, to and from the messages that they stand for."""
+"""Conversion between protobuf messages and the JSON bodies of REST."""
 
 import base64
 import json
@@ -48,15 +48,13 @@ def body_of(
     | pb.PropagateRequest
     | pb.RelaxRequest,
 ) -> dict[str, Any]:
-    """Return the body that asks what this message asks."""
+    """Return the JSON body of the request that a message holds."""
     if isinstance(message, pb.PropagateRequest):
         return _propagate_body(message)
     if isinstance(message, pb.RelaxRequest):
         return _relax_body(message)
     if isinstance(message, pb.NonconservativityRequest):
-        wanted = nonconservativity_request_from_proto(message)
-        system = _system(wanted.system)
-        return {"system": system, "output": wanted.output, "pairs": wanted.pairs}
+        return _nonconservativity_body(message)
     request = predict_request_from_proto(message)
     return {
         "systems": [_system(system) for system in request.systems],
@@ -65,10 +63,10 @@ def body_of(
 
 
 def reply_message(method: Method, values: Any) -> Message:
-    """Return the message that this decoded body stands for.
+    """Return the message for the decoded body of a reply.
 
     Raises:
-        PredictionError: When it is no such body.
+        PredictionError: The body is not a reply to this method.
     """
     try:
         if method == "Predict":
@@ -79,15 +77,15 @@ def reply_message(method: Method, values: Any) -> Message:
             return pb.ListModelsReply(models=map(_model_info, values["models"]))
         return _model_info(values)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise PredictionError(f"reply: not one to {method}: {error!r}") from error
+        raise PredictionError(f"reply: invalid body of a reply to {method}: {error!r}") from error
 
 
 def line_message(method: Method, line: str) -> pb.Snapshot | pb.Relaxed:
-    """Return the message that a line of a reply stands for.
+    """Return the message for one line of a streamed reply.
 
     Raises:
-        ServiceError: The one that the line tells of.
-        PredictionError: When it is no such line.
+        ServiceError: The error that the line reports.
+        PredictionError: The line does not belong to a reply to this method.
     """
     try:
         values = json.loads(line)
@@ -98,38 +96,44 @@ def line_message(method: Method, line: str) -> pb.Snapshot | pb.Relaxed:
             return snapshot_to_proto(_snapshot(values))
         status = int(problem["status"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise PredictionError(f"reply: not a line of one to {method}: {error!r}") from error
+        raise PredictionError(f"reply: invalid line of a reply to {method}: {error!r}") from error
     raise error_from_problem(problem, status)
 
 
 def _snapshot(values: dict[str, Any]) -> Snapshot:
-    known = values | {name: np.asarray(values[name]) for name in ("positions", "cell")}
-    known["velocities"] = np.asarray(values["velocities"]) / FS
-    known["checkpoint"] = base64.b64decode(values["checkpoint"])
-    temperatures = values["species_temperatures"].items()
-    known["species_temperatures"] = {
-        name: math.nan if each is None else each for name, each in temperatures
+    fields = values | {name: np.asarray(values[name]) for name in ("positions", "cell")}
+    fields["velocities"] = np.asarray(values["velocities"]) / FS
+    fields["checkpoint"] = base64.b64decode(values["checkpoint"])
+    fields["species_temperatures"] = {
+        symbol: math.nan if temperature is None else temperature
+        for symbol, temperature in values["species_temperatures"].items()
     }
     if "disagreement" in values:
-        known["disagreement"] = Disagreement(**values["disagreement"])
-    known["provenance"] = _origin(values)["provenance"]
-    return Snapshot(**known)
+        fields["disagreement"] = Disagreement(**values["disagreement"])
+    fields["provenance"] = _provenance(values)
+    return Snapshot(**fields)
 
 
 def _relaxed(values: dict[str, Any]) -> Relaxed:
-    known = values | {"positions": np.asarray(values["positions"])}
-    return Relaxed(**known | {"provenance": _origin(values)["provenance"]})
+    positions = np.asarray(values["positions"])
+    return Relaxed(**values | {"positions": positions, "provenance": _provenance(values)})
+
+
+def _nonconservativity_body(message: pb.NonconservativityRequest) -> dict[str, Any]:
+    request = nonconservativity_request_from_proto(message)
+    system = _system(request.system)
+    return {"system": system, "output": request.output, "pairs": request.pairs}
 
 
 def _relax_body(message: pb.RelaxRequest) -> dict[str, Any]:
-    wanted = relax_request_from_proto(message)
+    request = relax_request_from_proto(message)
     return {
-        "system": _system(wanted.system),
-        "force_kind": wanted.force_kind,
-        "fmax": wanted.fmax,
-        "max_steps": wanted.max_steps,
-        "interval": wanted.interval,
-        "fixed_atoms": wanted.fixed_atoms.tolist(),
+        "system": _system(request.system),
+        "force_kind": request.force_kind,
+        "fmax": request.fmax,
+        "max_steps": request.max_steps,
+        "interval": request.interval,
+        "fixed_atoms": request.fixed_atoms.tolist(),
     }
 
 
@@ -156,7 +160,7 @@ def _integrator_body(message: pb.Integrator) -> dict[str, Any]:
 
 
 def _message_body(message: Message) -> dict[str, Any]:
-    """Return the fields of a message, bytes in base64."""
+    """Return the fields of a message, with bytes in base64."""
     return MessageToDict(message, preserving_proto_field_name=True)
 
 
@@ -173,23 +177,32 @@ def _system(system: System) -> dict[str, Any]:
 
 
 def _predict_reply(values: Mapping[str, Any]) -> pb.PredictReply:
-    origin = _origin(values)
-    predictions = [Prediction(**_arrays(each), **origin) for each in values["predictions"]]
+    shared: dict[str, Any] = {"provenance": _provenance(values), "timings": _timings(values)}
+    predictions = [Prediction(**_arrays(each), **shared) for each in values["predictions"]]
     return predict_reply_to_proto(values["model"], predictions)
 
 
 def _nonconservativity_reply(values: Mapping[str, Any]) -> pb.NonconservativityReply:
-    arrays = {name: np.asarray(values[name]) for name in _PAIR_NORMS if name in values}
-    known: dict[str, Any] = arrays | _origin(values)
-    norms = {name: values[name] for name in ("value", "jacobian_norm", "antisymmetric_norm")}
-    found = Nonconservativity(**norms, **known)
-    return nonconservativity_reply_to_proto(values["model"], found)
+    pair_norms: dict[str, Any] = {
+        name: np.asarray(values[name]) for name in _PAIR_NORMS if name in values
+    }
+    nonconservativity = Nonconservativity(
+        value=values["value"],
+        jacobian_norm=values["jacobian_norm"],
+        antisymmetric_norm=values["antisymmetric_norm"],
+        provenance=_provenance(values),
+        timings=_timings(values),
+        **pair_norms,
+    )
+    return nonconservativity_reply_to_proto(values["model"], nonconservativity)
 
 
-def _origin(values: Mapping[str, Any]) -> dict[str, Any]:
-    provenance = Provenance(**values["provenance"]) if values.get("provenance") else None
-    timings = Timings(**values["timings"]) if values.get("timings") else None
-    return {"provenance": provenance, "timings": timings}
+def _provenance(values: Mapping[str, Any]) -> Provenance | None:
+    return Provenance(**values["provenance"]) if values.get("provenance") else None
+
+
+def _timings(values: Mapping[str, Any]) -> Timings | None:
+    return Timings(**values["timings"]) if values.get("timings") else None
 
 
 def _arrays(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Calls over HTTP, blocking and with asyncio: protobuf bodies, or JSON if asked."""
+"""Calls over HTTP, blocking and with asyncio, with protobuf or JSON bodies."""
 
 import json
 import socket
@@ -10,9 +10,9 @@ import httpx2
 from google.protobuf.message import DecodeError, Message
 
 from twinforce._transports.json_bodies import body_of, line_message, reply_message
-from twinforce._transports.transport import Call, Method
+from twinforce._transports.transport import Call, Method, deadline_exceeded, unreachable
 from twinforce._transports.url import Url
-from twinforce_proto import DeadlineExceededError, PredictionError, ServiceError, UnavailableError
+from twinforce_proto import PredictionError, ServiceError
 from twinforce_proto.codec.problem import error_from_problem
 from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, TIMEOUT, URGENCY
 from twinforce_proto.v1 import inference_pb2 as pb
@@ -26,7 +26,6 @@ _REPLIES: dict[Method, type[Message]] = {
     "ListModels": pb.ListModelsReply,
     "GetModel": pb.ModelInfo,
 }
-# After this long nobody waits for the reply, so the service may drop the request.
 _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0)
 _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -35,7 +34,7 @@ _SOCKET_OPTIONS = (
 
 
 class RestTransport:
-    """Requests over a pool of kept-alive connections."""
+    """Requests over a pool of persistent connections."""
 
     def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
         self._url = url
@@ -44,7 +43,7 @@ class RestTransport:
         self._http = httpx2.Client(transport=transport, headers=_headers(urgency))
 
     def send(self, call: Call) -> Message:
-        """Send a message and wait for the reply."""
+        """Send a call and wait for the reply."""
         try:
             reply = self._http.request(**_request(call, self._url, self._encoding))
         except httpx2.HTTPError as error:
@@ -52,19 +51,19 @@ class RestTransport:
         return _reply(call, reply)
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
-        """Send a message and yield the replies as they come; ends the call when closed."""
+        """Send a call and yield the replies as they arrive; closing the generator cancels it."""
         try:
             with self._http.stream(**_request(call, self._url, self._encoding)) as reply:
                 if not reply.is_success:
                     reply.read()
-                    raise _refusal(reply)
+                    raise _reported_error(reply)
                 for line in reply.iter_lines():
                     yield line_message(call.method, line)
         except httpx2.HTTPError as error:
             raise _service_error(error, self._url, call.timeout) from error
 
     def stream(self) -> "RestStream":
-        """Return a transport for the messages of one walker."""
+        """Return a transport for the calls of one walker."""
         return RestStream(self)
 
     def close(self) -> None:
@@ -73,26 +72,26 @@ class RestTransport:
 
 
 class RestStream:
-    """The messages of one walker, each sent as a request of its own."""
+    """The calls of one walker, each sent as a separate request."""
 
     def __init__(self, transport: RestTransport) -> None:
         self._transport = transport
-        self._whole = pb.PredictRequest()
+        self._last_request = pb.PredictRequest()
 
     def send(self, call: Call) -> Message:
         """Send a message and wait for its reply."""
         try:
-            reply = self._transport.send(_as_predict_call(call, self._whole))
+            reply = self._transport.send(_as_predict_call(call, self._last_request))
         except ServiceError as error:
-            raise _of_a_stream(error) from error
+            raise _without_system_index(error) from error
         return _as_stream_reply(reply)
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no stream is open."""
 
 
 class AsyncRestTransport:
-    """As `RestTransport`, with asyncio."""
+    """The asyncio counterpart of `RestTransport`."""
 
     def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
         self._url = url
@@ -101,7 +100,7 @@ class AsyncRestTransport:
         self._http = httpx2.AsyncClient(transport=transport, headers=_headers(urgency))
 
     async def send(self, call: Call) -> Message:
-        """Send a message and wait for the reply."""
+        """Send a call and wait for the reply."""
         try:
             reply = await self._http.request(**_request(call, self._url, self._encoding))
         except httpx2.HTTPError as error:
@@ -109,19 +108,19 @@ class AsyncRestTransport:
         return _reply(call, reply)
 
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
-        """Send a message and yield the replies as they come; ends the call when closed."""
+        """Send a call and yield the replies as they arrive; closing the generator cancels it."""
         try:
             async with self._http.stream(**_request(call, self._url, self._encoding)) as reply:
                 if not reply.is_success:
                     await reply.aread()
-                    raise _refusal(reply)
+                    raise _reported_error(reply)
                 async for line in reply.aiter_lines():
                     yield line_message(call.method, line)
         except httpx2.HTTPError as error:
             raise _service_error(error, self._url, call.timeout) from error
 
     def stream(self) -> "AsyncRestStream":
-        """Return a transport for the messages of one walker."""
+        """Return a transport for the calls of one walker."""
         return AsyncRestStream(self)
 
     async def close(self) -> None:
@@ -130,26 +129,26 @@ class AsyncRestTransport:
 
 
 class AsyncRestStream:
-    """As `RestStream`, with asyncio."""
+    """The asyncio counterpart of `RestStream`."""
 
     def __init__(self, transport: AsyncRestTransport) -> None:
         self._transport = transport
-        self._whole = pb.PredictRequest()
+        self._last_request = pb.PredictRequest()
 
     async def send(self, call: Call) -> Message:
         """Send a message and wait for its reply."""
         try:
-            reply = await self._transport.send(_as_predict_call(call, self._whole))
+            reply = await self._transport.send(_as_predict_call(call, self._last_request))
         except ServiceError as error:
-            raise _of_a_stream(error) from error
+            raise _without_system_index(error) from error
         return _as_stream_reply(reply)
 
     async def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no stream is open."""
 
 
 def _headers(urgency: int) -> dict[str, str]:
-    """Return what goes with each request; nothing where the service would assume the same."""
+    """Return the headers of each request; none if the service would assume the same."""
     return {} if urgency == NORMAL_URGENCY else {URGENCY: str(urgency)}
 
 
@@ -162,7 +161,7 @@ def _transport_options(url: Url) -> dict[str, Any]:
 
 
 def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
-    """Return the HTTP request that this call stands for."""
+    """Return the arguments of the HTTP request that makes a call."""
     headers = {"accept": _MEDIA_TYPES[encoding]}
     if call.timeout is not None:
         headers[TIMEOUT] = f"{call.timeout:.6f}"
@@ -183,20 +182,20 @@ def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
 
 
 def _reply(call: Call, reply: httpx2.Response) -> Message:
-    """Return the message in an HTTP reply, or raise the error that it stands for."""
+    """Return the message in an HTTP reply, or raise the error that it reports."""
     if not reply.is_success:
-        raise _refusal(reply)
+        raise _reported_error(reply)
     media_type = reply.headers.get("content-type", "").partition(";")[0]
     try:
         if media_type == _MEDIA_TYPES["protobuf"]:
             return _REPLIES[call.method].FromString(reply.content)
         return reply_message(call.method, reply.json())
     except (DecodeError, ValueError) as error:
-        text = f"{reply.url} answered with {media_type or 'bytes'} that is no reply: {error}"
+        text = f"{reply.url} answered with {media_type or 'bytes'} that cannot be decoded: {error}"
         raise PredictionError(text) from error
 
 
-def _refusal(reply: httpx2.Response) -> ServiceError:
+def _reported_error(reply: httpx2.Response) -> ServiceError:
     try:
         problem = reply.json()
     except ValueError:
@@ -210,26 +209,31 @@ def _refusal(reply: httpx2.Response) -> ServiceError:
 
 
 def _service_error(error: httpx2.HTTPError, url: Url, timeout: float | None) -> ServiceError:
-    """Return the error of the tree that a failed request stands for."""
+    """Return the `ServiceError` that a failed request stands for."""
     if isinstance(error, httpx2.TimeoutException):
-        return DeadlineExceededError(f"no answer from {url} within {timeout or 0.0:.3g} s")
-    return UnavailableError(f"cannot reach {url}: {error or type(error).__name__}")
+        return deadline_exceeded(url, timeout)
+    return unreachable(url, str(error) or type(error).__name__)
 
 
-def _as_predict_call(call: Call, whole: pb.PredictRequest) -> Call:
-    """Return the request that a message of a stream stands for; `whole` is the last one."""
+def _as_predict_call(call: Call, last: pb.PredictRequest) -> Call:
+    """Return the `Predict` call for a message of a stream.
+
+    Args:
+        call: The message, which leaves out what did not change since the last one.
+        last: The last complete request, updated in place.
+    """
     message: Any = call.message
-    whole.model = message.model or whole.model
+    last.model = message.model or last.model
     if message.HasField("reply_dtype"):
-        whole.reply_dtype = message.reply_dtype
+        last.reply_dtype = message.reply_dtype
     if message.outputs:
-        whole.outputs[:] = message.outputs
+        last.outputs[:] = message.outputs
     if message.HasField("system"):
-        del whole.systems[:]
-        whole.systems.append(message.system)
+        del last.systems[:]
+        last.systems.append(message.system)
     else:
-        _move(whole.systems[0], message.move)
-    return Call("Predict", whole, call.timeout)
+        _move(last.systems[0], message.move)
+    return Call("Predict", last, call.timeout)
 
 
 def _move(system: pb.System, move: pb.Move) -> None:
@@ -249,6 +253,6 @@ def _as_stream_reply(message: Any) -> pb.StreamReply:
     )
 
 
-def _of_a_stream(error: ServiceError) -> ServiceError:
-    """Return the error as a stream says it, where there is only one system to speak of."""
+def _without_system_index(error: ServiceError) -> ServiceError:
+    """Return the error as a gRPC stream reports it: a message holds one system only."""
     return ServiceError.from_dict(error.to_dict() | {"system_index": None})

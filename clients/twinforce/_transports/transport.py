@@ -1,4 +1,4 @@
-"""The one method that a transport has, blocking and with asyncio."""
+"""The interface of transports, blocking and with asyncio, and the errors they share."""
 
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from typing import Literal, Protocol
 
 from google.protobuf.message import Message
 
+from twinforce._transports.url import Url
+from twinforce_proto import DeadlineExceededError, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
 
 Method = Literal[
@@ -15,7 +17,13 @@ Method = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Send `message` and hand back the reply, within `timeout` seconds; None: whenever it comes."""
+    """One call of the service.
+
+    Attributes:
+        method: Name of the method, as in `inference.proto`.
+        message: The request.
+        timeout: Seconds to wait for the reply; None means no limit.
+    """
 
     method: Method
     message: Message
@@ -23,40 +31,50 @@ class Call:
 
 
 class Transport(Protocol):
-    """What a client sends its calls through."""
+    """A way to send calls that each have one reply."""
 
     def send(self, call: Call) -> Message:
-        """Send a message and wait for the reply."""
+        """Send a call and wait for the reply."""
 
     def close(self) -> None:
         """Close what is open."""
 
 
 class Connection(Transport, Protocol):
-    """The transport of a client, which walkers can open streams beside."""
+    """The transport of a client, which also opens streams and receives streamed replies."""
 
     def stream(self) -> Transport:
-        """Return a transport for the messages of one walker."""
+        """Return a transport for the calls of one walker."""
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
-        """Send a message and yield the replies as they come; ends the call when closed."""
+        """Send a call and yield the replies as they arrive; closing the generator cancels it."""
 
 
 class AsyncTransport(Protocol):
-    """What a client sends its calls through."""
+    """The asyncio counterpart of `Transport`."""
 
     async def send(self, call: Call) -> Message:
-        """Send a message and wait for the reply."""
+        """Send a call and wait for the reply."""
 
     async def close(self) -> None:
         """Close what is open."""
 
 
 class AsyncConnection(AsyncTransport, Protocol):
-    """The transport of a client, which walkers can open streams beside."""
+    """The asyncio counterpart of `Connection`."""
 
     def stream(self) -> AsyncTransport:
-        """Return a transport for the messages of one walker."""
+        """Return a transport for the calls of one walker."""
 
     def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
-        """Send a message and yield the replies as they come; ends the call when closed."""
+        """Send a call and yield the replies as they arrive; closing the generator cancels it."""
+
+
+def deadline_exceeded(url: Url, timeout: float | None) -> DeadlineExceededError:
+    """Return the error for a reply that did not arrive in time."""
+    return DeadlineExceededError(f"no answer from {url} within {timeout or 0.0:.3g} s")
+
+
+def unreachable(url: Url, reason: object) -> UnavailableError:
+    """Return the error for a service that cannot be reached."""
+    return UnavailableError(f"cannot reach {url}: {reason}")

@@ -1,4 +1,4 @@
-"""What a service's address says."""
+"""The address of a service."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _DEFAULT_PORTS = {"grpc": 8001, "grpcs": 443, "http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """Where a service is and how to talk to it."""
+    """The parsed address of a service."""
 
     transport: Literal["grpc", "rest"]
     is_secure: bool
@@ -25,12 +25,12 @@ class Url:
 
     @property
     def netloc(self) -> str:
-        """Host and port."""
+        """Host and port, as in a URL."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def is_loopback(self) -> bool:
-        """Whether this machine is meant, which no proxy can reach."""
+        """True if the host is this machine, which no proxy can reach."""
         if self.host == "localhost":
             return True
         try:
@@ -40,10 +40,10 @@ class Url:
 
 
 def parse_url(url: str) -> Url:
-    """Return what `url` says.
+    """Parse the address of a service.
 
     Raises:
-        ValueError: When it is no url of a service.
+        ValueError: The text is not the address of a service.
     """
     parts = urlsplit(url)
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:

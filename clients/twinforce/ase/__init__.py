@@ -1,4 +1,4 @@
-"""ASE, driven by a TwinForce service: the calculator, and dynamics with multiple time stepping.
+"""ASE with a TwinForce service: a calculator, and dynamics with multiple time stepping.
 
 atoms.calc = TwinForceCalculator("grpc://127.0.0.1:8001")
 MultipleTimeStepping(atoms, 0.5 * units.fs, inner_steps=8).run(1000)

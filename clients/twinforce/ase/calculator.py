@@ -1,4 +1,4 @@
-"""The ASE calculator: any ASE program, driven by a TwinForce service.
+"""The ASE calculator, which lets any program built on ASE use a TwinForce service.
 
 atoms.calc = TwinForceCalculator("grpc://127.0.0.1:8001", force_kind="conservative")
 """
@@ -25,21 +25,21 @@ _NO_NUMBERS = np.zeros(0, dtype=np.int32)
 
 
 class DirectForcesWarning(UserWarning):
-    """Direct forces, which are no gradient, drive something that needs one."""
+    """Direct forces are used where a gradient is needed."""
 
 
 class TwinForceCalculator(Calculator):  # type: ignore[misc]
-    """Energy, forces and stress from a TwinForce service.
+    """A calculator of energy, forces and stress that asks a TwinForce service.
 
-    `force_kind` chooses which forces and stress ASE sees as `forces` and `stress`; `results`
-    holds under its own name whatever was computed: `conservative_forces`, `direct_forces`,
+    `force_kind` selects the forces and stress that ASE sees as `forces` and `stress`. `results`
+    also holds every computed quantity under its own name: `conservative_forces`, `direct_forces`,
     `conservative_stress`, `direct_stress` (each stress [3, 3], in eV/Å³), `atom_energies`.
 
-    A property that is asked for after another one is computed alone, once; at the next
-    system both come from one pass. Systems that differ in coordinates only, as in molecular
-    dynamics, travel over one stream. Charge and spin are taken from `atoms.info` ("charge";
-    "spin_multiplicity" or "spin", both 2S + 1) if the model uses them. A pickled or copied
-    calculator connects by itself when it is used.
+    If ASE requests another property of a system that was already evaluated, only that property is
+    computed; for the next system, both are computed in one pass. Systems that differ in
+    coordinates only, as in molecular dynamics, are sent over one stream. Charge and spin are read
+    from `atoms.info` ("charge"; "spin_multiplicity" or "spin", both 2S + 1) if the model uses
+    them. A pickled or copied calculator opens its own connection when it is used.
     """
 
     implemented_properties: ClassVar = ["energy", "free_energy", "energies", "forces", "stress"]
@@ -62,17 +62,17 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         extra_outputs: Sequence[str] = (),
         timeout: float = 60.0,
     ) -> None:
-        """Say whom to ask, and for what.
+        """Create a calculator; no connection is made yet.
 
         Args:
-            url: Of the service, such as grpc://host:8001; or a client, which several
-                calculators may share and which they leave open.
-            model: Its name. None: the only one that is served, else the one called `water`.
-            force_kind: Which forces, and which stress, ASE sees.
-            both_forces: Whether forces of both kinds are computed, in one pass, whenever forces
-                are.
-            extra_outputs: What else, of `twinforce.OUTPUTS`, is always computed with forces.
-            timeout: Of a new client, in s.
+            url: Address of the service, such as grpc://host:8001; or a client, which several
+                calculators may share and which `close` leaves open.
+            model: Name of the model. None means the only one that is served, or else `water`.
+            force_kind: Kind of the forces and of the stress that ASE sees.
+            both_forces: True to compute both kinds of forces in one pass whenever forces are
+                computed.
+            extra_outputs: Other quantities, out of `twinforce.OUTPUTS`, to compute with forces.
+            timeout: Seconds that one request may take, for a client that is created from `url`.
         """
         self._client = Client(url, timeout=timeout) if isinstance(url, str) else url
         self._owns_client = isinstance(url, str)
@@ -81,8 +81,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         self._labels: dict[str, float | int] = {}
         self._numbers: NDArray[np.int32] = _NO_NUMBERS
         self._prediction: Prediction | None = None
-        self._asked: frozenset[str] = frozenset()
-        self._asked_before: frozenset[str] = frozenset()
+        self._requested: frozenset[str] = frozenset()
+        self._requested_before: frozenset[str] = frozenset()
         self._has_warned = False
         super().__init__(
             model=model,
@@ -93,12 +93,12 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
 
     @property
     def client(self) -> Client:
-        """Whom it asks."""
+        """The client that makes the requests."""
         return self._client
 
     @property
     def force_kind(self) -> ForceKind:
-        """Which forces ASE sees."""
+        """Kind of the forces that ASE sees."""
         kind: ForceKind = self.parameters["force_kind"]
         return kind
 
@@ -108,9 +108,9 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         return self._prediction
 
     def set(self, **parameters: Any) -> dict[str, Any]:
-        """Change `model`, `force_kind`, `both_forces` or `extra_outputs`; results are forgotten."""
+        """Change `model`, `force_kind`, `both_forces` or `extra_outputs`, and discard results."""
         if unknown := parameters.keys() - self.default_parameters.keys():
-            raise TypeError(f"no such parameter: {', '.join(sorted(unknown))}")
+            raise TypeError(f"unknown parameter: {', '.join(sorted(unknown))}")
         if parameters.get("force_kind", "direct") not in ("conservative", "direct"):
             got = parameters["force_kind"]
             raise ValueError(f"force_kind: expected 'conservative' or 'direct', got {got!r}")
@@ -119,11 +119,11 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         changed: dict[str, Any] = super().set(**parameters)
         if changed:
             self.reset()
-            self._forget()
+            self._discard_state()
         return changed
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """Say what changed since the last calculation: charge and spin too, if the model cares."""
+        """Return the changes since the last calculation, of charge and spin too if they matter."""
         changes: list[str] = super().check_state(atoms, tol)
         if not changes and self._info is not None:
             changes += [] if labels_of(atoms, self._info) == self._labels else ["info"]
@@ -135,20 +135,20 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         properties: Collection[str] = ("energy",),
         system_changes: Collection[str] = tuple(all_changes),
     ) -> None:
-        """Fill `results` with these properties, as ASE asks for them.
+        """Compute these properties and store them in `results`.
 
         Raises:
             PropertyNotImplementedError: The model has no stress of this kind, or the system is
                 not periodic in all directions.
-            ServiceError: What else went wrong.
+            ServiceError: The request failed.
         """
         super().calculate(atoms, properties, system_changes)
         if system_changes:
             self.results = {}
-            self._asked, self._asked_before = frozenset(), self._asked
+            self._requested, self._requested_before = frozenset(), self._requested
         outputs = self._outputs_of(properties)
-        self._asked |= outputs
-        missing = (outputs | self._likely()) - self.results.keys()
+        self._requested |= outputs
+        missing = (outputs | self._expected_outputs()) - self.results.keys()
         if missing:
             self._warn_of_misuse(missing)
             self._prediction = self._predict(missing)
@@ -156,28 +156,28 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
 
     @property
     def info(self) -> ModelInfo:
-        """What the model declares."""
+        """Description of the model."""
         return self._model_info()
 
     def evaluate(self, system: System, outputs: Collection[str]) -> Prediction:
-        """Evaluate a system over the stream, past all that ASE keeps track of.
+        """Evaluate a system over the stream, without changing the atoms or results of ASE.
 
         Raises:
-            ServiceError: What went wrong.
+            ServiceError: The request failed.
         """
         if self._stream is None:
             self._stream = self._client.stream(self._model_info().name)
         return self._stream.predict(system, tuple(outputs))
 
     def adopt(self, atoms: Atoms, prediction: Prediction) -> None:
-        """Take a prediction as the results for these atoms, so that ASE need not ask again."""
+        """Store a prediction as the results for these atoms, so that ASE does not compute them."""
         self.atoms = atoms.copy()
         self._labels = labels_of(atoms, self._model_info())
         self._prediction = prediction
         self.results = _results(prediction, self.force_kind)
 
     def close(self) -> None:
-        """End the stream, and the client unless it was given."""
+        """End the stream, and close the client unless it was passed in."""
         self._end_stream()
         if self._owns_client:
             self._client.close()
@@ -189,17 +189,17 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        ours = {"_client": copy.copy(self._client), "_owns_client": True, "_stream": None}
-        return self.__dict__ | ours
+        own = {"_client": copy.copy(self._client), "_owns_client": True, "_stream": None}
+        return self.__dict__ | own
 
     def _get_name(self) -> str:
         return "twinforce"
 
-    def _forget(self) -> None:
+    def _discard_state(self) -> None:
         self._end_stream()
         self._info = self._prediction = None
         self._numbers = _NO_NUMBERS
-        self._asked = self._asked_before = frozenset()
+        self._requested = self._requested_before = frozenset()
         self._has_warned = False
 
     def _end_stream(self) -> None:
@@ -241,9 +241,9 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
             raise PropertyNotImplementedError(f"model {info.name!r} has no {output}; it has {has}")
         return output
 
-    def _likely(self) -> frozenset[str]:
-        """Return what will be asked of this system too, as it was of the last one."""
-        return self._asked_before if self.atoms.pbc.all() else self._asked_before - STRESSES
+    def _expected_outputs(self) -> frozenset[str]:
+        """Return the outputs requested of the last system, which ASE will likely request again."""
+        return self._requested_before if self.atoms.pbc.all() else self._requested_before - STRESSES
 
     def _predict(self, outputs: frozenset[str]) -> Prediction:
         system = system_of(self.atoms, self._model_info())
@@ -268,9 +268,9 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
 
 
 def _results(prediction: Prediction, force_kind: ForceKind) -> dict[str, Any]:
-    """Return ASE's `results`: what was computed under its own name, and under ASE's.
+    """Return the `results` of ASE: each computed quantity under its own name and that of ASE.
 
-    Every array is a new one: callers may change theirs.
+    Every array is a copy, which callers may change.
     """
     values = {name: getattr(prediction, name) for name in OUTPUTS}
     stress = values[f"{force_kind}_stress"]

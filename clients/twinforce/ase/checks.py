@@ -1,4 +1,4 @@
-"""What the dynamics can move, and errors that say why not."""
+"""Checks of the atoms, numbers and model that the dynamics are given."""
 
 import numpy as np
 from ase import Atoms
@@ -11,10 +11,10 @@ from twinforce_proto import UnsupportedOutputError
 
 
 def check_numbers(forces: str, timestep: float, inner_steps: int) -> None:
-    """Refuse what is no way to step.
+    """Check the arguments that define a step.
 
     Raises:
-        ValueError: Says which argument, what was expected and what came.
+        ValueError: An argument is invalid; the message says which one.
     """
     if forces not in ("conservative", "direct", "hybrid"):
         raise ValueError(f"forces: expected 'hybrid', 'conservative' or 'direct', got {forces!r}")
@@ -25,11 +25,11 @@ def check_numbers(forces: str, timestep: float, inner_steps: int) -> None:
 
 
 def check_atoms(atoms: Atoms, ensemble: Ensemble) -> None:
-    """Refuse atoms that cannot be moved in this ensemble.
+    """Check that the atoms can be moved in this ensemble.
 
     Raises:
-        ValueError: They are constrained by anything but FixAtoms, have no mass, or, where the
-            pressure is constant, are not periodic in all directions or partly fixed.
+        ValueError: There is a constraint other than FixAtoms, or an atom without mass. At constant
+            pressure, also if the system is not periodic in all directions or has fixed atoms.
     """
     if not isinstance(atoms, Atoms):
         raise TypeError(f"atoms: expected Atoms, got {type(atoms).__name__}")
@@ -37,32 +37,33 @@ def check_atoms(atoms: Atoms, ensemble: Ensemble) -> None:
         if not isinstance(constraint, FixAtoms):
             kind = type(constraint).__name__
             raise ValueError(f"constraints: expected FixAtoms only, got {kind}")
-    if not (atoms.get_masses() > 0.0).all():
-        index = int(np.argmin(atoms.get_masses()))
-        raise ValueError(
-            f"masses: expected positive ones, got {atoms.get_masses()[index]} of atom {index}"
-        )
+    masses = atoms.get_masses()
+    if not (masses > 0.0).all():
+        index = int(np.argmin(masses))
+        raise ValueError(f"masses: expected positive numbers, got {masses[index]} of atom {index}")
     if isinstance(ensemble, NPT):
-        _check_cell(atoms)
+        _check_constant_pressure(atoms)
 
 
 def check_outputs(offered: frozenset[str], forces: ForceChoice, ensemble: Ensemble) -> None:
-    """Refuse a model that lacks what is asked of it at any step.
+    """Check that the model offers all outputs that the steps need.
 
     Raises:
-        UnsupportedOutputError: Says what it lacks.
+        UnsupportedOutputError: Outputs are missing; the message says which ones.
     """
-    if lacking := sorted(outputs_of(forces, ensemble)[1] - offered):
-        what = "at constant pressure" if isinstance(ensemble, NPT) else "forces"
-        raise UnsupportedOutputError(
-            f"{forces} {what}: expected a model with {', '.join(lacking)}; it has "
-            f"{', '.join(sorted(offered))}",
-            field="outputs",
+    if missing := sorted(outputs_of(forces, ensemble)[1] - offered):
+        purpose = f"{forces} forces"
+        if isinstance(ensemble, NPT):
+            purpose += " at constant pressure"
+        raise UnsupportedOutputError.expected(
+            "outputs",
+            f"a model with {', '.join(missing)} for {purpose}",
+            f"one with {', '.join(sorted(offered))}",
         )
 
 
 def mobility_of(atoms: Atoms) -> Floats | None:
-    """Return 1 for atoms that move and 0 for fixed ones, shape [n_atoms, 1]; None: all move."""
+    """Return 1 for mobile and 0 for fixed atoms, shape [n_atoms, 1]; None if all are mobile."""
     if not atoms.constraints:
         return None
     mobile = np.ones((len(atoms), 1))
@@ -73,7 +74,7 @@ def mobility_of(atoms: Atoms) -> Floats | None:
     return mobile
 
 
-def _check_cell(atoms: Atoms) -> None:
+def _check_constant_pressure(atoms: Atoms) -> None:
     if not atoms.pbc.all():
         raise ValueError(
             "pbc: expected a system that is periodic in all three directions at constant "

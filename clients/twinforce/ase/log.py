@@ -1,4 +1,4 @@
-"""The log of the dynamics: one line per outer step, for people."""
+"""The text log of the dynamics, with one line per outer step."""
 
 import weakref
 from pathlib import Path
@@ -11,12 +11,12 @@ _DIGITS = {"T/K": 1, "V/Å³": 2}
 
 
 class StepLog(IOContext):  # type: ignore[misc]
-    """Writes time, energies, temperature, the conserved energy and how far forces are apart.
+    """A log of time, energies, temperature, the conserved energy and the force disagreement.
 
     Args:
-        dynamics: Which is logged; only a weak reference is kept.
-        file: A name, an open file or "-" for standard output.
-        comm: As ASE has it: only its first process writes.
+        dynamics: The dynamics to log, kept by a weak reference.
+        file: A file name, an open file or "-" for standard output.
+        comm: The communicator of ASE; only its first process writes.
     """
 
     def __init__(self, dynamics: Any, file: IO[str] | str | Path, comm: Any) -> None:

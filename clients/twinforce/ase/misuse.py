@@ -1,7 +1,7 @@
-"""Finding out that direct forces drive something that needs conservative ones.
+"""Detection of ASE algorithms that need conservative forces but are driven by direct ones.
 
-Only the call stack knows who asks an ASE calculator for forces, so it is read, without importing
-any of ASE.
+An ASE calculator is not told which algorithm calls it, so the call stack is searched for one. The
+classes are recognized by name, without importing them.
 """
 
 import sys
@@ -10,9 +10,9 @@ from types import FrameType
 
 _INTEGRATOR = "ase.md.verlet.VelocityVerlet"
 
-# Class -> what it does with forces, wherever a subclass of it asks for them.
+# Class -> purpose of the forces that it or a subclass requests.
 _NEEDS_A_GRADIENT = {
-    "ase.optimize.optimize.Optimizer": "a geometry optimisation",
+    "ase.optimize.optimize.Optimizer": "a geometry optimization",
     "ase.phonons.Displacement": "phonons by finite differences",
     "ase.vibrations.vibrations.Vibrations": "vibrations by finite differences",
 }
@@ -20,17 +20,22 @@ _NEEDS_A_GRADIENT = {
 
 @dataclass(frozen=True, slots=True)
 class Misuse:
-    """What direct forces are used for, and how far up the stack that was asked for."""
+    """A use of forces that needs conservative ones.
+
+    Attributes:
+        purpose: Phrase that names the use.
+        stacklevel: Level of the user's code that requested it, for `warnings.warn`.
+    """
 
     purpose: str
     stacklevel: int
 
 
 def find_misuse() -> Misuse | None:
-    """Return what the caller's callers need conservative forces for, if they do."""
+    """Return the use on the call stack that needs conservative forces, or None."""
     purpose: str | None = None
     frame: FrameType | None = sys._getframe(1)
-    stacklevel = 1  # as `warnings.warn` counts where this is called
+    stacklevel = 1  # counted from the caller, as `warnings.warn` does there
     while frame is not None:
         package = frame.f_globals.get("__name__", "").partition(".")[0]
         if package == "ase":
@@ -42,12 +47,12 @@ def find_misuse() -> Misuse | None:
     return Misuse(purpose, stacklevel) if purpose else None
 
 
-def _purpose_of(asker: object) -> str | None:
-    classes = type(asker).__mro__
+def _purpose_of(algorithm: object) -> str | None:
+    classes = type(algorithm).__mro__
     for cls in classes:
         if purpose := _NEEDS_A_GRADIENT.get(_path(cls)):
             return purpose
-    # Thermostats that build on the integrator, such as Bussi, take steps of their own.
+    # Thermostats that derive from the integrator, such as Bussi, override its `step`.
     stepper = next((cls for cls in classes if "step" in vars(cls)), None)
     if stepper is not None and _path(stepper) == _INTEGRATOR:
         return "molecular dynamics without a thermostat"

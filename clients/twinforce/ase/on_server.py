@@ -1,4 +1,4 @@
-"""Dynamics of ASE that the service takes the steps of, instead of giving the forces for them."""
+"""Molecular dynamics of ASE atoms with the steps taken on the server."""
 
 from collections.abc import Generator
 from contextlib import closing
@@ -18,23 +18,24 @@ def propagate(
     atoms: Atoms,
     integrator: Integrator,
     rng: np.random.Generator,
-    at: tuple[State, int] | None,
+    current: tuple[State, int] | None,
     n_outer: int,
     interval: int,
 ) -> Generator[Snapshot, None, None]:
-    """Yield snapshots of atoms that move; the start first, if it is not known yet.
+    """Run dynamics of atoms on the server and yield snapshots.
 
     Args:
-        atoms: Whose calculator asks a service.
-        integrator: How they move.
-        rng: Of their random numbers.
-        at: Where they are, and how many inner steps they have taken; None: not evaluated yet.
-        n_outer: Outer steps to take.
-        interval: Of them from one snapshot to the next.
+        atoms: Atoms whose calculator is a `TwinForceCalculator`.
+        integrator: Time step, forces and ensemble.
+        rng: Random numbers to continue with.
+        current: Current state and the number of inner steps taken before it. None if the atoms
+            were not evaluated yet; then the first snapshot is the start.
+        n_outer: Number of outer steps to take.
+        interval: Outer steps between snapshots.
 
     Raises:
-        ValueError: Their calculator asks none.
-        ServiceError: What went wrong.
+        ValueError: The calculator uses no service.
+        ServiceError: The run failed.
     """
     calculator = atoms.calc
     if not isinstance(calculator, TwinForceCalculator):
@@ -46,14 +47,13 @@ def propagate(
         atoms.get_velocities(),
         integrator,
         masses=atoms.get_masses(),
-        fixed_atoms=[int(place) for each in atoms.constraints for place in each.index],
+        fixed_atoms=[int(index) for constraint in atoms.constraints for index in constraint.index],
         random=rng,
     )
     origin: Start | bytes = start
-    if at is not None:
-        origin = Checkpoint(info.name, info.sha256, start, *at).to_bytes()
-    moving = calculator.client.propagate(
-        origin, n_outer * stride, interval * stride, model=info.name
-    )
-    with closing(moving) as snapshots:
+    if current is not None:
+        state, step = current
+        origin = Checkpoint(info.name, info.sha256, start, state, step).to_bytes()
+    run = calculator.client.propagate(origin, n_outer * stride, interval * stride, model=info.name)
+    with closing(run) as snapshots:
         yield from snapshots

@@ -1,4 +1,4 @@
-"""What a trajectory needs to go on bit for bit, in a file without pickle."""
+"""Files from which a trajectory continues bit for bit, written without pickle."""
 
 import json
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ _FORMAT = "twinforce restart 1"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Restart:
-    """A walker between two steps.
+    """The state of a trajectory between two outer steps.
 
     Attributes:
-        state: Where it is.
-        numbers: Of its atoms, shape [n_atoms].
-        masses: In amu, shape [n_atoms].
-        n_steps: How many outer ones it has taken.
-        settings: How it steps, in words; only the same go on.
-        rng: The state of its random numbers, as numpy's bit generators give it.
+        state: Positions, momenta, cell, prediction and accumulated energies.
+        numbers: Atomic numbers, shape [n_atoms].
+        masses: Masses in amu, shape [n_atoms].
+        n_steps: Number of outer steps taken.
+        settings: Settings of the dynamics as text; those that continue it must be the same.
+        rng: State of the random numbers, as numpy's bit generators represent it.
     """
 
     state: State
@@ -36,20 +36,20 @@ class Restart:
     rng: Mapping[str, Any]
 
     def save(self, path: Path | str) -> None:
-        """Write it; a file that is there is replaced at once, or not at all."""
+        """Write the file; an existing one is replaced atomically."""
         path = Path(path)
         state = {
-            each.name: getattr(self.state, each.name)
-            for each in fields(State)
-            if each.name != "prediction"
+            field.name: getattr(self.state, field.name)
+            for field in fields(State)
+            if field.name != "prediction"
         }
         prediction = {
             f"prediction_{name}": value
             for name in OUTPUTS
             if (value := getattr(self.state.prediction, name)) is not None
         }
-        beside = path.with_name(path.name + ".part")
-        with beside.open("wb") as file:
+        partial = path.with_name(path.name + ".part")
+        with partial.open("wb") as file:
             np.savez(
                 file,
                 format=_FORMAT,
@@ -61,7 +61,7 @@ class Restart:
                 **state,
                 **prediction,
             )
-        beside.replace(path)
+        partial.replace(path)
 
     def check(
         self,
@@ -70,26 +70,26 @@ class Restart:
         masses: NDArray[np.float64],
         settings: Mapping[str, str],
     ) -> None:
-        """Refuse to go on with other atoms, or in another way.
+        """Check that dynamics of these atoms with these settings can continue from the file.
 
         Raises:
-            ValueError: Says what differs.
+            ValueError: Atoms, masses or settings differ; the message says which.
         """
         if not np.array_equal(self.numbers, numbers):
-            raise ValueError(f"{path}: was saved for other atoms ({len(self.numbers)} of them)")
+            raise ValueError(f"{path}: saved for other atoms ({len(self.numbers)} of them)")
         if not np.array_equal(self.masses, masses):
-            raise ValueError(f"{path}: was saved with other masses of these atoms")
+            raise ValueError(f"{path}: saved with other masses of these atoms")
         for name, value in settings.items():
             if self.settings.get(name) != value:
                 got = self.settings.get(name)
-                raise ValueError(f"{path}: expected one saved with {name} {value}, got {got}")
+                raise ValueError(f"{path}: expected a file saved with {name} {value}, got {got}")
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read one that was saved.
+        """Read a file that `save` wrote.
 
         Raises:
-            ValueError: It is no such file.
+            ValueError: The file was not written by `save`.
         """
         try:
             with np.load(path, allow_pickle=False) as archive:
@@ -107,7 +107,7 @@ class Restart:
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise ValueError(f"{path}: expected a file that dynamics saved; {error}") from error
+            raise ValueError(f"{path}: expected a restart file; {error}") from error
 
 
 def _state(stored: Mapping[str, Any]) -> State:

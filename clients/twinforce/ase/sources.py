@@ -1,4 +1,4 @@
-"""Where the dynamics get predictions from: a service, past ASE, or any calculator of ASE."""
+"""The predictions that drive the dynamics: from a service, or from any calculator of ASE."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -12,36 +12,36 @@ from twinforce.ase.systems import system_of
 from twinforce_dynamics.steps import Floats, ForceFunction
 from twinforce_proto import OUTPUTS, Prediction
 
-# What ASE calls conservative forces and stress, where a calculator has one kind only.
+# Properties of ASE that count as conservative, for calculators with one kind of forces only.
 _NAMES_IN_ASE = {"conservative_forces": "forces", "conservative_stress": "stress"}
 
 
-class Source(Protocol):
-    """Evaluates moved copies of certain atoms."""
+class ForceSource(Protocol):
+    """A source of predictions for given atoms at changing coordinates."""
 
     outputs: frozenset[str]
-    """What it can be asked for."""
+    """Outputs that the source can compute."""
     metadata: Mapping[str, Any]
-    """Of the model."""
+    """Metadata of the model."""
 
-    def asking(self, outputs: frozenset[str]) -> ForceFunction:
-        """Return a function that evaluates these outputs at positions and a cell."""
+    def force_function(self, outputs: frozenset[str]) -> ForceFunction:
+        """Return a function that computes these outputs for given positions and cell."""
 
     def adopt(self, atoms: Atoms, prediction: Prediction) -> None:
-        """Let ASE see a prediction as the results for these atoms."""
+        """Store a prediction as the results of the atoms' calculator."""
 
 
-def source_of(atoms: Atoms) -> Source:
-    """Return where predictions for these atoms come from: their calculator."""
+def force_source_of(atoms: Atoms) -> ForceSource:
+    """Return the source that uses the calculator of these atoms."""
     if isinstance(atoms.calc, TwinForceCalculator):
-        return Service(atoms, atoms.calc)
+        return ServiceSource(atoms, atoms.calc)
     if atoms.calc is None:
         raise ValueError("atoms: expected a calculator, got none")
-    return Local(atoms, atoms.calc)
+    return CalculatorSource(atoms, atoms.calc)
 
 
-class Service:
-    """A service: only coordinates travel, over the stream of the calculator."""
+class ServiceSource:
+    """A service, reached over the stream of a `TwinForceCalculator`; only coordinates are sent."""
 
     def __init__(self, atoms: Atoms, calculator: TwinForceCalculator) -> None:
         self._calculator = calculator
@@ -49,8 +49,8 @@ class Service:
         self.outputs = frozenset(calculator.info.outputs)
         self.metadata = calculator.info.metadata
 
-    def asking(self, outputs: frozenset[str]) -> ForceFunction:
-        """Return a function that evaluates these outputs at positions and a cell."""
+    def force_function(self, outputs: frozenset[str]) -> ForceFunction:
+        """Return a function that computes these outputs for given positions and cell."""
 
         def evaluate(positions: Floats, cell: Floats) -> Prediction:
             return self._calculator.evaluate(self._system.moved(positions, cell), outputs)
@@ -58,12 +58,16 @@ class Service:
         return evaluate
 
     def adopt(self, atoms: Atoms, prediction: Prediction) -> None:
-        """Let ASE see a prediction as the results for these atoms."""
+        """Store a prediction as the results of the atoms' calculator."""
         self._calculator.adopt(atoms, prediction)
 
 
-class Local:
-    """Any calculator, asked for what it calls by our names; `forces` count as conservative."""
+class CalculatorSource:
+    """Any calculator of ASE with properties named like our outputs.
+
+    Its `forces` and `stress` count as conservative, unless it has `conservative_forces` and
+    `conservative_stress`.
+    """
 
     def __init__(self, atoms: Atoms, calculator: Any) -> None:
         self._calculator = calculator
@@ -72,14 +76,14 @@ class Local:
         self._names = {
             output: name
             for output in OUTPUTS
-            for name in (_NAMES_IN_ASE.get(output, output), output)  # ours, where there are both
+            for name in (_NAMES_IN_ASE.get(output, output), output)  # the last one wins
             if name in offered
         }
         self.outputs = frozenset(self._names)
         self.metadata: Mapping[str, Any] = {}
 
-    def asking(self, outputs: frozenset[str]) -> ForceFunction:
-        """Return a function that evaluates these outputs at positions and a cell."""
+    def force_function(self, outputs: frozenset[str]) -> ForceFunction:
+        """Return a function that computes these outputs for given positions and cell."""
         names = {output: self._names[output] for output in sorted(outputs)}
 
         def evaluate(positions: Floats, cell: Floats) -> Prediction:
@@ -94,7 +98,7 @@ class Local:
         return evaluate
 
     def adopt(self, atoms: Atoms, prediction: Prediction) -> None:
-        """Do nothing: the calculator has seen these atoms last."""
+        """Do nothing: the calculator holds the results of its last evaluation."""
 
 
 def _copied(output: str, value: Any) -> Any:

@@ -1,8 +1,8 @@
-"""The bench for direct forces: what they, and multiple time stepping on them, are safe for.
+"""Assess which forces, thermostats and time steps of a model are safe on a given system.
 
     report = assess(client, atoms, Path("assessment"), preset="quick", budget_minutes=30)
 
-It needs the cli extra.
+Needs the extra `cli`.
 """
 
 from twinforce.assess.plan import PRESETS, SHARES

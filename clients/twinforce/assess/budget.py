@@ -1,4 +1,4 @@
-"""How a limited wall time is shared out."""
+"""Deadlines, and the share of the remaining wall time that each unit of work gets."""
 
 import math
 import time
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment after which nothing new begins.
+    """The time after which no new work begins.
 
     Attributes:
-        end: As time.monotonic has it, in s.
+        end: Time on the clock of `time.monotonic`, in s.
     """
 
     end: float
 
     @classmethod
     def after(cls, seconds: float) -> "Deadline":
-        """Return the one that is this far away."""
+        """Return the deadline that is this many seconds from now."""
         return cls(time.monotonic() + seconds)
 
     @property
     def seconds_left(self) -> float:
-        """How far it is away, at least 0, in s."""
+        """Seconds until the deadline, at least 0."""
         return max(self.end - time.monotonic(), 0.0)
 
     @property
     def is_over(self) -> bool:
-        """Whether it has passed."""
+        """True once the deadline has passed."""
         return time.monotonic() >= self.end
 
 
@@ -36,15 +36,15 @@ NEVER = Deadline(math.inf)
 AT_ONCE = Deadline(-math.inf)
 
 
-def share_of(whole: Deadline, weight: float, later_weights: Iterable[float]) -> Deadline:
-    """Return until when one of several may go on; what it leaves, the later ones get.
+def share_of(overall: Deadline, weight: float, later_weights: Iterable[float]) -> Deadline:
+    """Return the deadline of the next unit; time that it does not use is left to later units.
 
     Args:
-        whole: The deadline of all of them.
-        weight: Of this one.
-        later_weights: Of those that follow.
+        overall: Deadline of all units together.
+        weight: Weight of the next unit.
+        later_weights: Weights of the units that follow it.
     """
-    if whole.end == math.inf:
-        return whole
+    if overall.end == math.inf:
+        return overall
     total = weight + sum(later_weights)
-    return Deadline.after(whole.seconds_left * (weight / total if total > 0 else 1.0))
+    return Deadline.after(overall.seconds_left * (weight / total if total > 0 else 1.0))

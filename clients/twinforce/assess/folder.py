@@ -1,12 +1,12 @@
-"""Where an assessment lives: what it is of, and one place for each unit of work.
+"""The folder of an assessment: its identity, and a subfolder for each unit of work.
 
-    FOLDER/assessment.json        of which model, system and settings; others are refused
-    FOLDER/units/KEY/unit.json    the settings of a unit; others begin it anew
-    FOLDER/units/KEY/found.json   what it found so far, and whether it is done
-    FOLDER/units/KEY/...          what it needs to go on
+    FOLDER/assessment.json        model, system and conditions; an assessment of others is refused
+    FOLDER/units/KEY/unit.json    settings of the unit; if they change, the unit starts over
+    FOLDER/units/KEY/found.json   results so far, and whether the unit is done
+    FOLDER/units/KEY/...          files that the unit needs to continue
 
-Files are replaced at once or not at all, and a unit that one process works on is locked for all
-others, so that several may share the units of a folder.
+Files are replaced atomically, and a unit is locked while a process works on it, so that several
+processes can share the units of a folder.
 """
 
 import fcntl
@@ -29,16 +29,17 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a unit has found so far.
+class UnitResults:
+    """The results of a unit so far.
 
     Attributes:
-        values: As JSON has them.
-        is_done: Whether there is nothing left to do.
-        note: What a reader should know: why it ended early, or was not run.
-        wall_s: How long it took, over all attempts, in s.
-        cost: Of the unit when this was found; a larger one goes on.
-        analysis: Which one made the values of what was recorded; older ones are made again.
+        values: Results that JSON can represent.
+        is_done: True if no work is left.
+        note: Remark for the reader, such as why the unit ended early or was not run.
+        wall_s: Wall time over all attempts, in s.
+        cost: Cost of the unit when it was run; a unit with a larger cost continues.
+        analysis: Version of the analysis that made the values; older values are recomputed from
+            the recordings.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -56,92 +57,93 @@ class Folder:
         self.path = path
 
     def claim(self, identity: Mapping[str, Any], *, anew: bool = False) -> None:
-        """Make it that of an assessment, or check that it is.
+        """Claim the folder for an assessment, or check that it already belongs to this one.
 
         Args:
-            identity: All that every unit depends on.
-            anew: Whether one of anything else is deleted.
+            identity: Everything that every unit depends on.
+            anew: Delete an assessment with another identity.
 
         Raises:
-            ValueError: It holds an assessment of something else; says of what.
+            ValueError: The folder holds an assessment with another identity, which the message
+                names.
         """
         record = {"format": _FORMAT} | as_json(identity)
-        mark = self.path / "assessment.json"
-        if anew and mark.exists():
+        path = self.path / "assessment.json"
+        if anew and path.exists():
             shutil.rmtree(self.path / "units", ignore_errors=True)
-        elif mark.exists():
-            _check_same(mark, json.loads(mark.read_text()), record)
+        elif path.exists():
+            _check_same(path, json.loads(path.read_text()), record)
         elif self.path.exists() and any(self.path.iterdir()):
             raise ValueError(f"{self.path}: expected an empty folder or one of an assessment")
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(mark, record)
+        write_json(path, record)
 
-    def place(self, key: str) -> Path:
-        """Return where a unit keeps its files."""
+    def directory(self, key: str) -> Path:
+        """Return the subfolder of a unit."""
         return self.path / "units" / key.replace(":", "_")
 
     def prepare(self, key: str, settings: Mapping[str, Any]) -> bool:
-        """Make the place of a unit; return whether files with other settings were deleted."""
-        place, record = self.place(key), {"key": key, "settings": as_json(settings)}
-        mark = place / "unit.json"
-        is_other = mark.exists() and not self.has_settings(key, settings)
-        if is_other:
-            for path in place.iterdir():
-                if path.name != "lock":
-                    path.unlink()
-        place.mkdir(parents=True, exist_ok=True)
-        write_json(mark, record)
-        return is_other
+        """Create the subfolder of a unit; return True if files with other settings were deleted."""
+        directory, record = self.directory(key), {"key": key, "settings": as_json(settings)}
+        path = directory / "unit.json"
+        is_outdated = path.exists() and not self.has_settings(key, settings)
+        if is_outdated:
+            for file in directory.iterdir():
+                if file.name != "lock":
+                    file.unlink()
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(path, record)
+        return is_outdated
 
     def has_settings(self, key: str, settings: Mapping[str, Any]) -> bool:
-        """Whether the files of a unit are good for these settings."""
-        mark = self.place(key) / "unit.json"
-        return mark.exists() and json.loads(mark.read_text())["settings"] == as_json(settings)
+        """Return True if the files of a unit were made with these settings."""
+        path = self.directory(key) / "unit.json"
+        return path.exists() and json.loads(path.read_text())["settings"] == as_json(settings)
 
     def keys(self) -> list[str]:
-        """Return the units that were begun."""
-        marks = sorted(self.path.glob("units/*/unit.json"))
-        return [json.loads(mark.read_text())["key"] for mark in marks]
+        """Return the keys of the units that have been started."""
+        paths = sorted(self.path.glob("units/*/unit.json"))
+        return [json.loads(path.read_text())["key"] for path in paths]
 
-    def found(self, key: str) -> Found | None:
-        """Return what a unit found; None where it has not been run."""
-        return read_found(self.place(key))
+    def results(self, key: str) -> UnitResults | None:
+        """Return the results of a unit, or None if it has not been run."""
+        return read_results(self.directory(key))
 
-    def keep(self, key: str, found: Found) -> None:
-        """Write what a unit found."""
-        write_json(self.place(key) / "found.json", as_json(asdict(found)))
+    def write(self, key: str, results: UnitResults) -> None:
+        """Write the results of a unit."""
+        write_json(self.directory(key) / "found.json", as_json(asdict(results)))
 
     @contextmanager
-    def locked(self, key: str, patience: Deadline = AT_ONCE) -> Iterator[bool]:
-        """Hold a unit for this process; give whether that was possible.
+    def locked(self, key: str, deadline: Deadline = AT_ONCE) -> Iterator[bool]:
+        """Lock a unit for this process; yield whether that succeeded.
 
         Args:
-            key: Of the unit.
-            patience: Until when to wait for a process that holds it.
+            key: Key of the unit.
+            deadline: Time until which to wait for another process to release the lock.
         """
-        place = self.place(key)
-        place.mkdir(parents=True, exist_ok=True)
-        with (place / "lock").open("w") as file:
-            while not (is_ours := _try_lock(file)) and not patience.is_over:
+        directory = self.directory(key)
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / "lock").open("w") as file:
+            while not (is_ours := _try_lock(file)) and not deadline.is_over:
                 time.sleep(1.0)
             yield is_ours
 
 
-def read_found(place: Path) -> Found | None:
-    """Return what the unit with its files there found; None where it has not been run."""
-    path = place / "found.json"
-    return Found(**json.loads(path.read_text())) if path.exists() else None
+def read_results(directory: Path) -> UnitResults | None:
+    """Return the results in the subfolder of a unit, or None if it has not been run."""
+    path = directory / "found.json"
+    return UnitResults(**json.loads(path.read_text())) if path.exists() else None
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replace a file at once."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    beside.replace(path)
+    """Write JSON to a file, replacing it atomically."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    temporary.replace(path)
 
 
 def as_json(value: Any) -> Any:
-    """Return a value as JSON has it: what is not finite becomes null."""
+    """Return the value in types that JSON can represent; NaN and infinity become None."""
     if isinstance(value, Mapping):
         return {str(name): as_json(each) for name, each in value.items()}
     if isinstance(value, np.ndarray):
@@ -156,7 +158,7 @@ def as_json(value: Any) -> Any:
 
 
 def digest_of(atoms: Any) -> str:
-    """Return a SHA-256 of what a potential sees of atoms, in hexadecimal."""
+    """Return the SHA-256, in hexadecimal, of all that a simulation of the atoms depends on."""
     digest = hashlib.sha256()
     for array, kind in (
         (atoms.numbers, np.int64),
@@ -170,7 +172,7 @@ def digest_of(atoms: Any) -> str:
 
 
 def _try_lock(file: IO[str]) -> bool:
-    """Lock a file for as long as it is open; return whether nobody else had."""
+    """Lock a file for as long as it is open; return False if another process holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -178,10 +180,10 @@ def _try_lock(file: IO[str]) -> bool:
     return True
 
 
-def _check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for name, value in wanted.items():
+def _check_same(path: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for name, value in expected.items():
         if stored.get(name) != value:
             raise ValueError(
-                f"{path}: holds an assessment with {name} {stored.get(name)}, but {value} is "
-                "wanted: name another folder, or begin anew (--anew)"
+                f"{path}: expected an assessment with {name} {value}, got one with "
+                f"{stored.get(name)}: choose another folder, or start over with --anew"
             )

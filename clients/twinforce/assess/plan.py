@@ -1,4 +1,4 @@
-"""What an assessment consists of: the units of each preset, and those that selectors name."""
+"""The plan of an assessment: the units of each preset, and the units that selectors name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ from twinforce.assess.units.loops import loops_unit
 from twinforce.assess.units.nonconservativity import client_unit, server_unit
 from twinforce.assess.units.nve import nve_unit
 from twinforce.assess.units.nvt import nvt_unit
-from twinforce.assess.units.optimise import STRATEGIES, optimise_unit
+from twinforce.assess.units.optimize import STRATEGIES, optimize_unit
 from twinforce.assess.units.resonance import resonance_unit
 from twinforce.assess.units.start import start_unit
-from twinforce.assess.ways import Thermostat, Way, parse_thermostat, parse_way
+from twinforce.assess.ways import Way, parse_thermostat, parse_way
 
-# Piece -> its share of the time, in the order in which they are run.
+# Piece -> its share of the time, in the order in which pieces are run.
 SHARES = {"lambda": 5, "loops": 3, "cost": 6, "optimise": 16, "resonance": 6, "nve": 22, "nvt": 42}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """How much is done.
+    """The amount of work in an assessment.
 
     Attributes:
-        n_loops: Closed paths.
-        n_rounds: Of timing.
-        inner_steps: M that are timed, and run without a thermostat.
-        n_starts: Of optimisations.
-        max_steps: Of each optimisation.
-        resonance_ps: Of the run that predicts how outer steps heat, in ps.
-        nve_ps: Of each run without a thermostat, in ps.
-        nvt_ps: Of each run with one, in ps.
-        nvt: Which those are, as ways and their thermostats.
+        n_loops: Number of closed paths.
+        n_rounds: Number of rounds of timing.
+        inner_steps: Values of M to time, and to simulate without a thermostat.
+        n_starts: Number of starting points of optimizations.
+        max_steps: Maximum number of steps of an optimization.
+        resonance_ps: Length of the simulation that predicts the heating by outer steps, in ps.
+        nve_ps: Length of each simulation without a thermostat, in ps.
+        nvt_ps: Length of each simulation with a thermostat, in ps.
+        nvt: Ways to drive the simulations with a thermostat, each with its thermostats, by name.
     """
 
     n_loops: int
@@ -92,41 +92,41 @@ PRESETS = {
 
 
 def plan(subject: Subject, preset: Preset, selectors: Sequence[str] = ()) -> list[Unit]:
-    """Return the units to do, in order; first the start, where any of them needs it.
+    """Return the units to run, in order; the equilibration comes first if any unit needs it.
 
     Args:
-        subject: What is assessed.
-        preset: How much.
-        selectors: Pieces, such as "nvt", or units or groups of them, such as "nvt:direct" or
-            "nvt:hybrid-4:svr:10", also ones that the preset lacks. None: everything.
+        subject: The model and the system to assess.
+        preset: The amount of work.
+        selectors: Pieces such as "nvt", units such as "nvt:hybrid-4:svr:10", or groups of units
+            such as "nvt:direct". Units need not be part of the preset. Empty selects everything.
 
     Raises:
-        ValueError: A selector names nothing.
+        ValueError: A selector names neither a piece nor a unit.
     """
-    usual = _usual_units(subject, preset)
+    defaults = _preset_units(subject, preset)
     if not selectors:
-        chosen = usual
+        chosen = defaults
     else:
-        named = {
+        selected = {
             unit.key: unit
             for selector in selectors
-            for unit in _named(subject, preset, usual, selector)
+            for unit in _select(subject, preset, defaults, selector)
         }
         order = list(SHARES)
-        chosen = sorted(named.values(), key=lambda unit: order.index(unit.piece))
+        chosen = sorted(selected.values(), key=lambda unit: order.index(unit.piece))
     needs_start = any(unit.needs_start for unit in chosen)
     return [start_unit(subject), *chosen] if needs_start else chosen
 
 
 def weights(units: Sequence[Unit]) -> list[float]:
-    """Return how to share out the time: between pieces as `SHARES` says, inside them by cost."""
+    """Return the share of the time of each unit: by `SHARES` among pieces, by cost within one."""
     totals: dict[str, float] = {}
     for unit in units:
         totals[unit.piece] = totals.get(unit.piece, 0.0) + unit.cost
     return [SHARES.get(unit.piece, 0) * unit.cost / (totals[unit.piece] or 1.0) for unit in units]
 
 
-def _usual_units(subject: Subject, preset: Preset) -> list[Unit]:
+def _preset_units(subject: Subject, preset: Preset) -> list[Unit]:
     conditions = subject.conditions
     hybrid = [Way("hybrid", each) for each in preset.inner_steps]
     return [
@@ -135,7 +135,7 @@ def _usual_units(subject: Subject, preset: Preset) -> list[Unit]:
         loops_unit(preset.n_loops, conditions),
         cost_unit(preset.inner_steps, preset.n_rounds, conditions),
         *(
-            optimise_unit(
+            optimize_unit(
                 each, preset.n_starts, subject.conditions.fmax, preset.max_steps, conditions
             )
             for each in STRATEGIES
@@ -153,21 +153,19 @@ def _usual_units(subject: Subject, preset: Preset) -> list[Unit]:
     ]
 
 
-def _named(subject: Subject, preset: Preset, usual: list[Unit], selector: str) -> list[Unit]:
+def _select(subject: Subject, preset: Preset, defaults: list[Unit], selector: str) -> list[Unit]:
+    """Return the units that a selector names; they need not be among the default units."""
     piece, _, rest = selector.partition(":")
     if piece not in SHARES:
         raise ValueError(f"pieces: expected {', '.join(SHARES)} or a unit of one, got {selector!r}")
-    found = [unit for unit in usual if f"{unit.key}:".startswith(f"{selector}:")]
-    if found:
-        return found
+    matching = [unit for unit in defaults if f"{unit.key}:".startswith(f"{selector}:")]
+    if matching:
+        return matching
     if piece == "nve":
         return [nve_unit(parse_way(rest), preset.nve_ps, subject.conditions)]
     if piece == "nvt":
         way, _, thermostat = rest.partition(":")
-        return [_nvt(subject, preset, parse_way(way), parse_thermostat(thermostat))]
-    known = ", ".join(unit.key for unit in usual if unit.piece == piece)
+        drive = parse_way(way), parse_thermostat(thermostat)
+        return [nvt_unit(*drive, preset.nvt_ps, subject.conditions)]
+    known = ", ".join(unit.key for unit in defaults if unit.piece == piece)
     raise ValueError(f"pieces: expected {piece} or one of {known}, got {selector!r}")
-
-
-def _nvt(subject: Subject, preset: Preset, way: Way, thermostat: Thermostat) -> Unit:
-    return nvt_unit(way, thermostat, preset.nvt_ps, subject.conditions)

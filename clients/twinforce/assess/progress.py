@@ -1,4 +1,4 @@
-"""Showing how far the work is."""
+"""Progress bars and messages."""
 
 import sys
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from tqdm import tqdm
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Bars and messages on standard error; bars only on a terminal, unless switched off."""
+    """Progress bars and messages on standard error; bars appear only on a terminal."""
 
     is_shown: bool = True
 
     @contextmanager
     def bar(self, title: str, total: int, initial: int = 0, unit: str = "") -> Iterator[Any]:
-        """Show a bar; give it, to update."""
+        """Show a progress bar while the context is open; yield it for updates."""
         disable = None if self.is_shown else True
         with tqdm(
             desc=title, total=total, initial=initial, unit=unit, disable=disable, leave=False

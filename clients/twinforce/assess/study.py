@@ -1,4 +1,4 @@
-"""Doing an assessment: unit by unit, within a budget, from where it was left."""
+"""Run an assessment unit by unit, within a time budget, and continue where it stopped."""
 
 import math
 import time
@@ -11,7 +11,7 @@ from ase import Atoms
 
 from twinforce._client import Client
 from twinforce.assess.budget import AT_ONCE, NEVER, Deadline, share_of
-from twinforce.assess.folder import Folder, Found, digest_of, write_json
+from twinforce.assess.folder import Folder, UnitResults, digest_of, write_json
 from twinforce.assess.plan import PRESETS, plan, weights
 from twinforce.assess.progress import Progress
 from twinforce.assess.report.page import page_of
@@ -20,8 +20,8 @@ from twinforce.assess.subject import Conditions, Subject, Unit
 from twinforce.assess.units.start import KEY as START
 from twinforce_proto import ServiceError, UnavailableError
 
-_USUAL = Conditions()
-# The start must not eat what it is for.
+_DEFAULT_CONDITIONS = Conditions()
+# The equilibration must leave time for the units that need it.
 _SHARE_OF_START = 0.5
 
 
@@ -33,31 +33,32 @@ def assess(
     model: str | None = None,
     preset: str = "standard",
     pieces: Sequence[str] = (),
-    conditions: Conditions = _USUAL,
+    conditions: Conditions = _DEFAULT_CONDITIONS,
     budget_minutes: float = math.inf,
     anew: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Assess a served model on one system; write report.json and report.html; return the report.
 
-    What is finished in the folder is not done again, what was begun goes on. Several processes may
-    work on pieces of one assessment in the same folder at the same time.
+    Finished units in the folder are not run again, and started ones continue. Several processes
+    may work on one assessment in the same folder at the same time.
 
     Args:
-        client: Of the service.
-        atoms: The system; its velocities are kept, if it has any.
-        out: The folder.
-        model: Its name.
-        preset: How much, one of `PRESETS`.
-        pieces: Of which only these, or units of them such as "nvt:direct:svr:10". None: all.
-        conditions: Of simulations.
-        budget_minutes: Of wall time.
-        anew: Whether an assessment of something else in the folder is deleted.
-        progress: Where to show how far it is.
+        client: Client of the service.
+        atoms: The system; simulations start from its velocities if it has any.
+        out: Folder of the assessment.
+        model: Name of the model; None selects the default model of the service.
+        preset: Amount of work, one of `PRESETS`.
+        pieces: Pieces to run, or units of them such as "nvt:direct:svr:10". Empty runs all.
+        conditions: Conditions that all simulations share.
+        budget_minutes: Wall time after which no new work begins, in minutes.
+        anew: Delete an assessment of another model or system in the folder.
+        progress: Where to show progress; None shows nothing.
 
     Raises:
-        ValueError: The folder holds an assessment of something else, or a piece is unknown.
-        UnavailableError: The service cannot be reached; run it again when it can.
+        ValueError: The folder holds an assessment of another model or system, or a piece is
+            unknown.
+        UnavailableError: The service cannot be reached; a later call continues.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
@@ -69,8 +70,8 @@ def assess(
     folder = Folder(out)
     folder.claim(identity_of(subject), anew=anew)
     provenance = provenance_of(subject)
-    whole = NEVER if math.isinf(budget_minutes) else Deadline.after(60.0 * budget_minutes)
-    notes = _do_all(subject, folder, units, whole)
+    overall = NEVER if math.isinf(budget_minutes) else Deadline.after(60.0 * budget_minutes)
+    notes = _run_units(subject, folder, units, overall)
     report = report_of(subject, provenance, folder, units, notes)
     write_json(out / "report.json", report)
     (out / "report.html").write_text(page_of(report), encoding="utf-8")
@@ -78,7 +79,7 @@ def assess(
 
 
 def identity_of(subject: Subject) -> dict[str, Any]:
-    """Return what all units depend on."""
+    """Return everything that all units depend on."""
     conditions = subject.conditions
     return {
         "model": subject.info.name,
@@ -93,8 +94,10 @@ def identity_of(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _do_all(subject: Subject, folder: Folder, units: list[Unit], whole: Deadline) -> dict[str, str]:
-    """Do what is not done; return why units have not been run, by their keys."""
+def _run_units(
+    subject: Subject, folder: Folder, units: list[Unit], overall: Deadline
+) -> dict[str, str]:
+    """Run all unfinished units; return the reasons why some were not run, by unit key."""
     notes: dict[str, str] = {}
     waiting = [unit for unit in units if not _is_done(folder, unit)]
     if any(unit.needs_start for unit in units) and not any(unit.needs_start for unit in waiting):
@@ -102,51 +105,53 @@ def _do_all(subject: Subject, folder: Folder, units: list[Unit], whole: Deadline
     shares = weights(waiting)
     for index, unit in enumerate(waiting):
         if unit.key == START:
-            deadline = share_of(whole, _SHARE_OF_START, [1 - _SHARE_OF_START])
+            deadline = share_of(overall, _SHARE_OF_START, [1 - _SHARE_OF_START])
         else:
-            deadline = share_of(whole, shares[index], shares[index + 1 :])
-        if note := _do(subject, folder, unit, deadline):
+            deadline = share_of(overall, shares[index], shares[index + 1 :])
+        if note := _run_unit(subject, folder, unit, deadline):
             notes[unit.key] = note
             subject.progress.say(f"{unit.key}: {note}")
     return notes
 
 
-def _do(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) -> str:
-    """Do one unit as far as time allows; return why it was not run, or nothing."""
+def _run_unit(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) -> str:
+    """Run a unit as far as time allows; return the reason why it was not run, or ""."""
     if missing := sorted(unit.outputs - set(subject.info.outputs)):
         return f"skipped: the model has no {' and no '.join(missing)}"
     if deadline.is_over:
-        return "" if folder.found(unit.key) else "not run: no time was left"
-    if unit.needs_start and not (folder.place(START) / "start.npz").exists():
+        return "" if folder.results(unit.key) else "not run: no time was left"
+    if unit.needs_start and not (folder.directory(START) / "start.npz").exists():
         return "not run: the start is not equilibrated yet"
-    patience = deadline if unit.key == START else AT_ONCE
-    with folder.locked(unit.key, patience) as is_ours:
+    lock_deadline = deadline if unit.key == START else AT_ONCE
+    with folder.locked(unit.key, lock_deadline) as is_ours:
         if not is_ours:
             return "not run: another process works on it"
         if _is_done(folder, unit):
             return ""
         if folder.prepare(unit.key, unit.settings):
-            subject.progress.say(f"{unit.key}: begun anew with other settings")
-        before = folder.found(unit.key) or Found()
+            subject.progress.say(f"{unit.key}: started over, because its settings have changed")
+        before = folder.results(unit.key) or UnitResults()
         begin = time.monotonic()
         try:
-            found = unit.work(subject, folder.place(unit.key), deadline)
+            results = unit.work(subject, folder.directory(unit.key), deadline)
         except UnavailableError:
             raise
         except ServiceError as error:
             return f"failed: {type(error).__name__}: {error}"
         wall_s = before.wall_s + time.monotonic() - begin
-        folder.keep(unit.key, replace(found, wall_s=wall_s, cost=unit.cost, analysis=unit.analysis))
+        folder.write(
+            unit.key, replace(results, wall_s=wall_s, cost=unit.cost, analysis=unit.analysis)
+        )
     return ""
 
 
 def _is_done(folder: Folder, unit: Unit) -> bool:
-    """Whether all of it is done, with these settings."""
-    found = folder.found(unit.key)
+    """Return True if a unit is done with its present settings."""
+    results = folder.results(unit.key)
     return (
-        found is not None
-        and found.is_done
-        and (found.cost >= unit.cost or bool(found.note))
-        and found.analysis >= unit.analysis
+        results is not None
+        and results.is_done
+        and (results.cost >= unit.cost or bool(results.note))
+        and results.analysis >= unit.analysis
         and folder.has_settings(unit.key, unit.settings)
     )

@@ -1,4 +1,4 @@
-"""What is assessed, with what settings, and what a unit of the work is."""
+"""The subject of an assessment, its conditions, and a unit of the work."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,25 +12,26 @@ from ase import Atoms
 from twinforce._client import Client
 from twinforce.ase import system_of
 from twinforce.assess.budget import Deadline
-from twinforce.assess.folder import Found
+from twinforce.assess.folder import UnitResults
 from twinforce.assess.progress import Progress
 from twinforce_proto import ModelInfo, Prediction, System
 
-# Of one request: enough to fill a device, and few enough for a busy CPU to answer in time.
+# Limits of one request: enough to fill a device, but few enough for a busy CPU to answer in time.
 _MOST_SYSTEMS = 64
 _MOST_ATOMS = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """What the simulations of an assessment have in common.
+    """The conditions that all simulations of an assessment share.
 
     Attributes:
-        temperature_k: In K.
-        time_step_fs: Of inner steps, in fs.
-        equilibration_ps: With conservative forces, before all simulations, in ps.
-        fmax: The largest force on an atom that an optimisation leaves, in eV/Å.
-        seed: Of all random numbers.
+        temperature_k: Temperature, in K.
+        time_step_fs: Inner time step, in fs.
+        equilibration_ps: Length of the equilibration with conservative forces that precedes all
+            simulations, in ps.
+        fmax: Largest force on an atom at which an optimization has converged, in eV/Å.
+        seed: Seed of all random numbers.
     """
 
     temperature_k: float = 300.0
@@ -40,20 +41,20 @@ class Conditions:
     seed: int = 0
 
     def seed_of(self, key: str) -> int:
-        """Return the seed of one unit: runs that share a thermostat's noise would err together."""
+        """Return the seed of a unit; simulations that shared noise would have correlated errors."""
         return int(np.random.SeedSequence([self.seed, crc32(key.encode())]).generate_state(1)[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Subject:
-    """A served model on one system.
+    """A served model and the system on which it is assessed.
 
     Attributes:
-        client: Of the service.
-        info: What the model declares.
-        atoms: As they were given.
-        conditions: Of simulations.
-        progress: Where to show how far the work is.
+        client: Client of the service.
+        info: Capabilities that the model declares.
+        atoms: The system as the caller passed it.
+        conditions: Conditions that all simulations share.
+        progress: Where to show progress.
     """
 
     client: Client
@@ -63,13 +64,8 @@ class Subject:
     progress: Progress
 
     @property
-    def has_both_forces(self) -> bool:
-        """Whether the model offers conservative and direct forces."""
-        return {"conservative_forces", "direct_forces"} <= set(self.info.outputs)
-
-    @property
     def system(self) -> System:
-        """The atoms as the service takes them."""
+        """The atoms as a system for the service."""
         return system_of(self.atoms, self.info)
 
     def predict(self, positions: Iterable[Any], outputs: Sequence[str]) -> list[Prediction]:
@@ -79,26 +75,27 @@ class Subject:
 
     @property
     def n_per_request(self) -> int:
-        """How many systems go into one request."""
+        """Number of systems in one request."""
         return int(np.clip(_MOST_ATOMS // len(self.atoms), 1, _MOST_SYSTEMS))
 
 
-# Works until it is done or the deadline has passed; keeps what it needs to go on in its place.
-Work = Callable[[Subject, Path, Deadline], Found]
+# Works until it is done or the deadline passes; the directory is for files needed to continue.
+Work = Callable[[Subject, Path, Deadline], UnitResults]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unit:
-    """A part of the work that is done, and kept, on its own.
+    """A part of the work that is run and stored on its own.
 
     Attributes:
-        key: Such as "nvt:direct:svr:10"; up to the first colon it names the piece.
-        cost: About how many direct evaluations it takes.
-        settings: What its files are good for; with other ones they are deleted.
-        work: Does it.
-        needs_start: Whether it begins from equilibrated atoms.
-        outputs: What the model must offer.
-        analysis: Grows when the same recordings give other values.
+        key: Key such as "nvt:direct:svr:10"; the part before the first colon is the piece.
+        cost: Estimated cost, in direct evaluations.
+        settings: Settings with which its files were made; if any of them changes, the files are
+            deleted.
+        work: Function that does the work.
+        needs_start: True if the unit starts from equilibrated atoms.
+        outputs: Outputs that the model must support.
+        analysis: Version of the analysis; increased when the same recordings give new values.
     """
 
     key: str
@@ -111,5 +108,5 @@ class Unit:
 
     @property
     def piece(self) -> str:
-        """Which piece it is part of."""
+        """The piece that the unit belongs to."""
         return self.key.partition(":")[0]

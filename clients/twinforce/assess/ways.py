@@ -1,24 +1,24 @@
-"""The ways to drive a simulation, and how they are named."""
+"""The ways to drive a simulation, and the thermostats, by name."""
 
 import re
 from dataclasses import dataclass
 
-from twinforce.md import Ensemble
+from twinforce_dynamics.ensembles import ThermostatName, parse_thermostat_name
 from twinforce_dynamics.steps import ForceChoice
 
-# About what a conservative evaluation costs in direct ones, to share out time before it is known.
-USUAL_F = 2.5
+# Typical cost of a conservative evaluation, in direct ones, until it has been measured.
+TYPICAL_F = 2.5
 
 _WAY = re.compile(r"(direct|conservative)|hybrid-([1-9]\d*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Which forces drive, and how often the conservative ones are asked for.
+    """The forces that drive a simulation, and how often conservative ones are evaluated.
 
     Attributes:
-        forces: Which ones.
-        inner_steps: M; 1 unless forces are hybrid.
+        forces: Kind of forces.
+        inner_steps: Inner steps per outer step, M; 1 unless forces are hybrid.
     """
 
     forces: ForceChoice
@@ -29,19 +29,19 @@ class Way:
 
     @property
     def title(self) -> str:
-        """For people to read."""
+        """Title in figures and tables."""
         return f"MTS, M = {self.inner_steps}" if self.forces == "hybrid" else self.forces
 
     @property
     def outputs(self) -> frozenset[str]:
-        """What the model must offer."""
+        """Outputs that the model must support."""
         kinds = ("conservative", "direct") if self.forces == "hybrid" else (self.forces,)
         return frozenset(f"{kind}_forces" for kind in kinds)
 
-    def cost(self, f: float = USUAL_F) -> float:
-        """Return what an inner step costs, in direct evaluations.
+    def cost(self, f: float = TYPICAL_F) -> float:
+        """Return the cost of an inner step, in direct evaluations.
 
-        1 + (F - 1)/M        F -> what a conservative evaluation costs in direct ones
+        1 + (F - 1)/M        F -> cost of a conservative evaluation, in direct ones
         """
         if self.forces == "direct":
             return 1.0
@@ -53,11 +53,11 @@ class Thermostat:
     """A thermostat and its relaxation time.
 
     Attributes:
-        ensemble: "svr", "svr-local" or "langevin".
-        relaxation_fs: τ, in fs.
+        ensemble: Name of the thermostat: "svr", "svr-local" or "langevin".
+        relaxation_fs: Relaxation time τ, in fs.
     """
 
-    ensemble: Ensemble
+    ensemble: ThermostatName
     relaxation_fs: float
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class Thermostat:
 
     @property
     def title(self) -> str:
-        """For people to read."""
+        """Title in figures and tables."""
         names = {"svr": "SVR", "svr-local": "SVR of each atom", "langevin": "Langevin"}
         return f"{names[self.ensemble]}, τ = {self.relaxation_fs:g} fs"
 
@@ -74,7 +74,7 @@ def parse_way(text: str) -> Way:
     """Return the way of this name: direct, conservative or hybrid-M.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No way has this name.
     """
     match = _WAY.fullmatch(text)
     if match is None:
@@ -88,7 +88,7 @@ def parse_thermostat(text: str) -> Thermostat:
     """Return the thermostat of a name such as svr:10 or langevin:100, τ in fs.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No thermostat has this name.
     """
     name, _, relaxation = text.partition(":")
     try:
@@ -97,10 +97,4 @@ def parse_thermostat(text: str) -> Thermostat:
         relaxation_fs = 0.0
     if not 0 < relaxation_fs < float("inf"):
         raise ValueError(f"thermostat: expected such as svr:10, τ in fs, got {text!r}")
-    if name == "svr":
-        return Thermostat("svr", relaxation_fs)
-    if name == "svr-local":
-        return Thermostat("svr-local", relaxation_fs)
-    if name == "langevin":
-        return Thermostat("langevin", relaxation_fs)
-    raise ValueError(f"thermostat: expected svr, svr-local or langevin, got {name!r}")
+    return Thermostat(parse_thermostat_name(name), relaxation_fs)

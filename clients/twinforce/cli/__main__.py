@@ -1,4 +1,4 @@
-"""`python -m twinforce.cli`."""
+"""Run the command line with `python -m twinforce.cli`."""
 
 from twinforce.cli import main
 

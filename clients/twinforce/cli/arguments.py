@@ -1,11 +1,84 @@
-"""Arguments that several commands share."""
+"""Options and types of arguments that several commands share."""
 
 import argparse
+import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_DEFAULT_URL = "grpc://127.0.0.1:8001"
+_URL_VARIABLE = "TWINFORCE_URL"
+
+
+def add_command(
+    commands: Any, name: str, arguments: str, *, summary: str, example: str
+) -> argparse.ArgumentParser:
+    """Add a command to the command line and return its parser.
+
+    Args:
+        commands: The subparsers to add to.
+        name: Name of the command.
+        arguments: Positional arguments, as shown in the usage line.
+        summary: Lowercase phrase that says what the command does.
+        example: A complete command line, shown at the end of the help.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        usage=f"twinforce {name} [options] {arguments}",
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def add_service_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the service is and how long to wait for it."""
+    group = parser.add_argument_group("service")
+    group.add_argument(
+        "--url",
+        default=os.environ.get(_URL_VARIABLE, _DEFAULT_URL),
+        help="address of the service, grpc:// or http:// "
+        f"(default: {_DEFAULT_URL}, or {_URL_VARIABLE})",
+    )
+    group.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="time limit of one request, in s (default: %(default)g)",
+    )
+
+
+def add_file(group: Any, *, index: str, index_help: str) -> None:
+    """Add the file to read and the selection of systems in it."""
+    group.add_argument("file", type=Path, metavar="FILE", help="file to read, in any ASE format")
+    group.add_argument("--index", default=index, help=index_help)
+
+
+def add_model(group: Any) -> None:
+    """Add the name of the model."""
+    group.add_argument(
+        "--model",
+        metavar="NAME",
+        help="model to use (default: the only one that is served, else water)",
+    )
+
+
+def add_hydrogen_mass(group: Any) -> None:
+    """Add the option that repartitions masses."""
+    group.add_argument(
+        "--hydrogen-mass",
+        type=positive(float),
+        metavar="AMU",
+        help="mass of each hydrogen, in amu, taken from the atom that it is bonded to "
+        "(default: masses stay as they are)",
+    )
 
 
 def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    """Return a reader of positive numbers of a kind, for `argparse`."""
+    """Return an `argparse` type for positive numbers of a kind."""
 
     def convert(text: str) -> float:
         value = kind(text)
@@ -17,8 +90,8 @@ def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     return convert
 
 
-def whole(text: str) -> int:
-    """Return a whole number from 0, for `argparse`."""
+def non_negative(text: str) -> int:
+    """Convert an argument to a whole number that is not negative."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text}")

@@ -1,4 +1,4 @@
-"""`twinforce assess`: what a model's direct forces are good for, with the evidence."""
+"""`twinforce assess`: measure what the direct forces of a model are good for."""
 
 import argparse
 import math
@@ -7,70 +7,145 @@ from pathlib import Path
 from typing import Any
 
 from twinforce._client import Client
-from twinforce.cli.arguments import positive, whole
-from twinforce.cli.files import need, read_atoms
+from twinforce.cli.arguments import (
+    add_command,
+    add_file,
+    add_hydrogen_mass,
+    add_model,
+    add_service_options,
+    non_negative,
+)
+from twinforce.cli.files import read_atoms, require
 
-# As in `twinforce.assess`, which needs packages that this module must do without.
+# Those of `twinforce.assess`, which cannot be imported without optional packages.
 _PRESETS = ("quick", "standard", "paper")
 
 
-def add_assess_command(commands: Any, asking: argparse.ArgumentParser) -> None:
+def add_assess_command(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "assess",
-        parents=[asking],
-        help="measure how safe direct forces and multiple time stepping are",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "FILE",
+        summary="measure how safe direct forces and multiple time stepping are",
+        example="twinforce assess water.xyz --preset quick --budget 20 --out assessment",
     )
-    add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="the system, in any ASE format")
-    add("--index", default="-1", help="which atoms of the file")
-    add("--model", help="its name; the only one, else water")
-    add("--out", type=Path, default=Path("assessment"), help="a folder; goes on with what is there")
-    add("--budget", type=float, default=60.0, metavar="MINUTES", help="of wall time; 0: no limit")
-    add("--preset", choices=_PRESETS, default="standard", help="how much is done")
-    add(
-        "--pieces",
-        default="",
-        help="commas between; of lambda, loops, cost, optimise, resonance, nve, nvt, or parts of "
-        "them such as nvt:direct or nvt:hybrid-4:svr:10 (default: all of the preset)",
+    system = parser.add_argument_group("system")
+    add_file(
+        system,
+        index="-1",
+        index_help="system in the file to assess (default: %(default)s, the last one)",
     )
-    add("--temperature", type=float, default=300.0, help="in K")
-    add("--time-step", type=float, default=0.5, help="of inner steps, in fs")
-    add("--hydrogen-mass", type=positive(float), help="in amu, taken from bonded atoms")
-    add("--equilibration", type=float, default=1.0, help="before all simulations, in ps")
-    add("--fmax", type=float, default=0.05, help="what an optimisation is to reach, in eV/Å")
-    add("--seed", type=whole, default=0, help="of random numbers")
-    add("--anew", action="store_true", help="delete an assessment of something else in the folder")
+    add_hydrogen_mass(system)
+    _add_scope(parser.add_argument_group("scope"))
+    _add_conditions(parser.add_argument_group("conditions"))
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out",
+        type=Path,
+        default=Path("assessment"),
+        metavar="FOLDER",
+        help="folder of the results; an assessment in it is continued (default: %(default)s)",
+    )
+    output.add_argument(
+        "--anew",
+        action="store_true",
+        help="delete an assessment of another model, system or conditions in the folder",
+    )
+    add_service_options(parser)
     parser.set_defaults(command=_run)
 
 
-def _run(given: argparse.Namespace) -> None:
-    for package in ("matplotlib", "tqdm"):
-        need(package)
-    assess = need("twinforce.assess")
-    (atoms,) = read_atoms(given.file, given.index)[-1:]
-    if given.hydrogen_mass:
-        need("twinforce.ase").repartition_hydrogen_mass(atoms, given.hydrogen_mass)
-    conditions = assess.Conditions(
-        temperature_k=given.temperature,
-        time_step_fs=given.time_step,
-        equilibration_ps=given.equilibration,
-        fmax=given.fmax,
-        seed=given.seed,
+def _add_scope(group: Any) -> None:
+    add = group.add_argument
+    add_model(group)
+    add(
+        "--preset",
+        choices=_PRESETS,
+        default="standard",
+        help="amount of work (default: %(default)s)",
     )
-    with Client(given.url, timeout=given.timeout) as client:
+    add(
+        "--pieces",
+        default="",
+        metavar="LIST",
+        help="comma-separated pieces to run: lambda, loops, cost, optimise, resonance, nve, nvt, "
+        "or parts of them such as nvt:direct or nvt:hybrid-4:svr:10 (default: all of the preset)",
+    )
+    add(
+        "--budget",
+        type=float,
+        default=60.0,
+        metavar="MINUTES",
+        help="limit of the wall time, in minutes; 0 means no limit (default: %(default)g)",
+    )
+
+
+def _add_conditions(group: Any) -> None:
+    add = group.add_argument
+    add(
+        "--temperature",
+        type=float,
+        default=300.0,
+        metavar="K",
+        help="temperature of the simulations, in K (default: %(default)g)",
+    )
+    add(
+        "--time-step",
+        type=float,
+        default=0.5,
+        metavar="FS",
+        help="length of an inner step, in fs (default: %(default)g)",
+    )
+    add(
+        "--equilibration",
+        type=float,
+        default=1.0,
+        metavar="PS",
+        help="length of the equilibration before all simulations, in ps (default: %(default)g)",
+    )
+    add(
+        "--fmax",
+        type=float,
+        default=0.05,
+        metavar="FORCE",
+        help="largest force at which an optimization has converged, in eV/Å (default: %(default)g)",
+    )
+    add(
+        "--seed",
+        type=non_negative,
+        default=0,
+        metavar="N",
+        help="seed of all random numbers (default: %(default)s)",
+    )
+
+
+def _run(args: argparse.Namespace) -> None:
+    for package in ("matplotlib", "tqdm"):
+        require(package)
+    assess = require("twinforce.assess")
+    (atoms,) = read_atoms(args.file, args.index)[-1:]
+    if args.hydrogen_mass:
+        require("twinforce.ase").repartition_hydrogen_mass(atoms, args.hydrogen_mass)
+    conditions = assess.Conditions(
+        temperature_k=args.temperature,
+        time_step_fs=args.time_step,
+        equilibration_ps=args.equilibration,
+        fmax=args.fmax,
+        seed=args.seed,
+    )
+    with Client(args.url, timeout=args.timeout) as client:
         report = assess.assess(
             client,
             atoms,
-            given.out,
-            model=given.model,
-            preset=given.preset,
-            pieces=[each.strip() for each in given.pieces.split(",") if each.strip()],
+            args.out,
+            model=args.model,
+            preset=args.preset,
+            pieces=[piece.strip() for piece in args.pieces.split(",") if piece.strip()],
             conditions=conditions,
-            budget_minutes=given.budget or math.inf,
-            anew=given.anew,
+            budget_minutes=args.budget or math.inf,
+            anew=args.anew,
             progress=assess.Progress(),
         )
     sys.stdout.write("\n".join(report["verdict"]["advice"]) + "\n")
-    sys.stdout.write(f"{given.out / 'report.html'}\n")
+    sys.stdout.write(f"{args.out / 'report.html'}\n")

@@ -1,15 +1,15 @@
-"""Files and optional packages, with errors that say what to do."""
+"""Reading of atoms from files, and imports of optional packages."""
 
 import importlib
 from pathlib import Path
 from typing import Any
 
 
-def need(module: str) -> Any:
-    """Import what a command needs and the client does not.
+def require(module: str) -> Any:
+    """Import a module of a package that the client itself does not need.
 
     Raises:
-        ModuleNotFoundError: Says which extra to install.
+        ModuleNotFoundError: The package is missing; the message names the extra to install.
     """
     try:
         return importlib.import_module(module)
@@ -20,22 +20,22 @@ def need(module: str) -> Any:
 
 
 def read_atoms(path: Path, index: str) -> list[Any]:
-    """Read the atoms in a file of any format that ASE knows.
+    """Read atoms from a file of any format that ASE knows.
 
     Args:
-        path: Of the file.
-        index: Which of them, as ASE writes it: "-1", ":", "0:100:10".
+        path: Path of the file.
+        index: Systems to read, in the notation of ASE: "-1", ":", "0:100:10".
 
     Raises:
-        ValueError: When there are none, or they cannot be read.
+        ValueError: The file cannot be read or holds no such systems.
     """
-    read = need("ase.io").read
+    read = require("ase.io").read
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
         found = read(path, index=index)
     except Exception as error:
-        raise ValueError(f"{path}: cannot be read: {error or type(error).__name__}") from error
+        raise ValueError(f"{path}: cannot be read: {str(error) or type(error).__name__}") from error
     atoms = found if isinstance(found, list) else [found]
     if not atoms:
         raise ValueError(f"{path}: holds no atoms at {index!r}")

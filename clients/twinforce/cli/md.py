@@ -1,4 +1,4 @@
-"""`twinforce md`: molecular dynamics on remote forces."""
+"""`twinforce md`: run molecular dynamics with the forces of a service."""
 
 import argparse
 import sys
@@ -8,8 +8,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
-from twinforce.cli.arguments import positive, whole
-from twinforce.cli.files import need, read_atoms
+from twinforce.cli.arguments import (
+    add_command,
+    add_file,
+    add_hydrogen_mass,
+    add_model,
+    add_service_options,
+    non_negative,
+    positive,
+)
+from twinforce.cli.files import read_atoms, require
 from twinforce.md import (
     Ensemble,
     ForceChoice,
@@ -25,201 +33,289 @@ from twinforce.md import (
 )
 
 _DEFAULTS = MDSettings()
+_EXAMPLE = """\
+twinforce md water.xyz --forces hybrid --inner-steps 4 --ensemble svr \\
+      --steps 2000 --trajectory run.traj --log run.csv --plot run.png"""
 
 
-def add_md_command(commands: Any, asking: argparse.ArgumentParser) -> None:
+def add_md_command(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = commands.add_parser(
-        "md",
-        parents=[asking],
-        help="run molecular dynamics",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = add_command(commands, "md", "FILE", summary="run molecular dynamics", example=_EXAMPLE)
+    _add_system(parser.add_argument_group("system"))
+    _add_forces(parser.add_argument_group("forces"))
+    _add_steps(parser.add_argument_group("steps"))
+    _add_ensemble(parser.add_argument_group("ensemble"))
+    _add_output(parser.add_argument_group("output"))
+    add_service_options(parser)
+    parser.set_defaults(command=_run)
+
+
+def _add_system(group: Any) -> None:
+    add_file(
+        group,
+        index="-1",
+        index_help="system in the file to start from (default: %(default)s, the last one)",
     )
-    add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="the start, in any ASE format")
-    add("--index", default="-1", help="which atoms of the file")
-    add("--model", help="its name; the only one, else water")
-    add(
+    add_hydrogen_mass(group)
+    group.add_argument(
+        "--new-velocities",
+        action="store_true",
+        help="draw velocities even if the file has some",
+    )
+
+
+def _add_forces(group: Any) -> None:
+    add_model(group)
+    group.add_argument(
         "--forces",
         choices=get_args(ForceChoice),
         default=_DEFAULTS.forces,
-        help="which ones drive; hybrid is multiple time stepping",
+        help="forces that drive the dynamics; hybrid is multiple time stepping "
+        "(default: %(default)s)",
     )
-    add(
+    group.add_argument(
         "--inner-steps",
         type=positive(int),
         default=_DEFAULTS.inner_steps,
-        help="of hybrid forces: how many steps with direct forces per step with both",
+        metavar="M",
+        help="inner steps in an outer one with hybrid forces, which evaluate direct forces at "
+        "each and both kinds at the last (default: %(default)s)",
     )
+
+
+def _add_steps(group: Any) -> None:
+    add = group.add_argument
+    add(
+        "--steps",
+        type=positive(int),
+        default=_DEFAULTS.n_steps,
+        metavar="N",
+        help="number of inner steps (default: %(default)s)",
+    )
+    add(
+        "--time-step",
+        type=positive(float),
+        default=_DEFAULTS.time_step_fs,
+        metavar="FS",
+        help="length of an inner step, in fs (default: %(default)g)",
+    )
+    add(
+        "--seed",
+        type=non_negative,
+        default=_DEFAULTS.seed,
+        metavar="N",
+        help="seed of all random numbers (default: %(default)s)",
+    )
+    add(
+        "--on-server",
+        action="store_true",
+        help="take the steps on the server, which sends only the states to write",
+    )
+
+
+def _add_ensemble(group: Any) -> None:
+    add = group.add_argument
     add(
         "--ensemble",
         choices=get_args(Ensemble),
         default=_DEFAULTS.ensemble,
-        help="nve, a thermostat, or constant pressure",
+        help="constant energy, a thermostat, or constant pressure (default: %(default)s)",
+    )
+    add(
+        "--temperature",
+        type=positive(float),
+        default=_DEFAULTS.temperature_k,
+        metavar="K",
+        help="temperature of the thermostat and of new velocities, in K (default: %(default)g)",
     )
     add(
         "--thermostat",
         choices=get_args(Thermostat),
         default=_DEFAULTS.thermostat,
-        help="at constant pressure",
+        help="thermostat at constant pressure (default: %(default)s)",
     )
-    add("--steps", type=positive(int), default=_DEFAULTS.n_steps, help="how many inner ones")
-    add("--time-step", type=positive(float), default=_DEFAULTS.time_step_fs, help="in fs")
-    add("--temperature", type=positive(float), default=_DEFAULTS.temperature_k, help="in K")
     add(
         "--relaxation",
         type=positive(float),
         default=_DEFAULTS.relaxation_fs,
-        help="time of the thermostat, in fs",
+        metavar="FS",
+        help="relaxation time of the thermostat, in fs (default: %(default)g)",
     )
-    add("--pressure", type=float, default=_DEFAULTS.pressure_bar, help="in bar")
+    add(
+        "--pressure",
+        type=float,
+        default=_DEFAULTS.pressure_bar,
+        metavar="BAR",
+        help="pressure of the barostat, in bar (default: %(default)g)",
+    )
     add(
         "--pressure-relaxation",
         type=positive(float),
         default=_DEFAULTS.pressure_relaxation_fs,
-        help="time of the volume, in fs",
+        metavar="FS",
+        help="relaxation time of the volume, in fs (default: %(default)g)",
     )
     add(
         "--compressibility",
         type=positive(float),
         default=_DEFAULTS.compressibility_per_bar,
-        help="about that of the system, in 1/bar: how fast the cell answers",
+        metavar="PER_BAR",
+        help="approximate compressibility of the system, in 1/bar, which sets how fast the cell "
+        "responds (default: %(default)g)",
+    )
+
+
+def _add_output(group: Any) -> None:
+    add = group.add_argument
+    add(
+        "--interval",
+        type=positive(int),
+        default=10,
+        metavar="N",
+        help="number of outer steps between states to write (default: %(default)s)",
     )
     add(
-        "--on-server",
-        action="store_true",
-        help="take all steps there: nothing travels between two that are written",
+        "--trajectory",
+        type=Path,
+        metavar="FILE",
+        help="write the trajectory to this .traj, .xyz or .extxyz file",
     )
-    add("--hydrogen-mass", type=positive(float), help="in amu, taken from bonded atoms")
-    add("--seed", type=whole, default=_DEFAULTS.seed, help="of random numbers")
-    add("--new-velocities", action="store_true", help="draw them even if the file has some")
-    add("--interval", type=positive(int), default=10, help="outer steps between what is written")
-    add("--trajectory", type=Path, metavar="FILE", help="to write: .traj, .xyz or .extxyz")
-    add("--log", type=Path, metavar="FILE", help="to write: comma-separated values")
-    add("--plot", type=Path, metavar="FILE", help="to write: an image of energy and temperature")
+    add(
+        "--log",
+        type=Path,
+        metavar="FILE",
+        help="write energies and temperatures to this file, as comma-separated values",
+    )
+    add(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="plot energy and temperature to this image file",
+    )
     add(
         "--restart",
         type=Path,
         metavar="FILE",
-        help="to go on from if it is there, up to --steps in all; and to write at each interval",
+        help="save the run to this file at each interval; if the file exists, continue that run "
+        "until it has taken --steps steps",
     )
-    parser.set_defaults(command=_run)
 
 
-def _run(given: argparse.Namespace) -> None:
-    (atoms,) = read_atoms(given.file, given.index)[-1:]
-    if given.new_velocities:
+def _run(args: argparse.Namespace) -> None:
+    (atoms,) = read_atoms(args.file, args.index)[-1:]
+    if args.new_velocities:
         atoms.set_array("momenta", None)
-    if given.plot:
-        need("matplotlib.figure")
-    ase = need("twinforce.ase")
-    if given.hydrogen_mass:
-        ase.repartition_hydrogen_mass(atoms, given.hydrogen_mass)
-    if given.forces == "direct" and given.ensemble == "nve":
-        sys.stderr.write(
-            "twinforce: warning: direct forces are not the gradient of an energy: without a "
-            "thermostat the system will heat up or cool down\n"
+    if args.plot:
+        require("matplotlib.figure")
+    ase = require("twinforce.ase")
+    if args.hydrogen_mass:
+        ase.repartition_hydrogen_mass(atoms, args.hydrogen_mass)
+    if args.forces == "direct" and args.ensemble == "nve":
+        _show_warning(
+            "direct forces are not the gradient of an energy: without a thermostat the system "
+            "will heat up or cool down"
         )
-    kept: list[Instant] = []
+    written: list[Instant] = []
     with (
-        ase.TwinForceCalculator(given.url, model=given.model, timeout=given.timeout) as atoms.calc,
+        ase.TwinForceCalculator(args.url, model=args.model, timeout=args.timeout) as atoms.calc,
         warnings.catch_warnings(),
     ):
-        atoms.calc.set(force_kind="direct" if given.forces == "direct" else "conservative")
+        atoms.calc.set(force_kind="direct" if args.forces == "direct" else "conservative")
         warnings.simplefilter("ignore", ase.DirectForcesWarning)
-        warnings.showwarning = _tell
+        warnings.showwarning = _show_warning
         try:
-            _follow(atoms, given, kept)
+            _simulate(atoms, args, written)
         finally:
-            _conclude(kept, len(atoms), given.plot)
+            _summarize(written, len(atoms), args.plot)
 
 
-def _follow(atoms: Any, given: argparse.Namespace, kept: list[Instant]) -> None:
-    """Run to the end; write and keep every so many steps."""
-    settings = _settings_of(given)
-    goes_on = given.restart is not None and given.restart.exists()
-    dynamics = dynamics_of(atoms, settings, given.restart if goes_on else None)
+def _simulate(atoms: Any, args: argparse.Namespace, written: list[Instant]) -> None:
+    """Run to the end; write states at each interval and append them to `written`."""
+    settings = _settings_of(args)
+    is_continued = args.restart is not None and args.restart.exists()
+    dynamics = dynamics_of(atoms, settings, args.restart if is_continued else None)
     with ExitStack() as files:
-        writers = list(_writers(given, atoms, files, goes_on=goes_on))
-        if given.restart:
-            writers.append(lambda _: dynamics.save(given.restart))
+        writers = list(_writers(args, atoms, files, is_continued=is_continued))
+        if args.restart:
+            writers.append(lambda _: dynamics.save(args.restart))
         bar = files.enter_context(
-            need("tqdm").tqdm(total=given.steps, unit="step", disable=None, smoothing=0.1)
+            require("tqdm").tqdm(total=args.steps, unit="step", disable=None, smoothing=0.1)
         )
-        instants = (
-            follow_on_server(dynamics, settings, given.interval)
-            if given.on_server
+        states = (
+            follow_on_server(dynamics, settings, args.interval)
+            if args.on_server
             else follow(dynamics, settings)
         )
-        for n_done, instant in enumerate(instants):
-            bar.update(instant.step - bar.n)
-            if instant.step // dynamics.inner_steps % given.interval == 0:
-                bar.set_postfix_str(f"{instant.temperature_k:.0f} K", refresh=False)
-                kept.append(instant)
-                for write in [] if goes_on and n_done == 0 else writers:
-                    write(instant)
+        for index, state in enumerate(states):
+            bar.update(state.step - bar.n)
+            if state.step // dynamics.inner_steps % args.interval == 0:
+                bar.set_postfix_str(f"{state.temperature_k:.0f} K", refresh=False)
+                written.append(state)
+                is_in_files = is_continued and index == 0
+                for write in [] if is_in_files else writers:
+                    write(state)
 
 
-def _settings_of(given: argparse.Namespace) -> MDSettings:
+def _settings_of(args: argparse.Namespace) -> MDSettings:
     return MDSettings(
-        forces=given.forces,
-        inner_steps=given.inner_steps,
-        ensemble=given.ensemble,
-        thermostat=given.thermostat,
-        n_steps=given.steps,
-        time_step_fs=given.time_step,
-        temperature_k=given.temperature,
-        relaxation_fs=given.relaxation,
-        pressure_bar=given.pressure,
-        pressure_relaxation_fs=given.pressure_relaxation,
-        compressibility_per_bar=given.compressibility,
-        seed=given.seed,
+        forces=args.forces,
+        inner_steps=args.inner_steps,
+        ensemble=args.ensemble,
+        thermostat=args.thermostat,
+        n_steps=args.steps,
+        time_step_fs=args.time_step,
+        temperature_k=args.temperature,
+        relaxation_fs=args.relaxation,
+        pressure_bar=args.pressure,
+        pressure_relaxation_fs=args.pressure_relaxation,
+        compressibility_per_bar=args.compressibility,
+        seed=args.seed,
     )
 
 
 def _writers(
-    given: argparse.Namespace, atoms: Any, files: ExitStack, *, goes_on: bool
+    args: argparse.Namespace, atoms: Any, files: ExitStack, *, is_continued: bool
 ) -> Iterator[Callable[[Instant], None]]:
-    mode = "a" if goes_on else "w"
-    if given.log:
-        has_header = goes_on and given.log.exists() and given.log.stat().st_size > 0
-        file = files.enter_context(given.log.open(mode, newline=""))
+    mode = "a" if is_continued else "w"
+    if args.log:
+        has_header = is_continued and args.log.exists() and args.log.stat().st_size > 0
+        file = files.enter_context(args.log.open(mode, newline=""))
         yield LogWriter(file, has_header=has_header).write
-    if given.trajectory:
-        yield _trajectory_writer(given.trajectory, atoms, files, mode)
+    if args.trajectory:
+        yield _trajectory_writer(args.trajectory, atoms, files, mode)
 
 
 def _trajectory_writer(
     path: Path, atoms: Any, files: ExitStack, mode: str
 ) -> Callable[[Instant], None]:
     if path.suffix == ".traj":
-        trajectory = files.enter_context(need("ase.io.trajectory").Trajectory(path, mode, atoms))
+        trajectory = files.enter_context(require("ase.io.trajectory").Trajectory(path, mode, atoms))
         return lambda _: trajectory.write()
     if path.suffix not in (".xyz", ".extxyz"):
         raise ValueError(f"{path}: expected a name that ends in .traj, .xyz or .extxyz")
     file = files.enter_context(path.open(mode))
-    return lambda _: need("ase.io").write(file, atoms, format="extxyz")
+    return lambda _: require("ase.io").write(file, atoms, format="extxyz")
 
 
-def _tell(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Write a warning as the command writes what goes wrong: on one line."""
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Write a warning on one line, as errors are written."""
     sys.stderr.write(f"twinforce: warning: {message}\n")
 
 
-def _conclude(kept: list[Instant], n_atoms: int, plot: Path | None) -> None:
-    """Say how the run went, as far as it went, and plot it."""
-    if not kept:
+def _summarize(written: list[Instant], n_atoms: int, plot: Path | None) -> None:
+    """Print a summary of the run, also of an interrupted one, and plot it."""
+    if not written:
         return
-    last = kept[-1]
-    drift = conserved_drift(kept, n_atoms)
+    last = written[-1]
+    drift = conserved_drift(written, n_atoms)
     text = (
         ""
         if drift is None
-        else f"; conserved energy {drift.rate:+.3f} ± {drift.error:.3f} meV/atom/ps"
+        else f"; drift of the conserved energy {drift.rate:+.3f} ± {drift.error:.3f} meV/atom/ps"
     )
     sys.stderr.write(
-        f"{last.step} steps, {last.time_fs * 1e-3:g} ps; {last.temperature_k:.1f} K at the end"
-        f"{text}\n"
+        f"{last.step} steps, {last.time_fs * 1e-3:g} ps; final temperature "
+        f"{last.temperature_k:.1f} K{text}\n"
     )
     if plot is not None:
-        plot_runs({"run": kept}, n_atoms, plot)
+        plot_runs({"run": written}, n_atoms, plot)

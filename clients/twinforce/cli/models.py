@@ -1,4 +1,4 @@
-"""`twinforce models`: what is served."""
+"""`twinforce models`: list the served models, or describe one."""
 
 import argparse
 import json
@@ -8,23 +8,35 @@ from dataclasses import asdict
 from typing import Any
 
 from twinforce._client import Client
+from twinforce.cli.arguments import add_command, add_service_options
 from twinforce_proto import ModelInfo
 
 
-def add_models_command(commands: Any, asking: argparse.ArgumentParser) -> None:
+def add_models_command(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = commands.add_parser("models", parents=[asking], help="list what is served")
-    parser.add_argument("model", nargs="?", help="show all about this one")
-    parser.add_argument("--json", action="store_true", help="write JSON")
+    parser = add_command(
+        commands,
+        "models",
+        "[NAME]",
+        summary="list the served models, or describe one of them",
+        example="twinforce models water --json",
+    )
+    models = parser.add_argument_group("models")
+    models.add_argument(
+        "model", nargs="?", metavar="NAME", help="model to describe (default: list all models)"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="write JSON instead of text")
+    add_service_options(parser)
     parser.set_defaults(command=_run)
 
 
-def _run(given: argparse.Namespace) -> None:
-    with Client(given.url, timeout=given.timeout) as client:
-        infos = [client.model(given.model)] if given.model else client.models()
-    if given.json:
+def _run(args: argparse.Namespace) -> None:
+    with Client(args.url, timeout=args.timeout) as client:
+        infos = [client.model(args.model)] if args.model else client.models()
+    if args.json:
         text = json.dumps([asdict(info) for info in infos], indent=2)
-    elif given.model:
+    elif args.model:
         text = _description(infos[0])
     else:
         text = _table(infos)
@@ -60,7 +72,8 @@ def _description(info: ModelInfo) -> str:
         "parameters": info.n_parameters,
         "cutoff": f"{info.cutoff:g} Å",
         "elements": _elements(info),
-        "computes in": f"{info.dtype} on {info.device}",
+        "dtype": info.dtype,
+        "device": info.device,
         "outputs": ", ".join(f"{name} ({info.units.get(name, '')})" for name in info.outputs),
         "uses charge": "yes" if info.uses_charge else "no",
         "uses spin": "yes" if info.uses_spin else "no",
@@ -70,7 +83,7 @@ def _description(info: ModelInfo) -> str:
 
 
 def _elements(info: ModelInfo) -> str:
-    """Return the elements by their symbols, where ASE is there to know them."""
+    """Return the symbols of the elements, or their atomic numbers if ASE is not installed."""
     try:
         from ase.data import chemical_symbols
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""`twinforce predict`: evaluate everything in a file."""
+"""`twinforce predict`: evaluate the systems in a file."""
 
 import argparse
 import io
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from twinforce._client import Client
-from twinforce.cli.files import need, read_atoms
+from twinforce.cli.arguments import add_command, add_file, add_model, add_service_options
+from twinforce.cli.files import read_atoms, require
 from twinforce_proto import (
     DEFAULT_OUTPUTS,
     OUTPUTS,
@@ -23,45 +24,63 @@ from twinforce_proto import (
     parse_outputs,
 )
 
-# What one request holds at most.
+# Limits of one request.
 _MAX_SYSTEMS = 256
 _MAX_ATOMS = 10_000
 
 
-def add_predict_command(commands: Any, asking: argparse.ArgumentParser) -> None:
+def add_predict_command(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = commands.add_parser(
-        "predict", parents=[asking], help="evaluate the atoms in a file of any ASE format"
+    parser = add_command(
+        commands,
+        "predict",
+        "FILE",
+        summary="evaluate the systems in a file",
+        example="twinforce predict water.xyz --outputs hybrid --output predicted.xyz",
     )
-    parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--index", default=":", help="which atoms of the file (default: all)")
-    parser.add_argument("--model", help="its name (default: the only one, else water)")
-    parser.add_argument(
+    add_file(
+        parser.add_argument_group("system"),
+        index=":",
+        index_help="systems to evaluate, such as -1 or 0:100:10 (default: all)",
+    )
+    prediction = parser.add_argument_group("prediction")
+    add_model(prediction)
+    prediction.add_argument(
         "--outputs",
         default=",".join(DEFAULT_OUTPUTS),
-        help=f"commas between; of {', '.join(OUTPUTS)}, hybrid (default: %(default)s)",
+        metavar="LIST",
+        help=f"comma-separated quantities, out of {', '.join(OUTPUTS)}; hybrid stands for the "
+        "energy and both kinds of forces (default: %(default)s)",
     )
-    parser.add_argument(
-        "--output", "-o", type=Path, metavar="FILE", help="default: standard output"
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file to write (default: standard output)",
     )
-    parser.add_argument(
-        "--format", choices=("extxyz", "json"), help="default: by the suffix, else extxyz"
+    output.add_argument(
+        "--format",
+        choices=("extxyz", "json"),
+        help="format to write (default: json if --output ends in .json, else extxyz)",
     )
+    add_service_options(parser)
     parser.set_defaults(command=_run)
 
 
-def _run(given: argparse.Namespace) -> None:
-    outputs = tuple(parse_outputs(given.outputs.split(",")))
-    all_atoms = read_atoms(given.file, given.index)
-    with Client(given.url, timeout=given.timeout) as client:
-        info = client.model(given.model)
+def _run(args: argparse.Namespace) -> None:
+    outputs = tuple(parse_outputs(args.outputs.split(",")))
+    all_atoms = read_atoms(args.file, args.index)
+    with Client(args.url, timeout=args.timeout) as client:
+        info = client.model(args.model)
         predictions = _predict(client, info, all_atoms, outputs)
-    form = given.format or _form_of(given.output)
-    text = _as_json(predictions) if form == "json" else _as_extxyz(all_atoms, predictions)
-    if given.output is None:
+    file_format = args.format or _format_of(args.output)
+    text = _as_json(predictions) if file_format == "json" else _as_extxyz(all_atoms, predictions)
+    if args.output is None:
         sys.stdout.write(text)
     else:
-        given.output.write_text(text)
+        args.output.write_text(text)
 
 
 def _predict(
@@ -69,19 +88,19 @@ def _predict(
 ) -> list[Prediction]:
     systems = [_system(index, atoms, info) for index, atoms in enumerate(all_atoms)]
     predictions: list[Prediction] = []
-    with need("tqdm").tqdm(total=len(systems), unit="system", disable=None) as bar:
+    with require("tqdm").tqdm(total=len(systems), unit="system", disable=None) as bar:
         for chunk in _chunks(systems):
             try:
                 predictions += client.predict(chunk, outputs, info.name)
             except ServiceError as error:
-                raise _in_file(error, len(predictions)) from error
+                raise _indexed_in_file(error, len(predictions)) from error
             bar.update(len(chunk))
     return predictions
 
 
 def _system(index: int, atoms: Any, info: ModelInfo) -> System:
     try:
-        system: System = need("twinforce.ase").system_of(atoms, info)
+        system: System = require("twinforce.ase").system_of(atoms, info)
     except ServiceError as error:
         raise error.at(index) from error
     return system
@@ -100,14 +119,14 @@ def _chunks(systems: Sequence[System]) -> Iterator[list[System]]:
         yield chunk
 
 
-def _in_file(error: ServiceError, n_before: int) -> ServiceError:
-    """Return the error, said of the system's place in the file instead of in the request."""
+def _indexed_in_file(error: ServiceError, n_before: int) -> ServiceError:
+    """Return the error with the index of the system in the file instead of in the request."""
     if error.system_index is None:
         return error
     return error.at(n_before + error.system_index)
 
 
-def _form_of(path: Path | None) -> str:
+def _format_of(path: Path | None) -> str:
     return "json" if path is not None and path.suffix == ".json" else "extxyz"
 
 
@@ -131,16 +150,16 @@ def _as_json(predictions: Sequence[Prediction]) -> str:
 def _as_extxyz(all_atoms: Sequence[Any], predictions: Sequence[Prediction]) -> str:
     file = io.StringIO()
     for atoms, prediction in zip(all_atoms, predictions, strict=True):
-        need("ase.io").write(file, _labeled(atoms, prediction), format="extxyz")
+        require("ase.io").write(file, _labeled(atoms, prediction), format="extxyz")
     return file.getvalue()
 
 
 def _labeled(atoms: Any, prediction: Prediction) -> Any:
-    """Return the atoms with every output under its own name, and energy and forces as ASE's.
+    """Return a copy of the atoms with every output, and with a calculator that holds the results.
 
-    ASE's `forces` and `stress` are the conservative ones where they were asked for.
+    `forces` and `stress` of the calculator are the conservative ones if both kinds were computed.
     """
-    single_point = need("ase.calculators.singlepoint").SinglePointCalculator
+    single_point = require("ase.calculators.singlepoint").SinglePointCalculator
     values = _values(prediction)
     labeled = atoms.copy()
     for name in ("energy", "free_energy", "forces", "stress", *OUTPUTS):
@@ -162,4 +181,4 @@ def _labeled(atoms: Any, prediction: Prediction) -> Any:
 
 
 def _voigt(stress: Any) -> Any:
-    return None if stress is None else need("ase.stress").full_3x3_to_voigt_6_stress(stress)
+    return None if stress is None else require("ase.stress").full_3x3_to_voigt_6_stress(stress)

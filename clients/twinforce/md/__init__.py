@@ -1,4 +1,4 @@
-"""Molecular dynamics with ASE: one loop for the command line, demos and scripts."""
+"""Molecular dynamics of ASE atoms, for the command line, demos and scripts."""
 
 from twinforce.md.drift import Drift, conserved_drift, energy_drift, fit_drift
 from twinforce.md.instants import Instant, LogWriter

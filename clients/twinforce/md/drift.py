@@ -1,4 +1,4 @@
-"""How fast energies drift that should not."""
+"""The drift of energies that should be constant."""
 
 import math
 from collections.abc import Sequence
@@ -14,25 +14,25 @@ _N_BLOCKS = 10
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How fast an energy changes, with its standard error, in meV/atom/ps."""
+    """The rate at which an energy changes, with its standard error, in meV/atom/ps."""
 
     rate: float
     error: float
 
 
 def energy_drift(run: Sequence[Instant], n_atoms: int) -> Drift | None:
-    """Return how fast the total energy of a run changes; see `fit_drift`."""
-    times = np.array([each.time_fs for each in run])
-    return fit_drift(times, np.array([each.total_energy for each in run]), n_atoms)
+    """Return the drift of the total energy of a run; see `fit_drift`."""
+    times = np.array([state.time_fs for state in run])
+    return fit_drift(times, np.array([state.total_energy for state in run]), n_atoms)
 
 
 def conserved_drift(run: Sequence[Instant], n_atoms: int) -> Drift | None:
-    """Return how fast the conserved energy of a run changes; see `fit_drift`.
+    """Return the drift of the conserved energy of a run; see `fit_drift`.
 
-    That is what the error of forces and time step adds, whatever the thermostat takes away.
+    It measures the energy that errors of forces and time step add, also with a thermostat.
     """
-    times = np.array([each.time_fs for each in run])
-    return fit_drift(times, np.array([each.conserved_energy for each in run]), n_atoms)
+    times = np.array([state.time_fs for state in run])
+    return fit_drift(times, np.array([state.conserved_energy for state in run]), n_atoms)
 
 
 def fit_drift(
@@ -40,13 +40,16 @@ def fit_drift(
 ) -> Drift | None:
     """Fit a line to the total energy, averaged over ten blocks of a run.
 
-    Blocks are long against the vibrations of the total energy, so that the scatter about the
-    line says how sure its slope is. None where the run is too short for that.
+    Blocks are long compared with the oscillations of the total energy, so that the scatter about
+    the line gives the standard error of its slope.
 
     Args:
-        times_fs: Evenly spaced, in fs, shape [n].
-        total_energies: Of the whole system, in eV, shape [n].
-        n_atoms: To divide by.
+        times_fs: Evenly spaced times in fs, shape [n].
+        total_energies: Energies of the whole system in eV, shape [n].
+        n_atoms: Number of atoms in the system.
+
+    Returns:
+        The drift, or None if the run has fewer than two states per block.
     """
     n_per_block = len(times_fs) // _N_BLOCKS
     if n_per_block < 2:

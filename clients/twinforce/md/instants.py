@@ -1,4 +1,4 @@
-"""What is known of each moment of a run, and the log of it."""
+"""Observables of a run at one time, and their log."""
 
 import csv
 from collections.abc import Mapping
@@ -10,18 +10,19 @@ from twinforce_dynamics.disagreement import Disagreement
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """One moment of a run; energies in eV, of the whole system.
+    """Observables of a run at one time; energies are in eV, of the whole system.
 
     Attributes:
-        step: Inner steps since the start.
-        time_fs: Since the start, in fs.
-        energy: Potential.
-        kinetic_energy: Of all motion.
-        temperature_k: Of all atoms; the motion of the whole is no heat where it is kept.
-        conserved_energy: The total energy, less what thermostat and barostat put in.
-        species_temperatures: In K, by symbol.
-        disagreement: Of both forces, where both drive.
-        volume: In Å³; None where the system is not periodic in all directions.
+        step: Number of inner steps since the start.
+        time_fs: Time since the start, in fs.
+        energy: Potential energy.
+        kinetic_energy: Kinetic energy.
+        temperature_k: Temperature in K, without the motion of the center of mass if it is
+            conserved.
+        conserved_energy: Total energy minus the energy supplied by thermostat and barostat.
+        species_temperatures: Temperature of each species in K, by symbol.
+        disagreement: Disagreement of both forces; None unless forces are hybrid.
+        volume: Volume in Å³; None if the system is not periodic in all directions.
     """
 
     step: int
@@ -36,16 +37,16 @@ class Instant:
 
     @property
     def total_energy(self) -> float:
-        """Potential and kinetic energy together, in eV."""
+        """Sum of potential and kinetic energy, in eV."""
         return self.energy + self.kinetic_energy
 
 
 class LogWriter:
-    """Writes instants as comma-separated values, each as it comes.
+    """A writer of comma-separated values, which flushes each row.
 
     Args:
-        file: To write.
-        has_header: Whether the file starts with one already, which says that rows follow.
+        file: Text file to write to.
+        has_header: True if the file already has a header, so that only rows are written.
     """
 
     def __init__(self, file: TextIO, *, has_header: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""One loop over the steps of a run."""
+"""Construction of dynamics from settings, and loops over their steps."""
 
 import math
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ from twinforce.md.settings import MDSettings, ensemble_of
 def molecular_dynamics(
     atoms: Any, settings: MDSettings, restart: Path | str | None = None
 ) -> Iterator[Instant]:
-    """Move atoms that have a calculator; yield the start and then every outer step.
+    """Run molecular dynamics; yield the start and then the state after every outer step.
 
-    Velocities that the atoms have are kept; otherwise they are drawn, without net momentum.
+    If the atoms have no velocities, they are drawn, without net momentum.
 
     Args:
-        atoms: Moved in place.
-        settings: How.
-        restart: A file that `MultipleTimeStepping.save` wrote, of the same atoms and settings, to
-            go on from; steps are counted on, up to `n_steps` in all.
+        atoms: Atoms with a calculator, moved in place.
+        settings: Settings of the dynamics.
+        restart: A file that `MultipleTimeStepping.save` wrote with the same atoms and settings,
+            to continue from. Its steps count toward the `n_steps` of the settings.
     """
     yield from follow(dynamics_of(atoms, settings, restart), settings)
 
 
 def dynamics_of(atoms: Any, settings: MDSettings, restart: Path | str | None = None) -> Any:
-    """Return the `MultipleTimeStepping` of these settings; see `molecular_dynamics`."""
+    """Return a `MultipleTimeStepping` with these settings; see `molecular_dynamics`."""
     from ase import units
 
     from twinforce.ase import MultipleTimeStepping
@@ -40,7 +40,7 @@ def dynamics_of(atoms: Any, settings: MDSettings, restart: Path | str | None = N
         atoms,
         settings.time_step_fs * units.fs,
         inner_steps=settings.inner_steps,
-        ensemble=ensemble_of(settings, units.fs),
+        ensemble=ensemble_of(settings),
         forces=settings.forces,
         rng=rng,
     )
@@ -50,33 +50,33 @@ def dynamics_of(atoms: Any, settings: MDSettings, restart: Path | str | None = N
 
 
 def follow(dynamics: Any, settings: MDSettings) -> Iterator[Instant]:
-    """Run dynamics to the end of these settings; yield where they are and every outer step."""
+    """Run dynamics until `n_steps` are taken; yield the state now and after every outer step."""
     n_outer = math.ceil(settings.n_steps / dynamics.inner_steps)
     for _ in dynamics.irun(max(n_outer - dynamics.get_number_of_steps(), 0)):
         yield _instant(dynamics, settings.time_step_fs)
 
 
 def follow_on_server(dynamics: Any, settings: MDSettings, interval: int) -> Iterator[Instant]:
-    """Run dynamics on the server to the end of these settings.
+    """Run dynamics on the server until `n_steps` are taken.
 
     Args:
-        dynamics: A `MultipleTimeStepping`, restored or not.
-        settings: With which it was made.
-        interval: Outer steps between what is yielded, counted from the start of the whole run; the
-            first one, and the last one, are yielded too.
+        dynamics: A `MultipleTimeStepping`, which may have been restored.
+        settings: The settings that it was made with.
+        interval: Outer steps between yielded states, counted from the start of the whole run. The
+            first and the last state are always yielded.
     """
     n_done = dynamics.get_number_of_steps()
     n_outer = math.ceil(settings.n_steps / dynamics.inner_steps)
     if n_done:
         yield _instant(dynamics, settings.time_step_fs)
     while (n_left := n_outer - dynamics.get_number_of_steps()) > 0:
-        ahead = min(-dynamics.get_number_of_steps() % interval or n_left, n_left)
-        for _ in dynamics.irun_on_server(ahead, interval):
+        n_next = min(-dynamics.get_number_of_steps() % interval or n_left, n_left)
+        for _ in dynamics.irun_on_server(n_next, interval):
             yield _instant(dynamics, settings.time_step_fs)
 
 
 def draw_velocities(atoms: Any, temperature_k: float, rng: np.random.Generator) -> None:
-    """Draw velocities from the Maxwell-Boltzmann distribution, less the motion of the whole."""
+    """Draw Maxwell-Boltzmann velocities and remove the motion of the center of mass."""
     from ase import units
 
     masses = atoms.get_masses()[:, None]

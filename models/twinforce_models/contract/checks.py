@@ -1,4 +1,4 @@
-"""The checks that make up the contract of a potential: each yields how far things are apart."""
+"""The checks that make up the contract of a potential; each yields deviations from a rule."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ from twinforce_proto import OUTPUTS, STRESSES, Prediction, System, UnsupportedOu
 Floats = NDArray[np.float64]
 
 Finding = tuple[float, str]
-"""A deviation, and what it belongs to."""
+"""A deviation, and a note on where it was measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerances:
-    """How far numbers may be apart: absolute up to 1 (eV, eV/Å, eV/Å³), relative beyond.
+    """Largest accepted deviations: absolute up to 1 (eV, eV/Å, eV/Å³), relative beyond.
 
     Attributes:
-        same: Of two ways to compute the same.
-        derivative: Of a derivative from its finite difference.
-        steps: Of the finite differences, in Å, or as strains. The step that fits best counts:
-            large ones suffer from curvature, small ones from rounding.
-        edge: Distance from the cutoff at which a pair may still add no more than `same`, in Å.
+        same: Between two ways to compute the same quantity.
+        derivative: Between a derivative and its finite difference.
+        steps: Steps of the finite differences, in Å, or as strains. The step that fits best
+            counts: large steps suffer from curvature, small ones from rounding.
+        edge: Distance from the cutoff within which a pair may contribute at most `same`, in Å.
     """
 
     same: float
@@ -39,15 +39,15 @@ class Tolerances:
 
     @classmethod
     def of(cls, dtype: torch.dtype) -> "Tolerances":
-        """Return what this precision can keep."""
+        """Return the tolerances that are reachable in a data type."""
         if dtype == torch.float64:
             return cls(same=1e-9, derivative=1e-6, steps=(1e-3, 1e-4, 1e-5), edge=1e-6)
         return cls(same=2e-5, derivative=1e-2, steps=(3e-2, 1e-2, 3e-3), edge=1e-4)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Subject:
-    """The potential under test, with what it is tested on."""
+class ContractCase:
+    """A potential under test, with the systems and tolerances of the test."""
 
     potential: Potential
     systems: Sequence[System]
@@ -59,43 +59,43 @@ class Subject:
         return predict(self.potential, systems, outputs)
 
     def outputs_for(self, *systems: System) -> tuple[str, ...]:
-        """Return what the potential has for all of these systems together."""
+        """Return the outputs that the potential provides for all of these systems together."""
         periodic = all(system.pbc.all() for system in systems)
         has = self.potential.outputs - (frozenset() if periodic else STRESSES)
         return tuple(name for name in OUTPUTS if name in has)
 
     def full(self, system: System) -> Prediction:
-        """Return everything the potential says of a system, computed alone."""
+        """Return all outputs of a system, computed alone."""
         return self.predict([system], *self.outputs_for(system))[0]
 
 
-def outputs_are_complete(subject: Subject) -> Iterator[Finding]:
-    """Yield 0 for each declared output that is there, finite and in shape."""
-    for index, system in enumerate(subject.systems):
-        prediction = subject.full(system)
-        for name in subject.outputs_for(system):
+def outputs_are_complete(case: ContractCase) -> Iterator[Finding]:
+    """Yield 0 for each declared output that is present, finite and of the right shape."""
+    for index, system in enumerate(case.systems):
+        prediction = case.full(system)
+        for name in case.outputs_for(system):
             value = np.asarray(getattr(prediction, name))
             shape = _shape(name, len(system))
             if value.shape != shape:
-                yield np.inf, f"systems[{index}].{name}: shape {value.shape}, not {shape}"
+                yield np.inf, f"systems[{index}].{name}: expected shape {shape}, got {value.shape}"
             yield float(not np.isfinite(value).all()), f"systems[{index}].{name}"
 
 
-def absent_outputs_are_refused(subject: Subject) -> Iterator[Finding]:
-    """Yield 0 for each output that is not declared and not given either."""
-    for name in sorted(set(OUTPUTS) - subject.potential.outputs):
+def absent_outputs_are_refused(case: ContractCase) -> Iterator[Finding]:
+    """Yield 0 for each undeclared output whose request raises an error."""
+    for name in sorted(set(OUTPUTS) - case.potential.outputs):
         try:
-            subject.predict(subject.systems[:1], name)
+            case.predict(case.systems[:1], name)
         except UnsupportedOutputError:
             yield 0.0, name
         else:
-            yield np.inf, f"{name} was given, though not declared"
+            yield np.inf, f"{name} was returned although it is not declared"
 
 
-def inputs_are_unchanged(subject: Subject) -> Iterator[Finding]:
-    """Yield 0 for each tensor of a batch that a forward pass leaves as it was."""
-    potential = subject.potential
-    batch = Batch.from_systems(subject.systems, potential.cutoff, potential.dtype, potential.device)
+def inputs_are_unchanged(case: ContractCase) -> Iterator[Finding]:
+    """Yield 0 for each tensor of a batch that a forward pass does not modify."""
+    potential = case.potential
+    batch = Batch.from_systems(case.systems, potential.cutoff, potential.dtype, potential.device)
     names = [n for n in Batch.__slots__ if isinstance(getattr(batch, n), torch.Tensor)]
     before = {name: getattr(batch, name).clone() for name in names}
     with torch.no_grad():
@@ -104,125 +104,127 @@ def inputs_are_unchanged(subject: Subject) -> Iterator[Finding]:
         yield float(not torch.equal(before[name], getattr(batch, name))), f"batch.{name}"
 
 
-def atom_energies_add_up(subject: Subject) -> Iterator[Finding]:
-    """Compare each energy with the sum over its atoms, where the potential tells both."""
-    if "atom_energies" not in subject.potential.outputs:
+def atom_energies_add_up(case: ContractCase) -> Iterator[Finding]:
+    """Compare each energy with the sum over its atoms, if the potential provides both."""
+    if "atom_energies" not in case.potential.outputs:
         return
-    for index, system in enumerate(subject.systems):
-        one = subject.predict([system], "energy", "atom_energies")[0]
+    for index, system in enumerate(case.systems):
+        one = case.predict([system], "energy", "atom_energies")[0]
         assert one.atom_energies is not None
         yield _apart(one.energy, one.atom_energies.sum()), f"systems[{index}]"
 
 
-def batched_as_alone(subject: Subject) -> Iterator[Finding]:
-    """Compare what is said of systems in a batch with what is said of them alone."""
-    alone = [subject.full(system) for system in subject.systems]
-    for chosen in (subject.systems, [s for s in subject.systems if s.pbc.all()]):
+def batched_as_alone(case: ContractCase) -> Iterator[Finding]:
+    """Compare predictions of systems in a batch with predictions of the same systems alone."""
+    alone = [case.full(system) for system in case.systems]
+    for chosen in (case.systems, [s for s in case.systems if s.pbc.all()]):
         if chosen:
-            together = subject.predict(chosen, *subject.outputs_for(*chosen))
-            reference = [a for a, s in zip(alone, subject.systems, strict=True) if s in chosen]
+            together = case.predict(chosen, *case.outputs_for(*chosen))
+            reference = [a for a, s in zip(alone, case.systems, strict=True) if s in chosen]
             for index, (one, other) in enumerate(zip(together, reference, strict=True)):
                 yield from _differences(one, other, f"systems[{index}] of {len(chosen)}")
 
 
-def together_as_one_by_one(subject: Subject) -> Iterator[Finding]:
-    """Compare each output asked alone with the same among all others, from one pass."""
-    for index, system in enumerate(subject.systems):
-        everything = subject.full(system)
-        for name in subject.outputs_for(system):
-            alone = subject.predict([system], name)[0]
+def together_as_one_by_one(case: ContractCase) -> Iterator[Finding]:
+    """Compare each output computed alone with the same output from one pass for all outputs."""
+    for index, system in enumerate(case.systems):
+        everything = case.full(system)
+        for name in case.outputs_for(system):
+            alone = case.predict([system], name)[0]
             yield from _differences(alone, everything, f"systems[{index}]")
 
 
-def unchanged_by_translation(subject: Subject) -> Iterator[Finding]:
-    """Compare systems with themselves elsewhere."""
-    for index, system in enumerate(subject.systems):
-        step = subject.rng.uniform(-10, 10, size=3)
-        other = subject.full(system.moved(system.positions + step))
-        yield from _differences(other, subject.full(system), f"systems[{index}]")
+def unchanged_by_translation(case: ContractCase) -> Iterator[Finding]:
+    """Compare systems with translated copies."""
+    for index, system in enumerate(case.systems):
+        step = case.rng.uniform(-10, 10, size=3)
+        other = case.full(system.moved(system.positions + step))
+        yield from _differences(other, case.full(system), f"systems[{index}]")
 
 
-def unchanged_by_permutation(subject: Subject) -> Iterator[Finding]:
-    """Compare systems with themselves, their atoms in another order."""
-    for index, system in enumerate(subject.systems):
-        order = subject.rng.permutation(len(system))
-        other, one = subject.full(shuffled(system, order)), subject.full(system)
+def unchanged_by_permutation(case: ContractCase) -> Iterator[Finding]:
+    """Compare systems with copies whose atoms are reordered."""
+    for index, system in enumerate(case.systems):
+        order = case.rng.permutation(len(system))
+        other, one = case.full(shuffled(system, order)), case.full(system)
         for name, value in _set_values(other):
             expected = np.asarray(getattr(one, name))
             expected = expected if name == "energy" or name in STRESSES else expected[order]
             yield _apart(value, expected), f"systems[{index}].{name}"
 
 
-def unchanged_by_whole_cells(subject: Subject) -> Iterator[Finding]:
-    """Compare periodic systems with themselves, atoms moved by lattice vectors."""
-    for index, system in enumerate(subject.systems):
+def unchanged_by_whole_cells(case: ContractCase) -> Iterator[Finding]:
+    """Compare periodic systems with copies whose atoms are moved by lattice vectors."""
+    for index, system in enumerate(case.systems):
         if system.pbc.any():
-            cells = subject.rng.integers(-3, 4, size=(len(system), 3)) * system.pbc
-            other = subject.full(system.moved(system.positions + cells @ system.cell))
-            yield from _differences(other, subject.full(system), f"systems[{index}]")
+            cells = case.rng.integers(-3, 4, size=(len(system), 3)) * system.pbc
+            other = case.full(system.moved(system.positions + cells @ system.cell))
+            yield from _differences(other, case.full(system), f"systems[{index}]")
 
 
-def continuous_at_cutoff(subject: Subject) -> Iterator[Finding]:
+def continuous_at_cutoff(case: ContractCase) -> Iterator[Finding]:
     """Compare energy and forces with an atom just inside and just outside the cutoff."""
-    edge = subject.tolerances.edge
-    names = tuple(n for n in OUTPUTS if n not in STRESSES and n in subject.potential.outputs)
-    elements, cutoff = subject.potential.elements, subject.potential.cutoff
+    edge = case.tolerances.edge
+    names = tuple(n for n in OUTPUTS if n not in STRESSES and n in case.potential.outputs)
+    elements, cutoff = case.potential.elements, case.potential.cutoff
     for inside, outside in dimers(elements, cutoff - edge, cutoff + edge):
-        one, other = subject.predict([inside, outside], *names)
+        one, other = case.predict([inside, outside], *names)
         yield from _differences(one, other, f"elements {inside.atomic_numbers.tolist()}")
 
 
-def forces_are_gradient(subject: Subject) -> Iterator[Finding]:
+def forces_are_gradient(case: ContractCase) -> Iterator[Finding]:
     """Compare conservative forces with finite differences of the energy."""
-    if "conservative_forces" not in subject.potential.outputs:
+    if "conservative_forces" not in case.potential.outputs:
         return
-    for index, system in enumerate(subject.systems):
-        forces = subject.predict([system], "conservative_forces")[0].conservative_forces
+    for index, system in enumerate(case.systems):
+        forces = case.predict([system], "conservative_forces")[0].conservative_forces
         assert forces is not None
-        for direction in _directions(subject.rng, forces.shape):
-            slopes = _finite_differences(subject, partial(_displaced, system, direction))
+        for direction in _directions(case.rng, forces.shape):
+            slopes = _finite_differences(case, partial(_displaced, system, direction))
             projected = -float((forces * direction).sum())
             yield _apart_at_best(projected, slopes, forces), f"systems[{index}]"
 
 
-def stress_is_gradient(subject: Subject) -> Iterator[Finding]:
+def stress_is_gradient(case: ContractCase) -> Iterator[Finding]:
     """Compare the conservative stress with finite strains of the energy."""
-    if "conservative_stress" not in subject.potential.outputs:
+    if "conservative_stress" not in case.potential.outputs:
         return
-    for index, system in enumerate(subject.systems):
+    for index, system in enumerate(case.systems):
         if system.pbc.all():
-            stress = subject.predict([system], "conservative_stress")[0].conservative_stress
+            stress = case.predict([system], "conservative_stress")[0].conservative_stress
             assert stress is not None
             volume = abs(np.linalg.det(system.cell))
             for a, b in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)):
                 strain = np.zeros((3, 3))
                 strain[a, b] = strain[b, a] = 1.0
-                slopes = _finite_differences(subject, partial(_strained, system, strain)) / volume
+                slopes = _finite_differences(case, partial(_strained, system, strain)) / volume
                 projected = float((stress * strain).sum())
                 yield _apart_at_best(projected, slopes, stress), f"systems[{index}], {a}{b}"
 
 
-def turns(subject: Subject, names: tuple[str, ...]) -> Iterator[Finding]:
-    """Compare the prediction of a turned system with the turned prediction; only reported."""
-    for index, system in enumerate(subject.systems):
-        turn = rotation(subject.rng)
-        one, other = subject.full(system), subject.full(moved(system, turn))
-        for name, value in _set_values(other):
-            if name in names:
-                yield (
-                    _apart(value, _turned(name, getattr(one, name), turn)),
-                    (f"systems[{index}].{name}"),
-                )
+def rotates(*names: str) -> Callable[[ContractCase], Iterator[Finding]]:
+    """Return the check that these outputs of a rotated system are the rotated outputs."""
+
+    def check(case: ContractCase) -> Iterator[Finding]:
+        for index, system in enumerate(case.systems):
+            turn = rotation(case.rng)
+            one, other = case.full(system), case.full(moved(system, turn))
+            for name, value in _set_values(other):
+                if name in names:
+                    expected = _rotated(name, getattr(one, name), turn)
+                    yield _apart(value, expected), f"systems[{index}].{name}"
+
+    return check
 
 
-def _turned(name: str, value: Floats, turn: Floats) -> Floats:
+def _rotated(name: str, value: Floats, turn: Floats) -> Floats:
     if name in STRESSES:
         return np.asarray(turn.T @ value @ turn)
     return np.asarray(value @ turn) if name.endswith("forces") else np.asarray(value)
 
 
 def _directions(rng: np.random.Generator, shape: tuple[int, ...]) -> Iterator[Floats]:
-    """Yield unit vectors: three that move all atoms, and three that move one along an axis."""
+    """Yield unit vectors: three that move all atoms, and three that move one atom along an axis."""
     for _ in range(3):
         direction = rng.normal(size=shape)
         yield direction / np.linalg.norm(direction)
@@ -240,11 +242,11 @@ def _strained(system: System, strain: Floats, step: float) -> System:
     return moved(system, np.eye(3) + step * strain)
 
 
-def _finite_differences(subject: Subject, along: Callable[[float], System]) -> Floats:
-    """Return dE/dstep at 0 to fourth order, for each size of step, all from one batch."""
-    steps = np.array(subject.tolerances.steps)
+def _finite_differences(case: ContractCase, along: Callable[[float], System]) -> Floats:
+    """Return dE/dstep at 0 to fourth order, for each step size, all from one batch."""
+    steps = np.array(case.tolerances.steps)
     systems = [along(step * times) for step in steps for times in (-2, -1, 1, 2)]
-    energies = [prediction.energy for prediction in subject.predict(systems, "energy")]
+    energies = [prediction.energy for prediction in case.predict(systems, "energy")]
     rows = np.array(energies, dtype=float).reshape(len(steps), 4)
     return np.asarray(rows @ (1.0, -8.0, 8.0, -1.0) / (12.0 * steps))
 
@@ -265,8 +267,8 @@ def _apart(value: object, expected: object) -> float:
     return float(np.abs(value - expected).max() / max(1.0, float(np.abs(expected).max())))
 
 
-def _apart_at_best(value: float, slopes: Floats, whole: Floats) -> float:
-    return float(np.abs(value - slopes).min() / max(1.0, float(np.abs(whole).max())))
+def _apart_at_best(value: float, slopes: Floats, reference: Floats) -> float:
+    return float(np.abs(value - slopes).min() / max(1.0, float(np.abs(reference).max())))
 
 
 def _shape(name: str, n_atoms: int) -> tuple[int, ...]:

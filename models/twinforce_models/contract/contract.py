@@ -1,4 +1,4 @@
-"""What every potential must keep, as a function that model authors can run on theirs.
+"""The contract that every potential must fulfill, as a function for model authors.
 
 For example:
 
@@ -9,31 +9,30 @@ For example:
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from twinforce_models.contract import checks
-from twinforce_models.contract.checks import Finding, Subject, Tolerances
+from twinforce_models.contract.checks import ContractCase, Finding, Tolerances
 from twinforce_models.contract.systems import default_systems
 from twinforce_models.potential import Potential
 from twinforce_proto import OUTPUTS, System
 
 
 class BrokenContractError(AssertionError):
-    """A potential does not do what every potential must."""
+    """A potential violates the contract of potentials."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What one check found.
+    """The outcome of one check.
 
     Attributes:
-        name: What was expected to hold.
-        deviation: By how much it does not; None when there was nothing to measure.
-        tolerance: What would have been tolerated; None for what is only reported.
-        note: Where it was worst, or what went wrong.
-        is_broken: Whether the potential fails the check.
+        name: The rule that is checked.
+        deviation: Largest deviation from the rule; None if there was nothing to measure.
+        tolerance: Largest accepted deviation; None for a check that is only reported.
+        note: Place of the largest deviation, or the error that occurred.
+        is_broken: True if the potential fails the check.
     """
 
     name: str
@@ -45,13 +44,13 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class ContractReport:
-    """Every check that was made; printable."""
+    """The outcomes of all checks; `str` formats them as a table."""
 
     checks: tuple[Check, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is broken."""
+        """True if no check failed."""
         return not self.broken
 
     @property
@@ -60,9 +59,9 @@ class ContractReport:
         return tuple(check for check in self.checks if check.is_broken)
 
     def raise_if_broken(self) -> None:
-        """Raise `BrokenContractError` with the whole table unless everything passed."""
+        """Raise `BrokenContractError` with the whole table unless every check passed."""
         if not self.passed:
-            raise BrokenContractError(f"the potential breaks its contract\n{self}")
+            raise BrokenContractError(f"the potential violates the contract\n{self}")
 
     def __str__(self) -> str:
         width = max(len(check.name) for check in self.checks)
@@ -76,59 +75,55 @@ def check_potential(
     tolerances: Tolerances | None = None,
     seed: int = 0,
 ) -> ContractReport:
-    """Check what every potential must keep; takes some hundred evaluations.
+    """Check the contract that every potential must fulfill, with a few hundred evaluations.
 
     Args:
-        potential: In float64, if it can: derivatives are then checked sharply.
-        systems: To test on. None: five small ones of the potential's elements, with every kind
-            of boundary condition.
-        tolerances: None: those of the potential's dtype.
-        seed: Of the random displacements.
+        potential: In float64 if possible: derivatives are then checked tightly.
+        systems: Systems to test on. None uses five small ones made of the potential's elements,
+            with every kind of boundary condition.
+        tolerances: None uses those of the potential's dtype.
+        seed: Seed of the random displacements.
     """
-    subject = Subject(
+    case = ContractCase(
         potential,
         default_systems(potential.elements, potential.cutoff) if systems is None else systems,
         tolerances or Tolerances.of(potential.dtype),
         np.random.default_rng(seed),
     )
-    same, derivative = subject.tolerances.same, subject.tolerances.derivative
-    planned: list[tuple[str, float | None, Callable[[Subject], Iterator[Finding]]]] = [
-        ("declared outputs are given, finite, in shape", 0.0, checks.outputs_are_complete),
-        ("absent outputs are an error", 0.0, checks.absent_outputs_are_refused),
+    same, derivative = case.tolerances.same, case.tolerances.derivative
+    planned: list[tuple[str, float | None, Callable[[ContractCase], Iterator[Finding]]]] = [
+        ("declared outputs are present, finite, in shape", 0.0, checks.outputs_are_complete),
+        ("undeclared outputs raise an error", 0.0, checks.absent_outputs_are_refused),
         ("inputs are not changed", 0.0, checks.inputs_are_unchanged),
         ("atom energies add up to the energy", same, checks.atom_energies_add_up),
-        ("in a batch as alone", same, checks.batched_as_alone),
-        ("all outputs at once as one by one", same, checks.together_as_one_by_one),
+        ("same results in a batch and alone", same, checks.batched_as_alone),
+        ("same results together and one by one", same, checks.together_as_one_by_one),
         ("unchanged by translation", same, checks.unchanged_by_translation),
         ("unchanged by permutation", same, checks.unchanged_by_permutation),
-        ("unchanged by whole cells (unwrapped atoms)", same, checks.unchanged_by_whole_cells),
+        ("unchanged by lattice vectors (unwrapped atoms)", same, checks.unchanged_by_whole_cells),
         ("energy and forces continuous at the cutoff", same, checks.continuous_at_cutoff),
         ("conservative forces = -dE/dr", derivative, checks.forces_are_gradient),
         ("conservative stress = dE/dstrain / V", derivative, checks.stress_is_gradient),
-        (
-            "energy turns with the system",
-            None,
-            partial(checks.turns, names=("energy", "atom_energies")),
-        ),
-        ("conservative part turns", None, partial(checks.turns, names=_named("conservative"))),
-        ("direct part turns", None, partial(checks.turns, names=_named("direct"))),
+        ("energy is invariant under rotation", None, checks.rotates("energy", "atom_energies")),
+        ("conservative outputs rotate", None, checks.rotates(*_named("conservative"))),
+        ("direct outputs rotate", None, checks.rotates(*_named("direct"))),
     ]
-    return ContractReport(tuple(_run(subject, *check) for check in planned))
+    return ContractReport(tuple(_run(case, *check) for check in planned))
 
 
 def _run(
-    subject: Subject,
+    case: ContractCase,
     name: str,
     tolerance: float | None,
-    findings: Callable[[Subject], Iterator[Finding]],
+    findings: Callable[[ContractCase], Iterator[Finding]],
 ) -> Check:
     try:
-        found = list(findings(subject))
+        found = list(findings(case))
     except Exception as error:
         return Check(name, None, tolerance, f"{type(error).__name__}: {error}", is_broken=True)
     if not found:
         return Check(name, None, tolerance, "nothing to check", is_broken=False)
-    # NaN compares false with everything: it must count as the worst, and as broken.
+    # NaN compares false with everything: it must count as the largest deviation, and as broken.
     deviation, note = max(found, key=lambda f: np.inf if np.isnan(f[0]) else f[0])
     is_broken = tolerance is not None and not deviation <= tolerance
     return Check(name, deviation, tolerance, note, is_broken)

@@ -10,14 +10,14 @@ from twinforce_proto import System
 Floats = NDArray[np.float64]
 
 _SPACING = 2.0
-"""Of neighboring atoms, in Å."""
+"""Distance between neighboring atoms, in Å."""
 
 
 def default_systems(elements: Sequence[int], cutoff: float) -> list[System]:
-    """Return crystal, slab, wire, molecule and atom, of up to four of the elements.
+    """Return a crystal, slab, wire, molecule and atom, made of up to four of the elements.
 
-    The crystal's cell is skewed, left-handed and smaller than the cutoff, and its atoms have left
-    it; the molecule carries a cell that means nothing, and has an atom that sees no other.
+    The crystal's cell is skewed, left-handed and smaller than the cutoff, and its atoms lie outside
+    it. The molecule has a cell without meaning, and one atom beyond the cutoff of all others.
     """
     rng = np.random.default_rng(20)
     crystal = _grid((2, 2, 1)) + rng.normal(scale=0.15, size=(4, 3))
@@ -37,7 +37,7 @@ def default_systems(elements: Sequence[int], cutoff: float) -> list[System]:
 
 
 def dimers(elements: Sequence[int], near: float, far: float) -> Iterator[tuple[System, System]]:
-    """Yield pairs of atoms at two distances (Å), one of them with a third atom nearby."""
+    """Yield pairs of systems: two atoms at distance `near` and `far` (Å), with a third nearby."""
     few = _few(elements)
     for first in few:
         for second in few:
@@ -57,12 +57,12 @@ def shuffled(system: System, order: NDArray[np.int64]) -> System:
 
 
 def moved(system: System, matrix: Floats) -> System:
-    """Return the system with positions and cell times a matrix, shape [3, 3], from the right."""
+    """Return the system with positions and cell multiplied by a [3, 3] matrix from the right."""
     return system.moved(system.positions @ matrix, system.cell @ matrix)
 
 
 def rotation(rng: np.random.Generator) -> Floats:
-    """Return a random proper rotation."""
+    """Return a random proper rotation matrix."""
     turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     return np.asarray(turn * np.sign(np.linalg.det(turn)), dtype=np.float64)
 

@@ -1,1 +1,1 @@
-"""Neighbor lists: the search, lists kept for walkers, and estimates of their size."""
+"""Neighbor lists of many systems at once."""

@@ -1,36 +1,31 @@
-"""About how many neighbor pairs a system has, before anybody searches for them."""
+"""Estimation of the number of neighbor pairs of a system without a neighbor search."""
 
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from twinforce_models.neighbors.folding import fold
+from twinforce_models.neighbors.folding import MAX_SKEW, Floats, fold
 from twinforce_proto import System
-
-_Floats = NDArray[np.float64]
-# The product of the lengths of the cell vectors over the volume; beyond, bins are slanted too much.
-_MAX_SKEW = 2.0
 
 
 def estimate_pairs(system: System, cutoff: float) -> int:
-    """Return about how many neighbor pairs a system has, from how densely its atoms lie.
+    """Return the approximate number of neighbor pairs of a system, from the density of its atoms.
 
-    The system is divided into equal bins, at least as wide as the cutoff where it is that large.
-    An atom sees c/V · 4π/3 · cutoff³ others, c -> atoms in its bin, V -> volume of a bin. So
-    neither empty space nor one atom far away hides a crowd, and images count.
+    The system is divided into equal bins, each at least as wide as the cutoff where the system is
+    large enough. An atom has c/V · 4π/3 · cutoff³ neighbors, c -> atoms in its bin, V -> volume of
+    a bin. So neither empty space nor one distant atom hides a dense region, and images count.
 
     Args:
-        system: Not changed.
-        cutoff: In Å.
+        system: The system; not modified.
+        cutoff: Cutoff of the neighbor list, in Å.
 
     Returns:
-        Pairs of the full list, each counted in both directions.
+        Number of pairs of the full list, each counted in both directions.
     """
     positions, cell = _enclosed(system, cutoff)
     volume, inverse, distances = _measured(cell)
     n_bins = np.array([max(distance // cutoff, 1.0) for distance in distances])
-    # What is open lies around the origin, which so comes into the middle of a bin.
+    # Open directions are centered on the origin; + 0.5 puts the origin into the middle of a bin.
     bins = np.floor(positions @ (inverse * n_bins) + 0.5) % n_bins
     sphere_in_bins = 4 / 3 * math.pi * cutoff**3 * float(n_bins.prod()) / volume
     n_pairs = math.ceil(_sum_of_squares(bins, n_bins) * sphere_in_bins)
@@ -38,10 +33,10 @@ def estimate_pairs(system: System, cutoff: float) -> int:
     return n_pairs if system.pbc.any() else min(n_pairs, n_atoms * (n_atoms - 1))
 
 
-def _enclosed(system: System, cutoff: float) -> tuple[_Floats, _Floats]:
-    """Return positions and a compact cell, periodic or around what is open."""
+def _enclosed(system: System, cutoff: float) -> tuple[Floats, Floats]:
+    """Return positions and a compact cell that encloses them, periodic in all directions."""
     if not system.pbc.any():
-        # A few long rows are reduced many times faster than many short ones.
+        # numpy reduces a few long rows many times faster than many short ones.
         columns = np.ascontiguousarray(system.positions.T)
         low, high = columns.min(axis=1), columns.max(axis=1)
         return system.positions - (low + high) / 2, np.diag(high - low + 2 * cutoff)
@@ -51,14 +46,14 @@ def _enclosed(system: System, cutoff: float) -> tuple[_Floats, _Floats]:
     return geometry.search_positions, geometry.search_cells[0]
 
 
-def _is_compact(cell: _Floats) -> bool:
+def _is_compact(cell: Floats) -> bool:
     a, b, c = cell.tolist()
     lengths = math.hypot(*a) * math.hypot(*b) * math.hypot(*c)
-    return lengths <= _MAX_SKEW * abs(_dot(a, _cross(b, c)))
+    return lengths <= MAX_SKEW * abs(_dot(a, _cross(b, c)))
 
 
-def _measured(cell: _Floats) -> tuple[float, _Floats, list[float]]:
-    """Return volume, inverse and distances between faces: by hand, as every step asks for them.
+def _measured(cell: Floats) -> tuple[float, Floats, list[float]]:
+    """Return volume, inverse and face distances of a cell, without the overhead of numpy.
 
     With faces b × c, c × a and a × b, these are |a · b × c|, the faces as columns over
     a · b × c, and the volume over the area of each face.
@@ -78,7 +73,7 @@ def _dot(a: list[float], b: list[float]) -> float:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def _sum_of_squares(bins: _Floats, n_bins: _Floats) -> float:
+def _sum_of_squares(bins: Floats, n_bins: Floats) -> float:
     keys = ((bins[:, 0] * n_bins[1] + bins[:, 1]) * n_bins[2] + bins[:, 2]).astype(np.int64)
     if n_bins.prod() < 8 * len(keys):
         counts = np.bincount(keys)

@@ -1,13 +1,13 @@
-"""Any boundary conditions turned into the easiest ones to search: fully periodic, compact cells.
+"""Conversion of any boundary conditions into fully periodic, compact cells, for a search.
 
-* Positions are folded into the cell along periodic directions and centred along open ones, so
+* Positions are folded into the cell along periodic directions and centered along open ones, so
   that coordinates far from the origin cost neither precision nor time.
-* For the search, an open direction becomes a periodic one, orthogonal to the rest and too long
-  for images to meet, so that mixed boundary conditions, molecules that carry a cell and systems
-  without a cell need no code of their own.
-* Empty stretches are shortened and strongly skewed cells replaced by an equivalent compact one,
-  so that no input makes the search explode. (vesin 0.6.2 takes minutes, or divides by zero and
-  kills the process, for two atoms far apart along an open direction.)
+* For the search, an open direction becomes a periodic one, orthogonal to the rest and long enough
+  to keep images apart. Mixed boundary conditions, molecules with a cell and systems without a
+  cell therefore need no code of their own.
+* Empty regions are shortened and strongly skewed cells are replaced by an equivalent compact one,
+  so that the cost of a search stays bounded for any input. (vesin 0.6.2 takes minutes, or divides
+  by zero and kills the process, for two atoms far apart along an open direction.)
 """
 
 from collections.abc import Sequence
@@ -21,33 +21,33 @@ from twinforce_proto import System
 
 Floats = NDArray[np.float64]
 
-_MAX_SKEW = 2.0
+MAX_SKEW = 2.0
 """Product of the lengths of the cell vectors over the volume; fcc's primitive cell has 1.41."""
 
 _MAX_EMPTY = 64
-"""How many cubes as wide as the cutoff a system may span, next to eight per atom, as it is."""
-
+"""Cubes as wide as the cutoff that a system may span, in addition to eight per atom, unchanged."""
 
 _FEW_ATOMS = 32
-"""Of a system, on average, up to which all systems together are faster than one by one."""
+"""Atoms per system, on average, up to which processing all systems together is faster."""
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where the atoms of many systems are, on the host.
+    """The atoms of many systems on the host, ready for a neighbor search.
 
-    What only a search needs is made when it is first asked for: most steps of a walker need none.
+    The `search_*` properties are computed on first access, since most steps of a walker do not need
+    them.
 
     Attributes:
-        positions: Folded, shape [n_atoms, 3], in Å.
-        cells: As the systems have them, shape [n_systems, 3, 3], in Å.
+        positions: Folded positions, shape [n_atoms, 3], in Å.
+        cells: The unchanged cells of the systems, shape [n_systems, 3, 3], in Å.
         pbc: Shape [n_systems, 3].
-        folds: What folding took away, in whole lattice vectors, shape [n_atoms, 3]; zero along
-            open directions.
-        periods: Non-singular cells that a search may take for periodic along all vectors, shape
+        folds: Whole lattice vectors that folding subtracted, shape [n_atoms, 3]; zero along open
+            directions.
+        periods: Non-singular cells that a search may treat as periodic along all vectors, shape
             [n_systems, 3, 3], in Å.
-        cutoff: Of the search, in Å.
-        n_atoms_per_system: One number per system.
+        cutoff: Cutoff of the search, in Å.
+        n_atoms_per_system: Number of atoms of each system.
     """
 
     positions: Floats
@@ -59,25 +59,25 @@ class Geometry:
     n_atoms_per_system: tuple[int, ...]
 
     def atoms(self, index: int) -> slice:
-        """Return where the atoms of a system are."""
+        """Return the slice of atoms that belong to a system."""
         start = sum(self.n_atoms_per_system[:index])
         return slice(start, start + self.n_atoms_per_system[index])
 
     @property
     def search_positions(self) -> Floats:
-        """Where a search should believe the atoms are, shape [n_atoms, 3], in Å."""
+        """Positions to search with, shape [n_atoms, 3], in Å."""
         return self._search[0]
 
     @property
     def search_cells(self) -> Floats:
-        """Periodic along all vectors, and compact; shape [n_systems, 3, 3], in Å."""
+        """Compact cells, periodic along all vectors; shape [n_systems, 3, 3], in Å."""
         return self._search[1]
 
     @property
     def search_basis(self) -> Floats:
         """Whole numbers, shape [n_systems, 3, 3].
 
-        Shifts along `search_cells` times this are shifts along `cells`.
+        Shifts along `search_cells` times this matrix are shifts along `cells`.
         """
         return self._search[2]
 
@@ -88,33 +88,33 @@ class Geometry:
 
 
 def fold(systems: Sequence[System], cutoff: float) -> Geometry:
-    """Return the systems with their atoms close together, ready for a search within `cutoff` Å."""
+    """Return the systems with their atoms folded, ready for a search within `cutoff` Å."""
     if len(systems) == 1 and systems[0].pbc.all():
         return _folded_alone(systems[0], cutoff)
     n_atoms_per_system = tuple(len(system) for system in systems)
     owner = np.repeat(np.arange(len(systems)), n_atoms_per_system)
-    apart = _split(n_atoms_per_system)
+    slices = _split(n_atoms_per_system)
     positions = np.concatenate([system.positions for system in systems])
     cells = np.stack([system.cell for system in systems])
     pbc = np.stack([system.pbc for system in systems])
     frames = [_frame(system.cell.tobytes(), system.pbc.tobytes()) for system in systems]
     complete, inverse = (np.stack(each) for each in zip(*frames, strict=True))
 
-    fractional = _times_each(positions, inverse, owner, apart)
+    fractional = _times_each(positions, inverse, owner, slices)
     folds = np.floor(fractional)
-    taken, periods = folds, complete
+    subtracted, periods = folds, complete
     if not pbc.all():
         starts = np.cumsum((0, *n_atoms_per_system[:-1]))
         low, high = np.minimum.reduceat(fractional, starts), np.maximum.reduceat(fractional, starts)
         folds = np.where(pbc[owner], folds, 0.0)
-        taken = folds + np.where(pbc, 0.0, (low + high) / 2)[owner]
+        subtracted = folds + np.where(pbc, 0.0, (low + high) / 2)[owner]
         periods = complete * np.where(pbc, 1.0, high - low + 2 * cutoff)[:, :, None]
-    folded = positions - _times_each(taken, complete, owner, apart)
+    folded = positions - _times_each(subtracted, complete, owner, slices)
     return Geometry(folded, cells, pbc, folds, periods, cutoff, n_atoms_per_system)
 
 
 def _folded_alone(system: System, cutoff: float) -> Geometry:
-    """Return one system that is periodic in all directions: a step of most walkers."""
+    """Return the geometry of a single, fully periodic system: the most frequent case of walkers."""
     _, inverse = _frame(system.cell.tobytes(), system.pbc.tobytes())
     folds = np.floor(system.positions @ inverse)
     positions, cells = system.positions, system.cell[None]
@@ -125,9 +125,9 @@ def _folded_alone(system: System, cutoff: float) -> Geometry:
 
 @lru_cache(maxsize=4096)
 def _frame(cell: bytes, pbc: bytes) -> tuple[Floats, Floats]:
-    """Return a cell, complete, and its inverse; both of shape [3, 3].
+    """Return a completed cell and its inverse; both of shape [3, 3].
 
-    Remembered, as walkers keep their cell, and small matrices take long in numpy.
+    Cached, because walkers keep their cell and numpy is slow on small matrices.
     """
     cells = np.frombuffer(cell).reshape(1, 3, 3)
     complete = complete_cells(cells, np.frombuffer(pbc, np.bool_)[None])
@@ -173,24 +173,24 @@ def reduced_basis(cell: Floats) -> Floats:
 
 
 def face_distances(cells: Floats) -> Floats:
-    """Return the distances between opposite faces, shape [..., 3], of cells [..., 3, 3]."""
+    """Return the distances between opposite faces of cells [..., 3, 3], shape [..., 3]."""
     distances: Floats = 1.0 / np.linalg.norm(inverted(cells), axis=-2)
     return distances
 
 
 def inverted(cells: Floats) -> Floats:
-    """Return the inverse of each cell, shape [..., 3, 3]: positions @ inverse are fractional."""
+    """Return the inverse of each cell, shape [..., 3, 3]; positions @ inverse are fractional."""
     return np.asarray(np.linalg.inv(cells), dtype=np.float64)
 
 
 def _compact(
     positions: Floats, cells: Floats, starts: NDArray[np.int64], cutoff: float
 ) -> tuple[Floats, Floats, Floats]:
-    """Return positions, cells and basis for a search, changed only for systems that need it."""
+    """Return positions, cells and basis for a search, changed only for systems that require it."""
     basis = np.tile(np.eye(3), (len(cells), 1, 1))
     stops = np.append(starts[1:], len(positions))
     volumes = np.abs(np.linalg.det(cells))
-    skewed = np.linalg.norm(cells, axis=2).prod(axis=1) > _MAX_SKEW * volumes
+    skewed = np.linalg.norm(cells, axis=2).prod(axis=1) > MAX_SKEW * volumes
     empty = volumes > (_MAX_EMPTY + 8 * (stops - starts)) * cutoff**3
     if not (skewed.any() or empty.any()):
         return positions, cells, basis
@@ -205,10 +205,10 @@ def _compact(
 
 
 def _without_gaps(positions: Floats, cell: Floats, max_gap: float) -> tuple[Floats, Floats]:
-    """Return atoms and cell with every empty layer thicker than `max_gap` (Å) made that thick.
+    """Return atoms and cell with every empty layer thicker than `max_gap` (Å) reduced to it.
 
-    Atoms on the two sides of such a layer do not see each other before or after, and atoms on
-    one side move together, so neighbors and their shifts stay what they were.
+    Atoms on the two sides of such a layer are not neighbors before or after, and atoms on one side
+    move together, so neighbors and their shifts stay the same.
     """
     fractional = positions @ inverted(cell)
     whole, part = np.floor(fractional), fractional - np.floor(fractional)
@@ -223,7 +223,7 @@ def _without_gaps(positions: Floats, cell: Floats, max_gap: float) -> tuple[Floa
 
 
 def _split(n_atoms_per_system: Sequence[int]) -> list[slice]:
-    """Return where the atoms of each system are; nothing for systems that are small on average."""
+    """Return the slices of atoms of each system; empty if systems are small on average."""
     stops = np.cumsum(n_atoms_per_system).tolist()
     if stops[-1] < _FEW_ATOMS * len(stops):
         return []
@@ -231,19 +231,19 @@ def _split(n_atoms_per_system: Sequence[int]) -> list[slice]:
 
 
 def _times_each(
-    vectors: Floats, matrices: Floats, owner: NDArray[np.int64], apart: Sequence[slice]
+    vectors: Floats, matrices: Floats, owner: NDArray[np.int64], slices: Sequence[slice]
 ) -> Floats:
-    """Return each vector times the matrix of its system; one by one if they are told apart."""
-    if not apart:
+    """Return each vector times the matrix of its system; per system if `slices` are given."""
+    if not slices:
         return _times(vectors, matrices[owner])
     product = np.empty_like(vectors)
-    for atoms, matrix in zip(apart, matrices, strict=True):
+    for atoms, matrix in zip(slices, matrices, strict=True):
         np.matmul(vectors[atoms], matrix, out=product[atoms])
     return product
 
 
 def _times(vectors: Floats, matrices: Floats) -> Floats:
-    """Return rows times matrices, one for each row or one for all: the same to the last bit."""
+    """Return rows times matrices, one per row or one for all, with bitwise equal results."""
     x, y, z = vectors[:, 0, None], vectors[:, 1, None], vectors[:, 2, None]
     product: Floats = x * matrices[..., 0, :] + y * matrices[..., 1, :] + z * matrices[..., 2, :]
     return product

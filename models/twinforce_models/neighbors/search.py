@@ -1,7 +1,7 @@
-"""Which atoms see which: one full neighbor list for many systems at once.
+"""Full neighbor lists of many systems at once.
 
-vesin finds it on the CPU, one system after another; nvalchemi-toolkit-ops on a GPU, all at once,
-where it is installed. Both are given what `fold` made of the systems.
+On the CPU, vesin searches one system after another; on a GPU, nvalchemi-toolkit-ops searches all of
+them at once, where it is installed. Both receive the systems as `fold` returns them.
 """
 
 import importlib.util
@@ -20,21 +20,21 @@ from twinforce_models.neighbors.folding import Floats, Geometry, face_distances,
 from twinforce_proto import System
 
 _MAX_GRID = 90_000
-"""Search cells that vesin takes as asked for; beyond 1e5 it rounds their number, even to zero."""
+"""Grid cells up to which vesin keeps the requested grid; beyond 1e5 it rounds, even to zero."""
 
 _MAX_ATOMS_NAIVE = 1024
-"""Up to here, a GPU compares all atoms of a system with each other; beyond, it sorts them."""
+"""Atoms per system up to which a GPU compares all pairs; for larger systems it sorts atoms."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NeighborList:
-    """Every ordered pair of atoms closer than the cutoff, so that each is seen from both ends.
+    """All ordered pairs of atoms closer than the cutoff; each pair appears from both ends.
 
     Attributes:
-        pairs: Centre i and neighbor j, shape [2, n_pairs], sorted by centre.
+        pairs: Center i and neighbor j, shape [2, n_pairs], sorted by center.
         shifts: Whole numbers, shape [n_pairs, 3]:
             displacement = positions[j] + shift @ cell - positions[i].
-        n_pairs_per_system: One number per system.
+        n_pairs_per_system: Number of pairs of each system.
     """
 
     pairs: NDArray[np.int64]
@@ -43,14 +43,14 @@ class NeighborList:
 
 
 def neighbor_list(systems: Sequence[System], cutoff: float) -> NeighborList:
-    """Return the neighbors of the atoms of `systems`, numbered through all of them.
+    """Return the neighbors of the atoms of `systems`, numbered across all systems.
 
     Args:
-        systems: At least one.
-        cutoff: In Å; pairs are strictly closer.
+        systems: At least one system.
+        cutoff: In Å; the distance of a pair is strictly smaller.
 
     Returns:
-        Pairs and shifts that belong to the positions as given, folded or not.
+        Pairs and shifts that belong to the original positions, folded or not.
     """
     geometry = fold(systems, cutoff)
     neighbors = search(geometry, cutoff)
@@ -68,32 +68,31 @@ def search(geometry: Geometry, cutoff: float) -> NeighborList:
 def search_system(
     geometry: Geometry, index: int, cutoff: float
 ) -> tuple[NDArray[np.int64], Floats]:
-    """Return pairs [n_pairs, 2] and shifts [n_pairs, 3] of one system, counted within it."""
+    """Return pairs [n_pairs, 2] and shifts [n_pairs, 3] of one system, numbered within it."""
     positions, cell = geometry.search_positions[geometry.atoms(index)], geometry.search_cells[index]
     if np.maximum(face_distances(cell) // cutoff, 1).prod() > _MAX_GRID:
-        pairs, shifts = _search_vast(positions, cell, cutoff)
+        pairs, shifts = _search_on_coarse_grid(positions, cell, cutoff)
     else:
         pairs, shifts = _finder(cutoff).compute(positions, cell, True, "PS")
     return pairs.astype(np.int64), shifts @ geometry.search_basis[index]
 
 
 def joined(found: Sequence[tuple[NDArray[np.int64], Floats]], geometry: Geometry) -> NeighborList:
-    """Return the pairs and shifts of each system as one list, numbered through all of them."""
+    """Return the pairs and shifts of each system as one list, numbered across all systems."""
     if len(found) == 1:
-        ((own, own_shifts),) = found
-        return NeighborList(own.T.copy(), own_shifts, (len(own_shifts),))
+        ((pairs, shifts),) = found
+        return NeighborList(pairs.T.copy(), shifts, (len(shifts),))
     starts = np.cumsum((0, *geometry.n_atoms_per_system[:-1]))
-    pairs = [pairs + start for (pairs, _), start in zip(found, starts, strict=True)]
-    shifts = [shifts for _, shifts in found]
+    numbered = [pairs + start for (pairs, _), start in zip(found, starts, strict=True)]
     return NeighborList(
-        pairs=np.concatenate(pairs).T.copy(),
-        shifts=np.concatenate(shifts),
-        n_pairs_per_system=tuple(len(shift) for shift in shifts),
+        pairs=np.concatenate(numbered).T.copy(),
+        shifts=np.concatenate([shifts for _, shifts in found]),
+        n_pairs_per_system=tuple(len(shifts) for _, shifts in found),
     )
 
 
 def can_search_on(device: torch.device) -> bool:
-    """Return whether `search_on_device` works there."""
+    """Return True if `search_on_device` supports the device."""
     return device.type == "cuda" and _has_nvalchemi()
 
 
@@ -104,13 +103,13 @@ def search_on_device(
     n_atoms_per_system: Sequence[int],
     cutoff: float,
 ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    """Return pairs, shifts and pairs per system, found where the tensors are.
+    """Return pairs, shifts and pairs per system, found on the device of the tensors.
 
     Args:
         positions: `Geometry.search_positions`.
         cells: `Geometry.search_cells`.
         basis: `Geometry.search_basis`.
-        n_atoms_per_system: On the host.
+        n_atoms_per_system: Number of atoms of each system, on the host.
         cutoff: In Å.
     """
     counts = torch.tensor([0, *n_atoms_per_system], dtype=torch.int32)
@@ -128,8 +127,10 @@ def search_on_device(
     pairs = pairs.long()
     n_pairs = row_starts.index_select(0, starts.long()).diff()
     owner = torch.repeat_interleave(n_pairs.long(), output_size=pairs.shape[1])
-    whole = (shifts.to(positions.dtype).unsqueeze(-1) * basis.index_select(0, owner)).sum(dim=1)
-    return pairs, whole, tuple(n_pairs.tolist())
+    cell_shifts = (shifts.to(positions.dtype).unsqueeze(-1) * basis.index_select(0, owner)).sum(
+        dim=1
+    )
+    return pairs, cell_shifts, tuple(n_pairs.tolist())
 
 
 @cache
@@ -141,10 +142,10 @@ def _finder(radius: float) -> vesin.NeighborList:
     return vesin.NeighborList(cutoff=radius, full_list=True, sorted=True, n_threads=1)
 
 
-def _search_vast(
+def _search_on_coarse_grid(
     positions: Floats, cell: Floats, cutoff: float
 ) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
-    """Return the neighbors in a cell of too many grid points, found on a coarser grid."""
+    """Return the neighbors in a cell with too many grid points, found on a coarser grid."""
     widths, radius = face_distances(cell), cutoff
     while np.maximum(widths // radius, 1).prod() > _MAX_GRID:
         radius *= 1.5
@@ -154,7 +155,7 @@ def _search_vast(
 
 
 def _nvalchemi_list(positions: Tensor, cutoff: float, **options: Any) -> tuple[Tensor, ...]:
-    """Return its list, asking again with more room when an atom has more neighbors than fit."""
+    """Return nvalchemi's list; retry with more columns if an atom has more neighbors than fit."""
     importlib.import_module("warp").config.quiet = True
     nvalchemi = importlib.import_module("nvalchemiops.torch.neighbors")
     while True:

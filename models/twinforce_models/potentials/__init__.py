@@ -1,1 +1,1 @@
-"""One file per family of potentials; the toys are for tests and for measuring overhead."""
+"""Families of potentials, one module or package each; the toys serve tests and measurements."""

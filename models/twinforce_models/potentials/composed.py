@@ -1,9 +1,9 @@
-"""Two potentials served as one hybrid: the energy of one, the direct heads of another.
+"""Two potentials served as one hybrid: the energy of one and the direct heads of another.
 
     conservative:A+direct:B        energy, conservative forces and stress of A; direct ones of B
 
-So a large conservative model can correct a small direct one. Neither is evaluated for what only the
-other gives, and each sees the pairs within its own cutoff.
+A large conservative model can thus correct a small direct one. Each part is evaluated only for the
+outputs that it provides, and receives the pairs within its own cutoff.
 """
 
 import hashlib
@@ -27,20 +27,20 @@ _PREFIXES = ("conservative:", "direct:")
 
 
 class Composed:
-    """The `Potential` that two make together.
+    """A `Potential` composed of two others.
 
     Attributes:
-        conservative: Gives the energy.
-        direct: Gives the direct forces and, if it can, the direct stress.
-        cutoff: The longer of the two, in Å.
-        elements: Those that both know.
+        conservative: Provides the energy.
+        direct: Provides the direct forces and, if it can, the direct stress.
+        cutoff: The longer of the two cutoffs, in Å.
+        elements: Elements that both parts support.
     """
 
     def __init__(self, conservative: Potential, direct: Potential) -> None:
-        """Compose.
+        """Combine two potentials.
 
         Raises:
-            ModelLoadError: They do not fit together.
+            ModelLoadError: If the parts do not match.
         """
         _check_outputs(conservative, direct)
         _check_same(conservative, direct)
@@ -49,58 +49,61 @@ class Composed:
         self.elements = tuple(sorted({*conservative.elements} & {*direct.elements}))
         if not self.elements:
             raise ModelLoadError(
-                f"a composed model needs common elements, but its conservative part knows "
-                f"{_listed(conservative.elements)} and its direct part {_listed(direct.elements)}"
+                f"the parts of a composed model need elements in common, got "
+                f"{_listed(conservative.elements)} in the conservative one and "
+                f"{_listed(direct.elements)} in the direct one"
             )
         self.outputs = (conservative.outputs - DIRECT_OUTPUTS) | (direct.outputs & DIRECT_OUTPUTS)
         self.uses_charge, self.uses_spin = conservative.uses_charge, conservative.uses_spin
 
     @property
     def dtype(self) -> torch.dtype:
-        """What both compute in."""
+        """Data type that both parts compute in."""
         return self.conservative.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where both compute."""
+        """Device that both parts compute on."""
         return self.conservative.device
 
     def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
-        """Evaluate a batch: the conservative part, and the direct one if it is wanted."""
+        """Evaluate the conservative part of a batch, and the direct part if requested."""
         heads = self.conservative.forward_heads(
-            self._seen_by(self.conservative, batch), direct=False
+            self._within_cutoff(self.conservative, batch), direct=False
         )
         own = self.forward_direct(batch) if direct else DirectHeads()
         return Heads(heads.atom_energies, own.direct_forces, own.direct_stress)
 
     def forward_direct(self, batch: Batch) -> DirectHeads:
-        """Evaluate the direct part of a batch alone."""
-        own = self._seen_by(self.direct, batch)
+        """Evaluate only the direct part of a batch."""
+        own = self._within_cutoff(self.direct, batch)
         if isinstance(self.direct, DirectAlone):
             return self.direct.forward_direct(own)
         heads = self.direct.forward_heads(own, direct=True)
         return DirectHeads(heads.direct_forces, heads.direct_stress)
 
-    def _seen_by(self, part: Potential, batch: Batch) -> Batch:
+    def _within_cutoff(self, part: Potential, batch: Batch) -> Batch:
         return batch if part.cutoff == self.cutoff else batch.within(part.cutoff)
 
 
-def parts_of(spec: str) -> tuple[str, str] | None:
+def parse_composed_spec(spec: str) -> tuple[str, str] | None:
     """Return the specs of the conservative and the direct part; None for any other spec.
 
     Raises:
-        ModelLoadError: One of them is missing.
+        ModelLoadError: If one of them is missing.
     """
     if not spec.startswith(_PREFIXES):
         return None
     found = _SPEC.fullmatch(spec)
     if found is None:
-        raise ModelLoadError(f"model {spec!r}: expected conservative:A+direct:B, each a model")
+        raise ModelLoadError(
+            f"model {spec!r}: expected conservative:A+direct:B, with the specs of two models"
+        )
     return found["conservative"], found["direct"]
 
 
-def facts_of(conservative: ModelInfo, direct: ModelInfo) -> dict[str, Any]:
-    """Return what a composed model declares of itself, from what its parts declare."""
+def composed_facts(conservative: ModelInfo, direct: ModelInfo) -> dict[str, Any]:
+    """Return the fields of `ModelInfo` of a composed model that follow from those of its parts."""
     hashes = f"{conservative.sha256} {direct.sha256}"
     return {
         "version": f"{conservative.version}+{direct.version}",
@@ -137,7 +140,7 @@ def _check_outputs(conservative: Potential, direct: Potential) -> None:
 
 
 def _check_same(conservative: Potential, direct: Potential) -> None:
-    """Refuse two parts that do not compute alike, or understand a system differently."""
+    """Raise if two parts compute differently, or interpret a system differently."""
     for what, one, other in (
         ("dtype", conservative.dtype, direct.dtype),
         ("device", conservative.device, direct.device),

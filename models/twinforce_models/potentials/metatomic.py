@@ -1,8 +1,8 @@
-"""Any exported metatomic model, asked through metatomic's own interface.
+"""Exported metatomic models, evaluated through metatomic's own interface.
 
 https://docs.metatensor.org/metatomic: a model is a TorchScript archive that declares its
-capabilities: outputs and their units, elements, devices, neighbor lists. A program runs as soon as
-such a file is loaded, so whoever made it must be trusted as the author of a package is.
+capabilities: outputs and their units, elements, devices, neighbor lists. Loading such a file runs a
+program, so its author must be trusted like the author of a package.
 """
 
 from collections.abc import Sequence
@@ -38,15 +38,15 @@ from twinforce_proto import ModelLoadError
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _NO_NEIGHBORS = 1.0
-"""Cutoff of a model that asks for no neighbor list, in Å."""
+"""Cutoff of a model that does not request a neighbor list, in Å."""
 
 _PAIR_NAMES = ["first_atom", "second_atom", "cell_shift_a", "cell_shift_b", "cell_shift_c"]
 _INPUTS = {"charge": "e", "spin_multiplicity": ""}
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """An output to ask for: its name, and whether one value comes per atom or per system."""
+class _RequestedOutput:
+    """An output to request: its name, and whether it has one value per atom or per system."""
 
     name: str
     quantity: Quantity
@@ -59,12 +59,12 @@ class _Wanted:
 class MetatomicPotential:
     """A `Potential` around an exported model.
 
-    The energy of a model that cannot tell it per atom is shared evenly among the atoms, so that
-    their sum and its derivatives are right; it then has no `atom_energies` to offer.
+    If a model provides its energy only per system, the energy is divided evenly among the atoms, so
+    that their sum and its derivatives are correct; `atom_energies` is then not among the outputs.
 
     Attributes:
-        cutoff: Of the longest neighbor list that the model asks for, in Å.
-        outputs: What it declares, in our words.
+        cutoff: Cutoff of the longest neighbor list that the model requests, in Å.
+        outputs: The declared outputs, under the names of `OUTPUTS`.
     """
 
     def __init__(
@@ -73,12 +73,13 @@ class MetatomicPotential:
         """Wrap a model.
 
         Args:
-            model: As `load_atomistic_model` returns it.
-            device: One that the model supports.
-            variant: Which of several energies, and the direct outputs of the same name.
+            model: The model, as `load_atomistic_model` returns it.
+            device: A device that the model supports.
+            variant: Name of one of several energies, and of the direct outputs that belong to it.
 
         Raises:
-            ModelLoadError: It has no such energy, or needs what TwinForce does not have.
+            ModelLoadError: If the model has no such energy, or needs inputs that TwinForce does not
+                provide.
         """
         capabilities = model.capabilities()
         _check_device(device, capabilities.supported_devices)
@@ -87,9 +88,9 @@ class MetatomicPotential:
         self._model = model.to(device)
         self._lists = list(model.requested_neighbor_lists())
         self._inputs = sorted(model.requested_inputs(use_new_names=True))
-        self._energy = _wanted(found[ENERGY], ENERGY, capabilities.outputs)
+        self._energy = _requested_output(found[ENERGY], ENERGY, capabilities.outputs)
         self._direct = [
-            _wanted(found[quantity], quantity, capabilities.outputs)
+            _requested_output(found[quantity], quantity, capabilities.outputs)
             for quantity in (DIRECT_FORCE, DIRECT_STRESS)
             if quantity in found
         ]
@@ -108,24 +109,26 @@ class MetatomicPotential:
     def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
         """Evaluate a batch once."""
         values = self._evaluated(batch, [self._energy, *(self._direct if direct else ())])
-        own = _direct_heads(values)
+        direct_heads = _direct_heads(values)
         energies = _atom_energies(values[ENERGY].reshape(-1), batch)
-        return Heads(energies, own.direct_forces, own.direct_stress)
+        return Heads(energies, direct_heads.direct_forces, direct_heads.direct_stress)
 
     def forward_direct(self, batch: Batch) -> DirectHeads:
-        """Evaluate a batch without asking for the energy."""
+        """Evaluate a batch without requesting the energy."""
         return _direct_heads(self._evaluated(batch, self._direct))
 
-    def _evaluated(self, batch: Batch, wanted: Sequence[_Wanted]) -> dict[Quantity, Tensor]:
+    def _evaluated(
+        self, batch: Batch, requested: Sequence[_RequestedOutput]
+    ) -> dict[Quantity, Tensor]:
         options = ModelEvaluationOptions(
-            length_unit="angstrom", outputs={item.name: item.option() for item in wanted}
+            length_unit="angstrom", outputs={item.name: item.option() for item in requested}
         )
         results = self._model(self._systems(batch), options, check_consistency=False)
-        return {item.quantity: _values(results[item.name], item, batch) for item in wanted}
+        return {item.quantity: _values(results[item.name], item, batch) for item in requested}
 
     def _systems(self, batch: Batch) -> list[MetatomicSystem]:
-        """Return the systems of a batch with all that the model asks for."""
-        if not torch.is_grad_enabled():  # metatomic warns of neighbors that forget the positions
+        """Return the systems of a batch with all the inputs that the model requests."""
+        if not torch.is_grad_enabled():  # metatomic warns if only positions require grad
             batch = replace(batch, positions=batch.positions.detach(), cells=batch.cells.detach())
         types = batch.atomic_numbers.to(torch.int32).split(list(batch.n_atoms_per_system))
         positions = batch.positions.split(list(batch.n_atoms_per_system))
@@ -149,8 +152,8 @@ def neighbor_blocks(batch: Batch, options: NeighborListOptions) -> list[TensorBl
     """Return each system's neighbors as a metatensor block, differentiable.
 
     Args:
-        batch: Whose pairs reach at least as far.
-        options: The cutoff, and whether each pair is wanted from both ends.
+        batch: Its pairs must reach at least as far as the requested list.
+        options: The cutoff, and whether each pair is listed from both ends.
     """
     i, j = batch.pairs
     vectors = batch.displacements()
@@ -182,16 +185,16 @@ def neighbor_blocks(batch: Batch, options: NeighborListOptions) -> list[TensorBl
 def load(
     path: Path, device: torch.device, dtype: torch.dtype | None, variant: str | None = None
 ) -> tuple[MetatomicPotential, dict[str, Any]]:
-    """Return the potential in an exported file, and what the file says of itself.
+    """Return the potential in an exported file, and facts from the file for `ModelInfo`.
 
     Args:
-        path: Of the `.pt` file.
-        device: To put it on.
-        dtype: None, or the one that it was exported in.
+        path: Path of the `.pt` file.
+        device: Device to compute on.
+        dtype: None, or the data type that the model was exported in.
         variant: See `MetatomicPotential`.
 
     Raises:
-        ModelLoadError: It is not such a file, or not one that can be served.
+        ModelLoadError: If the file is not an exported model, or the model cannot be served.
     """
     try:
         model = load_atomistic_model(str(path))
@@ -210,25 +213,27 @@ def load(
 
 
 def described(metadata: Any) -> dict[str, str]:
-    """Return the name and the card in a `ModelMetadata`."""
+    """Return the name and the model card in a `ModelMetadata`."""
     return {"name": metadata.name, "card": f"```\n{str(metadata).strip()}\n```\n"}
 
 
-def _wanted(name: str, quantity: Quantity, outputs: dict[str, ModelOutput]) -> _Wanted:
+def _requested_output(
+    name: str, quantity: Quantity, outputs: dict[str, ModelOutput]
+) -> _RequestedOutput:
     if quantity is DIRECT_STRESS:
-        return _Wanted(name, quantity, "system")
+        return _RequestedOutput(name, quantity, "system")
     kind = outputs[name].sample_kind
     if quantity is DIRECT_FORCE and kind != "atom":
         raise ModelLoadError(f"output {name!r}: expected one value per atom, got one per {kind}")
-    return _Wanted(name, quantity, kind)
+    return _RequestedOutput(name, quantity, kind)
 
 
-def _values(result: TensorMap, wanted: _Wanted, batch: Batch) -> Tensor:
-    """Return one row per atom or system, in the order of the batch, whatever order they came in."""
+def _values(result: TensorMap, requested: _RequestedOutput, batch: Batch) -> Tensor:
+    """Return one row per atom or system, in the order of the batch rather than of the result."""
     block = result.block()
     rows: Tensor = block.values
     system = block.samples.column("system").to(torch.int64)
-    if wanted.sample_kind == "system":
+    if requested.sample_kind == "system":
         return rows.new_zeros(batch.n_systems, *rows.shape[1:]).index_add(0, system, rows)
     starts = torch.tensor([0, *batch.n_atoms_per_system[:-1]], device=rows.device).cumsum(0)
     atom = starts[system] + block.samples.column("atom")
@@ -264,20 +269,22 @@ def _one_number(name: str, number: Tensor) -> TensorMap:
 
 
 def _is_positive(shifts: Tensor) -> Tensor:
-    """Return which shifts come after zero in lexicographic order, so one of each pair ±s."""
+    """Return which shifts follow zero in lexicographic order: exactly one of each pair ±s."""
     a, b, c = shifts.unbind(1)
     return (a > 0) | ((a == 0) & ((b > 0) | ((b == 0) & (c > 0))))
 
 
 def _check_device(device: torch.device, supported: Sequence[str]) -> None:
     if device.type not in supported:
-        raise ModelLoadError(f"device: this model runs on {', '.join(supported)}, got {device}")
+        raise ModelLoadError(
+            f"device: expected {' or '.join(supported)} for this model, got {device}"
+        )
 
 
 def _check_inputs(requested: dict[str, ModelOutput]) -> None:
     for name, option in requested.items():
         if name not in _INPUTS or option.sample_kind != "system":
             raise ModelLoadError(
-                f"this model asks for the input {name!r} per {option.sample_kind}; "
-                f"a system only has {', '.join(_INPUTS)}"
+                f"inputs: expected {' or '.join(_INPUTS)} per system, "
+                f"got {name!r} per {option.sample_kind}"
             )

@@ -1,7 +1,7 @@
-"""What metatomic and metatrain call the quantities that TwinForce serves.
+"""Names in metatomic and metatrain of the quantities that TwinForce serves.
 
 https://docs.metatensor.org/metatomic, "Standard quantities". An output may come in variants, such
-as `energy/pbe` and `energy/r2scan`; `non_conservative_forces` is what files of before 2026 say.
+as `energy/pbe` and `energy/r2scan`. Files from before 2026 use `non_conservative_forces`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ class Quantity:
     """A quantity that an output may hold.
 
     Attributes:
-        names: What it is called, the present name first.
-        unit: What we ask for it in.
+        names: Names of the output, the current name first.
+        unit: Unit to request.
     """
 
     names: tuple[str, ...]
@@ -36,13 +36,13 @@ _DIRECT = {DIRECT_FORCE: "direct_forces", DIRECT_STRESS: "direct_stress"}
 
 
 def pick(outputs: Sequence[str], variant: str | None) -> dict[Quantity, str]:
-    """Return which output holds which quantity.
+    """Return the output that holds each quantity.
 
     Args:
-        outputs: All that a model has.
-        variant: Which one to take where there are several. None: the one without a variant, or
-            the only one there is. Direct outputs are taken of the same variant as the energy: a
-            correction between two levels of theory would be no correction.
+        outputs: All outputs of a model.
+        variant: Variant to use if there are several. None selects the output without a variant, or
+            the only one there is. Direct outputs are those of the same variant as the energy,
+            because a correction between two levels of theory would not be a correction.
 
     Raises:
         ModelLoadError: If no output, or more than one, could be the energy.
@@ -53,7 +53,7 @@ def pick(outputs: Sequence[str], variant: str | None) -> dict[Quantity, str]:
     else:
         candidates = [name for name in variants if "/" not in name] or variants
     if len(candidates) != 1:
-        raise ModelLoadError(_which_energy(variants, variant))
+        raise ModelLoadError(_choice_of_energy(variants, variant))
     energy = candidates[0]
     suffix = energy.removeprefix("energy")
     found = {ENERGY: energy}
@@ -64,7 +64,7 @@ def pick(outputs: Sequence[str], variant: str | None) -> dict[Quantity, str]:
 
 
 def offered_outputs(found: Mapping[Quantity, str]) -> frozenset[str]:
-    """Return names of `OUTPUTS`: what autograd makes of the energy, and what else was found."""
+    """Return names of `OUTPUTS`: those that follow from the energy by autograd, and direct ones."""
     return _AUTOGRAD | {_DIRECT[quantity] for quantity in found if quantity in _DIRECT}
 
 
@@ -72,29 +72,29 @@ def whole_number_per_system(batch: Batch, name: str) -> Tensor:
     """Return the charges or spin multiplicities of a batch, shape [n_systems], int64.
 
     Raises:
-        InvalidSystemError: If one is not a whole number.
+        InvalidSystemError: If one of them is not a whole number.
     """
     values: Tensor = getattr(batch, name)
-    whole = values.round()
-    if not torch.equal(whole, values):
-        index = int((whole != values).nonzero()[0])
+    rounded = values.round()
+    if not torch.equal(rounded, values):
+        index = int((rounded != values).nonzero()[0])
         raise InvalidSystemError(
-            f"{name}: this model expects a whole number, got {values[index].item():g}",
+            f"{name}: expected a whole number for this model, got {values[index].item():g}",
             system_index=index,
             field=name,
         )
-    return whole.to(torch.int64)
+    return rounded.to(torch.int64)
 
 
 def named(dtype: torch.dtype | None) -> str:
-    """Return "float32" for torch.float32."""
+    """Return the name of a data type, such as "float32" for torch.float32."""
     return str(dtype).removeprefix("torch.")
 
 
-def _which_energy(variants: Sequence[str], variant: str | None) -> str:
+def _choice_of_energy(variants: Sequence[str], variant: str | None) -> str:
     if not variants:
         return "this model has no output 'energy'"
     known = ", ".join(name.partition("/")[2] or "none" for name in variants)
     if variant is None:
         return f"variant: this model has several energies, name one of them: {known}"
-    return f"variant: this model has the energies {known}, got {variant!r}"
+    return f"variant: expected one of {known}, got {variant!r}"

@@ -1,1 +1,1 @@
-"""Batches as tables of fixed size, evaluated without asking the host anything."""
+"""Evaluation of batches as tables of fixed size, without synchronizing with the device."""

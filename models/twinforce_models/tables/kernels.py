@@ -1,11 +1,11 @@
-"""What `search` does, as kernels for a GPU: every atom looks at all atoms of its system.
+"""The functions of `search` as GPU kernels: every atom is compared with all atoms of its system.
 
-That takes time with the square of the size of a system, but little of it (`bench.gpu` tells how
-much), and needs no sorting, no counting and no memory: nothing that the host has to be asked.
-Rows always come in the same order, which follows from the system alone.
+The time grows with the square of the size of a system, but with a small prefactor (`bench.gpu`
+measures it). No sorting, counting or allocation depends on the data, so the host need not wait for
+a result. The order of a row depends on the system alone.
 """
 
-# The language's parameters have no types.
+# The parameters of Triton kernels have no types.
 # mypy: ignore-errors
 
 import numpy as np
@@ -48,7 +48,7 @@ def search(
 
 
 def _halves(number: float) -> tuple[float, float]:
-    """Return a number and the rest of it, as kernels are given numbers in single precision."""
+    """Return a number in single precision, as kernels receive it, and the remainder."""
     single = float(np.float32(number))
     return single, number - single
 
@@ -56,7 +56,7 @@ def _halves(number: float) -> tuple[float, float]:
 def reversed_places(
     neighbors: torch.Tensor, shifts: torch.Tensor, counts: torch.Tensor
 ) -> torch.Tensor:
-    """Return where each pair stands seen from its other end: `search.reversed_places`."""
+    """Return the reverse index of each pair: see `search.reversed_places`."""
     n_atoms, width = neighbors.shape
     neighbors, shifts, counts = (each.contiguous() for each in (neighbors, shifts, counts))
     there = torch.empty_like(neighbors)

@@ -1,4 +1,4 @@
-"""Where a batch lies: on the host, as one piece of memory, and on the device, as a copy of it."""
+"""Memory layout of a batch: one block of memory on the host, and a copy of it on the device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from twinforce_models.tables.table import MAX_SHIFT, Places
 from twinforce_proto import System
 
 _ATOMS_PER_SYSTEM = 4
-"""How few atoms systems may have on average; where they have fewer, there is more padding."""
+"""Smallest average number of atoms per system; batches of smaller systems get more padding."""
 
 _SMALLEST = 32
 _SLACK = 1e-3
@@ -21,11 +21,11 @@ _SLACK = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Room for a batch.
+    """Capacity for a batch.
 
     Attributes:
-        n_atoms: Padding and all.
-        n_systems: Likewise; one of them is that of the padding.
+        n_atoms: Number of atoms, including padding.
+        n_systems: Number of systems, including one for the padding.
     """
 
     n_atoms: int
@@ -33,7 +33,7 @@ class Size:
 
 
 def size_for(n_atoms: int, n_systems: int) -> Size:
-    """Return the smallest room for so many atoms and systems: one of four sizes per doubling."""
+    """Return the smallest capacity for these numbers; there are four sizes per doubling."""
     needed = max(n_atoms, _ATOMS_PER_SYSTEM * (n_systems + 1), _SMALLEST)
     step = max(_SMALLEST, 2 ** (needed - 1).bit_length() // 8)
     rounded = -(-needed // step) * step
@@ -52,15 +52,15 @@ def reach_of(cells: NDArray[np.float64], cutoff: float) -> NDArray[np.int32]:
 
 
 class Staging:
-    """A piece of memory on the host with a copy on the device; on a CPU both are one.
+    """A block of memory on the host with a copy on the device; on a CPU, both are the same block.
 
     Args:
-        size: Room in it.
-        dtype: Of what is real.
-        device: Where the copy is.
+        size: Capacity of the block.
+        dtype: Data type of real numbers.
+        device: Device of the copy.
 
     Attributes:
-        places: The copy.
+        places: Views of the copy.
     """
 
     def __init__(self, size: Size, dtype: torch.dtype, device: torch.device) -> None:
@@ -72,18 +72,18 @@ class Staging:
         self._arrays = {name: view.numpy() for name, view in unpack(self._here, like).items()}
 
     def fill(self, systems: Sequence[System], geometry: Geometry, reach: NDArray[np.int32]) -> None:
-        """Lay systems out; what is left over becomes padding.
+        """Write systems into the block; the rest of it becomes padding.
 
         Args:
-            systems: Whose atoms fit.
-            geometry: Of them, folded but not compact.
-            reach: What `reach_of` gives for it.
+            systems: Systems whose atoms fit into the block.
+            geometry: The folded systems.
+            reach: The result of `reach_of` for them.
         """
         arrays, n_systems = self._arrays, len(systems)
         n_atoms = len(geometry.positions)
         stops = np.cumsum(geometry.n_atoms_per_system)
         np.concatenate(
-            [each.atomic_numbers for each in systems], out=arrays["atomic_numbers"][:n_atoms]
+            [system.atomic_numbers for system in systems], out=arrays["atomic_numbers"][:n_atoms]
         )
         arrays["atomic_numbers"][n_atoms:] = arrays["atomic_numbers"][0]
         arrays["positions"][:n_atoms] = geometry.positions
@@ -99,13 +99,13 @@ class Staging:
             arrays[name][n_systems] = 0
 
     def send(self) -> None:
-        """Copy what was laid out to the device, which need not have happened on return."""
+        """Start copying the block to the device; the copy may not have finished on return."""
         if self._there is not self._here:
             self._there.copy_(self._here, non_blocking=True)
 
 
 def _arrays_like(size: Size, real: type) -> Arrays:
-    """Return arrays of the shapes and kinds that are laid out, whatever is in them."""
+    """Return uninitialized arrays with the shapes and dtypes of the layout."""
     n, m = size.n_atoms, size.n_systems
     return {
         "atomic_numbers": np.empty(n, np.int64),

@@ -1,4 +1,4 @@
-"""From systems to predictions by way of tables: nothing per system on the way to the device."""
+"""Predictions by way of tables, with no operation per system on the way to the device."""
 
 import logging
 from collections import OrderedDict
@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twinforce_models.neighbors.folding import Geometry, fold
+from twinforce_models.conventions import split_by_system, symmetric_stress, without_net_force
+from twinforce_models.neighbors.folding import Floats, Geometry, fold
 from twinforce_models.potential import DIRECT_OUTPUTS, Potential
+from twinforce_models.tables.capacity import NeighborCapacity
 from twinforce_models.tables.layout import Size, Staging, reach_of, size_for
-from twinforce_models.tables.replay import Evaluate, Recording, run_plainly
-from twinforce_models.tables.room import Room
+from twinforce_models.tables.replay import Evaluate, Recording, run_unrecorded
 from twinforce_models.tables.search import search
 from twinforce_models.tables.table import (
     MAX_SHIFT,
@@ -26,78 +27,76 @@ from twinforce_models.tables.table import (
     as_tabular,
 )
 from twinforce_proto import STRESSES, Prediction, System, needs_autograd
-from twinforce_proto.model_info import check_periodic
 
 logger = logging.getLogger(__name__)
 
 MAX_RECORDED_ATOMS = 8192
-"""Beyond, a GPU has so much to do for each kernel that it never waits for the next one."""
+"""Largest batch that is recorded; in larger ones, kernels run longer than their launch takes."""
 
 _MAX_RECORDINGS = 128
 _MAX_SYSTEM = 50_000
-"""Atoms of a system; beyond, every atom looking at every other one takes too long."""
+"""Largest number of atoms of a system; beyond, comparing all pairs of atoms takes too long."""
 
 _MAX_TESTS = 10**10
-"""Atoms and images that all atoms look at; beyond, as in very skewed cells, it takes too long."""
+"""Largest number of tests in a search; beyond, as in very skewed cells, it takes too long."""
 
 _LANES = 128
 _HEADER = 2
+_STRAIN_GRADIENTS = {
+    "conservative_stress": "strain_gradients",
+    "direct_stress": "direct_strain_gradients",
+}
 
 
 class TablePredictor:
-    """Predicts systems with a `Tabular` potential; not safe to use from several threads at once.
+    """Evaluates systems with a `Tabular` potential; not thread-safe.
 
     Args:
-        potential: What to evaluate.
-        max_entries: Atoms times neighbors that a table may have.
+        potential: The potential to evaluate.
+        max_entries: Largest number of atoms times neighbors of a table.
 
     Attributes:
-        n_recordings: How many evaluations were recorded.
+        n_recordings: Number of evaluations that have been recorded.
     """
 
     def __init__(self, potential: Potential, max_entries: int = 2**26) -> None:
         self._potential = potential
         self._max_entries = max_entries
-        self._room = Room()
+        self._capacity = NeighborCapacity()
         self._recordings: OrderedDict[Hashable, Recording | None] = OrderedDict()
-        self._seen: set[Hashable] = set()
+        self._sizes_seen: set[Hashable] = set()
         self._pool: Any = None
         self.n_recordings = 0
 
     def predict(
         self, systems: Sequence[System], outputs: frozenset[str]
     ) -> list[Prediction] | None:
-        """Evaluate systems together.
+        """Evaluate systems together, without checking that the potential supports them.
 
         Args:
-            systems: At least one.
-            outputs: Names of `OUTPUTS`, which the potential has.
+            systems: At least one system.
+            outputs: Names of `OUTPUTS` that the potential has.
 
         Returns:
-            None for what needs the ordinary way: a potential that just now is not `Tabular`, or
-            systems that are too large, too crowded, or smaller than a fraction of the cutoff.
-
-        Raises:
-            UnsupportedOutputError: For a stress of a system that is not periodic.
+            None if the systems must be evaluated without tables: the potential is not `Tabular` at
+            present, or systems are too large, too dense, or much smaller than the cutoff.
         """
         tabular = as_tabular(self._potential)
         if tabular is None or max(map(len, systems)) > _MAX_SYSTEM:
             return None
-        if outputs & STRESSES:
-            check_periodic([bool(system.pbc.all()) for system in systems])
         geometry = fold(systems, self._potential.cutoff)
         reach = reach_of(geometry.periods, self._potential.cutoff)
         if reach.max() >= MAX_SHIFT or _n_tests(geometry, reach) > _MAX_TESTS:
-            return None  # what is folded may be one cell further
-        values = self._evaluated(tabular, systems, geometry, reach, outputs)
+            return None  # folding may add one cell to a shift
+        values = self._evaluate_atoms(tabular, systems, geometry, reach, outputs)
         return None if values is None else _predictions(values, geometry, outputs)
 
     def forget(self) -> None:
-        """Give back the memory of all recordings; what is met again is recorded again."""
+        """Release the memory of all recordings; sizes that occur again are recorded again."""
         self._recordings.clear()
         self._pool = None
 
-    def _evaluated(
+    def _evaluate_atoms(
         self,
         tabular: Tabular,
         systems: Sequence[System],
@@ -105,7 +104,7 @@ class TablePredictor:
         reach: NDArray[np.int32],
         outputs: frozenset[str],
     ) -> dict[str, NDArray[Any]] | None:
-        """Return what there is of each atom, with room enough for its neighbors."""
+        """Return the results per atom, repeating the evaluation until all neighbors fit."""
         size = size_for(len(geometry.positions), len(systems))
         wanted = Wanted(
             energy=not outputs <= DIRECT_OUTPUTS,
@@ -113,15 +112,15 @@ class TablePredictor:
             direct=not outputs.isdisjoint(DIRECT_OUTPUTS),
         )
         while True:
-            room = self._room
-            if size.n_atoms * max(room.listed, room.seen) > self._max_entries:
-                room.forget()
+            width, max_seen = self._capacity.listed, self._capacity.seen
+            if size.n_atoms * max(width, max_seen) > self._max_entries:
+                self._capacity.reset()
                 return None
-            evaluate = partial(_evaluate, self._potential, tabular, wanted, room.listed, room.seen)
-            key = size, wanted, room.listed, room.seen, tabular.way
+            evaluate = partial(_evaluate, self._potential, tabular, wanted, width, max_seen)
+            key = size, wanted, width, max_seen, tabular.table_variant
             flat = self._run(key, evaluate, size, (systems, geometry, reach))
-            if room.is_enough(int(flat[0]), int(flat[1])):
-                return _parted(flat, size, wanted, len(geometry.positions))
+            if self._capacity.fits_or_grows(int(flat[0]), int(flat[1])):
+                return _unflatten(flat, size, wanted, len(geometry.positions))
 
     def _run(
         self, key: Hashable, evaluate: Evaluate, size: Size, batch: tuple[Any, ...]
@@ -133,26 +132,26 @@ class TablePredictor:
         if recording is None:
             staging = Staging(size, p.dtype, p.device)
             staging.fill(*batch)
-            return run_plainly(evaluate, staging)
+            return run_unrecorded(evaluate, staging)
         recording.staging.fill(*batch)
         return recording.run()
 
     def _recording(
         self, key: Hashable, evaluate: Evaluate, size: Size, batch: tuple[Any, ...]
     ) -> Recording | None:
-        """Return what was recorded of a size that is asked for again; None the first time."""
+        """Return the recording of a size that occurred before; None for the first occurrence."""
         if key in self._recordings:
             self._recordings.move_to_end(key)
             return self._recordings[key]
-        if key in self._seen:
+        if key in self._sizes_seen:
             return self._record(key, evaluate, size, batch)
-        self._seen.add(key)
+        self._sizes_seen.add(key)
         return None
 
     def _record(
         self, key: Hashable, evaluate: Evaluate, size: Size, batch: tuple[Any, ...]
     ) -> Recording | None:
-        """Record an evaluation; None, from then on, where that cannot be done."""
+        """Record an evaluation; None, also for later batches, if recording fails."""
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         staging = Staging(size, self._potential.dtype, self._potential.device)
@@ -164,7 +163,7 @@ class TablePredictor:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            logger.warning("batches of %d atoms are not recorded: %s", size.n_atoms, error)
+            logger.warning("cannot record batches of %d atoms: %s", size.n_atoms, error)
         self._recordings[key] = recording
         if len(self._recordings) > _MAX_RECORDINGS:
             self._recordings.popitem(last=False)
@@ -172,7 +171,7 @@ class TablePredictor:
 
 
 def _n_tests(geometry: Geometry, reach: NDArray[np.int32]) -> float:
-    """Return how many atoms and images a search looks at, for each atom at least `_LANES`."""
+    """Return the number of atoms and images that a search tests, at least `_LANES` per atom."""
     sizes = np.asarray(geometry.n_atoms_per_system, dtype=float)
     images = np.prod(2.0 * reach + 1.0, axis=1)
     return float((sizes * np.maximum(sizes, _LANES) * images).sum())
@@ -186,15 +185,15 @@ def _evaluate(
     max_seen: int,
     places: Places,
 ) -> Tensor:
-    """Return how much room was needed, and everything of each atom, as one flat tensor."""
+    """Return the required capacities and all results per atom, as one flat tensor."""
     with torch.no_grad():
         table = search(places, potential.cutoff, width)
         values = tabular.evaluate_table(table, wanted, max_seen)
-        return _flat(values, wanted, table.counts, potential.dtype)
+        return _flatten(values, wanted, table.counts, potential.dtype)
 
 
-def _flat(values: AtomValues, wanted: Wanted, counts: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return how much room was needed, and what is wanted of the rest, in a fixed order."""
+def _flatten(values: AtomValues, wanted: Wanted, counts: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the required capacities and the requested results, in a fixed order."""
     most = counts.max()
     n_seen = torch.zeros_like(most) if values.n_seen is None else values.n_seen
     parts = [torch.stack([most, n_seen.to(most.dtype)]).to(dtype)]
@@ -211,10 +210,10 @@ def _forces_and_strains(wanted: Wanted) -> list[str]:
     return gradient + direct
 
 
-def _parted(
+def _unflatten(
     flat: NDArray[Any], size: Size, wanted: Wanted, n_atoms: int
 ) -> dict[str, NDArray[Any]]:
-    """Return what `_flat` made one of, in float64, without the padding."""
+    """Return the parts that `_flatten` joined, in float64, without the padding."""
     values: dict[str, NDArray[Any]] = {}
     start, n = _HEADER, size.n_atoms
     if wanted.energy:
@@ -229,35 +228,41 @@ def _parted(
     return values
 
 
+class _HostSums:
+    """Sums over the atoms of each system, in numpy; the counterpart of those of a `Batch`."""
+
+    def __init__(self, n_atoms_per_system: Sequence[int]) -> None:
+        self._sizes = np.asarray(n_atoms_per_system)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+
+    def sum_over_atoms(self, values: Floats) -> Floats:
+        return np.add.reduceat(values, self._starts)
+
+    def mean_over_atoms(self, values: Floats) -> Floats:
+        mean: Floats = self.sum_over_atoms(values) / self._sizes[:, None]
+        return mean
+
+    def to_atoms(self, values: Floats) -> Floats:
+        return np.repeat(values, self._sizes, axis=0)
+
+
 def _predictions(
     values: dict[str, NDArray[Any]], geometry: Geometry, outputs: frozenset[str]
 ) -> list[Prediction]:
-    """Return what each system asked for; sums over its atoms are taken here, in float64."""
-    sizes = np.asarray(geometry.n_atoms_per_system)
-    starts = np.cumsum(sizes) - sizes
-    found: dict[str, Any] = {}
+    """Return the outputs of each system; sums over its atoms are taken here, in float64."""
+    sums = _HostSums(geometry.n_atoms_per_system)
+    results: dict[str, Floats] = {}
     if "energy" in outputs:
-        found["energy"] = np.add.reduceat(values["energies"], starts).tolist()
-    bounds = starts[1:]
+        results["energy"] = sums.sum_over_atoms(values["energies"])
     if "atom_energies" in outputs:
-        found["atom_energies"] = np.split(values["energies"], bounds)
+        results["atom_energies"] = values["energies"]
     if "conservative_forces" in outputs:
-        found["conservative_forces"] = np.split(values["conservative_forces"], bounds)
+        results["conservative_forces"] = values["conservative_forces"]
     if "direct_forces" in outputs:
-        forces = values["direct_forces"]
-        mean = np.add.reduceat(forces, starts) / sizes[:, None]
-        found["direct_forces"] = np.split(forces - np.repeat(mean, sizes, axis=0), bounds)
-    if outputs & STRESSES:
-        volumes = np.abs(np.linalg.det(geometry.cells))[:, None, None]
-    for name, source in (
-        ("conservative_stress", "strain_gradients"),
-        ("direct_stress", "direct_strain_gradients"),
-    ):
-        if name in outputs:
-            total = np.add.reduceat(values[source], starts) / volumes
-            found[name] = (total + total.transpose(0, 2, 1)) / 2
-    names = list(found)
-    return [
-        Prediction(**dict(zip(names, each, strict=True)))
-        for each in zip(*found.values(), strict=True)
-    ]
+        results["direct_forces"] = without_net_force(values["direct_forces"], sums)
+    if stresses := outputs & STRESSES:
+        volumes = np.abs(np.linalg.det(geometry.cells))
+        for name in stresses:
+            strain_gradients = sums.sum_over_atoms(values[_STRAIN_GRADIENTS[name]])
+            results[name] = symmetric_stress(strain_gradients, volumes)
+    return split_by_system(results, geometry.n_atoms_per_system)

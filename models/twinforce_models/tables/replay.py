@@ -1,9 +1,9 @@
-"""Evaluations of one size, recorded once as a CUDA graph and replayed for every batch after.
+"""Evaluations of one size, recorded once as a CUDA graph and replayed for every later batch.
 
-To launch some hundred kernels takes a processor longer than a GPU needs for a small batch. A
-recording is launched as one, copies from and to the host included. What it computes with and what
-it leaves behind lies in memory of its own; what is between may be shared with other recordings,
-as only one of them runs at a time.
+Launching a few hundred kernels takes a processor longer than a GPU needs to run them on a small
+batch. A recording is launched as one, including the copies from and to the host. Its inputs and
+results are in memory of its own; intermediate memory may be shared with other recordings, because
+only one of them runs at a time.
 """
 
 from collections.abc import Callable
@@ -17,18 +17,19 @@ from twinforce_models.tables.layout import Staging
 from twinforce_models.tables.table import Places
 
 Evaluate = Callable[[Places], Tensor]
-"""From places to everything that is asked for, as one flat tensor on the device."""
+"""Maps places to all requested results, as one flat tensor on the device."""
 
 _N_WARM_UPS = 2
 
 
 class Recording:
-    """An evaluation of one size.
+    """A recorded evaluation of one size.
 
     Args:
-        evaluate: What is recorded; it must do the same every time, and ask the device nothing.
-        staging: What it evaluates; must hold a batch already.
-        pool: Memory shared with other recordings.
+        evaluate: The function to record; it must perform the same operations every time, and must
+            not synchronize with the device.
+        staging: The input; must already hold a batch.
+        pool: Memory that is shared with other recordings.
     """
 
     def __init__(self, evaluate: Evaluate, staging: Staging, pool: Any) -> None:
@@ -50,13 +51,13 @@ class Recording:
             self._result.copy_(evaluate(staging.places), non_blocking=True)
 
     def run(self) -> NDArray[Any]:
-        """Evaluate what is staged; the result is overwritten by the next run."""
+        """Evaluate the staged batch; the next run overwrites the result."""
         self._graph.replay()
         torch.cuda.current_stream().synchronize()
         return self._result.numpy()
 
 
-def run_plainly(evaluate: Evaluate, staging: Staging) -> NDArray[Any]:
-    """Evaluate what is staged, kernel by kernel."""
+def run_unrecorded(evaluate: Evaluate, staging: Staging) -> NDArray[Any]:
+    """Evaluate the staged batch, launching one kernel at a time."""
     staging.send()
     return evaluate(staging.places).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Which atoms see which, as a `Table`: by kernels on a GPU, and plainly to compare them with."""
+"""Neighbor search into a `Table`: by kernels on a GPU, and a plain reference for the CPU."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -13,12 +13,12 @@ _TRIED_WIDTH = 16
 
 
 def search(places: Places, cutoff: float, width: int) -> Table:
-    """Return the table of all pairs closer than the cutoff, of each system by itself.
+    """Return the table of all pairs closer than the cutoff, within each system.
 
     Args:
-        places: On the device that the table shall be on.
+        places: On the device on which the table is to be made.
         cutoff: In Å.
-        width: Neighbors that there is room for; at least 1.
+        width: Number of columns for neighbors; at least 1.
     """
     if places.positions.device.type == "cuda":
         found = _kernels().search(places, cutoff, width)
@@ -28,12 +28,12 @@ def search(places: Places, cutoff: float, width: int) -> Table:
 
 
 def reversed_places(neighbors: Tensor, shifts: Tensor, counts: Tensor) -> Tensor:
-    """Return where each pair stands seen from its other end, in the flattened table.
+    """Return the reverse index: where each pair appears from its other end, in the flattened table.
 
-    Padding is its own other end, so this is a permutation that undoes itself.
+    Padding is its own reverse, so this is a permutation that is its own inverse.
 
     Args:
-        neighbors: As in `Table`; each pair must be there from both ends.
+        neighbors: As in `Table`; each pair must be listed from both ends.
         shifts: As in `Table`.
         counts: As in `Table`.
 
@@ -54,10 +54,11 @@ def reversed_places(neighbors: Tensor, shifts: Tensor, counts: Tensor) -> Tensor
 
 
 def check_search(device: torch.device) -> None:
-    """Search for the neighbors of two atoms, there and back.
+    """Search for the neighbors of two atoms, and check the reverse index.
 
     Raises:
-        Exception: Whatever keeps the kernels from being compiled, or from working.
+        ArithmeticError: If the result is wrong.
+        Exception: If the kernels cannot be compiled or run.
     """
     places = Places(
         torch.ones(2, dtype=torch.int64),
@@ -75,7 +76,9 @@ def check_search(device: torch.device) -> None:
     expected = torch.arange(2 * _TRIED_WIDTH)
     expected[[0, _TRIED_WIDTH]] = expected[[_TRIED_WIDTH, 0]]
     if not torch.equal(back.cpu().view(-1), expected):
-        raise ArithmeticError(f"pairs lead back to {back.tolist()}")
+        raise ArithmeticError(
+            f"reverse index: expected {expected.tolist()}, got {back.view(-1).tolist()}"
+        )
 
 
 def _kernels() -> Any:
@@ -85,7 +88,7 @@ def _kernels() -> Any:
 
 
 def _search_plainly(places: Places, cutoff: float, width: int) -> tuple[Tensor, ...]:
-    """Return what the kernel does, in an order of its own: the measure of it, and for a CPU."""
+    """Return the result of the kernel, with rows in a different order; for tests and for a CPU."""
     n_atoms, like = len(places.positions), places.positions
     neighbors = torch.arange(n_atoms).unsqueeze(1).repeat(1, width)
     offsets = like.new_zeros(n_atoms, width, 3)
@@ -97,18 +100,18 @@ def _search_plainly(places: Places, cutoff: float, width: int) -> tuple[Tensor, 
         found = _pairs(like[atoms], places, index, cutoff)
         for row in range(atoms.stop - atoms.start):
             j, shift = found(row)
-            atom, room = atoms.start + row, min(len(j), width)
+            atom, n_kept = atoms.start + row, min(len(j), width)
             counts[atom] = len(j)
-            neighbors[atom, :room] = atoms.start + j[:room]
-            offsets[atom, :room] = shift[:room] @ places.cells[index]
-            shifts[atom, :room] = packed(shift[:room])
+            neighbors[atom, :n_kept] = atoms.start + j[:n_kept]
+            offsets[atom, :n_kept] = shift[:n_kept] @ places.cells[index]
+            shifts[atom, :n_kept] = packed(shift[:n_kept])
     return neighbors, offsets, shifts, counts
 
 
 def _pairs(
     positions: Tensor, places: Places, index: int, cutoff: float
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """Return what gives the neighbors and shifts of an atom of a system."""
+    """Return a function that maps an atom of a system to its neighbors and shifts."""
     cell, inverse = places.cells[index], places.inverses[index]
     ranges = [torch.arange(-int(m), int(m) + 1) for m in places.reach[index]]
     images = torch.cartesian_prod(*ranges).to(positions.dtype)

@@ -1,8 +1,8 @@
-"""Atoms and their neighbors as rows of equal length, nothing of which is known to the host.
+"""Atoms and their neighbors as rows of equal length, whose contents the host need not know.
 
-A GPU that has to tell the host how many neighbors there are stands still meanwhile. Here the host
-only promises room: so many atoms, so many neighbors of each. What is left over is padding that
-changes no result, and whether there was room enough comes back with the results.
+A GPU that reports numbers of neighbors to the host is idle meanwhile. Here, the host fixes the
+capacity: a number of atoms, and a number of neighbors per atom. Unused entries are padding that
+does not change any result, and the capacity that was required is returned with the results.
 """
 
 from collections.abc import Hashable
@@ -13,26 +13,26 @@ import torch
 from torch import Tensor
 
 _SPAN = 128
-"""One more than twice the largest shift; a shift is packed into one number to this base."""
+"""One more than twice the largest shift: the base in which a shift is packed into one number."""
 
 MAX_SHIFT = _SPAN // 2 - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Places:
-    """Where the atoms of many systems are, as a search needs it.
+    """Positions of the atoms of many systems, in the form that a search needs.
 
     Padding atoms come last; they belong to a system without atoms, and have no neighbors.
 
     Attributes:
         atomic_numbers: Shape [n_atoms], int64.
         positions: Shape [n_atoms, 3], in Å.
-        owner: Whose each atom is, shape [n_atoms], int32.
-        first: The first atom of each system, shape [n_systems], int32.
-        stop: One past the last, shape [n_systems], int32.
-        cells: Rows are lattice vectors, long enough along open directions for images not to
-            meet; shape [n_systems, 3, 3], in Å.
-        inverses: Of the cells, shape [n_systems, 3, 3].
+        owner: System of each atom, shape [n_atoms], int32.
+        first: First atom of each system, shape [n_systems], int32.
+        stop: One past the last atom of each system, shape [n_systems], int32.
+        cells: Rows are lattice vectors, long enough along open directions to keep images apart;
+            shape [n_systems, 3, 3], in Å.
+        inverses: Inverses of the cells, shape [n_systems, 3, 3].
         reach: How many cells beyond the nearest image a neighbor may be, shape [n_systems, 3],
             int32.
     """
@@ -54,13 +54,13 @@ class Table:
     Attributes:
         atomic_numbers: Shape [n_atoms], int64.
         positions: Shape [n_atoms, 3], in Å.
-        neighbors: Sorted in no order that matters, but always the same one; padding points at the
-            atom itself. Shape [n_atoms, width], int64.
+        neighbors: In an arbitrary but reproducible order; padding points at the atom itself.
+            Shape [n_atoms, width], int64.
         offsets: From the neighbor's position to the image that is meant, shape
             [n_atoms, width, 3], in Å; padding lies one cutoff away.
         shifts: The same in whole cells, packed: see `packed`. Shape [n_atoms, width], int32.
-        counts: How many neighbors each atom has, int32; more than the width where the room was
-            too small, and the row lacks the rest.
+        counts: Number of neighbors of each atom, int32; greater than the width if the capacity
+            was too small and the row is incomplete.
     """
 
     atomic_numbers: Tensor
@@ -72,7 +72,7 @@ class Table:
 
     @property
     def is_real(self) -> Tensor:
-        """Which entries are no padding, shape [n_atoms, width]."""
+        """True for entries that are not padding, shape [n_atoms, width]."""
         width = self.neighbors.shape[1]
         return torch.arange(width, device=self.counts.device) < self.counts.unsqueeze(1)
 
@@ -83,7 +83,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What an evaluation is for; as few kinds of it as there are ways to evaluate.
+    """The kinds of results that an evaluation must return.
 
     Attributes:
         energy: Energies per atom.
@@ -98,17 +98,17 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AtomValues:
-    """What a potential says of each atom of a table; only what is wanted need be there.
+    """Results per atom of a table; only the requested ones need be set.
 
     Attributes:
         energies: Shape [n_atoms], in eV, float64.
         conservative_forces: Shape [n_atoms, 3], in eV/Å.
         strain_gradients: Volume times conservative stress, split over atoms; shape
             [n_atoms, 3, 3], in eV.
-        direct_forces: Shape [n_atoms, 3], in eV/Å, net force and all.
+        direct_forces: Shape [n_atoms, 3], in eV/Å, net force included.
         direct_strain_gradients: Volume times direct stress, likewise.
-        n_seen: How many neighbors an atom has at most that the potential chose to see, a scalar
-            int32; None where it sees all of them.
+        n_seen: Largest number of neighbors that the potential chose for an atom, a scalar int32;
+            None if it uses all of them.
     """
 
     energies: Tensor | None = None
@@ -120,29 +120,30 @@ class AtomValues:
 
 
 class Tabular(Protocol):
-    """A `Potential` that can be evaluated on a `Table`, with nothing decided on the host."""
+    """A `Potential` that can be evaluated on a `Table`, with no decision made on the host."""
 
     @property
-    def way(self) -> Hashable:
-        """What it would evaluate a table with just now; None if it cannot."""
+    def table_variant(self) -> Hashable:
+        """Key of the implementation that evaluates tables at present; None if there is none."""
 
     def evaluate_table(self, table: Table, wanted: Wanted, max_seen: int) -> AtomValues:
-        """Evaluate a table; on the same sizes, always the same operations.
+        """Evaluate a table; tables of the same size always run the same operations.
 
         Args:
-            table: Whose padding must change nothing.
-            wanted: What for.
-            max_seen: Room for the neighbors of an atom that the potential chooses to see; its
-                values mean nothing if `n_seen` is larger.
+            table: The table; its padding must not change any result.
+            wanted: The kinds of results to return.
+            max_seen: Capacity for the neighbors that the potential chooses for an atom; the results
+                are meaningless if `n_seen` is larger.
         """
 
 
 def as_tabular(potential: object) -> Tabular | None:
-    """Return the potential if it is `Tabular` and can be evaluated so."""
-    return cast(Tabular, potential) if getattr(potential, "way", None) is not None else None
+    """Return the potential if it is `Tabular` and can evaluate tables at present, or None."""
+    variant = getattr(potential, "table_variant", None)
+    return None if variant is None else cast(Tabular, potential)
 
 
 def packed(shifts: Tensor) -> Tensor:
-    """Return shifts [..., 3] of at most `MAX_SHIFT` as one int32 each; -s becomes minus that."""
+    """Return shifts [..., 3] of at most `MAX_SHIFT` as one int32 each; odd under s -> -s."""
     x, y, z = shifts.to(torch.int32).unbind(-1)
     return (x * _SPAN + y) * _SPAN + z

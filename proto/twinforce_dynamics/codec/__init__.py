@@ -1,1 +1,1 @@
-"""The requests and states of dynamics to and from protobuf."""
+"""Conversion of requests to move a system, and of their updates, to and from protobuf messages."""

@@ -1,4 +1,4 @@
-"""What a walker goes on from, bit for bit: to and from bytes, without pickle."""
+"""Checkpoints, from which a run resumes bit for bit, and their conversion to and from bytes."""
 
 from dataclasses import dataclass
 
@@ -15,20 +15,20 @@ from twinforce_proto.codec.messages import prediction_from_proto, prediction_to_
 from twinforce_proto.v1 import inference_pb2 as pb
 
 _FORMAT = "twinforce checkpoint 1"
-# So that there is room for further ones in 64 bits.
+# Leaves room to add further steps in 64 bits.
 _MAX_STEP = 2**62
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """A walker between two outer steps.
+    """A run between two outer steps.
 
     Attributes:
-        model: The name of its model.
-        sha256: Of the weights of that.
-        start: What it would set out with here, but for velocities.
-        state: Where it is.
-        step: How many inner steps it has taken.
+        model: Name of the model.
+        sha256: SHA-256 of its weights, in hexadecimal.
+        start: Start of a run that continues from here, except for the velocities.
+        state: State of the run.
+        step: Number of inner steps taken.
     """
 
     model: str
@@ -38,7 +38,7 @@ class Checkpoint:
     step: int
 
     def to_bytes(self) -> bytes:
-        """Encode it."""
+        """Encode the checkpoint."""
         state = self.state
         return pb.Checkpoint(
             format=_FORMAT,
@@ -54,25 +54,25 @@ class Checkpoint:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Checkpoint":
-        """Decode one.
+        """Decode a checkpoint.
 
         Raises:
-            InvalidRequestError: It is none.
+            InvalidRequestError: The bytes are not a valid checkpoint.
         """
         try:
             return _decoded(pb.Checkpoint.FromString(data))
         except (DecodeError, ServiceError, ValueError) as error:
-            raise _no_checkpoint(error) from error
+            raise _invalid_checkpoint(error) from error
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
-    """What a checkpoint says of itself.
+class CheckpointSummary:
+    """The model, size and step of a checkpoint, read without validating the rest.
 
     Attributes:
-        model: The name of its model.
-        n_atoms: How many there are.
-        step: How many inner steps the walker has taken.
+        model: Name of the model.
+        n_atoms: Number of atoms.
+        step: Number of inner steps taken.
     """
 
     model: str
@@ -80,60 +80,58 @@ class Outline:
     step: int
 
     @classmethod
-    def of(cls, data: bytes) -> "Outline":
-        """Return that of a checkpoint, without looking at it any closer.
+    def from_bytes(cls, data: bytes) -> "CheckpointSummary":
+        """Decode the summary of a checkpoint.
 
         Raises:
-            InvalidRequestError: It is none.
+            InvalidRequestError: The bytes are not a checkpoint.
         """
         try:
             message = pb.Checkpoint.FromString(data)
         except DecodeError as error:
-            raise _no_checkpoint(error) from error
+            raise _invalid_checkpoint(error) from error
         return cls(message.model, len(message.start.system.atomic_numbers) // 4, message.step)
 
 
-def _no_checkpoint(error: Exception) -> InvalidRequestError:
-    text = f"checkpoint: expected one that a snapshot held, got other bytes: {error}"
-    return InvalidRequestError(text, field="checkpoint")
+def _invalid_checkpoint(error: Exception) -> InvalidRequestError:
+    expected = "the checkpoint of a snapshot"
+    return InvalidRequestError.expected("checkpoint", expected, f"other bytes: {error}")
 
 
 def _decoded(message: pb.Checkpoint) -> Checkpoint:
     if message.format != _FORMAT:
         raise ValueError(f"expected format {_FORMAT!r}, got {message.format!r}")
-    momenta = array_from_proto(message.momenta, "momenta", (-1, 3))
     start = start_from_proto(message.start, with_velocities=False)
-    prediction = prediction_from_proto(message.prediction)
     state = State(
         start.system.positions,
-        momenta,
+        array_from_proto(message.momenta, "momenta", (-1, 3)),
         start.system.cell,
-        prediction,
+        prediction_from_proto(message.prediction),
         message.supplied,
         message.correction_work,
     )
     _check(start, state)
     if not 0 <= message.step <= _MAX_STEP:
-        raise ValueError(f"step: expected from 0 to {_MAX_STEP}, got {message.step}")
+        raise ValueError(f"step: expected a number from 0 to {_MAX_STEP}, got {message.step}")
     return Checkpoint(message.model, message.sha256, start, state, message.step)
 
 
 def _check(start: Start, state: State) -> None:
-    """Refuse numbers of another shape, and what is not finite."""
+    """Raise unless all numbers that the next step needs are there, finite and in shape."""
     n_atoms = len(start.system)
     _check_array("momenta", state.momenta, (n_atoms, 3))
     _, needed = outputs_of(start.integrator.force_kind, start.integrator.ensemble)
     for output in sorted(needed):
         shape = () if output == "energy" else (3, 3) if "stress" in output else (n_atoms, 3)
-        _check_array(output, _needed(state.prediction, output), shape)
+        _check_array(output, _required(state.prediction, output), shape)
     _check_array("supplied", state.supplied, ())
     _check_array("correction_work", state.correction_work, ())
 
 
-def _needed(prediction: Prediction, output: str) -> object:
+def _required(prediction: Prediction, output: str) -> object:
     value = getattr(prediction, output)
     if value is None:
-        raise ValueError(f"{output}: expected some, got none")
+        raise ValueError(f"{output}: expected a value, got none")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Integrators, thermostats, barostats and random states to and from protobuf."""
+"""Conversion of integrators, ensembles and random states to and from protobuf messages."""
 
 from collections.abc import Callable, Mapping
 from math import inf, nextafter
@@ -10,11 +10,12 @@ from twinforce_dynamics.ensembles import (
     NPT,
     NVE,
     SVR,
-    WATER_COMPRESSIBILITY,
+    WATER_COMPRESSIBILITY_PER_BAR,
     Ensemble,
     Langevin,
+    make_ensemble,
 )
-from twinforce_dynamics.start import Integrator, invalid
+from twinforce_dynamics.start import Integrator
 from twinforce_dynamics.steps import ForceChoice
 from twinforce_proto import InvalidRequestError
 from twinforce_proto.v1 import inference_pb2 as pb
@@ -24,17 +25,15 @@ _FORCE_KINDS: dict[ForceChoice, pb.ForceKind] = {
     "direct": pb.FORCE_KIND_DIRECT,
     "hybrid": pb.FORCE_KIND_HYBRID,
 }
-
-
 _RANDOM_BYTES = 16
 
 
 def integrator_to_proto(integrator: Integrator) -> pb.Integrator:
-    """Encode how a system moves."""
+    """Encode an integrator."""
     message = pb.Integrator(
         force_kind=force_kind_to_proto(integrator.force_kind),
         inner_steps=integrator.stride,
-        time_step_fs=_in_fs(integrator.time_step),
+        time_step_fs=_to_fs(integrator.time_step),
     )
     ensemble = integrator.ensemble
     if isinstance(ensemble, NPT):
@@ -45,14 +44,14 @@ def integrator_to_proto(integrator: Integrator) -> pb.Integrator:
 
 
 def integrator_from_proto(message: pb.Integrator) -> Integrator:
-    """Decode how a system moves.
+    """Decode an integrator.
 
     Raises:
-        InvalidRequestError: When it makes no sense; `field` says where.
+        InvalidRequestError: A value is invalid; `field` names it.
     """
     try:
-        ensemble = _npt(message.npt) if message.HasField("npt") else _thermostat(message)
-    except (TypeError, ValueError) as error:
+        ensemble = _ensemble_from_proto(message)
+    except ValueError as error:
         raise InvalidRequestError(f"ensemble: {error}", field="ensemble") from error
     return Integrator(
         time_step=message.time_step_fs * FS,
@@ -63,12 +62,12 @@ def integrator_from_proto(message: pb.Integrator) -> Integrator:
 
 
 def force_kind_to_proto(force_kind: ForceChoice) -> pb.ForceKind:
-    """Encode which forces drive."""
+    """Encode the forces that drive."""
     return _FORCE_KINDS[force_kind]
 
 
 def force_kind_from_proto(number: int) -> ForceChoice:
-    """Decode which forces drive.
+    """Decode the forces that drive.
 
     Raises:
         InvalidRequestError: There is no such kind.
@@ -76,82 +75,11 @@ def force_kind_from_proto(number: int) -> ForceChoice:
     for name, known in _FORCE_KINDS.items():
         if number == known:
             return name
-    raise invalid("force_kind", ", ".join(_FORCE_KINDS), f"number {number}")
-
-
-def _set_thermostat(message: pb.Integrator | pb.NPT, ensemble: Ensemble) -> None:
-    if isinstance(ensemble, SVR):
-        message.svr.CopyFrom(
-            pb.SVR(
-                temperature_k=ensemble.temperature_k,
-                relaxation_fs=_in_fs(ensemble.relaxation),
-                is_local=ensemble.scope == "local",
-            )
-        )
-    elif isinstance(ensemble, Langevin):
-        message.langevin.CopyFrom(
-            pb.Langevin(
-                temperature_k=ensemble.temperature_k, relaxation_fs=_in_fs(ensemble.relaxation)
-            )
-        )
-
-
-def _thermostat(message: pb.Integrator | pb.NPT) -> SVR | Langevin | NVE:
-    if message.HasField("svr"):
-        return SVR(
-            temperature_k=message.svr.temperature_k,
-            relaxation=message.svr.relaxation_fs * FS,
-            scope="local" if message.svr.is_local else "global",
-        )
-    if message.HasField("langevin"):
-        return Langevin(
-            temperature_k=message.langevin.temperature_k,
-            relaxation=message.langevin.relaxation_fs * FS,
-        )
-    return NVE()
-
-
-def _npt_to_proto(ensemble: NPT) -> pb.NPT:
-    message = pb.NPT(
-        pressure_bar=_before(lambda bar: bar * BAR, ensemble.pressure, ensemble.pressure / BAR),
-        relaxation_fs=_in_fs(ensemble.relaxation),
-        is_anisotropic=ensemble.coupling == "anisotropic",
-        compressibility_per_bar=_before(
-            lambda per_bar: per_bar / BAR, ensemble.compressibility, ensemble.compressibility * BAR
-        ),
-    )
-    _set_thermostat(message, ensemble.thermostat)
-    return message
-
-
-def _npt(message: pb.NPT) -> NPT:
-    thermostat = _thermostat(message)
-    if isinstance(thermostat, NVE):
-        raise ValueError("NPT: thermostat: expected svr or langevin, got none")
-    return NPT(
-        thermostat=thermostat,
-        pressure=message.pressure_bar * BAR,
-        relaxation=message.relaxation_fs * FS,
-        coupling="anisotropic" if message.is_anisotropic else "isotropic",
-        compressibility=message.compressibility_per_bar / BAR or WATER_COMPRESSIBILITY,
-    )
-
-
-def _in_fs(duration: float) -> float:
-    return _before(lambda fs: fs * FS, duration, duration / FS)
-
-
-def _before(convert: Callable[[float], float], value: float, guess: float) -> float:
-    """Return what converts to this very number, near a guess, so that nothing creeps in.
-
-    A checkpoint is decoded and encoded over and over; its numbers must not change by rounding.
-    """
-    near = (guess, nextafter(guess, inf), nextafter(guess, -inf))
-    return next((each for each in near if convert(each) == value), guess)
+    raise InvalidRequestError.expected("force_kind", " or ".join(_FORCE_KINDS), f"number {number}")
 
 
 def random_state_to_proto(values: Mapping[str, Any]) -> pb.RandomState:
-    """Encode the state of random numbers."""
+    """Encode the state of a random number generator, as numpy's PCG64 defines it."""
     state, increment = values["state"]["state"], values["state"]["inc"]
     return pb.RandomState(
         state=state.to_bytes(_RANDOM_BYTES, "little"),
@@ -160,21 +88,98 @@ def random_state_to_proto(values: Mapping[str, Any]) -> pb.RandomState:
     )
 
 
-def random_state_from_proto(given: pb.RandomState) -> Mapping[str, Any]:
-    """Decode the state of random numbers, as numpy's PCG64 gives it.
+def random_state_from_proto(message: pb.RandomState) -> Mapping[str, Any]:
+    """Decode the state of a random number generator, as numpy's PCG64 defines it.
 
     Raises:
-        InvalidRequestError: When bytes are missing.
+        InvalidRequestError: Bytes are missing.
     """
-    for name, data in (("state", given.state), ("increment", given.increment)):
+    for name, data in (("state", message.state), ("increment", message.increment)):
         if len(data) != _RANDOM_BYTES:
-            raise invalid("random_state", f"{_RANDOM_BYTES} bytes of {name}", f"{len(data)}")
+            expected = f"{_RANDOM_BYTES} bytes of {name}"
+            raise InvalidRequestError.expected("random_state", expected, len(data))
     return {
         "bit_generator": "PCG64",
         "state": {
-            "state": int.from_bytes(given.state, "little"),
-            "inc": int.from_bytes(given.increment, "little") | 1,  # or it would not be a generator
+            "state": int.from_bytes(message.state, "little"),
+            "inc": int.from_bytes(message.increment, "little") | 1,  # PCG64 needs an odd increment
         },
-        "has_uint32": int(given.HasField("left_over")),
-        "uinteger": given.left_over,
+        "has_uint32": int(message.HasField("left_over")),
+        "uinteger": message.left_over,
     }
+
+
+def _ensemble_from_proto(message: pb.Integrator) -> Ensemble:
+    kind = message.WhichOneof("ensemble")
+    if kind is None:
+        return NVE()
+    if kind != "npt":
+        name, temperature_k, relaxation_fs = _thermostat_from_proto(message)
+        return make_ensemble(name, temperature_k=temperature_k, relaxation_fs=relaxation_fs)
+    npt = message.npt
+    thermostat, temperature_k, relaxation_fs = _thermostat_from_proto(npt)
+    return make_ensemble(
+        "npt-anisotropic" if npt.is_anisotropic else "npt-isotropic",
+        temperature_k=temperature_k,
+        relaxation_fs=relaxation_fs,
+        thermostat=thermostat,
+        pressure_bar=npt.pressure_bar,
+        pressure_relaxation_fs=npt.relaxation_fs,
+        compressibility_per_bar=npt.compressibility_per_bar or WATER_COMPRESSIBILITY_PER_BAR,
+    )
+
+
+def _thermostat_from_proto(message: pb.Integrator | pb.NPT) -> tuple[str, float, float]:
+    """Return the name, the temperature in K and the relaxation time in fs of a thermostat."""
+    if message.HasField("svr"):
+        svr = message.svr
+        return "svr-local" if svr.is_local else "svr", svr.temperature_k, svr.relaxation_fs
+    if message.HasField("langevin"):
+        return "langevin", message.langevin.temperature_k, message.langevin.relaxation_fs
+    raise ValueError("NPT: thermostat: expected svr or langevin, got none")
+
+
+def _npt_to_proto(ensemble: NPT) -> pb.NPT:
+    compressibility = ensemble.compressibility
+    message = pb.NPT(
+        pressure_bar=_exact_inverse(
+            lambda bar: bar * BAR, ensemble.pressure, ensemble.pressure / BAR
+        ),
+        relaxation_fs=_to_fs(ensemble.relaxation),
+        is_anisotropic=ensemble.coupling == "anisotropic",
+        compressibility_per_bar=_exact_inverse(
+            lambda per_bar: per_bar / BAR, compressibility, compressibility * BAR
+        ),
+    )
+    _set_thermostat(message, ensemble.thermostat)
+    return message
+
+
+def _set_thermostat(message: pb.Integrator | pb.NPT, ensemble: Ensemble) -> None:
+    if isinstance(ensemble, SVR):
+        message.svr.CopyFrom(
+            pb.SVR(
+                temperature_k=ensemble.temperature_k,
+                relaxation_fs=_to_fs(ensemble.relaxation),
+                is_local=ensemble.scope == "local",
+            )
+        )
+    elif isinstance(ensemble, Langevin):
+        message.langevin.CopyFrom(
+            pb.Langevin(
+                temperature_k=ensemble.temperature_k, relaxation_fs=_to_fs(ensemble.relaxation)
+            )
+        )
+
+
+def _to_fs(duration: float) -> float:
+    return _exact_inverse(lambda fs: fs * FS, duration, duration / FS)
+
+
+def _exact_inverse(convert: Callable[[float], float], value: float, guess: float) -> float:
+    """Return a number near the guess that converts to exactly this value, if there is one.
+
+    Checkpoints are decoded and encoded over and over; rounding must not change their numbers.
+    """
+    near = (guess, nextafter(guess, inf), nextafter(guess, -inf))
+    return next((number for number in near if convert(number) == value), guess)

@@ -1,4 +1,4 @@
-"""Walkers to and from protobuf messages, both directions side by side."""
+"""Conversion of molecular dynamics runs to and from protobuf messages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,19 +13,23 @@ from twinforce_dynamics.codec.integrator import (
 )
 from twinforce_dynamics.disagreement import Disagreement
 from twinforce_dynamics.elements import SYMBOLS
-from twinforce_dynamics.ensembles import (
-    FS,
-)
+from twinforce_dynamics.ensembles import FS
 from twinforce_dynamics.requests import PropagateRequest
-from twinforce_dynamics.start import Start, invalid
+from twinforce_dynamics.start import Start
 from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import InvalidRequestError, PredictionError
-from twinforce_proto.codec.arrays import array_from_proto, array_to_proto
+from twinforce_proto.codec.arrays import (
+    INT32,
+    array_from_proto,
+    array_to_proto,
+    bytes_of,
+    int32_from_bytes,
+)
 from twinforce_proto.codec.messages import (
     cell_from_proto,
     provenance_from_proto,
     provenance_to_proto,
-    system_from_proto,
+    required_system_from_proto,
     system_to_proto,
 )
 from twinforce_proto.v1 import inference_pb2 as pb
@@ -47,49 +51,45 @@ def propagate_request_from_proto(message: pb.PropagateRequest) -> PropagateReque
     """Decode a request.
 
     Raises:
-        InvalidRequestError: When it makes no sense; `field` says where.
-        InvalidSystemError: When the system is invalid.
+        InvalidRequestError: A value is invalid; `field` names it.
+        InvalidSystemError: The system or the shape of the velocities is invalid.
     """
     origin: Start | bytes = message.checkpoint
     if message.HasField("start"):
         origin = start_from_proto(message.start)
     elif not message.checkpoint:
-        raise invalid("origin", "a start or a checkpoint", "neither")
+        raise InvalidRequestError.expected("origin", "a start or a checkpoint", "neither")
     return PropagateRequest(message.model, origin, message.n_steps, message.interval)
 
 
 def start_to_proto(start: Start, *, with_velocities: bool = True) -> pb.Start:
-    """Encode what a walker sets out with."""
+    """Encode the start of a run."""
     velocities = array_to_proto(start.velocities * FS) if with_velocities else None
     return pb.Start(
         system=system_to_proto(start.system),
         velocities=velocities,
         masses=array_to_proto(start.masses),
-        fixed_atoms=start.fixed_atoms.astype("<i4").tobytes(),
+        fixed_atoms=bytes_of(start.fixed_atoms, INT32),
         integrator=integrator_to_proto(start.integrator),
         random_state=random_state_to_proto(start.random_state),
     )
 
 
 def start_from_proto(message: pb.Start, *, with_velocities: bool = True) -> Start:
-    """Decode what a walker sets out with.
+    """Decode the start of a run.
 
     Args:
-        message: As it came.
-        with_velocities: Whether it holds any; else they are zero.
+        message: Message to decode.
+        with_velocities: False if the message holds no velocities; they are zero then.
 
     Raises:
-        InvalidRequestError: When it makes no sense; `field` says where.
-        InvalidSystemError: When the system or the shape of the velocities is invalid.
+        InvalidRequestError: A value is invalid; `field` names it.
+        InvalidSystemError: The system or the shape of the velocities is invalid.
     """
-    if not message.HasField("system"):
-        raise invalid("system", "one", "none")
-    system = system_from_proto(message.system)
+    system = required_system_from_proto(message)
     masses = None
     if message.HasField("masses"):
         masses = array_from_proto(message.masses, "masses", (len(system),), InvalidRequestError)
-    if len(message.fixed_atoms) % 4:
-        raise invalid("fixed_atoms", "a multiple of 4 bytes", len(message.fixed_atoms))
     velocities = np.zeros((len(system), 3))
     if with_velocities:
         velocities = array_from_proto(message.velocities, "velocities", velocities.shape) / FS
@@ -98,13 +98,13 @@ def start_from_proto(message: pb.Start, *, with_velocities: bool = True) -> Star
         velocities,
         integrator_from_proto(message.integrator),
         masses=masses,
-        fixed_atoms=np.frombuffer(message.fixed_atoms, dtype="<i4"),
+        fixed_atoms=int32_from_bytes(message.fixed_atoms, "fixed_atoms", InvalidRequestError),
         random=_random_from_proto(message),
     )
 
 
 def snapshot_to_proto(snapshot: Snapshot) -> pb.Snapshot:
-    """Encode a moment of a walker."""
+    """Encode a snapshot of a run."""
     disagreement = snapshot.disagreement
     return pb.Snapshot(
         step=snapshot.step,
@@ -124,26 +124,26 @@ def snapshot_to_proto(snapshot: Snapshot) -> pb.Snapshot:
 
 
 def snapshot_from_proto(message: pb.Snapshot) -> Snapshot:
-    """Decode a moment of a walker.
+    """Decode a snapshot of a run.
 
     Raises:
-        PredictionError: When the bytes do not fit.
+        PredictionError: The bytes of an array do not fit its shape.
     """
     cell = cell_from_proto(message)
+    velocities = array_from_proto(message.velocities, "velocities", (-1, 3), PredictionError)
     has_disagreement = message.HasField("disagreement")
     return Snapshot(
         step=message.step,
         time_fs=message.time_fs,
         positions=array_from_proto(message.positions, "positions", (-1, 3), PredictionError),
-        velocities=array_from_proto(message.velocities, "velocities", (-1, 3), PredictionError)
-        / FS,
+        velocities=velocities / FS,
         cell=np.zeros((3, 3)) if cell is None else cell,
         energy=message.energy,
         kinetic_energy=message.kinetic_energy,
         conserved_energy=message.conserved_energy,
         temperature_k=message.temperature_k,
-        species_temperatures=_in_order(message.species_temperatures),
-        disagreement=_disagreement(message.disagreement) if has_disagreement else None,
+        species_temperatures=_by_atomic_number(message.species_temperatures),
+        disagreement=_disagreement_from_proto(message.disagreement) if has_disagreement else None,
         checkpoint=message.checkpoint,
         provenance=provenance_from_proto(message),
     )
@@ -158,13 +158,13 @@ def _disagreement_to_proto(disagreement: Disagreement) -> pb.ForceDisagreement:
     )
 
 
-def _disagreement(message: pb.ForceDisagreement) -> Disagreement:
-    species = _in_order(message.species_rmse)
-    return Disagreement(message.rmse, species, message.work, message.total_work)
+def _disagreement_from_proto(message: pb.ForceDisagreement) -> Disagreement:
+    species_rmse = _by_atomic_number(message.species_rmse)
+    return Disagreement(message.rmse, species_rmse, message.work, message.total_work)
 
 
-def _in_order(values: Mapping[str, float]) -> dict[str, float]:
-    """Return them by atomic number, as maps of protobuf have no order."""
+def _by_atomic_number(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the values in the order of atomic numbers, because protobuf maps have no order."""
     return {symbol: values[symbol] for symbol in SYMBOLS if symbol in values}
 
 

@@ -1,17 +1,20 @@
-"""Relaxations to and from protobuf messages, both directions side by side."""
-
-import numpy as np
+"""Conversion of relaxations to and from protobuf messages."""
 
 from twinforce_dynamics.codec.integrator import force_kind_from_proto, force_kind_to_proto
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import RelaxRequest
-from twinforce_dynamics.start import invalid
-from twinforce_proto import PredictionError
-from twinforce_proto.codec.arrays import array_from_proto, array_to_proto
+from twinforce_proto import InvalidRequestError, PredictionError
+from twinforce_proto.codec.arrays import (
+    INT32,
+    array_from_proto,
+    array_to_proto,
+    bytes_of,
+    int32_from_bytes,
+)
 from twinforce_proto.codec.messages import (
     provenance_from_proto,
     provenance_to_proto,
-    system_from_proto,
+    required_system_from_proto,
     system_to_proto,
 )
 from twinforce_proto.v1 import inference_pb2 as pb
@@ -26,7 +29,7 @@ def relax_request_to_proto(request: RelaxRequest) -> pb.RelaxRequest:
         fmax=request.fmax,
         max_steps=request.max_steps,
         interval=request.interval,
-        fixed_atoms=request.fixed_atoms.astype("<i4").tobytes(),
+        fixed_atoms=bytes_of(request.fixed_atoms, INT32),
     )
 
 
@@ -34,26 +37,22 @@ def relax_request_from_proto(message: pb.RelaxRequest) -> RelaxRequest:
     """Decode a request.
 
     Raises:
-        InvalidRequestError: When it makes no sense; `field` says where.
-        InvalidSystemError: When the system is invalid.
+        InvalidRequestError: A value is invalid; `field` names it.
+        InvalidSystemError: The system is invalid.
     """
-    if not message.HasField("system"):
-        raise invalid("system", "one", "none")
-    if len(message.fixed_atoms) % 4:
-        raise invalid("fixed_atoms", "a multiple of 4 bytes", len(message.fixed_atoms))
     return RelaxRequest(
         message.model,
-        system_from_proto(message.system),
+        required_system_from_proto(message),
         force_kind=force_kind_from_proto(message.force_kind or pb.FORCE_KIND_HYBRID),
         fmax=message.fmax or 0.05,
         max_steps=message.max_steps or 500,
         interval=message.interval,
-        fixed_atoms=np.frombuffer(message.fixed_atoms, dtype="<i4"),
+        fixed_atoms=int32_from_bytes(message.fixed_atoms, "fixed_atoms", InvalidRequestError),
     )
 
 
 def relaxed_to_proto(relaxed: Relaxed) -> pb.Relaxed:
-    """Encode how far a relaxation is."""
+    """Encode the progress of a relaxation."""
     return pb.Relaxed(
         step=relaxed.step,
         positions=array_to_proto(relaxed.positions),
@@ -67,10 +66,10 @@ def relaxed_to_proto(relaxed: Relaxed) -> pb.Relaxed:
 
 
 def relaxed_from_proto(message: pb.Relaxed) -> Relaxed:
-    """Decode how far a relaxation is.
+    """Decode the progress of a relaxation.
 
     Raises:
-        PredictionError: When the bytes do not fit.
+        PredictionError: The bytes of an array do not fit its shape.
     """
     is_direct = message.driven_by == pb.FORCE_KIND_DIRECT
     return Relaxed(

@@ -1,1 +1,1 @@
-"""The domain types to and from protobuf and problem details."""
+"""Conversion of the domain types to and from protobuf messages and problem details."""

@@ -1,7 +1,7 @@
-"""Arrays to and from protobuf messages: raw little-endian bytes, row-major.
+"""Conversion of arrays to and from protobuf messages: raw little-endian bytes, row-major.
 
-The message says the dtype; the field and the number of atoms say the shape. Decoding looks into
-the message and copies nothing that is float64 already.
+A message carries the dtype but not the shape, which follows from the field and the number of atoms.
+A decoded float64 array is a view into the message, not a copy.
 """
 
 import math
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from twinforce_proto.errors import InvalidRequestError, InvalidSystemError, ServiceError
 from twinforce_proto.v1 import inference_pb2 as pb
 
+INT32 = np.dtype("<i4")
 _FLOAT64 = np.dtype("<f8")
 _DTYPES = {"float64": pb.FLOAT64, "float32": pb.FLOAT32}
 _NUMPY_DTYPES: dict[int, np.dtype[Any]] = {pb.FLOAT64: _FLOAT64, pb.FLOAT32: np.dtype("<f4")}
@@ -25,7 +26,7 @@ def array_to_proto(array: NDArray[Any], dtype: str = "float64") -> pb.Array:
 
 
 def bytes_of(array: NDArray[Any], dtype: np.dtype[Any] = _FLOAT64) -> bytes:
-    """Return the bytes of an array, row-major."""
+    """Return the bytes of an array in this dtype, row-major."""
     return (array if array.dtype == dtype else array.astype(dtype)).tobytes()
 
 
@@ -35,44 +36,63 @@ def array_from_proto(
     shape: tuple[int, ...],
     error: type[ServiceError] = InvalidSystemError,
 ) -> NDArray[np.float64]:
-    """Decode an array of this shape, where one -1 stands for any length.
+    """Decode an array.
+
+    Args:
+        message: Encoded array.
+        field: Name of the field, for error messages.
+        shape: Expected shape, in which one -1 stands for any length.
+        error: Class of the error to raise.
 
     Raises:
-        ServiceError: The given one, when the bytes do not fit.
+        ServiceError: The dtype is unknown or the bytes do not fit the shape; of class `error`.
     """
     dtype = _NUMPY_DTYPES.get(message.dtype)
     if dtype is None:
-        got = f"{field}: expected dtype FLOAT64 (0) or FLOAT32 (1), got {message.dtype}"
-        raise error(got, field=field)
+        raise error.expected(field, "dtype FLOAT64 (0) or FLOAT32 (1)", message.dtype)
     data = message.data
-    row, n_bytes = abs(math.prod(shape)) * dtype.itemsize, len(data)
-    if n_bytes % row or (-1 not in shape and n_bytes != row):
-        rows = f"a multiple of {row} bytes" if -1 in shape else f"{row} bytes"
-        expected = f"{rows} of {dtype.name} for shape {_named(shape)}"
-        raise error(f"{field}: expected {expected}, got {n_bytes} bytes", field=field)
+    # The number of bytes of a whole array, or of one row if their number is not fixed.
+    unit, n_bytes = abs(math.prod(shape)) * dtype.itemsize, len(data)
+    if n_bytes % unit or (-1 not in shape and n_bytes != unit):
+        size = f"a multiple of {unit} bytes" if -1 in shape else f"{unit} bytes"
+        expected = f"{size} of {dtype.name} for shape {_shape_text(shape)}"
+        raise error.expected(field, expected, f"{n_bytes} bytes")
     array = np.frombuffer(data, dtype=dtype).reshape(shape)
     return np.asarray(array, dtype=np.float64)
 
 
+def int32_from_bytes(
+    data: bytes, field: str, error: type[ServiceError] = InvalidSystemError
+) -> NDArray[np.int32]:
+    """Decode a one-dimensional int32 array.
+
+    Args:
+        data: Little-endian bytes.
+        field: Name of the field, for error messages.
+        error: Class of the error to raise.
+
+    Raises:
+        ServiceError: The number of bytes is not a multiple of 4; of class `error`.
+    """
+    if len(data) % INT32.itemsize:
+        raise error.expected(field, "a multiple of 4 bytes of int32", f"{len(data)} bytes")
+    return np.frombuffer(data, dtype=INT32)
+
+
 def dtype_to_proto(dtype: str) -> pb.DType:
-    """Encode "float64" or "float32"."""
+    """Encode the name of a dtype, "float64" or "float32"."""
     if dtype not in _DTYPES:
-        expected = " or ".join(_DTYPES)
-        raise InvalidRequestError(
-            f"reply_dtype: expected {expected}, got {dtype!r}", field="reply_dtype"
-        )
+        raise InvalidRequestError.expected("reply_dtype", " or ".join(_DTYPES), repr(dtype))
     return _DTYPES[dtype]
 
 
 def dtype_from_proto(number: int) -> str:
-    """Decode a dtype to "float64" or "float32"."""
+    """Decode a dtype to its name, "float64" or "float32"."""
     for name, known in _DTYPES.items():
         if number == known:
             return name
-    raise InvalidRequestError(
-        f"reply_dtype: expected FLOAT64 (0) or FLOAT32 (1), got {number}", field="reply_dtype"
-    )
+    raise InvalidRequestError.expected("reply_dtype", "FLOAT64 (0) or FLOAT32 (1)", number)
 
 
-def _named(shape: tuple[int, ...]) -> str:
+def _shape_text(shape: tuple[int, ...]) -> str:
     return str(["n_atoms" if length < 0 else length for length in shape]).replace("'", "")

@@ -1,4 +1,4 @@
-"""Domain types to and from protobuf messages, both directions side by side."""
+"""Conversion of the domain types to and from protobuf messages."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,10 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinforce_proto.codec.arrays import (
+    INT32,
     array_from_proto,
     array_to_proto,
+    bytes_of,
     dtype_from_proto,
     dtype_to_proto,
+    int32_from_bytes,
 )
 from twinforce_proto.errors import (
     InvalidRequestError,
@@ -25,11 +28,11 @@ from twinforce_proto.prediction import Prediction, PredictRequest, Provenance, T
 from twinforce_proto.system import System
 from twinforce_proto.v1 import inference_pb2 as pb
 
-# Key of the serialized `Error` in the trailing metadata of a failed gRPC call.
+# Key of the serialized `Error` message in the trailing metadata of a failed gRPC call.
 ERROR_METADATA_KEY = "twinforce-error-bin"
 
-# What says where it came from and where the time went.
-Reply: TypeAlias = (
+# Messages that carry a provenance.
+_Reply: TypeAlias = (
     pb.PredictReply | pb.StreamReply | pb.NonconservativityReply | pb.Snapshot | pb.Relaxed
 )
 
@@ -47,13 +50,13 @@ _ARRAY_SHAPES: dict[str, tuple[int, ...]] = {
 
 
 def outputs_to_proto(outputs: Iterable[str]) -> list[pb.Output]:
-    """Encode outputs, shorthands expanded, in the order of `OUTPUTS`."""
-    wanted = parse_outputs(outputs)
-    return [number for name, number in _OUTPUT_NUMBERS.items() if name in wanted]
+    """Encode outputs in the order of `OUTPUTS`, with shorthands expanded."""
+    names = parse_outputs(outputs)
+    return [number for name, number in _OUTPUT_NUMBERS.items() if name in names]
 
 
 def outputs_from_proto(numbers: Iterable[int]) -> frozenset[str]:
-    """Decode outputs; none stand for `DEFAULT_OUTPUTS`."""
+    """Decode outputs; an empty list stands for `DEFAULT_OUTPUTS`."""
     names = [_OUTPUT_NAMES.get(number, f"output {number}") for number in numbers]
     return parse_outputs(names or DEFAULT_OUTPUTS)
 
@@ -61,7 +64,7 @@ def outputs_from_proto(numbers: Iterable[int]) -> frozenset[str]:
 def system_to_proto(system: System) -> pb.System:
     """Encode a system."""
     return pb.System(
-        atomic_numbers=system.atomic_numbers.astype("<i4", copy=False).tobytes(),
+        atomic_numbers=bytes_of(system.atomic_numbers, INT32),
         positions=array_to_proto(system.positions),
         cell=array_to_proto(system.cell) if system.cell.any() else None,
         pbc=system.pbc.tolist() if system.pbc.any() else (),
@@ -74,17 +77,10 @@ def system_from_proto(message: pb.System) -> System:
     """Decode a system.
 
     Raises:
-        InvalidSystemError: As on construction, or when bytes are missing.
+        InvalidSystemError: The system is invalid, or bytes are missing.
     """
-    if len(message.atomic_numbers) % 4:
-        raise InvalidSystemError(
-            "atomic_numbers: expected a multiple of 4 bytes of int32 for shape [n_atoms], "
-            f"got {len(message.atomic_numbers)} bytes",
-            field="atomic_numbers",
-        )
-    atomic_numbers = np.frombuffer(message.atomic_numbers, dtype="<i4")
     return System(
-        atomic_numbers=atomic_numbers,
+        atomic_numbers=int32_from_bytes(message.atomic_numbers, "atomic_numbers"),
         positions=array_from_proto(message.positions, "positions", (-1, 3)),
         cell=cell_from_proto(message),
         pbc=list(message.pbc) or None,
@@ -95,8 +91,22 @@ def system_from_proto(message: pb.System) -> System:
     )
 
 
+def required_system_from_proto(
+    message: pb.NonconservativityRequest | pb.Start | pb.RelaxRequest,
+) -> System:
+    """Decode the system of a message that must have one.
+
+    Raises:
+        InvalidRequestError: There is no system.
+        InvalidSystemError: The system is invalid, or bytes are missing.
+    """
+    if not message.HasField("system"):
+        raise InvalidRequestError.expected("system", "one", "none")
+    return system_from_proto(message.system)
+
+
 def cell_from_proto(message: pb.System | pb.Move | pb.Snapshot) -> NDArray[np.float64] | None:
-    """Decode the cell of a message, None where it is absent."""
+    """Decode the cell of a message, or return None if it has none."""
     return array_from_proto(message.cell, "cell", (3, 3)) if message.HasField("cell") else None
 
 
@@ -114,11 +124,11 @@ def predict_request_from_proto(message: pb.PredictRequest) -> PredictRequest:
     """Decode a request.
 
     Raises:
-        InvalidRequestError: When there is no system, or an output is unknown.
-        InvalidSystemError: When a system is; says which.
+        InvalidRequestError: There is no system, or an output is unknown.
+        InvalidSystemError: A system is invalid; `system_index` says which.
     """
     if not message.systems:
-        raise InvalidRequestError("systems: expected at least one, got none", field="systems")
+        raise InvalidRequestError.expected("systems", "at least one", "none")
     return PredictRequest(
         model=message.model,
         systems=systems_from_proto(message.systems),
@@ -128,7 +138,11 @@ def predict_request_from_proto(message: pb.PredictRequest) -> PredictRequest:
 
 
 def systems_from_proto(messages: Iterable[pb.System]) -> tuple[System, ...]:
-    """Decode systems; an error says which of them it is about."""
+    """Decode systems.
+
+    Raises:
+        InvalidSystemError: A system is invalid; `system_index` says which.
+    """
     systems = []
     for index, message in enumerate(messages):
         try:
@@ -139,7 +153,7 @@ def systems_from_proto(messages: Iterable[pb.System]) -> tuple[System, ...]:
 
 
 def prediction_to_proto(prediction: Prediction, dtype: str = "float64") -> pb.Prediction:
-    """Encode a prediction, its arrays as "float64" or "float32"; the energy is always float64."""
+    """Encode a prediction; `dtype` applies to its arrays, the energy is always float64."""
     arrays = {
         name: array_to_proto(array, dtype)
         for name in _ARRAY_SHAPES
@@ -156,7 +170,7 @@ def prediction_from_proto(
     """Decode a prediction.
 
     Raises:
-        PredictionError: When the bytes do not fit.
+        PredictionError: The bytes of an array do not fit its shape.
     """
     arrays = {
         name: array_from_proto(getattr(message, name), name, shape, PredictionError)
@@ -170,7 +184,7 @@ def prediction_from_proto(
 def predict_reply_to_proto(
     model: str, predictions: Sequence[Prediction], dtype: str = "float64"
 ) -> pb.PredictReply:
-    """Encode the predictions of one request; the timings are those of the slowest."""
+    """Encode the predictions of one request, with the timings of the slowest one."""
     return pb.PredictReply(
         model=model,
         predictions=(prediction_to_proto(prediction, dtype) for prediction in predictions),
@@ -187,13 +201,13 @@ def predict_reply_from_proto(message: pb.PredictReply) -> list[Prediction]:
 
 
 def slowest_timings(predictions: Iterable[Prediction]) -> Timings | None:
-    """Return the timings of the prediction that took longest, queue and compute together."""
+    """Return the timings of the prediction that took longest, in the queue and on the device."""
     timings = [each.timings for each in predictions if each.timings is not None]
     return max(timings, key=lambda each: each.queue_s + each.compute_s, default=None)
 
 
 def provenance_to_proto(provenance: Provenance | None) -> pb.Provenance | None:
-    """Encode where a prediction came from."""
+    """Encode the provenance of a prediction."""
     if provenance is None:
         return None
     return pb.Provenance(
@@ -206,8 +220,8 @@ def provenance_to_proto(provenance: Provenance | None) -> pb.Provenance | None:
     )
 
 
-def provenance_from_proto(reply: Reply) -> Provenance | None:
-    """Decode where the predictions of a reply came from."""
+def provenance_from_proto(reply: _Reply) -> Provenance | None:
+    """Decode the provenance of a reply, or return None if it has none."""
     if not reply.HasField("provenance"):
         return None
     message = reply.provenance
@@ -222,7 +236,7 @@ def provenance_from_proto(reply: Reply) -> Provenance | None:
 
 
 def timings_to_proto(timings: Timings | None) -> pb.Timings | None:
-    """Encode where the time went."""
+    """Encode the timings of a prediction."""
     if timings is None:
         return None
     return pb.Timings(
@@ -236,7 +250,7 @@ def timings_to_proto(timings: Timings | None) -> pb.Timings | None:
 def timings_from_proto(
     reply: pb.PredictReply | pb.StreamReply | pb.NonconservativityReply,
 ) -> Timings | None:
-    """Decode where the time of a reply went."""
+    """Decode the timings of a reply, or return None if it has none."""
     if not reply.HasField("timings"):
         return None
     message = reply.timings
@@ -256,7 +270,7 @@ def error_to_proto(error: ServiceError) -> pb.Error:
 
 
 def error_from_proto(message: pb.Error) -> ServiceError:
-    """Decode an error, to the same class."""
+    """Decode an error to the class that it had."""
     return ServiceError.from_dict(
         {
             "type": message.type,
@@ -269,7 +283,7 @@ def error_from_proto(message: pb.Error) -> ServiceError:
 
 
 def model_info_to_proto(info: ModelInfo) -> pb.ModelInfo:
-    """Encode what a model declares."""
+    """Encode the description of a model."""
     return pb.ModelInfo(
         name=info.name,
         version=info.version,
@@ -290,7 +304,7 @@ def model_info_to_proto(info: ModelInfo) -> pb.ModelInfo:
 
 
 def model_info_from_proto(message: pb.ModelInfo) -> ModelInfo:
-    """Decode what a model declares; outputs that this version does not know are left out."""
+    """Decode the description of a model; outputs that this version does not know are left out."""
     return ModelInfo(
         name=message.name,
         version=message.version,

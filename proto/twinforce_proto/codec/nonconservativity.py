@@ -1,4 +1,4 @@
-"""How far forces are from a gradient, to and from protobuf messages, side by side."""
+"""Conversion of nonconservativity requests and replies to and from protobuf messages."""
 
 import math
 
@@ -11,12 +11,12 @@ from twinforce_proto.codec.messages import (
     outputs_to_proto,
     provenance_from_proto,
     provenance_to_proto,
-    system_from_proto,
+    required_system_from_proto,
     system_to_proto,
     timings_from_proto,
     timings_to_proto,
 )
-from twinforce_proto.errors import InvalidRequestError, PredictionError
+from twinforce_proto.errors import PredictionError
 from twinforce_proto.jacobian import Nonconservativity, NonconservativityRequest
 from twinforce_proto.outputs import FORCES
 from twinforce_proto.v1 import inference_pb2 as pb
@@ -41,29 +41,27 @@ def nonconservativity_request_from_proto(
     """Decode a request.
 
     Raises:
-        InvalidRequestError: When there is no system, or the output is no forces.
-        InvalidSystemError: When the system is invalid.
+        InvalidRequestError: There is no system, or the output is not one of `FORCES`.
+        InvalidSystemError: The system is invalid.
     """
-    if not message.HasField("system"):
-        raise InvalidRequestError("system: expected one, got none", field="system")
     (output,) = outputs_from_proto([message.output]) if message.output else FORCES[:1]
-    system = system_from_proto(message.system)
+    system = required_system_from_proto(message)
     return NonconservativityRequest(message.model, system, output, message.pairs)
 
 
 def nonconservativity_reply_to_proto(
-    model: str, found: Nonconservativity
+    model: str, result: Nonconservativity
 ) -> pb.NonconservativityReply:
-    """Encode a reply, its arrays as float32."""
+    """Encode a reply, with its arrays in float32."""
     return pb.NonconservativityReply(
         model=model,
-        value=found.value,
-        jacobian_norm=found.jacobian_norm,
-        antisymmetric_norm=found.antisymmetric_norm,
-        pair_norms=_norms_to_proto(found.pair_norms),
-        antisymmetric_pair_norms=_norms_to_proto(found.antisymmetric_pair_norms),
-        provenance=provenance_to_proto(found.provenance),
-        timings=timings_to_proto(found.timings),
+        value=result.value,
+        jacobian_norm=result.jacobian_norm,
+        antisymmetric_norm=result.antisymmetric_norm,
+        pair_norms=_norms_to_proto(result.pair_norms),
+        antisymmetric_pair_norms=_norms_to_proto(result.antisymmetric_pair_norms),
+        provenance=provenance_to_proto(result.provenance),
+        timings=timings_to_proto(result.timings),
     )
 
 
@@ -71,7 +69,7 @@ def nonconservativity_reply_from_proto(message: pb.NonconservativityReply) -> No
     """Decode a reply.
 
     Raises:
-        PredictionError: When the bytes do not fit.
+        PredictionError: The bytes of an array do not fit its shape.
     """
     return Nonconservativity(
         value=message.value,
@@ -94,6 +92,6 @@ def _norms_from_proto(message: pb.NonconservativityReply, field: str) -> NDArray
     flat = array_from_proto(getattr(message, field), field, (-1,), PredictionError)
     n_atoms = math.isqrt(len(flat))
     if n_atoms**2 != len(flat):
-        text = f"{field}: expected shape [n_atoms, n_atoms], got {len(flat)} numbers"
-        raise PredictionError(text, field=field)
+        got = f"{len(flat)} numbers"
+        raise PredictionError.expected(field, "shape [n_atoms, n_atoms]", got)
     return flat.reshape(n_atoms, n_atoms)

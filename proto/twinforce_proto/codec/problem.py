@@ -1,4 +1,4 @@
-"""Errors to and from RFC 9457 problem details, the `application/problem+json` of REST."""
+"""Conversion of errors to and from RFC 9457 problem details, `application/problem+json`."""
 
 import inspect
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ _URN = "urn:twinforce:error:"
 
 
 def error_to_problem(error: ServiceError) -> dict[str, Any]:
-    """Encode an error as problem details; members with no value are left out."""
+    """Encode an error as problem details; members without a value are left out."""
     members = {
         "type": f"{_URN}{type(error).__name__}",
         "title": (inspect.getdoc(type(error)) or "").partition("\n")[0],
@@ -24,7 +24,7 @@ def error_to_problem(error: ServiceError) -> dict[str, Any]:
 
 
 def error_from_problem(problem: Mapping[str, Any], http_status: int) -> ServiceError:
-    """Decode problem details to the same error; of an unknown type, to one with this status."""
+    """Decode problem details; an unknown type becomes the general error of the status."""
     kind = str(problem.get("type", ""))
     detail = str(problem.get("detail", ""))
     system_index = problem.get("system_index")

@@ -1,6 +1,7 @@
-"""Both ends of a `PredictStream`: which messages carry a whole system and which only move it.
+"""Encoding and decoding of a `PredictStream`, whose messages carry a whole system or only a move.
 
-No I/O: the transports send what `StreamEncoder` gives and submit what `StreamDecoder` gives.
+There is no I/O here: a transport sends what `StreamEncoder` returns, or submits what
+`StreamDecoder` returns.
 """
 
 from twinforce_proto.codec.arrays import (
@@ -32,7 +33,12 @@ from twinforce_proto.v1 import inference_pb2 as pb
 
 
 class StreamEncoder:
-    """The caller's end: remembers what the service was told last."""
+    """Encoder of the messages of a stream, which leaves out what the service already has.
+
+    Args:
+        model: Name of the model.
+        reply_dtype: Type of the arrays in the replies, "float64" or "float32".
+    """
 
     def __init__(self, model: str, reply_dtype: str = "float64") -> None:
         self._model = model
@@ -42,11 +48,11 @@ class StreamEncoder:
         self._outputs: frozenset[str] = frozenset()
 
     def encode(self, system: System, outputs: frozenset[str]) -> pb.StreamRequest:
-        """Return the message for this system: a move where it is the last one, moved."""
-        message = self._opening() if self._composition is None else pb.StreamRequest()
-        wanted = outputs if outputs == self._outputs else parse_outputs(outputs)
-        if wanted != self._outputs:
-            message.outputs.extend(outputs_to_proto(wanted))
+        """Return the message for this system; it is a move if only the coordinates are new."""
+        message = self._first_message() if self._composition is None else pb.StreamRequest()
+        outputs = outputs if outputs == self._outputs else parse_outputs(outputs)
+        if outputs != self._outputs:
+            message.outputs.extend(outputs_to_proto(outputs))
         composition, cell = _composition(system), system.cell.tobytes()
         if composition == self._composition:
             message.move.positions.data = bytes_of(system.positions)
@@ -54,39 +60,42 @@ class StreamEncoder:
                 message.move.cell.data = bytes_of(system.cell)
         else:
             message.system.CopyFrom(system_to_proto(system))
-        self._composition, self._cell, self._outputs = composition, cell, wanted
+        self._composition, self._cell, self._outputs = composition, cell, outputs
         return message
 
     def reset(self) -> None:
-        """Send a whole system next, as after an error the service may have forgotten the last."""
+        """Forget what was sent, so that the next message carries a whole system."""
         self._composition, self._cell, self._outputs = None, b"", frozenset()
 
-    def _opening(self) -> pb.StreamRequest:
+    def _first_message(self) -> pb.StreamRequest:
         return pb.StreamRequest(model=self._model, reply_dtype=self._reply_dtype)
 
 
 class StreamDecoder:
-    """The service's end: remembers the last request, and forgets it when one cannot be read."""
+    """Decoder of the messages of a stream, which completes them from the previous request.
+
+    After an invalid message the previous request is forgotten.
+    """
 
     def __init__(self) -> None:
         self._last: PredictRequest | None = None
 
     def decode(self, message: pb.StreamRequest) -> PredictRequest:
-        """Return the request, of one system, that this message stands for.
+        """Return the request for one system that this message stands for.
 
         Raises:
-            InvalidRequestError: When there is nothing to move, or no model was named.
-            InvalidSystemError: When the system is; the next message must carry a whole one.
+            InvalidRequestError: There is no system to move, or no model was named.
+            InvalidSystemError: The system is invalid.
         """
         last, self._last = self._last, None
-        self._last = _first(message) if last is None else _next(message, last)
+        self._last = _first_request(message) if last is None else _next_request(message, last)
         return self._last
 
 
 def stream_reply_to_proto(
     outcome: Prediction | ServiceError, dtype: str = "float64"
 ) -> pb.StreamReply:
-    """Encode what one message of a stream is answered with."""
+    """Encode the reply to one message of a stream."""
     if isinstance(outcome, ServiceError):
         return pb.StreamReply(error=error_to_proto(outcome))
     return pb.StreamReply(
@@ -97,22 +106,22 @@ def stream_reply_to_proto(
 
 
 def stream_reply_from_proto(message: pb.StreamReply) -> Prediction:
-    """Decode what one message of a stream was answered with.
+    """Decode the reply to one message of a stream.
 
     Raises:
-        ServiceError: The one that the service answered with.
+        ServiceError: The reply is an error.
     """
     if message.HasField("error"):
         raise error_from_proto(message.error)
     if not message.HasField("prediction"):
-        raise PredictionError("reply: expected a prediction or an error, got neither")
+        raise PredictionError.expected("reply", "a prediction or an error", "neither")
     return prediction_from_proto(
         message.prediction, provenance_from_proto(message), timings_from_proto(message)
     )
 
 
 def _composition(system: System) -> tuple[object, ...]:
-    """What a move cannot change; copied, as the caller may go on writing to its own arrays."""
+    """Return copies of what a move cannot change; the caller may write to its arrays later."""
     return (
         system.atomic_numbers.tobytes(),
         system.pbc.tobytes(),
@@ -121,19 +130,12 @@ def _composition(system: System) -> tuple[object, ...]:
     )
 
 
-def _first(message: pb.StreamRequest) -> PredictRequest:
+def _first_request(message: pb.StreamRequest) -> PredictRequest:
+    place = "in the first message of a stream and after an invalid one"
     if not message.HasField("system"):
-        raise InvalidRequestError(
-            "system: expected a whole system in the first message of a stream and after one that "
-            "could not be read",
-            field="system",
-        )
+        raise InvalidRequestError.expected("system", f"a whole system {place}", "none")
     if not message.model:
-        raise InvalidRequestError(
-            "model: expected a name in the first message of a stream and after one that could "
-            "not be read",
-            field="model",
-        )
+        raise InvalidRequestError.expected("model", f"a name {place}", "none")
     return PredictRequest(
         model=message.model,
         systems=(system_from_proto(message.system),),
@@ -142,20 +144,20 @@ def _first(message: pb.StreamRequest) -> PredictRequest:
     )
 
 
-def _next(message: pb.StreamRequest, last: PredictRequest) -> PredictRequest:
+def _next_request(message: pb.StreamRequest, last: PredictRequest) -> PredictRequest:
     has_dtype = message.HasField("reply_dtype")
     return PredictRequest(
         model=message.model or last.model,
-        systems=(_system(message, last.systems[0]),),
+        systems=(_system_of(message, last.systems[0]),),
         outputs=outputs_from_proto(message.outputs) if message.outputs else last.outputs,
         reply_dtype=dtype_from_proto(message.reply_dtype) if has_dtype else last.reply_dtype,
     )
 
 
-def _system(message: pb.StreamRequest, last: System) -> System:
+def _system_of(message: pb.StreamRequest, last: System) -> System:
     if message.HasField("system"):
         return system_from_proto(message.system)
     if not message.HasField("move"):
-        raise InvalidRequestError("input: expected a system or a move, got neither", field="input")
+        raise InvalidRequestError.expected("input", "a system or a move", "neither")
     positions = array_from_proto(message.move.positions, "positions", (-1, 3))
     return last.moved(positions, cell_from_proto(message.move))

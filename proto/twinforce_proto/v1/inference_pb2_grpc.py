@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class InferenceStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """Energies and forces of atomistic systems, molecular dynamics and relaxation.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -72,56 +73,59 @@ class InferenceStub(object):
 
 
 class InferenceServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """Energies and forces of atomistic systems, molecular dynamics and relaxation.
+    """
 
     def Predict(self, request, context):
-        """Evaluate a list of systems; they may share batches with those of other callers.
+        """Evaluate a list of systems. They may share batches with systems of other callers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PredictStream(self, request_iterator, context):
-        """Evaluate one system after another over one call: one reply per message, in order. A system
-        that fails gets an error as its reply, and the stream goes on.
+        """Evaluate one system after another over a single call, with one reply per message, in order.
+        If a system fails, its reply holds the error, and the stream continues.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Nonconservativity(self, request, context):
-        """How far the direct forces of one system are from being a gradient: as many backward passes as
-        it has coordinates, made some at a time, with the systems of other callers in between.
+        """Measure how far the direct forces of one system are from being a gradient. This takes one
+        backward pass per coordinate; the passes run in chunks, with systems of other callers in
+        between.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Propagate(self, request, context):
-        """Molecular dynamics beside the model: snapshots every so many steps instead of forces at every
-        one. Systems of different callers share batches at each step. An error ends the call after the
-        last good snapshot; the checkpoint in it goes on from there.
+        """Run molecular dynamics next to the model and stream a snapshot every `interval` steps; no
+        forces travel in between. Runs of different callers share batches at each step. An error ends
+        the call after the last good snapshot, whose checkpoint resumes the run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Relax(self, request, context):
-        """Relaxation in a fixed cell: how far it is every so many steps, and the end last.
+        """Relax a system in a fixed cell and stream its progress every `interval` steps. The last reply
+        holds the final state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """The models that are served.
+        """List the models that this server offers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """One of them, by name.
+        """Describe one model, by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,7 +178,8 @@ def add_InferenceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Inference(object):
-    """Missing associated documentation comment in .proto file."""
+    """Energies and forces of atomistic systems, molecular dynamics and relaxation.
+    """
 
     @staticmethod
     def Predict(request,

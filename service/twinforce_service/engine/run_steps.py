@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.relaxation import OUTPUTS_OF, Relaxation, Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
-from twinforce_dynamics.start import invalid
-from twinforce_dynamics.steps import Question, State
+from twinforce_dynamics.steps import NeededEvaluation, State
 from twinforce_dynamics.trajectory import Snapshot, Trajectory
 from twinforce_proto import (
     InvalidRequestError,
@@ -41,7 +40,7 @@ class Emit:
 
 
 # Is sent the answer of each question, and None for what it tells.
-Steps = Generator[Question | Emit, Prediction | None, None]
+Steps = Generator[NeededEvaluation | Emit, Prediction | None, None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +99,9 @@ def _run(wanted: PropagateRequest, find: Callable[[str], ModelInfo]) -> RunSteps
     stride = start.integrator.stride
     for field, steps in (("n_steps", wanted.n_steps), ("interval", wanted.interval)):
         if steps % stride:
-            raise invalid(field, f"a multiple of the {stride} inner_steps", steps)
+            raise InvalidRequestError.expected(
+                field, f"a multiple of the {stride} inner_steps", steps
+            )
     trajectory = Trajectory(start)
     moved = _moved(trajectory, info, checkpoint, wanted.n_steps, wanted.interval)
     return RunSteps(info.name, start.system, *trajectory.outputs, moved)

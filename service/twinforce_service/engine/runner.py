@@ -14,7 +14,7 @@ from typing import Self
 
 import numpy as np
 
-from twinforce_dynamics.steps import Question
+from twinforce_dynamics.steps import NeededEvaluation
 from twinforce_proto import (
     DeadlineExceededError,
     Prediction,
@@ -63,7 +63,7 @@ class ActiveRun:
         """Return requests of both kinds for where it sets out, which are to be admitted first."""
         return [self._request(self.run_steps.system, is_whole=each) for each in (True, False)]
 
-    def asking(self, question: Question) -> Request[Prediction]:
+    def asking(self, question: NeededEvaluation) -> Request[Prediction]:
         """Return the request that a question is.
 
         Raises:
@@ -73,7 +73,7 @@ class ActiveRun:
         system = self._at(question)
         if self.counted is None or not has_hardly_moved(self.counted, system):
             self.n_pairs, self.counted = self.count(system), system
-        return self._request(system, is_whole=question.is_whole)
+        return self._request(system, is_whole=question.is_outer)
 
     def _request(self, system: System, *, is_whole: bool) -> Request[Prediction]:
         return Request(
@@ -88,7 +88,7 @@ class ActiveRun:
             future=reply(),
         )
 
-    def _at(self, question: Question) -> System:
+    def _at(self, question: NeededEvaluation) -> System:
         cell, own = question.cell, self.run_steps.system.cell
         is_same = cell is own or np.array_equal(cell, own)
         # What stays need not be checked again.

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from twinforce_dynamics.codec.checkpoint import Outline
+from twinforce_dynamics.codec.checkpoint import CheckpointSummary
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.trajectory import Snapshot
@@ -73,4 +73,8 @@ def _n_atoms(wanted: PropagateRequest | RelaxRequest) -> int:
     if isinstance(wanted, RelaxRequest):
         return len(wanted.system)
     origin = wanted.origin
-    return Outline.of(origin).n_atoms if isinstance(origin, bytes) else len(origin.system)
+    return (
+        CheckpointSummary.from_bytes(origin).n_atoms
+        if isinstance(origin, bytes)
+        else len(origin.system)
+    )

@@ -13,7 +13,7 @@ from twinforce.assess.units.start import KEY, start_unit
 
 @pytest.fixture(scope="session")
 def server():
-    """A service of the toy with a known curl."""
+    """A service of the toy model whose direct forces have a known curl."""
     with serve() as server:
         yield server
 
@@ -49,11 +49,11 @@ def subject(client, atoms, conditions):
 
 @pytest.fixture
 def started(subject, tmp_path):
-    """The place of a unit beside which the start is equilibrated."""
-    place = tmp_path / KEY
-    place.mkdir()
-    found = start_unit(subject).work(subject, place, NEVER)
-    write_json(place / "found.json", {"values": dict(found.values)})
-    beside = tmp_path / "unit"
-    beside.mkdir()
-    return beside
+    """The directory of a unit, beside that of an equilibrated start."""
+    start = tmp_path / KEY
+    start.mkdir()
+    results = start_unit(subject).work(subject, start, NEVER)
+    write_json(start / "found.json", {"values": dict(results.values)})
+    directory = tmp_path / "unit"
+    directory.mkdir()
+    return directory

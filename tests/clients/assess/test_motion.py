@@ -1,4 +1,4 @@
-"""Motion and order against walks, vibrations and gases that are known."""
+"""Tests of diffusion, spectra and radial distributions on motion with known answers."""
 
 import math
 
@@ -11,7 +11,7 @@ from twinforce.assess.units.start import expected_temperature_shifts
 from twinforce.md import MDSettings
 
 
-def test_brownian_motion_diffuses_as_it_was_made_to():
+def test_brownian_motion_has_its_diffusion_coefficient():
     rng, step_ps, d = np.random.default_rng(0), 0.02, 0.23
     steps = rng.normal(scale=math.sqrt(2 * d * step_ps), size=(1500, 200, 3))
     positions = np.cumsum(steps, axis=0)
@@ -22,19 +22,19 @@ def test_brownian_motion_diffuses_as_it_was_made_to():
     assert found.value == pytest.approx(d, abs=3 * found.error)
 
 
-def test_the_motion_of_the_whole_is_no_diffusion():
+def test_translation_of_the_whole_system_is_not_diffusion():
     drift = np.linspace(0, 50, 1000)[:, None, None] * np.ones((1, 10, 3))
     found = diffusion(drift, np.arange(1.0, 11.0), np.ones(10, bool), 20.0)
     assert found.value == pytest.approx(0.0, abs=1e-10)
 
 
-def test_a_short_walk_says_nothing_reliable():
+def test_a_short_trajectory_gives_no_reliable_diffusion():
     positions = np.random.default_rng(0).standard_normal((60, 5, 3)).cumsum(axis=0)
     assert not diffusion(positions, np.ones(5), np.ones(5, bool), 20.0).is_reliable
     assert math.isnan(diffusion(positions[:20], np.ones(5), np.ones(5, bool), 20.0).value)
 
 
-def test_a_vibration_shows_at_its_frequency():
+def test_a_vibration_peaks_at_its_frequency():
     period = 9.8
     times = np.arange(0.0, 4000.0, 2.0)
     phases = np.random.default_rng(0).uniform(0, 2 * np.pi, (4, 3))
@@ -48,7 +48,7 @@ def test_a_vibration_shows_at_its_frequency():
     assert velocity_spectrum(velocities[:100], 2.0) is None
 
 
-def test_an_ideal_gas_has_no_order():
+def test_an_ideal_gas_has_no_structure():
     cell = np.array([[12.0, 0, 0], [3.0, 11.0, 0], [-2.0, 1.0, 13.0]])
     rng = np.random.default_rng(1)
     positions = rng.uniform(-1, 2, (60, 120, 3)) @ cell
@@ -63,7 +63,7 @@ def test_an_ideal_gas_has_no_order():
         assert radial.values[far] == pytest.approx(1.0, abs=0.15)
 
 
-def test_a_crystal_has_its_neighbors_where_they_are():
+def test_a_crystal_has_six_nearest_neighbors_at_the_lattice_spacing():
     grid = np.stack(np.meshgrid(*[np.arange(4)] * 3), axis=-1).reshape(-1, 3) * 3.0
     (radial,) = radial_distributions(
         np.repeat(grid[None], 10, axis=0), 12.0 * np.eye(3), np.array(["Ar"] * 64), 0.1
@@ -75,7 +75,7 @@ def test_a_crystal_has_its_neighbors_where_they_are():
     assert radial.values[radial.distances < 2.7].max() == 0.0
 
 
-def test_half_the_smallest_height_of_a_skewed_cell():
+def test_the_largest_distance_is_half_the_smallest_height_of_a_skewed_cell():
     assert largest_distance(np.array([[10.0, 0, 0], [10.0, 10, 0], [0, 0, 30]])) == pytest.approx(
         10 / math.sqrt(2) / 2
     )
@@ -83,7 +83,7 @@ def test_half_the_smallest_height_of_a_skewed_cell():
 
 @pytest.mark.parametrize("ensemble", ["langevin", "svr"])
 def test_verlet_cools_vibrations_as_expected(ensemble):
-    """A light and a heavy set of oscillators; <p²> of Verlet follows its shadow energy."""
+    """Compare light oscillators beside heavy ones with a simulated oscillator."""
     settings = MDSettings(ensemble=ensemble, time_step_fs=1.0, temperature_k=300.0)
     period, counts = 9.8, {"H": 2, "O": 1}
     shifts = expected_temperature_shifts(
@@ -101,7 +101,7 @@ def test_verlet_cools_vibrations_as_expected(ensemble):
 
 
 def verlet_temperature_ratio(period, step):
-    """Return 2 <K> / 2 <V> of a harmonic oscillator that velocity Verlet moves."""
+    """Return <K> / <V> of a harmonic oscillator that velocity Verlet propagates."""
     omega, x, v = 2 * np.pi / period, 1.0, 0.0
     kinetic, potential = [], []
     for _ in range(20000):

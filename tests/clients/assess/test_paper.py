@@ -1,4 +1,4 @@
-"""The page of the study: numbers from the report, sentences by rule."""
+"""Tests of the page of the study: numbers from the report, and sentences that follow by rule."""
 
 import copy
 import json
@@ -51,7 +51,7 @@ REPORT = {
 }
 
 
-def answers(report):
+def verdicts(report):
     return [claim.holds for claim in claims_of(report)]
 
 
@@ -66,12 +66,12 @@ def hybrid_at(hydrogen, error, *, is_reliable=True):
     return changed("nvt", "nvt:hybrid-8:svr:10", species_temperatures=species)
 
 
-def test_claims_that_the_numbers_bear_hold():
-    assert answers(REPORT) == ["yes"] * 6
+def test_claims_that_the_numbers_support_hold():
+    assert verdicts(REPORT) == ["yes"] * 6
 
 
-def test_claims_without_runs_are_not_shown():
-    assert answers(REPORT | {"pieces": {}}) == ["not shown"] * 6
+def test_claims_without_simulations_are_not_shown():
+    assert verdicts(REPORT | {"pieces": {}}) == ["not shown"] * 6
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_claims_without_runs_are_not_shown():
     ],
 )
 def test_claims_follow_from_the_numbers(index, report, holds):
-    assert answers(report)[index] == holds
+    assert verdicts(report)[index] == holds
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,13 @@ def test_claims_follow_from_the_numbers(index, report, holds):
         ("over_expected", 0.8, 5, "no"),
     ],
 )
-def test_costs_are_held_against_what_was_promised(name, value, index, holds):
+def test_costs_are_compared_with_the_claimed_ones(name, value, index, holds):
     report = copy.deepcopy(REPORT)
     report["pieces"]["cost"]["cost"]["ways"]["hybrid-8"][name]["value"] = value
-    assert answers(report)[index] == holds
+    assert verdicts(report)[index] == holds
 
 
-def test_comparisons_are_made_of_what_was_measured_only():
+def test_only_measured_values_are_compared():
     assert list(comparisons({"conditions": {}, "pieces": {}}, {}, {})) == []
     text = " ".join(comparisons(REPORT, {}, {}))
     assert "116 ± 4 K/ps" in text
@@ -121,7 +121,7 @@ def test_epochs_are_timed_within_stages():
     assert seconds_per_epoch(log) == {"direct": 10.0, "slow": 25.0}
 
 
-def test_the_study_writes_its_page_with_pictures(server, atoms, tmp_path):
+def test_the_study_writes_its_page_with_figures(server, atoms, tmp_path):
     ase.io.write(tmp_path / "start.extxyz", atoms)
     docs = tmp_path / "docs"
     arguments = [
@@ -140,14 +140,14 @@ def test_the_study_writes_its_page_with_pictures(server, atoms, tmp_path):
     page = (docs / "paper.md").read_text()
     report = json.loads((docs / "paper" / "report.json").read_text())
     value = report["pieces"]["lambda"]["lambda:server"]["lambda"]
-    assert f"| direct, derivatives on the service | {value:.5f} |" in page
+    assert f"| direct, automatic differentiation (service) | {value:.5f} |" in page
     for name in ("lambda", "loops"):
         assert f"](paper/{name}.png)" in page
         assert (docs / "paper" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert paper.main([*arguments, "--seed=1"]) == 2
 
 
-def test_heavier_hydrogens_are_a_study_beside_the_other():
+def test_heavier_hydrogens_are_a_separate_study():
     masses = {"H": 3.0, "O": 12.0}
     drifts = {"8": ESTIMATE | {"value": 0.0123}}
     heavy = REPORT | {

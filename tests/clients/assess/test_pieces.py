@@ -1,4 +1,4 @@
-"""The pieces of an assessment against the toy, whose direct force is wrong by a known amount."""
+"""Tests of the units of an assessment on a toy model whose direct forces have a known curl."""
 
 import json
 from dataclasses import replace
@@ -10,11 +10,11 @@ from ase import Atoms
 from tests.systems import molecule
 from twinforce.ase import system_of
 from twinforce.assess.budget import NEVER, Deadline
-from twinforce.assess.folder import read_found
+from twinforce.assess.folder import read_results
 from twinforce.assess.units.cost import cost_unit
 from twinforce.assess.units.loops import directions, loops_unit, path_around, work_around
 from twinforce.assess.units.nonconservativity import client_unit, server_unit
-from twinforce.assess.units.optimise import optimise_unit
+from twinforce.assess.units.optimize import optimize_unit
 from twinforce.assess.units.simulation import record_of, simulate
 from twinforce.assess.units.start import KEY, start_unit, starting_atoms
 from twinforce.md import MDSettings, draw_velocities
@@ -35,7 +35,7 @@ def test_lambda_is_exact_by_both_routes(subject, tmp_path):
     np.testing.assert_allclose(ours["lambdas"], theirs["lambdas"], rtol=1e-3)
 
 
-def test_lambda_of_pairs_is_that_of_the_closed_form(subject, tmp_path):
+def test_lambda_of_a_pair_agrees_with_its_closed_form(subject, tmp_path):
     pair = Atoms("Ar2", [[0, 0, 0], [1.0, 2.0, 3.0]])
     subject = replace(subject, atoms=pair)
     jacobian = lennard_jones().direct_jacobian(system_of(pair))
@@ -48,7 +48,7 @@ def test_lambda_of_pairs_is_that_of_the_closed_form(subject, tmp_path):
     assert abs(pairs["distances"][0] - np.sqrt(14)) <= 0.125
 
 
-def test_differences_go_on_after_the_last_column(subject, tmp_path):
+def test_finite_differences_continue_after_the_last_complete_column(subject, tmp_path):
     unit = client_unit(subject)
     nothing = unit.work(subject, tmp_path, OVER)
     assert (nothing.is_done, nothing.values["share_done"]) == (False, 0.0)
@@ -60,8 +60,8 @@ def test_differences_go_on_after_the_last_column(subject, tmp_path):
     assert path.read_bytes() == content
 
 
-def test_work_around_small_loops_is_that_of_the_curl(client):
-    """By Stokes, W = π a² v·(J - Jᵀ)·u to leading order, with J of the closed form."""
+def test_work_around_small_loops_follows_from_the_curl(client):
+    """By Stokes' theorem, W = π a² v·(J - Jᵀ)·u to leading order, with J in closed form."""
     system = molecule(6, seed=2)
     u, v = directions(6, np.random.default_rng(0))
     assert np.vdot(u, u) == pytest.approx(6.0)
@@ -82,7 +82,7 @@ def test_work_around_small_loops_is_that_of_the_curl(client):
     assert abs(works["conservative_forces"]) < 1e-4 * abs(expected)
 
 
-def test_the_error_of_a_sum_over_a_loop_is_seen():
+def test_the_quadrature_error_of_a_loop_is_estimated():
     angles = np.arange(4) * np.pi / 2
     forces = np.cos(4 * angles)[:, None, None] * np.ones((1, 1, 3))
     work, error, length = work_around(forces, np.ones((4, 1, 3)))
@@ -95,7 +95,7 @@ def test_the_error_of_a_sum_over_a_loop_is_seen():
     assert uneven[1] > 1.0
 
 
-def test_loops_are_summed_up_per_atom(subject, conditions, tmp_path):
+def test_loops_are_summarized_per_atom(subject, conditions, tmp_path):
     unit = loops_unit(3, conditions)
     found = unit.work(subject, tmp_path, NEVER)
     assert found.is_done
@@ -121,7 +121,7 @@ def settings_of(forces, n_steps, ensemble="langevin"):
 
 
 @pytest.mark.parametrize("forces", ["hybrid", "direct"])
-def test_a_simulation_goes_on_bit_for_bit(subject, tmp_path, forces):
+def test_a_simulation_continues_bit_for_bit(subject, tmp_path, forces):
     start = subject.atoms.copy()
     draw_velocities(start, 40.0, np.random.default_rng(0))
     places = [tmp_path / "whole", tmp_path / "halves"]
@@ -130,7 +130,7 @@ def test_a_simulation_goes_on_bit_for_bit(subject, tmp_path, forces):
     simulate(subject, start, settings_of(forces, 80), places[0], NEVER)
     first = simulate(subject, start, settings_of(forces, 40), places[1], NEVER)
     assert (first.n_inner, first.is_done, first.note) == (40, True, "")
-    # What was recorded after the last checkpoint is cut, and recorded again.
+    # Records after the last checkpoint are cut off and written again.
     with (places[1] / "rows.f64").open("ab") as file:
         file.write(b"x" * 100)
     second = simulate(subject, start, settings_of(forces, 80), places[1], NEVER)
@@ -138,14 +138,14 @@ def test_a_simulation_goes_on_bit_for_bit(subject, tmp_path, forces):
     for name in ("rows.f64", "positions.f32", "velocities.f32"):
         whole, halves = ((place / name).read_bytes() for place in places)
         assert whole == halves
-    record = record_of(start, settings_of(forces, 80), places[1], is_moving=True)
+    record = record_of(start, settings_of(forces, 80), places[1], has_motion=True)
     n_rows = 80 // 4 + 1 if forces == "hybrid" else 81
     assert len(record.series()["energy"]) == n_rows
     assert len(record.positions()) == -(-n_rows // record.layout.position_interval)
     assert np.isfinite(record.series()["rmse"]).all() == (forces == "hybrid")
 
 
-def test_a_simulation_ends_at_its_deadline_and_goes_on(subject, tmp_path):
+def test_a_simulation_stops_at_its_deadline_and_continues_later(subject, tmp_path):
     start = subject.atoms.copy()
     draw_velocities(start, 40.0, np.random.default_rng(0))
     ending = simulate(subject, start, settings_of("direct", 50), tmp_path, OVER)
@@ -154,7 +154,7 @@ def test_a_simulation_ends_at_its_deadline_and_goes_on(subject, tmp_path):
     assert (ending.n_inner, ending.is_done) == (50, True)
 
 
-def test_a_simulation_that_comes_apart_is_stopped(subject, tmp_path):
+def test_a_simulation_that_explodes_is_stopped(subject, tmp_path):
     start = subject.atoms.copy()
     draw_velocities(start, 400.0, np.random.default_rng(0))
     ending = simulate(subject, start, settings_of("conservative", 50, "nve"), tmp_path, NEVER)
@@ -163,7 +163,7 @@ def test_a_simulation_that_comes_apart_is_stopped(subject, tmp_path):
     assert ending.note.startswith("stopped at ")
 
 
-def test_recordings_that_lack_something_are_refused(subject, tmp_path):
+def test_truncated_recordings_are_refused(subject, tmp_path):
     start = subject.atoms.copy()
     draw_velocities(start, 40.0, np.random.default_rng(0))
     simulate(subject, start, settings_of("direct", 10), tmp_path, NEVER)
@@ -172,20 +172,20 @@ def test_recordings_that_lack_something_are_refused(subject, tmp_path):
         simulate(subject, start, settings_of("direct", 20), tmp_path, NEVER)
 
 
-def test_the_start_is_equilibrated_once_for_all(subject, started):
+def test_the_start_is_equilibrated_once(subject, started):
     place = started.parent / KEY
     atoms = starting_atoms(subject, place)
     assert not np.allclose(atoms.positions, subject.atoms.positions)
     assert atoms.get_temperature() > 5.0
     again = start_unit(subject).work(subject, place, NEVER)
     np.testing.assert_array_equal(starting_atoms(subject, place).positions, atoms.positions)
-    assert again.values == read_found(place).values
+    assert again.values == read_results(place).values
     frequencies = again.values["square_frequencies"]
     assert set(frequencies) == {"Ar", "Ne"}
     assert frequencies["Ne"] > frequencies["Ar"]  # lighter, in the same surroundings
 
 
-def test_costs_are_taken_in_rounds(subject, conditions, started):
+def test_costs_are_measured_in_rounds(subject, conditions, started):
     unit = cost_unit((2, 8), 2, conditions)
     found = unit.work(subject, started, NEVER)
     assert found.is_done
@@ -202,10 +202,10 @@ def test_costs_are_taken_in_rounds(subject, conditions, started):
 
 
 @pytest.mark.parametrize("strategy", ["direct", "conservative", "hybrid"])
-def test_optimisations_are_judged_by_the_conservative_force(
+def test_optimizations_are_judged_by_the_conservative_force(
     subject, conditions, tmp_path, strategy
 ):
-    unit = optimise_unit(strategy, 2, 0.002, 300, conditions)
+    unit = optimize_unit(strategy, 2, 0.002, 300, conditions)
     found = unit.work(subject, tmp_path, NEVER).values
     starts = json.loads((tmp_path / "starts.json").read_text())
     assert set(starts) == {"0", "1"}
@@ -218,16 +218,16 @@ def test_optimisations_are_judged_by_the_conservative_force(
     assert unit.work(subject, tmp_path, NEVER).values == found
 
 
-def test_direct_forces_lead_no_cluster_to_its_minimum(subject, conditions, tmp_path):
+def test_direct_forces_do_not_lead_a_cluster_to_its_minimum(subject, conditions, tmp_path):
     cluster = replace(subject, atoms=Atoms("Ar5", molecule(5).positions))
     for strategy, rate in (("direct", 0.0), ("conservative", 1.0)):
         place = tmp_path / strategy
         place.mkdir()
-        unit = optimise_unit(strategy, 1, 5e-4, 150, conditions)
+        unit = optimize_unit(strategy, 1, 5e-4, 150, conditions)
         assert unit.work(cluster, place, NEVER).values["success_rate"] == rate
 
 
-def test_no_optimisation_fits_into_no_time(subject, conditions, tmp_path):
-    unit = optimise_unit("conservative", 2, 0.002, 300, conditions)
+def test_no_optimization_runs_without_time(subject, conditions, tmp_path):
+    unit = optimize_unit("conservative", 2, 0.002, 300, conditions)
     found = unit.work(subject, tmp_path, OVER)
     assert (found.is_done, found.values["n_done"]) == (False, 0)

@@ -1,4 +1,4 @@
-"""What one run that is corrected at every step says of longer outer steps."""
+"""Tests of the heating by outer steps, predicted from one simulation."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ STEP_FS, KT = 0.5, units.kB * 300.0
 
 
 def work_of(power):
-    """Return what steps count: the mean of the power at both of their ends."""
+    """Return the accumulated work, in which a step counts the mean power at both of its ends."""
     return np.concatenate([[0.0], np.cumsum((power[1:] + power[:-1]) / 2)]) * STEP_FS
 
 
@@ -23,7 +23,7 @@ def drifts_of(power):
     return predicted_drifts(frequencies, spectra, STEP_FS, 300.0, 10)
 
 
-def test_noise_without_color_heats_by_each_multiple_of_the_frequency_alike():
+def test_white_noise_heats_equally_at_each_multiple_of_the_frequency():
     rng = np.random.default_rng(0)
     size = 2.0e-3  # eV/fs; its spectrum is size² dt at all frequencies
     found = drifts_of(size * rng.standard_normal(200_000))
@@ -36,18 +36,18 @@ def test_noise_without_color_heats_by_each_multiple_of_the_frequency_alike():
 
 
 @pytest.mark.parametrize("inner_steps", [4, 5, 7, 10])
-def test_a_vibration_heats_where_an_outer_step_meets_it(inner_steps):
+def test_a_vibration_heats_at_outer_steps_of_its_period(inner_steps):
     times = STEP_FS * np.arange(20_000)
     found = drifts_of(1e-3 * np.sin(2 * np.pi * times / (inner_steps * STEP_FS)))
     values = {other: each["value"] for other, each in found.items()}
-    # Its own M, and multiples of it, whose harmonics are the same.
-    met = {other for other in values if other % inner_steps == 0}
-    assert min(values[each] for each in met) > 1e3 * max(
-        value for other, value in values.items() if other not in met
+    # Multiples of M share its frequency among their harmonics.
+    resonant = {other for other in values if other % inner_steps == 0}
+    assert min(values[each] for each in resonant) > 1e3 * max(
+        value for other, value in values.items() if other not in resonant
     )
 
 
-def test_the_spectrum_adds_up_to_the_square_of_the_power():
+def test_the_spectrum_integrates_to_the_mean_square_power():
     times = STEP_FS * np.arange(40_000)
     power = 3e-3 * np.cos(2 * np.pi * times / 4.1) + 1e-3 * np.cos(2 * np.pi * times / 9.7)
     frequencies, spectra = spectra_of_power(work_of(power), STEP_FS)
@@ -55,7 +55,7 @@ def test_the_spectrum_adds_up_to_the_square_of_the_power():
     assert both_sides == pytest.approx((power**2).mean(), rel=1e-3)
 
 
-def test_the_unit_goes_on_where_it_stopped_and_is_shown(subject, conditions, started):
+def test_the_unit_continues_where_it_stopped_and_is_reported(subject, conditions, started):
     unit = resonance_unit(0.6, conditions)
     first = unit.work(subject, started, Deadline(0.0))
     assert not first.is_done
@@ -83,6 +83,6 @@ def test_the_unit_goes_on_where_it_stopped_and_is_shown(subject, conditions, sta
     assert draw_resonance(report) is not None
 
 
-def test_a_run_too_short_for_a_window_says_nothing():
+def test_a_simulation_shorter_than_a_window_predicts_no_drift():
     frequencies, spectra = spectra_of_power(np.zeros(9), STEP_FS)
     assert predicted_drifts(frequencies, spectra, STEP_FS, 300.0, 10)[8]["value"] == 0.0

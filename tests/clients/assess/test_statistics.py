@@ -1,4 +1,4 @@
-"""Means, errors and slopes against series whose answer is known in closed form."""
+"""Tests of means and their errors on series with closed-form answers."""
 
 import math
 
@@ -30,7 +30,7 @@ def exact_error(n, memory):
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.9, 0.98])
-def test_the_error_of_a_correlated_mean_is_that_of_theory(memory):
+def test_the_error_of_a_correlated_mean_agrees_with_theory(memory):
     n = 2**15
     found = [block_average(autoregressive(n, memory, seed)) for seed in range(8)]
     assert all(each.is_reliable for each in found)
@@ -40,18 +40,18 @@ def test_the_error_of_a_correlated_mean_is_that_of_theory(memory):
     assert np.sqrt(np.mean(np.square(scores))) < 2.0
 
 
-def test_the_naive_error_would_have_been_far_too_small():
+def test_the_naive_error_is_far_too_small():
     series = autoregressive(2**15, 0.98, 0)
     naive = series.std() / math.sqrt(len(series))
     assert block_average(series).error > 5 * naive
 
 
-def test_independent_values_count_each():
+def test_every_independent_value_counts():
     found = block_average(np.random.default_rng(0).standard_normal(4096))
     assert found.n_independent == pytest.approx(4096, rel=0.25)
 
 
-def test_a_series_shorter_than_its_memory_is_not_believed():
+def test_a_series_shorter_than_its_correlation_time_is_unreliable():
     short = autoregressive(64, 0.98, 1)
     assert not block_average(short).is_reliable
     assert not block_average([1.0, 2.0]).is_reliable
@@ -64,11 +64,11 @@ def test_a_constant_has_no_error():
     assert (found.value, found.error, found.is_reliable) == (3.0, 0.0, True)
 
 
-def test_blocks_leave_out_the_beginning():
+def test_blocks_drop_a_remainder_at_the_start():
     np.testing.assert_array_equal(in_blocks(np.arange(7.0), 2), [1.5, 3.5, 5.5])
 
 
-def test_few_independent_values_are_not_believed():
+def test_few_independent_values_are_unreliable():
     assert mean_of_independent([]).n_independent == 0
     assert math.isnan(mean_of_independent([1.0]).error)
     found = mean_of_independent([1.0, 2.0, 3.0, 4.0])
@@ -77,7 +77,7 @@ def test_few_independent_values_are_not_believed():
     assert found.is_reliable
 
 
-def test_ratios_within_rounds_do_not_see_what_slows_whole_rounds():
+def test_ratios_within_rounds_are_independent_of_the_speed_of_a_round():
     rng = np.random.default_rng(0)
     slowness = rng.uniform(1.0, 4.0, 200)
     noise = rng.normal(1.0, 0.02, 200)

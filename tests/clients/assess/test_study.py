@@ -1,4 +1,4 @@
-"""Whole assessments of the toy: budgets, going on, refusals, and the page."""
+"""Tests of complete assessments of a toy model: budgets, continuation, refusals and the page."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.potentials import WithoutDirect, loaded
 from twinforce import Client
 from twinforce.assess import PRESETS, Conditions, Progress, assess
 from twinforce.assess.budget import AT_ONCE, NEVER, Deadline, share_of
-from twinforce.assess.folder import Folder, Found
+from twinforce.assess.folder import Folder, UnitResults
 from twinforce.assess.plan import plan, weights
 from twinforce.assess.report.page import page_of
 from twinforce.cli import run
@@ -23,8 +23,8 @@ TINY = ["loops", "nve:hybrid-4", "nve:direct", "nvt:hybrid-8:svr:10", "lambda"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def shorter_runs():
-    """The quick preset, with runs of a hundred steps."""
+def shorter_simulations():
+    """The quick preset, with simulations of a hundred steps."""
     usual = PRESETS["quick"]
     PRESETS["quick"] = replace(usual, n_loops=2, nve_ps=0.2, nvt_ps=0.32)
     yield
@@ -35,7 +35,7 @@ def statuses(report):
     return {key: unit["status"] for each in report["pieces"].values() for key, unit in each.items()}
 
 
-def test_an_assessment_stops_at_its_budget_and_goes_on(client, atoms, conditions, tmp_path):
+def test_an_assessment_stops_at_its_budget_and_continues_later(client, atoms, conditions, tmp_path):
     def assessed(**options):
         return assess(
             client, atoms, tmp_path, preset="quick", pieces=TINY, conditions=conditions, **options
@@ -55,7 +55,7 @@ def test_an_assessment_stops_at_its_budget_and_goes_on(client, atoms, conditions
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
-def test_the_report_says_what_made_it(client, atoms, conditions, tmp_path):
+def test_the_report_states_its_provenance(client, atoms, conditions, tmp_path):
     report = assess(client, atoms, tmp_path, pieces=["loops"], conditions=conditions)
     provenance, info = report["provenance"], client.model()
     assert provenance["model"] == "lj"
@@ -69,7 +69,7 @@ def test_the_report_says_what_made_it(client, atoms, conditions, tmp_path):
     assert report["wall_s"] > 0
 
 
-def test_longer_runs_go_on_where_shorter_ones_ended(client, atoms, conditions, tmp_path):
+def test_longer_simulations_continue_where_shorter_ones_ended(client, atoms, conditions, tmp_path):
     def assessed(preset):
         report = assess(
             client, atoms, tmp_path, preset=preset, pieces=["nve:direct"], conditions=conditions
@@ -85,7 +85,7 @@ def test_longer_runs_go_on_where_shorter_ones_ended(client, atoms, conditions, t
     assert (tmp_path / "units" / "nve_direct" / "rows.f64").read_bytes().startswith(rows)
 
 
-def test_recordings_are_analyzed_anew_where_the_analysis_has_changed(
+def test_recordings_are_analyzed_again_after_a_change_of_the_analysis(
     client, atoms, conditions, tmp_path
 ):
     def assessed():
@@ -100,15 +100,16 @@ def test_recordings_are_analyzed_anew_where_the_analysis_has_changed(
 
     before = assessed()
     folder = Folder(tmp_path)
-    found = folder.found("nvt:hybrid-8:svr:10")
-    rows = (folder.place("nvt:hybrid-8:svr:10") / "rows.f64").read_bytes()
-    folder.keep("nvt:hybrid-8:svr:10", replace(found, analysis=0, values={"picoseconds": 0.32}))
+    results = folder.results("nvt:hybrid-8:svr:10")
+    rows = (folder.directory("nvt:hybrid-8:svr:10") / "rows.f64").read_bytes()
+    outdated = replace(results, analysis=0, values={"picoseconds": 0.32})
+    folder.write("nvt:hybrid-8:svr:10", outdated)
     again = assessed()
     assert {**again, "wall_s": 0} == {**before, "wall_s": 0}
-    assert (folder.place("nvt:hybrid-8:svr:10") / "rows.f64").read_bytes() == rows
+    assert (folder.directory("nvt:hybrid-8:svr:10") / "rows.f64").read_bytes() == rows
 
 
-def test_a_folder_of_something_else_is_refused(client, atoms, conditions, tmp_path):
+def test_the_folder_of_another_assessment_is_refused(client, atoms, conditions, tmp_path):
     def assessed(atoms, conditions, **options):
         pieces = ["loops"]
         return assess(client, atoms, tmp_path, pieces=pieces, conditions=conditions, **options)
@@ -116,10 +117,12 @@ def test_a_folder_of_something_else_is_refused(client, atoms, conditions, tmp_pa
     assessed(atoms, conditions)
     moved = atoms.copy()
     moved.positions[0, 0] += 0.1
-    with pytest.raises(ValueError, match=r"holds an assessment with atoms \w+, but \w+ is wanted"):
+    with pytest.raises(
+        ValueError, match=r"expected an assessment with atoms \w+, got one with \w+"
+    ):
         assessed(moved, conditions)
     hotter = replace(conditions, temperature_k=50.0)
-    with pytest.raises(ValueError, match=r"with temperature_k 40\.0, but 50\.0 is wanted.*--anew"):
+    with pytest.raises(ValueError, match=r"temperature_k 50\.0, got one with 40\.0.*--anew"):
         assessed(atoms, hotter)
     assert assessed(moved, hotter, anew=True)["conditions"]["temperature_k"] == 50.0
     other = tmp_path / "units"
@@ -133,12 +136,14 @@ def test_another_model_under_the_same_name_is_refused(server, atoms, conditions,
     with (
         serve({"lj": loaded(WithoutDirect(), "lj")}) as other,
         Client(other.grpc_url) as client,
-        pytest.raises(ValueError, match="holds an assessment with"),
+        pytest.raises(ValueError, match="expected an assessment with"),
     ):
         assess(client, atoms, tmp_path, pieces=["loops"], conditions=conditions)
 
 
-def test_what_a_model_cannot_do_is_skipped_with_the_reason(atoms, conditions, tmp_path):
+def test_units_that_a_model_does_not_support_are_skipped_with_the_reason(
+    atoms, conditions, tmp_path
+):
     conservative = {"conservative": loaded(WithoutDirect(), "conservative")}
     with serve(conservative) as server, Client(server.grpc_url) as client:
         report = assess(
@@ -156,7 +161,7 @@ def test_what_a_model_cannot_do_is_skipped_with_the_reason(atoms, conditions, tm
     assert note == "skipped: the model has no direct_forces"
 
 
-def test_a_unit_that_another_process_holds_is_left_to_it(client, atoms, conditions, tmp_path):
+def test_a_unit_that_another_process_has_locked_is_not_run(client, atoms, conditions, tmp_path):
     assess(client, atoms, tmp_path, pieces=["loops"], conditions=conditions, budget_minutes=0.0)
     with Folder(tmp_path).locked("loops") as is_ours:
         assert is_ours
@@ -166,18 +171,18 @@ def test_a_unit_that_another_process_holds_is_left_to_it(client, atoms, conditio
         assert is_ours
 
 
-def test_units_with_other_settings_begin_anew(tmp_path):
+def test_units_with_other_settings_start_over(tmp_path):
     folder = Folder(tmp_path)
     assert not folder.prepare("a:b", {"x": 1})
-    folder.keep("a:b", Found({"value": float("nan")}))
-    assert folder.found("a:b").values == {"value": None}
+    folder.write("a:b", UnitResults({"value": float("nan")}))
+    assert folder.results("a:b").values == {"value": None}
     assert not folder.prepare("a:b", {"x": 1})
     assert folder.prepare("a:b", {"x": 2})
-    assert folder.found("a:b") is None
+    assert folder.results("a:b") is None
     assert folder.keys() == ["a:b"]
 
 
-def test_time_is_shared_out_and_what_is_left_goes_to_later_ones():
+def test_time_is_divided_by_weight_among_the_remaining_units():
     assert share_of(NEVER, 1.0, [1.0]) == NEVER
     whole = Deadline.after(100.0)
     assert share_of(whole, 1.0, [3.0]).seconds_left == pytest.approx(25.0, abs=1.0)
@@ -185,7 +190,7 @@ def test_time_is_shared_out_and_what_is_left_goes_to_later_ones():
     assert share_of(AT_ONCE, 1.0, [3.0]).is_over
 
 
-def test_selectors_name_pieces_groups_and_units_of_their_own(subject):
+def test_selectors_name_pieces_groups_and_units_outside_the_preset(subject):
     def keys(*selectors):
         return [unit.key for unit in plan(subject, PRESETS["standard"], selectors)]
 
@@ -216,7 +221,7 @@ def test_selectors_name_pieces_groups_and_units_of_their_own(subject):
 
 
 class Resources(HTMLParser):
-    """Collects what a page would load."""
+    """A parser that collects the tags of a page and the resources that it would load."""
 
     def __init__(self):
         super().__init__()
@@ -229,7 +234,7 @@ class Resources(HTMLParser):
                 self.loaded.append(value)
 
 
-def test_the_page_needs_nothing_but_itself(address, atoms, tmp_path, capsys):
+def test_the_page_is_self_contained(address, atoms, tmp_path, capsys):
     ase.io.write(tmp_path / "atoms.extxyz", atoms)
     out = tmp_path / "out"
     options = ["--preset=quick", "--temperature=40", "--time-step=2", "--equilibration=0.02"]
@@ -238,11 +243,11 @@ def test_the_page_needs_nothing_but_itself(address, atoms, tmp_path, capsys):
     advice = capsys.readouterr().out.splitlines()
     assert advice[-1] == str(out / "report.html")
     page = (out / "report.html").read_text()
-    seen = Resources()
-    seen.feed(page)
-    assert seen.loaded == []
-    assert "script" not in seen.tags
-    assert seen.tags.count("svg") == 5
+    resources = Resources()
+    resources.feed(page)
+    assert resources.loaded == []
+    assert "script" not in resources.tags
+    assert resources.tags.count("svg") == 5
     assert not re.search(r"https?://(?!www\.w3\.org/)", page)
     assert not re.search(r"@import|url\((?!#)", page)
     assert "prefers-color-scheme: dark" in page
@@ -258,11 +263,11 @@ def address(server):
     return server.grpc_url
 
 
-def test_the_command_knows_the_presets():
+def test_the_command_line_offers_all_presets():
     assert set(_PRESETS) == set(PRESETS)
 
 
-def test_progress_is_shown_where_wanted(capsys):
+def test_progress_is_shown_only_on_request(capsys):
     for is_shown in (True, False):
         progress = Progress(is_shown=is_shown)
         with progress.bar("title", 3, unit="step") as bar:
@@ -271,7 +276,7 @@ def test_progress_is_shown_where_wanted(capsys):
         assert ("a line" in capsys.readouterr().err) is is_shown
 
 
-def test_runs_do_not_share_the_random_numbers_of_their_thermostats():
+def test_every_simulation_has_its_own_random_numbers():
     conditions = Conditions(seed=3)
     keys = ["nvt:direct:svr:10", "nvt:hybrid-8:svr:10", "nvt:hybrid-8:svr:100"]
     seeds = [conditions.seed_of(key) for key in keys]

@@ -1,4 +1,4 @@
-"""The verdict follows from the numbers by the rules, and from nothing else."""
+"""Tests that the verdict follows from the numbers by its rules, and from nothing else."""
 
 import copy
 
@@ -13,6 +13,7 @@ from twinforce.assess.report.verdict import (
 )
 
 AT_300_K = Thresholds.at(300.0)
+NOTHING_IS_SAFE = "At constant temperature, nothing has been shown to be safe yet."
 
 
 def estimate(value, error, is_reliable=True):
@@ -63,8 +64,8 @@ REPORT = {
 
 
 def findings(report):
-    judgements = judge(report, AT_300_K).judgements
-    return {(each.topic, each.subject): each.finding for each in judgements}
+    judgments = judge(report, AT_300_K).judgements
+    return {(each.topic, each.subject): each.finding for each in judgments}
 
 
 def changed(piece, key, unit):
@@ -84,7 +85,7 @@ def changed(piece, key, unit):
         (-0.2, 0.02, "unsafe"),
     ],
 )
-def test_an_energy_is_kept_if_its_drift_is_surely_small(rate, error, finding):
+def test_energy_is_safe_if_its_drift_is_certainly_small(rate, error, finding):
     assert judge_drift(rate, error, limit=0.05) == finding
 
 
@@ -101,17 +102,17 @@ def test_an_energy_is_kept_if_its_drift_is_surely_small(rate, error, finding):
         ({}, "not shown"),
     ],
 )
-def test_temperatures_are_kept_if_every_species_surely_has_its_own(deviations, finding):
+def test_temperatures_are_safe_if_every_species_certainly_has_the_right_one(deviations, finding):
     assert judge_temperatures(deviations, limit=3.0) == finding
 
 
-def test_a_share_is_large_enough_only_beyond_its_error():
+def test_a_fraction_is_large_enough_only_beyond_its_error():
     assert judge_at_least(0.95, 0.05, 0.8) == "safe"
     assert judge_at_least(0.85, 0.1, 0.8) == "not shown"
     assert judge_at_least(0.5, 0.1, 0.8) == "unsafe"
 
 
-def test_each_run_is_judged():
+def test_every_unit_is_judged():
     found = findings(REPORT)
     assert found["energy", "nve:conservative"] == "safe"
     assert found["energy", "nve:direct"] == "unsafe"
@@ -121,53 +122,52 @@ def test_each_run_is_judged():
     assert found["temperature", "nvt:hybrid-8:svr:10"] == "safe"
     assert found["motion", "nvt:hybrid-8:svr:10"] == "safe"
     assert found["motion", "nvt:hybrid-8:langevin:10"] == "unsafe"
-    assert found["optimisation", "optimise:direct"] == "unsafe"
-    assert found["optimisation", "optimise:conservative"] == "safe"
+    assert found["optimization", "optimise:direct"] == "unsafe"
+    assert found["optimization", "optimise:conservative"] == "safe"
     assert found["time step", "0.5 fs"] == "safe"
     assert found["outer step", "2 fs"] == "safe"
     assert found["outer step", "4 fs"] == "not shown"
 
 
-def test_advice_names_the_cheapest_way_that_is_safe_and_gentle():
+def test_advice_names_the_cheapest_safe_way_that_preserves_motion():
     advice = judge(REPORT, AT_300_K).advice
     assert advice[0] == (
-        "Without a thermostat safe: conservative; MTS, M = 4. unsafe: direct. "
-        "not shown: MTS, M = 8."
+        "Without a thermostat: safe (conservative; MTS, M = 4), unsafe (direct), "
+        "not shown (MTS, M = 8)."
     )
-    assert advice[1].startswith("At constant temperature use MTS, M = 8 with SVR, τ = 10 fs")
+    assert advice[1].startswith("At constant temperature, use MTS, M = 8 with SVR, τ = 10 fs")
     assert any("direct with SVR, τ = 10 fs is unsafe" in each for each in advice)
-    assert any("Langevin, τ = 10 fs keeps temperatures but slows motion" in each for each in advice)
+    slowed = "Langevin, τ = 10 fs keeps the target temperature but slows motion"
+    assert any(slowed in each for each in advice)
 
 
 @pytest.mark.parametrize("way", ["direct:langevin:100", "direct:svr-local:100"])
-def test_friction_on_direct_forces_is_not_advised_while_its_motion_is_not_shown(way):
+def test_friction_on_direct_forces_is_not_advised_unless_motion_is_shown_to_be_right(way):
     report = copy.deepcopy(REPORT)
-    kept = nvt(0.1, -0.1)
-    kept.pop("diffusion", None)
-    report["pieces"]["nvt"] = {f"nvt:{way}": kept}
+    unit = nvt(0.1, -0.1)
+    unit.pop("diffusion", None)
+    report["pieces"]["nvt"] = {f"nvt:{way}": unit}
     advice = judge(report, AT_300_K).advice
     assert findings(report)["temperature", f"nvt:{way}"] == "safe"
-    assert "At constant temperature nothing is shown to be safe yet." in advice
-    assert any("what it does to motion is not shown" in each for each in advice)
+    assert NOTHING_IS_SAFE in advice
+    assert any("its effect on motion is not shown" in each for each in advice)
 
 
-def test_what_is_too_short_is_not_shown_and_not_advised():
+def test_a_simulation_that_is_too_short_shows_nothing_and_is_not_advised():
     report = copy.deepcopy(REPORT)
     report["pieces"]["nvt"] = {"nvt:hybrid-8:svr:10": nvt(0.0, 0.0, is_reliable=False)}
     assert findings(report)["temperature", "nvt:hybrid-8:svr:10"] == "not shown"
-    assert (
-        "At constant temperature nothing is shown to be safe yet." in judge(report, AT_300_K).advice
-    )
+    assert NOTHING_IS_SAFE in judge(report, AT_300_K).advice
 
 
-def test_what_the_finite_step_does_is_not_blamed_on_the_forces():
+def test_the_shift_by_the_finite_time_step_is_not_attributed_to_the_forces():
     report = changed("nvt", "nvt:hybrid-8:svr:10", nvt(-2.0, 4.0, error=0.5, shift=2.0))
     assert findings(report)["temperature", "nvt:hybrid-8:svr:10"] == "safe"
     report = changed("nvt", "nvt:hybrid-8:svr:10", nvt(-2.0, 4.0, error=0.5, shift=0.0))
     assert findings(report)["temperature", "nvt:hybrid-8:svr:10"] == "unsafe"
 
 
-def test_runs_that_came_apart_are_unsafe():
+def test_simulations_that_exploded_are_unsafe():
     stopped = {"status": "stopped", "note": "stopped at 1600 K after 900 fs", "drift": None}
     assert findings(changed("nve", "nve:direct", stopped))["energy", "nve:direct"] == "unsafe"
     assert (
@@ -190,8 +190,8 @@ def test_too_long_a_step_is_unsafe():
     assert findings(report)["time step", "1.5 fs"] == "unsafe"
 
 
-def test_nothing_measured_is_nothing_shown():
+def test_an_empty_report_shows_nothing():
     report = {"conditions": REPORT["conditions"], "pieces": {}}
     found = judge(report, AT_300_K)
     assert found.judgements == ()
-    assert found.advice == ("Without a thermostat nothing is shown.",)
+    assert found.advice == ("Without a thermostat, nothing has been shown.",)

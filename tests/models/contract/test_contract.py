@@ -132,18 +132,18 @@ def test_a_potential_without_direct_heads_can_keep_the_contract():
 @pytest.mark.parametrize(
     ("offender", "check"),
     [
-        (LeaksAcrossSystems, "in a batch as alone"),
+        (LeaksAcrossSystems, "same results in a batch and alone"),
         (IsNotAGradient, "conservative forces = -dE/dr"),
         (HidesTheCell, "conservative stress = dE/dstrain / V"),
         (MutatesItsInputs, "inputs are not changed"),
-        (GivesNaNForAMissingHead, "declared outputs are given, finite, in shape"),
-        (ForgetsItsHead, "declared outputs are given, finite, in shape"),
+        (GivesNaNForAMissingHead, "declared outputs are present, finite, in shape"),
+        (ForgetsItsHead, "declared outputs are present, finite, in shape"),
         (StopsAtTheCutoff, "energy and forces continuous at the cutoff"),
         (KnowsPlaces, "unchanged by translation"),
         (KnowsPlaces, "conservative forces = -dE/dr"),
         (KnowsOrder, "unchanged by permutation"),
-        (TouchesMoreWithDirect, "all outputs at once as one by one"),
-        (Raises, "in a batch as alone"),
+        (TouchesMoreWithDirect, "same results together and one by one"),
+        (Raises, "same results in a batch and alone"),
     ],
 )
 def test_an_offender_is_caught(offender, check):
@@ -153,18 +153,20 @@ def test_an_offender_is_caught(offender, check):
         report.raise_if_broken()
 
 
-def test_an_energy_that_does_not_turn_with_the_system_is_reported_and_not_refused():
+def test_an_energy_that_does_not_rotate_with_the_system_is_reported_and_not_refused():
     report = check_potential(KnowsDirections())
-    (turning,) = (check for check in report.checks if check.name == "energy turns with the system")
-    assert turning.deviation > 1e-3
-    assert turning.tolerance is None
-    assert not turning.is_broken
+    (rotation,) = (
+        check for check in report.checks if check.name == "energy is invariant under rotation"
+    )
+    assert rotation.deviation > 1e-3
+    assert rotation.tolerance is None
+    assert not rotation.is_broken
 
 
-def test_the_swirl_of_a_toy_shows_as_a_direct_force_that_does_not_turn():
+def test_the_swirl_of_a_toy_shows_as_a_direct_force_that_does_not_rotate():
     checks = {check.name: check for check in check_potential(harmonic()).checks}
-    assert checks["direct part turns"].deviation > 1e-3
-    assert checks["conservative part turns"].deviation < 1e-9
+    assert checks["direct outputs rotate"].deviation > 1e-3
+    assert checks["conservative outputs rotate"].deviation < 1e-9
 
 
 def test_an_exception_is_told_in_the_report():

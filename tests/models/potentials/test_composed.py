@@ -167,7 +167,11 @@ REFUSED = {
     "dtype": (LONG, lennard_jones(dtype=torch.float32), "same dtype, got torch.float64 in the"),
     "device": (LONG, lennard_jones(device="meta"), "same device, got cpu .* and meta"),
     "charge": (harmonic(), LONG, "same use of the charge, got True in the conservative one"),
-    "elements": (Soft(), OnlyHydrogen(), "its conservative part knows 10, 18 and .* part 1$"),
+    "elements": (
+        Soft(),
+        OnlyHydrogen(),
+        "got 10, 18 in the conservative one and 1 in the",
+    ),
     "no direct forces": (LONG, WithoutDirect(), "the direct part .* has no direct_forces"),
     "no energy": (DirectOnly(), LONG, "has no conservative_forces, energy"),
 }

@@ -1,4 +1,4 @@
-"""Batches as tables: the same results as the ordinary way, whatever the padding."""
+"""Batches as tables: the same results as without tables, whatever the padding."""
 
 import dataclasses
 from pathlib import Path
@@ -14,12 +14,12 @@ from twinforce_models import registry
 from twinforce_models.neighbors.folding import fold
 from twinforce_models.neighbors.search import neighbor_list
 from twinforce_models.prediction import predict
+from twinforce_models.tables.capacity import NeighborCapacity
 from twinforce_models.tables.layout import Staging, reach_of, size_for
 from twinforce_models.tables.predictor import TablePredictor
-from twinforce_models.tables.room import Room
 from twinforce_models.tables.search import check_search, reversed_places, search
 from twinforce_models.tables.table import packed
-from twinforce_proto import OUTPUTS, STRESSES, System, UnsupportedOutputError
+from twinforce_proto import OUTPUTS, STRESSES, System
 
 ROOT = Path(__file__).parents[3]
 CUTOFF = 4.5
@@ -105,7 +105,7 @@ def test_a_table_has_the_pairs_of_the_neighbor_list(cutoff, dtype, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_way_back_of_the_way_back_is_the_pair_itself(device):
+def test_the_reverse_of_the_reverse_is_the_pair_itself(device):
     places, _ = places_of(hard_systems(), device=torch.device(device))
     table = search(places, CUTOFF, 200)
     back = reversed_places(table.neighbors, table.shifts, table.counts).view(-1)
@@ -122,7 +122,7 @@ def test_a_search_can_be_tried(device):
     check_search(torch.device(device))
 
 
-def test_what_there_is_no_room_for_is_counted():
+def test_neighbors_beyond_the_capacity_are_counted():
     places, _ = places_of(waters())
     full, cut = (search(places, CUTOFF, width) for width in (200, 5))
     assert torch.equal(full.counts, cut.counts)
@@ -160,13 +160,13 @@ def test_a_pet_says_the_same_of_a_table(checkpoints, architecture, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_neither_the_room_nor_the_company_of_a_system_changes_what_is_said_of_it(device):
+def test_neither_capacity_nor_other_systems_change_the_prediction_of_a_system(device):
     potential = registry.load("water", dtype="float32", device=device).potential
     system = water64()
     (alone,) = TablePredictor(potential).predict([system], OPEN)
-    roomy = TablePredictor(potential)
-    roomy.predict([crowded()], OPEN)
-    together = roomy.predict([*waters(1), system, *waters(1)], OPEN)[1]
+    wide = TablePredictor(potential)
+    wide.predict([dense()], OPEN)
+    together = wide.predict([*waters(1), system, *waters(1)], OPEN)[1]
     scale = np.abs(alone.conservative_forces).max()
     for name in ("conservative_forces", "direct_forces"):
         np.testing.assert_allclose(
@@ -179,7 +179,7 @@ def water64():
     return System(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
 
 
-def crowded():
+def dense():
     system = waters(1, 64)[0]
     return System(system.atomic_numbers, 0.8 * system.positions, 0.8 * system.cell, pbc=True)
 
@@ -192,27 +192,21 @@ def test_the_same_systems_get_the_same_to_the_last_bit(device):
     assert_same(first, second, OPEN, atol=0)
 
 
-def test_a_stress_needs_a_periodic_system():
-    potential = registry.load("water").potential
-    with pytest.raises(UnsupportedOutputError, match="pbc"):
-        TablePredictor(potential).predict(pets.systems()[1:2], frozenset(STRESSES))
-
-
-def test_what_needs_too_much_room_is_left_to_the_ordinary_way():
+def test_a_table_that_would_be_too_large_is_not_made():
     potential = registry.load("water").potential
     predictor = TablePredictor(potential, max_entries=3000)
-    assert predictor.predict([crowded()], OPEN) is None
+    assert predictor.predict([dense()], OPEN) is None
     assert predictor.predict(waters(1), OPEN) is not None
 
 
-def test_a_cell_much_smaller_than_the_cutoff_is_left_to_the_ordinary_way():
+def test_a_cell_much_smaller_than_the_cutoff_is_evaluated_without_tables():
     potential = registry.load("water").potential
     cell = [[1.0, 0.0, 0.0], [1.0, 0.06, 0.0], [0.0, 0.0, 9.0]]  # faces 0.06 Å apart
     tiny = System([1], [[0.0, 0.0, 0.0]], cell, pbc=True)
     assert TablePredictor(potential).predict([tiny], OPEN) is None
 
 
-def test_a_cell_that_has_far_too_many_images_is_left_to_the_ordinary_way():
+def test_a_cell_with_far_too_many_images_is_evaluated_without_tables():
     system = waters(1)[0]
     basis = np.array([[127, 8, -15], [0, 1, 0], [144, 8, -17]])  # of the same lattice
     assert round(np.linalg.det(basis)) == 1
@@ -223,12 +217,12 @@ def test_a_cell_that_has_far_too_many_images_is_left_to_the_ordinary_way():
     assert_same(predictor.predict([system], OPEN), predict(potential, [skewed], OPEN), OPEN, 1e-6)
 
 
-def test_a_toy_is_left_to_the_ordinary_way():
+def test_a_toy_is_evaluated_without_tables():
     potential = registry.load("toy:lennard-jones").potential
     assert TablePredictor(potential).predict([crystal()], frozenset({"energy"})) is None
 
 
-def test_sizes_leave_room_for_a_system_of_padding_and_waste_little():
+def test_sizes_include_a_system_of_padding_and_waste_little():
     for n_atoms in (1, 31, 64, 192, 1000, 6144, 50_000):
         size = size_for(n_atoms, 1)
         assert n_atoms <= size.n_atoms <= max(32, 1.34 * n_atoms)
@@ -239,18 +233,18 @@ def test_sizes_leave_room_for_a_system_of_padding_and_waste_little():
     assert len(sizes) <= 5
 
 
-def test_room_grows_at_once_and_shrinks_when_long_not_needed():
-    room = Room()
-    assert not room.is_enough(50, 0)
-    assert room.is_enough(50, 0)
-    assert not room.is_enough(50, 30)
-    assert (room.listed, room.seen) == (56, 32)
+def test_the_capacity_grows_at_once_and_shrinks_when_long_not_needed():
+    capacity = NeighborCapacity()
+    assert not capacity.fits_or_grows(50, 0)
+    assert capacity.fits_or_grows(50, 0)
+    assert not capacity.fits_or_grows(50, 30)
+    assert (capacity.listed, capacity.seen) == (56, 32)
     for _ in range(600):
-        assert room.is_enough(20, 0)
-    assert room.listed == 56  # the 50 is not forgotten at once
+        assert capacity.fits_or_grows(20, 0)
+    assert capacity.listed == 56  # the 50 still counts in the first window
     for _ in range(600):
-        assert room.is_enough(20, 0)
-    assert (room.listed, room.seen) == (24, 16)
+        assert capacity.fits_or_grows(20, 0)
+    assert (capacity.listed, capacity.seen) == (24, 16)
 
 
 @pytest.mark.gpu

@@ -59,9 +59,9 @@ def body(**changes):
         (lambda: Integrator(time_step=0.0), "time_step_fs", "expected a positive number"),
         (lambda: Integrator(inner_steps=0), "inner_steps", "expected at least 1, got 0"),
         (lambda: start(MTS, masses=[1.0]), "masses", r"expected shape \[8\], got shape \[1\]"),
-        (lambda: start(MTS, masses=[0.0] * 8), "masses", "got 0.0 of atom 0"),
-        (lambda: start(MTS, fixed_atoms=[8]), "fixed_atoms", "places from 0 to 7, got 8"),
-        (lambda: start(MTS, fixed_atoms=range(8)), "fixed_atoms", "got all of them"),
+        (lambda: start(MTS, masses=[0.0] * 8), "masses", r"got 0.0 at \[0\]"),
+        (lambda: start(MTS, fixed_atoms=[8]), "fixed_atoms", "indices from 0 to 7, got 8"),
+        (lambda: start(MTS, fixed_atoms=range(8)), "fixed_atoms", "got all atoms"),
         (lambda: start(MTS, fixed_atoms=[0.5]), "fixed_atoms", "whole numbers"),
         (lambda: start(MTS, random=-1), "seed", "whole number from 0"),
         (

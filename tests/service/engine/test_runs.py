@@ -215,7 +215,9 @@ def test_what_makes_no_sense_is_refused(engine, wanted, error):
 
 
 def test_bytes_that_are_no_checkpoint_are_refused_at_once():
-    with pytest.raises(InvalidRequestError, match="checkpoint: expected one that a snapshot held"):
+    with pytest.raises(
+        InvalidRequestError, match="checkpoint: expected the checkpoint of a snapshot"
+    ):
         Told(PropagateRequest(MODEL, b"\xff", 4))
 
 

@@ -14,7 +14,7 @@ from twinforce_dynamics.ensembles import BAR, FS, NPT, SVR
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Integrator, Start
-from twinforce_dynamics.steps import answered
+from twinforce_dynamics.steps import complete
 from twinforce_dynamics.trajectory import Snapshot, Trajectory
 from twinforce_proto import InvalidRequestError, Prediction
 from twinforce_service.engine.runs import Run
@@ -44,7 +44,7 @@ def checkpoint():
     forces = GENERATOR.normal(size=(8, 3))
     there = Prediction(energy=-1 / 3, conservative_forces=forces, direct_forces=forces / 3)
     begin = start()
-    state = answered(Trajectory(begin).begin(), lambda *_: there, lambda *_: there)
+    state = complete(Trajectory(begin).begin(), lambda *_: there, lambda *_: there)
     return Checkpoint("soft", "0" * 64, begin, state, 24)
 
 
@@ -81,7 +81,7 @@ def test_a_journey_arrives_as_it_was(wanted):
     told = []
     sent = Run(wanted, print, 3, 1e5 / 7, "ü", Walker(), 6)
     message = travelled(run_to_frames(2**60, sent))
-    assert message.kind is messages.Kind.MOVE
+    assert message.kind is messages.Kind.RUN
     number, got = run_from_message(message, lambda *said: told.append(said))
     assert number == 2**60
     for name in ("wanted", "n_ahead", "deadline", "request_id", "walker", "urgency", "n_atoms"):

@@ -1,4 +1,4 @@
-"""What a trajectory says of how atoms move: diffusion and the spectrum of velocities."""
+"""Diffusion coefficients and velocity spectra from trajectories."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from twinforce.assess.analysis.statistics import UNKNOWN, Estimate, Floats, mean
 _LIGHT_CM_PER_FS = 2.99792458e-5
 
 _N_BLOCKS = 5
-# Shorter blocks than this show how atoms rattle, not how they diffuse.
+# Shorter blocks show vibrations rather than diffusion.
 _SHORTEST_BLOCK_PS = 2.0
 _TAIL = 0.05
 
@@ -21,8 +21,8 @@ class Spectrum:
     """The power spectrum of velocities, the Fourier transform of their autocorrelation.
 
     Attributes:
-        wave_numbers: In 1/cm, shape [n].
-        density: Per 1/cm, adding up to 1, shape [n].
+        wave_numbers: Wave numbers in 1/cm, shape [n].
+        density: Density per 1/cm, normalized to 1, shape [n].
     """
 
     wave_numbers: Floats
@@ -30,14 +30,14 @@ class Spectrum:
 
     @property
     def peak(self) -> float:
-        """Where it is highest, in 1/cm."""
+        """Wave number of the maximum, in 1/cm."""
         return float(self.wave_numbers[self.density.argmax()])
 
     @property
     def highest(self) -> float:
-        """Up to which wave number there is more than the tail that a thermostat makes, in 1/cm.
+        """Highest wave number with more than 5% of the peak density, in 1/cm.
 
-        That is 5% of the peak.
+        The threshold excludes the tail that a thermostat produces.
         """
         return float(self.wave_numbers[self.density >= _TAIL * self.density.max()].max())
 
@@ -50,25 +50,25 @@ def diffusion(
         D = slope of <|r(t) - r(0)|²> / 6
 
     The slope is taken between a quarter and a half of the length of a block, and the error from
-    the scatter of five blocks. The motion of the center of mass is taken away; the correction
-    for the finite size of the system is not made.
+    the scatter of five blocks. The motion of the center of mass is removed; there is no correction
+    for the finite size of the system.
 
     Args:
-        positions: Not wrapped into the cell, in Å, shape [n_times, n_atoms, 3].
-        masses: Shape [n_atoms].
-        chosen: Which atoms, shape [n_atoms].
-        step_fs: Between times, in fs.
+        positions: Positions in Å, not wrapped into the cell, shape [n_times, n_atoms, 3].
+        masses: Masses of the atoms, shape [n_atoms].
+        chosen: Mask of the atoms to include, shape [n_atoms].
+        step_fs: Time between records, in fs.
     """
     size = len(positions) // _N_BLOCKS
     if size < 8:
         return UNKNOWN
-    still = positions - np.average(positions, axis=1, weights=masses)[:, None]
-    moving = still[len(positions) - size * _N_BLOCKS :, chosen]
-    blocks = moving.reshape(_N_BLOCKS, size, -1, 3)
+    centered = positions - np.average(positions, axis=1, weights=masses)[:, None]
+    recent = centered[len(positions) - size * _N_BLOCKS :, chosen]
+    blocks = recent.reshape(_N_BLOCKS, size, -1, 3)
     slopes = [_slope(block, step_fs * 1e-3) for block in blocks]
-    found = mean_of_independent(np.array(slopes) / 6.0)
+    mean = mean_of_independent(np.array(slopes) / 6.0)
     is_long = size * step_fs * 1e-3 >= _SHORTEST_BLOCK_PS
-    return Estimate(found.value, found.error, found.n_independent, found.is_reliable and is_long)
+    return Estimate(mean.value, mean.error, mean.n_independent, mean.is_reliable and is_long)
 
 
 def velocity_spectrum(
@@ -77,21 +77,21 @@ def velocity_spectrum(
     """Return the power spectrum of velocities, averaged over atoms and half-overlapping windows.
 
     Args:
-        velocities: In any unit, shape [n_times, n_atoms, 3].
-        step_fs: Between times, in fs; half of 1/step is the highest frequency.
-        window_ps: The resolution is one over it.
+        velocities: Velocities in any unit, shape [n_times, n_atoms, 3].
+        step_fs: Time between records, in fs, which limits the highest frequency to 1/(2 step).
+        window_ps: Length of a window, in ps; the resolution is its inverse.
 
     Returns:
-        None where there is less than one window.
+        The spectrum, or None if the trajectory is shorter than a window.
     """
     size = round(window_ps * 1e3 / step_fs)
     if len(velocities) < size or size < 8:
         return None
-    shape = np.hanning(size)[:, None]
+    window = np.hanning(size)[:, None]
     flat = velocities.reshape(len(velocities), -1)
     power = np.zeros(size // 2 + 1)
     for begin in range(0, len(flat) - size + 1, size // 2):
-        transformed = np.fft.rfft(flat[begin : begin + size] * shape, axis=0)
+        transformed = np.fft.rfft(flat[begin : begin + size] * window, axis=0)
         power += (np.abs(transformed) ** 2).sum(axis=1)
     wave_numbers = np.fft.rfftfreq(size, step_fs).astype(np.float64) / _LIGHT_CM_PER_FS
     return Spectrum(wave_numbers, power / (power.sum() * wave_numbers[1]))
@@ -103,12 +103,12 @@ def period_fs(wave_number: float) -> float:
 
 
 def wave_number(period_fs: float) -> float:
-    """Return the wave number of what repeats after so many fs, in 1/cm."""
+    """Return the wave number of a vibration with this period, in 1/cm."""
     return 1.0 / (period_fs * _LIGHT_CM_PER_FS)
 
 
 def _slope(positions: Floats, step_ps: float) -> float:
-    """Return how fast the mean squared displacement grows, in Å²/ps."""
+    """Return the slope of the mean squared displacement, in Å²/ps."""
     size = len(positions)
     lags = np.unique(np.linspace(size // 4, size // 2, 24).astype(int))
     squares = [((positions[lag:] - positions[:-lag]) ** 2).sum(axis=-1).mean() for lag in lags]

@@ -1,4 +1,4 @@
-"""Means and slopes of correlated series, with errors that know of the correlation."""
+"""Means of correlated series, with errors that account for the correlation."""
 
 import math
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-# Fewer values that are independent say too little of their own scatter.
+# Fewer independent values do not give a reliable error.
 _FEWEST_INDEPENDENT = 8.0
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and how sure it is.
+    """A value with its statistical error.
 
     Attributes:
-        value: NaN where nothing can be said.
-        error: One standard error; NaN where it is not known.
-        n_independent: How many independent values it is worth.
-        is_reliable: Whether the series was long enough for its error to be believed.
+        value: The value; NaN if it cannot be estimated.
+        error: One standard error; NaN if it cannot be estimated.
+        n_independent: Effective number of independent samples.
+        is_reliable: True if the series was long enough for a reliable error.
     """
 
     value: float
@@ -41,11 +41,12 @@ def block_average(series: ArrayLike) -> Estimate:
 
         B³ > 2 n (s_B / s_1)⁴        s_B -> error of the mean from blocks of B,  n -> length
 
-    which balances what is left of the correlation against too few blocks (Lee et al., Phys. Rev.
-    E 83, 066706 (2011)). Where no length does, the error is too small and said to be unreliable.
+    which balances the remaining correlation against the scatter of few blocks (Lee et al., Phys.
+    Rev. E 83, 066706 (2011)). If no length satisfies it, the error is too small and the estimate
+    is marked as unreliable.
 
     Args:
-        series: Evenly spaced, shape [n].
+        series: Evenly spaced values, shape [n].
     """
     values = np.asarray(series, dtype=np.float64)
     if len(values) < 4 or not np.isfinite(values).all():
@@ -68,7 +69,7 @@ def block_average(series: ArrayLike) -> Estimate:
 
 
 def in_blocks(values: Floats, size: int) -> Floats:
-    """Return the means of consecutive blocks of this size; what is left over comes first."""
+    """Return the means of consecutive blocks of this size; a remainder is dropped at the start."""
     n_blocks = len(values) // size
     kept = values[len(values) - n_blocks * size :]
     means: Floats = kept.reshape(n_blocks, size, *values.shape[1:]).mean(axis=1)
@@ -87,9 +88,9 @@ def mean_of_independent(values: Sequence[float] | Floats) -> Estimate:
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:
-    """Return the median of ratios taken pair by pair, so that what slows both cancels.
+    """Return the median of ratios taken pair by pair, in which common disturbances cancel.
 
-    The error is that of a median of normally distributed values, from the middle 68% of them.
+    The error is that of the median of normally distributed values, from their middle 68%.
     """
     if not numerators:
         return UNKNOWN

@@ -1,1 +1,1 @@
-"""The verdict, and the page that reports it."""
+"""The report of an assessment: its numbers, verdict, advice, tables, figures and web page."""

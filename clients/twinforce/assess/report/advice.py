@@ -1,24 +1,23 @@
-"""What to do, in sentences, from judgements alone."""
+"""Advice in sentences, derived from judgments alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from twinforce.assess.ways import Way, parse_thermostat, parse_way
+from twinforce.assess.report.content import Report, thermostat_of, way_of
 
 Finding = Literal["safe", "unsafe", "not shown"]
-Report = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """One answer.
+class Judgment:
+    """A finding on one subject, with its reason.
 
     Attributes:
-        topic: Such as "energy".
-        subject: What it is about, such as "nve:direct".
-        finding: The answer.
-        reason: The numbers behind it.
+        topic: Topic, such as "energy".
+        subject: Subject of the finding, such as "nve:direct".
+        finding: "safe", "unsafe" or "not shown".
+        reason: The numbers from which the finding follows.
     """
 
     topic: str
@@ -27,90 +26,88 @@ class Judgement:
     reason: str
 
 
-def advice_on(report: Report, judgements: tuple[Judgement, ...]) -> Iterator[str]:
-    """Yield sentences on what to do, the most important first."""
-    by_topic = {(each.topic, each.subject): each for each in judgements}
-    yield _advice_on_energy(by_topic)
-    yield from _advice_on_temperature(report, by_topic)
+def advice_on(report: Report, judgments: Sequence[Judgment]) -> Iterator[str]:
+    """Yield sentences of advice, the most important first."""
+    yield _advice_on_energy(_by_subject(judgments, "energy"))
+    yield from _advice_on_temperature(
+        report, _by_subject(judgments, "temperature"), _by_subject(judgments, "motion")
+    )
+    optimizations = _by_subject(judgments, "optimization")
     for strategy in ("direct", "hybrid", "conservative"):
-        found = by_topic.get(("optimisation", f"optimise:{strategy}"))
-        if found is not None:
-            yield f"Optimisation with {strategy} forces: {found.finding} ({found.reason})."
-    yield from _advice_on_steps(judgements)
+        if judgment := optimizations.get(f"optimise:{strategy}"):
+            yield (f"Optimization with {strategy} forces: {judgment.finding} ({judgment.reason}).")
+    yield from _advice_on_steps(judgments)
 
 
-def _advice_on_energy(by_topic: Mapping[tuple[str, str], Judgement]) -> str:
-    found = {subject: each for (topic, subject), each in by_topic.items() if topic == "energy"}
-    safe = [way_of(key).title for key, each in found.items() if each.finding == "safe"]
-    unsafe = [way_of(key).title for key, each in found.items() if each.finding == "unsafe"]
-    unknown = [way_of(key).title for key, each in found.items() if each.finding == "not shown"]
-    parts = [
-        f"{label}: {'; '.join(names)}"
-        for label, names in (("safe", safe), ("unsafe", unsafe), ("not shown", unknown))
-        if names
-    ]
-    return f"Without a thermostat {'. '.join(parts) or 'nothing is shown'}."
+def _by_subject(judgments: Sequence[Judgment], topic: str) -> dict[str, Judgment]:
+    return {each.subject: each for each in judgments if each.topic == topic}
+
+
+def _advice_on_energy(energy: Mapping[str, Judgment]) -> str:
+    findings: tuple[Finding, ...] = ("safe", "unsafe", "not shown")
+    titles = {
+        finding: [way_of(key).title for key, each in energy.items() if each.finding == finding]
+        for finding in findings
+    }
+    parts = [f"{finding} ({'; '.join(names)})" for finding, names in titles.items() if names]
+    if not parts:
+        return "Without a thermostat, nothing has been shown."
+    return f"Without a thermostat: {', '.join(parts)}."
 
 
 def _advice_on_temperature(
-    report: Report, by_topic: Mapping[tuple[str, str], Judgement]
+    report: Report, temperature: Mapping[str, Judgment], motion: Mapping[str, Judgment]
 ) -> Iterator[str]:
-    """Recommend the cheapest way and the thermostat under which all that was shown is safe."""
-    found = {subject: each for (topic, subject), each in by_topic.items() if topic == "temperature"}
-    if not found:
+    """Recommend the cheapest way and thermostat for which everything that was shown is safe."""
+    if not temperature:
         return
-    safe = [key for key, each in found.items() if each.finding == "safe"]
-    gentle = [key for key in safe if _leaves_motion_alone(key, by_topic)]
-    if gentle:
-        key = min(gentle, key=lambda each: way_of(each).cost())
-        thermostat = parse_thermostat(key.split(":", 2)[2])
+    safe = [key for key, each in temperature.items() if each.finding == "safe"]
+    recommendable = [key for key in safe if _preserves_motion(key, motion.get(key))]
+    if recommendable:
+        key = min(recommendable, key=lambda each: way_of(each).cost())
         step = report["conditions"]["time_step_fs"]
         yield (
-            f"At constant temperature use {way_of(key).title} with {thermostat.title} and steps "
-            f"of {step:g} fs: every species keeps its temperature ({found[key].reason})."
+            f"At constant temperature, use {_title_of(key)} and a time step of {step:g} fs: "
+            f"every species keeps the target temperature ({temperature[key].reason})."
         )
     else:
-        yield "At constant temperature nothing is shown to be safe yet."
-    for key, each in found.items():
+        yield "At constant temperature, nothing has been shown to be safe yet."
+    for key, each in temperature.items():
         if each.finding == "unsafe":
-            yield f"{_title_of(key)} is unsafe: {each.reason} from where it should be."
+            yield f"{_title_of(key)} is unsafe ({each.reason})."
     for key in safe:
-        motion = by_topic.get(("motion", key))
-        if key not in gentle and motion is not None and motion.finding == "unsafe":
+        if key in recommendable:
+            continue
+        judgment = motion.get(key)
+        if judgment is not None and judgment.finding == "unsafe":
             yield (
-                f"{_title_of(key)} keeps temperatures but slows motion: diffusion is "
-                f"{motion.reason}."
+                f"{_title_of(key)} keeps the target temperature but slows motion "
+                f"({judgment.reason})."
             )
-        elif key not in gentle:
-            yield f"{_title_of(key)} keeps temperatures; what it does to motion is not shown."
+        else:
+            yield (
+                f"{_title_of(key)} keeps the target temperature; its effect on motion is not shown."
+            )
 
 
-def _leaves_motion_alone(key: str, by_topic: Mapping[tuple[str, str], Judgement]) -> bool:
-    """Return whether a run may be recommended as to motion.
+def _preserves_motion(key: str, judgment: Judgment | None) -> bool:
+    """Return True if motion is no reason against recommending a simulation.
 
-    Friction and noise on each atom change how it moves, and so do forces that are no gradient:
-    there it must have been shown that motion is what it should be. Elsewhere it must not have
+    Friction and noise on each atom change how it moves, and so do forces that are not a gradient:
+    with them, motion must have been shown to be right. Otherwise it suffices that motion has not
     been shown to be wrong.
     """
-    motion = by_topic.get(("motion", key))
-    is_gentle = (
-        parse_thermostat(key.split(":", 2)[2]).ensemble == "svr" and way_of(key).forces != "direct"
-    )
-    if motion is None:
+    is_gentle = thermostat_of(key).ensemble == "svr" and way_of(key).forces != "direct"
+    if judgment is None:
         return is_gentle
-    return motion.finding == "safe" or (is_gentle and motion.finding != "unsafe")
+    return judgment.finding == "safe" or (is_gentle and judgment.finding != "unsafe")
 
 
-def _advice_on_steps(judgements: tuple[Judgement, ...]) -> Iterator[str]:
-    for each in judgements:
+def _advice_on_steps(judgments: Sequence[Judgment]) -> Iterator[str]:
+    for each in judgments:
         if each.topic in ("time step", "outer step") and each.finding != "not shown":
             yield f"{each.topic.capitalize()} of {each.subject}: {each.finding} ({each.reason})."
 
 
-def way_of(key: str) -> Way:
-    """Return how the run of this key was driven."""
-    return parse_way(key.split(":")[1])
-
-
 def _title_of(key: str) -> str:
-    return f"{way_of(key).title} with {parse_thermostat(key.split(':', 2)[2]).title}"
+    return f"{way_of(key).title} with {thermostat_of(key).title}"

@@ -1,4 +1,4 @@
-"""A report as one page of HTML that needs nothing else: figures and styles are inside."""
+"""A report as one self-contained HTML page, which includes its figures and styles."""
 
 import io
 import re
@@ -9,14 +9,13 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from twinforce.assess.report.content import Report, title_of
 from twinforce.assess.report.explanations import EXPLANATIONS, TITLES
-from twinforce.assess.report.figures import FIGURES, title_of
-from twinforce.assess.report.tables import TABLES, Table
+from twinforce.assess.report.figures import FIGURES
+from twinforce.assess.report.tables import TABLES, ReportTable
 from twinforce.assess.report.verdict import Thresholds
 
-Report = Mapping[str, Any]
-
-# Drawn in this color, and then told to take that of the text around it.
+# Text and axes are drawn in this color, which `svg_of` replaces by that of the surrounding text.
 _INK = "#010203"
 _SVG_STYLE: Any = {
     "svg.fonttype": "none",
@@ -64,16 +63,16 @@ th { color: var(--soft); font-weight: 600; }
 
 
 def page_of(report: Report) -> str:
-    """Return the page."""
+    """Return the HTML page of a report."""
     name = escape(str(report["provenance"]["model"]))
     parts = [
         f"<h1>Are the direct forces of {name} safe?</h1>",
         f'<p class="lead">{_lead(report)}</p>',
         _verdict(report),
         *(_piece(report, piece) for piece in FIGURES if piece in report["pieces"]),
-        "<h2>How the verdict is reached</h2>",
+        "<h2>Rules of the verdict</h2>",
         _rules(report),
-        "<h2>Where this comes from</h2>",
+        "<h2>Provenance</h2>",
         _provenance(report),
     ]
     return (
@@ -85,7 +84,7 @@ def page_of(report: Report) -> str:
 
 
 def svg_of(figure: Figure, name: str) -> str:
-    """Return a figure as SVG to put into a page; its ids begin with its name."""
+    """Return a figure as SVG for embedding in a page; its ids begin with its name."""
     file = io.StringIO()
     figure.patch.set_alpha(0.0)
     for axes in figure.axes:
@@ -101,12 +100,11 @@ def svg_of(figure: Figure, name: str) -> str:
 
 
 def drawn(report: Report, piece: str) -> Iterator[tuple[str, str]]:
-    """Yield the names of the figures of a piece, and the figures as SVG."""
-    for draw in FIGURES[piece]:
+    """Yield the name of each figure of a piece, and the figure as SVG."""
+    for name, draw in FIGURES[piece].items():
         with mpl.rc_context(_SVG_STYLE):
             figure = draw(report)
             if figure is not None:
-                name = draw.__name__.removeprefix("draw_")
                 yield name, svg_of(figure, name)
 
 
@@ -114,9 +112,9 @@ def _lead(report: Report) -> str:
     atoms, conditions = report["atoms"], report["conditions"]
     return escape(
         f"{atoms['n_atoms']} atoms ({atoms['formula']}) at {conditions['temperature_k']:g} K, "
-        f"inner steps of {conditions['time_step_fs']:g} fs. Direct forces are cheap but no "
-        "gradient of an energy; conservative ones are; multiple time stepping (MTS) takes M steps "
-        "with direct forces for each correction by conservative ones."
+        f"inner steps of {conditions['time_step_fs']:g} fs. Direct forces are cheap but are not "
+        "the gradient of an energy; conservative forces are. Multiple time stepping (MTS) takes "
+        "M steps with direct forces for each correction by conservative forces."
     )
 
 
@@ -126,10 +124,10 @@ def _verdict(report: Report) -> str:
 
 
 def _marked(sentence: str) -> str:
-    """Return a sentence with the words of a verdict in their colors."""
+    """Return a sentence as HTML, with its findings in their colors."""
     return re.sub(
         r"\b(unsafe|safe|not shown)\b",
-        lambda found: f'<span class="{found[1].split()[0]}">{found[1]}</span>',
+        lambda match: f'<span class="{match[1].split()[0]}">{match[1]}</span>',
         escape(sentence),
     )
 
@@ -143,7 +141,7 @@ def _piece(report: Report, piece: str) -> str:
     )
 
 
-def _table(table: Table) -> str:
+def _table(table: ReportTable) -> str:
     if not table.rows:
         return ""
     head = "".join(f"<th>{escape(each)}</th>" for each in table.headers)
@@ -154,7 +152,7 @@ def _table(table: Table) -> str:
 
 
 def _notes(report: Report, piece: str) -> str:
-    """Return what of a piece was not done, and why."""
+    """Return paragraphs on the units of a piece that are not done, with the reasons."""
     lines = [
         f"{title_of(key)}: {unit['status']}{_reason(unit)}."
         for key, unit in report["pieces"][piece].items()
@@ -166,7 +164,7 @@ def _notes(report: Report, piece: str) -> str:
 def _reason(unit: Mapping[str, Any]) -> str:
     note = str(unit["note"]).removeprefix(f"{unit['status']}: ")
     if unit["status"] == "shortened":
-        return ", since the time was over; another run of the same command goes on"
+        return " because time ran out; run the same command again to continue"
     return f" ({note})" if note and note != unit["status"] else ""
 
 
@@ -175,29 +173,29 @@ def _rules(report: Report) -> str:
         (each["topic"], each["subject"], each["finding"], each["reason"])
         for each in report["verdict"]["judgements"]
     )
-    table = _table(Table(("about", "what", "finding", "because"), rows))
+    table = _table(ReportTable(("topic", "subject", "finding", "reason"), rows))
     table = re.sub(
         r"<td>(unsafe|safe|not shown)</td>",
-        lambda found: f'<td class="{found[1].split()[0]}">{found[1]}</td>',
+        lambda match: f'<td class="{match[1].split()[0]}">{match[1]}</td>',
         table,
     )
     return f"<p>{escape(rules_of(Thresholds(**report['thresholds'])))}</p>{table}"
 
 
 def rules_of(thresholds: Thresholds) -> str:
-    """Return in words where safe ends."""
+    """Return the rules of the verdict in words."""
     return (
-        "Energies are kept where the drift, with two standard errors, stays below "
-        f"{thresholds.max_drift:g} meV/atom/ps. Temperatures are kept where every species is "
-        "within two standard errors of the target, what the finite time step alone does taken "
-        f"away, and the errors are at most {thresholds.max_temperature_error:g} K; they are not "
-        "where one species is beyond three. Motion is kept where diffusion is at least "
-        f"{thresholds.min_diffusion_ratio:.0%} of that with conservative forces and gentle global "
-        f"rescaling. Optimisation is safe where {thresholds.min_success:.0%} of the starts end at "
-        f"a minimum. A time step may make a species colder by {thresholds.max_step_shift:g} K at "
-        "most. Impulses resonate where an outer step is half of the shortest period of vibration; "
-        "up to 0.8 of that is safe. What falls between these is not shown, and a longer run may "
-        "show it."
+        "Energy: safe if the drift plus two standard errors is at most "
+        f"{thresholds.max_drift:g} meV/atom/ps. Temperature: safe if every species is within two "
+        "standard errors of the target, after subtraction of the shift that the finite time step "
+        f"alone causes, and the errors are at most {thresholds.max_temperature_error:g} K; unsafe "
+        "if any species is beyond three standard errors. Motion: safe if diffusion is at least "
+        f"{thresholds.min_diffusion_ratio:.0%} of that with conservative forces and weak global "
+        "velocity rescaling. Optimization: safe if at least "
+        f"{thresholds.min_success:.0%} of the starts end at a minimum. Time step: safe if it makes "
+        f"no species colder by more than {thresholds.max_step_shift:g} K. Outer step: unsafe from "
+        "half of the shortest vibrational period, at which impulses resonate; safe up to 0.8 of "
+        "that. Anything in between is not shown; a longer simulation may decide it."
     )
 
 
@@ -209,7 +207,7 @@ def _provenance(report: Report) -> str:
         "wall_minutes": round(report["wall_s"] / 60.0, 1),
     }
     rows = tuple((name.replace("_", " "), str(value)) for name, value in facts.items())
-    return _table(Table(("what", "which"), rows)) + (
-        '<p class="note">Definitions: Bigi, Langer, Ceriotti, arXiv:2412.11569. All numbers are in '
-        "report.json beside this page.</p>"
+    return _table(ReportTable(("property", "value"), rows)) + (
+        '<p class="note">For definitions see Bigi, Langer, Ceriotti, arXiv:2412.11569. All numbers '
+        "are in report.json beside this page.</p>"
     )

@@ -1,4 +1,4 @@
-"""All that an assessment found, with where it comes from, as one document."""
+"""The report of an assessment: all results, with their provenance, in one document."""
 
 import platform
 from collections import Counter
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from twinforce.assess.folder import Folder, Found, as_json, digest_of
+from twinforce.assess.folder import Folder, UnitResults, as_json, digest_of
 from twinforce.assess.plan import SHARES
 from twinforce.assess.report.verdict import Thresholds, judge
 from twinforce.assess.subject import Subject, Unit
@@ -24,20 +24,19 @@ def report_of(
     units: Sequence[Unit],
     notes: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return the report: of what was asked for now, and of what is in the folder besides.
+    """Return a report on the units requested now and on all others in the folder.
 
     Args:
-        subject: What is assessed.
-        provenance: As `provenance_of` gives it.
-        folder: Where its units are.
-        units: What was asked for.
-        notes: Why some of it has not been run, by key.
+        subject: The model and the system that are assessed.
+        provenance: Provenance from `provenance_of`.
+        folder: Folder of the assessment.
+        units: Units requested now.
+        notes: Reasons why some of them were not run, by unit key.
     """
     keys = list(dict.fromkeys([*(unit.key for unit in units), *folder.keys()]))
     pieces: dict[str, dict[str, Any]] = {piece: {} for piece in (START, *SHARES)}
     for key in keys:
-        found = folder.found(key)
-        pieces[key.partition(":")[0]][key] = _unit_of(found, notes.get(key, ""))
+        pieces[key.partition(":")[0]][key] = _unit(folder.results(key), notes.get(key, ""))
     report = {
         "format": _FORMAT,
         "provenance": {**provenance, "written": datetime.now(UTC).isoformat(timespec="seconds")},
@@ -46,7 +45,7 @@ def report_of(
         "wall_s": sum(
             unit.get("wall_s", 0.0) for each in pieces.values() for unit in each.values()
         ),
-        "pieces": {piece: found for piece, found in pieces.items() if found},
+        "pieces": {piece: each for piece, each in pieces.items() if each},
     }
     report = dict(as_json(report))
     thresholds = Thresholds.at(subject.conditions.temperature_k)
@@ -55,28 +54,28 @@ def report_of(
     return report
 
 
-def _unit_of(found: Found | None, note: str) -> dict[str, Any]:
-    """Return a unit's values with its status.
+def _unit(results: UnitResults | None, note: str) -> dict[str, Any]:
+    """Return the values of a unit with its status.
 
-    That is "done"; "shortened", where the time was over; "stopped", where it could not go on;
-    "skipped", "failed" or "not run".
+    The status is "done", "shortened" (time ran out), "stopped" (it cannot continue), "skipped",
+    "failed" or "not run".
     """
-    if found is None:
+    if results is None:
         status = note.partition(":")[0] if note else "not run"
         return {"status": status, "note": note}
-    status = "done" if found.is_done else "shortened"
-    if found.is_done and found.note:
+    status = "done" if results.is_done else "shortened"
+    if results.is_done and results.note:
         status = "stopped"
     return {
         "status": status,
-        "note": found.note or note,
-        "wall_s": found.wall_s,
-        **found.values,
+        "note": results.note or note,
+        "wall_s": results.wall_s,
+        **results.values,
     }
 
 
 def provenance_of(subject: Subject) -> dict[str, Any]:
-    """Return what answers and what asks, from one evaluation."""
+    """Return the versions and settings of model, service and client, from one evaluation."""
     prediction = subject.client.predict(subject.system, ("energy",), subject.info.name)
     assert prediction.provenance is not None
     return asdict(prediction.provenance) | {

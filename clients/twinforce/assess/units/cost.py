@@ -1,7 +1,7 @@
-"""What an inner step costs, over the wire, in each way to drive: measured in turn, round by round.
+"""The cost of an inner step over the wire, for each way to drive a simulation.
 
-What else the machine does hits all ways of a round alike, so that ratios within rounds are worth
-more than the times themselves. Expected:
+All ways are timed in turn, round by round. Other load on the machine affects all ways of a round
+alike, so ratios within rounds are more reliable than the times themselves. The expected ratio is
 
     t(M) / t_direct = 1 + (F - 1)/M        F = t_conservative / t_direct
 """
@@ -20,7 +20,7 @@ import numpy as np
 from twinforce.ase import DirectForcesWarning, ForceDisagreementWarning, TwinForceCalculator
 from twinforce.assess.analysis.statistics import median_ratio
 from twinforce.assess.budget import Deadline
-from twinforce.assess.folder import Found, read_found
+from twinforce.assess.folder import UnitResults, read_results
 from twinforce.assess.subject import Conditions, Subject, Unit
 from twinforce.assess.units.start import KEY as START
 from twinforce.assess.units.start import starting_atoms
@@ -40,9 +40,9 @@ def cost_unit(inner_steps: Sequence[int], n_rounds: int, conditions: Conditions)
     """Return the unit that times steps.
 
     Args:
-        inner_steps: M of multiple time stepping, several.
-        n_rounds: How many rounds.
-        conditions: Of the simulation.
+        inner_steps: Values of M for multiple time stepping.
+        n_rounds: Number of rounds.
+        conditions: Conditions of the simulations.
     """
     hybrid = (Way("hybrid", each) for each in inner_steps)
     ways = (Way("direct"), Way("conservative"), *hybrid)
@@ -53,7 +53,7 @@ def cost_unit(inner_steps: Sequence[int], n_rounds: int, conditions: Conditions)
 
 
 def steps_of(way: Way) -> int:
-    """Return how many inner steps of a way are timed in each round: whole outer ones."""
+    """Return the number of inner steps to time in each round, a multiple of M."""
     return way.inner_steps * max(_STEPS_PER_ROUND // way.inner_steps, 1)
 
 
@@ -62,26 +62,26 @@ def _time(
     n_rounds: int,
     conditions: Conditions,
     subject: Subject,
-    place: Path,
+    directory: Path,
     deadline: Deadline,
-) -> Found:
-    before = read_found(place)
-    rounds: list[dict[str, Any]] = [] if before is None else list(before.values["rounds"])
+) -> UnitResults:
+    earlier = read_results(directory)
+    rounds: list[dict[str, Any]] = [] if earlier is None else list(earlier.values["rounds"])
     with warnings.catch_warnings(), ExitStack() as stack:
         warnings.simplefilter("ignore", DirectForcesWarning)
         warnings.simplefilter("ignore", ForceDisagreementWarning)
-        runs = {way: _walker(subject, way, conditions, place, stack) for way in ways}
+        runs = {way: _dynamics(subject, way, conditions, directory, stack) for way in ways}
         bar = stack.enter_context(subject.progress.bar(KEY, n_rounds, len(rounds), "round"))
         for way, dynamics in runs.items():
-            dynamics.run(max(1, 2 // way.inner_steps))  # the first evaluations cost more
+            dynamics.run(max(1, 2 // way.inner_steps))  # the first evaluations take longer
         while len(rounds) < n_rounds and not deadline.is_over:
             rounds.append(_round(subject, runs))
             bar.update()
-    return Found({"rounds": rounds} | summarize(ways, rounds), len(rounds) >= n_rounds)
+    return UnitResults({"rounds": rounds} | summarize(ways, rounds), len(rounds) >= n_rounds)
 
 
-def _walker(
-    subject: Subject, way: Way, conditions: Conditions, place: Path, stack: ExitStack
+def _dynamics(
+    subject: Subject, way: Way, conditions: Conditions, directory: Path, stack: ExitStack
 ) -> Any:
     settings = MDSettings(
         forces=way.forces,
@@ -91,14 +91,14 @@ def _walker(
         temperature_k=conditions.temperature_k,
         seed=conditions.seed,
     )
-    atoms = starting_atoms(subject, place.parent / START)
+    atoms = starting_atoms(subject, directory.parent / START)
     calculator = TwinForceCalculator(subject.client, model=subject.info.name)
     atoms.calc = stack.enter_context(calculator)
     return dynamics_of(atoms, settings)
 
 
 def _round(subject: Subject, runs: dict[Way, Any]) -> dict[str, Any]:
-    """Return seconds: of an inner step in each way, and of single calls with their computing."""
+    """Return times in s of an inner step in each way, of single calls, and of their computation."""
     steps = {}
     for way, dynamics in runs.items():
         n_steps = steps_of(way)
@@ -109,21 +109,21 @@ def _round(subject: Subject, runs: dict[Way, Any]) -> dict[str, Any]:
     rng = np.random.default_rng()
     with subject.client.stream(subject.info.name) as stream:
         for name, outputs in _OUTPUTS.items():
-            taken = []
+            durations = []
             for _ in range(2):
-                shaken = subject.atoms.positions + rng.normal(
+                displaced = subject.atoms.positions + rng.normal(
                     scale=0.003, size=(len(subject.atoms), 3)
                 )
                 begin = time.perf_counter()
-                prediction = stream.predict(subject.system.moved(shaken), outputs)
-                taken.append(time.perf_counter() - begin)
+                prediction = stream.predict(subject.system.moved(displaced), outputs)
+                durations.append(time.perf_counter() - begin)
             assert prediction.timings is not None
-            calls[name], computing[name] = taken[-1], prediction.timings.compute_s
+            calls[name], computing[name] = durations[-1], prediction.timings.compute_s
     return {"step_s": steps, "call_s": calls, "compute_s": computing}
 
 
 def summarize(ways: Sequence[Way], rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return medians, ratios within rounds with errors, and what they were expected to be."""
+    """Return medians, ratios within rounds with errors, and the expected ratios."""
     if not rounds:
         return {}
 

@@ -1,10 +1,10 @@
-"""The work of forces around closed paths: 0 for a gradient.
+"""The work of forces around closed paths, which is 0 if the forces are a gradient.
 
     r(θ) = r_0 + a [u (cos θ - 1) + v sin θ],    W = ∮ f·dr = Σ f(r_k)·r'(θ_k) 2π/n
 
 u and v are random, orthogonal displacements of all atoms, of length sqrt(n_atoms), and a is the
 amplitude. The path is smooth and periodic, so that the sum over n points converges faster than any
-power of n; the sum over every other point says how far it is.
+power of n; the sum over every other point gives an estimate of the error.
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 
 from twinforce.assess.analysis.statistics import Floats
 from twinforce.assess.budget import Deadline
-from twinforce.assess.folder import Found, read_found
+from twinforce.assess.folder import UnitResults, read_results
 from twinforce.assess.subject import Conditions, Subject, Unit
 
 KEY = "loops"
@@ -24,20 +24,20 @@ _N_POINTS = 32
 
 
 def loops_unit(n_loops: int, conditions: Conditions, amplitude: float = 0.05) -> Unit:
-    """Return the unit that walks around loops.
+    """Return the unit that measures the work around closed paths.
 
     Args:
-        n_loops: How many.
-        conditions: Whose seed is used.
+        n_loops: Number of paths.
+        conditions: Conditions whose seed is used.
         amplitude: Root mean square displacement of an atom along u or v, in Å.
     """
     settings = {"amplitude": amplitude, "n_points": _N_POINTS}
-    work = partial(_walk, n_loops, amplitude, conditions.seed)
+    work = partial(_measure, n_loops, amplitude, conditions.seed)
     return Unit(KEY, 2.5 * n_loops * _N_POINTS, settings, work)
 
 
 def directions(n_atoms: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Return u and v, each of shape [n_atoms, 3], without motion of the whole."""
+    """Return u and v, each of shape [n_atoms, 3], without translation of the system as a whole."""
     drawn = rng.standard_normal((2, n_atoms, 3))
     if n_atoms > 1:
         drawn -= drawn.mean(axis=1, keepdims=True)
@@ -50,18 +50,18 @@ def directions(n_atoms: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
 def path_around(
     origin: Floats, u: Floats, v: Floats, amplitude: float, n_points: int
 ) -> tuple[Floats, Floats]:
-    """Return points of a loop and its tangents dr/dθ, each of shape [n_points, n_atoms, 3]."""
+    """Return points of a path and its tangents dr/dθ, each of shape [n_points, n_atoms, 3]."""
     angles = (np.arange(n_points) * 2.0 * np.pi / n_points)[:, None, None]
     points = origin + amplitude * (u * (np.cos(angles) - 1.0) + v * np.sin(angles))
     return points, amplitude * (v * np.cos(angles) - u * np.sin(angles))
 
 
 def work_around(forces: Floats, tangents: Floats) -> tuple[float, float, float]:
-    """Return the work around a loop, the error of the sum, and ∮ |f·dr|; all in eV.
+    """Return the work around a closed path, the error of the sum, and ∮ |f·dr|, all in eV.
 
     Args:
-        forces: In eV/Å, shape [n_points, n_atoms, 3], n_points even.
-        tangents: dr/dθ, in Å, likewise.
+        forces: Forces in eV/Å, shape [n_points, n_atoms, 3], with even n_points.
+        tangents: dr/dθ in Å, of the same shape.
     """
     powers = np.einsum("kij,kij->k", forces, tangents)
     step = 2.0 * np.pi / len(powers)
@@ -69,17 +69,19 @@ def work_around(forces: Floats, tangents: Floats) -> tuple[float, float, float]:
     return work, abs(work - coarse), float(np.abs(powers).sum() * step)
 
 
-def _walk(
-    n_loops: int, amplitude: float, seed: int, subject: Subject, place: Path, deadline: Deadline
-) -> Found:
-    before = read_found(place)
-    loops: list[dict[str, Any]] = [] if before is None else list(before.values["loops"])
+def _measure(
+    n_loops: int, amplitude: float, seed: int, subject: Subject, directory: Path, deadline: Deadline
+) -> UnitResults:
+    earlier = read_results(directory)
+    loops: list[dict[str, Any]] = [] if earlier is None else list(earlier.values["loops"])
     with subject.progress.bar("closed paths", n_loops, len(loops)) as bar:
         while len(loops) < n_loops and not deadline.is_over:
             rng = np.random.default_rng([seed, len(loops)])
             loops.append(_one_loop(subject, amplitude, rng))
             bar.update()
-    return Found({"loops": loops} | _summary(loops, len(subject.atoms)), len(loops) >= n_loops)
+    return UnitResults(
+        {"loops": loops} | _summary(loops, len(subject.atoms)), len(loops) >= n_loops
+    )
 
 
 def _one_loop(subject: Subject, amplitude: float, rng: np.random.Generator) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def _one_loop(subject: Subject, amplitude: float, rng: np.random.Generator) -> d
 
 
 def _summary(loops: list[dict[str, Any]], n_atoms: int) -> dict[str, Any]:
-    """Return root mean squares over loops, per atom in meV, with standard errors."""
+    """Return root mean squares over paths, per atom in meV, with standard errors."""
     if not loops:
         return {}
     summary = {}

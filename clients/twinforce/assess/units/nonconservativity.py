@@ -1,10 +1,10 @@
-"""How far direct forces are from a gradient: exact derivatives, and differences as a check.
+"""The non-conservativity of forces, by automatic differentiation and by finite differences.
 
     λ = ‖(J - Jᵀ)/2‖ / ‖J‖        J = ∂f/∂r, Frobenius norms
 
-(Bigi, Langer, Ceriotti, arXiv:2412.11569, eq. 5). The service differentiates; the client displaces
-each coordinate both ways and asks for forces. What conservative forces give in the second way is
-the noise of it.
+(Bigi, Langer, Ceriotti, arXiv:2412.11569, eq. 5). The service differentiates the forces; as a
+check, the client takes central differences. Their value for conservative forces is the noise of
+the method.
 """
 
 import math
@@ -18,28 +18,29 @@ from numpy.typing import NDArray
 from twinforce._client import Client
 from twinforce.assess.analysis.statistics import Floats
 from twinforce.assess.budget import Deadline
-from twinforce.assess.folder import Found
+from twinforce.assess.folder import UnitResults
 from twinforce.assess.subject import Subject, Unit
 
 SERVER_KEY, CLIENT_KEY = "lambda:server", "lambda:client"
 
-# Displacements that balance rounding against the curvature of forces, in Å.
+# Displacements that balance rounding errors against the curvature of forces, in Å.
 _DISPLACEMENTS = {"float32": 1e-2, "float64": 1e-3}
 _MOST_ATOMS = 1000
 _BIN_WIDTH = 0.25
-# One call that cannot go on where it stopped may take some times its share, within these, in s.
+# The call cannot be resumed, so it may take several times its share of the time, within these
+# limits in s.
 _TIMEOUT_OVER_SHARE = 3.0
 _TIMEOUTS_S = (120.0, 3600.0)
 
 
 def server_unit(subject: Subject) -> Unit:
-    """Return the unit that asks the service."""
+    """Return the unit that has the service compute λ."""
     cost = 6.0 * len(subject.atoms)
-    return Unit(SERVER_KEY, cost, {}, _ask_service, outputs=frozenset({"direct_forces"}))
+    return Unit(SERVER_KEY, cost, {}, _compute_on_service, outputs=frozenset({"direct_forces"}))
 
 
 def client_unit(subject: Subject) -> Unit:
-    """Return the unit that takes central differences, of both forces where there are both."""
+    """Return the unit that takes central differences of all kinds of forces of the model."""
     kinds = [
         kind for kind in ("direct", "conservative") if f"{kind}_forces" in subject.info.outputs
     ]
@@ -48,7 +49,7 @@ def client_unit(subject: Subject) -> Unit:
         CLIENT_KEY,
         6.0 * len(subject.atoms) * (2.5 if "conservative" in kinds else 1.0),
         {"displacement": displacement, "kinds": kinds},
-        partial(_displace, kinds, displacement),
+        partial(_take_differences, kinds, displacement),
         outputs=frozenset({"direct_forces"}),
     )
 
@@ -56,32 +57,33 @@ def client_unit(subject: Subject) -> Unit:
 def by_distance(
     distances: Floats, norms: Floats, antisymmetric_norms: Floats
 ) -> dict[str, list[float]]:
-    """Return how pairs of atoms answer to each other against their distance.
+    """Return the response of pairs of atoms as a function of their distance.
 
     Args:
-        distances: Of pairs of atoms, in Å, shape [n_atoms, n_atoms].
-        norms: Of the blocks J_ij, in eV/Å², shape [n_atoms, n_atoms].
-        antisymmetric_norms: Of (J_ij - J_jiᵀ)/2, likewise.
+        distances: Distances of pairs of atoms, in Å, shape [n_atoms, n_atoms].
+        norms: Norms of the blocks J_ij, in eV/Å², shape [n_atoms, n_atoms].
+        antisymmetric_norms: Norms of (J_ij - J_jiᵀ)/2, in eV/Å², shape [n_atoms, n_atoms].
 
     Returns:
-        For each bin of distances: its center, root mean squares of both norms, and λ of the bin,
-        which is their ratio.
+        For each bin of distances: its center, the root mean square of either norm, and λ of the
+        bin, which is the ratio of the two.
     """
-    apart = ~np.eye(len(distances), dtype=bool)
-    bins = (distances[apart] / _BIN_WIDTH).astype(int)
+    off_diagonal = ~np.eye(len(distances), dtype=bool)
+    bins = (distances[off_diagonal] / _BIN_WIDTH).astype(int)
     counts = np.bincount(bins)
     filled = np.flatnonzero(counts)
-    squares, odd = (
-        np.bincount(bins, each[apart] ** 2)[filled] / counts[filled]
+    squares, antisymmetric_squares = (
+        np.bincount(bins, each[off_diagonal] ** 2)[filled] / counts[filled]
         for each in (norms, antisymmetric_norms)
     )
-    seen = squares > 0.0
-    squares, odd, filled = squares[seen], odd[seen], filled[seen]
+    is_nonzero = squares > 0.0
+    filled, squares = filled[is_nonzero], squares[is_nonzero]
+    antisymmetric_squares = antisymmetric_squares[is_nonzero]
     return {
         "distances": ((filled + 0.5) * _BIN_WIDTH).tolist(),
         "norms": np.sqrt(squares).tolist(),
-        "antisymmetric_norms": np.sqrt(odd).tolist(),
-        "lambdas": np.sqrt(odd / squares).tolist(),
+        "antisymmetric_norms": np.sqrt(antisymmetric_squares).tolist(),
+        "lambdas": np.sqrt(antisymmetric_squares / squares).tolist(),
     }
 
 
@@ -92,58 +94,60 @@ def block_norms(matrix: Floats) -> Floats:
     return norms
 
 
-def _ask_service(subject: Subject, place: Path, deadline: Deadline) -> Found:
+def _compute_on_service(subject: Subject, directory: Path, deadline: Deadline) -> UnitResults:
     if deadline.is_over:
-        return Found({}, False)
-    del place
+        return UnitResults({}, False)
+    del directory
     timeout = float(np.clip(_TIMEOUT_OVER_SHARE * deadline.seconds_left, *_TIMEOUTS_S))
-    with Client(subject.client.url, timeout=timeout) as patient:
-        found = patient.nonconservativity(subject.system, subject.info.name, pairs=True)
-    assert found.pair_norms is not None
-    assert found.antisymmetric_pair_norms is not None
+    with Client(subject.client.url, timeout=timeout) as client:
+        answer = client.nonconservativity(subject.system, subject.info.name, pairs=True)
+    assert answer.pair_norms is not None
+    assert answer.antisymmetric_pair_norms is not None
     distances = subject.atoms.get_all_distances(mic=bool(subject.atoms.pbc.any()))
     values = {
-        "lambda": found.value,
-        "jacobian_norm": found.jacobian_norm,
-        "antisymmetric_norm": found.antisymmetric_norm,
-        "pairs": by_distance(distances, found.pair_norms, found.antisymmetric_pair_norms),
+        "lambda": answer.value,
+        "jacobian_norm": answer.jacobian_norm,
+        "antisymmetric_norm": answer.antisymmetric_norm,
+        "pairs": by_distance(distances, answer.pair_norms, answer.antisymmetric_pair_norms),
     }
-    return Found(values)
+    return UnitResults(values)
 
 
-def _displace(
-    kinds: list[str], displacement: float, subject: Subject, place: Path, deadline: Deadline
-) -> Found:
+def _take_differences(
+    kinds: list[str], displacement: float, subject: Subject, directory: Path, deadline: Deadline
+) -> UnitResults:
     n_atoms = len(subject.atoms)
     if n_atoms > _MOST_ATOMS:
-        return Found({}, True, f"not run: at most {_MOST_ATOMS} atoms, these are {n_atoms}")
-    columns = _columns(kinds, displacement, subject, place / "columns.f64", deadline)
+        return UnitResults(
+            {}, True, f"not run: expected at most {_MOST_ATOMS} atoms, got {n_atoms}"
+        )
+    columns = _columns(kinds, displacement, subject, directory / "columns.f64", deadline)
     if len(columns) < 3 * n_atoms:
-        return Found({"share_done": len(columns) / (3 * n_atoms)}, False)
+        return UnitResults({"share_done": len(columns) / (3 * n_atoms)}, False)
     values: dict[str, Any] = {"displacement": displacement}
     for index, kind in enumerate(kinds):
         values[kind] = _summary(subject, columns[:, index].T)
-    return Found(values)
+    return UnitResults(values)
 
 
 def _summary(subject: Subject, jacobian: Floats) -> dict[str, Any]:
-    odd = (jacobian - jacobian.T) / 2
-    whole, antisymmetric = np.linalg.norm(jacobian), np.linalg.norm(odd)
+    antisymmetric = (jacobian - jacobian.T) / 2
+    norm, antisymmetric_norm = np.linalg.norm(jacobian), np.linalg.norm(antisymmetric)
     distances = subject.atoms.get_all_distances(mic=bool(subject.atoms.pbc.any()))
     return {
-        "lambda": float(antisymmetric / whole) if whole > 0 else math.nan,
-        "jacobian_norm": float(whole),
-        "antisymmetric_norm": float(antisymmetric),
-        "pairs": by_distance(distances, block_norms(jacobian), block_norms(odd)),
+        "lambda": float(antisymmetric_norm / norm) if norm > 0 else math.nan,
+        "jacobian_norm": float(norm),
+        "antisymmetric_norm": float(antisymmetric_norm),
+        "pairs": by_distance(distances, block_norms(jacobian), block_norms(antisymmetric)),
     }
 
 
 def _columns(
     kinds: list[str], displacement: float, subject: Subject, path: Path, deadline: Deadline
 ) -> Floats:
-    """Return the columns of J that are known, shape [n_columns, n_kinds, 3 n_atoms].
+    """Return the columns of J computed so far, shape [n_columns, n_kinds, 3 n_atoms].
 
-    They are appended to a file, so that work goes on after the last whole one.
+    Columns are appended to a file, so that a later attempt continues after the last complete one.
     """
     size = 3 * len(subject.atoms)
     path.touch()

@@ -1,4 +1,4 @@
-"""How well each way to drive keeps the total energy, without a thermostat."""
+"""Energy conservation without a thermostat, for each way to drive a simulation."""
 
 from dataclasses import asdict
 from functools import partial
@@ -8,7 +8,7 @@ import numpy as np
 
 from twinforce.assess.analysis.statistics import block_average
 from twinforce.assess.budget import Deadline
-from twinforce.assess.folder import Found
+from twinforce.assess.folder import UnitResults
 from twinforce.assess.subject import Conditions, Subject, Unit
 from twinforce.assess.units.recording import Record
 from twinforce.assess.units.simulation import outer_fs, record_of, simulate
@@ -40,18 +40,20 @@ def nve_unit(way: Way, picoseconds: float, conditions: Conditions) -> Unit:
     )
 
 
-def _measure(settings: MDSettings, subject: Subject, place: Path, deadline: Deadline) -> Found:
-    start = starting_atoms(subject, place.parent / KEY)
-    ending = simulate(subject, start, settings, place, deadline, is_moving=False)
-    record = record_of(start, settings, place, is_moving=False)
+def _measure(
+    settings: MDSettings, subject: Subject, directory: Path, deadline: Deadline
+) -> UnitResults:
+    start = starting_atoms(subject, directory.parent / KEY)
+    ending = simulate(subject, start, settings, directory, deadline, has_motion=False)
+    record = record_of(start, settings, directory, has_motion=False)
     values = summarize(record, len(start), outer_fs(settings))
     values["picoseconds"] = ending.n_inner * settings.time_step_fs * 1e-3
     values["planned_picoseconds"] = settings.n_steps * settings.time_step_fs * 1e-3
-    return Found(values, ending.is_done, ending.note)
+    return UnitResults(values, ending.is_done, ending.note)
 
 
 def summarize(record: Record, n_atoms: int, step_fs: float) -> dict[str, object]:
-    """Return what a run without a thermostat shows."""
+    """Return the drift, the temperatures and the energy curve of a simulation."""
     series = record.series()
     total = series["energy"] + series["kinetic_energy"]
     times = step_fs * np.arange(len(total), dtype=np.float64)

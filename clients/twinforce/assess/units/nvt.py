@@ -1,4 +1,4 @@
-"""What each way to drive does under a thermostat: temperatures of species, motion, order."""
+"""Temperatures, motion and structure under a thermostat, for each way to drive a simulation."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from twinforce.assess.analysis.motion import diffusion, velocity_spectrum
 from twinforce.assess.analysis.radial import radial_distributions
 from twinforce.assess.analysis.statistics import block_average
 from twinforce.assess.budget import Deadline
-from twinforce.assess.folder import Found, read_found
+from twinforce.assess.folder import UnitResults, read_results
 from twinforce.assess.subject import Conditions, Subject, Unit
 from twinforce.assess.units.recording import Record
 from twinforce.assess.units.simulation import outer_fs, record_of, simulate
@@ -21,15 +21,15 @@ from twinforce.assess.units.start import KEY, expected_temperature_shifts, start
 from twinforce.assess.ways import Thermostat, Way
 from twinforce.md import MDSettings, fit_drift
 
-# The part of a run that is given to the forces and the thermostat to settle.
+# Share of a simulation during which the forces and the thermostat settle.
 _SETTLING = 0.1
 _LARGEST_DISTANCE = 8.0
-# 2: where spectra end is told by their height, not by their area.
+# Version 2 finds the end of a spectrum by its height rather than by its area.
 _ANALYSIS = 2
 
 
 def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: Conditions) -> Unit:
-    """Return the unit that runs at constant temperature."""
+    """Return the unit that simulates at constant temperature."""
     key = f"nvt:{way}:{thermostat}"
     settings = MDSettings(
         forces=way.forces,
@@ -41,7 +41,7 @@ def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: C
         temperature_k=conditions.temperature_k,
         seed=conditions.seed_of(key),
     )
-    wanted = {
+    recorded = {
         "forces": str(way),
         "thermostat": str(thermostat),
         "time_step_fs": settings.time_step_fs,
@@ -50,7 +50,7 @@ def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: C
     return Unit(
         key,
         way.cost() * settings.n_steps,
-        wanted,
+        recorded,
         partial(_measure, settings),
         needs_start=True,
         outputs=way.outputs,
@@ -58,23 +58,25 @@ def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: C
     )
 
 
-def _measure(settings: MDSettings, subject: Subject, place: Path, deadline: Deadline) -> Found:
-    start = starting_atoms(subject, place.parent / KEY)
-    ending = simulate(subject, start, settings, place, deadline)
-    record = record_of(start, settings, place, is_moving=True)
+def _measure(
+    settings: MDSettings, subject: Subject, directory: Path, deadline: Deadline
+) -> UnitResults:
+    start = starting_atoms(subject, directory.parent / KEY)
+    ending = simulate(subject, start, settings, directory, deadline)
+    record = record_of(start, settings, directory, has_motion=True)
     values = temperatures(record, len(start), settings)
-    found = read_found(place.parent / KEY)
-    frequencies = {} if found is None else found.values["square_frequencies"]
+    start_results = read_results(directory.parent / KEY)
+    frequencies = {} if start_results is None else start_results.values["square_frequencies"]
     counts = Counter(start.get_chemical_symbols())
     values["expected_shifts_k"] = expected_temperature_shifts(frequencies, counts, settings)
     values |= motion(record, start, settings) | order(record, start)
     values["picoseconds"] = ending.n_inner * settings.time_step_fs * 1e-3
     values["planned_picoseconds"] = settings.n_steps * settings.time_step_fs * 1e-3
-    return Found(values, ending.is_done, ending.note)
+    return UnitResults(values, ending.is_done, ending.note)
 
 
 def temperatures(record: Record, n_atoms: int, settings: MDSettings) -> dict[str, Any]:
-    """Return mean temperatures, and the drift of what should be conserved."""
+    """Return mean temperatures and force differences, and the drift of the conserved energy."""
     series = record.series()
     n_settling = int(_SETTLING * len(series["energy"]))
     settled = {name: values[n_settling:] for name, values in series.items()}
@@ -93,7 +95,7 @@ def temperatures(record: Record, n_atoms: int, settings: MDSettings) -> dict[str
 
 
 def motion(record: Record, atoms: Atoms, settings: MDSettings) -> dict[str, Any]:
-    """Return diffusion coefficients and spectra of velocities, of each species."""
+    """Return the diffusion coefficient and the velocity spectrum of each species."""
     layout = record.layout
     positions, velocities = record.positions(), record.velocities()
     positions = positions[int(_SETTLING * len(positions)) :]
@@ -125,11 +127,11 @@ def motion(record: Record, atoms: Atoms, settings: MDSettings) -> dict[str, Any]
 
 
 def order(record: Record, atoms: Atoms) -> dict[str, Any]:
-    """Return radial distribution functions, where the system is periodic in all directions."""
+    """Return radial distribution functions; none unless periodic in all three directions."""
     if not atoms.pbc.all():
         return {"radial": {}}
     positions = record.positions()
-    found = radial_distributions(
+    distributions = radial_distributions(
         positions[int(_SETTLING * len(positions)) :],
         atoms.cell.array,
         np.array(atoms.get_chemical_symbols()),
@@ -143,11 +145,11 @@ def order(record: Record, atoms: Atoms) -> dict[str, Any]:
                 "errors": _rounded(radial.errors),
                 "peak": radial.peak,
             }
-            for name, radial in found.items()
+            for name, radial in distributions.items()
         }
     }
 
 
 def _rounded(values: Any) -> list[float]:
-    """Return values with five digits: what a page can show, in a file of bearable size."""
+    """Return values rounded to five digits, enough for a plot, to keep the report small."""
     return [float(f"{value:.5g}") for value in values]

@@ -1,8 +1,8 @@
-"""What a simulation leaves behind: plain arrays of numbers that grow, record by record.
+"""The recordings of a simulation, in files of plain numbers that grow record by record.
 
-rows.f64        one row for each outer step, of `columns`
-positions.f32   some of the steps, all atoms, not wrapped, in Å
-velocities.f32  more of the steps, at most 256 atoms, in ASE's unit
+rows.f64        one row per outer step, with the columns of the layout
+positions.f32   positions of all atoms at some steps, not wrapped, in Å
+velocities.f32  velocities of at most 256 atoms, more often, in ASE's unit
 """
 
 from collections.abc import Sequence
@@ -19,105 +19,113 @@ from twinforce.md import Instant
 _POSITIONS_FS = 20.0
 _VELOCITIES_FS = 2.0
 _MOST_ATOMS_WITH_VELOCITIES = 256
-_FIRST = ("energy", "kinetic_energy", "temperature", "conserved_energy", "rmse", "work")
+_COMMON_COLUMNS = ("energy", "kinetic_energy", "temperature", "conserved_energy", "rmse", "work")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """What is recorded, and when.
+    """The contents of the recordings and the intervals between records.
 
     Attributes:
-        symbols: Of the species, in the order of their temperatures.
-        n_atoms: Of the system.
-        traced: Atoms whose velocities are recorded, shape [n].
-        outer_fs: Between rows, in fs.
-        is_moving: Whether positions and velocities are recorded.
+        symbols: Chemical symbols of the species, in the order of their temperatures.
+        n_atoms: Number of atoms of the system.
+        traced: Indices of the atoms whose velocities are recorded, shape [n].
+        outer_fs: Time between rows, in fs.
+        has_motion: True if positions and velocities are recorded.
     """
 
     symbols: tuple[str, ...]
     n_atoms: int
     traced: Any
     outer_fs: float
-    is_moving: bool
+    has_motion: bool
 
     @classmethod
-    def of(cls, atoms: Atoms, outer_fs: float, *, is_moving: bool) -> Self:
-        """Return the one for these atoms."""
+    def of(cls, atoms: Atoms, outer_fs: float, *, has_motion: bool) -> Self:
+        """Return the layout for these atoms."""
         by_number = sorted(set(zip(atoms.numbers.tolist(), atoms.symbols, strict=True)))
         traced = np.arange(len(atoms))
         if len(atoms) > _MOST_ATOMS_WITH_VELOCITIES:
             chosen = np.random.default_rng(0).permutation(len(atoms))
             traced = np.sort(chosen[:_MOST_ATOMS_WITH_VELOCITIES])
         symbols = tuple(symbol for _, symbol in by_number)
-        return cls(symbols, len(atoms), traced, outer_fs, is_moving)
+        return cls(symbols, len(atoms), traced, outer_fs, has_motion)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of a row: energies in eV, temperatures in K, force differences in eV/Å."""
+        """Columns of a row: energies in eV, temperatures in K, force differences in eV/Å."""
         temperatures = (f"temperature_{symbol}" for symbol in self.symbols)
-        return (*_FIRST, *temperatures, *(f"rmse_{symbol}" for symbol in self.symbols))
+        return (*_COMMON_COLUMNS, *temperatures, *(f"rmse_{symbol}" for symbol in self.symbols))
 
     @property
     def position_interval(self) -> int:
-        """Outer steps between recorded positions."""
+        """Number of outer steps between recorded positions."""
         return max(int(_POSITIONS_FS / self.outer_fs), 1)
 
     @property
     def velocity_interval(self) -> int:
-        """Outer steps between recorded velocities."""
+        """Number of outer steps between recorded velocities."""
         return max(int(_VELOCITIES_FS / self.outer_fs), 1)
 
     def row(self, instant: Instant) -> list[float]:
         """Return the numbers of a row."""
-        apart = instant.disagreement
-        none = float("nan")
+        disagreement = instant.disagreement
+        unknown = float("nan")
         return [
             instant.energy,
             instant.kinetic_energy,
             instant.temperature_k,
             instant.conserved_energy,
-            none if apart is None else apart.rmse,
-            none if apart is None else apart.total_work,
+            unknown if disagreement is None else disagreement.rmse,
+            unknown if disagreement is None else disagreement.total_work,
             *(instant.species_temperatures[symbol] for symbol in self.symbols),
-            *(none if apart is None else apart.species_rmse[symbol] for symbol in self.symbols),
+            *(
+                unknown if disagreement is None else disagreement.species_rmse[symbol]
+                for symbol in self.symbols
+            ),
         ]
 
 
 class Recorder:
-    """Appends to the files of a simulation, from a certain step on; what lies beyond is cut."""
+    """A writer that appends to the recordings of a simulation from a given step.
 
-    def __init__(self, place: Path, layout: Layout, n_steps: int, *, is_begun: bool) -> None:
+    Later records, left by an interrupted attempt, are cut off.
+    """
+
+    def __init__(self, directory: Path, layout: Layout, n_steps: int, *, is_begun: bool) -> None:
         """Open the files.
 
         Args:
-            place: Their folder.
-            layout: What they hold.
-            n_steps: How many outer steps lie behind.
-            is_begun: Whether those have been recorded.
+            directory: Folder of the files.
+            layout: Layout of the records.
+            n_steps: Number of outer steps taken so far.
+            is_begun: True if those steps have been recorded.
 
         Raises:
-            ValueError: They hold less than that.
+            ValueError: The files hold fewer records than that.
         """
         self._layout = layout
         self._files: list[IO[bytes]] = []
         self._n_recorded = n_steps if is_begun else -1
         n_done = n_steps + 1 if is_begun else 0
-        self._rows = self._open(place / "rows.f64", 8 * len(layout.columns), n_done)
-        if layout.is_moving:
+        self._rows = self._open(directory / "rows.f64", 8 * len(layout.columns), n_done)
+        if layout.has_motion:
             n_positions = -(-n_done // layout.position_interval)
             n_velocities = -(-n_done // layout.velocity_interval)
-            self._positions = self._open(place / "positions.f32", 12 * layout.n_atoms, n_positions)
+            self._positions = self._open(
+                directory / "positions.f32", 12 * layout.n_atoms, n_positions
+            )
             self._velocities = self._open(
-                place / "velocities.f32", 12 * len(layout.traced), n_velocities
+                directory / "velocities.f32", 12 * len(layout.traced), n_velocities
             )
 
     def record(self, n_steps: int, instant: Instant, atoms: Atoms) -> None:
-        """Append what belongs to this step, unless it is there."""
+        """Append the records of a step, unless they are there already."""
         if n_steps <= self._n_recorded:
             return
         self._n_recorded = n_steps
         self._rows.write(np.array(self._layout.row(instant)).tobytes())
-        if not self._layout.is_moving:
+        if not self._layout.has_motion:
             return
         if n_steps % self._layout.position_interval == 0:
             self._positions.write(atoms.positions.astype(np.float32).tobytes())
@@ -126,7 +134,7 @@ class Recorder:
             self._velocities.write(velocities.astype(np.float32).tobytes())
 
     def flush(self) -> None:
-        """Have everything written."""
+        """Flush all files."""
         for file in self._files:
             file.flush()
 
@@ -150,28 +158,28 @@ class Recorder:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """What was recorded of a simulation.
+    """The recordings of a simulation, for reading.
 
     Attributes:
-        place: Of its files.
-        layout: What they hold.
+        directory: Folder of the files.
+        layout: Layout of the records.
     """
 
-    place: Path
+    directory: Path
     layout: Layout
 
     def series(self, names: Sequence[str] | None = None) -> dict[str, Floats]:
-        """Return columns by their names, each of shape [n_steps + 1]."""
+        """Return columns by name, each of shape [n_steps + 1]."""
         columns = self.layout.columns
-        table = np.fromfile(self.place / "rows.f64").reshape(-1, len(columns))
+        table = np.fromfile(self.directory / "rows.f64").reshape(-1, len(columns))
         return {name: table[:, columns.index(name)] for name in names or columns}
 
     def positions(self) -> Floats:
         """Return positions in Å, shape [n_times, n_atoms, 3]."""
-        flat = np.fromfile(self.place / "positions.f32", np.float32)
+        flat = np.fromfile(self.directory / "positions.f32", np.float32)
         return flat.reshape(-1, self.layout.n_atoms, 3).astype(np.float64)
 
     def velocities(self) -> Floats:
         """Return velocities of the traced atoms in ASE's unit, shape [n_times, n_traced, 3]."""
-        flat = np.fromfile(self.place / "velocities.f32", np.float32)
+        flat = np.fromfile(self.directory / "velocities.f32", np.float32)
         return flat.reshape(-1, len(self.layout.traced), 3).astype(np.float64)

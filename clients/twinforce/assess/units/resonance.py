@@ -1,14 +1,14 @@
-"""Which outer steps of multiple time stepping heat, told from one run that has none.
+"""The heating by the outer steps of multiple time stepping, predicted from one simulation.
 
-Impulses of D = conservative - direct forces every M·dt are D itself, and besides D shaken at the
-multiples of the frequency 1/(M·dt): D (1 + 2 Σ_k cos 2πkt/(M·dt)). Of what is shaken the system
-absorbs energy, to first order as the spectrum says of the power of D while nothing is shaken
-(fluctuation-dissipation theorem, e.g. Kubo, Rep. Prog. Phys. 29, 255 (1966)):
+Impulses of D = conservative - direct forces every M·dt act like D itself plus D modulated at the
+multiples of the frequency 1/(M·dt): D (1 + 2 Σ_k cos 2πkt/(M·dt)). The system absorbs energy from
+the modulated part. To first order, the rate follows from the spectrum of the power of D without
+modulation (fluctuation-dissipation theorem, e.g. Kubo, Rep. Prog. Phys. 29, 255 (1966)):
 
     dE/dt = Σ_k S(k / (M·dt)) / (k_B T)        S(ν) = ∫ <P(0) P(t)> exp(-2πiνt) dt,    P = D·v
 
-So a single run with conservative forces, along which both kinds are evaluated, predicts the
-drift for every M at once: it is large where 1/(M·dt) meets an overtone of a stiff bond.
+A single simulation on conservative forces that evaluates both kinds therefore predicts the drift
+for every M: it is large where 1/(M·dt) meets an overtone of a stiff bond.
 """
 
 from dataclasses import asdict
@@ -22,7 +22,7 @@ from ase import units
 from twinforce.assess.analysis.motion import wave_number
 from twinforce.assess.analysis.statistics import Floats, mean_of_independent
 from twinforce.assess.budget import Deadline
-from twinforce.assess.folder import Found
+from twinforce.assess.folder import UnitResults
 from twinforce.assess.subject import Conditions, Subject, Unit
 from twinforce.assess.units.simulation import record_of, simulate
 from twinforce.assess.units.start import KEY as START
@@ -36,7 +36,7 @@ _INNER_STEPS = range(3, 17)
 
 
 def resonance_unit(picoseconds: float, conditions: Conditions) -> Unit:
-    """Return the unit that predicts how multiple time stepping heats."""
+    """Return the unit that predicts the heating by multiple time stepping."""
     way = Way("hybrid", 1)
     settings = MDSettings(
         forces="hybrid",
@@ -57,62 +57,64 @@ def resonance_unit(picoseconds: float, conditions: Conditions) -> Unit:
 
 
 def spectra_of_power(work: Floats, step_fs: float) -> tuple[Floats, Floats]:
-    """Return frequencies and the two-sided power spectrum of dW/dt in windows of the run.
+    """Return frequencies and the two-sided power spectrum of dW/dt in windows of the simulation.
 
-    What a step adds to the work is the mean of the power at both of its ends, which the spectrum
-    of the power itself exceeds by 1/cos²(πν·dt).
+    The work of a step is the mean of the power at both of its ends; the factor 1/cos²(πν·dt)
+    recovers the spectrum of the power itself.
 
     Args:
-        work: Since the start, in eV, at each step, shape [n_steps + 1].
+        work: Work since the start, in eV, at each step, shape [n_steps + 1].
         step_fs: dt, in fs.
 
     Returns:
-        Frequencies in 1/fs, shape [n], below the highest that the steps can show; and the spectra
-        in eV²/fs, shape [n_windows, n], of windows that overlap by half; no window if it is too
-        short for one.
+        Frequencies in 1/fs, shape [n], below the Nyquist frequency; and the spectra in eV²/fs,
+        shape [n_windows, n], of windows that overlap by half. There is no window if the
+        simulation is too short for one.
     """
     power = np.diff(work) / step_fs
     size = min(round(_WINDOW_FS / step_fs), len(power))
-    shape = np.hanning(size)
+    window = np.hanning(size)
     frequencies = np.fft.rfftfreq(size, step_fs)[:-1].astype(np.float64)
     spectra = [
-        np.abs(np.fft.rfft((part - part.mean()) * shape)[:-1]) ** 2
+        np.abs(np.fft.rfft((part - part.mean()) * window)[:-1]) ** 2
         for begin in range(0, len(power) - size + 1, max(size // 2, 1))
         for part in (power[begin : begin + size],)
     ]
-    scale = step_fs / (shape**2).sum() / np.cos(np.pi * frequencies * step_fs) ** 2
+    scale = step_fs / (window**2).sum() / np.cos(np.pi * frequencies * step_fs) ** 2
     return frequencies, np.array(spectra).reshape(-1, len(frequencies)) * scale
 
 
 def predicted_drifts(
     frequencies: Floats, spectra: Floats, step_fs: float, temperature_k: float, n_atoms: int
 ) -> dict[int, dict[str, Any]]:
-    """Return how the energy grows with M inner steps, in meV/atom/ps, for several M.
+    """Return the predicted energy drift for several M, in meV/atom/ps.
 
     Args:
-        frequencies: In 1/fs, shape [n].
-        spectra: As `spectra_of_power` gives them, shape [n_windows, n].
+        frequencies: Frequencies in 1/fs, shape [n].
+        spectra: Spectra from `spectra_of_power`, shape [n_windows, n].
         step_fs: dt, in fs.
-        temperature_k: Of the run, in K.
-        n_atoms: Of the system.
+        temperature_k: Temperature of the simulation, in K.
+        n_atoms: Number of atoms of the system.
     """
     scale = 1e6 / (units.kB * temperature_k * n_atoms)
     drifts = {}
     for inner_steps in _INNER_STEPS:
-        shaken = np.arange(1, (inner_steps + 1) // 2) / (inner_steps * step_fs)
+        modulations = np.arange(1, (inner_steps + 1) // 2) / (inner_steps * step_fs)
         rates = np.zeros(len(spectra))
-        for frequency in shaken:
+        for frequency in modulations:
             rates += [np.interp(frequency, frequencies, each) * scale for each in spectra]
-        found = mean_of_independent(rates)
-        # Windows overlap by half: three of them are worth about two.
-        drifts[inner_steps] = asdict(found) | {"error": found.error * 1.5**0.5}
+        drift = mean_of_independent(rates)
+        # Windows overlap by half, so three of them are worth about two independent ones.
+        drifts[inner_steps] = asdict(drift) | {"error": drift.error * 1.5**0.5}
     return drifts
 
 
-def _measure(settings: MDSettings, subject: Subject, place: Path, deadline: Deadline) -> Found:
-    start = starting_atoms(subject, place.parent / START)
-    ending = simulate(subject, start, settings, place, deadline, is_moving=False)
-    series = record_of(start, settings, place, is_moving=False).series(("work", "temperature"))
+def _measure(
+    settings: MDSettings, subject: Subject, directory: Path, deadline: Deadline
+) -> UnitResults:
+    start = starting_atoms(subject, directory.parent / START)
+    ending = simulate(subject, start, settings, directory, deadline, has_motion=False)
+    series = record_of(start, settings, directory, has_motion=False).series(("work", "temperature"))
     step_fs, n_atoms = settings.time_step_fs, len(start)
     values: dict[str, object] = {
         "picoseconds": ending.n_inner * step_fs * 1e-3,
@@ -129,4 +131,4 @@ def _measure(settings: MDSettings, subject: Subject, place: Path, deadline: Dead
             "heating": rates,
             "drifts": {str(inner_steps): each for inner_steps, each in drifts.items()},
         }
-    return Found(values, ending.is_done, ending.note)
+    return UnitResults(values, ending.is_done, ending.note)

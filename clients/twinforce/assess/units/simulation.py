@@ -1,4 +1,4 @@
-"""A long simulation as a unit of work: it goes on, bit for bit, from its last checkpoint."""
+"""A simulation that records itself and continues bit for bit from its last checkpoint."""
 
 import time
 import warnings
@@ -16,20 +16,20 @@ from twinforce.md import MDSettings, dynamics_of, follow
 from twinforce_proto import InvalidSystemError, NonFinitePredictionError, SystemTooLargeError
 
 _CHECKPOINT_S = 20.0
-# Beyond this many times the temperature of the start, atoms have come apart.
-_HOT = 5.0
-# What a model or service says to atoms that have come apart.
-_DISASTERS = (InvalidSystemError, NonFinitePredictionError, SystemTooLargeError)
+# The system has exploded if its temperature exceeds this multiple of the target.
+_MAX_HEATING = 5.0
+# Errors of the service for a system that has exploded.
+_EXPLOSION_ERRORS = (InvalidSystemError, NonFinitePredictionError, SystemTooLargeError)
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How far a simulation came.
+    """The state in which a simulation stopped.
 
     Attributes:
-        n_inner: Inner steps, over all attempts.
-        is_done: Whether it will not go on.
-        note: Why it ended before its time; empty where it did not.
+        n_inner: Number of inner steps over all attempts.
+        is_done: True if the simulation will not continue.
+        note: Reason why the simulation ended early, or "".
     """
 
     n_inner: int
@@ -38,37 +38,37 @@ class Ending:
 
 
 def outer_fs(settings: MDSettings) -> float:
-    """Return the time between evaluations of what drives at the end of a step, in fs."""
+    """Return the length of an outer step, in fs."""
     inner_steps = settings.inner_steps if settings.forces == "hybrid" else 1
     return inner_steps * settings.time_step_fs
 
 
-def record_of(atoms: Atoms, settings: MDSettings, place: Path, *, is_moving: bool) -> Record:
-    """Return what a simulation recorded there."""
-    return Record(place, Layout.of(atoms, outer_fs(settings), is_moving=is_moving))
+def record_of(atoms: Atoms, settings: MDSettings, directory: Path, *, has_motion: bool) -> Record:
+    """Return the recordings of a simulation."""
+    return Record(directory, Layout.of(atoms, outer_fs(settings), has_motion=has_motion))
 
 
 def simulate(
     subject: Subject,
     start: Atoms,
     settings: MDSettings,
-    place: Path,
+    directory: Path,
     deadline: Deadline,
     *,
-    is_moving: bool = True,
+    has_motion: bool = True,
 ) -> Ending:
-    """Simulate until the end, the deadline or a disaster, from the last checkpoint if there is one.
+    """Simulate, from the last checkpoint if any, until the end, the deadline or an explosion.
 
     Args:
-        subject: Whose model drives.
-        start: From where, with velocities; not changed.
-        settings: What.
-        place: Of the files of this simulation.
-        deadline: Until when.
-        is_moving: Whether positions and velocities are recorded.
+        subject: The model, and the client of its service.
+        start: Initial atoms with velocities; not modified.
+        settings: Settings of the simulation.
+        directory: Folder for the files of this simulation.
+        deadline: Time at which to stop.
+        has_motion: True to record positions and velocities.
     """
     atoms = start.copy()
-    checkpoint = place / "checkpoint.npz"
+    checkpoint = directory / "checkpoint.npz"
     with (
         warnings.catch_warnings(),
         TwinForceCalculator(subject.client, model=subject.info.name) as atoms.calc,
@@ -77,10 +77,10 @@ def simulate(
         warnings.simplefilter("ignore", ForceDisagreementWarning)
         is_begun = checkpoint.exists()
         dynamics = dynamics_of(atoms, settings, checkpoint if is_begun else None)
-        layout = record_of(start, settings, place, is_moving=is_moving).layout
-        recorder = Recorder(place, layout, dynamics.get_number_of_steps(), is_begun=is_begun)
+        layout = record_of(start, settings, directory, has_motion=has_motion).layout
+        recorder = Recorder(directory, layout, dynamics.get_number_of_steps(), is_begun=is_begun)
         try:
-            note = _follow(subject, dynamics, settings, recorder, checkpoint, deadline)
+            note = _run(subject, dynamics, settings, recorder, checkpoint, deadline)
         finally:
             recorder.close()
     n_inner = dynamics.get_number_of_steps() * dynamics.inner_steps
@@ -88,7 +88,7 @@ def simulate(
     return Ending(n_inner, is_done, note)
 
 
-def _follow(
+def _run(
     subject: Subject,
     dynamics: Any,
     settings: MDSettings,
@@ -96,7 +96,7 @@ def _follow(
     checkpoint: Path,
     deadline: Deadline,
 ) -> str:
-    """Step, record and save; return why it cannot go on, or nothing."""
+    """Run, record and save; return the reason why the simulation cannot continue, or ""."""
     n_before = dynamics.get_number_of_steps() * dynamics.inner_steps
     title = checkpoint.parent.name
     saved_at = time.monotonic()
@@ -106,7 +106,7 @@ def _follow(
             for instant in follow(dynamics, settings):
                 recorder.record(dynamics.get_number_of_steps(), instant, dynamics.atoms)
                 bar.update(instant.step - bar.n)
-                if instant.temperature_k > _HOT * settings.temperature_k:
+                if instant.temperature_k > _MAX_HEATING * settings.temperature_k:
                     note = f"stopped at {instant.temperature_k:.0f} K after {instant.time_fs:g} fs"
                 if note or deadline.is_over:
                     break
@@ -114,12 +114,12 @@ def _follow(
                     _save(dynamics, recorder, checkpoint)
                     saved_at = time.monotonic()
             _save(dynamics, recorder, checkpoint)
-        except _DISASTERS as error:
+        except _EXPLOSION_ERRORS as error:
             note = f"stopped: {error}"
     return note
 
 
 def _save(dynamics: Any, recorder: Recorder, checkpoint: Path) -> None:
-    """Save where it is, after all that was recorded before."""
+    """Save a checkpoint, after the records that precede it."""
     recorder.flush()
     dynamics.save(checkpoint)

@@ -1,4 +1,4 @@
-"""Where all simulations of an assessment start: the given atoms, equilibrated."""
+"""The equilibrated atoms from which all simulations of an assessment start."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from ase import Atoms, units
 
 from twinforce.assess.analysis.statistics import Floats
 from twinforce.assess.budget import Deadline
-from twinforce.assess.folder import Found
+from twinforce.assess.folder import UnitResults
 from twinforce.assess.subject import Subject, Unit
 from twinforce.assess.units.simulation import record_of, simulate
 from twinforce.md import MDSettings, draw_velocities
@@ -18,22 +18,22 @@ _N_SNAPSHOTS = 16
 
 
 def start_unit(subject: Subject) -> Unit:
-    """Return the unit that equilibrates, with conservative forces if the model has them."""
+    """Return the unit that equilibrates the atoms, with conservative forces if available."""
     settings = _settings(subject)
-    wanted = {"temperature_k": settings.temperature_k, "relaxation_fs": settings.relaxation_fs}
+    recorded = {"temperature_k": settings.temperature_k, "relaxation_fs": settings.relaxation_fs}
     cost = 2.5 * settings.n_steps
-    return Unit(KEY, cost, wanted, _equilibrate, outputs=frozenset())
+    return Unit(KEY, cost, recorded, _equilibrate, outputs=frozenset())
 
 
-def starting_atoms(subject: Subject, place: Path) -> Atoms:
-    """Return the atoms that `start_unit` left, with velocities.
+def starting_atoms(subject: Subject, directory: Path) -> Atoms:
+    """Return the equilibrated atoms with their velocities.
 
     Args:
-        subject: What is assessed.
-        place: Of the unit.
+        subject: The model and the system that are assessed.
+        directory: Subfolder of the unit from `start_unit`.
     """
     atoms = subject.atoms.copy()
-    with np.load(place / "start.npz") as saved:
+    with np.load(directory / "start.npz") as saved:
         atoms.positions[:] = saved["positions"]
         atoms.set_momenta(saved["momenta"], apply_constraint=False)
     return atoms
@@ -44,21 +44,22 @@ def expected_temperature_shifts(
     counts: dict[str, int],
     settings: MDSettings,
 ) -> dict[str, float] | None:
-    """Return how far the finite time step alone moves the temperature of each species, in K.
+    """Return the shift of the temperature of each species that the finite time step causes, in K.
 
     Velocity Verlet keeps the momenta of a vibration of frequency ω colder than its positions:
 
         T_kinetic = T (1 - ω² dt²/4),        <ω²> = <f²> / (3 m k T) of a species
 
-    Global velocity rescaling holds the mean, so that only differences between species are left.
+    Global velocity rescaling fixes the mean, so that only differences between species remain.
 
     Args:
         square_frequencies: <ω²> of each species, in 1/fs².
-        counts: Atoms of each species.
-        settings: Of the simulation.
+        counts: Number of atoms of each species.
+        settings: Settings of the simulation.
 
     Returns:
-        None where the thermostat acts on each atom and nothing so simple holds.
+        Shift of each species, or None if the ensemble is neither SVR nor Langevin, since no such
+        simple relation holds then.
     """
     if settings.ensemble not in ("svr", "langevin") or not square_frequencies:
         return None
@@ -89,32 +90,34 @@ def _settings(subject: Subject) -> MDSettings:
     )
 
 
-def _equilibrate(subject: Subject, place: Path, deadline: Deadline) -> Found:
+def _equilibrate(subject: Subject, directory: Path, deadline: Deadline) -> UnitResults:
     settings = _settings(subject)
     atoms = subject.atoms.copy()
     if not atoms.has("momenta"):
         draw_velocities(atoms, settings.temperature_k, np.random.default_rng(settings.seed))
     snapshots = atoms.positions[None]
     if settings.n_steps:
-        ending = simulate(subject, atoms, settings, place, deadline)
+        ending = simulate(subject, atoms, settings, directory, deadline)
         if ending.note:
-            raise ValueError(f"equilibration {ending.note}: no simulation can start from there")
+            raise ValueError(f"equilibration {ending.note}: no simulation can start from here")
         if not ending.is_done:
-            return Found({"picoseconds": ending.n_inner * settings.time_step_fs * 1e-3}, False)
-        snapshots = record_of(atoms, settings, place, is_moving=True).positions()
-        with np.load(place / "checkpoint.npz") as saved:
+            return UnitResults(
+                {"picoseconds": ending.n_inner * settings.time_step_fs * 1e-3}, False
+            )
+        snapshots = record_of(atoms, settings, directory, has_motion=True).positions()
+        with np.load(directory / "checkpoint.npz") as saved:
             atoms.positions[:] = saved["positions"]
             atoms.set_momenta(saved["momenta"], apply_constraint=False)
-    np.savez(place / "start.npz", positions=atoms.positions, momenta=atoms.get_momenta())
+    np.savez(directory / "start.npz", positions=atoms.positions, momenta=atoms.get_momenta())
     values = {
         "picoseconds": settings.n_steps * settings.time_step_fs * 1e-3,
         "square_frequencies": _square_frequencies(subject, settings.forces, snapshots),
     }
-    return Found(values)
+    return UnitResults(values)
 
 
 def _square_frequencies(subject: Subject, kind: str, snapshots: Floats) -> dict[str, float]:
-    """Return <f²> / (3 m k T) of each species, in 1/fs², over the second half of a run."""
+    """Return <f²> / (3 m k T) of each species, in 1/fs², from the second half of a simulation."""
     late = snapshots[len(snapshots) // 2 :]
     chosen = late[np.linspace(0, len(late) - 1, min(_N_SNAPSHOTS, len(late))).astype(int)]
     output = f"{kind}_forces"

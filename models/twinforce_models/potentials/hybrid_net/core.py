@@ -2,14 +2,14 @@
 
 Each atom carries features of three kinds: scalars s, vectors v and symmetric traceless tensors t.
 A layer gathers them from the neighbors with radial filters and directions (as PaiNN does for
-scalars and vectors: Schütt, Unke, Gastegger, arXiv 2102.03150), then mixes them on each atom by
-products that keep their kind (as TensorNet does with 3 x 3 matrices: Simeon, De Fabritiis,
-arXiv 2306.06482). Three heads read the last features: scalars give atom energies, vectors give
-direct forces, scalars and tensors together give the direct stress. All three therefore turn with
-the system exactly, and the two direct ones cost next to nothing.
+scalars and vectors: Schütt, Unke, Gastegger, arXiv 2102.03150), then combines them on each atom by
+products that are equivariant (as TensorNet does with 3 x 3 matrices: Simeon, De Fabritiis,
+arXiv 2306.06482). Three heads read the features of the last layer: scalars yield atom energies,
+vectors yield direct forces, scalars and tensors together yield the direct stress. All three
+therefore rotate exactly with the system, and the two direct heads cost next to nothing.
 
 Every filter ends at the cutoff with two vanishing derivatives, so energies and both kinds of forces
-are continuous when a neighbor comes or goes.
+are continuous when a neighbor enters or leaves the cutoff.
 """
 
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ class Hyperparameters:
     """Size and range of a `HybridNet`.
 
     Attributes:
-        elements: Atomic numbers that it knows.
-        cutoff: Neighbors farther away than this are not seen, in Å.
+        elements: Supported atomic numbers.
+        cutoff: Largest distance of a neighbor, in Å.
         n_scalars: Scalar features per atom.
         n_vectors: Vector features per atom.
         n_tensors: Rank-2 features per atom.
-        n_layers: Times that features are passed between neighbors.
-        n_radial: Radial functions that the filters are made from.
+        n_layers: Number of message-passing layers.
+        n_radial: Number of radial functions that the filters are made from.
         mean_n_neighbors: Scale of sums over neighbors.
     """
 
@@ -48,11 +48,11 @@ class Hyperparameters:
 class NeighborTable(NamedTuple):
     """Neighbors as rows of equal length, one row per atom, padded.
 
-    A sum over a row is a plain reduction, which compilers fuse with what is summed; the same
-    sum over a flat list of pairs is a scatter, which they do not.
+    A sum over a row is a plain reduction, which compilers fuse with its operand; the same sum over
+    a flat list of pairs is a scatter, which they do not fuse.
 
     Attributes:
-        neighbors: Who each entry is; padding points at the atom itself. Shape [n_atoms, k].
+        neighbors: Index of each neighbor; padding points at the atom itself. Shape [n_atoms, k].
         vectors: From the atom to the neighbor; padding lies at the cutoff, where every filter is
             zero. Shape [n_atoms, k, 3], in Å.
     """
@@ -62,7 +62,7 @@ class NeighborTable(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What each atom carries: `s` [n, n_scalars], `v` [n, 3, n_vectors], `t` [n, 5, n_tensors]."""
+    """Features of the atoms: `s` [n, n_scalars], `v` [n, 3, n_vectors], `t` [n, 5, n_tensors]."""
 
     s: Tensor
     v: Tensor
@@ -70,7 +70,7 @@ class Features(NamedTuple):
 
 
 class CoreHeads(NamedTuple):
-    """What `HybridNet` says per atom, in the units of its training data.
+    """Results of `HybridCore` per atom, in the units of its training data.
 
     Attributes:
         local_energies: Without the elements' reference energies. Shape [n_atoms], in eV.
@@ -95,7 +95,7 @@ def tensor_basis() -> Tensor:
 
 
 def envelope(x: Tensor) -> Tensor:
-    """Return a weight that falls from 1 at x = 0 to 0 at x >= 1, with two smooth derivatives.
+    """Return a weight that decreases from 1 at x = 0 to 0 at x >= 1, with two smooth derivatives.
 
     1 - 28 x⁶ + 48 x⁷ - 21 x⁸, the polynomial of DimeNet (Gasteiger, Groß, Günnemann,
     arXiv 2003.03123, eq. 8).
@@ -113,7 +113,7 @@ def radial_functions(distances: Tensor, cutoff: float, n_radial: int) -> Tensor:
 
 
 class Mlp(nn.Module):
-    """Two linear maps with a SiLU between them."""
+    """Two linear maps with a SiLU in between."""
 
     def __init__(self, n_in: int, n_hidden: int, n_out: int) -> None:
         super().__init__()
@@ -126,13 +126,13 @@ class Mlp(nn.Module):
         return y
 
 
-class Message(nn.Module):
-    """What an atom hears from its neighbors.
+class MessagePassing(nn.Module):
+    """The sums of messages that an atom receives from its neighbors.
 
         s_i = Σ_j W0 a0_j       v_i = Σ_j W1 a1_j u + W3 v_j       t_i = Σ_j W2 a2_j Y(u) + W4 t_j
 
     with filters W(r_ij), the direction u = r_ij / |r_ij|, its traceless square Y(u), and
-    features of the neighbor that its own scalars gated beforehand.
+    features of the neighbor that are gated by the neighbor's own scalars.
     """
 
     def __init__(self, h: Hyperparameters, *, first: bool) -> None:
@@ -159,12 +159,15 @@ class Message(nn.Module):
 
 
 def _of_neighbors(feature: Tensor, index: Tensor) -> Tensor:
-    """Return [n_atoms, ...] as [n_atoms, k, ...]; indexing would have a slow backward on CPU."""
+    """Return [n_atoms, ...] as [n_atoms, k, ...].
+
+    Uses index_select because the backward pass of advanced indexing is slow on a CPU.
+    """
     return feature.index_select(0, index.reshape(-1)).view(*index.shape, *feature.shape[1:])
 
 
 class Update(nn.Module):
-    """What an atom makes of what it heard: products of its own features that keep their kind."""
+    """The update of an atom's features from its messages, by equivariant products of features."""
 
     basis: Tensor
 
@@ -183,11 +186,11 @@ class Update(nn.Module):
         self.write_v = nn.Linear(t, v, bias=False)
         self.register_buffer("basis", tensor_basis(), persistent=False)
 
-    def forward(self, x: Features, heard: Features) -> Features:
+    def forward(self, x: Features, messages: Features) -> Features:
         """Return the new features."""
-        s = x.s + self.hear_s(heard.s)
-        v = x.v + self.hear_v(heard.v)
-        t = x.t + self.hear_t(heard.t)
+        s = x.s + self.hear_s(messages.s)
+        v = x.v + self.hear_v(messages.v)
+        t = x.t + self.hear_t(messages.t)
         n_v, n_t = v.shape[-1], t.shape[-1]
         v1, v2, v3, v4 = self.mix_v(v).split([n_v, n_v, n_t, n_t], dim=-1)
         t1, t2 = self.mix_t(t).split([n_t, n_t], dim=-1)
@@ -214,7 +217,7 @@ class Update(nn.Module):
 
 
 class VectorReadout(nn.Module):
-    """One vector (or tensor) per atom from features of that kind, gated by scalars."""
+    """One vector (or tensor) per atom, read from features of that kind and gated by scalars."""
 
     def __init__(self, n_scalars: int, n_features: int) -> None:
         super().__init__()
@@ -231,7 +234,7 @@ class VectorReadout(nn.Module):
 
 
 class HybridCore(nn.Module):
-    """The network itself: from kinds of atoms and a `NeighborTable` to what each atom says."""
+    """The bare network, from element indices and a `NeighborTable` to results per atom."""
 
     basis: Tensor
     energy_scale: Tensor
@@ -242,7 +245,9 @@ class HybridCore(nn.Module):
         h = hyperparameters
         self.hyperparameters = h
         self.embedding = nn.Embedding(len(h.elements), h.n_scalars)
-        self.messages = nn.ModuleList(Message(h, first=layer == 0) for layer in range(h.n_layers))
+        self.messages = nn.ModuleList(
+            MessagePassing(h, first=layer == 0) for layer in range(h.n_layers)
+        )
         self.updates = nn.ModuleList(Update(h) for _ in range(h.n_layers))
         self.energy_head = Mlp(h.n_scalars, h.n_scalars, 1)
         self.force_head = VectorReadout(h.n_scalars, h.n_vectors)
@@ -253,7 +258,7 @@ class HybridCore(nn.Module):
         self.register_buffer("force_scale", torch.ones(()))
 
     def features(self, kinds: Tensor, table: NeighborTable) -> Features:
-        """Return the last features of each atom; `kinds` [n_atoms] counts within `elements`."""
+        """Return the features of the last layer; `kinds` [n_atoms] are indices into `elements`."""
         h = self.hyperparameters
         squared = (table.vectors * table.vectors).sum(-1)
         distances = (squared + 1e-12).sqrt()
@@ -262,8 +267,8 @@ class HybridCore(nn.Module):
         radial = radial_functions(distances, h.cutoff, h.n_radial)
         s = self.embedding(kinds)
         x = Features(s, s.new_zeros(len(s), 3, h.n_vectors), s.new_zeros(len(s), 5, h.n_tensors))
-        for message, update in zip(self.messages, self.updates, strict=True):
-            x = update(x, message(x, radial, u, y, table.neighbors))
+        for pass_messages, update in zip(self.messages, self.updates, strict=True):
+            x = update(x, pass_messages(x, radial, u, y, table.neighbors))
         return x
 
     def energies(self, x: Features) -> Tensor:
@@ -286,6 +291,6 @@ class HybridCore(nn.Module):
         return total
 
     def forward(self, kinds: Tensor, table: NeighborTable) -> CoreHeads:
-        """Return what every head says, from one pass."""
+        """Return the results of all heads, from one pass."""
         x = self.features(kinds, table)
         return CoreHeads(self.energies(x), self.direct_forces(x), self.direct_strain_gradients(x))

@@ -1,14 +1,15 @@
-"""The network of `hybrid_core` written for a compiler: the same function, other operations.
+"""The network of `core`, written for a compiler: the same function by other operations.
 
-Three things differ, none of which an eager evaluation would gain from:
+Three things differ; none of them would speed up an eager evaluation:
 
-* Components come first, v [3, n_atoms, f] and t [5, n_atoms, f], and are written out: a compiler
-  fuses what is said of each component into one loop over the features.
-* Displacements are made here, from positions and a table of neighbors, so that nothing with a row
-  per pair is handed over but the table.
-* A message is its own transpose. With W(r_ij) = W(r_ji), u_ij = -u_ji and a list that holds each
-  pair from both ends, what an atom's features did to all others is again a sum over *its*
-  neighbors. So the derivative needs no scatter, and is written out in `Messages.backward`.
+* Components come first, v [3, n_atoms, f] and t [5, n_atoms, f], and are written out, so that a
+  compiler fuses the operations on each component into one loop over the features.
+* Displacements are computed here, from positions and a table of neighbors, so that the table is the
+  only input with an entry per pair.
+* Message passing is its own transpose. With W(r_ij) = W(r_ji), u_ij = -u_ji and a list that
+  contains each pair from both ends, the contributions of an atom's features to all others are again
+  a sum over the neighbors of that atom. The derivative therefore needs no scatter;
+  `MessageSums.backward` writes it out.
 """
 
 from collections.abc import Callable
@@ -19,8 +20,9 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from twinforce_models.potentials.hybrid_net.core import (
+    CoreHeads,
     HybridCore,
-    Message,
+    MessagePassing,
     Mlp,
     Update,
     VectorReadout,
@@ -29,22 +31,22 @@ from twinforce_models.potentials.hybrid_net.core import (
 
 Components = list[Tensor] | tuple[Tensor, ...]
 
-_R2, _R6 = 2**-0.5, 6**-0.5  # of the orthonormal basis, see `tensor_basis`
+_R2, _R6 = 2**-0.5, 6**-0.5  # factors of the orthonormal basis, see `tensor_basis`
 
 
 class Inputs(NamedTuple):
-    """What is evaluated: atoms and their neighbors, as rows of equal length.
+    """The inputs of an evaluation: atoms and their neighbors, as rows of equal length.
 
     Attributes:
-        kinds: Shape [n_atoms]; counts within the elements of the network.
+        kinds: Indices into the elements of the network, shape [n_atoms].
         positions: Shape [n_atoms, 3], in Å.
-        neighbors: Who each entry is; padding points at the atom itself. Shape [n_atoms, k]. Each
-            pair is there from both ends.
+        neighbors: Index of each neighbor; padding points at the atom itself. Shape [n_atoms, k].
+            Each pair must be listed from both ends.
         offsets: From the neighbor's position to the image that is meant, shape [n_atoms, k, 3],
             in Å; padding lies one cutoff away.
-        reverse: Where each pair stands seen from its other end, in the flattened table, shape
-            [n_atoms, k]. With it, forces on the other end are looked up; without, they are added
-            up, which a GPU does in an order that differs from time to time.
+        reverse: The reverse index of each pair in the flattened table, shape [n_atoms, k]. With it,
+            the forces on the other ends are gathered. Without it, they are scattered, which a GPU
+            does in an order that varies from run to run.
     """
 
     kinds: Tensor
@@ -54,18 +56,13 @@ class Inputs(NamedTuple):
     reverse: Tensor | None = None
 
 
-class Direct(NamedTuple):
-    """What needs no derivative, per atom: as in `CoreHeads`."""
-
-    local_energies: Tensor
-    direct_forces: Tensor
-    direct_strain_gradients: Tensor
-
-
-class Hybrid(NamedTuple):
-    """Everything, per atom: as in `CoreHeads`, and what the gradient of the energy gives.
+class HybridHeads(NamedTuple):
+    """The results of `CoreHeads`, and those that follow from the gradient of the energy, per atom.
 
     Attributes:
+        local_energies: As in `CoreHeads`.
+        direct_forces: As in `CoreHeads`.
+        direct_strain_gradients: As in `CoreHeads`.
         conservative_forces: Shape [n_atoms, 3], in eV/Å.
         strain_gradients: Volume times conservative stress, split over atoms. Shape
             [n_atoms, 3, 3], in eV.
@@ -78,33 +75,33 @@ class Hybrid(NamedTuple):
     strain_gradients: Tensor
 
 
-def direct(core: HybridCore, inputs: Inputs) -> Direct:
-    """Evaluate the heads, no graph built."""
+def direct(core: HybridCore, inputs: Inputs) -> CoreHeads:
+    """Evaluate the heads without building a graph."""
     return _heads(core, inputs.kinds, inputs.neighbors, _displacements(inputs))
 
 
-def hybrid(core: HybridCore, inputs: Inputs) -> Hybrid:
-    """Evaluate the heads and the gradient of the energy, which is traced into one graph with it."""
+def hybrid(core: HybridCore, inputs: Inputs) -> HybridHeads:
+    """Evaluate the heads and the gradient of the energy, traceable into a single graph."""
     vectors = _displacements(inputs).detach().requires_grad_()
     with torch.enable_grad():
         heads = _heads(core, inputs.kinds, inputs.neighbors, vectors)
-        (pull,) = torch.autograd.grad(heads.local_energies.sum(), vectors)
-    strain_gradients = (vectors.detach().unsqueeze(-1) * pull.unsqueeze(-2)).sum(1)
-    return Hybrid(
+        (gradient,) = torch.autograd.grad(heads.local_energies.sum(), vectors)
+    strain_gradients = (vectors.detach().unsqueeze(-1) * gradient.unsqueeze(-2)).sum(1)
+    return HybridHeads(
         heads.local_energies.detach(),
         heads.direct_forces.detach(),
         heads.direct_strain_gradients.detach(),
-        pull.sum(1) - _seen_from_other(inputs, pull),
+        gradient.sum(1) - _sum_at_neighbors(inputs, gradient),
         strain_gradients,
     )
 
 
-def _seen_from_other(inputs: Inputs, pull: Tensor) -> Tensor:
-    """Return the sums of what pairs pull at their other ends, shape [n_atoms, 3]."""
-    pull = pull.reshape(-1, 3)
+def _sum_at_neighbors(inputs: Inputs, gradient: Tensor) -> Tensor:
+    """Return, for each atom, the sum of gradients over the pairs in which it is the neighbor."""
+    gradient = gradient.reshape(-1, 3)
     if inputs.reverse is not None:
-        return pull[inputs.reverse].sum(1)
-    return torch.zeros_like(inputs.positions).index_add(0, inputs.neighbors.reshape(-1), pull)
+        return gradient[inputs.reverse].sum(1)
+    return torch.zeros_like(inputs.positions).index_add(0, inputs.neighbors.reshape(-1), gradient)
 
 
 def _displacements(inputs: Inputs) -> Tensor:
@@ -112,7 +109,7 @@ def _displacements(inputs: Inputs) -> Tensor:
     return positions[neighbors] - positions.unsqueeze(1) + offsets
 
 
-def _heads(core: HybridCore, kinds: Tensor, neighbors: Tensor, vectors: Tensor) -> Direct:
+def _heads(core: HybridCore, kinds: Tensor, neighbors: Tensor, vectors: Tensor) -> CoreHeads:
     h = core.hyperparameters
     x, y, z = vectors.unbind(-1)
     distances = (x * x + y * y + z * z + 1e-12).sqrt()
@@ -121,43 +118,43 @@ def _heads(core: HybridCore, kinds: Tensor, neighbors: Tensor, vectors: Tensor) 
     squares = torch.stack(_traceless_square(u.unbind(-1)), dim=-1)
     s = core.embedding(kinds)
     v = t = None
-    for message, update in zip(core.messages, core.updates, strict=True):
-        assert isinstance(message, Message)
+    for layer, update in zip(core.messages, core.updates, strict=True):
+        assert isinstance(layer, MessagePassing)
         assert isinstance(update, Update)
-        heard = _message(message, (s, v, t), radial, u, squares, neighbors)
-        s, v, t = _update(update, (s, v, t), heard)
+        messages = _pass_messages(layer, (s, v, t), radial, u, squares, neighbors)
+        s, v, t = _update(update, (s, v, t), messages)
     assert v is not None
     assert t is not None
     forces = _readout(core.force_head, s, v).T * core.force_scale
     deviatoric = _matrices(_readout(core.stress_head, s, t))
     pressure = _mlp(core.pressure_head, s).squeeze(-1)
-    return Direct(
+    return CoreHeads(
         _mlp(core.energy_head, s).squeeze(-1) * core.energy_scale,
         forces,
         _stacked(deviatoric, pressure) * core.force_scale,
     )
 
 
-def _message(
-    message: Message,
+def _pass_messages(
+    layer: MessagePassing,
     x: tuple[Tensor, Tensor | None, Tensor | None],
     radial: Tensor,
     u: Tensor,
     squares: Tensor,
     neighbors: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what each atom hears: `Message.forward`."""
+    """Return the sums of messages that each atom receives: see `MessagePassing.forward`."""
     s, v, t = x
-    filters = radial @ (message.filter.weight.T * message.scale)
-    gates = _mlp(message.gate, s)
+    filters = radial @ (layer.filter.weight.T * layer.scale)
+    gates = _mlp(layer.gate, s)
     if v is None or t is None:
-        return _sum_over_neighbors(message.widths, neighbors, filters, u, squares, gates)
-    gates, of_v, of_t = gates.split([sum(message.widths[:3]), *message.widths[3:]], dim=-1)
+        return _sum_over_neighbors(layer.widths, neighbors, filters, u, squares, gates)
+    gates, of_v, of_t = gates.split([sum(layer.widths[:3]), *layer.widths[3:]], dim=-1)
     features = gates, v * of_v, t * of_t
-    return _sum_over_neighbors(message.widths, neighbors, filters, u, squares, *features)
+    return _sum_over_neighbors(layer.widths, neighbors, filters, u, squares, *features)
 
 
-class Messages(torch.autograd.Function):
+class MessageSums(torch.autograd.Function):
     """The sums over neighbors, with widths [S, V, T] or, after the first layer, [S, V, T, V, T].
 
     filters [n_atoms, k, sum of widths], u [n_atoms, k, 3], squares [n_atoms, k, 5], gates
@@ -188,7 +185,7 @@ class Messages(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the derivatives, those by features as sums over neighbors too."""
+        """Return the derivatives; those with respect to features are sums over neighbors too."""
         neighbors, filters, u, squares, gates, *features = ctx.saved_tensors
         ds, dv, dt = gradients
         w = filters.split(ctx.widths, dim=-1)
@@ -221,17 +218,17 @@ class Messages(torch.autograd.Function):
         return None, None, by_filter, by_u, by_squares, by_gate, *by_features
 
 
-_sum_over_neighbors: Callable[..., tuple[Tensor, Tensor, Tensor]] = Messages.apply
+_sum_over_neighbors: Callable[..., tuple[Tensor, Tensor, Tensor]] = MessageSums.apply
 
 
 def _update(
     update: Update,
     x: tuple[Tensor, Tensor | None, Tensor | None],
-    heard: tuple[Tensor, Tensor, Tensor],
+    messages: tuple[Tensor, Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the new features: `Update.forward`."""
-    s = x[0] + linear(heard[0], update.hear_s.weight)
-    v, t = linear(heard[1], update.hear_v.weight), linear(heard[2], update.hear_t.weight)
+    """Return the new features: see `Update.forward`."""
+    s = x[0] + linear(messages[0], update.hear_s.weight)
+    v, t = linear(messages[1], update.hear_v.weight), linear(messages[2], update.hear_t.weight)
     v, t = (v if x[1] is None else x[1] + v), (t if x[2] is None else x[2] + t)
     n_v, n_t = v.shape[-1], t.shape[-1]
     v1, v2, v3, v4 = linear(v, update.mix_v.weight).split([n_v, n_v, n_t, n_t], dim=-1)
@@ -252,7 +249,7 @@ def _update(
 
 
 def _readout(readout: VectorReadout, s: Tensor, v: Tensor) -> Tensor:
-    """Return shape [m, n_atoms] for `v` of shape [m, n_atoms, f]: `VectorReadout.forward`."""
+    """Return shape [m, n_atoms] for `v` of shape [m, n_atoms, f]: see `VectorReadout.forward`."""
     mixed = linear(v, readout.mix.weight)
     gate = _mlp(readout.gate, torch.cat([s, _dot(mixed, mixed)], dim=-1))
     return linear(gate * mixed, readout.outer.weight).squeeze(-1)
@@ -272,17 +269,17 @@ def _dot(a: Components | Tensor, b: Components | Tensor) -> Tensor:
 
 
 def _columns(directions: Tensor) -> Components:
-    """Return [n, k, m] as m times [n, k, 1]."""
+    """Return [n, k, m] as m tensors [n, k, 1]."""
     return [directions[..., m : m + 1] for m in range(directions.shape[-1])]
 
 
 def _summed(components: Components) -> Tensor:
-    """Return the sums over neighbors of m times [n, k, f], shape [m, n, f]."""
+    """Return the sums over neighbors of m tensors [n, k, f], shape [m, n, f]."""
     return torch.stack([component.sum(1) for component in components])
 
 
 def _traceless_square(u: Components) -> Components:
-    """Return the five components of u ⊗ u without its trace."""
+    """Return the five components of the traceless part of u ⊗ u."""
     x, y, z = u
     off_diagonal = [2 * _R2 * x * y, 2 * _R2 * x * z, 2 * _R2 * y * z]
     return [*off_diagonal, _R2 * (x * x - y * y), _R6 * (2 * z * z - x * x - y * y)]

@@ -1,4 +1,4 @@
-"""The native hybrid potential: `HybridCore` on batches, and its weights on disk."""
+"""The native hybrid potential: `HybridCore` applied to batches, and its weights on disk."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +12,13 @@ from torch import Tensor, nn
 from twinforce_models.batch import Batch, reversed_pairs
 from twinforce_models.potential import Heads
 from twinforce_models.potentials.hybrid_net import fused
-from twinforce_models.potentials.hybrid_net.core import HybridCore, Hyperparameters, NeighborTable
-from twinforce_models.potentials.hybrid_net.fused import Inputs
+from twinforce_models.potentials.hybrid_net.core import (
+    CoreHeads,
+    HybridCore,
+    Hyperparameters,
+    NeighborTable,
+)
+from twinforce_models.potentials.hybrid_net.fused import HybridHeads, Inputs
 from twinforce_models.tables.search import reversed_places
 from twinforce_models.tables.table import AtomValues, Table, Wanted
 from twinforce_proto import OUTPUTS
@@ -23,22 +28,22 @@ class HybridNet(nn.Module):
     """A `Potential` around a trained `HybridCore`.
 
     Attributes:
-        outputs: Everything: it has all three heads.
+        outputs: All outputs, since the network has all three heads.
     """
 
     kind_of_element: Tensor
     outputs = frozenset(OUTPUTS)
     uses_charge = False
     uses_spin = False
-    way = "plain"
+    table_variant = "plain"
 
     def __init__(self, core: HybridCore, reference_energies: Tensor) -> None:
         """Wrap a core.
 
         Args:
-            core: In the dtype and on the device that the potential shall have.
-            reference_energies: Of each element, in eV. Added in float64, whatever the core's
-                dtype: they are thousands of times larger than what they are added to.
+            core: In the dtype and on the device that the potential is to use.
+            reference_energies: Energy of each element, in eV. Added in float64, whatever the core's
+                dtype: they are thousands of times larger than the energies of the network.
         """
         super().__init__()
         self.core = core.eval().requires_grad_(False)
@@ -64,39 +69,39 @@ class HybridNet(nn.Module):
         return Heads(atom_energies, self.core.direct_forces(x), stress)
 
     def evaluate_table(self, table: Table, wanted: Wanted, max_seen: int) -> AtomValues:
-        """Evaluate a table; every neighbor is seen."""
+        """Evaluate a table; all neighbors are used."""
         del max_seen
         inputs = self.inputs_of(table, with_reverse=wanted.gradient)
         evaluate = fused.hybrid if wanted.gradient else fused.direct
         return self.values_of(inputs.kinds, evaluate(self.core, inputs))
 
     def inputs_of(self, table: Table, *, with_reverse: bool) -> Inputs:
-        """Return what the network takes of a table."""
+        """Return the inputs of the network for a table."""
         kinds = self.kind_of_element.index_select(0, table.atomic_numbers)
         reverse = None
         if with_reverse:
             reverse = reversed_places(table.neighbors, table.shifts, table.counts)
         return Inputs(kinds, table.positions, table.neighbors, table.offsets, reverse)
 
-    def values_of(self, kinds: Tensor, found: fused.Direct | fused.Hybrid) -> AtomValues:
-        """Return what the network gives as what a potential says."""
+    def values_of(self, kinds: Tensor, heads: CoreHeads | HybridHeads) -> AtomValues:
+        """Return the results of the network as those of the potential."""
         references = self.reference_energies.index_select(0, kinds)
         values = AtomValues(
-            references + found.local_energies.to(torch.float64),
-            direct_forces=found.direct_forces,
-            direct_strain_gradients=found.direct_strain_gradients,
+            references + heads.local_energies.to(torch.float64),
+            direct_forces=heads.direct_forces,
+            direct_strain_gradients=heads.direct_strain_gradients,
         )
-        if isinstance(found, fused.Direct):
+        if isinstance(heads, CoreHeads):
             return values
         return replace(
             values,
-            conservative_forces=found.conservative_forces,
-            strain_gradients=found.strain_gradients,
+            conservative_forces=heads.conservative_forces,
+            strain_gradients=heads.strain_gradients,
         )
 
 
 def tabulate(batch: Batch, cutoff: float) -> NeighborTable:
-    """Return the pairs of a batch as a `NeighborTable`, as wide as the most crowded atom needs."""
+    """Return the pairs of a batch as a `NeighborTable`, as wide as the densest atom requires."""
     counts = neighbor_counts(batch)
     width = max(int(counts.max()), 1)
     place = places_in_table(batch, width, counts)
@@ -128,7 +133,7 @@ def lay_out(batch: Batch, cutoff: float, min_width: int = 1) -> tuple[Tensor, Te
 
 
 def lay_out_reverse(batch: Batch, width: int) -> Tensor:
-    """Return for pairs of `lay_out` where they stand seen from the other end, [n_atoms, width]."""
+    """Return the reverse index of the pairs in the table of `lay_out`, shape [n_atoms, width]."""
     place = places_in_table(batch, width)
     reverse = torch.arange(batch.n_atoms * width, device=place.device)
     back = reversed_pairs(batch.pairs[0], batch.pairs[1], batch.shifts)
@@ -137,17 +142,17 @@ def lay_out_reverse(batch: Batch, width: int) -> Tensor:
 
 
 def neighbor_counts(batch: Batch) -> Tensor:
-    """Return how many neighbors each atom has, shape [n_atoms]."""
+    """Return the number of neighbors of each atom, shape [n_atoms]."""
     return torch.bincount(batch.pairs[0], minlength=batch.n_atoms)
 
 
 def places_in_table(batch: Batch, width: int, counts: Tensor | None = None) -> Tensor:
-    """Return where each pair stands in a flat table with `width` entries per atom.
+    """Return the index of each pair in a flattened table with `width` entries per atom.
 
     Args:
-        batch: Whose pairs.
-        width: At least what the most crowded atom needs.
-        counts: `neighbor_counts`, where they are known already.
+        batch: The batch of the pairs.
+        width: At least the largest number of neighbors of an atom.
+        counts: `neighbor_counts`, if they are known already.
     """
     i = batch.pairs[0]
     counts = neighbor_counts(batch) if counts is None else counts
@@ -159,13 +164,13 @@ def places_in_table(batch: Batch, width: int, counts: Tensor | None = None) -> T
 def load(
     directory: Path, metadata: dict[str, Any], device: torch.device, dtype: torch.dtype
 ) -> HybridNet:
-    """Return the potential whose weights lie in `directory`/model.safetensors.
+    """Return the potential whose weights are in `directory`/model.safetensors.
 
     Args:
-        directory: Of the model.
+        directory: Directory of the model.
         metadata: Its model.json; `hyperparameters` are those of the network.
-        device: To put it on.
-        dtype: To compute in.
+        device: Device to compute on.
+        dtype: Data type to compute in.
     """
     h = metadata["hyperparameters"]
     core = HybridCore(Hyperparameters(**(h | {"elements": tuple(h["elements"])})))

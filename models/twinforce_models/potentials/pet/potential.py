@@ -98,7 +98,7 @@ class PetPotential:
         return self._direct(features, edges, batch)
 
     @property
-    def way(self) -> Hashable:
+    def table_variant(self) -> Hashable:
         """What it evaluates a table with; None where charges, spins or variants ask for more."""
         is_special = self._names.get(DIRECT_STRESS, "") not in ("", *DIRECT_STRESS.names)
         return None if self.uses_charge or is_special else "rows"

@@ -1,4 +1,4 @@
-"""Springs between all pairs of atoms, faded out at the cutoff; finite even at distance zero."""
+"""Springs between all pairs of atoms, damped to zero at the cutoff; finite at distance zero."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Spring:
     cutoff: float
 
     def terms(self, u: Values) -> tuple[Values, Values, Values]:
-        """Return V and its first two derivatives by u."""
+        """Return V and its first two derivatives with respect to u."""
         scale = self.stiffness / (8.0 * self.length**2)
         stretch = u - self.length**2
         spring = (scale * stretch**2, 2.0 * scale * stretch, 2.0 * scale + 0.0 * u)
@@ -37,15 +37,15 @@ def harmonic(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> PairPotential:
-    """Return springs as a potential, for which charge and spin cost energy too.
+    """Return springs as a potential whose energy also depends on charge and spin.
 
     Args:
-        stiffness: Of a spring at rest, in eV/Å².
-        length: At rest, in Å.
+        stiffness: Stiffness of a spring at rest, in eV/Å².
+        length: Length of a spring at rest, in Å.
         cutoff: In Å.
         swirl: Strength of the error of the direct force, in eV/Å².
-        dtype: What it computes in.
-        device: Where it computes.
+        dtype: Data type to compute in.
+        device: Device to compute on.
     """
     return PairPotential(
         Spring(stiffness, length, cutoff),

@@ -1,4 +1,4 @@
-"""Atoms that do not see each other: a potential that costs next to nothing, to measure the rest.
+"""Atoms without interactions: a potential of negligible cost, to measure the overhead of a service.
 
 E = -Σ_i ε Z_i        f = 0        σ = 0
 """
@@ -18,11 +18,11 @@ _ELEMENTS = tuple(range(1, _MAX_ATOMIC_NUMBER + 1))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IdealGas:
-    """An energy for each element and no forces of either kind; knows every element and output.
+    """An energy per element and no forces of either kind; supports every element and output.
 
     Attributes:
         depth: ε, in eV.
-        cutoff: In Å; nothing lies within it that matters.
+        cutoff: In Å; atoms within it do not interact either.
         atom_energies: -ε Z for Z from 0, in eV.
     """
 
@@ -32,48 +32,48 @@ class IdealGas:
 
     @property
     def parameters(self) -> dict[str, object]:
-        """What it was made with, for people."""
+        """The parameters of the potential, for display."""
         return {"depth": self.depth}
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in."""
+        """Data type that the potential computes in."""
         return self.atom_energies.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device that the potential computes on."""
         return self.atom_energies.device
 
     @property
     def elements(self) -> tuple[int, ...]:
-        """All of them."""
+        """All elements."""
         return _ELEMENTS
 
     @property
     def outputs(self) -> frozenset[str]:
-        """All of them."""
+        """All outputs."""
         return frozenset(OUTPUTS)
 
     @property
     def uses_charge(self) -> bool:
-        """No."""
+        """Always False."""
         return False
 
     @property
     def uses_spin(self) -> bool:
-        """No."""
+        """Always False."""
         return False
 
     def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
-        """Return the energies of the atoms and, if asked, direct forces and stress: zeros."""
+        """Return the energies of the atoms and, if requested, direct forces and stress of zero."""
         energies = self.atom_energies.index_select(0, batch.atomic_numbers)
         if not direct:
             return Heads(energies)
         return Heads(energies, torch.zeros_like(batch.positions), torch.zeros_like(batch.cells))
 
     def forward_fused(self, batch: Batch, outputs: frozenset[str]) -> FusedHeads:
-        """Return the same, and the gradients of the energies, zeros too, without autograd."""
+        """Return the same, and the gradients of the energies, also zero, without autograd."""
         like = {"conservative_forces": batch.positions, "conservative_stress": batch.cells}
         gradients = {name: torch.zeros_like(like[name]) for name in like if name in outputs}
         heads = self.forward_heads(batch, direct=not DIRECT_OUTPUTS.isdisjoint(outputs))
@@ -86,13 +86,13 @@ def ideal_gas(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> IdealGas:
-    """Return atoms that do not see each other, and of charge and spin know nothing.
+    """Return atoms without interactions, whose energy does not depend on charge or spin.
 
     Args:
         depth: ε, in eV.
         cutoff: In Å.
-        dtype: What it computes in.
-        device: Where it computes.
+        dtype: Data type to compute in.
+        device: Device to compute on.
     """
     numbers = torch.arange(_MAX_ATOMIC_NUMBER + 1, dtype=dtype, device=device)
     return IdealGas(depth, cutoff, -depth * numbers)

@@ -1,4 +1,4 @@
-"""Lennard-Jones, faded out at the cutoff, with a direct force that is wrong by a known amount."""
+"""Lennard-Jones, damped to zero at the cutoff, with a direct force whose error is known."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Dispersion:
     cutoff: float
 
     def terms(self, u: Values) -> tuple[Values, Values, Values]:
-        """Return V and its first two derivatives by u."""
+        """Return V and its first two derivatives with respect to u."""
         scale = 4.0 * self.epsilon
         six = self.sigma**6 / u**3
         bare = (
@@ -41,15 +41,15 @@ def lennard_jones(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> PairPotential:
-    """Return Lennard-Jones atoms as a potential; argon unless told otherwise.
+    """Return Lennard-Jones atoms as a potential; the default parameters describe argon.
 
     Args:
         epsilon: ε, in eV.
         sigma: σ, in Å.
         cutoff: In Å.
         swirl: Strength of the error of the direct force, in eV/Å².
-        dtype: What it computes in.
-        device: Where it computes.
+        dtype: Data type to compute in.
+        device: Device to compute on.
     """
     return PairPotential(
         Dispersion(epsilon, sigma, cutoff),

@@ -1,12 +1,12 @@
-"""The mechanics that the toys share: a pair energy, and a swirl that no energy has.
+"""Pair potentials whose direct force has a known non-conservative part, shared by the toys.
 
     E = 1/2 Σ_ij V(u_ij)        f_i = Σ_j [2 V'(u_ij) d_ij + g(u_ij) b × d_ij]
 
     d_ij -> displacement from i to j,  u = d·d,  b -> swirl_axis,  g = swirl (1 - u/r_c²)³
 
 The first term of the direct force is -dE/dr. The second is its deliberate error: it is not a
-gradient, and being odd in d it adds up to zero over a system, so that taking away the net force
-changes nothing. It turns about an axis fixed in space, hence does not rotate with the system.
+gradient, and since it is odd in d, it sums to zero over a system, so that removing the net force
+changes nothing. Its axis is fixed in space, hence it does not rotate with the system.
 """
 
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ Values = TypeVar("Values", NDArray[np.float64], Tensor)
 Floats = NDArray[np.float64]
 
 
-class Radial(Protocol):
-    """An energy as a function of the squared distance, with its derivatives by that."""
+class RadialFunction(Protocol):
+    """An energy as a function of the squared distance, with its derivatives."""
 
     def terms(self, u: Values) -> tuple[Values, Values, Values]:
-        """Return V(u), V'(u) and V''(u) for squared distances, in Å², eV/Å², eV/Å⁴."""
+        """Return V(u), V'(u) and V''(u) for squared distances, in eV, eV/Å², eV/Å⁴."""
 
 
 def envelope(u: Values, cutoff: float) -> tuple[Values, Values, Values]:
-    """Return (1 - u/r_c²)³ and its derivatives by u: at u = r_c² the first two vanish with it."""
+    """Return (1 - u/r_c²)³ and its first two derivatives; all three vanish at u = r_c²."""
     square = cutoff * cutoff
     x = 1.0 - u / square
     return x**3, -3.0 / square * x**2, 6.0 / square**2 * x
@@ -53,20 +53,20 @@ def times(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairPotential:
-    """A pair energy with a direct force of known error; knows every element and output.
+    """A pair energy with a direct force of known error; supports every element and output.
 
     Attributes:
         radial: V(u); must vanish smoothly at the cutoff.
         cutoff: In Å.
         swirl: Strength of the error of the direct force, in eV/Å².
-        dtype: What it computes in.
-        device: Where it computes.
+        dtype: Data type that the potential computes in.
+        device: Device that the potential computes on.
         swirl_axis: b, of length 1.
         charge_energy: E += charge_energy q² for a system of charge q, in eV.
         spin_energy: E += spin_energy (m - 1) for spin multiplicity m, in eV.
     """
 
-    radial: Radial
+    radial: RadialFunction
     cutoff: float
     swirl: float
     dtype: torch.dtype
@@ -77,33 +77,33 @@ class PairPotential:
 
     @property
     def parameters(self) -> dict[str, object]:
-        """What it was made with, for people."""
+        """The parameters of the potential, for display."""
         return {"radial": self.radial, "swirl": self.swirl, "swirl_axis": self.swirl_axis}
 
     @property
     def elements(self) -> tuple[int, ...]:
-        """All of them."""
+        """All elements."""
         return tuple(range(1, 119))
 
     @property
     def outputs(self) -> frozenset[str]:
-        """All of them."""
+        """All outputs."""
         return frozenset(OUTPUTS)
 
     @property
     def uses_charge(self) -> bool:
-        """Whether a charge costs energy."""
+        """True if the energy depends on the charge."""
         return self.charge_energy != 0.0
 
     @property
     def uses_spin(self) -> bool:
-        """Whether a spin costs energy."""
+        """True if the energy depends on the spin."""
         return self.spin_energy != 0.0
 
     def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
-        """Return the energies of the atoms and, if asked, the direct forces and stress.
+        """Return the energies of the atoms and, if requested, the direct forces and stress.
 
-        The direct stress is what the direct pair forces add up to: Σ sym(d fᵀ) / 2V.
+        The direct stress follows from the direct pair forces: Σ sym(d fᵀ) / 2V.
         """
         d = batch.displacements()
         u = (d * d).sum(dim=1)
@@ -119,7 +119,7 @@ class PairPotential:
     def direct_jacobian(self, system: System) -> Floats:
         """Return d(direct_forces)/d(positions) in closed form, shape [3 n_atoms, 3 n_atoms].
 
-        Each pair adds K to block (i, j) and takes it from block (i, i):
+        Each pair adds K to block (i, j) and subtracts it from block (i, i):
 
             K = 2 V' 1 + 4 V'' d dᵀ + g [b]× + 2 g' (b × d) dᵀ
         """
@@ -133,7 +133,7 @@ class PairPotential:
         return blocks.transpose(0, 2, 1, 3).reshape(3 * len(system), 3 * len(system))
 
     def exact_lambda(self, system: System) -> float:
-        """Return how non-conservative the direct force is: 0 for a gradient.
+        """Return the nonconservativity of the direct force: 0 for a gradient.
 
         λ = ‖(J - Jᵀ)/2‖ / ‖J‖        J -> direct_jacobian,  ‖·‖ Frobenius
         """
@@ -160,7 +160,7 @@ class PairPotential:
 
 
 def _stress(batch: Batch, d: Tensor, pair_forces: Tensor) -> Tensor:
-    """Return 1/(2V) Σ sym(d fᵀ): not finite for a system without a cell, which has no stress."""
+    """Return 1/(2V) Σ sym(d fᵀ); not finite for a system without a cell, which has no stress."""
     dyads = d.unsqueeze(2) * pair_forces.unsqueeze(1) / 2
     total = batch.sum_over_atoms(batch.sum_over_pairs((dyads + dyads.transpose(1, 2)) / 2))
     return total / batch.volumes[:, None, None]

@@ -1,1 +1,1 @@
-"""The native network compiled ahead of time, once for all sizes, and kept in a folder."""
+"""The native network compiled ahead of time, once for all sizes, and cached in a folder."""

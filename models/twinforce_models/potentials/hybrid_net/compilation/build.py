@@ -1,13 +1,11 @@
-"""Compiling the network into a file: what a process of its own does.
+"""Compilation of the network into a file, in a separate process.
 
     python -m twinforce_models.potentials.hybrid_net.compilation.build PATH [--nice]
 
-The spec is read as JSON from standard input.
-
-Ahead of time, and with the numbers of atoms and neighbors left open: the file serves any batch, and
-nothing is ever compiled again because of a size. The weights are left out too, so models of one
-architecture share it. The process ends when its standard input does, so that it never outlives
-who asked for it; with --nice it yields to everybody else who wants the processor.
+Reads the spec as JSON from standard input. The numbers of atoms and neighbors are left open, so the
+file serves any batch and no size ever requires another compilation. The weights are not included
+either, so models of one architecture share the file. The process exits when its standard input
+closes, so that it never outlives its parent; with --nice it runs at low priority.
 """
 
 import fcntl
@@ -37,45 +35,45 @@ from twinforce_models.potentials.hybrid_net.fused import Inputs, direct, hybrid
 
 
 def build(spec: Spec, path: Path) -> None:
-    """Compile into a file.
+    """Compile a part into a file.
 
     Args:
-        spec: What to compile.
-        path: Of the file, which ends in .pt2.
+        spec: The part to compile.
+        path: Path of the file, which ends in .pt2.
 
     Raises:
-        Exception: Whatever the compiler raised; without a C++ compiler there is none.
+        Exception: If the compiler fails, as it does without a C++ compiler.
     """
     torch.set_num_threads(spec.n_threads)
     dtype, device = getattr(torch, spec.dtype), torch.device(spec.device)
     core = HybridCore(spec.hyperparameters).to(device, dtype).eval().requires_grad_(False)
-    own, example = list(named_weights(core).values()), _example(core, spec.has_reverse)
+    weights, example = list(named_weights(core).values()), _example(core, spec.has_reverse)
     with torch.no_grad():
-        graph = make_fx(_of_weights(core, spec.part), tracing_mode="symbolic")(own, *example)
+        graph = make_fx(_of_weights(core, spec.part), tracing_mode="symbolic")(weights, *example)
         n_atoms, width = Dim("n_atoms", min=MIN_SIZE), Dim("width", min=MIN_SIZE)
         atoms, table = {0: n_atoms}, {0: n_atoms, 1: width}
-        shapes = ([None] * len(own), atoms, atoms, *([table] * (len(example) - 2)))
-        program = torch.export.export(graph, (own, *example), dynamic_shapes=shapes)
+        shapes = ([None] * len(weights), atoms, atoms, *([table] * (len(example) - 2)))
+        program = torch.export.export(graph, (weights, *example), dynamic_shapes=shapes)
     torch._inductor.aoti_compile_and_package(
         program,
         package_path=str(path),
         inductor_configs={"cpp.threads": spec.n_threads, "compile_threads": _n_workers(spec)},
     )
-    _try(spec, path, own, example)
+    _try(spec, path, weights, example)
 
 
-def _try(spec: Spec, path: Path, own: list[Tensor], example: tuple[Tensor, ...]) -> None:
-    """Load what was built and call it, in this process: what kills it must kill nobody else.
+def _try(spec: Spec, path: Path, weights: list[Tensor], example: tuple[Tensor, ...]) -> None:
+    """Load the compiled file and call it in this process, where a crash affects no other.
 
-    A C++ compiler that puts its standard library into what it links, say, makes code that crashes.
+    For example, if a C++ compiler links its own standard library statically, the code may crash.
     """
-    found = load(path, spec)([*own, *example])
-    if not all(each.isfinite().all() for each in found):
-        raise ArithmeticError("what was built gives NaN or infinity")
+    results = load(path, spec)([*weights, *example])
+    if not all(result.isfinite().all() for result in results):
+        raise ArithmeticError("the compiled part returns NaN or infinity")
 
 
 def _n_workers(spec: Spec) -> int:
-    """Return how many processes compile: for a GPU there are many small kernels."""
+    """Return the number of compiling processes: for a GPU, there are many small kernels."""
     return 1 if spec.device.startswith("cpu") else min(8, os.cpu_count() or 1)
 
 
@@ -90,7 +88,7 @@ class _Part(nn.Module):
 
 
 def _of_weights(core: HybridCore, part: Part) -> Any:
-    """Return the part as a function of the weights, which a tracer must see come in."""
+    """Return the part as a function of the weights, because a tracer needs them as inputs."""
     module = _Part(core, part)
     names = [f"core.{name}" for name in named_weights(core)]
 
@@ -101,7 +99,7 @@ def _of_weights(core: HybridCore, part: Part) -> Any:
 
 
 def _example(core: HybridCore, has_reverse: bool) -> tuple[Tensor, ...]:
-    """Return `Inputs` of sizes that stand for any other: no weight has them."""
+    """Return `Inputs` of sizes that no weight has, so that a tracer can tell them apart."""
     weight = core.embedding.weight
     taken = {size for value in named_weights(core).values() for size in value.shape}
     n_atoms, width = islice((size for size in count(31) if size not in taken), 2)
@@ -115,20 +113,20 @@ def _example(core: HybridCore, has_reverse: bool) -> tuple[Tensor, ...]:
     )
 
 
-def _die_with_input() -> None:
+def _exit_with_input() -> None:
     sys.stdin.read()
     os._exit(1)
 
 
 def main() -> None:
-    """Build what standard input says, into the file that is named; whole or not at all.
+    """Build the spec on standard input into the named file, atomically.
 
-    Of several processes that want the same file one builds it, and the others wait.
+    If several processes request the same file, one builds it and the others wait.
     """
-    os.umask(0o077)  # what others may write is not loaded
+    os.umask(0o077)  # files that other users may write to are not loaded
     path = Path(sys.argv[1])
     spec = Spec.from_json(sys.stdin.readline())
-    threading.Thread(target=_die_with_input, daemon=True).start()
+    threading.Thread(target=_exit_with_input, daemon=True).start()
     if sys.argv[2:] == ["--nice"]:
         os.nice(10)
     with path.with_suffix(".lock").open("w") as lock:
@@ -136,7 +134,7 @@ def main() -> None:
         if path.exists():
             return
         folder = path.with_suffix(".building")
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
         folder.mkdir(mode=0o700)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
         build(spec, folder / path.name)

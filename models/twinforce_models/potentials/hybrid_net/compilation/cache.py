@@ -1,7 +1,8 @@
-"""Where compiled parts are kept: files that hold machine code, so only their owner may write there.
+"""A folder of compiled parts: the files hold machine code, so only their owner may write there.
 
-A file is found by everything that its content depends on: what is compiled, the code that describes
-it, torch, and the processor or GPU. What does not fit is never loaded, only built anew.
+The name of a file depends on everything that its content depends on: the part, the source code that
+defines it, torch, and the processor or GPU. A file that does not match is never loaded; the part is
+built anew.
 """
 
 import hashlib
@@ -23,14 +24,14 @@ _OF_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def prepared(folder: Path) -> Path:
-    """Return the folder, made if it was not there.
+    """Return the folder, created if it did not exist.
 
     Raises:
-        OSError: It cannot be made, or others than its owner may write there.
+        OSError: If it cannot be created, or users other than its owner may write there.
     """
     try:
         folder = folder.expanduser()
-    except RuntimeError as error:  # a user without a home, as in containers
+    except RuntimeError as error:  # a user without a home directory, as in containers
         raise FileNotFoundError(f"{folder}: {error}") from error
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_own(folder)
@@ -38,7 +39,7 @@ def prepared(folder: Path) -> Path:
 
 
 def path_of(spec: Spec, folder: Path) -> Path:
-    """Return the file of a compiled part, whether it is there or not."""
+    """Return the path of a compiled part, whether it exists or not."""
     digest = hashlib.sha256()
     for text in (spec.to_json(), torch.__version__, platform.machine(), _hardware(spec.device)):
         digest.update(text.encode() + b"\0")
@@ -48,10 +49,10 @@ def path_of(spec: Spec, folder: Path) -> Path:
 
 
 def is_there(path: Path) -> bool:
-    """Return whether a part has been built.
+    """Return True if a part has been built.
 
     Raises:
-        OSError: It has, but others than its owner may write it.
+        OSError: If it has been built, but users other than its owner may write to it.
     """
     if not path.exists():
         return False
@@ -63,13 +64,13 @@ def _check_own(path: Path) -> None:
     status = path.stat()
     if status.st_uid != os.getuid() or status.st_mode & _OF_OTHERS:
         raise PermissionError(
-            f"{path}: expected to belong to this user and to be written by nobody else, since it "
+            f"{path}: expected to belong to this user and to be writable by no other, since it "
             f"holds machine code; got owner {status.st_uid}, mode {stat.filemode(status.st_mode)}"
         )
 
 
 def _hardware(device: str) -> str:
-    """Return what compiled code needs there."""
+    """Return a description of the hardware that compiled code depends on."""
     if torch.device(device).type == "cuda":
         properties = torch.cuda.get_device_properties(torch.device(device))
         return f"{properties.name} {properties.major}.{properties.minor} {torch.version.cuda}"

@@ -1,7 +1,7 @@
-"""Giving a potential its compiled parts: those that are kept at once, others when they are built.
+"""Compiled parts for a potential: cached ones at once, others as soon as they are built.
 
-A build takes a minute or two of one core, in a process of its own. Nothing waits for it unless told
-to; until it is done, and if it fails, the plain network is evaluated.
+A build takes a minute or two of one core, in a separate process. Nothing waits for it unless
+requested; until it is done, and if it fails, the plain network is evaluated.
 """
 
 import logging
@@ -33,24 +33,25 @@ logger = logging.getLogger(__name__)
 
 PARTS: tuple[Part, ...] = get_args(Part)
 
-# What compiled and plain results may differ by, relative to the largest component.
+# Largest difference between compiled and plain results, relative to the largest component.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
-_SPACING = 0.7  # cutoffs, of the atoms of the system that is compared
+_SPACING = 0.7  # of the atoms of the system that is compared, in cutoffs
 
 
 def compiled(
     potential: Potential, folder: Path, n_threads: int, *, wait: bool = False
 ) -> Potential:
-    """Return the potential with compiled parts, or as it is if it is not one that is compiled.
+    """Return the potential with compiled parts; unchanged if it is not a native one.
 
     Args:
-        potential: The native one; any other is returned as it is.
-        folder: Where parts are kept; nobody else may write there.
-        n_threads: Of the CPU, for one operation.
-        wait: For parts that have to be built; otherwise they come when they are done.
+        potential: The native potential; any other is returned unchanged.
+        folder: Folder of the compiled parts; no other user may write there.
+        n_threads: Number of CPU threads that one operation may use.
+        wait: True to wait for parts that have to be built; otherwise they are used once they are
+            done.
 
     Raises:
-        ModelLoadError: A part could not be built, and was to be waited for.
+        ModelLoadError: If `wait` is set and a part could not be built.
     """
     if not isinstance(potential, HybridNet):
         return potential
@@ -77,14 +78,14 @@ def _specs(potential: HybridNet, n_threads: int) -> list[Spec]:
 
 
 def _use_kept(target: CompiledHybridNet, spec: Spec, path: Path) -> bool:
-    """Use the part if it has been built before, and return whether it is used now."""
+    """Use the part if it has been built before, and return True if so."""
     if not is_there(path):
         return False
     try:
         part = load(path, spec)
         _check(target.plain, spec, part)
-    except Exception as error:  # whatever machine code of something else does
-        logger.warning("%s cannot be used and is built again: %s", path, error)
+    except Exception as error:  # foreign machine code may raise anything
+        logger.warning("%s cannot be used and will be built again: %s", path, error)
         path.unlink(missing_ok=True)
         return False
     target.use(spec, part)
@@ -92,30 +93,30 @@ def _use_kept(target: CompiledHybridNet, spec: Spec, path: Path) -> bool:
 
 
 def _build_all(target: CompiledHybridNet, paths: Mapping[Spec, Path], *, wait: bool) -> None:
-    """Build and use all of the parts, at the same time if they are waited for."""
+    """Build and use all of the parts, in parallel if the caller waits for them."""
     one_by_one = [[each] for each in paths.items()]
     try:
         for some in [list(paths.items())] if wait else one_by_one:
             _build(some, is_nice=not wait)
             for spec, path in some:
                 if not _use_kept(target, spec, path):
-                    raise ModelLoadError(f"the {spec.part} part that was built cannot be used")
+                    raise ModelLoadError(f"the {spec.part} part was built but cannot be used")
     except (OSError, ModelLoadError) as error:
         _failed(target, str(error), wait=wait)
 
 
 def _build(some: Sequence[tuple[Spec, Path]], *, is_nice: bool) -> None:
-    """Build parts, each in a process of its own, which ends with this one."""
+    """Build parts, each in a process of its own that ends with this one."""
     started = time.monotonic()
     with ExitStack() as stack:
         processes = [stack.enter_context(_builder(*each, is_nice=is_nice)) for each in some]
         for (spec, _), process in zip(some, processes, strict=True):
             assert process.stderr is not None
-            said = process.stderr.read().strip()
+            errors = process.stderr.read().strip()
             if process.wait():
-                lines = [line for line in said.splitlines() if line and not line.startswith(" ")]
+                lines = [line for line in errors.splitlines() if line and not line.startswith(" ")]
                 raise ModelLoadError(lines[-1] if lines else f"exit status {process.returncode}")
-            logger.info("%s was compiled in %.0f s", spec.part, time.monotonic() - started)
+            logger.info("compiled the %s part in %.0f s", spec.part, time.monotonic() - started)
 
 
 def _builder(spec: Spec, path: Path, *, is_nice: bool) -> subprocess.Popen[str]:
@@ -144,23 +145,24 @@ def _failed(target: CompiledHybridNet, reason: str, *, wait: bool) -> CompiledHy
 
 
 def _check(plain: HybridNet, spec: Spec, part: Compiled) -> None:
-    """Compare a part with the network that it was made from, on a few atoms.
+    """Compare a compiled part with the plain network on a few atoms.
 
     Raises:
-        ArithmeticError: They differ.
+        ArithmeticError: If the results differ.
     """
-    fused = CompiledHybridNet(plain)
-    fused.use(spec, part)
-    wanted = [
+    compiled_net = CompiledHybridNet(plain)
+    compiled_net.use(spec, part)
+    outputs = [
         name for name in OUTPUTS if spec.part == "hybrid" or not name.startswith("conservative")
     ]
     batch = Batch.from_systems([_few_atoms(plain)], plain.cutoff, plain.dtype, plain.device)
-    expected, found = (predict_batch(each, batch, wanted) for each in (plain, fused))
-    for name in wanted:
-        one, other = getattr(expected, name).double(), getattr(found, name).double()
+    expected = predict_batch(plain, batch, outputs)
+    actual = predict_batch(compiled_net, batch, outputs)
+    for name in outputs:
+        one, other = getattr(expected, name).double(), getattr(actual, name).double()
         error = float((one - other).abs().max() / one.abs().max().clamp(min=1e-3))
         if not error < _TOLERANCE[plain.dtype]:
-            raise ArithmeticError(f"{name} differs from the plain network's by {error:.1g}")
+            raise ArithmeticError(f"{name}: differs from that of the plain network by {error:.1g}")
 
 
 def _few_atoms(plain: HybridNet) -> System:

@@ -14,19 +14,20 @@ from twinforce_models.potentials.hybrid_net.compilation.spec import (
     Spec,
     named_weights,
 )
-from twinforce_models.potentials.hybrid_net.fused import Direct, Hybrid
+from twinforce_models.potentials.hybrid_net.core import CoreHeads
+from twinforce_models.potentials.hybrid_net.fused import HybridHeads
 from twinforce_models.potentials.hybrid_net.potential import HybridNet, lay_out, lay_out_reverse
 from twinforce_models.tables.table import AtomValues, Table, Wanted
 from twinforce_proto import needs_autograd
 
 
 class CompiledHybridNet:
-    """A `Potential` and `Fused`: `plain`, and for batches that a compiled part can take, that part.
+    """A `Potential` and `Fused` that evaluates compiled parts, or `plain` where none fits.
 
     Parts may be added at any time, from any thread.
 
     Attributes:
-        plain: What is compiled, or evaluated where nothing compiled fits.
+        plain: The potential that is compiled.
     """
 
     def __init__(self, plain: HybridNet) -> None:
@@ -39,19 +40,19 @@ class CompiledHybridNet:
 
     @property
     def parts(self) -> frozenset[Part]:
-        """What is compiled."""
+        """Names of the compiled parts."""
         return frozenset(self._parts)
 
     def use(self, spec: Spec, compiled: Compiled) -> None:
-        """Evaluate a part with what was compiled from the spec, from the next batch on."""
+        """Evaluate a part with the function compiled from the spec, from the next batch on."""
         self._parts[spec.part] = spec, compiled
 
     def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
-        """Evaluate a batch once, as `plain` does."""
+        """Evaluate a batch once, with `plain`."""
         return self.plain.forward_heads(batch, direct=direct)
 
     def forward_fused(self, batch: Batch, outputs: frozenset[str]) -> FusedHeads | None:
-        """Evaluate a batch once; None if the part that it needs is missing or cannot take it."""
+        """Evaluate a batch once; None if the required part is missing or does not fit the batch."""
         part = self._parts.get("hybrid" if needs_autograd(outputs) else "direct")
         if part is None or batch.n_atoms < MIN_SIZE:
             return None
@@ -64,11 +65,13 @@ class CompiledHybridNet:
         inputs = [kinds, positions, neighbors, offsets]
         if spec.has_reverse:
             inputs.append(lay_out_reverse(batch, neighbors.shape[1]))
-        found = compiled([*self._weights, *inputs])
-        heads = Direct(*found[: len(Direct._fields)])
+        results = compiled([*self._weights, *inputs])
+        heads = CoreHeads(*results[: len(CoreHeads._fields)])
         references = self.plain.reference_energies.index_select(0, kinds)
         atom_energies = references + heads.local_energies.to(torch.float64)
-        gradients = {} if spec.part == "direct" else _gradients(Hybrid(*found), batch, outputs)
+        gradients: dict[str, Tensor] = {}
+        if spec.part == "hybrid":
+            gradients = _gradients(HybridHeads(*results), batch, outputs)
         if outputs.isdisjoint(DIRECT_OUTPUTS):
             return FusedHeads(atom_energies, gradients)
         stress = None
@@ -78,12 +81,12 @@ class CompiledHybridNet:
         return FusedHeads(atom_energies, gradients, heads.direct_forces, stress)
 
     @property
-    def way(self) -> Hashable:
-        """What it would evaluate a table with just now."""
+    def table_variant(self) -> Hashable:
+        """The set of compiled parts that tables are evaluated with at present."""
         return self.parts
 
     def evaluate_table(self, table: Table, wanted: Wanted, max_seen: int) -> AtomValues:
-        """Evaluate a table, with a compiled part if there is one that can take it."""
+        """Evaluate a table, with a compiled part if one can evaluate it."""
         part = self._parts.get("hybrid" if wanted.gradient else "direct")
         if part is None or min(table.neighbors.shape) < MIN_SIZE:
             return self.plain.evaluate_table(table, wanted, max_seen)
@@ -91,13 +94,14 @@ class CompiledHybridNet:
         if table.neighbors.numel() > spec.max_slots:
             return self.plain.evaluate_table(table, wanted, max_seen)
         inputs = self.plain.inputs_of(table, with_reverse=spec.has_reverse)
-        given = [each for each in inputs if each is not None]
-        found = compiled([*self._weights, *given])
-        return self.plain.values_of(inputs.kinds, (Hybrid if wanted.gradient else Direct)(*found))
+        tensors = [tensor for tensor in inputs if tensor is not None]
+        results = compiled([*self._weights, *tensors])
+        heads = HybridHeads(*results) if wanted.gradient else CoreHeads(*results)
+        return self.plain.values_of(inputs.kinds, heads)
 
 
-def _gradients(found: Hybrid, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
-    gradients = {"conservative_forces": -found.conservative_forces}
+def _gradients(heads: HybridHeads, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
+    gradients = {"conservative_forces": -heads.conservative_forces}
     if "conservative_stress" in outputs:
-        gradients["conservative_stress"] = batch.sum_over_atoms(found.strain_gradients)
+        gradients["conservative_stress"] = batch.sum_over_atoms(heads.strain_gradients)
     return gradients

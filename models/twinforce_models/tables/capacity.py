@@ -1,33 +1,33 @@
-"""How many neighbors tables have room for: enough, and not much more."""
+"""The number of neighbors per atom that tables have columns for: enough, and not many more."""
 
 _STEP = 8
 _SMALLEST = 16
 _PATIENCE = 512
-"""Batches that would have done with less room before it is taken back."""
+"""Number of batches that must need fewer columns before the capacity shrinks."""
 
 
-class Room:
-    """Room for the neighbors of an atom; grows at once, and shrinks when long not needed.
+class NeighborCapacity:
+    """Columns for the neighbors of an atom; grows at once, shrinks after many smaller batches.
 
     Attributes:
-        listed: For those within the cutoff.
-        seen: For those that a potential chooses among them.
+        listed: Columns for the neighbors within the cutoff.
+        seen: Columns for the neighbors that a potential chooses among those.
     """
 
     def __init__(self) -> None:
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Begin anew."""
+    def reset(self) -> None:
+        """Return to the smallest capacity."""
         self.listed = self.seen = _SMALLEST
         self._n_batches = self._most_listed = self._most_seen = 0
 
-    def is_enough(self, n_listed: int, n_seen: int) -> bool:
-        """Tell whether there was room for so many; if not, there is now.
+    def fits_or_grows(self, n_listed: int, n_seen: int) -> bool:
+        """Return True if a batch fitted; otherwise grow, so that it fits the next time.
 
         Args:
-            n_listed: Of the most crowded atom of a batch.
-            n_seen: Likewise; means nothing unless there was room for `n_listed`.
+            n_listed: Largest number of neighbors within the cutoff of any atom of the batch.
+            n_seen: Largest number of chosen neighbors; meaningless unless `n_listed` fitted.
         """
         if n_listed > self.listed:
             self.listed = _rounded(n_listed)
@@ -49,5 +49,5 @@ class Room:
 
 
 def _rounded(n: int) -> int:
-    """Return the room for n: some more, so that little movements do not ask for more at once."""
+    """Return a capacity for n with some reserve, so that small movements do not exceed it."""
     return max(_SMALLEST, -(-(n + 1) // _STEP) * _STEP)

@@ -1,9 +1,9 @@
-"""Geometry optimisation from many perturbed starts, with each kind of forces.
+"""Geometry optimization from many perturbed starts, with each kind of forces.
 
-Whoever optimises on direct forces follows them until they vanish, which need not be where the
-gradient does, and may never happen. What counts here is the same for all: whether the largest
-*conservative* force at the end is small enough. "hybrid" goes down on direct forces as far as they
-lead, and on conservative ones from there.
+An optimization on direct forces ends where they vanish, which need not be where the gradient does;
+they may also never vanish. All strategies are judged alike, by whether the largest *conservative*
+force at the end is small enough. "hybrid" optimizes on direct forces until they stall, and on
+conservative forces from there.
 """
 
 import json
@@ -22,88 +22,88 @@ from ase.optimize import FIRE
 from twinforce.ase import DirectForcesWarning, ForceKind, TwinForceCalculator
 from twinforce.assess.analysis.statistics import mean_of_independent
 from twinforce.assess.budget import Deadline
-from twinforce.assess.folder import Found, as_json, write_json
+from twinforce.assess.folder import UnitResults, as_json, write_json
 from twinforce.assess.subject import Conditions, Subject, Unit
-from twinforce.assess.ways import USUAL_F
+from twinforce.assess.ways import TYPICAL_F
 from twinforce_proto import InvalidSystemError, NonFinitePredictionError
 
 STRATEGIES = ("direct", "conservative", "hybrid")
 
 _N_THREADS = 4
 _PERTURBATION = 0.1
-# Where hybrid optimisation changes over: at this many times fmax, or after this many steps
-# that brought no smaller largest force.
+# Hybrid optimization switches to conservative forces at this multiple of fmax, or after this many
+# steps that did not lower the largest force.
 _SWITCH = 4.0
 _PATIENCE = 40
 
 
-def optimise_unit(
+def optimize_unit(
     strategy: str, n_starts: int, fmax: float, max_steps: int, conditions: Conditions
 ) -> Unit:
-    """Return the unit that optimises from perturbed starts.
+    """Return the unit that optimizes from perturbed starts.
 
     Args:
         strategy: One of `STRATEGIES`.
-        n_starts: How many.
-        fmax: The largest force on an atom that counts as none, in eV/Å.
-        max_steps: Of each optimisation.
-        conditions: Whose seed is used.
+        n_starts: Number of starts.
+        fmax: Largest force on an atom at which an optimization has converged, in eV/Å.
+        max_steps: Maximum number of steps of each optimization.
+        conditions: Conditions whose seed is used.
     """
     settings = {"fmax": fmax, "max_steps": max_steps, "perturbation": _PERTURBATION}
-    relative = {"direct": 1.0, "conservative": USUAL_F, "hybrid": 0.5 * (1 + USUAL_F)}[strategy]
+    relative = {"direct": 1.0, "conservative": TYPICAL_F, "hybrid": 0.5 * (1 + TYPICAL_F)}[strategy]
     outputs = {"direct": {"direct_forces"}}.get(strategy, {"direct_forces"})
     return Unit(
         f"optimise:{strategy}",
         relative * n_starts * max_steps / 2,
         settings,
-        partial(_optimise_all, strategy, n_starts, fmax, max_steps, conditions.seed),
+        partial(_optimize_all, strategy, n_starts, fmax, max_steps, conditions.seed),
         outputs=frozenset(outputs | {"conservative_forces"}),
     )
 
 
-def _optimise_all(
+def _optimize_all(
     strategy: str,
     n_starts: int,
     fmax: float,
     max_steps: int,
     seed: int,
     subject: Subject,
-    place: Path,
+    directory: Path,
     deadline: Deadline,
-) -> Found:
-    path = place / "starts.json"
-    done: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+) -> UnitResults:
+    path = directory / "starts.json"
+    outcomes: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     is_stopped = Event()
 
     def is_over() -> bool:
         return deadline.is_over or is_stopped.is_set()
 
-    def descend(index: int) -> dict[str, Any] | None:
+    def optimize(index: int) -> dict[str, Any] | None:
         atoms = _perturbed(subject, seed, index)
-        return _descend(subject, strategy, fmax, max_steps, is_over, atoms)
+        return _optimize(subject, strategy, fmax, max_steps, is_over, atoms)
 
-    waiting = [index for index in range(n_starts) if str(index) not in done]
-    with subject.progress.bar(f"optimise {strategy}", n_starts, len(done)) as bar:
-        for index, found in _in_threads(waiting, descend, is_stopped):
-            if found is not None:
-                done[str(index)] = found
-                write_json(path, as_json(done))
+    waiting = [index for index in range(n_starts) if str(index) not in outcomes]
+    with subject.progress.bar(f"optimize {strategy}", n_starts, len(outcomes)) as bar:
+        for index, outcome in _in_threads(waiting, optimize, is_stopped):
+            if outcome is not None:
+                outcomes[str(index)] = outcome
+                write_json(path, as_json(outcomes))
                 bar.update()
-    values = {"starts": done} | summarize(list(done.values()))
+    values = {"starts": outcomes} | summarize(list(outcomes.values()))
     values |= {"n_starts": n_starts, "fmax": fmax, "max_steps": max_steps}
-    return Found(values, len(done) >= n_starts)
+    return UnitResults(values, len(outcomes) >= n_starts)
 
 
 def summarize(starts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return how many starts ended well, and what that took."""
+    """Return the success rate and the mean number of evaluations, with errors."""
     succeeded = [each for each in starts if each["is_minimum"]]
     n_starts = len(starts)
     rate = len(succeeded) / n_starts if n_starts else float("nan")
-    # Wilson's interval, which knows that 10 of 10 is not certainty.
+    # Wilson's interval, in which 10 of 10 successes leave some uncertainty.
     spread = np.sqrt(rate * (1 - rate) / n_starts + 0.25 / n_starts**2) if n_starts else np.nan
-    chosen = succeeded or starts
+    counted = succeeded or starts
     means = {
-        name: mean_of_independent([float(each[name]) for each in chosen])
+        name: mean_of_independent([float(each[name]) for each in counted])
         for name in ("n_direct", "n_conservative")
     }
     return {
@@ -124,7 +124,7 @@ def summarize(starts: list[dict[str, Any]]) -> dict[str, Any]:
 def _in_threads(
     waiting: list[int], work: Callable[[int], dict[str, Any] | None], is_stopped: Event
 ) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Work on several starts at once, so that the service can batch them; yield as they end."""
+    """Optimize several starts at once, so that the service can batch them; yield each when done."""
     with warnings.catch_warnings(), ThreadPoolExecutor(_N_THREADS) as pool:
         warnings.simplefilter("ignore", DirectForcesWarning)
         running = {pool.submit(work, index): index for index in waiting}
@@ -144,7 +144,7 @@ def _perturbed(subject: Subject, seed: int, index: int) -> Atoms:
     return atoms
 
 
-def _descend(
+def _optimize(
     subject: Subject,
     strategy: str,
     fmax: float,
@@ -152,7 +152,7 @@ def _descend(
     is_over: Callable[[], bool],
     atoms: Atoms,
 ) -> dict[str, Any] | None:
-    """Optimise; return how it went, or None where time was up."""
+    """Optimize; return the outcome, or None if time ran out."""
     counts = {"direct": 0, "conservative": 0}
     kinds: tuple[ForceKind, ...] = ("direct", "conservative")
     if strategy != "hybrid":
@@ -164,7 +164,9 @@ def _descend(
         patience = _PATIENCE if is_first else max_steps
         left = max_steps - sum(counts.values())
         try:
-            n_calls, is_converged = _follow(subject, atoms, kind, limit, left, patience, is_over)
+            n_calls, is_converged = _optimize_on(
+                kind, subject, atoms, limit, left, patience, is_over
+            )
         except (InvalidSystemError, NonFinitePredictionError) as error:
             note = str(error)
             n_calls, is_converged = 0, False
@@ -185,16 +187,16 @@ def _descend(
     }
 
 
-def _follow(
+def _optimize_on(
+    kind: ForceKind,
     subject: Subject,
     atoms: Atoms,
-    kind: ForceKind,
     fmax: float,
     max_steps: int,
     patience: int,
     is_over: Callable[[], bool],
 ) -> tuple[int, bool]:
-    """Go down on one kind of forces; return the evaluations it took, and whether it converged."""
+    """Optimize on one kind of forces; return the number of evaluations and whether it converged."""
     smallest, n_since, n_calls = np.inf, 0, 0
     with (
         TwinForceCalculator(subject.client, model=subject.info.name, force_kind=kind) as atoms.calc,
