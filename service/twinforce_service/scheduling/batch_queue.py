@@ -70,7 +70,8 @@ class BatchQueue:
     def n_left(self) -> tuple[int, int]:
         """Number of requests and atoms added by `extend`, minus those that wait.
 
-        A caller that counts what it adds can so tell how much waits, including what was put back.
+        A caller that counts its requests can derive how many of them wait, including those that
+        were put back.
         """
         return (
             self._n_admitted - self._n_put_back - self.n_requests,

@@ -75,8 +75,8 @@ class CostCurve:
     def fixed(self) -> float:
         """Time that one batch may save over two, in s: a, or the shortest batch if a is unknown.
 
-        While all batches have had one size, a cannot be told apart; the optimistic guess makes the
-        caller try batches of other sizes.
+        The value of a is unknown while all batches have had one size. The shortest batch is an
+        optimistic guess, which makes the caller try other sizes.
         """
         if self._most < _CONTRAST * self._fewest:
             return self._shortest if self.n_batches else 0.0

@@ -16,7 +16,7 @@ from twinforce_service.transports.ports import address_of, listen
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 
-# Seconds that health watches have to end after they were told to.
+# Seconds that open health watches have to end when the server stops.
 _LAST_GRACE = 1.0
 
 
