@@ -23,7 +23,7 @@ from twinforce_proto import (
 from twinforce_proto.codec import messages, stream
 from twinforce_proto.errors import ERRORS
 from twinforce_proto.v1 import inference_pb2 as pb
-from twinforce_service.transports.rest.bodies import read_protobuf
+from twinforce_service.transports.rest.bodies import parsed_message
 
 generated = settings(deadline=None, max_examples=50)
 
@@ -274,8 +274,11 @@ def test_a_request_that_names_no_outputs_gets_the_energy_and_its_gradient():
 @generated
 @given(st.binary(max_size=200))
 def test_random_bytes_are_the_callers_error(data):
+    def read():
+        return messages.predict_request_from_proto(parsed_message(pb.PredictRequest, data, "water"))
+
     with pytest.raises((InvalidRequestError, InvalidSystemError)):
-        read_protobuf(data, "water", None)
+        read()
 
 
 def test_an_unknown_reply_dtype_is_refused_by_name():
