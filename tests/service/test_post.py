@@ -13,7 +13,7 @@ from twinforce_service.listening import Listening
 from twinforce_service.post import Post
 from twinforce_service.wire import Kind
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 @pytest.fixture
