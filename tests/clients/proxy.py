@@ -10,14 +10,14 @@ class CountingProxy:
     """Forwards every connection to `port` of this machine.
 
     Args:
-        port: Port that connections are forwarded to.
+        port: Port that connections are forwarded to; None: they are closed at once.
         cut_after: Number of bytes of replies after which the first, the second, ... connection
             is cut; later connections are not cut. Such a cut does not depend on how fast either
             side is.
     """
 
     def __init__(self, port, cut_after=()):
-        self._target = ("127.0.0.1", port)
+        self.target = port
         self._limits = iter(cut_after)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets = []
@@ -40,7 +40,7 @@ class CountingProxy:
         self._sockets.clear()
 
     def hold(self):
-        """Keep back what is sent from now on."""
+        """Keep back all replies from now on."""
         self._is_flowing.clear()
 
     def resume(self):
@@ -58,9 +58,12 @@ class CountingProxy:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                far = socket.create_connection(self._target)
-                self._sockets += [near, far]
                 self.n_connections += 1
+                if self.target is None:
+                    near.close()
+                    continue
+                far = socket.create_connection(("127.0.0.1", self.target))
+                self._sockets += [near, far]
                 self._start(self._forward_requests, near, far)
                 self._start(self._forward_replies, far, near, next(self._limits, math.inf))
 
@@ -72,7 +75,6 @@ class CountingProxy:
         with contextlib.suppress(OSError):
             while data := near.recv(65536):
                 self.n_bytes_sent += len(data)
-                self._is_flowing.wait()
                 far.sendall(data)
         _shut(near, far)
 
