@@ -16,6 +16,12 @@ def free_ports(**values):
     return Settings(rest_port=0, grpc_port=0, water=False, n_threads=1, **values)
 
 
+def pytest_collection_modifyitems(items):
+    """Run files with slow tests first, so that no worker is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interrupts_are_heard():
     """A shell that runs the tests in the background makes all they start deaf to SIGINT."""
