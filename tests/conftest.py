@@ -10,7 +10,6 @@ from tests.potentials import loaded
 from twinforce_service.main import run_in_thread
 from twinforce_service.settings import Settings
 
-
 # How long it takes to draw an example says how busy the machine is, and nothing of the code.
 hypothesis.settings.register_profile(
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

@@ -375,9 +375,10 @@ def test_remote_steps_are_not_held_up_by_the_wire(client):
 def connections_of_this_process():
     """Yield all TCP connections of this process."""
     for path in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            with socket.socket(fileno=os.dup(int(path.name))) as found:
-                if found.family == socket.AF_UNIX:
-                    continue
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(fileno=os.dup(int(path.name))) as found,
+        ):
+            if found.family != socket.AF_UNIX:
                 found.getpeername()
                 yield found

@@ -68,9 +68,7 @@ def test_it_says_in_three_lines_what_it_serves_and_where():
         assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_a_signal_ends_it_after_it_has_answered_what_it_accepted(
-    troubled_model, gate, monkeypatch
-):
+def test_a_signal_ends_it_after_it_has_answered_what_it_accepted(troubled_model, gate, monkeypatch):
     systems = [molecule(3, seed=seed, element=HELIUM) for seed in range(4)]
     model = ["--model", f"troubled={troubled_model[0]}", "--max-batch-atoms", "3"]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
