@@ -45,6 +45,14 @@ def services_do_not_compile():
     del os.environ["TWINFORCE_COMPILE"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compilers_do_not_optimize():
+    """What is compiled in tests is built in a fraction of the time, and computes the same."""
+    os.environ["TORCHINDUCTOR_DEBUG_COMPILE"] = "1"
+    yield
+    del os.environ["TORCHINDUCTOR_DEBUG_COMPILE"]
+
+
 @pytest.fixture
 def serve():
     """Return a function that serves the potentials it is given, under the names given."""
