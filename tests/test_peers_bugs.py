@@ -142,7 +142,7 @@ def test_what_nobody_waits_for_any_more_is_not_computed(url_of):
         serve({"gated": loaded(potential)}) as server,
         ThreadPoolExecutor(1) as threads,
         Client(url_of(server)) as client,
-        Client(url_of(server), timeout=1.0) as hasty,
+        Client(url_of(server), timeout=2.0) as hasty,
     ):
         first = threads.submit(client.predict, molecule(5), BOTH, "gated")
         for _ in range(3):  # two were the warm-up

@@ -353,7 +353,7 @@ def test_a_program_that_closes_nothing_ends(url):
         [sys.executable, "-W", "error", "-c", program, url],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "0.0", "")
 

@@ -52,7 +52,7 @@ def test_an_interrupted_demonstration_stops_its_service(command, number):
     (server,) = children_of(demo.pid)
     assert any("NVE" in line for line in lines)
     demo.send_signal(number)
-    assert demo.wait(60) == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert demo.wait(300) == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     demo.stdout.close()
     assert is_gone(server)
 

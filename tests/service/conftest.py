@@ -9,7 +9,7 @@ from tests.service import troubled
 from twinforce_service.engine_spec import EngineSpec
 from twinforce_service.process_engine import ProcessEngine
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 class Gate:

@@ -26,7 +26,7 @@ from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 from twinforce_service.main import run_in_thread
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 FREE_PORTS = ["--rest-port", "0", "--grpc-port", "0", "--no-water"]
 TOYS = ["--model", "lj=toy:lennard-jones", "--model", "springs=toy:harmonic"]
 

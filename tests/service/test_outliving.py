@@ -180,7 +180,7 @@ def test_two_devices_stand_in_for_each_other(models, gate):
     before = set(engine_pids())
     with run_in_thread(free_ports(model=models, device="cpu,cpu")) as server:
         one, other = set(engine_pids()) - before
-        with Client(server.grpc_url) as client, client.stream() as stream:
+        with Client(server.grpc_url, timeout=PATIENCE) as client, client.stream() as stream:
             energies = [client.predict(crystal()).energy, stream.predict(crystal()).energy]
             with gate.starts_held():
                 os.kill(one, signal.SIGKILL)

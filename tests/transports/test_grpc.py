@@ -299,7 +299,7 @@ def gated(serve):
 def test_what_is_late_is_not_computed(gated):
     server, potential, stub = gated
     with pytest.raises(grpc.RpcError) as late:
-        stub.Predict(asking(molecule(1)), timeout=1.0)
+        stub.Predict(asking(molecule(1)), timeout=2.0)
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     wait_for(lambda: metric(server, "twinforce_requests_total") == 1)  # the service knows it too
     potential.gate.release(1000)

@@ -324,7 +324,7 @@ def test_what_is_late_is_answered_in_time_and_goes_no_further(gated, wire):
     server, potential = gated
     options = {"encoding": wire} if wire != "grpc" else {}
     url = server.grpc_url if wire == "grpc" else server.rest_url
-    hurried = Client(url, timeout=1.0, max_retries=0, **options)
+    hurried = Client(url, timeout=2.0, max_retries=0, **options)
     with hurried, pytest.raises(DeadlineExceededError):
         hurried.nonconservativity(molecule(4), "soft")
     wait_for(lambda: metric(server, "twinforce_requests_total") == 1)  # the service knows it too
