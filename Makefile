@@ -9,6 +9,7 @@ RECIPE ?= water
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP   := $(BIN)/pip --disable-pip-version-check install --constraint constraints.txt
 STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
@@ -20,8 +21,14 @@ help:  ## list the targets
 demo: $(STAMP)  ## remote molecular dynamics of water with both kinds of forces: a table and a plot
 	$(BIN)/python demo/water_md.py
 
-test: $(STAMP)  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+# Processes that run tests: one for each core, but not more than pay off. A file stays in one
+# process, as its tests share services and models. To find tests that depend on their order:
+#   make test ARGS="--random-order-bucket=module --random-order-seed=1"
+WORKERS ?= auto
+
+test: $(STAMP)  ## run the tests (ARGS="-k name", WORKERS=0 to run them in one process)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 \
+		--dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP)  ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -56,9 +63,11 @@ clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
-	@echo "Setting up $(VENV); the first time takes some minutes."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --constraint constraints.txt --no-deps --retries 1 \
-		--extra-index-url $(TORCH_INDEX) torch
-	@$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@echo "Setting up $(VENV), which takes some minutes the first time and none later."
+	@test -x $(BIN)/python || { echo "Creating the virtual environment ..."; \
+		$(PYTHON) -m venv $(VENV); }
+	@echo "Installing PyTorch (CPU build, about 200 MB) ..."
+	@$(PIP) --no-deps --retries 1 --extra-index-url $(TORCH_INDEX) torch
+	@echo "Installing TwinForce and its other dependencies (about 100 packages) ..."
+	@$(PIP) --quiet --editable ".[dev]"
 	@touch $@

@@ -3,17 +3,30 @@
 import os
 import signal
 
+import hypothesis
 import pytest
 
 from tests.potentials import loaded
 from twinforce_service.embedded import run_in_thread
 from twinforce_service.settings import Settings
 
+# How long it takes to draw an example says how busy the machine is, and nothing of the code.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
+
 
 def free_ports(**values):
     """Return settings of a service on ports that nobody uses."""
     values = {"compile": "off"} | values
     return Settings(rest_port=0, grpc_port=0, water=False, n_threads=1, **values)
+
+
+def pytest_collection_modifyitems(items):
+    """Run files with slow tests first, so that no worker is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,6 +43,14 @@ def services_do_not_compile():
     os.environ["TWINFORCE_COMPILE"] = "off"
     yield
     del os.environ["TWINFORCE_COMPILE"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilers_do_not_optimize():
+    """What is compiled in tests is built in a fraction of the time, and computes the same."""
+    os.environ["TORCHINDUCTOR_DEBUG_COMPILE"] = "1"
+    yield
+    del os.environ["TORCHINDUCTOR_DEBUG_COMPILE"]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from twinforce.cli import run
 from twinforce_models.potentials.composed import Composed
 from twinforce_models.registry import load
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 QUEUE = "twinforce_queue_requests"
 SPEC = "conservative:water+direct:toy:lennard-jones"
 WATERS = crystal(3, element=8), crystal(4, element=1)

@@ -9,6 +9,7 @@ import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import numpy as np
 import pytest
 import torch
@@ -52,7 +53,7 @@ class Drifting(Soft):
         return Heads(heads.atom_energies, heads.direct_forces + push, heads.direct_stress)
 
 
-def wait_until(condition, seconds=10.0):
+def wait_until(condition, seconds=60.0):
     give_up_at = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < give_up_at
@@ -115,22 +116,24 @@ def test_a_full_queue_says_when_to_come_back(url_of):
     potential = Gated()
     with (
         serve({"gated": loaded(potential)}, max_waiting=1) as server,
-        ThreadPoolExecutor(2) as threads,
-        Client(url_of(server), timeout=20) as patient,
-        Client(url_of(server), timeout=0.2) as hasty,
+        ThreadPoolExecutor(3) as threads,
+        Client(url_of(server)) as client,
     ):
+
+        def ask():
+            answers.append(threads.submit(client.predict, molecule(), BOTH, "gated"))
+
         answers = []
-        for n_entered in (3, None):  # two were the warm-up; the second caller has to wait
-            answers.append(threads.submit(patient.predict, molecule(), BOTH, "gated"))
-            if n_entered:
-                for _ in range(n_entered):
-                    assert potential.entered.acquire(timeout=10)
-        time.sleep(0.2)
-        with pytest.raises(OverloadedError) as raised:
-            hasty.predict(molecule(), BOTH, "gated")
-        assert raised.value.retry_after > 0
-        potential.gate.release(10)
-        assert all(answer.result(20).energy is not None for answer in answers)
+        ask()
+        for _ in range(3):  # two were the warm-up
+            assert potential.entered.acquire(timeout=60)
+        ask()
+        wait_until(lambda: metric(server, "twinforce_queue_requests") == 1)
+        ask()
+        wait_until(lambda: n_outcomes(server, "OverloadedError") > 0)
+        potential.gate.release(1000)
+        assert all(answer.result(60).energy is not None for answer in answers)
+        assert n_outcomes(server, "ok") == 3
 
 
 def test_what_nobody_waits_for_any_more_is_not_computed(url_of):
@@ -139,25 +142,32 @@ def test_what_nobody_waits_for_any_more_is_not_computed(url_of):
     with (
         serve({"gated": loaded(potential)}) as server,
         ThreadPoolExecutor(1) as threads,
-        Client(url_of(server), timeout=20) as client,
-        Client(url_of(server), timeout=0.3) as hasty,
+        Client(url_of(server)) as client,
+        Client(url_of(server), timeout=2.0) as hasty,
     ):
         first = threads.submit(client.predict, molecule(5), BOTH, "gated")
-        wait_until(lambda: any(5 in batch for batch in potential.batches) or has_entered(potential))
+        for _ in range(3):  # two were the warm-up
+            assert potential.entered.acquire(timeout=60)
         with pytest.raises(DeadlineExceededError):
             hasty.predict(molecule(9), BOTH, "gated")
         with hasty.stream("gated") as stream, pytest.raises(DeadlineExceededError):
             stream.predict(molecule(11))
-        time.sleep(0.2)
-        potential.gate.release(10)
-        assert first.result(20).energy is not None
+        wait_until(lambda: n_outcomes(server, "") == 2)  # the service knows that they are late
+        potential.gate.release(1000)
+        assert first.result(60).energy is not None
         assert client.predict(molecule(4), BOTH, "gated").energy is not None
         assert not {9, 11} & {n for batch in potential.batches for n in batch}
 
 
-def has_entered(potential):
-    """Whether a batch after the two of the warm-up is being computed."""
-    return potential.entered._value >= 3
+def metric(server, name, label=""):
+    lines = httpx2.get(f"{server.rest_url}/metrics").text.splitlines()
+    found = (line for line in lines if line.startswith(name) and label in line)
+    return sum(float(line.rpartition(" ")[2]) for line in found)
+
+
+def n_outcomes(server, outcome):
+    """Return how many calls have ended like this."""
+    return metric(server, "twinforce_requests_total", f'outcome="{outcome}')
 
 
 def test_clients_do_not_ask_again_in_step():

@@ -1,15 +1,24 @@
-"""A TCP proxy that counts what travels and can cut the wire."""
+"""A TCP proxy that counts what travels and can cut connections."""
 
 import contextlib
+import math
 import socket
 import threading
 
 
 class CountingProxy:
-    """Forwards every connection to `port` of this machine."""
+    """Forwards every connection to `port` of this machine.
 
-    def __init__(self, port):
-        self._target = ("127.0.0.1", port)
+    Args:
+        port: Port that connections are forwarded to; None: they are closed at once.
+        cut_after: Number of bytes of replies after which the first, the second, ... connection
+            is cut; later connections are not cut. Such a cut does not depend on how fast either
+            side is.
+    """
+
+    def __init__(self, port, cut_after=()):
+        self.target = port
+        self._limits = iter(cut_after)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets = []
         self._is_flowing = threading.Event()
@@ -31,7 +40,7 @@ class CountingProxy:
         self._sockets.clear()
 
     def hold(self):
-        """Keep back what is sent from now on."""
+        """Keep back all replies from now on."""
         self._is_flowing.clear()
 
     def resume(self):
@@ -49,19 +58,36 @@ class CountingProxy:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                far = socket.create_connection(self._target)
-                self._sockets += [near, far]
                 self.n_connections += 1
-                threading.Thread(target=self._forward, args=(near, far, True), daemon=True).start()
-                threading.Thread(target=self._forward, args=(far, near, False), daemon=True).start()
+                if self.target is None:
+                    near.close()
+                    continue
+                far = socket.create_connection(("127.0.0.1", self.target))
+                self._sockets += [near, far]
+                self._start(self._forward_requests, near, far)
+                self._start(self._forward_replies, far, near, next(self._limits, math.inf))
 
-    def _forward(self, source, target, is_request):
+    @staticmethod
+    def _start(forward, *arguments):
+        threading.Thread(target=forward, args=arguments, daemon=True).start()
+
+    def _forward_requests(self, near, far):
         with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if is_request:
-                    self.n_bytes_sent += len(data)
+            while data := near.recv(65536):
+                self.n_bytes_sent += len(data)
+                far.sendall(data)
+        _shut(near, far)
+
+    def _forward_replies(self, far, near, n_left):
+        with contextlib.suppress(OSError):
+            while n_left > 0 and (data := far.recv(min(65536, n_left))):
+                n_left -= len(data)
                 self._is_flowing.wait()
-                target.sendall(data)
-        for each in (source, target):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+                near.sendall(data)
+        _shut(near, far)
+
+
+def _shut(*sockets):
+    for each in sockets:
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)

@@ -1,5 +1,7 @@
 """Services of the toy potential for the tests of the clients."""
 
+import contextlib
+import random
 import socket
 from urllib.parse import urlsplit
 
@@ -22,5 +24,8 @@ def port_of(url):
 
 
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+    """Return a port that nobody listens on, and that is given to nobody who asks for any port."""
+    while True:
+        port = random.randrange(20_000, 32_000)  # below the ephemeral ports of Linux
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

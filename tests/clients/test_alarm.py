@@ -1,31 +1,70 @@
 """An alarm rings when it is due, and not when it was put off."""
 
+import sys
+import threading
 import time
 from math import inf
 from threading import Event
+from types import SimpleNamespace
+
+import pytest
 
 from twinforce._transports.alarm import Alarm
 
+PATIENCE = 60.0
 
-def test_it_rings_once_and_then_says_so():
+
+class Clock:
+    """A clock that stands still unless it is moved, and counts how often it is looked at."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.n_looks = 0
+
+    def monotonic(self):
+        self.n_looks += 1
+        return self.now
+
+    def wait_for_a_look(self):
+        n_looks, give_up_at = self.n_looks, time.monotonic() + PATIENCE
+        while self.n_looks == n_looks:
+            assert time.monotonic() < give_up_at
+            time.sleep(0.001)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Return the clock that alarms look at."""
+    clock = Clock()
+    fake = SimpleNamespace(monotonic=clock.monotonic)
+    monkeypatch.setattr(sys.modules[Alarm.__module__], "time", fake)
+    return clock
+
+
+def test_it_rings_once_and_then_says_so(clock):
     rung = Event()
     alarm = Alarm(rung.set)
-    alarm.set(time.monotonic() + 0.02)
+    alarm.set(0.02)
+    clock.wait_for_a_look()
     assert not alarm.has_rung
-    assert rung.wait(10.0)
+    clock.now = 0.03
+    assert rung.wait(PATIENCE)
     assert alarm.has_rung
 
 
-def test_what_is_put_off_again_and_again_does_not_ring():
+def test_what_is_put_off_again_and_again_does_not_ring(clock):
     rung = Event()
     alarm = Alarm(rung.set)
-    for _ in range(20):
-        alarm.set(time.monotonic() + 0.2)
-        time.sleep(0.02)
+    for time_ahead in range(3):
+        alarm.set(clock.now + 0.02)
+        clock.wait_for_a_look()
+        alarm.set(clock.now + 0.04 + time_ahead)
+        clock.now += 0.03
+        clock.wait_for_a_look()  # when it wakes at the time set before
     alarm.set(inf)
-    assert not rung.wait(0.4)
-    alarm.set(time.monotonic() + 0.01)  # as soon as ever
-    assert rung.wait(10.0)
+    assert not alarm.has_rung
+    alarm.set(clock.now)  # as soon as ever
+    assert rung.wait(PATIENCE)
 
 
 def test_an_earlier_time_counts_at_once():
@@ -33,13 +72,18 @@ def test_an_earlier_time_counts_at_once():
     alarm = Alarm(rung.set)
     alarm.set(time.monotonic() + 1000.0)
     alarm.set(time.monotonic() + 0.01)
-    assert rung.wait(10.0)
+    assert rung.wait(PATIENCE)
 
 
-def test_it_can_be_stopped():
+def test_it_can_be_stopped(clock):
+    before = set(threading.enumerate())
     rung = Event()
     alarm = Alarm(rung.set)
-    alarm.set(time.monotonic() + 0.05)
+    alarm.set(0.05)
+    (thread,) = (each for each in set(threading.enumerate()) - before if each.name == "alarm")
     alarm.stop()
-    assert not rung.wait(0.2)
+    clock.now = 1.0
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert not rung.is_set()
     assert not alarm.has_rung

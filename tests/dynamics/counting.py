@@ -10,7 +10,10 @@ from twinforce_proto.v1 import inference_pb2_grpc as rpc
 
 
 class CountingService(rpc.InferenceServicer):
-    """Forwards every call; `asked` counts the outputs of each message, sorted and joined."""
+    """Forwards every call; `asked` counts the outputs of each message, sorted and joined.
+
+    The sizes of the messages of streams, in bytes, are in `sizes`.
+    """
 
     def __init__(self, url):
         self._channel = grpc.insecure_channel(url.removeprefix("grpc://"))
@@ -21,6 +24,7 @@ class CountingService(rpc.InferenceServicer):
         self._server.start()
         self.url = f"grpc://127.0.0.1:{port}"
         self.asked = Counter()
+        self.sizes = []
 
     def __enter__(self):
         return self
@@ -54,4 +58,5 @@ class CountingService(rpc.InferenceServicer):
         decoder = StreamDecoder()
         for request in requests:
             self.asked[" ".join(sorted(decoder.decode(request).outputs))] += 1
+            self.sizes.append(request.ByteSize())
             yield request

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -191,11 +190,9 @@ def test_toys_of_different_parameters_have_different_hashes():
 
 
 @pytest.mark.parametrize("name", bundled_models())
-def test_bundled_models_load_in_under_a_second_and_are_small(name):
-    load(name)
-    started = time.perf_counter()
+def test_bundled_models_load_and_are_small(name):
     model = load(name)
-    assert time.perf_counter() - started < 1.0
+    assert 0 < model.info.n_parameters < 1_000_000
     assert model.info.name == name
     assert model.info.card
     (prediction,) = predict(model.potential, [molecule(element=model.info.elements[0])], ["energy"])

@@ -9,18 +9,22 @@ from tests.service import troubled
 from twinforce_service.engine.spec import EngineSpec
 from twinforce_service.process.process_engine import ProcessEngine
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 class Gate:
-    """What holds up the evaluation of helium."""
+    """What holds up the evaluation of helium, and the start of processes."""
 
     def __init__(self, path):
         self._path = path
+        self._held = path.with_name("held")
 
     @contextmanager
-    def closed(self):
-        self._path.touch()
+    def closed(self, n_allowed=0):
+        """Let each process evaluate helium only so many times."""
+        new = self._path.with_suffix(".new")
+        new.write_text(str(n_allowed))
+        new.replace(self._path)
         try:
             yield
         finally:
@@ -28,6 +32,15 @@ class Gate:
 
     def open(self):
         self._path.unlink(missing_ok=True)
+
+    @contextmanager
+    def starts_held(self):
+        """Let no process that is started become ready."""
+        self._held.touch()
+        try:
+            yield
+        finally:
+            self._held.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")

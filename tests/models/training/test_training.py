@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import ase.io
 import numpy as np
@@ -147,15 +146,28 @@ def test_a_run_writes_a_model_its_card_and_pictures(trained):
         assert (trained / name).read_bytes().startswith(b"\x89PNG")
 
 
+KILLED = """
+import os, pathlib, signal, sys
+from twinforce_models.training.main import main
+
+replace, n_logs = pathlib.Path.replace, 0
+
+def replace_and_die(self, target):
+    global n_logs
+    replace(self, target)
+    n_logs += pathlib.Path(target).name == "log.csv"
+    if n_logs == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+pathlib.Path.replace = replace_and_die
+main(sys.argv[1:])
+"""
+
+
 def test_a_killed_run_goes_on_to_the_same_weights(trained, recipe_file, data, tmp_path):
-    command = [sys.executable, "-m", "twinforce_models.training.main"]
-    command += arguments(recipe_file, data, tmp_path)
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
-        while run.poll() is None:
-            if (tmp_path / "log.csv").exists() and len(rows_of(tmp_path)) >= 2:
-                run.send_signal(signal.SIGKILL)
-                break
-            time.sleep(0.005)
+    """It kills itself once its log has been written three times."""
+    command = [sys.executable, "-c", KILLED, *arguments(recipe_file, data, tmp_path)]
+    run = subprocess.run(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     assert run.returncode == -signal.SIGKILL
     assert 2 <= len(rows_of(tmp_path)) < len(rows_of(trained))
     main(arguments(recipe_file, data, tmp_path))

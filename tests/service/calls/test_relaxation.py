@@ -114,17 +114,13 @@ def test_models_that_cannot_are_said_to():
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
 def test_a_lost_connection_is_gone_on_from_the_last_report(server, transport):
     url = server.grpc_url if transport == "grpc" else server.rest_url
-    proxy = CountingProxy(port_of(url))
+    proxy = CountingProxy(port_of(url), cut_after=[6_000])
     near = f"{url.partition(':')[0]}://127.0.0.1:{proxy.port}"
     with closing(proxy), Client(near, max_retries=8) as client:
-        steps = []
-        for relaxed in client.relax(argon(), fmax=1e-9, max_steps=60, interval=5):
-            steps.append(relaxed.step)
-            if relaxed.step >= 20 and proxy.n_connections == 1:
-                proxy.cut()
+        reports = client.relax(argon(), fmax=1e-9, max_steps=60, interval=1, model="lj")
+        steps = [each.step for each in reports]
     assert proxy.n_connections >= 2
-    assert steps == sorted(steps)
-    assert steps[-1] == 60
+    assert sorted(set(steps)) == list(range(61))
 
 
 def test_many_relax_at_once_with_asyncio(server):

@@ -41,7 +41,7 @@ def soft_start(n_atoms=8, seed=0, element=ARGON, integrator=MTS):
     return Start(crystal(n_atoms, seed, element), velocities, integrator, random=seed)
 
 
-def until(is_reached, seconds=20.0):
+def until(is_reached, seconds=60.0):
     """Wait for what happens elsewhere; fail if it does not."""
     end = time.monotonic() + seconds
     while not is_reached():
@@ -60,7 +60,7 @@ def outcome(snapshots):
     return seen, None
 
 
-def settled(count, pause=0.3, seconds=30.0):
+def settled(count, pause=0.3, seconds=120.0):
     """Return a count once it has stopped growing; fail if it goes on."""
     end = time.monotonic() + seconds
     before = -1
@@ -69,6 +69,23 @@ def settled(count, pause=0.3, seconds=30.0):
         before = now
         time.sleep(pause)
     return now
+
+
+def metric(server, name):
+    lines = httpx2.get(f"{server.rest_url}/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def n_moving(server):
+    return metric(server, "twinforce_propagations ")
+
+
+def assert_only_this_is_computed(client, soft):
+    """Two calls one after the other are all that the engine computes between their answers."""
+    client.predict(crystal(2), model="soft")
+    n_evaluated = len(soft.batches)
+    client.predict(crystal(2), model="soft")
+    assert len(soft.batches) == n_evaluated + 1
 
 
 def test_walkers_of_different_callers_share_batches():
@@ -84,19 +101,17 @@ def test_walkers_of_different_callers_share_batches():
         walkers = [threading.Thread(target=follow, args=(seed,)) for seed in range(4)]
         for walker in walkers:
             walker.start()
+        until(lambda: n_moving(server) == 4)
         soft.gate.release(10_000)
         for walker in walkers:
             walker.join()
-        exposed = httpx2.get(f"{server.rest_url}/metrics")
-    sizes = [len(batch) for batch in soft.batches[n_warm_up:]]
-    assert sum(sizes) == 4 * 9  # the start, and eight steps, of each
-    assert max(sizes) > 1
-    metrics = dict(
-        line.rsplit(" ", 1) for line in exposed.text.splitlines() if not line.startswith("#")
-    )
-    assert float(metrics['twinforce_batch_systems_sum{model="soft"}']) == sum(sizes)
-    assert float(metrics['twinforce_batch_systems_count{model="soft"}']) == len(sizes)
-    assert float(metrics["twinforce_propagations"]) == 0
+        sizes = [len(batch) for batch in soft.batches[n_warm_up:]]
+        assert sum(sizes) == 4 * 9  # the start, and eight steps, of each
+        assert max(sizes) > 1
+        # Replies go out before their batch is counted.
+        until(lambda: metric(server, "twinforce_batch_systems_sum") == sum(sizes))
+        assert metric(server, "twinforce_batch_systems_count") == len(sizes)
+        until(lambda: n_moving(server) == 0)
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
@@ -109,9 +124,8 @@ def test_a_caller_that_leaves_ends_the_work(transport):
         with closing(client.propagate(soft_start(), 400_000, 4)) as snapshots:
             for _ in itertools.islice(snapshots, 3):
                 pass
-        n_evaluated = settled(lambda: len(soft.batches))
-        assert n_evaluated < 10_000
-        assert next(client.propagate(soft_start(), 4)).step == 0  # others are served
+        until(lambda: n_moving(server) == 0)
+        assert_only_this_is_computed(client, soft)
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
@@ -125,12 +139,15 @@ def test_a_connection_that_is_lost_during_a_step_ends_the_work(transport):
             soft.gate.release()
             snapshots = client.propagate(soft_start(), 400_000, 400_000, model="soft")
             assert next(snapshots).step == 0
-            until(lambda: len(soft.batches) > 1 and soft.gate.acquire(blocking=False) is False)
+            for _ in range(4):  # two for the warm-up, the start, and the step that is held
+                assert soft.entered.acquire(timeout=60)
             proxy.cut()
             with pytest.raises(UnavailableError):
                 next(snapshots)
+        until(lambda: n_moving(server) == 0)
         soft.gate.release(100_000)
-        assert settled(lambda: len(soft.batches)) < 1000
+        with Client(url) as client:
+            assert_only_this_is_computed(client, soft)
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
@@ -143,7 +160,7 @@ def test_nothing_is_computed_far_ahead_of_what_is_read(transport):
         begin = soft_start(n_atoms=64, integrator=Integrator(force_kind="direct"))
         with closing(client.propagate(begin, 1_000_000, 1)) as snapshots:
             assert next(snapshots).step == 0
-            n_evaluated = settled(lambda: len(soft.batches), seconds=90.0)
+            n_evaluated = settled(lambda: len(soft.batches), seconds=240.0)
             assert n_evaluated < 20_000
             for _ in itertools.islice(snapshots, n_evaluated):
                 pass
@@ -176,12 +193,13 @@ def test_only_so_many_move_at_once():
     soft = Soft()
     with (
         serve({"soft": loaded(soft)}, max_propagations=1) as server,
-        Client(server.grpc_url, timeout=0.3) as client,
+        Client(server.grpc_url) as client,
         closing(client.propagate(soft_start(), 400_000, 4)) as snapshots,
     ):
         next(snapshots)
         with pytest.raises(OverloadedError, match="1 systems are already being moved"):
-            next(client.propagate(soft_start(), 4, timeout=0.2))
+            # Less than it is told to wait, so that it does not ask again.
+            next(client.propagate(soft_start(), 4, timeout=4.0))
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
@@ -190,24 +208,18 @@ def test_a_lost_connection_is_gone_on_from_the_last_snapshot(server, transport):
     integrator = Integrator(inner_steps=2, ensemble=SVR(temperature_k=60.0, relaxation=50 * FS))
     with Client(url) as client:
         expected = list(client.propagate(start(integrator), 600, 2))
-    proxy = CountingProxy(port_of(url))
+    proxy = CountingProxy(port_of(url), cut_after=[30_000, 30_000])
     with (
         closing(proxy),
         Client(f"{url.partition(':')[0]}://127.0.0.1:{proxy.port}", max_retries=8) as client,
     ):
-        found, n_cuts = [], 0
-        for snapshot in client.propagate(start(integrator), 600, 2):
-            found.append(snapshot)
-            # Some that were on their way still come after a cut; the next waits for a connection.
-            if snapshot.step >= 10 and n_cuts < min(2, proxy.n_connections):
-                proxy.cut()
-                n_cuts += 1
+        found = list(client.propagate(start(integrator), 600, 2))
     assert proxy.n_connections >= 3
     assert [each.checkpoint for each in found] == [each.checkpoint for each in expected]
 
 
 def test_a_service_that_stops_lets_go_and_another_one_goes_on():
-    with serve(drain_timeout=5.0) as server, Client(server.grpc_url, max_retries=0) as client:
+    with serve(drain_timeout=60.0) as server, Client(server.grpc_url, max_retries=0) as client:
         snapshots = client.propagate(start(MTS), 400_000, 4)
         first = next(snapshots)
         stopping = threading.Thread(target=server.stop)

@@ -1,12 +1,12 @@
 """What the service keeps of a walker from step to step."""
 
-import time
-from threading import Thread
+from threading import Event, Lock
 
 import numpy as np
 
 from tests.conftest import free_ports
 from tests.potentials import Soft, loaded
+from tests.service.conftest import PATIENCE
 from tests.systems import crystal
 from twinforce import Client
 from twinforce_models.prediction import predict
@@ -48,46 +48,123 @@ def test_a_walker_is_the_same_in_another_process():
     assert walkers[0] != walkers[2]
 
 
+class Clock:
+    """A clock that moves a little whenever it is read, and where the test moves it."""
+
+    def __init__(self):
+        self._now = 0.0
+        self._changing = Lock()
+
+    def __call__(self):
+        return self.move(1e-6)
+
+    def move(self, seconds):
+        with self._changing:
+            self._now += seconds
+            return self._now
+
+
+class Bell:
+    """A bell at which an engine holds until it is rung, or until its time has passed.
+
+    Time passes at once while nobody is expected to come; otherwise only the test ends a wait.
+    """
+
+    def __init__(self, clock):
+        self._clock = clock
+        self._rung = Event()
+        self.is_somebody_coming = False
+        self.is_holding = Event()
+
+    def ring(self):
+        self._rung.set()
+
+    def wait(self, seconds=None):
+        if seconds is None:
+            self._rung.wait()
+        elif seconds > 0 and not self._rung.is_set():
+            self.is_holding.set()
+            if self.is_somebody_coming:
+                assert self._rung.wait(PATIENCE)
+            else:
+                self._clock.move(seconds)
+        self._rung.clear()
+
+
 class Steep(Soft):
-    """Takes as long for one system as for many; remembers who was evaluated together."""
+    """Takes as long for one system as for many."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self._clock = clock
 
     def forward_heads(self, batch, *, direct):
-        time.sleep(0.02)
+        self._clock.move(0.02)
         return super().forward_heads(batch, direct=direct)
 
 
-def half_batches(max_hold):
-    """Let four walkers run in a thread engine; return reports of its batches."""
-    reports = []
-    limits = Limits(max_hold=max_hold)
-    model = loaded(Steep(), "soft")
-    engine = ThreadEngine(lambda: {"soft": model}, limits, on_batch=reports.append)
-    engine.start()
-    engine.wait_until_ready(20.0)
+class Held:
+    """A thread engine with a clock of its own, which has learned how four walkers behave."""
 
-    def walk(walker, n_steps):
-        for _ in range(n_steps):
-            request = Request("soft", crystal(2), frozenset({"energy"}), walker=walker)
-            engine.submit([request])
-            request.future.result(20.0)
+    def __init__(self, max_hold):
+        self.reports, self.clock = [], Clock()
+        self.bell = Bell(self.clock)
+        model = loaded(Steep(self.clock), "soft")
+        self.engine = ThreadEngine(
+            lambda: {"soft": model},
+            Limits(max_hold=max_hold),
+            on_batch=self.reports.append,
+            clock=self.clock,
+            bell=self.bell,
+        )
+        self.engine.start()
+        self.engine.wait_until_ready(PATIENCE)
+        self.walkers = [Walker() for _ in range(4)]
+        for _ in range(10):
+            self.step(None)
+        for _ in range(10):
+            self.step(*self.walkers)
 
-    threads = [Thread(target=walk, args=[Walker(), 25]) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    walk(Walker(), 10)
-    engine.stop()
-    return reports
+    def submit(self, *walkers):
+        requests = [
+            Request("soft", crystal(2), frozenset({"energy"}), walker=each) for each in walkers
+        ]
+        self.engine.submit(requests)
+        return requests
+
+    def step(self, *walkers):
+        """Let walkers return together, a millisecond after their last answers."""
+        self.clock.move(0.001)
+        for request in self.submit(*walkers):
+            request.future.result(PATIENCE)
 
 
 def test_walkers_come_together_in_an_engine_and_a_lone_one_does_not_wait():
-    reports = half_batches(max_hold=10.0)
-    assert sum(report.n_systems for report in reports) == 110
-    assert any(report.n_systems == 4 and report.held_s > 0 for report in reports)
-    assert all(report.held_s < 5.0 for report in reports)
-    assert [report.held_s for report in reports[-6:]] == [0.0] * 6
+    held = Held(max_hold=10.0)
+    assert not held.bell.is_holding.is_set()
+    held.bell.is_somebody_coming = True
+    first, *others = held.walkers
+    requests = held.submit(first)
+    assert held.bell.is_holding.wait(PATIENCE)
+    for walker in others:
+        requests += held.submit(walker)
+    for request in requests:
+        request.future.result(PATIENCE)
+    held.clock.move(1.0)  # nobody is expected any more
+    lone = Walker()
+    for _ in range(10):
+        held.step(lone)
+    held.engine.stop()
+    *_, together = (report for report in held.reports if report.n_systems == 4)
+    assert together.held_s > 0
+    assert held.reports.index(together) == len(held.reports) - 11
+    assert all(report.held_s == 0.0 for report in held.reports[-10:])
 
 
 def test_an_engine_that_is_told_so_never_waits_for_walkers():
-    assert all(report.held_s == 0.0 for report in half_batches(max_hold=0.0))
+    held = Held(max_hold=0.0)
+    for walker in held.walkers:
+        held.submit(walker)[0].future.result(PATIENCE)
+    held.engine.stop()
+    assert not held.bell.is_holding.is_set()
+    assert all(report.held_s == 0.0 for report in held.reports)

@@ -22,7 +22,7 @@ def received(channel, n_messages, sender=None):
     while len(messages) < n_messages:
         if sender is not None:
             sender.flush()
-        assert select.select([channel], [], [], 10.0)[0]
+        assert select.select([channel], [], [], 60.0)[0]
         messages += channel.receive()
     return [[bytes(frame) for frame in message] for message in messages]
 

@@ -122,22 +122,23 @@ def test_all_of_a_call_is_accepted_or_none(pair, gate):
         each.future.result(PATIENCE)
 
 
-def test_one_stands_in_for_the_other(pair):
+def test_one_stands_in_for_the_other(pair, gate):
     walkers = [Walker(), Walker()]
     for walker in walkers:
         evaluate(pair.pool, request(5, walker=walker))
-    os.kill(pair.engines[0].pid, signal.SIGKILL)
-    wait_for(lambda: not pair.engines[0].is_ready)
-    pair.batches[0].clear()
-    assert (pair.pool.is_ready, pair.pool.is_alive) == (True, True)
-    for walker in (*walkers, None):
-        evaluate(pair.pool, request(5, walker=walker))
-    os.kill(pair.engines[1].pid, signal.SIGKILL)
-    wait_for(lambda: not pair.pool.is_ready)
-    assert pair.pool.is_alive
-    with pytest.raises(UnavailableError, match="being restarted"):
-        pair.pool.submit([request()])
-    assert pair.batches[0] == []
+    with gate.starts_held():
+        os.kill(pair.engines[0].pid, signal.SIGKILL)
+        wait_for(lambda: not pair.engines[0].is_ready)
+        pair.batches[0].clear()
+        assert (pair.pool.is_ready, pair.pool.is_alive) == (True, True)
+        for walker in (*walkers, None):
+            evaluate(pair.pool, request(5, walker=walker))
+        os.kill(pair.engines[1].pid, signal.SIGKILL)
+        wait_for(lambda: not pair.pool.is_ready)
+        assert pair.pool.is_alive
+        with pytest.raises(UnavailableError, match="being restarted"):
+            pair.pool.submit([request()])
+        assert pair.batches[0] == []
     pair.pool.wait_until_ready(PATIENCE)
     evaluate(pair.pool, request(), request())
 

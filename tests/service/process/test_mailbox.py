@@ -13,7 +13,7 @@ from twinforce_service.process.channel_reader import ChannelReader
 from twinforce_service.process.mailbox import Mailbox
 from twinforce_service.process.messages import Kind
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

@@ -15,14 +15,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.conftest import free_ports
 from tests.service.conftest import PATIENCE
+from tests.service.troubled import ARGON, HELIUM
 from tests.systems import crystal
 from twinforce import Client, Integrator, Start
 from twinforce_dynamics.codec.propagation import propagate_request_to_proto
 from twinforce_dynamics.requests import PropagateRequest
+from twinforce_proto import System
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 from twinforce_service.embedded import run_in_thread
 
-MODELS = {"lj": "toy:lennard-jones"}
 RESTARTS = 'twinforce_engine_restarts_total{device="cpu"}'
 PROGRAM = b"twinforce_service.process.engine_process"
 
@@ -31,9 +32,14 @@ OF_OTHER_TESTS: set[int] = set()
 
 
 @pytest.fixture(scope="module")
-def server():
+def models(troubled_model):
+    return {"troubled": str(troubled_model[0])}
+
+
+@pytest.fixture(scope="module")
+def server(models):
     OF_OTHER_TESTS.update(engine_pids())
-    with run_in_thread(free_ports(model=MODELS, device="cpu")) as server:
+    with run_in_thread(free_ports(model=models, device="cpu")) as server:
         yield server
 
 
@@ -62,15 +68,21 @@ def is_ready(server):
     return httpx2.get(f"{server.rest_url}/health/ready").status_code == 200
 
 
-def restarts(server):
+def n_restarts(server):
     lines = httpx2.get(f"{server.rest_url}/metrics").text.splitlines()
-    return [line for line in lines if line.startswith("twinforce_engine_restarts_total")]
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(RESTARTS))
 
 
 def health(server):
     with grpc.insecure_channel(server.grpc_url.removeprefix("grpc://")) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         return stub.Check(health_pb2.HealthCheckRequest()).status
+
+
+def held():
+    """Return a crystal that a closed gate holds up."""
+    system = crystal(27)
+    return System([HELIUM] + [ARGON] * 26, system.positions, system.cell, system.pbc)
 
 
 def md(stream, system, n_steps, dt=0.02, after_step=lambda _: None):
@@ -86,52 +98,61 @@ def md(stream, system, n_steps, dt=0.02, after_step=lambda _: None):
     return system.positions
 
 
-def test_molecular_dynamics_goes_on_as_if_the_engine_had_not_been_killed(server):
+def test_molecular_dynamics_goes_on_as_if_the_engine_had_not_been_killed(server, gate):
     (pid,) = engine_pids()
-    seen = {}
+    n_before = n_restarts(server)
+    seen, is_killed = {}, threading.Event()
 
     def kill(step):
         if step == 10:
             os.kill(pid, signal.SIGKILL)
+            is_killed.set()
 
     def look():
-        wait_for(lambda: not is_ready(server))
-        seen["live"] = httpx2.get(f"{server.rest_url}/health/live").status_code
-        seen["models"] = httpx2.get(f"{server.rest_url}/v1/models/lj").status_code
-        wait_for(lambda: health(server) == health_pb2.HealthCheckResponse.NOT_SERVING)
+        with gate.starts_held():
+            assert is_killed.wait(PATIENCE)
+            wait_for(lambda: not is_ready(server))
+            seen["live"] = httpx2.get(f"{server.rest_url}/health/live").status_code
+            seen["models"] = httpx2.get(f"{server.rest_url}/v1/models/troubled").status_code
+            wait_for(lambda: health(server) == health_pb2.HealthCheckResponse.NOT_SERVING)
+            seen["health"] = "not serving"
 
     looking = threading.Thread(target=look)
     looking.start()
-    with Client(server.grpc_url) as client, client.stream("lj") as stream:
+    with Client(server.grpc_url, timeout=2 * PATIENCE) as client, client.stream() as stream:
         disturbed = md(stream, crystal(27), 20, after_step=kill)
         calm = md(stream, crystal(27), 20)
     looking.join(PATIENCE)
     np.testing.assert_array_equal(disturbed, calm)
-    assert seen == {"live": 200, "models": 200}
+    assert seen == {"live": 200, "models": 200, "health": "not serving"}
     assert is_ready(server)
-    assert restarts(server) == [f"{RESTARTS} 1.0"]
+    assert n_restarts(server) == n_before + 1
     wait_for(lambda: health(server) == health_pb2.HealthCheckResponse.SERVING)
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
-def test_a_propagation_goes_on_as_if_the_engine_had_not_been_killed(server, transport):
+def test_a_propagation_goes_on_as_if_the_engine_had_not_been_killed(server, gate, transport):
     (pid,) = engine_pids()
-    begin = Start(crystal(27), np.zeros((27, 3)), Integrator(inner_steps=2), random=0)
+    n_before = n_restarts(server)
+    begin = Start(held(), np.zeros((27, 3)), Integrator(inner_steps=2), random=0)
     with Client(server.grpc_url if transport == "grpc" else server.rest_url) as client:
-        expected = [each.checkpoint for each in client.propagate(begin, 400, 2)]
+        expected = [each.checkpoint for each in client.propagate(begin, 40, 2)]
         found = []
-        for snapshot in client.propagate(begin, 400, 2):
-            found.append(snapshot.checkpoint)
-            if snapshot.step == 10:
-                os.kill(pid, signal.SIGKILL)
+        with gate.closed(n_allowed=15):  # beyond step 10, and not as far as to the end
+            for snapshot in client.propagate(begin, 40, 2):
+                found.append(snapshot.checkpoint)
+                if snapshot.step == 10:
+                    os.kill(pid, signal.SIGKILL)
+                    gate.open()
     assert found == expected
+    assert n_restarts(server) == n_before + 1
     assert engine_pids() != [pid]
 
 
 def test_who_watches_a_propagation_is_told_that_its_engine_died(server):
     (pid,) = engine_pids()
     begin = Start(crystal(27), np.zeros((27, 3)), Integrator(inner_steps=2))
-    wanted = propagate_request_to_proto(PropagateRequest("lj", begin, 400_000, 2))
+    wanted = propagate_request_to_proto(PropagateRequest("troubled", begin, 400_000, 2))
     with grpc.insecure_channel(server.grpc_url.removeprefix("grpc://")) as channel:
         snapshots = InferenceStub(channel).Propagate(wanted)
         assert next(snapshots).step == 0
@@ -142,32 +163,36 @@ def test_who_watches_a_propagation_is_told_that_its_engine_died(server):
     wait_for(lambda: is_ready(server))
 
 
-def test_who_does_not_try_again_is_told_when_to(server):
+def test_who_does_not_try_again_is_told_when_to(server, gate):
     (pid,) = engine_pids()
-    os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not is_ready(server))
-    url = f"{server.rest_url}/v1/models/lj/energy"
-    reply = httpx2.post(url, json={"systems": [{"atomic_numbers": [18], "positions": [[0, 0, 0]]}]})
+    url = f"{server.rest_url}/v1/models/troubled/energy"
+    body = {"systems": [{"atomic_numbers": [18], "positions": [[0, 0, 0]]}]}
+    with gate.starts_held():
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not is_ready(server))
+        reply = httpx2.post(url, json=body)
     assert reply.status_code == 503
     assert "being restarted" in reply.json()["detail"]
     assert int(reply.headers["retry-after"]) >= 1
     wait_for(lambda: is_ready(server))
 
 
-def test_two_devices_stand_in_for_each_other():
+def test_two_devices_stand_in_for_each_other(models, gate):
     before = set(engine_pids())
-    with run_in_thread(free_ports(model=MODELS, device="cpu,cpu")) as server:
+    with run_in_thread(free_ports(model=models, device="cpu,cpu")) as server:
         one, other = set(engine_pids()) - before
-        with Client(server.grpc_url) as client, client.stream("lj") as stream:
+        with Client(server.grpc_url, timeout=PATIENCE) as client, client.stream() as stream:
             energies = [client.predict(crystal()).energy, stream.predict(crystal()).energy]
-            os.kill(one, signal.SIGKILL)
-            wait_for(lambda: restarts(server) == [f"{RESTARTS} 1.0"] or not exists(one))
+            with gate.starts_held():
+                os.kill(one, signal.SIGKILL)
+                wait_for(lambda: not exists(one))
+                energies += [client.predict(crystal()).energy, stream.predict(crystal()).energy]
+                assert is_ready(server)
+                os.kill(other, signal.SIGKILL)
+                wait_for(lambda: not is_ready(server))
             energies += [client.predict(crystal()).energy, stream.predict(crystal()).energy]
-            assert is_ready(server)
-            os.kill(other, signal.SIGKILL)
-            energies += [client.predict(crystal()).energy, stream.predict(crystal()).energy]
-        assert len(set(energies)) == 1
-        wait_for(lambda: restarts(server) == [f"{RESTARTS} 2.0"])
+        assert len(set(energies[::2])) == len(set(energies[1::2])) == 1
+        wait_for(lambda: n_restarts(server) == 2)
     assert set(engine_pids()) == before
 
 

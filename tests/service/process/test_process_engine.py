@@ -47,11 +47,21 @@ HYBRID = frozenset({"energy", "conservative_forces", "direct_forces"})
 LIMITS = Limits(max_atoms_per_system=300, max_waiting=8)
 
 
+# Atoms of a batch that nothing else is about.
+LAST = 77
+
+
 class Running:
     """An engine process, and what it was reported to have done."""
 
     def __init__(self):
         self.reports, self.restarts = [], []
+
+    def forget(self):
+        """Forget what was reported, which may come after the answers; so a last batch is made."""
+        results(self.engine, request(molecule(LAST)))
+        wait_for(lambda: self.reports and self.reports[-1].n_atoms == LAST)
+        self.reports.clear()
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +148,9 @@ def test_it_declares_the_same(engine, thread_engine):
 
 
 def test_a_batch_is_answered_and_reported_together(engine, shared, gate):
+    shared.forget()
     with gate.closed():
         first = busy(engine)
-        shared.reports.clear()
         futures = submit(engine, *(request(molecule(n), HYBRID) for n in (1, 2, 3)))
     for n_atoms, future in zip((1, 2, 3), [first, *futures][1:], strict=True):
         assert future.result(PATIENCE).direct_forces.shape == (n_atoms, 3)
@@ -187,7 +197,7 @@ def test_rows_of_a_jacobian_are_those_of_a_thread(engine, thread_engine):
     ],
 )
 def test_what_a_model_cannot_do_is_refused_before_it_is_sent(engine, shared, bad, error):
-    shared.reports.clear()
+    shared.forget()
     good = request()
     with pytest.raises(error):
         engine.submit([good, bad])
@@ -214,17 +224,16 @@ def test_one_bad_system_fails_alone(engine, gate):
 def test_a_deadline_that_passes_in_the_queue_is_an_error(engine, gate):
     with gate.closed():
         held = busy(engine)
-        (late,) = submit(engine, request(deadline=time.monotonic() + 0.01))
-        time.sleep(0.02)
+        (late,) = submit(engine, request(deadline=time.monotonic()))
     with pytest.raises(DeadlineExceededError):
         late.result(PATIENCE)
     held.result(PATIENCE)
 
 
 def test_what_is_cancelled_while_it_waits_is_never_evaluated(engine, shared, gate):
+    shared.forget()
     with gate.closed():
         held = busy(engine)
-        shared.reports.clear()
         unwanted, wanted = submit(engine, request(molecule(7)), request(molecule(2)))
         assert unwanted.cancel()
         assert engine.n_pending_atoms == 3 + 2
@@ -283,25 +292,28 @@ def test_it_is_started_again_and_what_was_asked_can_be_asked_again(
     (before,) = results(engine, request(outputs=HYBRID))
     shared.restarts.clear()
     pid = engine.pid
-    with gate.closed():
-        held = busy(engine)
-        die(engine)
-        futures = submit(engine, *(request(outputs=HYBRID) for _ in range(4)))
-        if die is not kill:  # what it dies of comes after what is held
-            gate.open()
-        else:
-            futures.append(held)
-        wait(futures, PATIENCE)
-    assert engine.is_alive
-    for future in futures:
-        with pytest.raises(UnavailableError, match=cause) as ended:
-            future.result()
-        assert ended.value.retry_after > 0
-    with pytest.raises(UnavailableError, match="being restarted") as refused:
-        engine.submit([request()])
-    assert refused.value.retry_after > 0
-    assert not engine.is_ready
-    assert engine.find("troubled").name == "troubled"
+    with gate.starts_held():
+        with gate.closed():
+            held = busy(engine)
+            if die is not kill:
+                die(engine)
+            futures = submit(engine, *(request(outputs=HYBRID) for _ in range(4)))
+            if die is kill:  # it accepts nothing once this is noticed
+                die(engine)
+                futures.append(held)
+            else:  # what it dies of comes after what is held
+                gate.open()
+            wait(futures, PATIENCE)
+        assert engine.is_alive
+        for future in futures:
+            with pytest.raises(UnavailableError, match=cause) as ended:
+                future.result()
+            assert ended.value.retry_after > 0
+        with pytest.raises(UnavailableError, match="being restarted") as refused:
+            engine.submit([request()])
+        assert refused.value.retry_after > 0
+        assert not engine.is_ready
+        assert engine.find("troubled").name == "troubled"
     engine.wait_until_ready(PATIENCE)
     assert shared.restarts == ["cpu"]
     assert engine.pid != pid
@@ -406,7 +418,8 @@ def test_what_cannot_even_be_started_leaves_nothing_behind(make_spec, tmp_path, 
         engine.wait_until_ready(PATIENCE)
     engine.stop()
     assert list(tmp_path.iterdir()) == []
-    assert len(list(Path("/proc/self/fd").iterdir())) == n_open
+    # Other services of this process may close connections meanwhile.
+    assert len(list(Path("/proc/self/fd").iterdir())) <= n_open
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 from twinforce_service.embedded import run_in_thread
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 BOTH = frozenset({"energy", "conservative_forces"})
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -297,10 +297,11 @@ def gated(serve):
 
 
 def test_what_is_late_is_not_computed(gated):
-    _, potential, stub = gated
+    server, potential, stub = gated
     with pytest.raises(grpc.RpcError) as late:
-        stub.Predict(asking(molecule(1)), timeout=0.2)
+        stub.Predict(asking(molecule(1)), timeout=2.0)
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_for(lambda: metric(server, "twinforce_requests_total") == 1)  # the service knows it too
     potential.gate.release(1000)
     assert stub.Predict(asking(molecule(2)), timeout=PATIENCE).predictions
     assert potential.batches[-2:] == [(3,), (2,)]
@@ -375,6 +376,13 @@ def metric(server, name):
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
+def is_listening(server):
+    try:
+        return httpx2.get(f"{server.rest_url}/health/live").is_success
+    except httpx2.TransportError:
+        return False
+
+
 def queue_depth(server):
     return metric(server, "twinforce_queue_requests")
 
@@ -417,14 +425,13 @@ def test_reflection_names_the_services(channel):
 
 
 def test_stopping_ends_idle_streams_and_tells_who_watches(serve):
-    server = serve(soft=Soft())
+    server = serve(free_ports(drain_timeout=1000.0), soft=Soft())
     with open_channel(server) as channel, Walker(InferenceStub(channel)) as walker:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == SERVING
         assert walker.step(molecule()).energy is not None
-        started = time.monotonic()
-        server.stop()
-        assert time.monotonic() - started < 5
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(server.stop).result(PATIENCE)
         assert next(watch).status == NOT_SERVING
         with pytest.raises(grpc.RpcError) as ended:
             next(walker.call)
@@ -445,7 +452,7 @@ def test_stopping_answers_what_was_asked(serve):
             calls.append(pool.submit(walker.step, molecule(2)))
             wait_for(lambda: queue_depth(server) == 1)
             stopping = pool.submit(server.stop)
-            time.sleep(0.1)
+            wait_for(lambda: not is_listening(server))
             assert not stopping.done()
             potential.gate.release(1000)
             assert calls[0].result(PATIENCE).predictions

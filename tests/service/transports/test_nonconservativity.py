@@ -37,8 +37,9 @@ from twinforce_proto import NonconservativityRequest, System
 from twinforce_proto.codec.nonconservativity import nonconservativity_request_to_proto
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 from twinforce_service.embedded import run_in_thread
+from twinforce_service.engine.thread_engine import ThreadEngine
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 LJ = lennard_jones(swirl=0.01)
 WIRES = ["grpc", "protobuf", "json"]
 LIMITS = {"max_jacobian_atoms": 12, "jacobian_rows": 4}
@@ -323,9 +324,10 @@ def test_what_is_late_is_answered_in_time_and_goes_no_further(gated, wire):
     server, potential = gated
     options = {"encoding": wire} if wire != "grpc" else {}
     url = server.grpc_url if wire == "grpc" else server.rest_url
-    hurried = Client(url, timeout=0.3, max_retries=0, **options)
+    hurried = Client(url, timeout=2.0, max_retries=0, **options)
     with hurried, pytest.raises(DeadlineExceededError):
         hurried.nonconservativity(molecule(4), "soft")
+    wait_for(lambda: metric(server, "twinforce_requests_total") == 1)  # the service knows it too
     potential.gate.release(1000)
     with open_client(server) as client:
         assert client.predict(molecule(2), "energy", "soft").energy > 0
@@ -344,14 +346,16 @@ def test_one_jacobian_is_made_after_the_other(gated):
     assert potential.batches[2:] == [(4,)] * 3 + [(3,)] * 3
 
 
-def test_a_service_that_stops_says_so_and_does_not_finish_it(serve):
-    potential = Gated()
+def test_a_service_that_stops_says_so_and_does_not_finish_it(serve, monkeypatch):
+    potential, engines = Gated(), []
+    start = ThreadEngine.start
+    monkeypatch.setattr(ThreadEngine, "start", lambda self: engines.append(self) or start(self))
     server = serve(free_ports(**LIMITS), soft=potential)
     with open_client(server, max_retries=0) as client, ThreadPoolExecutor(2) as pool:
         measured = pool.submit(client.nonconservativity, molecule(4), "soft")
         entered(potential, 3)
         stopping = pool.submit(server.stop)
-        time.sleep(0.1)
+        wait_for(lambda: not engines[0].is_ready)
         potential.gate.release(1000)
         with pytest.raises(ServiceError):
             measured.result(PATIENCE)
