@@ -1,1 +1,1 @@
-"""What TwinForce costs and how well its physics holds, measured: `make bench`."""
+"""Measurements of what TwinForce costs and of how well its physics holds: `make bench`."""

@@ -1,10 +1,11 @@
-"""`python -m bench`, or `make bench`: every row of docs/performance.md, and the page itself.
+"""Run the measurements behind docs/performance.md and write the page: `make bench`.
 
-Each part runs as a process of its own and has a limit; one that fails is told on the page, and the
-others go on.
+    python -m bench --only step crowd
+
+Each measurement runs in a separate process with a time limit. The page names those that fail; the
+others run all the same.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -13,10 +14,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import page, record
-from bench.machine import ROOT
+from bench.report import page
+from bench.runner import record
+from bench.runner.command_line import parser_of
+from bench.runner.machine import ROOT
 
-# Name -> s of measuring, besides what it takes to start.
+# Name of a measurement -> its duration without start-up, in s.
 PARTS = {
     "cost": 60.0,
     "overhead": 80.0,
@@ -28,35 +31,38 @@ PARTS = {
     "idle": 48.0,
     "gpu": 120.0,
 }
-# What starting, warming up and ending may take, in s.
+# Time that start-up, warm-up and shutdown of a measurement may take, in s.
 MARGIN = 150.0
 
 
 def measure(name: str, seconds: float, extra: Sequence[str], out: Path) -> str:
-    """Run a part; return why it failed, or nothing."""
-    command = [sys.executable, "-m", f"bench.{name}", f"--seconds={seconds}", f"--out={out}"]
+    """Run a measurement; return why it failed, or an empty string."""
+    command = [sys.executable, "-m", f"bench.measurements.{name}"]
     try:
         code = subprocess.run(
-            [*command, *extra], cwd=ROOT, timeout=seconds + MARGIN, check=False
+            [*command, f"--seconds={seconds}", f"--out={out}", *extra],
+            cwd=ROOT,
+            timeout=seconds + MARGIN,
+            check=False,
         ).returncode
     except subprocess.TimeoutExpired:
         return f"it took longer than {seconds + MARGIN:.0f} s"
-    return f"it ended with {code}" if code else ""
+    return f"it ended with exit status {code}" if code else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write the results and the page, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=main.__doc__)
+    """Run the measurements, write the results and the page, and return the exit status."""
+    parser = parser_of("bench", __doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART",
-                        help=f"of {', '.join(PARTS)}")  # fmt: skip
-    parser.add_argument("--scale", type=float, default=1.0, help="of all durations")
+                        help="measurements to run")  # fmt: skip
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on all durations")
     parser.add_argument("--ray-python", default=sys.executable, help="a Python that has Ray")
-    parser.add_argument("--out", type=Path, default=record.RESULTS)
-    parser.add_argument("--page", type=Path, default=page.PAGE)
+    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the results")
+    parser.add_argument("--page", type=Path, default=page.PAGE, help="page to write")
     options = parser.parse_args(arguments)
     load = os.getloadavg()[0]
     rows: dict[str, object] = {}
-    is_whole = True
+    all_succeeded = True
     for name in options.only:
         print(f"\n== {name}", flush=True)
         extra = [f"--ray-python={options.ray_python}"] if name == "crowd" else []
@@ -64,13 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed = measure(name, options.scale * PARTS[name], extra, options.out)
         took = time.monotonic() - begin
         rows[name] = {"load_before": before, "seconds": took, "failed": failed}
-        is_whole &= not failed
+        all_succeeded &= not failed
     kept = record.read(options.out, "run").get("rows", {})
     content = {"load_before": load, "rows": kept | rows}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "run.json").write_text(json.dumps(content, indent=2) + "\n")
     page.main([f"--results={options.out}", f"--page={options.page}"])
-    return 0 if is_whole else 1
+    return 0 if all_succeeded else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Small PETs of random weights, made by metatrain, and what metatomic says of them.
+"""Small PETs with random weights, made by metatrain, and the predictions of metatomic for them.
 
-Scales and energies per element are set as training would, so that forgetting them shows.
+Scales and energies per element are set as in training, so that tests notice if they are ignored.
 """
 
 import copy
@@ -36,7 +36,7 @@ DIRECT = {
 
 
 def make_pet(dtype=torch.float64, targets=("energy", *DIRECT), elements=ELEMENTS, seed=3, **hypers):
-    """Return a PET; hypers replace those of `SMALL`."""
+    """Return a PET; `hypers` override those in `SMALL`."""
     torch.manual_seed(seed)
     full = copy.deepcopy(get_default_hypers("pet")["model"]) | SMALL | hypers
     infos = {name: _target(name) for name in targets}
@@ -58,7 +58,7 @@ def save_both(pet, folder, name="pet"):
 
 @functools.cache
 def calculator(path, variant=None, *, direct=False):
-    """Return metatomic's own calculator, which computes no more than it is asked for."""
+    """Return metatomic's own calculator, which computes only the requested quantities."""
     return MetatomicCalculator(
         str(path),
         device="cpu",
@@ -69,13 +69,13 @@ def calculator(path, variant=None, *, direct=False):
 
 
 def reference(path, system, variant=None, *, direct=True):
-    """Return what `MetatomicCalculator` says of a system, asked once for each kind of forces.
+    """Return the prediction of `MetatomicCalculator`, which is called once per kind of forces.
 
     Args:
-        path: Of the exported model.
-        system: To evaluate.
-        variant: Of the energy.
-        direct: Which direct outputs the model has, True or "forces".
+        path: Path of the exported model.
+        system: System to evaluate.
+        variant: Variant of the energy.
+        direct: Direct outputs of the model: True or "forces".
     """
     atoms = to_atoms(system)
     results = {}

@@ -1,4 +1,4 @@
-"""Ensembles, which say what a simulation holds constant: energy, temperature, pressure.
+"""Ensembles of constant energy, temperature or pressure: thermostats and the barostat.
 
 Times are in ASE's unit of time, so that `100 * units.fs` is 100 fs. Pressures are in eV/Å³, so that
 `units.bar` is 1 bar. `make_ensemble` takes fs and bar instead.

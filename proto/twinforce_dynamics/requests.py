@@ -10,6 +10,10 @@ from twinforce_dynamics.start import Start, check_fixed_atoms
 from twinforce_dynamics.steps import ForceChoice
 from twinforce_proto import InvalidRequestError, System
 
+# Defaults of a relaxation: force in eV/Å below which it has converged, and number of steps.
+DEFAULT_FMAX = 0.05
+DEFAULT_MAX_STEPS = 500
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PropagateRequest:
@@ -66,8 +70,8 @@ class RelaxRequest:
         system: System,
         *,
         force_kind: ForceChoice = "hybrid",
-        fmax: float = 0.05,
-        max_steps: int = 500,
+        fmax: float = DEFAULT_FMAX,
+        max_steps: int = DEFAULT_MAX_STEPS,
         interval: int = 10,
         fixed_atoms: ArrayLike = (),
     ) -> None:

@@ -24,7 +24,7 @@ class Integrator:
         time_step: Length of an inner step in ASE's unit of time, such as 0.5 * FS.
         force_kind: Forces that drive; "hybrid" is multiple time stepping.
         inner_steps: Number M of inner steps per outer step; hybrid forces only.
-        ensemble: Ensemble, which says what is held constant.
+        ensemble: Ensemble: constant energy, temperature or pressure.
 
     Raises:
         InvalidRequestError: A value is invalid; `field` names it.

@@ -63,8 +63,12 @@ class ServiceError(Exception):
             return self.message
         return f"systems[{self.system_index}]: {self.message}"
 
-    def at(self, system_index: int) -> Self:
-        """Return the same error for the system with this index in the request."""
+    def at(self, system_index: int | None) -> Self:
+        """Return a copy of the error for the system at this index of the request.
+
+        Args:
+            system_index: None if the request is about a single system.
+        """
         return type(self)(
             self.message,
             system_index=system_index,

@@ -1,36 +1,42 @@
 """The capabilities that a model declares, and the check of requests against them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from twinforce_proto.errors import UnsupportedElementError, UnsupportedOutputError
+from twinforce_proto.checks import MAX_ATOMIC_NUMBER
+from twinforce_proto.errors import (
+    InvalidSystemError,
+    ServiceError,
+    UnsupportedElementError,
+    UnsupportedOutputError,
+)
 from twinforce_proto.outputs import OUTPUTS, STRESSES
 from twinforce_proto.system import System
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The name, origin and capabilities that a served model declares.
+    """What a served model declares of itself.
 
     Attributes:
-        name: Name that requests use.
-        version: Version of the model.
-        sha256: SHA-256 of the weights, in hexadecimal.
-        architecture: Family of potentials that the model belongs to.
-        cutoff: Cutoff radius, in Å.
-        elements: Atomic numbers of the supported elements.
-        dtype: Type that the model computes in, such as "float32".
-        device: Device that the model runs on, such as "cpu" or "cuda:0".
-        outputs: Outputs that the model can predict, in the order of `OUTPUTS`.
-        n_parameters: Number of trained parameters.
-        uses_charge: True if the total charge of a system affects its prediction.
-        uses_spin: True if the spin multiplicity of a system affects its prediction.
-        units: Unit of each output.
-        metadata: Errors, training data, recipe and the like, as a JSON object.
-        card: Model card, in Markdown.
+        name: What a client asks for.
+        version: Of the model.
+        sha256: Of the weights, in hexadecimal.
+        architecture: The family of potentials it belongs to.
+        cutoff: In Å.
+        elements: Atomic numbers it was made for.
+        dtype: What it computes in, such as "float32".
+        device: Such as "cpu" or "cuda:0".
+        outputs: What can be asked of it, in the order of `OUTPUTS`.
+        n_parameters: How many numbers were trained.
+        uses_charge: Whether the total charge of a system matters.
+        uses_spin: Whether the spin multiplicity of a system matters.
+        units: Of each output.
+        metadata: Errors, training data, recipe ...: as JSON has it.
+        card: The model card, in Markdown.
     """
 
     name: str
@@ -51,59 +57,98 @@ class ModelInfo:
 
 
 class Declares(Protocol):
-    """Anything that says what it was made for."""
+    """A potential or a `ModelInfo`: anything that declares elements and outputs."""
 
     @property
-    def elements(self) -> tuple[int, ...]:
-        """The atomic numbers it was made for."""
+    def elements(self) -> Collection[int]:
+        """Atomic numbers of the supported elements."""
 
     @property
-    def outputs(self) -> frozenset[str]:
-        """What it can give: names of `OUTPUTS`."""
+    def outputs(self) -> Collection[str]:
+        """Supported outputs, names of `OUTPUTS`."""
 
 
-def check_supported(
-    potential: Declares, systems: Sequence[System], outputs: frozenset[str]
-) -> None:
-    """Raise unless the potential can give these outputs for each of these systems."""
-    check_outputs(potential, outputs)
-    known = np.zeros(256, dtype=bool)
-    known[list(potential.elements)] = True
-    for index, system in enumerate(systems):
-        if not known[system.atomic_numbers].all():
-            unknown = sorted({int(z) for z in system.atomic_numbers if not known[z]})
-            raise UnsupportedElementError(
-                f"atomic_numbers: this model was not made for elements {_listed(unknown)}; "
-                f"it knows {_listed(potential.elements)}",
-                system_index=index,
-                field="atomic_numbers",
-            )
-    if outputs & STRESSES:
-        check_periodic([bool(system.pbc.all()) for system in systems])
+class Support:
+    """The outputs and systems that a model supports.
 
+    Build it once per model and reuse it: it holds a table of the elements.
 
-def check_outputs(potential: Declares, outputs: frozenset[str]) -> None:
-    """Raise unless the potential has these outputs."""
-    if missing := outputs - potential.outputs:
-        raise UnsupportedOutputError(
-            f"this model has no {_listed(sorted(missing))}; it has {_listed(_ordered(potential))}",
-            field="outputs",
-        )
+    Args:
+        model: Declares the elements and outputs.
+        name: Name of the model in error messages, if it has one.
+        uses_charge: False if the model would ignore the charge of a system.
+        uses_spin: False if the model would ignore the spin multiplicity of a system.
+    """
 
+    def __init__(
+        self, model: Declares, name: str = "", *, uses_charge: bool = True, uses_spin: bool = True
+    ) -> None:
+        self._title = f"model {name!r}" if name else "this model"
+        self._outputs = frozenset(model.outputs)
+        self._elements = model.elements
+        self._uses_charge = uses_charge
+        self._uses_spin = uses_spin
+        self._is_known = np.zeros(MAX_ATOMIC_NUMBER + 1, dtype=np.bool_)
+        self._is_known[list(model.elements)] = True
 
-def check_periodic(is_periodic: Sequence[bool]) -> None:
-    """Raise unless each of these systems has a stress."""
-    for index, periodic in enumerate(is_periodic):
-        if not periodic:
+    @classmethod
+    def of(cls, info: ModelInfo) -> "Support":
+        """Return the outputs and systems that a served model supports."""
+        return cls(info, info.name, uses_charge=info.uses_charge, uses_spin=info.uses_spin)
+
+    def check_outputs(self, outputs: frozenset[str]) -> None:
+        """Raise `UnsupportedOutputError` unless the model has these outputs."""
+        if missing := outputs - self._outputs:
+            present = [name for name in OUTPUTS if name in self._outputs]
             raise UnsupportedOutputError(
-                "pbc: a stress needs a system that is periodic in all three directions",
-                system_index=index,
+                f"outputs: {self._title} has no {_listed(sorted(missing))}; "
+                f"it has {_listed(present)}",
                 field="outputs",
             )
 
+    def reason_to_refuse(self, system: System, outputs: frozenset[str]) -> ServiceError | None:
+        """Return why the model cannot evaluate this system, or None.
 
-def _ordered(potential: Declares) -> list[str]:
-    return [name for name in OUTPUTS if name in potential.outputs]
+        Args:
+            system: System to evaluate.
+            outputs: Outputs to evaluate, which the model has.
+        """
+        if not self._is_known[system.atomic_numbers].all():
+            unknown = set(system.atomic_numbers.tolist()).difference(self._elements)
+            return UnsupportedElementError.expected(
+                "atomic_numbers",
+                f"elements that {self._title} supports ({_listed(self._elements)})",
+                _listed(sorted(unknown)),
+            )
+        if not (STRESSES.isdisjoint(outputs) or system.pbc.all()):
+            return UnsupportedOutputError.expected(
+                "pbc",
+                "a system that is periodic in all three directions, as a stress needs a volume",
+                system.pbc.tolist(),
+            )
+        if system.charge and not self._uses_charge:
+            return self._ignored("charge", "none or 0", f"{system.charge:g}")
+        if system.spin_multiplicity not in (None, 1) and not self._uses_spin:
+            return self._ignored("spin_multiplicity", "none or 1", system.spin_multiplicity)
+        return None
+
+    def _ignored(self, field: str, expected: str, got: object) -> InvalidSystemError:
+        reason = f"as {self._title} does not use it"
+        return InvalidSystemError.expected(field, f"{expected}, {reason}", got)
+
+
+def check_supported(model: Declares, systems: Sequence[System], outputs: frozenset[str]) -> None:
+    """Raise unless the model supports these outputs for each of these systems.
+
+    Raises:
+        UnsupportedOutputError: The model lacks an output, or a system has no stress.
+        UnsupportedElementError: The model does not support an element of a system.
+    """
+    support = Support(model)
+    support.check_outputs(outputs)
+    for index, system in enumerate(systems):
+        if (error := support.reason_to_refuse(system, outputs)) is not None:
+            raise error.at(index)
 
 
 def _listed(items: Iterable[object]) -> str:

@@ -1,1 +1,1 @@
-"""The inference service: batches, the engine that evaluates them, and the transports around it."""
+"""The inference service: scheduling, engines, calls and transports."""

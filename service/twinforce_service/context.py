@@ -1,4 +1,4 @@
-"""Request-scoped values: the request id and the urgency of the current request."""
+"""Context variables of the current request: its id and its urgency."""
 
 import re
 import uuid
@@ -7,37 +7,29 @@ from contextvars import ContextVar
 from twinforce_proto import InvalidRequestError
 from twinforce_proto.headers import LEAST_URGENT, MOST_URGENT, NORMAL_URGENCY, URGENCY
 
-# The request that is being answered, as its caller or we named it.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+urgency: ContextVar[int] = ContextVar("urgency", default=NORMAL_URGENCY)
+
+_VALID_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
-_SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
-
-
-def choose_request_id(wanted: str | None) -> str:
-    """Return the caller's own name for a request where it is sane, else a new one."""
-    if wanted is not None and _SANE_ID.fullmatch(wanted):
-        return wanted
+def choose_request_id(given: str | None) -> str:
+    """Return the id that the client has given if it is valid, otherwise a new one."""
+    if given is not None and _VALID_ID.fullmatch(given):
+        return given
     return uuid.uuid4().hex
 
 
-# The urgency of the request that is being answered.
-urgency: ContextVar[int] = ContextVar("urgency", default=NORMAL_URGENCY)
-
-
-def set_urgency(said: str | bytes | None) -> None:
-    """Take what the caller says of the request that is being answered, if anything.
+def set_urgency(given: str | bytes | None) -> None:
+    """Set the urgency of the current request to the one that the client has given, if any.
 
     Raises:
-        InvalidRequestError: It is no whole number from 0 to 7.
+        InvalidRequestError: The urgency is not a whole number from 0 to 7.
     """
-    if said is None:
+    if given is None:
         return
     levels = [str(level) for level in range(MOST_URGENT, LEAST_URGENT + 1)]
-    if said not in levels:
-        raise InvalidRequestError(
-            f"{URGENCY}: expected a whole number from {MOST_URGENT}, the most urgent, to "
-            f"{LEAST_URGENT}, got {said!r}",
-            field=URGENCY,
-        )
-    urgency.set(levels.index(str(said)))
+    if given not in levels:
+        expected = f"a whole number from {MOST_URGENT}, the most urgent, to {LEAST_URGENT}"
+        raise InvalidRequestError.expected(URGENCY, expected, repr(given))
+    urgency.set(levels.index(str(given)))

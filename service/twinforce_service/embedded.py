@@ -1,4 +1,4 @@
-"""A service in a thread of this process, for tests and notebooks."""
+"""Run a service in a thread of this process, for tests and notebooks."""
 
 import asyncio
 import contextlib
@@ -7,21 +7,17 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from twinforce_service.main import LoadModels, Ready, serve
 from twinforce_service.settings import Settings
-
-if TYPE_CHECKING:  # torch is loaded only where models are: in the process of an engine
-    pass
 
 
 def run_in_thread(settings: Settings, load_models: LoadModels | None = None) -> "RunningServer":
     """Start a service in a thread of this process, and return once it accepts requests.
 
     Args:
-        settings: What to serve, and where.
-        load_models: Gives what is served instead of the models that the settings name.
+        settings: Settings of the service.
+        load_models: Returns the models to serve in place of those in the settings.
 
     Raises:
         OSError: A port cannot be listened on.
@@ -32,8 +28,12 @@ def run_in_thread(settings: Settings, load_models: LoadModels | None = None) -> 
 
     async def run() -> None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
-        tell: Callable[[], object] = partial(loop.call_soon_threadsafe, stop.set)
-        await serve(settings, stop, lambda ready: started.set_result((ready, tell)), load_models)
+        set_stop: Callable[[], object] = partial(loop.call_soon_threadsafe, stop.set)
+
+        def announce(ready: Ready) -> None:
+            started.set_result((ready, set_stop))
+
+        await serve(settings, stop, announce, load_models)
 
     def run_and_report() -> None:
         try:
@@ -44,32 +44,32 @@ def run_in_thread(settings: Settings, load_models: LoadModels | None = None) -> 
             ended.set_result(None)
 
     threading.Thread(target=run_and_report, name="twinforce-server", daemon=True).start()
-    ready, tell = started.result()
-    return RunningServer(ready.rest_url, ready.grpc_url, tell, ended)
+    ready, set_stop = started.result()
+    return RunningServer(ready.rest_url, ready.grpc_url, set_stop, ended)
 
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A service in a thread of this process; a context manager that stops it.
+    """A service in a thread of this process, stopped at the end of a `with` block.
 
     Attributes:
-        rest_url: Such as "http://127.0.0.1:8000".
-        grpc_url: Such as "grpc://127.0.0.1:8001".
+        rest_url: Address of the REST API, such as "http://127.0.0.1:8000".
+        grpc_url: Address of the gRPC API, such as "grpc://127.0.0.1:8001".
     """
 
     rest_url: str
     grpc_url: str
-    _tell: Callable[[], object]
+    _set_stop: Callable[[], object]
     _ended: Future[None]
 
     def stop(self) -> None:
-        """Finish what was accepted, then stop.
+        """Finish all accepted requests, then stop.
 
         Raises:
             UnavailableError: The engine had died.
         """
-        with contextlib.suppress(RuntimeError):  # it has ended already
-            self._tell()
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
+            self._set_stop()
         self._ended.result()
 
     def __enter__(self) -> "RunningServer":

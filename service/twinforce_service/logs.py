@@ -1,4 +1,4 @@
-"""Structured logs: what happened, in which request, as text or JSON lines."""
+"""Structured logs with request ids, as text or JSON lines."""
 
 import json
 import logging
@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 
 from twinforce_service.context import request_id
 
-# What every record has; the rest was given as `extra`.
+# Attributes of every record; all others were given as `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def configure(level: str, log_format: str) -> None:
-    """Send the logs of this process to standard error.
+    """Write the logs of this process to standard error.
 
     Args:
-        level: "debug", "info", "warning" or "error".
-        log_format: "text" (key=value) or "json", one line per record either way.
+        level: Lowest level that is written: "debug", "info", "warning" or "error".
+        log_format: "text" (key=value) or "json", with one line per record in either case.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JSONFormatter() if log_format == "json" else TextFormatter())
@@ -24,18 +24,18 @@ def configure(level: str, log_format: str) -> None:
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object per record."""
+    """Formats a record as a JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record."""
+        """Return the record as one line."""
         return json.dumps(fields(record), default=str, ensure_ascii=False)
 
 
 class TextFormatter(logging.Formatter):
-    """The time, the level and the message of a record, then key=value; a traceback below."""
+    """Formats a record as time, level, logger and message, then key=value pairs."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record, and its traceback."""
+        """Return the record as one line, followed by its traceback if there is one."""
         values = fields(record)
         traceback = values.pop("traceback", None)
         head = [values.pop(name) for name in ("time", "level", "logger", "message")]
@@ -44,7 +44,7 @@ class TextFormatter(logging.Formatter):
 
 
 def fields(record: logging.LogRecord) -> dict[str, object]:
-    """Return what a record says, under names."""
+    """Return the fields of a record by name, without empty ones."""
     known: dict[str, object] = {
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
         "level": record.levelname.lower(),

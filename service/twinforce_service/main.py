@@ -1,4 +1,4 @@
-"""The service as a process: builds every object, wires them, starts and stops them."""
+"""The server process: build all objects, wire them, and start and stop the service."""
 
 import asyncio
 import contextlib
@@ -15,6 +15,7 @@ import uvicorn
 
 from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_service import logs
+from twinforce_service.calls.descriptions import Calls, describe_calls
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.engine.engine import OwnedEngine
@@ -29,26 +30,26 @@ from twinforce_service.transports.ports import address_of, listen
 from twinforce_service.transports.rest.app import create_app
 from twinforce_service.version import service_version
 
-if TYPE_CHECKING:  # torch is loaded only where models are: in the process of an engine
+if TYPE_CHECKING:  # torch is imported only in the process that loads the models
     from twinforce_models.registry import LoadedModel
 
-# How often it is looked whether the engine is ready, and later whether it still lives, in s.
+# Seconds between checks whether the engine is ready, and later whether it is alive.
 _START_INTERVAL, _WATCH_INTERVAL = 0.02, 0.25
-# Replies to what the engine has finished are still to be sent after it stops, in s.
+# Seconds to send the last replies after the engine has stopped.
 _REPLY_TIME = 5.0
 
-# Gives the models of a service, under the names that they are served by.
+# Returns the models of a service, by name.
 LoadModels: TypeAlias = Callable[[], "Mapping[str, LoadedModel]"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A service that accepts requests.
+    """The addresses and models of a service that accepts requests.
 
     Attributes:
-        rest_url: Such as "http://127.0.0.1:8000".
-        grpc_url: Such as "grpc://127.0.0.1:8001".
-        models: What is served.
+        rest_url: Address of the REST API, such as "http://127.0.0.1:8000".
+        grpc_url: Address of the gRPC API, such as "grpc://127.0.0.1:8001".
+        models: Served models.
     """
 
     rest_url: str
@@ -56,7 +57,7 @@ class Ready:
     models: tuple[ModelInfo, ...]
 
     def lines(self) -> str:
-        """Return what the service says of itself when it has started."""
+        """Return the lines that the server prints once it accepts requests."""
         models = ", ".join(f"{each.name} ({each.dtype}, {each.device})" for each in self.models)
         return f"TwinForce {service_version()} serves {models}\nREST  {self.rest_url}\n" + (
             f"gRPC  {self.grpc_url}\n"
@@ -64,11 +65,11 @@ class Ready:
 
 
 class RestServer(uvicorn.Server):
-    """Uvicorn without its signal handlers: when to stop is decided here."""
+    """Uvicorn without its signal handlers, as this module handles signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
+        """Leave the signal handlers as they are."""
         yield
 
 
@@ -78,14 +79,14 @@ async def serve(
     announce: Callable[[Ready], None],
     load_models: LoadModels | None = None,
 ) -> None:
-    """Serve until told to stop, then finish what was accepted.
+    """Serve until `stop` is set, then finish all accepted requests.
 
     Args:
-        settings: What to serve, and where.
-        stop: Set it to stop.
+        settings: Settings of the service.
+        stop: Event that stops the service.
         announce: Called once requests are accepted.
-        load_models: Gives what is served instead of the models that the settings name, in a
-            thread of this process.
+        load_models: Returns the models to serve in place of those in the settings; the engine then
+            runs in a thread of this process.
 
     Raises:
         OSError: A port cannot be listened on.
@@ -98,9 +99,10 @@ async def serve(
     jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows)
     dynamics = Dynamics(engine, settings.max_propagations, settings.max_propagation_steps)
     metrics.watch_runs(lambda: dynamics.n_running)
-    rest = _rest_server(engine, jacobians, dynamics, metrics, settings)
+    calls = describe_calls(engine, jacobians, dynamics)
+    rest = _rest_server(engine, calls, metrics, settings)
     grpc_server = GrpcServer(
-        engine, jacobians, dynamics, metrics, settings.max_body_bytes, settings.grpc_keep_alive
+        engine, calls, metrics, settings.max_body_bytes, settings.grpc_keep_alive
     )
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.rest_port, "REST"))
@@ -120,7 +122,7 @@ async def serve(
         await _until(lambda: serving.done() or not engine.is_alive, stop, _WATCH_INTERVAL)
         if not (stop.is_set() and engine.is_alive):
             culprit = "REST server" if engine.is_alive else "engine"
-            raise UnavailableError(f"the {culprit} has died; the logs say why")
+            raise UnavailableError(f"the {culprit} has died; see the logs for the reason")
 
 
 def main() -> int:
@@ -138,18 +140,18 @@ def main() -> int:
 async def _serve_until_signalled(settings: Settings) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
-    def begin_to_stop() -> None:
+    def stop_on_signal() -> None:
         stop.set()
-        for number in (signal.SIGINT, signal.SIGTERM):  # a second one does not wait
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second signal ends the process at once
             loop.remove_signal_handler(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, begin_to_stop)
+        loop.add_signal_handler(number, stop_on_signal)
     await serve(settings, stop, _print)
 
 
 def _print(ready: Ready) -> None:
-    gc.freeze()  # what is there now stays, so that nobody waits while it is searched for garbage
+    gc.freeze()  # keep the objects that exist now out of garbage collections, which delay requests
     sys.stdout.write(ready.lines())
     sys.stdout.flush()
 
@@ -161,7 +163,7 @@ async def _stop(
     grpc_server: GrpcServer,
     timeout: float,
 ) -> None:
-    """Accept nothing more, finish what was accepted, send the replies, and close the ports."""
+    """Refuse new requests, finish and answer the accepted ones, and close the ports."""
     rest.should_exit = True
     await asyncio.gather(
         asyncio.to_thread(engine.stop, timeout),
@@ -177,7 +179,7 @@ async def _until(is_reached: Callable[[], bool], stop: asyncio.Event, interval: 
 
 
 async def _follow_health(engine: OwnedEngine, grpc_server: GrpcServer) -> None:
-    """Say over the health service of gRPC what becomes of the engine."""
+    """Keep the gRPC health service up to date with the engine."""
     is_healthy = True
     while True:
         await asyncio.sleep(_WATCH_INTERVAL)
@@ -187,7 +189,7 @@ async def _follow_health(engine: OwnedEngine, grpc_server: GrpcServer) -> None:
 
 
 def _engine(settings: Settings, load_models: LoadModels | None, metrics: Metrics) -> OwnedEngine:
-    """Return what is to evaluate, not started yet."""
+    """Return the engine or the pool of engines, which is not started yet."""
     specs = [_spec(settings, device) for device in settings.devices()]
     if load_models is not None or settings.engine == "thread":
         return _thread_engine(specs[0], load_models, metrics)
@@ -244,14 +246,10 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _rest_server(
-    engine: OwnedEngine,
-    jacobians: Jacobians,
-    dynamics: Dynamics,
-    metrics: Metrics,
-    settings: Settings,
+    engine: OwnedEngine, calls: Calls, metrics: Metrics, settings: Settings
 ) -> RestServer:
     config = uvicorn.Config(
-        create_app(engine, jacobians, dynamics, metrics, settings.max_body_bytes),
+        create_app(engine, calls, metrics, settings.max_body_bytes),
         access_log=False,
         lifespan="off",
         log_config=None,

@@ -1,4 +1,4 @@
-"""Every setting of the service, from flags, then environment variables, then defaults."""
+"""The settings of the service, from flags, environment variables and defaults."""
 
 import argparse
 import re
@@ -16,112 +16,122 @@ ENV_PREFIX = "TWINFORCE_"
 
 
 class Settings(BaseSettings):
-    """What `twinforce-server` can be told."""
+    """The settings of `twinforce-server`."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    rest_port: int = Field(8000, ge=0, le=65535, description="Port of REST; 0 picks a free one.")
-    grpc_port: int = Field(8001, ge=0, le=65535, description="Port of gRPC; 0 picks a free one.")
+    rest_port: int = Field(
+        8000, ge=0, le=65535, description="Port of the REST API; 0 picks a free port."
+    )
+    grpc_port: int = Field(
+        8001, ge=0, le=65535, description="Port of the gRPC API; 0 picks a free port."
+    )
     model: Annotated[dict[str, str], NoDecode] = Field(
         default={},
-        description="A model to serve, as NAME=SPEC, where SPEC is a directory, a .ckpt or .pt "
-        "file, upet:NAME@VERSION, toy:NAME, or two specs as conservative:A+direct:B. The flag may "
-        "be given many times; in the environment variable, commas separate.",
+        description="Model to serve, as NAME=SPEC, where SPEC is a directory, a .ckpt or .pt file, "
+        "upet:NAME@VERSION, toy:NAME, or two specs as conservative:A+direct:B. Repeat the flag to "
+        "serve several models; in the environment variable, separate them by commas.",
     )
     water: bool = Field(True, description="Serve the bundled model `water`.")
     device: str = Field(
         "auto",
-        description="Where models compute: auto, cpu, cuda or cuda:N; or several of them with "
-        "commas between, each with an engine of its own.",
+        description="Device to run models on: auto, cpu, cuda or cuda:N. Separate several devices "
+        "by commas; each gets an engine.",
     )
     engine: Literal["process", "thread"] = Field(
         "process",
-        description="Where an engine runs: in a process of its own, which is started again should "
-        "it die, or in a thread of the service.",
+        description="Run each engine in a separate process, which is restarted if it dies, or in a "
+        "thread of the server.",
     )
     dtype: Literal["auto", "float32", "float64"] = Field(
-        "auto", description="What models compute in; auto is what each was made for."
+        "auto", description="Data type to compute in; auto uses that of each model."
     )
     n_threads: int = Field(
-        0, ge=0, description="CPU threads of one evaluation; 0 is half of the cores."
+        0, ge=0, description="CPU threads per evaluation; 0 uses half of the cores."
     )
     matmul_precision: Literal["highest", "high"] = Field(
         "highest",
-        description="Of float32 matrix products on a GPU: `high` allows TF32, which is faster and "
-        "keeps three digits only; tight optimisations and phonons need `highest`.",
+        description="Precision of float32 matrix products on a GPU. `high` allows TF32, which is "
+        "faster but keeps only three digits; tight optimizations and phonons need `highest`.",
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Compile native models, which makes them about three times as fast. What is "
-        "compiled is kept for later starts. The first one takes minutes, in which `auto` evaluates "
-        "uncompiled; `on` waits for it, and does not start without.",
+        description="Compile native models, which makes them about three times as fast, and cache "
+        "the result. The first compilation takes minutes: `auto` evaluates uncompiled models "
+        "meanwhile, `on` waits for it and fails to start without it.",
     )
     compile_cache: str = Field(
         "~/.cache/twinforce",
         min_length=1,
-        description="Folder of compiled models. It holds machine code: nobody but its owner may be "
-        "allowed to write there.",
+        description="Directory of compiled models. It holds machine code, so only its owner may "
+        "have write access.",
     )
     max_batch_atoms: int = Field(
-        20_000, ge=1, description="Atoms evaluated at once; on CUDA fewer, if memory asks for it."
+        20_000, ge=1, description="Maximum atoms per batch; fewer on CUDA if memory is short."
     )
     max_batch_pairs: int = Field(
         2_000_000,
         ge=1,
-        description="Neighbor pairs evaluated at once; on CUDA fewer, if memory asks for it.",
+        description="Maximum neighbor pairs per batch; fewer on CUDA if memory is short.",
     )
-    max_atoms_per_system: int = Field(20_000, ge=1, description="Atoms in one system.")
-    max_pairs_per_system: int = Field(2_000_000, ge=1, description="Neighbor pairs of one system.")
+    max_atoms_per_system: int = Field(
+        20_000, ge=1, description="Maximum atoms per system; larger systems are refused."
+    )
+    max_pairs_per_system: int = Field(
+        2_000_000,
+        ge=1,
+        description="Maximum neighbor pairs per system; systems with more are refused.",
+    )
     max_jacobian_atoms: int = Field(
         1000,
         ge=1,
-        description="Atoms of a system whose nonconservativity is asked for; beyond, it is refused."
-        " Its Jacobian takes 144 bytes of memory per pair of atoms, one at a time.",
+        description="Maximum atoms per system for nonconservativity; larger systems are refused. "
+        "The Jacobian takes 144 bytes of memory per pair of atoms; one is held at a time.",
     )
     jacobian_rows: int = Field(
         12,
         ge=1,
-        description="Rows of a Jacobian, each a backward pass, for which other callers wait.",
+        description="Rows of a Jacobian per batch, each of which takes a backward pass; other "
+        "requests wait for one batch at most.",
     )
     max_propagations: int = Field(
         256,
         ge=1,
-        description="Systems on the move on the server at once; beyond, callers are told to come "
-        "back.",
+        description="Maximum systems that the server moves at once; further requests get 429.",
     )
     max_propagation_steps: int = Field(
-        1_000_000, ge=1, description="Inner steps that one call may ask a system to be moved."
+        1_000_000, ge=1, description="Maximum inner steps per call to propagate or relax."
     )
     max_waiting: int = Field(
-        4096, ge=1, description="Systems that may wait; beyond, callers are told to come back."
+        4096, ge=1, description="Maximum systems in the queue; further requests get 429."
     )
     max_waiting_atoms: int = Field(
-        2_000_000, ge=1, description="Atoms that may wait; beyond, callers are told to come back."
+        2_000_000, ge=1, description="Maximum atoms in the queue; further requests get 429."
     )
     max_hold: float = Field(
         0.05,
         ge=0,
-        description="Seconds that a free device may at most wait for walkers about to return, where"
-        " one batch with them costs less than two; 0 turns that off.",
+        description="Maximum seconds that a free device waits for walkers about to return, if one "
+        "batch with them is cheaper than two; 0 turns waiting off.",
     )
     max_body_bytes: int = Field(
-        64 * 2**20, ge=1024, description="Bytes in one REST body or one gRPC message."
+        64 * 2**20, ge=1024, description="Maximum bytes of a REST body or a gRPC message."
     )
     drain_timeout: float = Field(
-        30.0, ge=0, description="Seconds that a stopping service takes to finish what it accepted."
+        30.0, ge=0, description="Seconds to finish accepted requests when the server stops."
     )
     keep_alive: float = Field(
-        75.0, gt=0, description="Seconds that an idle REST connection is kept open."
+        75.0, gt=0, description="Seconds before an idle REST connection is closed."
     )
     grpc_keep_alive: float = Field(
-        30.0, gt=0, description="Seconds between pings that find out which gRPC callers are gone."
+        30.0, gt=0, description="Seconds between pings that detect disconnected gRPC clients."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "warning", description="Least severe logs that are written."
+        "warning", description="Lowest level of the logs that are written."
     )
     log_format: Literal["text", "json"] = Field(
-        "text", description="Form of the logs, one line each, on standard error."
+        "text", description="Format of the logs on standard error, with one line per record."
     )
 
     @field_validator("model", mode="before")
@@ -142,29 +152,29 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_engine(self) -> Self:
         if self.engine == "thread" and len(self.devices()) > 1:
-            raise ValueError(f"engine: a thread serves one device, got {self.device}")
+            raise ValueError(f"engine: expected one device for a thread, got {self.device}")
         return self
 
     def devices(self) -> list[str]:
-        """Return where models compute, one engine each."""
+        """Return the devices, each of which gets an engine."""
         return self.device.split(",")
 
     def specs(self) -> dict[str, str]:
-        """Return what is served: the name and the spec of each model."""
+        """Return the specs of the models to serve, by name."""
         bundled = {BUNDLED_MODEL: BUNDLED_MODEL} if self.water else {}
         return bundled | self.model
 
 
 def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
-    """Read flags and environment variables; on a mistake, say which on one line and exit.
+    """Return the settings from flags and environment variables, or exit with an error message.
 
     Args:
-        arguments: Of the command line; None: those of this process.
+        arguments: Command-line arguments; None means those of this process.
     """
     parser = argparse.ArgumentParser(
         prog="twinforce-server",
         description="Serve machine-learned interatomic potentials over REST and gRPC.",
-        epilog=f"Each flag may be given as an environment variable {ENV_PREFIX}NAME instead.",
+        epilog=f"Each flag can also be set by the environment variable {ENV_PREFIX}NAME.",
     )
     for name, info in Settings.model_fields.items():
         _add_flag(parser, name, info)
@@ -174,12 +184,12 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
     except ValidationError as error:
         parser.error("; ".join(_described(problem) for problem in error.errors()))
     if not settings.specs():
-        parser.error("there is nothing to serve: give --model, or leave out --no-water")
+        parser.error("there is nothing to serve: add --model or remove --no-water")
     return settings
 
 
 def settings_table() -> str:
-    """Return the table of all settings, in Markdown, as docs/settings.md holds it."""
+    """Return the Markdown table of all settings in docs/settings.md."""
     rows = [
         f"| `{_flag(name, info)}` | `{ENV_PREFIX}{name.upper()}` | {_default(info)} "
         f"| {info.description} |"

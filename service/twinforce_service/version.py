@@ -1,4 +1,4 @@
-"""Which version of the service this is, and what predictions say of what made them."""
+"""The version of the service, and the provenance of its predictions."""
 
 from functools import cache
 from importlib import metadata
@@ -8,7 +8,7 @@ from twinforce_proto import ModelInfo, Provenance
 
 @cache
 def service_version() -> str:
-    """Return the version of the installed distribution; "0" when run from a bare source tree."""
+    """Return the version of the installed distribution, or "0" in a bare source tree."""
     try:
         return metadata.version("twinforce")
     except metadata.PackageNotFoundError:
@@ -16,7 +16,7 @@ def service_version() -> str:
 
 
 def provenance_of(info: ModelInfo) -> Provenance:
-    """Return what a prediction of this model says of what made it."""
+    """Return the provenance of the predictions of a model."""
     return Provenance(
         model=info.name,
         version=info.version,

@@ -1,20 +1,21 @@
-"""What the measurements make of their numbers, and the page that is written from them."""
+"""The figures that measurements derive from their numbers, and the page that shows them."""
 
 import numpy as np
 import pytest
-from bench import page, record
 from bench.__main__ import PARTS, main
-from bench.bars import BARS, Bar, table
-from bench.crowd import compared
-from bench.limits import bottleneck, limits
-from bench.plots import draw
-from bench.sizes import straight_line
-from bench.step import without_evaluation
-from bench.systems import gas, water_box
-from bench.timing import Rounds, Timing, rounds_in_turn
+from bench.measurements.crowd import compared
+from bench.measurements.sizes import straight_line
+from bench.measurements.step import without_evaluation
+from bench.report import page
+from bench.report.bars import BARS, Bar, table
+from bench.report.limits import bottleneck, limits
+from bench.report.plots import draw
+from bench.runner import record
+from bench.runner.systems import gas, water_box
+from bench.runner.timing import Rounds, Timing, rounds_in_turn
 
 MOST = Bar("a ratio", "file", "ratio", 1.5)
-LEAST = Bar("a rate", "file", "rate", 1000.0, is_most=False, form="{:.0f}", unit="/s")
+LEAST = Bar("a rate", "file", "rate", 1000.0, is_upper=False, form="{:.0f}", unit="/s")
 
 
 def timing(median):
@@ -168,12 +169,13 @@ def test_the_next_bottleneck_is_the_process_that_adds_most():
 def test_the_page_has_a_row_for_each_bar_when_nothing_was_measured():
     written = page.write_page({}, [], "performance")
     assert written.count("| not measured |") == len(BARS)
-    assert "Nothing was measured yet." in written
+    assert "Nothing has been measured yet." in written
     assert "it was not run" in written
 
 
 def test_the_page_tells_what_failed_and_what_was_left_out():
-    run = {"load_before": 0.1, "rows": {"idle": {"load_before": 0.2, "failed": "it ended with 1"}}}
+    failed = "it ended with exit status 1"
+    run = {"load_before": 0.1, "rows": {"idle": {"load_before": 0.2, "failed": failed}}}
     machine = {
         "processor": "P", "n_cores": 2, "n_threads": 1, "python": "3", "torch": "2", "grpcio": "1",
         "twinforce": "0",
@@ -184,7 +186,7 @@ def test_the_page_tells_what_failed_and_what_was_left_out():
     )
     assert "P, 2 cores" in written
     assert "2026-01-02" in written
-    assert "`idle` failed: it ended with 1." in written
+    assert f"`idle` failed: {failed}." in written
     assert "no Ray here" in written
     assert "Not measured: no GPU here." in written
 
@@ -215,9 +217,9 @@ def test_the_page_tells_of_a_gpu():
     assert "Some GPU, torch 2.11.0, 2026-11-26." in written
     assert "| 2 | 5.000 |  |  |" in written
     assert "| `gemm/x` | 50.0% | 1.250 |" in written
-    assert "PET: 2.50 ms of the device, the search for neighbors 2.5% of it." in written
+    assert "PET: 2.50 ms on the device, 2.5% of it for the neighbor search." in written
     assert "| 81 | 9.0 | 80.0 | 1.25 |" in written
-    assert "takes 2.50 ms, 32 walkers get 4000 evaluations/s together" in written
+    assert "takes 2.50 ms, and 32 walkers get 4000 evaluations/s together" in written
     assert "2.50× (2.25 to 2.75) | met |" in written
 
 
@@ -235,5 +237,6 @@ def test_a_part_that_fails_is_told_on_the_page(tmp_path, monkeypatch):
     where = [f"--out={tmp_path}", f"--page={tmp_path / 'page.md'}"]
     assert main(["--only", "missing", *where]) == 1
     content = record.read(tmp_path, "run")
-    assert content["rows"]["missing"]["failed"] == "it ended with 1"
-    assert "`missing` failed: it ended with 1." in (tmp_path / "page.md").read_text()
+    assert content["rows"]["missing"]["failed"] == "it ended with exit status 1"
+    page_text = (tmp_path / "page.md").read_text()
+    assert "`missing` failed: it ended with exit status 1." in page_text

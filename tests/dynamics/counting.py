@@ -1,4 +1,4 @@
-"""A gRPC service between a client and another one, which counts what streams ask for."""
+"""A gRPC proxy that counts the outputs that clients request."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor

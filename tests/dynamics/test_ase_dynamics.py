@@ -1,4 +1,4 @@
-"""The dynamics for ASE, on a real service of a toy whose direct forces are wrong on purpose."""
+"""The dynamics for ASE, on a real service of a toy whose direct forces are deliberately wrong."""
 
 import dataclasses
 import warnings
@@ -65,10 +65,10 @@ def test_an_ase_user_changes_two_lines(calculator, tmp_path):
     atoms = argon(calculator)
     path = tmp_path / "run.traj"
     log = tmp_path / "run.log"
-    dynamics = MultipleTimeStepping(
+    with MultipleTimeStepping(
         atoms, 2 * FS, inner_steps=4, trajectory=path, logfile=log, loginterval=2
-    )
-    assert dynamics.run(6)
+    ) as dynamics:
+        assert dynamics.run(6)
     images = ase.io.read(path, ":")
     assert len(images) == 4
     assert images[-1].get_potential_energy() == pytest.approx(dynamics.energy)

@@ -1,4 +1,4 @@
-"""Ensembles, against distributions that are known in closed form or by other means."""
+"""Ensembles, compared with distributions that are known in closed form or by quadrature."""
 
 from dataclasses import replace
 
@@ -8,7 +8,16 @@ from scipy.stats import gamma, kstest
 
 from tests.dynamics.toys import Hills, Lattice, Wells
 from twinforce_dynamics.bath import Bath
-from twinforce_dynamics.ensembles import BOLTZMANN, NPT, NVE, SVR, Langevin
+from twinforce_dynamics.ensembles import (
+    BAR,
+    BOLTZMANN,
+    FS,
+    NPT,
+    NVE,
+    SVR,
+    Langevin,
+    make_ensemble,
+)
 from twinforce_dynamics.steps import complete, kinetic_energy, volume
 from twinforce_dynamics.trajectory import Stepper
 
@@ -31,22 +40,22 @@ def constant_pressure(thermostat, coupling="isotropic", relaxation=1.0):
 
 
 def walker(toy, ensemble, masses, *, inner_steps=4, time_step=0.05, cell=None, seed=0, **more):
-    """Return a propagation and a state to start from; atoms in wells feel walls."""
+    """Return a stepper and a state to start from; atoms in wells feel walls."""
     rng = np.random.default_rng(seed)
     n_atoms = len(masses)
     in_wells = isinstance(toy, Wells)
     bath = Bath(ensemble, masses, np.ones((n_atoms, 1)) if in_wells else None, rng)
-    propagation = Stepper(more.get("force_kind", "hybrid"), inner_steps, time_step, bath)
+    stepper = Stepper(more.get("force_kind", "hybrid"), inner_steps, time_step, bath)
     positions = rng.normal(scale=0.7, size=(n_atoms, 3))
     momenta = np.sqrt(KT * masses) * rng.standard_normal((n_atoms, 3))
     cell = np.zeros((3, 3)) if cell is None else cell
-    start = propagation.start(positions, bath.thermal(momenta), cell)
-    return propagation, complete(start, toy.direct, toy.hybrid)
+    start = stepper.start(positions, bath.thermal(momenta), cell)
+    return stepper, complete(start, toy.direct, toy.hybrid)
 
 
-def follow(toy, propagation, state, n_steps):
+def follow(toy, stepper, state, n_steps):
     for _ in range(n_steps):
-        state = complete(propagation.step(state), toy.direct, toy.hybrid)
+        state = complete(stepper.step(state), toy.direct, toy.hybrid)
         yield state
 
 
@@ -95,10 +104,10 @@ def test_a_short_rescaling_moves_the_kinetic_energy_by_what_its_equation_says():
     assert after.std() == pytest.approx(spread, rel=0.06)
 
 
-def test_global_rescaling_leaves_directions_and_the_motion_of_the_whole_alone():
-    propagation, state = walker(Hills(), GLOBAL, MIXED, cell=9.0 * np.eye(3))
+def test_global_rescaling_leaves_directions_and_the_center_of_mass_alone():
+    stepper, state = walker(Hills(), GLOBAL, MIXED, cell=9.0 * np.eye(3))
     pushed = state.momenta + 0.3 * MIXED
-    bath = propagation.bath
+    bath = stepper.bath
     after = bath.rescale_momenta(replace(state, momenta=pushed), 0.5).momenta
     np.testing.assert_allclose(after.sum(axis=0), pushed.sum(axis=0))
     before, warm = state.momenta, bath.thermal(after)
@@ -108,9 +117,9 @@ def test_global_rescaling_leaves_directions_and_the_motion_of_the_whole_alone():
 @pytest.mark.parametrize("thermostat", [GLOBAL, LOCAL, LANGEVIN], ids=["svr", "local", "langevin"])
 def test_a_thermostat_around_multiple_time_steps_samples_the_canonical_distribution(thermostat):
     wells = Wells(k=1.0, q=0.0, swirl=0.15)
-    propagation, state = walker(wells, thermostat, MIXED, time_step=0.04)
+    stepper, state = walker(wells, thermostat, MIXED, time_step=0.04)
     momenta, positions = [], []
-    for each in follow(wells, propagation, state, 6000):
+    for each in follow(wells, stepper, state, 6000):
         momenta.append(each.momenta)
         positions.append(each.positions)
     twice = (np.array(momenta) ** 2 / MIXED).sum(axis=2).reshape(-1, 3, 3).sum(axis=2)
@@ -125,10 +134,10 @@ def test_a_thermostat_around_multiple_time_steps_samples_the_canonical_distribut
 def test_direct_forces_alone_miss_the_temperature():
     wells = Wells(k=1.0, q=0.0, swirl=0.15)
     gentle = SVR(temperature_k=TEMPERATURE, relaxation=5.0)
-    propagation, state = walker(
+    stepper, state = walker(
         wells, gentle, MIXED, time_step=0.04, force_kind="direct", inner_steps=1
     )
-    momenta = np.array([each.momenta for each in follow(wells, propagation, state, 5000)])
+    momenta = np.array([each.momenta for each in follow(wells, stepper, state, 5000)])
     species = (momenta**2 / MIXED).sum(axis=2).reshape(-1, 3, 3).sum(axis=2) / 9
     mean, error = mean_and_error(species)
     assert (np.abs(mean - KT) > 6 * error).any()
@@ -150,7 +159,7 @@ def test_degrees_of_freedom_add_up_over_species():
         assert overall == pytest.approx(bath.temperature_k(moving))
 
 
-def test_species_share_the_temperature_also_without_the_motion_of_the_whole():
+def test_species_share_the_temperature_also_without_the_motion_of_the_center_of_mass():
     rng = np.random.default_rng(3)
     bath = Bath(GLOBAL, MIXED, None, rng)
     drawn = np.sqrt(KT * MIXED) * rng.standard_normal((4000, 9, 3))
@@ -163,15 +172,15 @@ def test_species_share_the_temperature_also_without_the_motion_of_the_whole():
     [("isotropic", GLOBAL, 8), ("isotropic", LANGEVIN, 9), ("anisotropic", LANGEVIN, 9)],
 )
 def test_the_volume_of_an_ideal_gas_is_distributed_as_it_should(coupling, thermostat, shape):
-    """V^N exp(-P V/kT), less one power where the motion of the whole is no heat.
+    """V^N exp(-P V/kT), less one power where the motion of the center of mass is not thermal.
 
-    An anisotropic cell needs a lattice to keep its shape, and local noise, as a global thermostat
-    never turns motion along one direction into motion along another where nothing collides.
+    An anisotropic cell needs a lattice to keep its shape, and local noise, because without
+    collisions a global thermostat never turns motion along one direction into motion along another.
     """
     toy = Lattice(k=40.0 if coupling == "anisotropic" else 0.0, length=2.4)
     masses = np.ones((8, 1))
     fast = {GLOBAL: SVR, LANGEVIN: Langevin}[thermostat](temperature_k=TEMPERATURE, relaxation=0.1)
-    propagation, state = walker(
+    stepper, state = walker(
         toy,
         constant_pressure(fast, coupling),
         masses,
@@ -179,7 +188,7 @@ def test_the_volume_of_an_ideal_gas_is_distributed_as_it_should(coupling, thermo
         time_step=0.03,
         cell=2.5 * np.eye(3),
     )
-    volumes = np.array([volume(each.cell) for each in follow(toy, propagation, state, 5000)])
+    volumes = np.array([volume(each.cell) for each in follow(toy, stepper, state, 5000)])
     expected, spread = volume_moments(toy, shape, coupling)
     mean, error = mean_and_error(volumes[300:])
     assert error < 0.04 * expected
@@ -189,7 +198,7 @@ def test_the_volume_of_an_ideal_gas_is_distributed_as_it_should(coupling, thermo
 
 
 def volume_moments(toy, shape, coupling, n=400_000):
-    """Return mean and spread of the volume for the weight V^(shape - 1) exp(-(E + P V)/kT).
+    """Return the mean and the spread of the volume for the weight V^(shape - 1) exp(-(E + P V)/kT).
 
     Isotropic: by quadrature. Anisotropic: over lower triangular cells T, for which the measure
     dV of the weight is V^-2 dh of all nine numbers, or V^-2 T11² T22 dT, by importance sampling.
@@ -225,7 +234,7 @@ def test_conservative_stress_decides_where_the_direct_one_is_wrong():
     ensemble = constant_pressure(SVR(temperature_k=TEMPERATURE, relaxation=0.1), relaxation=4.0)
     means = {}
     for forces, inner_steps in (("hybrid", 4), ("direct", 1)):
-        propagation, state = walker(
+        stepper, state = walker(
             toy,
             ensemble,
             masses,
@@ -234,7 +243,7 @@ def test_conservative_stress_decides_where_the_direct_one_is_wrong():
             time_step=0.03 if forces == "hybrid" else 0.1,
             cell=2.0 * np.eye(3),
         )
-        volumes = [volume(each.cell) for each in follow(toy, propagation, state, 3000)]
+        volumes = [volume(each.cell) for each in follow(toy, stepper, state, 3000)]
         means[forces] = mean_and_error(volumes[300:])
     expected, _ = volume_moments(toy, 8, "isotropic")
     mean, error = means["hybrid"]
@@ -270,7 +279,7 @@ def test_the_conserved_energy_is_conserved_to_second_order(name, inner_steps):
     for time_step in (0.08, 0.02):
         changes = []
         for seed in range(6):
-            propagation, state = walker(
+            stepper, state = walker(
                 toy,
                 ENSEMBLES[name],
                 masses,
@@ -279,9 +288,9 @@ def test_the_conserved_energy_is_conserved_to_second_order(name, inner_steps):
                 cell=CELL,
                 seed=seed,
             )
-            start = propagation.start(grid, state.momenta, CELL)
+            start = stepper.start(grid, state.momenta, CELL)
             state = complete(start, toy.direct, toy.hybrid)
-            for last in follow(toy, propagation, state, round(1.6 / time_step)):
+            for last in follow(toy, stepper, state, round(1.6 / time_step)):
                 changes.append(conserved(last, masses) - conserved(state, masses))
         errors.append(np.sqrt(np.mean(np.square(changes))))
     assert np.log2(errors[0] / errors[1]) / 2 == pytest.approx(2.0, abs=0.7)
@@ -304,6 +313,55 @@ def test_the_conserved_energy_is_conserved_to_second_order(name, inner_steps):
 def test_senseless_ensembles_are_refused(make, text):
     with pytest.raises(ValueError, match=text):
         make()
+
+
+PLAIN = {
+    "temperature_k": 300.0,
+    "relaxation_fs": 100.0,
+    "pressure_bar": 2.0,
+    "pressure_relaxation_fs": 500.0,
+    "compressibility_per_bar": 1e-5,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "thermostat", "expected"),
+    [
+        ("nve", "svr", NVE()),
+        ("svr", "svr", SVR(temperature_k=300.0, relaxation=100.0 * FS)),
+        ("svr-local", "svr", SVR(temperature_k=300.0, relaxation=100.0 * FS, scope="local")),
+        ("langevin", "svr", Langevin(temperature_k=300.0, relaxation=100.0 * FS)),
+        (
+            "npt-anisotropic",
+            "langevin",
+            NPT(
+                thermostat=Langevin(temperature_k=300.0, relaxation=100.0 * FS),
+                pressure=2.0 * BAR,
+                relaxation=500.0 * FS,
+                coupling="anisotropic",
+                compressibility=1e-5 / BAR,
+            ),
+        ),
+    ],
+)
+def test_an_ensemble_is_made_from_plain_settings(name, thermostat, expected):
+    assert make_ensemble(name, thermostat=thermostat, **PLAIN) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "text"),
+    [
+        ("nvt", {}, "ensemble: expected one of nve, svr, .*, got 'nvt'"),
+        ("npt-isotropic", {"thermostat": "nose"}, "thermostat: expected one of svr, .*'nose'"),
+        ("svr-local", {"temperature_k": 0.0}, "svr-local: temperature_k: expected a positive"),
+        ("langevin", {"relaxation_fs": -1.0}, "langevin: relaxation_fs: .* got -1.0"),
+        ("npt-isotropic", {"pressure_relaxation_fs": 0.0}, "pressure_relaxation_fs: expected"),
+        ("npt-isotropic", {"pressure_bar": np.nan}, "pressure: expected a finite number"),
+    ],
+)
+def test_senseless_plain_settings_are_refused(name, changes, text):
+    with pytest.raises(ValueError, match=text):
+        make_ensemble(name, **PLAIN | changes)
 
 
 @pytest.mark.parametrize("thermostat", [GLOBAL, LOCAL])

@@ -1,4 +1,4 @@
-"""Heavier hydrogen: molecules keep their masses, averages stay, steps may be longer."""
+"""Repartitioned hydrogen masses: molecules keep their total mass."""
 
 import numpy as np
 import pytest

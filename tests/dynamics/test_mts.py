@@ -1,4 +1,4 @@
-"""The pure step: what it equals, what it costs, and how exact it is."""
+"""The pure step: its equivalents, its cost and its accuracy."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Potentials in a few lines of numpy, whose forces are known, as force functions."""
+"""Potentials in a few lines of numpy, with known forces, as force functions."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ from twinforce_proto import Prediction
 
 @dataclass
 class Wells:
-    """Each atom in a well of its own, E = k/2 r² + q/4 r⁴; direct forces turn about z as well.
+    """Atoms in separate wells, E = k/2 r² + q/4 r⁴; direct forces also swirl about the z axis.
 
-    Counts what it was asked for.
+    It counts its evaluations.
     """
 
     k: float = 1.0
@@ -44,10 +44,10 @@ class Wells:
 
 @dataclass
 class Lattice:
-    """Atoms that feel nothing in a cell that resists, so that its distribution is known.
+    """Atoms without forces in an elastic cell, so that the distribution of the cell is known.
 
-    E = k/8 |h hᵀ/L² - 1|² does not change when the cell turns. The direct stress is wrong by a
-    pressure.
+    E = k/8 |h hᵀ/L² - 1|² does not change when the cell rotates. The direct stress is wrong by a
+    constant pressure.
     """
 
     k: float
@@ -112,7 +112,7 @@ class Hills:
         )
 
     def _pairs(self, positions, cell):
-        """Vectors from each atom to the nearest image of each other one; energies of pairs."""
+        """Return the vectors to the nearest image of each other atom, and the energies of pairs."""
         vectors = positions[None] - positions[:, None]
         fractions = vectors @ np.linalg.inv(cell)
         vectors = (fractions - np.round(fractions)) @ cell

@@ -23,7 +23,7 @@ from twinforce_proto import (
 from twinforce_proto.codec import messages, stream
 from twinforce_proto.errors import ERRORS
 from twinforce_proto.v1 import inference_pb2 as pb
-from twinforce_service.transports.rest.bodies import read_protobuf
+from twinforce_service.transports.rest.bodies import parsed_message
 
 generated = settings(deadline=None, max_examples=50)
 
@@ -274,8 +274,11 @@ def test_a_request_that_names_no_outputs_gets_the_energy_and_its_gradient():
 @generated
 @given(st.binary(max_size=200))
 def test_random_bytes_are_the_callers_error(data):
+    def read():
+        return messages.predict_request_from_proto(parsed_message(pb.PredictRequest, data, "water"))
+
     with pytest.raises((InvalidRequestError, InvalidSystemError)):
-        read_protobuf(data, "water", None)
+        read()
 
 
 def test_an_unknown_reply_dtype_is_refused_by_name():
@@ -312,8 +315,8 @@ def decoder():
 
 
 @st.composite
-def walks(draw):
-    """Draw systems such that many are the one before, moved."""
+def trajectories(draw):
+    """Draw systems many of which are the previous one, moved."""
     steps = [draw(systems())]
     for _ in range(draw(st.integers(0, 5))):
         moved = steps[-1].moved(steps[-1].positions / 2, draw(st.sampled_from([None, np.eye(3)])))
@@ -322,10 +325,10 @@ def walks(draw):
 
 
 @generated
-@given(walks(), st.lists(outputs, min_size=6, max_size=6))
-def test_a_walk_survives_a_stream(walk, wanted):
+@given(trajectories(), st.lists(outputs, min_size=6, max_size=6))
+def test_a_trajectory_survives_a_stream(trajectory, wanted):
     encoder, decoder = stream.StreamEncoder("water", "float32"), stream.StreamDecoder()
-    for system, these in zip(walk, wanted, strict=False):
+    for system, these in zip(trajectory, wanted, strict=False):
         request = decoder.decode(over_the_wire(encoder.encode(system, these)))
         assert (request.model, request.outputs, request.reply_dtype) == ("water", these, "float32")
         assert_same(request.systems[0], system)

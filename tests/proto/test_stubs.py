@@ -1,4 +1,4 @@
-"""The committed stubs are what the .proto generates, and run on what pyproject.toml asks for."""
+"""The committed stubs match the .proto file and the requirements in pyproject.toml."""
 
 import re
 import tomllib

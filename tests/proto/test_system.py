@@ -18,7 +18,7 @@ def water(**changes):
 
 
 def message(**changes):
-    """Return what a system with these changes is refused with."""
+    """Return the message of the error that a system with these changes raises."""
     with pytest.raises(InvalidSystemError) as raised:
         water(**changes)
     (field,) = changes.keys() - {"pbc"} or {"pbc"}

@@ -1,8 +1,8 @@
 """The functions of `search` as GPU kernels: every atom is compared with all atoms of its system.
 
-The time grows with the square of the size of a system, but with a small prefactor (`bench.gpu`
-measures it). No sorting, counting or allocation depends on the data, so the host need not wait for
-a result. The order of a row depends on the system alone.
+The time grows with the square of the size of a system, but with a small prefactor, which
+`bench.measurements.gpu` measures. No sorting, counting or allocation depends on the data, so the
+host need not wait for a result. The order of a row depends on the system alone.
 """
 
 # The parameters of Triton kernels have no types.

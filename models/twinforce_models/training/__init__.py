@@ -1,1 +1,1 @@
-"""The recipe: direct forces first, conservative forces after, one model that gives both."""
+"""Training of hybrid models by a recipe: direct forces first, then conservative forces."""

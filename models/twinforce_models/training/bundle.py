@@ -1,4 +1,4 @@
-"""A trained network as a model folder: weights, metadata, card."""
+"""Export of a trained network as a model folder with weights, metadata and a model card."""
 
 import hashlib
 import json
@@ -28,13 +28,13 @@ def export(
     """Write model.safetensors, model.json and CARD.md.
 
     Args:
-        trainer: That made the weights.
-        about: What the data and the licence are.
-        potential: In float32.
-        measured: On systems kept out of training: `errors`, names with units -> values; the same
-            by elements; and how far both forces are apart.
-        folder: Made if it is missing.
-        start: Metadata of the model that training started from, if it did from any.
+        trainer: Trainer that produced the weights.
+        about: Text for the metadata and the card.
+        potential: Potential in float32.
+        measured: Results on the test systems: `errors`, name with unit -> value;
+            `errors_by_elements`; and `force_disagreement`.
+        folder: Folder to write to; created if it is missing.
+        start: Metadata of the model that training started from, or None.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save(potential, folder)
@@ -51,7 +51,7 @@ def export(
 def describe(
     recipe: Recipe, about: About, core: HybridCore, measured: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return model.json without the hashes of data and weights."""
+    """Return the content of model.json without the hashes of the data and the weights."""
     h = recipe.hyperparameters
     return {
         "name": recipe.name,
@@ -83,19 +83,19 @@ def card(metadata: dict[str, Any]) -> str:
         for s in metadata["training_data"]
     )
     errors = "\n".join(f"| {name} | {value:.3g} |" for name, value in metadata["errors"].items())
-    apart = "\n".join(
+    disagreement = "\n".join(
         f"| {symbol} | {1e3 * each['mean']:.3g} | {1e3 * each['max']:.3g} |"
         for symbol, each in metadata["force_disagreement"].items()
     )
     origin = metadata.get("started_from", {})
-    before = origin.get("recipe", {}).get("stages", [])
+    before, after = origin.get("recipe", {}).get("stages", []), metadata["recipe"]["stages"]
     stages = "\n".join(
         f"{n}. `{s['name']}`: {s['epochs']} epochs, learning rate up to {s['learning_rate']:g}"
-        for n, s in enumerate([*before, *metadata["recipe"]["stages"]], 1)
+        for n, s in enumerate([*before, *after], 1)
     )
-    began = (
-        f"The last {len(metadata['recipe']['stages'])} went on from {origin['name']} "
-        f"{origin['version']} (sha256 {origin['sha256'][:16]}, recipe "
+    start = (
+        f"Training by this recipe began with stage {len(before) + 1}, from the weights of "
+        f"{origin['name']} {origin['version']} (sha256 {origin['sha256'][:16]}, recipe "
         f"{origin['recipe_sha256'][:16]}). "
         if origin
         else ""
@@ -108,42 +108,45 @@ def card(metadata: dict[str, Any]) -> str:
 - elements (atomic numbers): {", ".join(map(str, metadata["elements"]))}
 - cutoff: {metadata["cutoff"]} Å
 - parameters: {metadata["n_parameters"]}, in {metadata["dtype"]}
-- licence of the weights: {metadata["licence"]}
-- energies carry the zero of the training data
+- license of the weights: {metadata["licence"]}
+- energies have the zero of the training data
 
-## Errors on systems kept out of training
+## Errors on test systems
 
-| what | value |
+These systems were kept out of training.
+
+| quantity | value |
 |---|---|
 {errors}
 {by_elements(metadata["errors_by_elements"])}
-How far direct forces are from conservative ones, rms over the atoms of a system, meV/Å:
+Difference between direct and conservative forces, root mean square over the atoms of a system, in
+meV/Å:
 
 | element | mean | largest |
 |---|---|---|
-{apart}
+{disagreement}
 
-## How it was trained
+## Training
 
 {stages}
 
-{began}Recipe {metadata["recipe_sha256"][:16]}; the whole of it is in `model.json`.
+{start}The recipe has the hash {metadata["recipe_sha256"][:16]}; `model.json` contains all of it.
 
 ## Training data
 
 {sources}
 
-## What it is not for
+## Limitations
 
 {metadata["limits"]}
 
-Direct forces are not a gradient: alone they heat NVE runs and stall optimisers. Use conservative
-forces there.
+Direct forces are not the gradient of an energy: on their own, they heat NVE runs and prevent
+geometry optimizations from converging. Use conservative forces there.
 """
 
 
 def by_elements(errors: dict[str, dict[str, float]]) -> str:
-    """Return a table of mean absolute errors with one row for each set of elements."""
+    """Return a table of mean absolute errors, one row for each set of elements, in Markdown."""
     if len(errors) < 2:
         return ""
     names = [name for name in next(iter(errors.values())) if "_mae_" in name]

@@ -1,4 +1,4 @@
-"""The recipe as a TOML file, and its hash."""
+"""The training recipe, which is read from a TOML file, and its hash."""
 
 import hashlib
 import json
@@ -9,46 +9,46 @@ from typing import Any
 
 from twinforce_models.potentials.hybrid_net.core import Hyperparameters
 
-# A value that recipes did without at first; at its default it does not change their hash.
-_LATER = {"is_later": True}
+# Marks a field that older recipes lack: at its default, it does not change the hash of a recipe.
+_ADDED_LATER = {"is_added_later": True}
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How much each label counts in the loss; 0 leaves it out.
+    """The weights of the terms of the loss; 0 leaves a term out.
 
     Attributes:
-        energy: Of the energy per atom.
-        conservative_forces: Of minus the gradient.
-        direct_forces: Of the direct head.
-        direct_stress: Of the direct stress head; where the data have no stress, its label is the
-            model's conservative stress.
-        conservative_stress: Of the energy's answer to strain, where the data have a stress.
-        agreement: Of the difference between both kinds of forces. Neither is the label: both give
-            way.
-        smoothness: Of how far that difference changes between a sampled system and its twin, a few
-            fs later. What changes that fast is what multiple time stepping cannot bear.
+        energy: Weight of the energy per atom.
+        conservative_forces: Weight of the conservative forces, -dE/dr.
+        direct_forces: Weight of the direct forces.
+        direct_stress: Weight of the direct stress. Where the data have no stress, its label is the
+            conservative stress of the model.
+        conservative_stress: Weight of the conservative stress, where the data have a stress.
+        agreement: Weight of the difference between both kinds of forces. The gradient acts on both.
+        smoothness: Weight of the change of that difference between a sampled system and its twin a
+            few fs later. Differences that change this fast limit multiple time stepping.
     """
 
     energy: float
     conservative_forces: float = 0.0
     direct_forces: float = 0.0
     direct_stress: float = 0.0
-    conservative_stress: float = field(default=0.0, metadata=_LATER)
-    agreement: float = field(default=0.0, metadata=_LATER)
-    smoothness: float = field(default=0.0, metadata=_LATER)
+    conservative_stress: float = field(default=0.0, metadata=_ADDED_LATER)
+    agreement: float = field(default=0.0, metadata=_ADDED_LATER)
+    smoothness: float = field(default=0.0, metadata=_ADDED_LATER)
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One pass of the learning-rate schedule.
+    """A stage of training with a learning-rate schedule of its own.
 
     Attributes:
-        name: As it appears in logs.
-        epochs: Times that every training system is seen.
-        learning_rate: At its highest, after a linear rise; a half cosine falls from there to 0.
-        warmup: Part of the stage that the rise takes.
-        weights: Of the labels.
+        name: Name of the stage in logs.
+        epochs: Number of passes over the training systems.
+        learning_rate: Highest learning rate, reached by a linear rise and followed by a half
+            cosine down to 0.
+        warmup: Fraction of the stage that the rise takes.
+        weights: Weights of the terms of the loss.
     """
 
     name: str
@@ -59,19 +59,19 @@ class Stage:
 
     @property
     def is_conservative(self) -> bool:
-        """Whether steps need the gradient of the energy."""
+        """True if steps need the gradient of the energy."""
         w = self.weights
         return max(w.conservative_forces, w.conservative_stress, w.agreement, w.smoothness) > 0
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """A fixed shape that systems are packed into, so that it can be compiled.
+class TableShape:
+    """The fixed shape of a neighbor table into which systems are packed, so that steps compile.
 
     Attributes:
-        n_atoms: Rows, of all its systems together.
-        n_neighbors: Entries of a row.
-        n_systems: At most.
+        n_atoms: Number of rows, for the atoms of all systems together.
+        n_neighbors: Number of entries in a row.
+        n_systems: Largest number of systems.
     """
 
     n_atoms: int
@@ -81,19 +81,21 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Systems that a finished model meets and labels itself, to be trained on beside the data.
+    """Settings of the dynamics that sample additional training systems with a finished model.
 
-    Langevin dynamics with conservative forces, each run from another calm training system.
+    The model labels the systems itself. Each run of Langevin dynamics with conservative forces
+    starts from another training system with small forces.
 
     Attributes:
-        n_runs: How many runs.
-        n_systems_per_run: How many systems are kept of each.
-        temperatures_k: Of the runs, in turn, in K.
-        time_step_fs: In fs.
-        relaxation_fs: Of the thermostat, in fs.
-        n_settling_steps: Before the first system is kept.
-        n_steps_between: Between two that are kept.
-        n_steps_to_twin: From each kept system to its twin, which is kept beside it. 0: no twins.
+        n_runs: Number of runs.
+        n_systems_per_run: Number of systems that are kept from each run.
+        temperatures_k: Temperatures of the runs, in turn, in K.
+        time_step_fs: Time step, in fs.
+        relaxation_fs: Relaxation time of the thermostat, in fs.
+        n_settling_steps: Number of steps before the first system is kept.
+        n_steps_between: Number of steps between two systems that are kept.
+        n_steps_to_twin: Number of steps from a kept system to its twin, which is kept too; 0 for no
+            twins.
     """
 
     n_runs: int
@@ -103,32 +105,34 @@ class Sampling:
     relaxation_fs: float = 50.0
     n_settling_steps: int = 80
     n_steps_between: int = 8
-    n_steps_to_twin: int = field(default=0, metadata=_LATER)
+    n_steps_to_twin: int = field(default=0, metadata=_ADDED_LATER)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides what a training run gives, the data apart.
+    """All settings that determine the result of a training run, apart from the data.
 
     Attributes:
-        name: Of the model.
-        seed: Of the first weights, the split and the order of samples.
-        test_fraction: Part of the data kept out of training, chosen at random.
-        hyperparameters: Of the network.
-        stages: In order; each begins where the one before ended.
-        force_tolerance: Errors above it count linearly, below it quadratically, in eV/Å.
-        energy_tolerance: Likewise per atom, in eV.
-        ema_decay: Of the running mean of the weights, which is what is evaluated and kept.
-        max_gradient_norm: Longer gradients are shortened to it.
-        weight_decay: Of AdamW.
-        evaluate_every: Epochs between evaluations of the test part.
-        split_key: Entry of a frame's `info` that says "train" or "test"; instead of
+        name: Name of the model.
+        seed: Seed of the initial weights, the split and the order of samples.
+        test_fraction: Fraction of the data that is kept out of training, chosen at random.
+        hyperparameters: Hyperparameters of the network.
+        stages: Stages in order; each starts from the weights of the one before.
+        force_tolerance: Limit between quadratic and linear loss of a force error, in eV/Å.
+        energy_tolerance: Limit between quadratic and linear loss of an energy error per atom, in
+            eV.
+        ema_decay: Decay of the exponential moving average of the weights, which is evaluated and
+            exported.
+        max_gradient_norm: Largest norm of a gradient; longer ones are clipped.
+        weight_decay: Weight decay of AdamW.
+        evaluate_every: Number of epochs between evaluations of the test systems.
+        split_key: Key of an example's `info` whose value is "train" or "test"; it replaces
             `test_fraction`.
-        tables: A step sees what one of them holds: each system goes into the narrowest that it
-            fits. None: every system is a step of its own, and all are of one size.
-        balance: How far errors count relative to the forces of the element: each is divided by
-            the root mean square of these to this power.
-        sampling: What the model that training starts from adds to the data. None: nothing.
+        tables: Shapes of the samples, one of which a step evaluates. Each system goes into the
+            narrowest table that it fits. Empty: each system is a sample, and all have one size.
+        balance: Exponent of the weight of an element's errors, which are divided by the root mean
+            square force on the element to this power.
+        sampling: Settings of the dynamics that add systems to the data. None: no systems are added.
     """
 
     name: str
@@ -142,10 +146,10 @@ class Recipe:
     max_gradient_norm: float
     weight_decay: float
     evaluate_every: int
-    split_key: str = field(default="", metadata=_LATER)
-    tables: tuple[Table, ...] = field(default=(), metadata=_LATER)
-    balance: float = field(default=0.0, metadata=_LATER)
-    sampling: Sampling | None = field(default=None, metadata=_LATER)
+    split_key: str = field(default="", metadata=_ADDED_LATER)
+    tables: tuple[TableShape, ...] = field(default=(), metadata=_ADDED_LATER)
+    balance: float = field(default=0.0, metadata=_ADDED_LATER)
+    sampling: Sampling | None = field(default=None, metadata=_ADDED_LATER)
 
     def sha256(self) -> str:
         """Return a hash of all values."""
@@ -154,7 +158,7 @@ class Recipe:
 
 
 def _values(part: Any) -> Any:
-    """Return a dataclass as a dictionary, without later fields that are at their default."""
+    """Return a dataclass as a dictionary, without fields added later that have their default."""
     if isinstance(part, tuple):
         return [_values(each) for each in part]
     if not is_dataclass(part):
@@ -162,20 +166,20 @@ def _values(part: Any) -> Any:
     return {
         each.name: _values(getattr(part, each.name))
         for each in fields(part)
-        if not (each.metadata.get("is_later") and getattr(part, each.name) == each.default)
+        if not (each.metadata.get("is_added_later") and getattr(part, each.name) == each.default)
     }
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Where training data come from.
+class DataSource:
+    """A source of training data.
 
     Attributes:
-        citation: Authors, journal, year.
-        doi: Of the publication.
-        licence: Of the data.
-        n_systems: How many of them are used.
-        note: How they were published.
+        citation: Authors, journal and year.
+        doi: DOI of the publication.
+        licence: License of the data.
+        n_systems: Number of systems that are used.
+        note: Where and how the data were published.
     """
 
     citation: str
@@ -187,27 +191,27 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a reader of the model card wants to know and training does not.
+    """Text of the model card that has no effect on training.
 
     Attributes:
-        version: Of the weights.
-        description: In a sentence or two.
-        level_of_theory: Of the labels.
-        licence: Of the weights.
-        limits: What it has not seen.
-        training_data: Where the labels come from.
+        version: Version of the weights.
+        description: Description of the model in a sentence or two.
+        level_of_theory: Level of theory of the labels.
+        licence: License of the weights.
+        limits: Systems for which the model is not suitable.
+        training_data: Sources of the labels.
     """
 
     version: str = "1"
     description: str = "A hybrid potential: one energy, conservative and direct forces."
-    level_of_theory: str = "not said"
-    licence: str = "not said"
-    limits: str = "It knows what is like its training data, and nothing else."
-    training_data: tuple[Source, ...] = ()
+    level_of_theory: str = "not specified"
+    licence: str = "not specified"
+    limits: str = "The model is reliable only for systems similar to its training data."
+    training_data: tuple[DataSource, ...] = ()
 
 
 def read_recipe(path: Path) -> tuple[Recipe, About]:
-    """Read a TOML file that names every value of a `Recipe`, and an `About` under `about`.
+    """Read a TOML file with the fields of a `Recipe`, and those of an `About` under `about`.
 
     Raises:
         ValueError: If a key is missing or unknown.
@@ -215,7 +219,7 @@ def read_recipe(path: Path) -> tuple[Recipe, About]:
     values: dict[str, Any] = tomllib.loads(path.read_text())
     try:
         about = values.pop("about", {})
-        sources = tuple(Source(**source) for source in about.pop("training_data", []))
+        sources = tuple(DataSource(**source) for source in about.pop("training_data", []))
         hyperparameters = values.pop("hyperparameters")
         hyperparameters["elements"] = tuple(hyperparameters["elements"])
         stages = tuple(
@@ -223,7 +227,7 @@ def read_recipe(path: Path) -> tuple[Recipe, About]:
             for stage in values.pop("stages")
         )
         network = Hyperparameters(**hyperparameters)
-        values["tables"] = tuple(Table(**table) for table in values.pop("tables", []))
+        values["tables"] = tuple(TableShape(**table) for table in values.pop("tables", []))
         if sampling := values.pop("sampling", None):
             temperatures = tuple(sampling.pop("temperatures_k"))
             values["sampling"] = Sampling(**sampling, temperatures_k=temperatures)

@@ -1,4 +1,4 @@
-"""Labelled systems, read once, packed together, with their neighbors laid out as tables."""
+"""Labeled systems, and samples of them in which neighbors are laid out as a table."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,37 +15,38 @@ from torch import Tensor
 
 from twinforce_models.batch import Batch
 from twinforce_models.potentials.hybrid_net.potential import neighbor_counts, places_in_table
-from twinforce_models.training.config import Recipe, Table
+from twinforce_models.training.config import Recipe, TableShape
 from twinforce_proto import System
 
-# A labelled system alone, or two instants of one that belong together.
+# A labeled system, or a labeled system and its twin: the same atoms a few fs later.
 Group = tuple[ase.Atoms, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """What one training step sees: a labelled system, or several.
+    """One or more labeled systems, which a training step evaluates together.
 
-    Padding keeps samples to a few shapes: atoms without neighbors that belong to no system, and
+    Padding reduces the number of shapes: atoms without neighbors that belong to no system, and
     systems without atoms.
 
     Attributes:
-        kinds: Place of each atom's element within the model's elements. Shape [n_atoms].
+        kinds: Index of each atom's element in the elements of the model. Shape [n_atoms].
         positions: Shape [n_atoms, 3], in Å.
-        index: Neighbor of each entry of the table; padding points at the atom itself. Shape
+        index: Neighbor in each entry of the table; for padding, the atom itself. Shape
             [n_atoms, k].
-        offsets: Periodic shift of each neighbor; of padding, a vector as long as the cutoff.
+        offsets: Periodic shift of each neighbor; for padding, a vector as long as the cutoff.
             Shape [n_atoms, k, 3], in Å.
-        reverse: Entry of the flat table that holds the same pair seen from its other atom.
-            Shape [n_atoms * k].
-        membership: 1 where an atom belongs to a system, else 0. Shape [n_systems, n_atoms].
-        energy_labels: Without the elements' reference energies. Shape [n_systems], in eV.
+        reverse: Entry of the flat table that holds the same pair from its other atom. Shape
+            [n_atoms * k].
+        membership: 1 if an atom belongs to a system, else 0. Shape [n_systems, n_atoms].
+        energy_labels: Energies without the reference energies of the elements. Shape [n_systems],
+            in eV.
         force_labels: Shape [n_atoms, 3], in eV/Å.
-        strain_gradient_labels: Volume times stress; NaN where the data have none. Shape
+        strain_gradient_labels: Volume times stress; NaN where the data have no stress. Shape
             [n_systems, 3, 3], in eV.
-        error_weights: How much errors of each atom count. Shape [n_atoms].
-        twin: The same atom in the system's twin, a few fs away; itself where there is none. Shape
-            [n_atoms].
+        error_weights: Weight of the errors of each atom. Shape [n_atoms].
+        twin: Index of the same atom in the twin of its system; its own index if there is no twin.
+            Shape [n_atoms].
     """
 
     kinds: Tensor
@@ -61,34 +62,34 @@ class Sample:
     twin: Tensor
 
     @property
-    def shape(self) -> Table:
-        """What tells apart samples that one compiled step can take."""
+    def shape(self) -> TableShape:
+        """The shape of the table; samples of the same shape share a compiled step."""
         n_systems, n_atoms = self.membership.shape
-        return Table(n_atoms, self.index.shape[1], n_systems)
+        return TableShape(n_atoms, self.index.shape[1], n_systems)
 
     def vectors(self) -> Tensor:
         """Return the vectors from each atom to its neighbors, shape [n_atoms, k, 3], in Å."""
         return self.positions[self.index] - self.positions[:, None] + self.offsets
 
     def per_system(self, values: Tensor) -> Tensor:
-        """Return the mean of `values` [n_atoms] over each system; 0 for one without atoms."""
+        """Return the mean of `values` [n_atoms] over each system; 0 for a system without atoms."""
         return self.membership @ values / self.membership.sum(1).clamp(min=1.0)
 
 
 def read_examples(path: Path) -> list[ase.Atoms]:
-    """Read every extended XYZ file under `path`, in order of name.
+    """Read an extended XYZ file, or all of them in a folder in the order of their names.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there is no file.
     """
     files = sorted(path.glob("*.xyz")) if path.is_dir() else [path]
     if not files or not files[0].exists():
-        raise FileNotFoundError(f"no .xyz file at {path}")
+        raise FileNotFoundError(f"expected an extended XYZ file, or a folder of them, at {path}")
     return [example for file in files for example in ase.io.read(file, ":")]
 
 
 def data_sha256(examples: Sequence[ase.Atoms]) -> str:
-    """Return a hash of the frames and their labels, in this order."""
+    """Return a hash of the examples and their labels, in this order."""
     digest = hashlib.sha256()
     for example in examples:
         labels = [np.array([example.get_potential_energy()]), example.get_forces()]
@@ -102,10 +103,10 @@ def data_sha256(examples: Sequence[ase.Atoms]) -> str:
 def split_examples(
     examples: Sequence[ase.Atoms], recipe: Recipe
 ) -> tuple[list[ase.Atoms], list[ase.Atoms]]:
-    """Return what is for training, and the rest for testing.
+    """Return the training examples and the test examples.
 
     Raises:
-        ValueError: If the recipe goes by an entry of `info` that a frame lacks.
+        ValueError: If an example has no valid value for the recipe's `split_key`.
     """
     if recipe.split_key:
         parts: dict[str, list[ase.Atoms]] = {"train": [], "test": []}
@@ -113,7 +114,8 @@ def split_examples(
             part = example.info.get(recipe.split_key)
             if part not in parts:
                 raise ValueError(
-                    f"system {n}: info[{recipe.split_key!r}]: expected train or test, got {part!r}"
+                    f"system {n}: info[{recipe.split_key!r}]: expected 'train' or 'test', "
+                    f"got {part!r}"
                 )
             parts[part].append(example)
         return parts["train"], parts["test"]
@@ -127,13 +129,15 @@ def split_examples(
 def fit_reference_energies(
     examples: Sequence[ase.Atoms], elements: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Return an energy per element whose sums fit the labels best, the smallest if many do.
+    """Return the energy per element from a least-squares fit of sums over atoms to the labels.
 
     Returns:
-        Shape [n_elements], in eV.
+        Shape [n_elements], in eV; the solution with the smallest norm if it is not unique.
     """
-    counts = np.array([[np.sum(f.numbers == z) for z in elements] for f in examples], dtype=float)
-    energies = np.array([f.get_potential_energy() for f in examples])
+    counts = np.array(
+        [[np.sum(example.numbers == z) for z in elements] for example in examples], dtype=float
+    )
+    energies = np.array([example.get_potential_energy() for example in examples])
     solution: NDArray[np.float64] = np.linalg.lstsq(counts, energies, rcond=None)[0]
     return solution
 
@@ -141,10 +145,11 @@ def fit_reference_energies(
 def error_scales(
     examples: Sequence[ase.Atoms], elements: Sequence[int], balance: float
 ) -> NDArray[np.float64]:
-    """Return what errors of each element are multiplied by, 1 for the mean square of all forces.
+    """Return the weight of the errors of each element.
 
     Returns:
-        (rms force of all atoms / rms force of the element) ** balance. Shape [n_elements].
+        (rms force on all atoms / rms force on atoms of the element) ** balance; 1 for elements that
+        the examples lack. Shape [n_elements].
     """
     numbers = np.concatenate([example.numbers for example in examples])
     squares = np.square(np.concatenate([example.get_forces() for example in examples])).mean(axis=1)
@@ -155,13 +160,13 @@ def error_scales(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tabulator:
-    """Makes samples in float32 of frames and their labels.
+    """A converter of labeled systems to samples in float32.
 
     Attributes:
-        elements: Atomic numbers that the model knows.
-        cutoff: Of the model, in Å.
-        reference_energies: Of each element, in eV.
-        scales: Of the errors of each element.
+        elements: Atomic numbers that the model supports.
+        cutoff: Cutoff radius of the model, in Å.
+        reference_energies: Reference energy of each element, in eV.
+        scales: Weight of the errors of each element.
     """
 
     elements: tuple[int, ...]
@@ -169,17 +174,21 @@ class Tabulator:
     reference_energies: NDArray[np.float64]
     scales: NDArray[np.float64]
 
-    def sample(self, groups: Sequence[Group], table: Table) -> Sample:
-        """Return all systems of the groups in one table."""
+    def sample(self, groups: Sequence[Group], table: TableShape) -> Sample:
+        """Return all systems of the groups as a sample of the given shape."""
         examples = [example for group in groups for example in group]
         batch = to_batch(examples, self.cutoff)
         n_padding = table.n_atoms - batch.n_atoms
         index, offsets, reverse = tabulate(batch, self.cutoff, table.n_neighbors, n_padding)
-        place = {z: kind for kind, z in enumerate(self.elements)}
-        kinds = np.array([place[int(z)] for example in examples for z in example.numbers])
-        references = [self.reference_energies[[place[int(z)] for z in f.numbers]] for f in examples]
+        kind_of = {z: kind for kind, z in enumerate(self.elements)}
+        kinds = np.array([kind_of[int(z)] for example in examples for z in example.numbers])
+        references = [
+            self.reference_energies[[kind_of[int(z)] for z in example.numbers]].sum()
+            for example in examples
+        ]
         energies = [
-            f.get_potential_energy() - r.sum() for f, r in zip(examples, references, strict=True)
+            example.get_potential_energy() - reference
+            for example, reference in zip(examples, references, strict=True)
         ]
         membership = torch.zeros(table.n_systems, table.n_atoms)
         membership[batch.system_index, torch.arange(batch.n_atoms)] = 1.0
@@ -203,7 +212,7 @@ class Tabulator:
 
 
 def twins(groups: Sequence[Group], n_atoms: int) -> Tensor:
-    """Return the `twin` of a `Sample` for groups one behind the other."""
+    """Return the attribute `twin` of a `Sample` that holds these groups in order."""
     twin = torch.arange(n_atoms)
     first = 0
     for group in groups:
@@ -215,13 +224,13 @@ def twins(groups: Sequence[Group], n_atoms: int) -> Tensor:
 
 
 def _padded(values: NDArray[Any], length: int) -> Tensor:
-    """Return the values with zeros behind them."""
+    """Return the values with zeros appended up to a length."""
     padding = np.zeros((length - len(values), *values.shape[1:]), dtype=values.dtype)
     return torch.from_numpy(np.concatenate([values, padding]))
 
 
 def strain_gradient(example: ase.Atoms) -> NDArray[np.float64]:
-    """Return volume times stress, shape [3, 3], in eV; NaN if the frame has no stress."""
+    """Return volume times stress, shape [3, 3], in eV; NaN if the example has no stress."""
     if example.calc is None or "stress" not in example.calc.results:
         return np.full((3, 3), np.nan)
     gradient: NDArray[np.float64] = example.get_volume() * example.get_stress(voigt=False)
@@ -229,13 +238,17 @@ def strain_gradient(example: ase.Atoms) -> NDArray[np.float64]:
 
 
 def to_batch(examples: Sequence[ase.Atoms], cutoff: float) -> Batch:
-    """Return frames as one batch, in float64."""
-    systems = [System(f.numbers, f.positions, f.cell.array, f.pbc) for f in examples]
-    return Batch.from_systems(systems, cutoff, dtype=torch.float64)
+    """Return examples as a batch in float64."""
+    return Batch.from_systems([*map(to_system, examples)], cutoff, dtype=torch.float64)
+
+
+def to_system(example: ase.Atoms) -> System:
+    """Return an example as a system."""
+    return System(example.numbers, example.positions, example.cell.array, example.pbc)
 
 
 def max_neighbors(example: ase.Atoms, cutoff: float) -> int:
-    """Return how many neighbors the most crowded atom has."""
+    """Return the largest number of neighbors of an atom."""
     return int(neighbor_counts(to_batch([example], cutoff)).max())
 
 
@@ -245,10 +258,10 @@ def tabulate(
     """Return `index`, `offsets` and `reverse` of a `Sample` for the pairs of a batch.
 
     Args:
-        batch: Of one system or more.
-        cutoff: In Å.
-        width: Entries per atom: as many as the most crowded one has neighbors, or more.
-        n_padding: Atoms without neighbors, behind the others.
+        batch: Batch of one or more systems.
+        cutoff: Cutoff radius, in Å.
+        width: Number of entries per atom; at least the largest number of neighbors.
+        n_padding: Number of atoms without neighbors that are appended.
     """
     n = batch.n_atoms + n_padding
     i, j = batch.pairs
@@ -264,7 +277,7 @@ def tabulate(
 
 
 def reverse_pairs(batch: Batch) -> Tensor:
-    """Return for each pair i -> j the place of the pair j -> i with the opposite shift."""
+    """Return, for each pair i -> j, the index of the pair j -> i with the opposite shift."""
     i, j = batch.pairs.numpy()
     shifts = batch.shifts.numpy().round().astype(np.int64)
     forward = np.lexsort((*shifts.T, j, i))

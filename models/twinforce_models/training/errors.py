@@ -1,4 +1,4 @@
-"""Mean absolute errors of energies and of both forces."""
+"""Mean absolute errors of energies and of both kinds of forces during training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Errors:
     """Sums of absolute errors over samples.
 
     Attributes:
-        conservative_forces: Summed over components, in eV/Å.
-        direct_forces: Likewise.
-        energy: Per atom, summed over systems, in eV.
-        n_components: Force components seen.
-        n_systems: Systems seen.
+        conservative_forces: Sum over force components, in eV/Å.
+        direct_forces: Sum over force components, in eV/Å.
+        energy: Sum over systems of the error per atom, in eV.
+        n_components: Number of force components in the sums.
+        n_systems: Number of systems in the sum.
     """
 
     conservative_forces: float = 0.0
@@ -29,7 +29,7 @@ class Errors:
     n_systems: int = 0
 
     def add(self, evaluation: Evaluation, sample: Sample) -> None:
-        """Count one sample."""
+        """Add the errors of a sample."""
         is_real = sample.membership.sum(0, dtype=torch.bool)
         n_atoms = sample.membership.sum(1)
         with torch.no_grad():
@@ -42,7 +42,7 @@ class Errors:
         self.n_systems += int((n_atoms > 0).sum())
 
     def as_row(self, prefix: str, *, conservative: bool) -> dict[str, float]:
-        """Return the means for the log, in meV/Å and meV/atom."""
+        """Return the mean errors for the log, in meV/Å and meV/atom."""
         row = {
             f"{prefix}_direct_mae": 1e3 * self.direct_forces / self.n_components,
             f"{prefix}_energy_mae": 1e3 * self.energy / self.n_systems,
@@ -52,7 +52,7 @@ class Errors:
         return row
 
     def summary(self, *, conservative: bool) -> str:
-        """Return the means in one line."""
+        """Return the mean errors in one line."""
         row = self.as_row("test", conservative=conservative)
         return ", ".join(f"{name.split('_')[1]} {value:.1f}" for name, value in row.items())
 
@@ -60,10 +60,10 @@ class Errors:
 def measure_errors(
     evaluate: Evaluate, parameters: Sequence[Tensor], samples: Sequence[Sample]
 ) -> Errors:
-    """Return the errors of these parameters on these samples."""
+    """Return the errors on the samples with the given parameters."""
     errors = Errors()
     for sample in samples:
-        with torch.enable_grad():  # an evaluation that is not compiled takes its own gradient
+        with torch.enable_grad():  # an evaluation that is not compiled needs autograd
             evaluation = Evaluation(*evaluate(parameters, *inputs(sample)))
         errors.add(evaluation, sample)
     return errors

@@ -1,4 +1,4 @@
-"""The command `twinforce-train`: train by a recipe, then write the model and how good it is."""
+"""The command `twinforce-train`, which trains a model by a recipe and measures its errors."""
 
 import argparse
 import copy
@@ -22,14 +22,14 @@ from twinforce_models.training.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """A trainer at the start of a recipe, and what the data gave it.
+class TrainingRun:
+    """A trainer that is ready to run, and what its model needs besides the weights.
 
     Attributes:
-        trainer: Goes on from its folder's checkpoint when it runs.
-        reference_energies: Of each element, in eV.
-        test_frames: Kept out of training.
-        start: Metadata of the model that training started from, if it did from any.
+        trainer: Trainer; it resumes from the checkpoint in its folder if there is one.
+        reference_energies: Reference energy of each element, in eV.
+        test_examples: Examples that are kept out of training.
+        start: Metadata of the model that training starts from, or None.
     """
 
     trainer: Trainer
@@ -38,7 +38,7 @@ class Run:
     start: Mapping[str, Any] | None = None
 
     def potential(self) -> HybridNet:
-        """Return a potential with the running mean of the weights."""
+        """Return a potential with the moving average of the weights."""
         core = copy.deepcopy(self.trainer.core)
         with torch.no_grad():
             for parameter, mean in zip(
@@ -50,18 +50,19 @@ class Run:
 
 def prepare(
     recipe: Recipe, data: Path, folder: Path, *, is_compiled: bool, start: str | None = None
-) -> Run:
-    """Split and tabulate the data, make the network.
+) -> TrainingRun:
+    """Split the data, make the samples and create the network.
 
     Args:
-        recipe: What to do.
+        recipe: Recipe of the training.
         data: Folder of extended XYZ files.
-        folder: Of all that is written.
-        is_compiled: Whether steps are.
-        start: A model to go on from, bundled or a folder. None: the recipe begins from nothing.
+        folder: Folder of all output.
+        is_compiled: True if steps are compiled.
+        start: Name or folder of the model to start from. None: the initial weights are random.
 
     Raises:
-        ValueError: If the model is another network than the recipe's, or is missing.
+        ValueError: If `start` has other hyperparameters than the recipe, or is missing although the
+            recipe has sampling.
     """
     examples = dataset.read_examples(data)
     train, test = dataset.split_examples(examples, recipe)
@@ -78,7 +79,7 @@ def prepare(
     groups: list[dataset.Group] = [(example,) for example in train]
     if recipe.sampling is not None:
         if start is None:
-            raise ValueError("sampling: a recipe that has it needs a model to start from")
+            raise ValueError("start: expected a model to start from, as the recipe has sampling")
         groups += sampling.sampled_examples(potential, train, recipe, folder)
     tabulator = dataset.Tabulator(h.elements, h.cutoff, references, scales)
     train_samples, test_samples = packing.make_samples(
@@ -93,13 +94,14 @@ def prepare(
         data_sha256=dataset.data_sha256(examples),
         is_compiled=is_compiled,
     )
-    return Run(trainer, references, test, metadata)
+    return TrainingRun(trainer, references, test, metadata)
 
 
 def _new_core(recipe: Recipe, train: Sequence[ase.Atoms]) -> HybridCore:
     torch.manual_seed(recipe.seed)
     core = HybridCore(recipe.hyperparameters)
-    scale = float(np.square(np.concatenate([f.get_forces() for f in train])).mean()) ** 0.5
+    forces = np.concatenate([example.get_forces() for example in train])
+    scale = float(np.square(forces).mean()) ** 0.5
     core.force_scale.fill_(scale)
     core.energy_scale.fill_(scale)
     return core
@@ -111,19 +113,27 @@ def _load_start(start: str, recipe: Recipe) -> tuple[HybridNet, Mapping[str, Any
     if not isinstance(potential, HybridNet) or (
         potential.core.hyperparameters != recipe.hyperparameters
     ):
-        raise ValueError(f"start: {start!r} is another network than the recipe's hyperparameters")
+        raise ValueError(
+            f"start: expected a model with the hyperparameters of the recipe, got {start!r}"
+        )
     return potential, loaded.info.metadata
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train by a recipe, or go on training; then write the model, its errors and pictures."""
-    parser = argparse.ArgumentParser(prog="twinforce-train", description=main.__doc__)
-    parser.add_argument("recipe", type=Path, help="a TOML file")
+    """Start or resume training by a recipe; then write the model, its errors and plots."""
+    parser = argparse.ArgumentParser(
+        prog="twinforce-train",
+        description=main.__doc__,
+        epilog="example: twinforce-train water.toml --data path/to/water --out runs/water",
+    )
+    parser.add_argument("recipe", type=Path, help="TOML file with the recipe")
     parser.add_argument("--data", type=Path, required=True, help="folder of extended XYZ files")
-    parser.add_argument("--out", type=Path, required=True, help="folder of all that is written")
-    parser.add_argument("--start", help="a model to go on from: bundled, or a folder")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--no-compile", action="store_true", help="run without torch.compile")
+    parser.add_argument("--out", type=Path, required=True, help="folder of all output")
+    parser.add_argument("--start", help="bundled model, or folder of a model, to start from")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="number of CPU threads (default: %(default)s)"
+    )
+    parser.add_argument("--no-compile", action="store_true", help="do not use torch.compile")
     options = parser.parse_args(arguments)
     keep_freed_memory()
     torch.set_num_threads(options.threads)
@@ -139,8 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_report(run, about, options.out)
 
 
-def write_report(run: Run, about: About, folder: Path) -> None:
-    """Write the model, its errors on the test part, and pictures; print the errors."""
+def write_report(run: TrainingRun, about: About, folder: Path) -> None:
+    """Write the model with its errors on the test examples, and plots; print the errors."""
     recipe, potential = run.trainer.recipe, run.potential()
     examples = run.test_examples
     predictions = report.predict_each(potential, examples)

@@ -1,18 +1,18 @@
-"""Which systems share a training step: as many as fit into a table of fixed shape."""
+"""Packing of systems into tables of fixed shape, each of which is the sample of a training step."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from twinforce_models.training.config import Recipe, Table
+from twinforce_models.training.config import Recipe, TableShape
 from twinforce_models.training.dataset import Group, Sample, Tabulator, max_neighbors
 
 
 def make_samples(
     parts: Sequence[Sequence[Group]], tabulator: Tabulator, recipe: Recipe
 ) -> list[list[Sample]]:
-    """Return samples that hold all groups of each part: of training, and of testing.
+    """Return the samples of each part of the data, such as training and test systems.
 
     Raises:
         ValueError: If a group fits into none of the recipe's tables.
@@ -26,37 +26,44 @@ def make_samples(
         [
             tabulator.sample([part[n] for n in members], table)
             for table, members in pack(
-                [Size(sum(map(len, group)), len(group)) for group in part], own, widest, recipe
+                [GroupSize(sum(map(len, group)), len(group)) for group in part], own, widest, recipe
             )
         ]
         for part, own in zip(parts, widths, strict=True)
     ]
 
 
-class Size(NamedTuple):
-    """How many atoms, and how many systems, go together."""
+class GroupSize(NamedTuple):
+    """The size of a group.
+
+    Attributes:
+        n_atoms: Number of atoms of all its systems.
+        n_systems: Number of its systems: 1, or 2 for a system and its twin.
+    """
 
     n_atoms: int
     n_systems: int = 1
 
 
 def pack(
-    sizes: Sequence[Size], widths: Sequence[int], widest: int, recipe: Recipe
-) -> list[tuple[Table, list[int]]]:
-    """Return tables and which go into each.
+    sizes: Sequence[GroupSize], widths: Sequence[int], widest: int, recipe: Recipe
+) -> list[tuple[TableShape, list[int]]]:
+    """Return tables, each with the indices of its groups.
 
-    In an order that follows from the seed, each goes into the first table that has room
-    and is no wider than it needs.
+    In an order that follows from the seed, each group goes into the first table that has room for
+    it and has the narrowest shape that it fits.
 
     Args:
-        sizes: Of what goes together: a system, or one and its twin.
-        widths: Neighbors of the most crowded atom of each.
-        widest: Neighbors that each has room for if the recipe has no tables.
-        recipe: Whose tables and seed to use.
+        sizes: Size of each group.
+        widths: Largest number of neighbors of an atom in each group.
+        widest: Width of all tables if the recipe has no tables.
+        recipe: Recipe whose tables and seed are used.
     """
     if not recipe.tables:
-        return [(Table(each.n_atoms, widest, each.n_systems), [n]) for n, each in enumerate(sizes)]
-    packs: list[tuple[Table, list[int]]] = []
+        return [
+            (TableShape(each.n_atoms, widest, each.n_systems), [n]) for n, each in enumerate(sizes)
+        ]
+    packs: list[tuple[TableShape, list[int]]] = []
     for n in np.random.default_rng(recipe.seed).permutation(len(sizes)).tolist():
         table = narrowest(sizes[n], widths[n], recipe.tables)
         for own, members in packs:
@@ -71,11 +78,11 @@ def pack(
     return packs
 
 
-def narrowest(size: Size, width: int, tables: Sequence[Table]) -> Table:
-    """Return the table of fewest neighbors that holds a system, or one and its twin.
+def narrowest(size: GroupSize, width: int, tables: Sequence[TableShape]) -> TableShape:
+    """Return the table with the fewest neighbors that holds a group.
 
     Raises:
-        ValueError: If none does.
+        ValueError: If the group fits into none of the tables.
     """
     n_atoms, n_systems = size
     fitting = [
@@ -85,7 +92,7 @@ def narrowest(size: Size, width: int, tables: Sequence[Table]) -> Table:
     ]
     if not fitting:
         raise ValueError(
-            f"tables: none holds {n_systems} systems together of {n_atoms} atoms of which one has "
-            f"{width} neighbors"
+            f"tables: expected a table that holds {n_atoms} atoms in {n_systems} systems, with up "
+            f"to {width} neighbors per atom, got none that is large enough"
         )
     return min(fitting, key=lambda table: table.n_neighbors)

@@ -1,4 +1,4 @@
-"""Pictures of a training run: errors against time, and predictions against labels."""
+"""Plots of a training run: errors against time, and predictions against labels."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ def read_log(path: Path) -> list[dict[str, str]]:
 
 
 def plot_learning(logs: Mapping[str, Rows], path: Path) -> None:
-    """Draw errors on test systems against CPU time.
+    """Plot errors on test systems against CPU time.
 
     Args:
         logs: Label -> rows of a log.csv.
-        path: Of the picture.
+        path: File to write.
     """
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     axes = figure.subplots(1, 3)
@@ -48,11 +48,11 @@ def plot_learning(logs: Mapping[str, Rows], path: Path) -> None:
 
 
 def plot_parity(pairs: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], path: Path) -> None:
-    """Draw predictions against labels.
+    """Plot predictions against labels.
 
     Args:
-        pairs: Title with unit -> labels and predictions, of one shape.
-        path: Of the picture.
+        pairs: Title with unit -> labels and predictions of the same shape.
+        path: File to write.
     """
     figure = Figure(figsize=(4 * len(pairs), 3.8), layout="constrained")
     axes = figure.subplots(1, len(pairs))

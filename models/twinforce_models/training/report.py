@@ -1,4 +1,4 @@
-"""How good a trained potential is on systems that it has not seen."""
+"""The errors of a trained potential on test systems."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from twinforce_models.nonconservativity import direct_jacobian, nonconservativity
 from twinforce_models.potential import Potential
 from twinforce_models.prediction import predict
-from twinforce_proto import Prediction, System
+from twinforce_models.training.dataset import to_system
+from twinforce_proto import Prediction
 
 QUANTITIES = ("energy", "conservative_forces", "direct_forces")
 STRESSES = ("conservative_stress", "direct_stress")
-# Of each quantity: the name of its unit in `errors`, and how many of them make one of ours.
+# Quantity -> name of its unit in `errors`, and its factor from eV and Å.
 _UNITS = {
     "energy": ("mev_per_atom", 1e3),
     "conservative_forces": ("mev_per_angstrom", 1e3),
@@ -28,7 +29,7 @@ _UNITS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """Labels and predictions of one quantity, of one shape; energies per atom."""
+    """The labels and the predictions of a quantity, with the same shape; energies per atom."""
 
     labels: NDArray[np.float64]
     predictions: NDArray[np.float64]
@@ -45,19 +46,20 @@ class Comparison:
 
 
 def predict_each(potential: Potential, examples: Sequence[ase.Atoms]) -> list[Prediction]:
-    """Return what the potential says of each frame; stresses where the frame has one."""
-    return [
-        predict(potential, [to_system(f)], QUANTITIES + (STRESSES if has_stress(f) else ()))[0]
-        for f in examples
-    ]
+    """Return the prediction of each example, with stresses for examples that have one."""
+    predictions = []
+    for example in examples:
+        outputs = QUANTITIES + (STRESSES if has_stress(example) else ())
+        predictions += predict(potential, [to_system(example)], outputs)
+    return predictions
 
 
 def compare(
     examples: Sequence[ase.Atoms], predictions: Sequence[Prediction]
 ) -> dict[str, Comparison]:
-    """Return labels beside predictions, in eV and Å; energies per atom.
+    """Return the labels and predictions of each quantity, in eV and Å; energies per atom.
 
-    Stresses are compared where frames have one, and left out where none has.
+    Stresses are compared for examples that have one, and left out if none has.
     """
     pairs = list(zip(examples, predictions, strict=True))
     comparisons = {
@@ -90,7 +92,7 @@ def errors_of(comparisons: Mapping[str, Comparison]) -> dict[str, float]:
 def errors_by_elements(
     examples: Sequence[ase.Atoms], predictions: Sequence[Prediction]
 ) -> dict[str, dict[str, float]]:
-    """Return `errors_of` the frames of each set of elements, by symbols such as "HO" or "Cu"."""
+    """Return `errors_of` by the elements of the examples, with keys such as "HO" or "Cu"."""
     groups: dict[str, list[int]] = {}
     for n, example in enumerate(examples):
         groups.setdefault("".join(sorted(set(example.get_chemical_symbols()))), []).append(n)
@@ -104,10 +106,10 @@ def errors_by_elements(
 def force_disagreement(
     examples: Sequence[ase.Atoms], predictions: Sequence[Prediction]
 ) -> dict[str, dict[str, float]]:
-    """Return how far direct forces are from conservative ones, in eV/Å, for each species.
+    """Return the difference between direct and conservative forces for each element, in eV/Å.
 
     Returns:
-        Symbol -> "mean" and "max" over the frames of the root mean square over its atoms.
+        Symbol -> "mean" and "max" over the examples of the root mean square over its atoms.
     """
     seen: dict[str, list[float]] = {}
     for example, p in zip(examples, predictions, strict=True):
@@ -123,7 +125,7 @@ def force_disagreement(
 
 
 def nonconservativity_of(potential: Potential, examples: Sequence[ase.Atoms]) -> dict[str, float]:
-    """Return λ of the direct forces of up to ten frames, evenly spread."""
+    """Return λ of the direct forces, from up to ten evenly spaced examples."""
     chosen = examples[:: max(len(examples) // 10, 1)][:10]
     values = [
         nonconservativity(direct_jacobian(potential, to_system(example))) for example in chosen
@@ -136,16 +138,11 @@ def nonconservativity_of(potential: Potential, examples: Sequence[ase.Atoms]) ->
 
 
 def title(name: str) -> str:
-    """Return what a picture says above a comparison."""
+    """Return the title of a plot of a comparison."""
     unit = "eV/Å³" if name in STRESSES else "eV/atom" if name == "energy" else "eV/Å"
     return f"{name.replace('_', ' ')}, {unit}"
 
 
 def has_stress(example: ase.Atoms) -> bool:
-    """Return whether the frame has a stress as a label."""
+    """Return True if the example has a stress among its labels."""
     return example.calc is not None and "stress" in example.calc.results
-
-
-def to_system(example: ase.Atoms) -> System:
-    """Return a frame as a system."""
-    return System(example.numbers, example.positions, example.cell.array, example.pbc)

@@ -1,7 +1,7 @@
-"""Systems that a model meets in its own dynamics, with its own energies and forces as labels.
+"""Systems from the dynamics of a model, with its own energies and forces as labels.
 
-Labels of this kind are free and without noise. They say nothing new about nature; they tell a
-model with two kinds of forces where these differ, at the places where a simulation will go.
+Such labels are cheap and without noise. They add no information about the physics, but they train
+both kinds of forces to agree where simulations go.
 """
 
 import json
@@ -22,14 +22,13 @@ from tqdm import tqdm
 from twinforce_models.potential import Potential
 from twinforce_models.prediction import predict
 from twinforce_models.training.config import Recipe, Sampling
-from twinforce_models.training.dataset import Group
-from twinforce_proto import System
+from twinforce_models.training.dataset import Group, to_system
 
 _OUTPUTS = ("energy", "conservative_forces")
 
 
 class PotentialCalculator(Calculator):  # type: ignore[misc]
-    """A potential in this process, as ASE sees it: energy and conservative forces."""
+    """An ASE calculator for a potential in this process: energy and conservative forces."""
 
     implemented_properties: ClassVar = ["energy", "forces"]
 
@@ -43,45 +42,43 @@ class PotentialCalculator(Calculator):  # type: ignore[misc]
         properties: Sequence[str] = ("energy", "forces"),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Evaluate both."""
+        """Evaluate the energy and the conservative forces."""
         super().calculate(atoms, properties, system_changes)
-        a = self.atoms
-        system = System(a.numbers, a.positions, a.cell.array, a.pbc)
-        (found,) = predict(self.potential, [system], _OUTPUTS)
-        self.results = {"energy": found.energy, "forces": found.conservative_forces}
+        (prediction,) = predict(self.potential, [to_system(self.atoms)], _OUTPUTS)
+        self.results = {"energy": prediction.energy, "forces": prediction.conservative_forces}
 
 
 def sampled_examples(
     potential: Potential, starts: Sequence[ase.Atoms], recipe: Recipe, folder: Path
 ) -> list[Group]:
-    """Return what the potential meets and labels, each run kept in `folder` as it ends.
+    """Return labeled systems from dynamics; each run is written to `folder` when it ends.
 
     Args:
-        potential: That moves and labels.
-        starts: Runs begin at some of the calmer half of them.
-        recipe: Its `sampling` and seed say how.
-        folder: A later call with the same recipe goes on from what is there.
+        potential: Potential that moves and labels the systems.
+        starts: Systems; runs start from the half of them with the smaller forces.
+        recipe: Recipe with the settings of the sampling and the seed.
+        folder: Folder of all output. A later call with the same settings reuses its runs.
 
     Returns:
-        Systems, each with its twin if the recipe wants twins.
+        Systems, each with its twin if the settings ask for twins.
 
     Raises:
-        ValueError: If the folder holds what another sampling made.
+        ValueError: If the folder has runs with other settings.
     """
     assert recipe.sampling is not None
-    place = folder / "sampled"
-    place.mkdir(parents=True, exist_ok=True)
-    wanted = json.dumps(asdict(recipe.sampling) | {"seed": recipe.seed}, sort_keys=True)
-    made_by = place / "sampling.json"
-    if made_by.exists() and made_by.read_text() != wanted:
-        raise ValueError(f"{place} holds systems that another sampling made")
-    made_by.write_text(wanted)
-    starts = calmer_half(starts)
+    runs = folder / "sampled"
+    runs.mkdir(parents=True, exist_ok=True)
+    settings = json.dumps(asdict(recipe.sampling) | {"seed": recipe.seed}, sort_keys=True)
+    settings_file = runs / "sampling.json"
+    if settings_file.exists() and settings_file.read_text() != settings:
+        raise ValueError(f"{runs}: expected runs with these settings, got runs with other settings")
+    settings_file.write_text(settings)
+    starts = half_with_smaller_forces(starts)
     chosen = np.random.default_rng(recipe.seed).permutation(len(starts))
-    n_together = 2 if recipe.sampling.n_steps_to_twin else 1
+    group_size = 2 if recipe.sampling.n_steps_to_twin else 1
     groups: list[Group] = []
     for n in tqdm(range(recipe.sampling.n_runs), desc="sampling"):
-        path = place / f"run{n}.traj"
+        path = runs / f"run{n}.traj"
         if not path.exists():
             start = starts[chosen[n % len(starts)]]
             run = sample(potential, start, recipe.sampling, n, recipe.seed)
@@ -89,12 +86,15 @@ def sampled_examples(
             ase.io.write(partial, run, format="traj")
             partial.replace(path)
         examples = ase.io.read(path, ":")
-        groups += zip(*[iter(examples)] * n_together, strict=True)
+        groups += zip(*[iter(examples)] * group_size, strict=True)
     return groups
 
 
-def calmer_half(examples: Sequence[ase.Atoms]) -> list[ase.Atoms]:
-    """Return those with the smaller forces, in their order: hot ones would not last a run."""
+def half_with_smaller_forces(examples: Sequence[ase.Atoms]) -> list[ase.Atoms]:
+    """Return the half of the examples with the smaller forces, in their order.
+
+    Dynamics from examples with large forces can become unstable.
+    """
     squares = [float(np.square(example.get_forces()).mean()) for example in examples]
     median = float(np.median(squares))
     return [example for example, square in zip(examples, squares, strict=True) if square <= median]
@@ -103,7 +103,7 @@ def calmer_half(examples: Sequence[ase.Atoms]) -> list[ase.Atoms]:
 def sample(
     potential: Potential, start: ase.Atoms, sampling: Sampling, n: int, seed: int
 ) -> list[ase.Atoms]:
-    """Return the labelled systems of run `n`, each followed by its twin if there are twins."""
+    """Return the labeled systems of run `n`, each followed by its twin if there are twins."""
     rng = np.random.default_rng([seed, n])
     temperature = sampling.temperatures_k[n % len(sampling.temperatures_k)]
     atoms = ase.Atoms(start.numbers, start.positions, cell=start.cell, pbc=start.pbc)
@@ -130,7 +130,7 @@ def sample(
 
 
 def labeled(atoms: ase.Atoms) -> ase.Atoms:
-    """Return a copy that keeps its energy and forces."""
+    """Return a copy with the energy and forces as labels."""
     example = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     example.calc = SinglePointCalculator(
         example, energy=atoms.get_potential_energy(), forces=atoms.get_forces()

@@ -1,8 +1,8 @@
-"""What one training step evaluates: both forces of a sample, compiled if wanted.
+"""The evaluation of a sample in a training step: energy and both forces, optionally compiled.
 
-Conservative training differentiates a derivative. Compilers do not follow that by themselves, so
-the forces are first traced into a plain graph that already holds the first derivative; the compiler
-then sees an ordinary function (as NequIP does: Tan et al., arXiv 2504.16068).
+Training on conservative forces needs a second derivative, which compilers do not support directly.
+The forces are therefore traced into a graph that contains the first derivative, so that the
+compiler sees an ordinary function (as in NequIP: Tan et al., arXiv 2504.16068).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +18,14 @@ from twinforce_models.training.dataset import Sample
 
 
 class Evaluation(NamedTuple):
-    """What the network says of one sample; conservative parts are zero in direct steps.
+    """The outputs of the network for a sample; conservative ones are zero in direct steps.
 
     Attributes:
-        energy: Without reference energies, shape [n_systems], in eV.
+        energy: Energy without reference energies, shape [n_systems], in eV.
         conservative_forces: Shape [n_atoms, 3], in eV/Å.
         strain_gradient: Volume times conservative stress, shape [n_systems, 3, 3], in eV.
-        direct_forces: Without the net force of each system, shape [n_atoms, 3], in eV/Å.
+        direct_forces: Direct forces without the net force of each system, shape [n_atoms, 3], in
+            eV/Å.
         direct_strain_gradient: Volume times direct stress, shape [n_systems, 3, 3], in eV.
     """
 
@@ -40,12 +41,12 @@ Evaluate = Callable[[Sequence[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor], 
 
 
 def inputs(sample: Sample) -> Inputs:
-    """Return what evaluations take: kinds, vectors, neighbor index, reverse pairs, membership."""
+    """Return the arguments of an evaluation: kinds, vectors, index, reverse and membership."""
     return sample.kinds, sample.vectors(), sample.index, sample.reverse, sample.membership
 
 
 def make_evaluate(core: HybridCore, *, conservative: bool) -> Evaluate:
-    """Return a function of the core's parameters and `inputs` that gives an `Evaluation`."""
+    """Return a function of the core's parameters and `inputs` that returns an `Evaluation`."""
     names = [name for name, _ in core.named_parameters()]
 
     def evaluate(
@@ -66,10 +67,10 @@ def make_evaluate(core: HybridCore, *, conservative: bool) -> Evaluate:
         strain_gradients = torch.zeros_like(heads.direct_strain_gradients)
         if conservative:
             energy = heads.local_energies.sum()
-            (pull,) = torch.autograd.grad(energy, vectors, create_graph=True)
-            seen_from_other = pull.reshape(-1, 3).index_select(0, reverse).view_as(pull)
-            forces = (pull - seen_from_other).sum(1)
-            strain_gradients = torch.einsum("nka,nkb->nab", vectors, pull)
+            (gradient,) = torch.autograd.grad(energy, vectors, create_graph=True)
+            of_reverse = gradient.reshape(-1, 3).index_select(0, reverse).view_as(gradient)
+            forces = (gradient - of_reverse).sum(1)
+            strain_gradients = torch.einsum("nka,nkb->nab", vectors, gradient)
         return Evaluation(
             membership @ heads.local_energies,
             forces,
@@ -84,7 +85,7 @@ def make_evaluate(core: HybridCore, *, conservative: bool) -> Evaluate:
 def compiled(
     evaluate: Evaluate, parameters: Sequence[Tensor], examples: Sequence[Inputs]
 ) -> Evaluate:
-    """Return `evaluate` compiled for inputs of the shapes of the examples, and for no others."""
+    """Return `evaluate` compiled for the shapes of the given inputs; others raise KeyError."""
     of_shape = {}
     for example in examples:
         graph = make_fx(evaluate)(parameters, *example)
@@ -98,14 +99,14 @@ def compiled(
         reverse: Tensor,
         membership: Tensor,
     ) -> Sequence[Tensor]:
-        given = (kinds, vectors, index, reverse, membership)
-        fast: Sequence[Tensor] = of_shape[_shape(given)](parameters, *given)
-        return fast
+        arguments = (kinds, vectors, index, reverse, membership)
+        outputs: Sequence[Tensor] = of_shape[_shape(arguments)](parameters, *arguments)
+        return outputs
 
     return evaluate_fast
 
 
-def _shape(given: Inputs) -> tuple[int, ...]:
-    """Return atoms, width of the table and systems: what inputs of different shape differ in."""
-    _, _, index, _, membership = given
+def _shape(arguments: Inputs) -> tuple[int, ...]:
+    """Return the number of atoms, the width of the table and the number of systems."""
+    _, _, index, _, membership = arguments
     return (*index.shape, len(membership))

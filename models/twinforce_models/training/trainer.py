@@ -1,7 +1,7 @@
-"""The training loop: stages, schedule, running mean, checkpoints, log.
+"""The training loop with its stages, schedule, moving average of weights, checkpoints and log.
 
-A run can be stopped at any time and goes on from its last whole epoch to the same weights, bit for
-bit, as if it had never stopped: the order of samples follows from seed, stage and epoch alone.
+A run that is stopped resumes from its last complete epoch and ends with bitwise the same weights as
+an uninterrupted run: the order of samples depends on the seed, the stage and the epoch alone.
 """
 
 import csv
@@ -31,8 +31,16 @@ LOG_COLUMNS = (
 
 
 @dataclass(slots=True)
-class Progress:
-    """How far a run has come; `epoch` counts finished ones within the stage."""
+class TrainingProgress:
+    """The state of a training run that its checkpoint keeps besides the weights.
+
+    Attributes:
+        stage: Index of the current stage.
+        epoch: Number of completed epochs of the stage.
+        wall_s: Elapsed time of all epochs, in s.
+        cpu_s: CPU time of all epochs, in s.
+        rows: Rows of the log.
+    """
 
     stage: int = 0
     epoch: int = 0
@@ -42,11 +50,12 @@ class Progress:
 
 
 class Trainer:
-    """One training run in one folder.
+    """A training run in a folder.
 
     Attributes:
-        core: Whose parameters are trained; `mean_parameters` is what counts in the end.
-        progress: How far it has come.
+        core: Network whose parameters are trained.
+        mean_parameters: Moving average of the parameters, which is evaluated and exported.
+        progress: State of the run.
     """
 
     def __init__(
@@ -65,10 +74,10 @@ class Trainer:
         self.parameters = list(core.parameters())
         self.mean_parameters = [p.detach().clone() for p in self.parameters]
         self.optimizer = self._new_optimizer()
-        self.progress = Progress()
+        self.progress = TrainingProgress()
 
     def run(self) -> None:
-        """Train to the end of the last stage, from the last checkpoint if there is one."""
+        """Train to the end of the last stage, from the checkpoint if there is one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint_file.exists():
             self.load()
@@ -80,7 +89,7 @@ class Trainer:
 
     @property
     def checkpoint_file(self) -> Path:
-        """Where the last whole epoch is kept."""
+        """The file with the state after the last complete epoch."""
         return self.folder / "checkpoint.pt"
 
     def _new_optimizer(self) -> torch.optim.AdamW:
@@ -106,7 +115,7 @@ class Trainer:
                 self.save()
 
     def evaluate_of(self, stage: Stage) -> Evaluate:
-        """Return the stage's evaluation, compiled both ways before the clock starts."""
+        """Return the evaluation of a stage; its forward and backward passes are compiled here."""
         evaluate = make_evaluate(self.core, conservative=stage.is_conservative)
         if not self.is_compiled:
             return evaluate
@@ -114,8 +123,8 @@ class Trainer:
         widths = {(t.n_atoms // t.n_systems, t.n_neighbors) for t in examples}
         if len(widths) > 1 and not self.recipe.tables:
             raise ValueError(
-                "systems differ in size: name tables for them in the recipe, or train them "
-                "without compilation"
+                "tables: expected tables in the recipe, because the systems differ in size; add "
+                "tables, or train without compilation"
             )
         evaluate = compiled(
             evaluate, self.parameters, [inputs(sample) for sample in examples.values()]
@@ -130,12 +139,12 @@ class Trainer:
     def _run_epoch(
         self, stage: Stage, epoch: int, evaluate: Evaluate, bar: "tqdm[Any]"
     ) -> dict[str, Any]:
-        """Show every sample once; return the row of the log."""
+        """Take a step with every sample; return the row of the log."""
         wall, cpu = time.perf_counter(), time.process_time()
         errors, losses, norms, rate = Errors(), [], [], 0.0
-        for n, place in enumerate(self._order(epoch)):
+        for n, index in enumerate(self._order(epoch)):
             rate = learning_rate(stage, (epoch + n / len(self.train)) / stage.epochs)
-            sample = self.train[place]
+            sample = self.train[index]
             evaluation = Evaluation(*evaluate(self.parameters, *inputs(sample)))
             loss = stage_loss(evaluation, sample, stage, self.recipe)
             loss.backward()
@@ -156,7 +165,7 @@ class Trainer:
         } | errors.as_row("train", conservative=stage.is_conservative)
 
     def _order(self, epoch: int) -> list[int]:
-        """Return the order of the samples, which follows from seed, stage and epoch alone."""
+        """Return the order of the samples, which depends on seed, stage and epoch alone."""
         seed = 1_000_000 * self.recipe.seed + 10_000 * self.progress.stage + epoch
         generator = torch.Generator().manual_seed(seed)
         order: list[int] = torch.randperm(len(self.train), generator=generator).tolist()
@@ -167,20 +176,20 @@ class Trainer:
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        share = 1.0 - self.recipe.ema_decay
+        weight = 1.0 - self.recipe.ema_decay
         with torch.no_grad():
-            torch._foreach_lerp_(self.mean_parameters, [*self.parameters], share)
+            torch._foreach_lerp_(self.mean_parameters, [*self.parameters], weight)
         return float(norm)
 
     def save(self) -> None:
-        """Write the checkpoint and the log, each in one step."""
+        """Write the checkpoint and the log, each atomically."""
         state = {
             "recipe_sha256": self.recipe.sha256(),
             "data_sha256": self.data_sha256,
             "parameters": [p.detach() for p in self.parameters],
             "mean_parameters": self.mean_parameters,
             "optimizer": self.optimizer.state_dict(),
-            "progress": {name: getattr(self.progress, name) for name in Progress.__slots__},
+            "progress": {name: getattr(self.progress, name) for name in TrainingProgress.__slots__},
         }
         partial = self.checkpoint_file.with_suffix(".partial")
         torch.save(state, partial)
@@ -188,26 +197,31 @@ class Trainer:
         write_log(self.folder / "log.csv", self.progress.rows)
 
     def load(self) -> None:
-        """Go back to the checkpoint.
+        """Load the checkpoint.
 
         Raises:
-            ValueError: If it was made by another recipe, or from other data.
+            ValueError: If the checkpoint was written for another recipe or other data.
         """
         state = torch.load(self.checkpoint_file, weights_only=True)
-        if state["recipe_sha256"] != self.recipe.sha256():
-            raise ValueError(f"{self.checkpoint_file} was made by another recipe")
-        if state["data_sha256"] != self.data_sha256:
-            raise ValueError(f"{self.checkpoint_file} was made from other data")
+        for key, own, description in (
+            ("recipe_sha256", self.recipe.sha256(), "recipe"),
+            ("data_sha256", self.data_sha256, "data"),
+        ):
+            if state[key] != own:
+                raise ValueError(
+                    f"{self.checkpoint_file}: expected a checkpoint for {description} with hash "
+                    f"{own[:16]}, got one for {description} with hash {state[key][:16]}"
+                )
         with torch.no_grad():
             for parameter, value in zip(self.parameters, state["parameters"], strict=True):
                 parameter.copy_(value)
         self.mean_parameters = state["mean_parameters"]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        self.progress = TrainingProgress(**state["progress"])
 
 
 def write_log(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the rows as comma-separated values under `LOG_COLUMNS`, in one step."""
+    """Write the rows as comma-separated values with the columns `LOG_COLUMNS`, atomically."""
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, LOG_COLUMNS)
@@ -218,51 +232,57 @@ def write_log(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def learning_rate(stage: Stage, progress: float) -> float:
-    """Return the rate at `progress` (0 to 1): a linear rise, then half a cosine down to 0."""
+    """Return the learning rate: a linear rise, then a half cosine down to 0.
+
+    Args:
+        stage: Stage of the schedule.
+        progress: Completed fraction of the stage.
+    """
     if progress < stage.warmup:
         return stage.learning_rate * max(progress / stage.warmup, 0.01)
-    fall = (progress - stage.warmup) / (1 - stage.warmup)
-    return stage.learning_rate * 0.5 * (1 + math.cos(math.pi * fall))
+    decay = (progress - stage.warmup) / (1 - stage.warmup)
+    return stage.learning_rate * 0.5 * (1 + math.cos(math.pi * decay))
 
 
 def stage_loss(evaluation: Evaluation, sample: Sample, stage: Stage, recipe: Recipe) -> Tensor:
-    """Return the weighted errors of what the stage trains.
+    """Return the weighted sum of the errors that the stage trains.
 
-    Where the data have no stress, the direct stress learns the model's own conservative stress.
+    Where the data have no stress, the label of the direct stress is the model's conservative
+    stress.
     """
-    w, of_atoms = stage.weights, sample.error_weights
-    of_systems = sample.per_system(of_atoms) / sample.membership.sum(1).clamp(min=1.0)
-    energy_error = (evaluation.energy - sample.energy_labels) * of_systems
-    loss = w.energy * _robust(energy_error, recipe.energy_tolerance, of_systems)
+    w, atom_weights = stage.weights, sample.error_weights
+    n_atoms = sample.membership.sum(1).clamp(min=1.0)
+    system_weights = sample.per_system(atom_weights) / n_atoms
+    energy_error = (evaluation.energy - sample.energy_labels) * system_weights
+    loss = w.energy * _mean_loss(energy_error, recipe.energy_tolerance, system_weights)
     for weight, forces in (
         (w.conservative_forces, evaluation.conservative_forces),
         (w.direct_forces, evaluation.direct_forces),
     ):
         if weight:
-            error = (forces - sample.force_labels) * of_atoms[:, None]
-            loss = loss + weight * _robust(error, recipe.force_tolerance, of_atoms)
+            error = (forces - sample.force_labels) * atom_weights[:, None]
+            loss = loss + weight * _mean_loss(error, recipe.force_tolerance, atom_weights)
     if w.agreement:
-        error = (evaluation.direct_forces - evaluation.conservative_forces) * of_atoms[:, None]
-        loss = loss + w.agreement * _robust(error, recipe.force_tolerance, of_atoms)
+        error = (evaluation.direct_forces - evaluation.conservative_forces) * atom_weights[:, None]
+        loss = loss + w.agreement * _mean_loss(error, recipe.force_tolerance, atom_weights)
     if w.smoothness:
         difference = evaluation.direct_forces - evaluation.conservative_forces
-        of_twins = of_atoms * (sample.twin != torch.arange(len(sample.twin)))
-        change = (difference - difference.index_select(0, sample.twin)) * of_twins[:, None]
-        loss = loss + w.smoothness * _robust(change, recipe.force_tolerance, of_twins)
+        twin_weights = atom_weights * (sample.twin != torch.arange(len(sample.twin)))
+        change = (difference - difference.index_select(0, sample.twin)) * twin_weights[:, None]
+        loss = loss + w.smoothness * _mean_loss(change, recipe.force_tolerance, twin_weights)
     labels, own = sample.strain_gradient_labels, evaluation.strain_gradient.detach()
+    labels = torch.where(labels.isnan(), own, labels)
     for weight, gradient in (
         (w.conservative_stress, evaluation.strain_gradient),
         (w.direct_stress, evaluation.direct_strain_gradient),
     ):
         if weight:
-            error = (gradient - torch.where(labels.isnan(), own, labels)) * of_systems[
-                :, None, None
-            ]
-            loss = loss + weight * _robust(error, recipe.energy_tolerance, of_systems)
+            error = (gradient - labels) * system_weights[:, None, None]
+            loss = loss + weight * _mean_loss(error, recipe.energy_tolerance, system_weights)
     return loss
 
 
-def _robust(error: Tensor, tolerance: float, weights: Tensor) -> Tensor:
-    """Return the mean over the rows that have a weight: the others are padding."""
+def _mean_loss(error: Tensor, tolerance: float, weights: Tensor) -> Tensor:
+    """Return the mean Huber loss over the rows with a weight; rows without one are padding."""
     total = smooth_l1_loss(error, torch.zeros_like(error), beta=tolerance, reduction="sum")
     return total / (weights.count_nonzero().clamp(min=1) * (error.numel() / len(error)))

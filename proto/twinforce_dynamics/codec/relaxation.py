@@ -2,7 +2,7 @@
 
 from twinforce_dynamics.codec.integrator import force_kind_from_proto, force_kind_to_proto
 from twinforce_dynamics.relaxation import Relaxed
-from twinforce_dynamics.requests import RelaxRequest
+from twinforce_dynamics.requests import DEFAULT_FMAX, DEFAULT_MAX_STEPS, RelaxRequest
 from twinforce_proto import InvalidRequestError, PredictionError
 from twinforce_proto.codec.arrays import (
     INT32,
@@ -44,8 +44,8 @@ def relax_request_from_proto(message: pb.RelaxRequest) -> RelaxRequest:
         message.model,
         required_system_from_proto(message),
         force_kind=force_kind_from_proto(message.force_kind or pb.FORCE_KIND_HYBRID),
-        fmax=message.fmax or 0.05,
-        max_steps=message.max_steps or 500,
+        fmax=message.fmax or DEFAULT_FMAX,
+        max_steps=message.max_steps or DEFAULT_MAX_STEPS,
         interval=message.interval,
         fixed_atoms=int32_from_bytes(message.fixed_atoms, "fixed_atoms", InvalidRequestError),
     )

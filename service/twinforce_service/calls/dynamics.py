@@ -1,4 +1,4 @@
-"""Dynamics beside the model: walkers that the engine moves while their callers read along."""
+"""Move systems with an engine and yield the updates of each run."""
 
 import asyncio
 import threading
@@ -23,27 +23,27 @@ from twinforce_service.engine.engine import Engine
 from twinforce_service.engine.runs import Run, Update
 from twinforce_service.scheduling.request import Walker
 
-# What a caller is advised to wait where too many walkers are under way, in s.
+# Seconds after which refused clients are advised to try again.
 _RETRY_AFTER = 5.0
-# Milestones that are computed ahead of the one that a caller has taken: while one is written.
+# Updates that may be sent before the client has taken one: the next is computed meanwhile.
 _CREDIT = 2
-# Walkers that are known again when they go on, and so find their neighbor list.
-_MAX_RESTING = 1024
+# Number of finished runs whose walkers, and so whose neighbor lists, can be resumed.
+_MAX_FINISHED = 1024
 
-_Told: TypeAlias = "tuple[Update, bool] | ServiceError"
+_Received: TypeAlias = "tuple[Update, bool] | ServiceError"
 
 
 class Dynamics:
-    """Has systems moved by an engine, and hands on what it tells of them.
+    """Moves systems with an engine and yields the updates of each run.
 
-    What a step needs evaluated waits in the queue of the engine like any system, so that walkers
-    of different callers share batches. Hardly anything is computed ahead of the snapshot that a
-    caller has taken, and nothing after a caller has gone.
+    The evaluations of each step wait in the queue of the engine like any request, so that the
+    runs of different clients share batches. At most a few updates are computed ahead of those that
+    the client has taken, and none after it has gone.
 
     Args:
-        engine: What moves them.
-        max_running: Walkers that are under way at the same time.
-        max_steps: Inner steps of one call.
+        engine: Moves the systems.
+        max_running: Number of runs that may be active at the same time.
+        max_steps: Number of inner steps that one run may take.
     """
 
     def __init__(self, engine: Engine, max_running: int, max_steps: int) -> None:
@@ -51,137 +51,135 @@ class Dynamics:
         self._max_running = max_running
         self._max_steps = max_steps
         self._n_running = 0
-        # Where walkers have stopped: the hash of their last checkpoint, and who it was.
-        self._resting: OrderedDict[int, str] = OrderedDict()
+        # The walker id of each finished run, by the hash of its last checkpoint.
+        self._finished: OrderedDict[int, str] = OrderedDict()
 
     @property
     def n_running(self) -> int:
-        """How many walkers are under way."""
+        """Number of active runs."""
         return self._n_running
 
-    async def snapshots(
-        self, wanted: PropagateRequest, timeout: float | None
+    async def propagate(
+        self, request: PropagateRequest, timeout: float | None
     ) -> AsyncGenerator[Snapshot, None]:
-        """Move a system; yield what is to be seen of it, and its start first unless it goes on.
+        """Propagate a system and yield its snapshots, the first of them unless it is resumed.
 
         Args:
-            wanted: What moves, and how far.
-            timeout: How long the caller waits for all of it, in s; None: until it goes away.
+            request: System and number of steps.
+            timeout: Seconds that the whole run may take; None means no limit.
 
         Raises:
-            ServiceError: What was asked for makes no sense, an evaluation failed, or time was up.
+            ServiceError: The request is invalid, an evaluation failed, or the time is over.
         """
-        self._check_room("n_steps", wanted.n_steps)
-        async with aclosing(self._updates(wanted, timeout)) as updates:
+        self._check_limits("n_steps", request.n_steps)
+        async with aclosing(self._updates(request, timeout)) as updates:
             async for update in updates:
                 yield cast(Snapshot, update)
 
-    async def relaxations(
-        self, wanted: RelaxRequest, timeout: float | None
+    async def relax(
+        self, request: RelaxRequest, timeout: float | None
     ) -> AsyncGenerator[Relaxed, None]:
-        """Relax a system; yield how far that is at each interval, and at the end.
+        """Relax a system and yield a report at each interval and at the end.
 
-        Arguments and errors are those of `snapshots`.
+        Arguments and errors are those of `propagate`.
         """
-        self._check_room("max_steps", wanted.max_steps)
-        async with aclosing(self._updates(wanted, timeout)) as updates:
+        self._check_limits("max_steps", request.max_steps)
+        async with aclosing(self._updates(request, timeout)) as updates:
             async for update in updates:
                 yield cast(Relaxed, update)
 
-    def _check_room(self, field: str, n_steps: int) -> None:
+    def _check_limits(self, field: str, n_steps: int) -> None:
         if n_steps > self._max_steps:
-            raise InvalidRequestError.expected(
-                field, f"at most {self._max_steps} in one call", n_steps
-            )
+            expected = f"at most {self._max_steps} in one call"
+            raise InvalidRequestError.expected(field, expected, n_steps)
         if self._n_running >= self._max_running:
-            text = f"{self._max_running} systems are already on the move; try again later"
+            text = f"{self._max_running} systems are already being moved; try again later"
             raise OverloadedError(text, retry_after=_RETRY_AFTER)
 
     async def _updates(
-        self, wanted: PropagateRequest | RelaxRequest, timeout: float | None
+        self, request: PropagateRequest | RelaxRequest, timeout: float | None
     ) -> AsyncGenerator[Update, None]:
-        updates = _UpdateQueue(wanted, timeout, self._walker(wanted))
+        receiver = _UpdateReceiver(request, timeout, self._walker_for(request))
         update: Update | None = None
         is_last = False
         self._n_running += 1
         try:
-            add_credit = self._engine.start_run(updates.run)
+            add_credit = self._engine.start_run(receiver.run)
             while not is_last:
-                update, is_last = await updates.next()
+                update, is_last = await receiver.next()
                 yield update
                 if not is_last:
                     add_credit(1)
         finally:
             self._n_running -= 1
-            updates.run.future.cancel()
-            self._note_rest(updates.run.walker, update)
+            receiver.run.future.cancel()
+            self._remember(receiver.run.walker, update)
 
-    def _walker(self, wanted: PropagateRequest | RelaxRequest) -> Walker:
-        """Return who moves: the same as before, if it goes on where one has stopped."""
-        origin = getattr(wanted, "origin", None)
-        known = self._resting.pop(hash(origin), None) if isinstance(origin, bytes) else None
+    def _walker_for(self, request: PropagateRequest | RelaxRequest) -> Walker:
+        """Return the walker of the run whose checkpoint is resumed, otherwise a new one."""
+        origin = getattr(request, "origin", None)
+        known = self._finished.pop(hash(origin), None) if isinstance(origin, bytes) else None
         return Walker() if known is None else Walker(known)
 
-    def _note_rest(self, walker: Walker, last: Update | None) -> None:
-        """Remember where a walker has stopped."""
+    def _remember(self, walker: Walker, last: Update | None) -> None:
+        """Remember the walker, in case that a client resumes from the last checkpoint."""
         if isinstance(last, Snapshot):
-            self._resting[hash(last.checkpoint)] = walker.id
-            if len(self._resting) > _MAX_RESTING:
-                self._resting.popitem(last=False)
+            self._finished[hash(last.checkpoint)] = walker.id
+            if len(self._finished) > _MAX_FINISHED:
+                self._finished.popitem(last=False)
 
 
-class _UpdateQueue:
-    """A journey as the event loop sees it.
+class _UpdateReceiver:
+    """Receives the updates of a run, which come from any thread, in the event loop.
 
     Args:
-        wanted: What moves, and how far.
-        timeout: How long the caller waits for all of it, in s; None: until it goes away.
-        walker: Who moves.
+        request: System and number of steps.
+        timeout: Seconds that the whole run may take; None means no limit.
+        walker: Walker that moves.
     """
 
     def __init__(
-        self, wanted: PropagateRequest | RelaxRequest, timeout: float | None, walker: Walker
+        self, request: PropagateRequest | RelaxRequest, timeout: float | None, walker: Walker
     ) -> None:
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
-        self._told: asyncio.Queue[_Told] = asyncio.Queue()
-        deadline = None if timeout is None else time.monotonic() + timeout
+        self._received: asyncio.Queue[_Received] = asyncio.Queue()
         self.run = Run(
-            wanted,
-            lambda update, is_last: self._tell((update, is_last)),
+            request,
+            lambda update, is_last: self._put((update, is_last)),
             _CREDIT,
-            deadline,
-            request_id.get(),
-            walker,
-            urgency.get(),
+            deadline=None if timeout is None else time.monotonic() + timeout,
+            request_id=request_id.get(),
+            walker=walker,
+            urgency=urgency.get(),
         )
         self.run.future.add_done_callback(self._note_end)
 
     async def next(self) -> tuple[Update, bool]:
-        """Return the next milestone, and whether it is the last.
+        """Return the next update, and True if it is the last.
 
         Raises:
-            ServiceError: It has ended before, or time was up.
+            ServiceError: The run has failed, or the time is over.
         """
         deadline = self.run.deadline
         if deadline is None:
-            told = await self._told.get()
+            received = await self._received.get()
         else:
             try:
                 async with asyncio.timeout(deadline - time.monotonic()):
-                    told = await self._told.get()
+                    received = await self._received.get()
             except TimeoutError as error:
                 raise DeadlineExceededError("the deadline passed before the last step") from error
-        if isinstance(told, ServiceError):
-            raise told
-        return told
+        if isinstance(received, ServiceError):
+            raise received
+        return received
 
-    def _tell(self, told: _Told) -> None:
+    def _put(self, received: _Received) -> None:
         if threading.get_ident() == self._thread:
-            self._told.put_nowait(told)
+            self._received.put_nowait(received)
             return
-        with suppress(RuntimeError):  # the event loop has ended, and nobody listens
-            self._loop.call_soon_threadsafe(self._told.put_nowait, told)
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(self._received.put_nowait, received)
 
     def _note_end(self, future: "Future[None]") -> None:
         if not future.cancelled() and (error := future.exception()) is not None:
-            self._tell(cast(ServiceError, error))
+            self._put(cast(ServiceError, error))

@@ -1,4 +1,4 @@
-"""How far the forces of a served model are from being a gradient: one answer from many requests."""
+"""Measure how far the forces of a model are from being a gradient, by evaluating a Jacobian."""
 
 import asyncio
 import time
@@ -20,23 +20,23 @@ from twinforce_service.context import request_id, urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows
 
-# Callers whose Jacobian waits for that of another one.
+# Number of calls that may wait for the Jacobian of another call.
 _MAX_WAITING = 64
-# What a caller beyond them is advised to wait, in s.
+# Seconds after which further calls are advised to try again.
 _RETRY_AFTER = 10.0
 
 
 class Jacobians:
-    """Makes Jacobians, one at a time, a few rows at a time.
+    """Evaluates Jacobians, one at a time, a few rows at a time.
 
-    Rows wait in the queue of the engine like any system, and the next ones are submitted when
-    they are there: so others wait for a few rows at most, nothing is computed for a caller that
-    has gone away, and there is memory for one Jacobian only.
+    The rows wait in the queue of the engine like any other request, and the next rows are
+    submitted once the last ones are there. So other requests wait for a few rows at most, no rows
+    are evaluated for a canceled call, and memory holds only one Jacobian.
 
     Args:
-        engine: What evaluates the rows.
-        max_atoms: Atoms that a system may have.
-        n_rows: Rows that are submitted together.
+        engine: Evaluates the rows.
+        max_atoms: Number of atoms that a system may have.
+        n_rows: Number of rows that are submitted together.
     """
 
     def __init__(self, engine: Engine, max_atoms: int, n_rows: int) -> None:
@@ -47,21 +47,20 @@ class Jacobians:
         self._turn = asyncio.Lock()
 
     async def nonconservativity(
-        self, wanted: NonconservativityRequest, timeout: float | None
+        self, request: NonconservativityRequest, timeout: float | None
     ) -> Nonconservativity:
-        """Return λ and the norms it is made of; gives up when cancelled.
+        """Return λ and the norms that it is computed from.
 
         Args:
-            wanted: Of which system, and what.
-            timeout: How long the caller waits, in s; None: until it goes away.
+            request: System and kind of forces.
+            timeout: Seconds to wait; None means no limit.
 
         Raises:
-            ServiceError: The system was refused, some rows failed, or time was up.
+            ServiceError: The system was refused, some rows failed, or the time is over.
         """
-        if len(wanted.system) > self._max_atoms:
-            raise SystemTooLargeError(
-                f"expected at most {self._max_atoms} atoms for a Jacobian, got {len(wanted.system)}"
-            )
+        if (n_atoms := len(request.system)) > self._max_atoms:
+            text = f"expected at most {self._max_atoms} atoms for a Jacobian, got {n_atoms}"
+            raise SystemTooLargeError(text)
         if self._n_waiting > _MAX_WAITING:
             text = f"{_MAX_WAITING} Jacobians are already waiting; try again later"
             raise OverloadedError(text, retry_after=_RETRY_AFTER)
@@ -69,48 +68,48 @@ class Jacobians:
         self._n_waiting += 1
         try:
             async with asyncio.timeout(timeout), self._turn:
-                return await self._measured(wanted, deadline)
+                return await self._measure(request, deadline)
         except TimeoutError as error:
             raise DeadlineExceededError(f"not evaluated within {timeout:.3g} s") from error
         finally:
             self._n_waiting -= 1
 
-    async def _measured(
-        self, wanted: NonconservativityRequest, deadline: float | None
+    async def _measure(
+        self, request: NonconservativityRequest, deadline: float | None
     ) -> Nonconservativity:
-        n_coordinates = 3 * len(wanted.system)
+        n_coordinates = 3 * len(request.system)
         jacobian = np.empty((n_coordinates, n_coordinates))
         timings: list[Timings] = []
         for start in range(0, n_coordinates, self._n_rows):
             rows = range(start, min(start + self._n_rows, n_coordinates))
-            answer = await self._evaluated(wanted, rows, deadline)
+            answer = await self._evaluate(request, rows, deadline)
             jacobian[rows.start : rows.stop] = answer.values
             timings += [] if answer.timings is None else [answer.timings]
-        found = await asyncio.to_thread(measure, jacobian, pairs=wanted.pairs)
+        found = await asyncio.to_thread(measure, jacobian, pairs=request.pairs)
         return replace(found, provenance=answer.provenance, timings=_total(timings))
 
-    async def _evaluated(
-        self, wanted: NonconservativityRequest, rows: range, deadline: float | None
+    async def _evaluate(
+        self, request: NonconservativityRequest, rows: range, deadline: float | None
     ) -> JacobianRows:
-        request = JacobianRequest(
-            model=wanted.model,
-            system=wanted.system,
-            outputs=frozenset({wanted.output}),
+        pending = JacobianRequest(
+            model=request.model,
+            system=request.system,
+            outputs=frozenset({request.output}),
             deadline=deadline,
             request_id=request_id.get(),
             urgency=urgency.get(),
             rows=rows,
         )
-        await self._submit(request)
-        return await asyncio.wrap_future(request.future)
+        await self._submit(pending)
+        return await asyncio.wrap_future(pending.future)
 
-    async def _submit(self, request: JacobianRequest) -> None:
-        """Submit; where the queue is full, only the first rows are refused."""
+    async def _submit(self, pending: JacobianRequest) -> None:
+        """Submit rows; if the queue is full, refuse the first rows but wait with later ones."""
         while True:
             try:
-                return self._engine.submit([request])
+                return self._engine.submit([pending])
             except OverloadedError as error:
-                if request.rows.start == 0:
+                if pending.rows.start == 0:
                     raise
                 await asyncio.sleep(error.retry_after or 0.0)
 

@@ -3,10 +3,7 @@
 import logging
 from contextlib import AbstractContextManager
 
-from twinforce_proto import (
-    RequestCancelledError,
-    ServiceError,
-)
+from twinforce_proto import RequestCancelledError, ServiceError
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import UNKNOWN_MODEL, Metrics
 
@@ -16,16 +13,15 @@ logger = logging.getLogger(__name__)
 def counted(
     metrics: Metrics, transport: str, engine: Engine, model: str
 ) -> AbstractContextManager[None]:
-    """Count a call by its outcome; what is no `ServiceError` is logged and becomes one.
+    """Return a context manager that counts a call by its outcome.
 
-    Raises:
-        ServiceError: The one that the call ended with.
+    An exception other than `ServiceError` is logged and raised again as a `ServiceError`.
     """
     return _Counted(metrics, transport, engine, model)
 
 
 class _Counted:
-    """What `counted` returns: a class, as a generator would take several times as long."""
+    """A class instead of a generator function, which would take several times as long."""
 
     __slots__ = ("_engine", "_metrics", "_model", "_transport")
 
@@ -39,15 +35,15 @@ class _Counted:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        known = self._model if self._model in self._engine.models else UNKNOWN_MODEL
-        self._metrics.count_request(self._transport, known, _outcome(error))
+        label = self._model if self._model in self._engine.models else UNKNOWN_MODEL
+        self._metrics.count_request(self._transport, label, _outcome(error))
         if error is not None and _is_unexpected(error):
-            text = "internal error; the logs of the service say more"
+            text = "internal error; see the logs of the service for details"
             raise ServiceError(text) from error
 
 
 def _outcome(error: BaseException | None) -> str:
-    """Return what the metrics call what a call ended with, and log what should not be."""
+    """Return the outcome as a label, and log errors."""
     if error is None:
         return "ok"
     if isinstance(error, ServiceError):

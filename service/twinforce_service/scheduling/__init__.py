@@ -1,1 +1,1 @@
-"""The order and size of batches, and which requests may wait: no threads, no I/O, no torch."""
+"""Admission of requests, and the order and size of batches."""

@@ -1,4 +1,4 @@
-"""Which waiting requests are evaluated together, and which first.  No threads, no clock, no I/O."""
+"""A queue that forms batches of requests; it uses no threads, no clock and no I/O."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -8,19 +8,19 @@ from typing import Any
 
 from twinforce_proto.headers import NORMAL_URGENCY
 from twinforce_service.scheduling.budgets import Budgets
-from twinforce_service.scheduling.request import Limits, Request, check_sizes, has_room, overloaded
+from twinforce_service.scheduling.request import Limits, Request, has_room, overloaded
 
-# Who has no deadline is due after so many s: until then, earlier deadlines go first.
+# Seconds after which a request without a deadline is due; earlier deadlines go first.
 _PATIENCE = 1.0
-# A level of urgency is worth having waited so many s longer, so that nobody waits for ever.
+# A level of urgency counts as this many seconds of waiting, so that no request waits forever.
 _LEVEL = 60.0
-# Systems with more than this share of what fits in a batch do not wait beside small ones.
+# Systems larger than this fraction of a batch do not share a lane with small ones.
 _BIG = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What left the queue: requests to evaluate together, and those that waited too long."""
+    """Requests taken from the queue: a batch to evaluate, and those whose deadline has passed."""
 
     batch: list[Request[Any]]
     expired: list[Request[Any]]
@@ -28,29 +28,29 @@ class Taken:
 
 @dataclass(slots=True)
 class _Lane:
-    """Requests that may share a batch, the one that is due first at the top of a heap."""
+    """A heap of requests that may share a batch; the one that is due first is at the top."""
 
     share: Hashable
     entries: list[tuple[float, int, Request[Any]]] = field(default_factory=list)
 
 
 class BatchQueue:
-    """A queue that hands out batches of bounded size, and device time in equal shares.
+    """A queue that forms batches of bounded size and shares device time fairly.
 
-    Requests share a batch when they ask the same model, all or none of them need autograd, so
-    that a direct prediction never pays for a neighbor's gradient, and all or none of them ask
-    for a stress, which only periodic systems have. Among them, the one that is due first goes
-    first: at its deadline or a second after it came. Who is a level more urgent goes before all
-    that have not waited a minute longer.
+    Requests share a batch if they are for the same model, if all or none of them need autograd, so
+    that a direct prediction never pays for the gradient of another, and if all or none of them ask
+    for a stress, which only periodic systems have. Among them, the request that is due first goes
+    first: it is due at its deadline or one second after it came. A request that is one level more
+    urgent goes before those that have not waited a minute longer.
 
-    What has a share of the device is a model, and of each model the small systems, the big ones
-    and the rows of Jacobians. The batch taken is one of the share that has had least device time
-    (start-time fair queueing; Goyal, Vin and Cheng, IEEE/ACM Trans. Netw. 5, 690, 1997): what costs
-    much holds up nobody for longer than one batch, and time that was not wanted is not saved up.
+    Each model has three shares of the device: its small systems, its big ones, and the rows of
+    Jacobians. The next batch comes from the share that has used the least device time (start-time
+    fair queueing; Goyal, Vin and Cheng, IEEE/ACM Trans. Netw. 5, 690, 1997). So expensive requests
+    delay others by at most one batch, and an idle share does not save up time.
 
     Args:
-        limits: How much may wait.
-        budgets: How much goes into a batch; None: what the limits say.
+        limits: Limits on the size of the queue.
+        budgets: Limits on the size of a batch; None means those in `limits`.
     """
 
     def __init__(self, limits: Limits, budgets: Budgets | None = None) -> None:
@@ -68,9 +68,10 @@ class BatchQueue:
 
     @property
     def n_left(self) -> tuple[int, int]:
-        """How many requests and atoms were added by `extend`, less those that wait.
+        """Number of requests and atoms added by `extend`, minus those that wait.
 
-        So who counts what it has added knows what waits, put back or not.
+        A caller that counts its requests can derive how many of them wait, including those that
+        were put back.
         """
         return (
             self._n_admitted - self._n_put_back - self.n_requests,
@@ -86,26 +87,23 @@ class BatchQueue:
         """Add all of the requests, or none.
 
         Args:
-            requests: In the order in which they are to be evaluated.
-            now: The time, in s.
-            retry_after: What `OverloadedError` advises, in s.
+            requests: Requests that passed `check_sizes`, in the order of evaluation.
+            now: Current time, in s.
+            retry_after: Seconds after which `OverloadedError` advises to try again.
 
         Raises:
-            SystemTooLargeError: A system has more atoms than are ever evaluated.
-            InvalidRequestError: There are more requests than may ever wait.
-            OverloadedError: Too many are waiting already.
+            OverloadedError: Too many requests are already waiting.
         """
-        check_sizes(requests, self._limits)
         self.check_room(requests, retry_after)
         for request in requests:
             request.submitted_at = now
             self._append(request)
 
     def check_room(self, requests: Sequence[Request[Any]], retry_after: float = 1.0) -> None:
-        """Refuse requests that there is no room for.
+        """Refuse requests that do not fit into the queue.
 
         Raises:
-            OverloadedError: Too many are waiting already; it advises `retry_after`, in s.
+            OverloadedError: Too many requests are already waiting; try again after `retry_after` s.
         """
         if not has_room(requests, self.n_requests, self.n_atoms, self._limits):
             self.drop_cancelled()
@@ -113,7 +111,7 @@ class BatchQueue:
             raise overloaded(self.n_requests, self.n_atoms, retry_after)
 
     def put_back(self, requests: Sequence[Request[Any]], now: float) -> None:
-        """Add the next requests of who was admitted already: they are never refused."""
+        """Add the next requests of runs that were admitted before; they are never refused."""
         self._n_put_back += len(requests)
         self._n_atoms_put_back += sum(request.n_atoms for request in requests)
         for request in requests:
@@ -121,11 +119,11 @@ class BatchQueue:
             self._append(request)
 
     def next_batch(self, now: float) -> Taken:
-        """Remove and return requests that fit in one batch, the ones that are due first.
+        """Remove and return requests that fit into one batch, those that are due first.
 
-        A request whose future was cancelled is dropped; one whose deadline has passed is
-        returned apart. A system larger than a whole batch is returned alone. The futures of all
-        returned requests are running, so they can no longer be cancelled and must be completed.
+        Requests whose future was canceled are dropped; those whose deadline has passed are
+        returned separately. A system larger than a whole batch is returned alone. The futures of
+        all returned requests are running: they can no longer be canceled and must be completed.
         """
         batch: list[Request[Any]] = []
         expired: list[Request[Any]] = []
@@ -134,19 +132,19 @@ class BatchQueue:
         return Taken(batch, expired)
 
     def charge(self, request: Request[Any], seconds: float) -> None:
-        """Note that the device was taken for so long by a batch with this request."""
+        """Charge the device time of a batch to the share of this request."""
         share = self._share(request)
         self._used[share] = self._used.get(share, 0.0) + seconds
 
     @property
     def n_groups(self) -> int:
-        """How many kinds of requests wait that share no batch."""
+        """Number of groups of waiting requests that cannot share a batch."""
         return len(self._lanes)
 
     def peek(self) -> list[Request[Any]]:
-        """Return about what the next batch will be, and leave it where it is.
+        """Return about the next batch without removing it.
 
-        Nothing while several models or kinds of requests wait: the device has enough to do.
+        The list is empty while requests that cannot share a batch wait: the device is busy then.
         """
         if len(self._lanes) != 1:
             return []
@@ -154,14 +152,14 @@ class BatchQueue:
         return [request for _, _, request in lane.entries]
 
     def clear(self) -> list[Request[Any]]:
-        """Remove and return everything that still waits to be answered, oldest first."""
+        """Remove and return all requests that were not canceled, oldest first."""
         entries = sorted((e for lane in self._lanes.values() for e in lane.entries), key=_number)
         self._lanes.clear()
         self.n_requests = self.n_atoms = 0
         return [r for _, _, r in entries if r.future.set_running_or_notify_cancel()]
 
     def drop_cancelled(self) -> None:
-        """Remove what nobody waits for any more; otherwise it leaves when its turn comes."""
+        """Remove canceled requests now instead of when their turn comes."""
         for key, lane in list(self._lanes.items()):
             lane.entries = [each for each in lane.entries if not each[2].future.cancelled()]
             heapify(lane.entries)
@@ -195,7 +193,7 @@ class BatchQueue:
         return request.model, type(request), is_big
 
     def _turn(self, key: Hashable) -> tuple[float, float, int]:
-        """Return what is least for the lane whose turn it is."""
+        """Return a sort key that is smallest for the lane whose turn it is."""
         lane = self._lanes[key]
         due, number, _ = lane.entries[0]
         return self._used[lane.share], due, number

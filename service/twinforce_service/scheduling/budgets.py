@@ -1,7 +1,7 @@
-"""How much fits into the memory of a device: measured at start, lowered when it was too much.
+"""Limits on the size of batches by device memory, measured at start and lowered when it runs out.
 
-What a batch takes is fixed + a·atoms + b·pairs, for each model, with and without autograd. No
-threads, no clock, no device.
+The memory of a batch is modeled as fixed + a·atoms + b·pairs, for each model, with and without
+autograd. The module uses no threads, no clock and no device.
 """
 
 from collections.abc import Hashable, Sequence
@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 
 from twinforce_proto import SystemTooLargeError, needs_autograd
-from twinforce_service.scheduling.request import JacobianRequest, Limits, Request, located
+from twinforce_service.scheduling.request import JacobianRequest, Limits, Request
 
-# Of the memory that is free, and of what turned out to be too much.
+# Fraction used of the free memory, and of a load that turned out to be too large.
 _HEADROOM = 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What batches may take, and systems alone.
+    """Memory that batches and single systems may take, in any unit.
 
     Attributes:
-        per_atom: In any unit that the others share.
-        per_pair: For a neighbor pair.
-        batch: What a batch may take.
-        alone: What a system alone may take; beyond, it is not tried.
+        per_atom: Memory per atom.
+        per_pair: Memory per neighbor pair.
+        batch: Memory that a batch may take.
+        alone: Memory that a single system may take; larger systems are refused.
     """
 
     per_atom: float
@@ -34,19 +34,19 @@ class Budget:
     alone: float
 
     def load(self, n_atoms: int, n_pairs: int) -> float:
-        """Return what so much takes."""
+        """Return the memory that a batch of this size takes."""
         return self.per_atom * n_atoms + self.per_pair * n_pairs
 
 
 def measured(samples: Sequence[tuple[int, int, int]], n_free: int) -> Budget | None:
-    """Return what batches may take.
+    """Return the budget that a least-squares fit to measured batches gives.
 
     Args:
-        samples: Atoms, pairs and bytes of batches that were tried.
-        n_free: Bytes that there are for a batch.
+        samples: Atoms, pairs and bytes of each measured batch.
+        n_free: Bytes that are free for a batch.
 
     Returns:
-        None where too little was tried to tell.
+        None if there are too few samples.
     """
     if len(samples) < 3:
         return None
@@ -57,16 +57,16 @@ def measured(samples: Sequence[tuple[int, int, int]], n_free: int) -> Budget | N
     predicted = sizes @ found
     if not predicted.all():
         return None
-    fixed, per_atom, per_pair = (found * (n_bytes / predicted).max()).tolist()  # none falls short
+    fixed, per_atom, per_pair = (found * (n_bytes / predicted).max()).tolist()  # bounds all samples
     alone = max(n_free - fixed, 0.0)
     return Budget(per_atom, per_pair, _HEADROOM * alone, alone)
 
 
 class Budgets:
-    """How much of what goes into a batch.
+    """Limits on the size of batches, by model.
 
     Args:
-        limits: Never more than these.
+        limits: Upper bounds, whatever the memory.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -78,11 +78,11 @@ class Budgets:
         self._budgets[model, with_autograd] = budget
 
     def get(self, model: str, *, with_autograd: bool) -> Budget | None:
-        """Return the present budget, if there is any besides the limits."""
+        """Return the current budget, or None if only the limits apply."""
         return self._budgets.get((model, with_autograd))
 
     def fits(self, request: Request[Any], n_atoms: int, n_pairs: int) -> bool:
-        """Tell whether a batch with this request may have so many atoms and pairs."""
+        """Return True if a batch with this request may have this many atoms and pairs."""
         limits, budget = self._limits, self._budgets.get(_kind(request))
         return (
             n_atoms <= limits.max_batch_atoms
@@ -91,10 +91,10 @@ class Budgets:
         )
 
     def check(self, requests: Sequence[Request[Any]]) -> None:
-        """Refuse what does not fit even alone.
+        """Refuse systems that do not fit even alone.
 
         Raises:
-            SystemTooLargeError: One of the systems does not.
+            SystemTooLargeError: A system does not fit into the memory of the device.
         """
         for request in requests:
             budget = self._budgets.get(_kind(request))
@@ -103,18 +103,15 @@ class Budgets:
             load = budget.load(request.n_atoms, request.n_pairs)
             if load >= budget.alone:
                 most = int(request.n_atoms * budget.alone / load)
-                raise located(
-                    SystemTooLargeError(
-                        "positions: expected what fits into the memory of the device, less than "
-                        f"about {most} atoms as dense as these for these outputs, got "
-                        f"{request.n_atoms}",
-                        field="positions",
-                    ),
-                    request,
+                expected = (
+                    f"a system that fits into the memory of the device, less than about {most} "
+                    "atoms as dense as these for these outputs"
                 )
+                error = SystemTooLargeError.expected("positions", expected, request.n_atoms)
+                raise error.at(request.system_index)
 
     def note_out_of_memory(self, batch: Sequence[Request[Any]]) -> None:
-        """Learn that these requests were too much together."""
+        """Lower the budget below the load of a batch that ran out of memory."""
         kind = _kind(batch[0])
         if kind is None:
             return
@@ -132,7 +129,7 @@ class Budgets:
 
 
 def _kind(request: Request[Any]) -> Hashable:
-    """Return what requests have in common that take as much; None for rows of a Jacobian."""
+    """Return the key of the budget for a request; None for rows of a Jacobian."""
     if isinstance(request, JacobianRequest):
         return None
     return request.model, needs_autograd(request.outputs)

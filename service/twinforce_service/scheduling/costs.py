@@ -1,34 +1,35 @@
-"""What a batch costs, learned from the batches before.  No threads, no clock, no I/O."""
+"""Predict the time of a batch from earlier batches; no threads, no clock, no I/O."""
 
 from collections.abc import Iterable
 from math import inf, sqrt
 from typing import TypeAlias
 
 _Three: TypeAlias = tuple[float, float, float]
-# A symmetric matrix: its diagonal, then what is beside it in the order 01, 02, 12.
+# A symmetric matrix: its diagonal, then the off-diagonal elements 01, 02, 12.
 _Symmetric: TypeAlias = tuple[float, float, float, float, float, float]
 
-# How fast old batches are forgotten where new ones say the same thing again.
+# Factor that old batches are discounted by along the direction of each new one.
 _FORGETTING = 0.97
-# Relative errors beyond so many times the usual one count as if they were no larger.
+# Relative errors are clipped at this many times the usual error.
 _OUTLIER = 3.0
-# Batches are of different size where one has so many times the atoms of another.
+# Ratio of numbers of atoms from which two batches count as different in size.
 _CONTRAST = 1.3
-# How much the first guess counts, in batches.
+# Weight of the initial guess, in batches.
 _WEIGHT_OF_GUESS = 0.1
-# No pivot of a matrix that is positive definite is smaller than this, relative to its element.
+# Lower bound of the pivots of a positive definite matrix, relative to its elements.
 _ROUNDING = 1e-14
 
 
 class CostCurve:
-    """The time of a batch, t = a + b·atoms + c·pairs, by recursive least squares.
+    """A model of the time of a batch, t = a + b·atoms + c·pairs, fitted by recursive least squares.
 
-    Relative errors are minimised, as noise grows with what is measured. Old batches are forgotten
-    only along what a new one says (Cao and Schwartz, Automatica 36, 1725, 2000), so that a
-    thousand batches of one size do not wash out what others have told. No coefficient is
-    negative, and until batches of different size were seen, nothing is taken for a fixed cost.
+    The fit minimizes relative errors, as the noise grows with the time. Old batches are forgotten
+    only along the direction of a new one (Cao and Schwartz, Automatica 36, 1725, 2000), so that a
+    thousand batches of one size do not erase the information in batches of other sizes. No
+    coefficient is negative, and there is no fixed cost until batches of different sizes were seen.
 
-    All of it is three by three and done after every batch: by hand, in a tenth of numpy's time.
+    The algebra, three by three after every batch, is written out: that takes a tenth of the time
+    of numpy.
     """
 
     def __init__(self) -> None:
@@ -41,7 +42,7 @@ class CostCurve:
         self._shortest = inf
 
     def note(self, n_atoms: int, n_pairs: int, seconds: float) -> None:
-        """Learn from a batch that took so long."""
+        """Update the fit with the time of a batch."""
         if seconds <= 0.0:
             return
         if not self.n_batches:
@@ -65,23 +66,24 @@ class CostCurve:
 
     @property
     def coefficients(self) -> tuple[float, float, float]:
-        """The a, b and c, in s; zero before the first batch."""
+        """The coefficients a, b and c, in s; zero before the first batch."""
         if not self.n_batches:
             return 0.0, 0.0, 0.0
         return _three(u * s for u, s in zip(self._units, self._shares, strict=True))
 
     @property
     def fixed(self) -> float:
-        """What one batch may save over two, in s: a, or what the shortest took if a is not known.
+        """Time that one batch may save over two, in s: a, or the shortest batch if a is unknown.
 
-        While all batches have had one size, nobody can tell; whoever hopes for the best finds out.
+        The value of a is unknown while all batches have had one size. The shortest batch is an
+        optimistic guess, which makes the caller try other sizes.
         """
         if self._most < _CONTRAST * self._fewest:
             return self._shortest if self.n_batches else 0.0
         return self.coefficients[0]
 
     def seconds(self, n_atoms: int, n_pairs: int) -> float:
-        """Return what a batch of this size is expected to take, in s."""
+        """Return the expected time of a batch of this size, in s."""
         a, b, c = self.coefficients
         return a + b * n_atoms + c * n_pairs
 
@@ -114,7 +116,7 @@ def _plus(matrix: _Symmetric, p: float, x: _Three, q: float, y: _Three) -> _Symm
 
 
 def _solved(matrix: _Symmetric, x: _Three) -> _Three:
-    """Return y with matrix y = x; by Cholesky's way, for the matrix is positive definite."""
+    """Return y with matrix y = x, by Cholesky decomposition of the positive definite matrix."""
     a, b, c, ab, ac, bc = matrix
     ka = sqrt(a)
     kb, kc = ab / ka, ac / ka

@@ -1,10 +1,12 @@
-"""When a batch should wait for walkers that are about to return.  No threads, no clock, no I/O.
+"""Decide whether a batch should wait for walkers that are about to return.
 
-A walker's next request follows our answer by a delay that hardly changes. Where the device is free
-and some walkers wait while others are on their way back, there is a choice: to evaluate two
-batches, or to stay idle a little for one. Two cost twice what a batch costs however small it is;
-one costs the idle time. What is compared is the cycle that follows: walkers that are answered
-together return together, so what is gained is gained in every step from then on.
+The next request of a walker follows the last answer after a delay that hardly changes. If the
+device is free and some walkers wait while others are about to return, there is a choice: evaluate
+two batches, or stay idle for a moment and evaluate one. Two batches cost the fixed time of a batch
+twice; one batch costs the idle time. The decision compares whole cycles: walkers that are answered
+together return together, so the gain recurs in every step from then on.
+
+The module uses no threads, no clock and no I/O.
 """
 
 from collections import OrderedDict, defaultdict, deque
@@ -17,29 +19,29 @@ from twinforce_service.scheduling.budgets import Budgets
 from twinforce_service.scheduling.costs import CostCurve
 from twinforce_service.scheduling.request import Limits, Request, Walker
 
-# Returns of a walker that are remembered, and how many must be known before it is counted on.
+# Number of delays of a walker that are kept, and number needed for a prediction.
 _N_RETURNS, _MIN_RETURNS = 15, 4
-# Of the remembered returns, this share was not later than what is counted on.
+# Quantile of the kept delays that serves as the prediction.
 _QUANTILE = 0.9
-# What is hoped to be saved must be so many times what is certain to be lost.
+# The expected saving must exceed the certain loss by this factor.
 _MARGIN = 1.25
-# Walkers that are remembered; beyond, those that were not heard of for longest are forgotten.
+# Number of walkers that are tracked; beyond it, those seen least recently are dropped.
 _MAX_WALKERS = 10_000
 
 
 @dataclass(slots=True)
 class Returns:
-    """How long a walker takes from our answer to its next request.
+    """Delays of a walker from an answer to its next request.
 
     Attributes:
-        within: What it takes at most, except now and then, in s; infinite while hardly known.
+        within: Delay that is rarely exceeded, in s; infinite until enough delays are known.
     """
 
     within: float = inf
     _delays: deque[float] = field(default_factory=lambda: deque(maxlen=_N_RETURNS))
 
     def note(self, delay: float) -> None:
-        """Learn from one return, in s."""
+        """Add a delay, in s."""
         self._delays.append(delay)
         if len(self._delays) >= _MIN_RETURNS:
             self.within = sorted(self._delays)[int(_QUANTILE * (len(self._delays) - 1) + 0.5)]
@@ -47,7 +49,7 @@ class Returns:
 
 @dataclass(frozen=True, slots=True)
 class _Away:
-    """A walker that was answered: what it asked for, and when."""
+    """A walker that was answered and has not sent its next request."""
 
     group: Hashable
     n_atoms: int
@@ -62,11 +64,11 @@ class _Away:
 
 @dataclass(slots=True)
 class Hold:
-    """A device that is kept idle.
+    """A decision to keep the device idle.
 
     Attributes:
-        until: No longer than this, on the clock of who asked, in s.
-        awaited: Who is to return; nothing is waited for once all have.
+        until: Time at which to stop waiting, on the clock of the caller, in s.
+        awaited: Walkers to wait for; stop waiting once the set is empty.
     """
 
     until: float
@@ -74,11 +76,11 @@ class Hold:
 
 
 class Holding:
-    """Learns what batches cost and when walkers return, and decides which batches should wait.
+    """Learns the cost of batches and the delays of walkers, and decides when a batch should wait.
 
     Args:
-        limits: How long a batch may wait.
-        budgets: How much goes into a batch; None: what the limits say.
+        limits: Limits, among them how long a batch may wait.
+        budgets: Limits on the size of a batch; None means those in `limits`.
     """
 
     def __init__(self, limits: Limits, budgets: Budgets | None = None) -> None:
@@ -87,14 +89,14 @@ class Holding:
         self._costs: defaultdict[Hashable, CostCurve] = defaultdict(CostCurve)
         self._returns: OrderedDict[Walker, Returns] = OrderedDict()
         self._away: dict[Walker, _Away] = {}
-        # Those of them that may be worth waiting for.
+        # The walkers among them whose delay is short enough to wait for, by group.
         self._soon: defaultdict[Hashable, dict[Walker, _Away]] = defaultdict(dict)
         self._hold: Hold | None = None
-        # What batches took, not learned from yet: their group, atoms, pairs and s.
-        self._taken: list[tuple[Hashable, int, int, float]] = []
+        # Batches that the cost curves do not include yet: group, atoms, pairs and s.
+        self._new_batches: list[tuple[Hashable, int, int, float]] = []
 
     def note_requests(self, requests: Iterable[Request[Any]], now: float) -> None:
-        """Learn when walkers have returned."""
+        """Update the delays of the walkers that have sent these requests."""
         for request in requests:
             walker = request.walker
             if walker is None or (away := self._leave(walker)) is None:
@@ -105,11 +107,11 @@ class Holding:
                 self._hold.awaited.discard(walker)
 
     def note_batch(self, batch: Sequence[Request[Any]], seconds: float, now: float) -> None:
-        """Learn what a batch took; its requests are being answered now."""
+        """Record the time of a batch whose requests are being answered now."""
         if self._max_hold <= 0.0:
             return
         group = batch[0].group
-        self._taken.append((group, *_size(batch), seconds))
+        self._new_batches.append((group, *_size(batch), seconds))
         for request in batch:
             if (walker := request.walker) is None:
                 continue
@@ -126,30 +128,30 @@ class Holding:
             self._leave(forgotten)
 
     def learn(self, *, at_least: int = 1) -> None:
-        """Learn from what batches took, which takes longer than to note it.
+        """Update the cost curves with the recorded batches, which takes longer than to record them.
 
         Args:
-            at_least: Of them; where there are less nothing is learned yet.
+            at_least: Number of recorded batches below which nothing is done.
         """
-        if len(self._taken) < at_least:
+        if len(self._new_batches) < at_least:
             return
-        for group, n_atoms, n_pairs, seconds in self._taken:
+        for group, n_atoms, n_pairs, seconds in self._new_batches:
             self._costs[group].note(n_atoms, n_pairs, seconds)
-        self._taken.clear()
+        self._new_batches.clear()
 
     def hold(self, waiting: Sequence[Request[Any]], now: float) -> Hold | None:
-        """Return until when a batch should wait, and for whom; None where it should not.
+        """Return how long a batch should wait and for which walkers, or None if it should not.
 
         Args:
-            waiting: What would be evaluated now; requests that may share a batch.
-            now: The time, in s; the device is free.
+            waiting: Requests that would be evaluated now, as one batch.
+            now: Current time, in s; the device is free.
         """
         self._hold = None
         if self._max_hold > 0.0 and waiting:
-            self._hold = self._decided(waiting, now)
+            self._hold = self._decide(waiting, now)
         return self._hold
 
-    def _decided(self, waiting: Sequence[Request[Any]], now: float) -> Hold | None:
+    def _decide(self, waiting: Sequence[Request[Any]], now: float) -> Hold | None:
         group = waiting[0].group
         if not self._soon.get(group):
             return None
@@ -176,10 +178,10 @@ class Holding:
         return Hold(until, set(away)) if gained > lost else None
 
     def _expected(self, group: Hashable, now: float) -> dict[Walker, _Away]:
-        """Return who is to come back soon, and look no longer for those who should have.
+        """Return the walkers that are about to return, and drop those that are late.
 
-        Who takes longer than a small batch costs is worth no waiting: it would be the device that
-        waits in each cycle.
+        Walkers whose delay is longer than the fixed cost of a batch are left out: the device would
+        idle for them in every cycle.
         """
         soon = {walker: each for walker, each in self._soon[group].items() if now < each.back_by}
         self._soon[group] = soon
@@ -187,7 +189,7 @@ class Holding:
         return {walker: each for walker, each in soon.items() if _MARGIN * each.within < worth}
 
     def _is_quick(self, walker: Walker | None, delay: float) -> bool:
-        """Tell whether a walker returns so soon that it gains from every cycle that is shorter."""
+        """Return True if a walker returns so soon that it gains from a shorter cycle."""
         returns = None if walker is None else self._returns.get(walker)
         return returns is not None and returns.within < delay
 

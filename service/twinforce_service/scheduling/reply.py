@@ -1,4 +1,4 @@
-"""A future that nobody blocks on: what an answer needs where a callback takes it."""
+"""A lightweight future for answers that callbacks take, without a way to block on it."""
 
 import logging
 from collections.abc import Callable
@@ -17,14 +17,14 @@ class _State(Enum):
     DONE = auto()
 
 
-# Held for a few instructions only, so that one is enough.
+# One lock for all replies is enough, as it is held for a few instructions only.
 _CHANGING = Lock()
 
 
 class Reply:
-    """As `concurrent.futures.Future`, at a fraction of its cost, without a way to wait.
+    """A subset of `concurrent.futures.Future` without a way to wait, at a fraction of its cost.
 
-    Its methods do what those of the same name there do.
+    Its methods do the same as those of `Future`.
     """
 
     __slots__ = ("_callbacks", "_error", "_result", "_state")
@@ -36,80 +36,83 @@ class Reply:
         self._error: BaseException | None = None
 
     def cancel(self) -> bool:
-        """Give up, unless it is being answered; return whether nobody will answer."""
+        """Cancel the reply unless it is running; return True if it is canceled."""
         with _CHANGING:
             was = self._state
             if was is _State.PENDING:
                 self._state = _State.CANCELLED
         if was is _State.PENDING:
-            self._call()
+            self._call_all()
         return was in (_State.PENDING, _State.CANCELLED)
 
     def cancelled(self) -> bool:
-        """Tell whether it was given up."""
+        """Return True if the reply was canceled."""
         return self._state is _State.CANCELLED
 
     def done(self) -> bool:
-        """Tell whether it was answered or given up."""
+        """Return True if the reply has a result or an error, or was canceled."""
         return self._state in (_State.DONE, _State.CANCELLED)
 
     def set_running_or_notify_cancel(self) -> bool:
-        """Say that it will be answered, and return True, unless it was given up."""
+        """Mark the reply as running and return True, unless it was canceled."""
         with _CHANGING:
             if self._state is _State.PENDING:
                 self._state = _State.RUNNING
         return self._state is not _State.CANCELLED
 
     def set_result(self, result: Any) -> None:
-        """Answer."""
+        """Set the result and call the callbacks."""
         self._end(result, None)
 
     def set_exception(self, error: BaseException) -> None:
-        """Answer with an error."""
+        """Set the error and call the callbacks."""
         self._end(None, error)
 
     def result(self) -> Any:
-        """Return the answer, or raise the error that it is."""
+        """Return the result, or raise the error."""
         if (error := self.exception()) is not None:
             raise error
         return self._result
 
     def exception(self) -> BaseException | None:
-        """Return the error that the answer is, if it is one."""
+        """Return the error, or None if there is a result."""
         if self._state is _State.CANCELLED:
             raise CancelledError
         if self._state is not _State.DONE:
-            raise InvalidStateError("there is no answer yet")
+            raise InvalidStateError("the reply is not done yet")
         return self._error
 
     def add_done_callback(self, call: Callable[[Any], object]) -> None:
-        """Call this with the reply once it is done, in the thread that did it; now if it is."""
+        """Call `call` with the reply once it is done, in the thread that completes it.
+
+        If the reply is done already, `call` is called at once.
+        """
         with _CHANGING:
             is_done = self._state in (_State.DONE, _State.CANCELLED)
             if not is_done:
                 self._callbacks.append(call)
         if is_done:
-            self._tell(call)
+            self._call_one(call)
 
     def _end(self, result: Any, error: BaseException | None) -> None:
         with _CHANGING:
             if self._state in (_State.DONE, _State.CANCELLED):
-                raise InvalidStateError("there is an answer already")
+                raise InvalidStateError("the reply is done already")
             self._result, self._error, self._state = result, error, _State.DONE
-        self._call()
+        self._call_all()
 
-    def _call(self) -> None:
+    def _call_all(self) -> None:
         callbacks, self._callbacks = self._callbacks, []
         for call in callbacks:
-            self._tell(call)
+            self._call_one(call)
 
-    def _tell(self, call: Callable[[Any], object]) -> None:
+    def _call_one(self, call: Callable[[Any], object]) -> None:
         try:
             call(self)
         except Exception:
-            logger.exception("what was to be told of a reply failed")
+            logger.exception("a callback of a reply failed")
 
 
 def reply() -> "Future[Any]":
-    """Return a new `Reply`, as what it stands in for."""
+    """Return a new `Reply`, typed as the `Future` that it stands in for."""
     return cast("Future[Any]", Reply())

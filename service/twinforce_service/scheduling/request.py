@@ -1,9 +1,8 @@
-"""What waits for the device, and how much of it may.  No threads, no clock, no I/O."""
+"""Requests that wait for a device, and limits on how many may wait."""
 
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import uuid4
@@ -29,10 +28,10 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True)
 class Walker:
-    """One closed-loop caller; where there are several devices, all its requests go to one.
+    """A client in closed loop; if there are several devices, one serves all its requests.
 
     Attributes:
-        id: Its own, in any process.
+        id: Identifier, unique across processes.
     """
 
     id: str = field(default_factory=lambda: uuid4().hex)
@@ -40,20 +39,21 @@ class Walker:
 
 @dataclass(slots=True, eq=False)
 class Request(Generic[_Answer]):
-    """A system waiting for its answer: a prediction, unless it says otherwise.
+    """A system that waits for its answer, which is a prediction except in subclasses.
 
     Attributes:
-        model: The name of the model asked for.
-        outputs: What is asked of it, names of `twinforce_proto.OUTPUTS`.
-        deadline: When nobody waits any longer, on the clock of `time.monotonic`, in s.
-        system_index: The position of the system in its caller's list; errors name it.
-        request_id: What the logs call it.
-        walker: Whose step it is, where it is one.
+        model: Name of the model.
+        system: System to evaluate.
+        outputs: Outputs to evaluate, names of `twinforce_proto.OUTPUTS`.
+        deadline: Time after which the answer is useless, on the clock of `time.monotonic`, in s.
+        system_index: Index of the system in the request of the client; errors name it.
+        request_id: Identifier of the request in the logs.
+        walker: Walker that takes this step, if any.
         urgency: From 0, the most urgent, to 7.
-        n_pairs: How many neighbor pairs it adds to a batch; filled in on admission.
-        submitted_at: When it was admitted, on the same clock as `deadline`.
-        future: Gets the answer or a `ServiceError`; cancel it when nobody waits any more. A `Reply`
-            where nobody will block on it.
+        n_pairs: Number of neighbor pairs that the system adds to a batch; set on admission.
+        submitted_at: Time of admission, on the same clock as `deadline`.
+        future: Receives the answer or a `ServiceError`; cancel it to abandon the request. It may be
+            a `Reply` if no thread blocks on it.
     """
 
     model: str
@@ -70,27 +70,27 @@ class Request(Generic[_Answer]):
 
     @property
     def n_atoms(self) -> int:
-        """How many atoms it adds to a batch."""
+        """Number of atoms that the system adds to a batch."""
         return len(self.system)
 
     @property
     def group(self) -> Hashable:
-        """What it has in common with those that may share its batch."""
+        """Key that is equal for requests that may share a batch."""
         has_stress = not STRESSES.isdisjoint(self.outputs)
         return self.model, needs_autograd(self.outputs), has_stress
 
     def complete(self, answer: _Answer) -> None:
-        """Give the answer, unless it was abandoned meanwhile."""
+        """Set the answer, unless the request was abandoned meanwhile."""
         with suppress(InvalidStateError):
             self.future.set_result(answer)
 
     def fail(self, error: ServiceError) -> None:
-        """Give the error instead of an answer, unless it was abandoned meanwhile."""
+        """Set the error in place of an answer, unless the request was abandoned meanwhile."""
         with suppress(InvalidStateError):
-            self.future.set_exception(located(error, self))
+            self.future.set_exception(error.at(self.system_index))
 
     def is_expired(self, now: float) -> bool:
-        """Tell whether its deadline has passed."""
+        """Return True if the deadline has passed."""
         return self.deadline is not None and self.deadline <= now
 
 
@@ -100,8 +100,8 @@ class JacobianRows:
 
     Attributes:
         values: Shape [n_rows, 3 n_atoms], in eV/Å².
-        provenance: What made them.
-        timings: Where the time went.
+        provenance: Model and service that computed the rows.
+        timings: Time in the queue and on the device.
     """
 
     values: NDArray[np.float64]
@@ -111,33 +111,33 @@ class JacobianRows:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class JacobianRequest(Request[JacobianRows]):
-    """A system waiting for some rows of a Jacobian, never in a batch with others.
+    """A system that waits for some rows of a Jacobian, evaluated in a batch by itself.
 
     Attributes:
-        rows: Components of the forces that are its only output.
+        rows: Components of the forces, which are the only output.
     """
 
     rows: range
 
     @property
     def group(self) -> Hashable:
-        """Its own."""
+        """The request itself, as it shares no batch."""
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may wait, and how much is evaluated at once.
+    """Limits on the size of the queue and of batches.
 
     Attributes:
-        max_batch_atoms: Atoms in a batch, unless one system alone has more.
-        max_batch_pairs: Neighbor pairs in a batch, unless one system alone has more.
+        max_batch_atoms: Atoms in a batch, unless a single system has more.
+        max_batch_pairs: Neighbor pairs in a batch, unless a single system has more.
         max_atoms_per_system: Atoms in one system.
         max_pairs_per_system: Neighbor pairs of one system.
-        max_waiting: Requests that wait, and systems in one call.
-        max_waiting_atoms: Atoms of the requests that wait, unless one call alone has more.
-        max_hold: How long a batch may wait for walkers that are about to return, in s; 0: not at
-            all.
+        max_waiting: Requests in the queue, and systems in one request of a client.
+        max_waiting_atoms: Atoms in the queue, unless a single request of a client has more.
+        max_hold: Seconds that a batch may wait for walkers that are about to return; 0 turns this
+            off.
     """
 
     max_batch_atoms: int = 20_000
@@ -149,42 +149,33 @@ class Limits:
     max_hold: float = 0.05
 
 
-def located(error: ServiceError, request: Request[Any]) -> ServiceError:
-    """Return a copy of the error, said of the place the request has in its caller's list."""
-    moved = copy(error)
-    moved.system_index = request.system_index
-    return moved
-
-
 def check_sizes(requests: Sequence[Request[Any]], limits: Limits) -> None:
-    """Refuse what could not wait even in an empty queue.
+    """Refuse requests that would not fit into an empty queue.
 
     Raises:
-        SystemTooLargeError: A system has more atoms than are ever evaluated.
-        InvalidRequestError: There are more requests than may ever wait.
+        SystemTooLargeError: A system has too many atoms.
+        InvalidRequestError: There are too many systems in one request.
     """
     limit = limits.max_atoms_per_system
     for request in requests:
         if request.n_atoms > limit:
             message = f"expected at most {limit} atoms, got {request.n_atoms}"
-            raise located(SystemTooLargeError(message), request)
+            raise SystemTooLargeError(message, system_index=request.system_index)
     if len(requests) > limits.max_waiting:
-        raise InvalidRequestError(
-            f"systems: expected at most {limits.max_waiting} in one call, got {len(requests)}",
-            field="systems",
-        )
+        expected = f"at most {limits.max_waiting} in one call"
+        raise InvalidRequestError.expected("systems", expected, len(requests))
 
 
 class Sized(Protocol):
-    """What has atoms: a request, or something else that is going to make some."""
+    """A request or a run: anything with a number of atoms."""
 
     @property
     def n_atoms(self) -> int:
-        """How many."""
+        """Number of atoms."""
 
 
 def has_room(requests: Sequence[Sized], n_requests: int, n_atoms: int, limits: Limits) -> bool:
-    """Tell whether requests may wait beside those that do: of this number, with these atoms."""
+    """Return True if the requests fit into a queue of this many requests and atoms."""
     return not n_requests or (
         n_requests + len(requests) <= limits.max_waiting
         and n_atoms + sum([each.n_atoms for each in requests]) <= limits.max_waiting_atoms
@@ -192,6 +183,6 @@ def has_room(requests: Sequence[Sized], n_requests: int, n_atoms: int, limits: L
 
 
 def overloaded(n_requests: int, n_atoms: int, retry_after: float) -> OverloadedError:
-    """Return the error of requests that there is no room for."""
+    """Return the error for requests that do not fit into the queue."""
     message = f"{n_requests} systems of {n_atoms} atoms are already waiting; try again later"
     return OverloadedError(message, retry_after=retry_after)

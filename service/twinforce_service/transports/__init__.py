@@ -1,1 +1,1 @@
-"""Thin adapters from a wire protocol to the engine: convert, submit, convert back."""
+"""The transports: REST and gRPC."""

@@ -8,42 +8,26 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from twinforce_dynamics.codec.propagation import propagate_request_from_proto, snapshot_to_proto
-from twinforce_dynamics.codec.relaxation import relax_request_from_proto, relaxed_to_proto
 from twinforce_proto import PredictRequest, ServiceError, UnavailableError
 from twinforce_proto.codec.messages import (
     ERROR_METADATA_KEY,
     error_to_proto,
     model_info_to_proto,
-    predict_reply_to_proto,
-    predict_request_from_proto,
-)
-from twinforce_proto.codec.nonconservativity import (
-    nonconservativity_reply_to_proto,
-    nonconservativity_request_from_proto,
 )
 from twinforce_proto.codec.stream import StreamDecoder, stream_reply_to_proto
 from twinforce_proto.headers import REQUEST_ID, URGENCY
 from twinforce_proto.v1 import inference_pb2 as pb
-from twinforce_proto.v1.inference_pb2_grpc import (
-    InferenceServicer,
-)
-from twinforce_service.calls.conversion import (
-    convert,
-    nonconservativity_bytes,
-    reply_bytes,
-    snapshot_bytes,
-)
-from twinforce_service.calls.dynamics import Dynamics
-from twinforce_service.calls.nonconservativity import Jacobians
+from twinforce_proto.v1.inference_pb2_grpc import InferenceServicer
+from twinforce_service.calls.conversion import convert
+from twinforce_service.calls.descriptions import Calls, StreamingCall, UnaryCall
 from twinforce_service.calls.outcomes import counted
-from twinforce_service.calls.predictions import Call
+from twinforce_service.calls.predictions import predict
 from twinforce_service.context import choose_request_id, request_id, set_urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
 from twinforce_service.scheduling.request import Walker
 
-# The headers of a reply have little room; a longer message is cut.
+# Longer error messages are cut, as the headers of a reply have little space.
 _MAX_MESSAGE = 1000
 
 
@@ -53,15 +37,18 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 _Reply = TypeVar("_Reply")
 
 
-class Inference(InferenceServicer):
-    """The `Inference` service of inference.proto."""
+class GrpcServicer(InferenceServicer):
+    """The `Inference` service of inference.proto.
 
-    def __init__(
-        self, engine: Engine, jacobians: Jacobians, dynamics: Dynamics, metrics: Metrics
-    ) -> None:
+    Args:
+        engine: Evaluates systems and declares the models.
+        calls: Calls to serve.
+        metrics: Metrics to update.
+    """
+
+    def __init__(self, engine: Engine, calls: Calls, metrics: Metrics) -> None:
         self._engine = engine
-        self._jacobians = jacobians
-        self._dynamics = dynamics
+        self._calls = calls
         self._metrics = metrics
         self._n_calls = 0
         self._is_idle = asyncio.Event()
@@ -69,17 +56,15 @@ class Inference(InferenceServicer):
         self._draining = asyncio.Event()
         self._readers: set[asyncio.Task[Any]] = set()
 
-    async def Predict(  # noqa: N802
-        self, request: pb.PredictRequest, context: _Context
-    ) -> pb.PredictReply:
+    async def Predict(self, request: pb.PredictRequest, context: _Context) -> Any:  # noqa: N802
         """Evaluate a list of systems."""
-        return await self._answer(context, self._predict(request, context))
+        return await self._answer(context, self._unary(self._calls.predict, request, context))
 
     async def PredictStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.StreamRequest], context: _Context
     ) -> AsyncIterator[pb.StreamReply]:
         """Evaluate one system after another."""
-        del request_iterator  # which cannot be left waiting when the service stops
+        del request_iterator  # waiting for it cannot be interrupted when the service stops
         _set_request_id(context)
         try:
             _set_urgency(context)
@@ -93,37 +78,36 @@ class Inference(InferenceServicer):
 
     async def Nonconservativity(  # noqa: N802
         self, request: pb.NonconservativityRequest, context: _Context
-    ) -> pb.NonconservativityReply:
+    ) -> Any:
         """Measure how far the forces of a system are from being a gradient."""
-        return await self._answer(context, self._nonconservativity(request, context))
+        call = self._calls.nonconservativity
+        return await self._answer(context, self._unary(call, request, context))
 
     async def Propagate(  # noqa: N802
         self, request: pb.PropagateRequest, context: _Context
     ) -> None:
-        """Move a system; what is written waits until the caller takes it."""
-        await self._answer(context, self._propagate(request, context))
+        """Move a system and write its snapshots as fast as the client reads them."""
+        await self._answer(context, self._stream(self._calls.propagate, request, context))
 
-    async def Relax(  # noqa: N802
-        self, request: pb.RelaxRequest, context: _Context
-    ) -> None:
-        """Relax a system."""
-        await self._answer(context, self._relax(request, context))
+    async def Relax(self, request: pb.RelaxRequest, context: _Context) -> None:  # noqa: N802
+        """Relax a system and write its reports as fast as the client reads them."""
+        await self._answer(context, self._stream(self._calls.relax, request, context))
 
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: _Context
     ) -> pb.ListModelsReply:
-        """Say what each served model declares."""
+        """Return the capabilities of each served model."""
         del request
         return await self._answer(context, self._list_models())
 
     async def GetModel(  # noqa: N802
         self, request: pb.GetModelRequest, context: _Context
     ) -> pb.ModelInfo:
-        """Say what one model declares."""
+        """Return the capabilities of one model."""
         return await self._answer(context, self._get_model(request.model))
 
     async def drain(self, timeout: float) -> None:
-        """End streams that wait for their caller, and wait for the calls being answered."""
+        """End idle streams, and wait at most `timeout` s for the calls that are being answered."""
         self._draining.set()
         for reader in self._readers:
             reader.cancel()
@@ -134,51 +118,28 @@ class Inference(InferenceServicer):
             return
 
     async def _answer(self, context: _Context, work: Coroutine[Any, Any, _Reply]) -> _Reply:
+        """Return the reply of a call, or end the call with its error."""
         _set_request_id(context)
         try:
             _set_urgency(context)
             return await work
         except ServiceError as error:
-            work.close()  # which may not even have begun
+            work.close()  # it has not started if the urgency is invalid
             await _abort(context, error)
 
-    async def _predict(self, message: pb.PredictRequest, context: _Context) -> pb.PredictReply:
-        with self._counted("grpc", message.model):
-            decode = partial(predict_request_from_proto, message)
-            wanted = await convert(message.ByteSize(), decode)
-            call = Call(self._engine, wanted, _time_remaining(context))
-            predictions = await call.predictions()
-            encode = partial(predict_reply_to_proto, wanted.model, predictions, wanted.reply_dtype)
-            return await convert(reply_bytes(predictions), encode)
+    async def _unary(self, call: UnaryCall[Any, Any], message: Any, context: _Context) -> Any:
+        with self._counted(message.model):
+            request = await convert(message.ByteSize(), partial(call.decode, message))
+            reply = await call.answer(request, _time_remaining(context))
+            return await convert(call.n_bytes(reply), partial(call.encode, request, reply))
 
-    async def _nonconservativity(
-        self, message: pb.NonconservativityRequest, context: _Context
-    ) -> pb.NonconservativityReply:
-        with self._counted("grpc", message.model):
-            decode = partial(nonconservativity_request_from_proto, message)
-            wanted = await convert(message.ByteSize(), decode)
-            found = await self._jacobians.nonconservativity(wanted, _time_remaining(context))
-            encode = partial(nonconservativity_reply_to_proto, wanted.model, found)
-            return await convert(nonconservativity_bytes(found), encode)
-
-    async def _propagate(self, message: pb.PropagateRequest, context: _Context) -> None:
-        with self._counted("grpc", message.model):
-            decode = partial(propagate_request_from_proto, message)
-            wanted = await convert(message.ByteSize(), decode)
-            active = self._dynamics.snapshots(wanted, _time_remaining(context))
-            async with aclosing(active) as snapshots:
-                async for snapshot in snapshots:
-                    encode = partial(snapshot_to_proto, snapshot)
-                    await context.write(await convert(snapshot_bytes(snapshot), encode))
-
-    async def _relax(self, message: pb.RelaxRequest, context: _Context) -> None:
-        with self._counted("grpc", message.model):
-            wanted = await convert(message.ByteSize(), partial(relax_request_from_proto, message))
-            relaxing = self._dynamics.relaxations(wanted, _time_remaining(context))
-            async with aclosing(relaxing) as replies:
-                async for relaxed in replies:
-                    encode = partial(relaxed_to_proto, relaxed)
-                    await context.write(await convert(relaxed.positions.nbytes, encode))
+    async def _stream(self, call: StreamingCall[Any, Any], message: Any, context: _Context) -> None:
+        with self._counted(message.model):
+            request = await convert(message.ByteSize(), partial(call.decode, message))
+            async with aclosing(call.answer(request, _time_remaining(context))) as replies:
+                async for reply in replies:
+                    encode = partial(call.encode, request, reply)
+                    await context.write(await convert(call.n_bytes(reply), encode))
 
     async def _list_models(self) -> pb.ListModelsReply:
         return pb.ListModelsReply(models=map(model_info_to_proto, self._engine.models.values()))
@@ -204,11 +165,11 @@ class Inference(InferenceServicer):
             self._finish()
 
     async def _step(
-        self, wanted: PredictRequest, walker: Walker, context: _Context
+        self, request: PredictRequest, walker: Walker, context: _Context
     ) -> pb.StreamReply:
-        call = Call(self._engine, wanted, _time_remaining(context), walker)
-        (prediction,) = await call.predictions()
-        return stream_reply_to_proto(prediction, wanted.reply_dtype)
+        timeout = _time_remaining(context)
+        (prediction,) = await predict(self._engine, request, timeout, walker)
+        return stream_reply_to_proto(prediction, request.reply_dtype)
 
     async def _read(self, context: _Context) -> Any:
         """Return the next message of a stream, unless the service stops first."""
@@ -228,10 +189,10 @@ class Inference(InferenceServicer):
             self._readers.discard(reader)
 
     @contextmanager
-    def _counted(self, transport: str, model: str) -> Iterator[None]:
+    def _counted(self, model: str) -> Iterator[None]:
         self._begin()
         try:
-            with counted(self._metrics, transport, self._engine, model):
+            with counted(self._metrics, "grpc", self._engine, model):
                 yield
         finally:
             self._finish()
@@ -247,15 +208,15 @@ class Inference(InferenceServicer):
 
 
 def _set_request_id(context: _Context) -> None:
-    """Give the call the name that the caller has for it, or a new one, and tell the caller."""
+    """Use the request id of the client, or a new one, and send it back."""
     metadata = dict(context.invocation_metadata() or ())
-    wanted = metadata.get(REQUEST_ID)
-    request_id.set(choose_request_id(wanted if isinstance(wanted, str) else None))
+    given = metadata.get(REQUEST_ID)
+    request_id.set(choose_request_id(given if isinstance(given, str) else None))
     context.set_trailing_metadata(((REQUEST_ID, request_id.get()),))
 
 
 def _set_urgency(context: _Context) -> None:
-    """Take what the caller says of how urgent the call is, or raise `InvalidRequestError`."""
+    """Use the urgency of the client, or raise `InvalidRequestError`."""
     set_urgency(dict(context.invocation_metadata() or ()).get(URGENCY))
 
 
@@ -269,7 +230,7 @@ def _stopping() -> UnavailableError:
 
 
 async def _abort(context: _Context, error: ServiceError) -> NoReturn:
-    """End a call with an error of the tree."""
+    """End a call with an error, which trailing metadata describe in full."""
     message = error_to_proto(error)
     message.message = message.message[:_MAX_MESSAGE]
     metadata = (

@@ -1,25 +1,30 @@
-"""Ports to listen on, and what to say when somebody else does."""
+"""Listening sockets, with errors that say which address is taken."""
 
 import contextlib
 import socket
 
-# Connections that wait to be accepted.
+# Number of connections that may wait to be accepted.
 _BACKLOG = 1024
 
 
 def address_of(host: str, port: int) -> str:
-    """Return host:port as it stands in a URL."""
+    """Return host:port as in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def listen(host: str, port: int, purpose: str) -> socket.socket:
-    """Return a socket that listens.
+    """Return a listening socket.
 
-    Its protocol is given, as asyncio sets TCP_NODELAY only where it is: without, every reply in
-    two parts waits 40 ms.
+    The socket names its protocol, as asyncio sets TCP_NODELAY only on such sockets. Without it,
+    every reply that is sent in two parts is delayed by 40 ms.
+
+    Args:
+        host: Name or address of the interface.
+        port: Port number; 0 picks a free port.
+        purpose: Name of the transport for error messages.
 
     Raises:
-        OSError: When it cannot; says for which purpose it should.
+        OSError: The address cannot be listened on.
     """
     with contextlib.ExitStack() as stack:
         try:

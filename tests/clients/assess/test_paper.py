@@ -5,10 +5,10 @@ import json
 
 import ase.io
 import pytest
-from bench import paper
-from bench.paper_claims import claims_of
-from bench.paper_comparisons import comparisons
-from bench.paper_text import heavy_parts, seconds_per_epoch
+from bench.paper.__main__ import main, parse_arguments
+from bench.paper.claims import claims_of
+from bench.paper.comparisons import comparisons
+from bench.paper.document import heavy_parts, seconds_per_epoch
 
 ESTIMATE = {"value": 1.0, "error": 0.01, "n_independent": 40.0, "is_reliable": True}
 REPORT = {
@@ -110,7 +110,7 @@ def test_only_measured_values_are_compared():
     text = " ".join(comparisons(REPORT, {}, {}))
     assert "116 ± 4 K/ps" in text
     assert "H is cold, O is hot here" in text
-    assert "F = 2.400 ± 0.010 over the wire here, below the paper's 2.7" in text
+    assert "F = 2.400 ± 0.010 over the network here, below the paper's 2.7" in text
 
 
 def test_epochs_are_timed_within_stages():
@@ -133,10 +133,10 @@ def test_the_study_writes_its_page_with_figures(server, atoms, tmp_path):
         "--pieces=loops,lambda,nve:direct",
         "--equilibration=0",
     ]
-    assert paper.main([*arguments, "--minutes=0"]) == 0
+    assert main([*arguments, "--minutes=0"]) == 0
     page = (docs / "paper.md").read_text()
     assert page.count("**not shown**") == 6
-    assert paper.main([*arguments[:-2], "--pieces=loops,lambda", "--equilibration=0"]) == 0
+    assert main([*arguments[:-2], "--pieces=loops,lambda", "--equilibration=0"]) == 0
     page = (docs / "paper.md").read_text()
     report = json.loads((docs / "paper" / "report.json").read_text())
     value = report["pieces"]["lambda"]["lambda:server"]["lambda"]
@@ -144,7 +144,7 @@ def test_the_study_writes_its_page_with_figures(server, atoms, tmp_path):
     for name in ("lambda", "loops"):
         assert f"](paper/{name}.png)" in page
         assert (docs / "paper" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert paper.main([*arguments, "--seed=1"]) == 2
+    assert main([*arguments, "--seed=1"]) == 2
 
 
 def test_heavier_hydrogens_are_a_separate_study():
@@ -156,8 +156,8 @@ def test_heavier_hydrogens_are_a_separate_study():
         "pieces": {"resonance": {"resonance": {"drifts": drifts}}},
     }
     text = "\n".join(heavy_parts(heavy))
-    assert "## With hydrogens of 3 amu" in text
+    assert "## Heavier hydrogens of 3 amu" in text
     assert "| 8 | 4 | 8339 | 0.012 ± 0.010" in text
-    assert "of version 7" in text
-    usual, other = (paper.parse_arguments(each).out.name for each in ([], ["--hydrogen-mass", "3"]))
+    assert "for version 7" in text
+    usual, other = (parse_arguments(each).out.name for each in ([], ["--hydrogen-mass", "3"]))
     assert usual != other

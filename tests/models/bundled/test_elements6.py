@@ -12,14 +12,14 @@ from twinforce_models import registry
 from twinforce_models.contract.contract import check_potential
 from twinforce_models.prediction import predict
 from twinforce_models.training.config import read_recipe
-from twinforce_models.training.report import to_system
+from twinforce_models.training.dataset import to_system
 from twinforce_proto import OUTPUTS
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "models" / "twinforce_models" / "bundled" / "elements6"
 RECIPE = ROOT / "models" / "twinforce_models" / "training" / "elements6.toml"
 
-# Lattice constants at which the stress of the labels vanishes, in Å: from `bench.elements`.
+# Lattice constants at which the stress of the labels vanishes, in Å: from `bench.studies.elements`.
 LATTICE = {
     "Li": ("bcc", 3.438),
     "Mo": ("bcc", 3.169),

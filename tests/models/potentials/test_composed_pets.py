@@ -84,7 +84,7 @@ def test_it_knows_what_both_know_and_names_both(files):
     assert info.metadata["conservative"]["metadata"]["file"] == "wide.pt"
     assert info.metadata["direct"]["cutoff"] == 2.6
     assert info.metadata["direct"]["metadata"]["file"] == "narrow.ckpt"
-    with pytest.raises(UnsupportedElementError, match="elements 6; it knows 1, 8"):
+    with pytest.raises(UnsupportedElementError, match=r"supports \(1, 8\), got 6"):
         predict(composed.potential, [System([6], [[0, 0, 0]])], {"energy"})
 
 

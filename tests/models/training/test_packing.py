@@ -1,4 +1,4 @@
-"""Systems of any size share a training step, and nothing but their step."""
+"""Systems of any size share a training step without affecting each other."""
 
 import dataclasses
 
@@ -13,9 +13,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 from twinforce_models.prediction import predict
 from twinforce_models.training import dataset, report
-from twinforce_models.training.config import Table, Weights, read_recipe
+from twinforce_models.training.config import TableShape, Weights, read_recipe
 from twinforce_models.training.main import prepare
-from twinforce_models.training.packing import Size, narrowest, pack
+from twinforce_models.training.packing import GroupSize, narrowest, pack
 from twinforce_models.training.steps import Evaluation, inputs, make_evaluate
 from twinforce_models.training.trainer import stage_loss
 from twinforce_proto import OUTPUTS
@@ -56,7 +56,7 @@ weights = { energy = 0.0, conservative_stress = 1.0, direct_stress = 1.0 }
 
 
 def crystals():
-    """Return strained, shaken crystals of 1 to 8 atoms of two elements, labelled by a toy."""
+    """Return strained, shaken crystals of 1 to 8 atoms of two elements, labeled by a toy."""
     generator, examples = np.random.default_rng(0), []
     for n in range(24):
         atoms = bulk(["Ar", "Ne"][n % 2], "fcc", [5.1, 4.0][n % 2], cubic=bool(n % 3))
@@ -71,7 +71,7 @@ def crystals():
 
 def labeled(atoms: Atoms) -> Atoms:
     outputs = {"energy", "conservative_forces", "conservative_stress"}
-    (label,) = predict(lennard_jones(dtype=torch.float64), [report.to_system(atoms)], outputs)
+    (label,) = predict(lennard_jones(dtype=torch.float64), [dataset.to_system(atoms)], outputs)
     atoms.calc = SinglePointCalculator(
         atoms,
         energy=label.energy,
@@ -109,7 +109,7 @@ def test_packed_systems_get_what_the_potential_says_of_each_alone(run):
             np.testing.assert_allclose(
                 sample.force_labels[members], example.get_forces(), atol=1e-6
             )
-            (alone,) = predict(potential, [report.to_system(example)], OUTPUTS)
+            (alone,) = predict(potential, [dataset.to_system(example)], OUTPUTS)
             references = run.reference_energies[[[10, 18].index(z) for z in example.numbers]].sum()
             energies.append((float(seen.energy[s]) + references, alone.energy))
             volume = example.get_volume()
@@ -126,7 +126,7 @@ def test_packed_systems_get_what_the_potential_says_of_each_alone(run):
 
 
 def labeled_like(examples, strain_gradient):
-    """Return the only frame with this label."""
+    """Return the only example with this label."""
     (example,) = (
         f
         for f in examples
@@ -142,7 +142,7 @@ def test_padding_changes_no_loss(run):
     stage, losses = trainer.recipe.stages[0], []
     examples = [example for example in run.test_examples if len(example) == 4][:2]
     for n_systems, padding in ((2, 0), (5, 13)):
-        table = Table(8 + padding, 60 + padding, n_systems)
+        table = TableShape(8 + padding, 60 + padding, n_systems)
         sample = tabulator.sample([(example,) for example in examples], table)
         evaluation = Evaluation(*evaluate(trainer.parameters, *inputs(sample)))
         losses.append(float(stage_loss(evaluation, sample, stage, trainer.recipe).detach()))
@@ -153,11 +153,11 @@ def test_each_part_of_the_loss_is_what_its_formula_says(run):
     trainer, recipe = run.trainer, run.trainer.recipe
     example, scale = run.test_examples[1], 1.5
     tabulator = dataset.Tabulator((10, 18), 5.0, run.reference_energies, np.full(2, scale))
-    sample = tabulator.sample([(example,)], Table(len(example), 60, 1))
+    sample = tabulator.sample([(example,)], TableShape(len(example), 60, 1))
     evaluation = Evaluation(
         *make_evaluate(trainer.core, conservative=True)(trainer.parameters, *inputs(sample))
     )
-    (alone,) = predict(run.potential(), [report.to_system(example)], OUTPUTS)
+    (alone,) = predict(run.potential(), [dataset.to_system(example)], OUTPUTS)
     stress = (alone.conservative_stress - example.get_stress(voigt=False)) * example.get_volume()
     expected = {
         "energy": ((alone.energy - example.get_potential_energy()) / len(example), 0.001),
@@ -178,7 +178,7 @@ def test_each_part_of_the_loss_is_what_its_formula_says(run):
         assert loss == pytest.approx(2.0 * robust, rel=1e-3), name
 
 
-def test_the_twin_of_an_atom_is_the_same_atom_of_the_other_instant():
+def test_the_twin_of_an_atom_is_the_same_atom_of_the_other_system():
     two, one = (Atoms("He2"), Atoms("He2")), (Atoms("Ne3"),)
     assert dataset.twins([one, two, one, two], 16).tolist() == [
         *(0, 1, 2), *(5, 6, 3, 4), *(7, 8, 9), *(12, 13, 10, 11), *(14, 15)
@@ -197,11 +197,11 @@ def test_smoothness_counts_what_changes_between_twins_and_nothing_else(run):
     evaluate = make_evaluate(trainer.core, conservative=stage.is_conservative)
 
     def loss_of(*groups):
-        sample = tabulator.sample(groups, Table(14, 80, 5))
+        sample = tabulator.sample(groups, TableShape(14, 80, 5))
         evaluation = Evaluation(*evaluate(trainer.parameters, *inputs(sample)))
         return float(stage_loss(evaluation, sample, stage, recipe).detach())
 
-    systems = [report.to_system(example) for example in (before, after)]
+    systems = [dataset.to_system(example) for example in (before, after)]
     first, second = (
         p.direct_forces - p.conservative_forces for p in predict(run.potential(), systems, OUTPUTS)
     )
@@ -231,7 +231,8 @@ def test_training_on_stress_makes_both_stresses_better(run, recipe):
 
 def test_every_system_is_packed_once_where_it_fits(recipe):
     generator = np.random.default_rng(1)
-    sizes = [Size(2 * n, 2) if n < 4 else Size(n) for n in generator.integers(1, 16, size=60)]
+    n_atoms = generator.integers(1, 16, size=60)
+    sizes = [GroupSize(2 * n, 2) if n < 4 else GroupSize(n) for n in n_atoms]
     widths = generator.integers(1, 60, size=60).tolist()
     packs = pack(sizes, widths, 60, recipe)
     assert sorted(n for _, members in packs for n in members) == list(range(60))
@@ -246,11 +247,11 @@ def test_every_system_is_packed_once_where_it_fits(recipe):
 
 
 def test_a_system_that_fits_nowhere_is_an_error_with_its_size(recipe):
-    with pytest.raises(ValueError, match="17 atoms of which one has 30 neighbors"):
-        narrowest(Size(17), 30, recipe.tables)
+    with pytest.raises(ValueError, match="17 atoms in 1 systems, with up to 30 neighbors"):
+        narrowest(GroupSize(17), 30, recipe.tables)
 
 
-def test_the_given_split_is_kept_and_a_frame_outside_it_refused(recipe):
+def test_the_given_split_is_kept_and_an_example_outside_it_refused(recipe):
     examples = crystals()
     train, test = dataset.split_examples(examples, recipe)
     assert test == [example for example in examples if example.info["part"] == "test"]

@@ -99,7 +99,7 @@ def test_steps_are_whole_outer_ones(client, n_steps, interval, field):
 
 def test_a_thermostat_that_rescales_needs_motion(client):
     begin = Start(argon(), np.zeros((8, 3)), Integrator(ensemble=THERMOSTAT))
-    with pytest.raises(InvalidRequestError, match="velocities: expected some") as caught:
+    with pytest.raises(InvalidRequestError, match="velocities: expected nonzero") as caught:
         list(client.propagate(begin, 8))
     assert caught.value.field == "velocities"
 

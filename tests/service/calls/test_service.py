@@ -180,7 +180,7 @@ def test_only_so_many_move_at_once():
         closing(client.propagate(soft_start(), 400_000, 4)) as snapshots,
     ):
         next(snapshots)
-        with pytest.raises(OverloadedError, match="1 systems are already on the move"):
+        with pytest.raises(OverloadedError, match="1 systems are already being moved"):
             next(client.propagate(soft_start(), 4, timeout=0.2))
 
 

@@ -189,7 +189,7 @@ def test_predictions_say_what_made_them_and_where_the_time_went(start):
             UnsupportedOutputError,
             "'model-1' has no direct_forces; it has energy, atom_energies, conservative_forces",
         ),
-        (request(molecule(element=8)), UnsupportedElementError, "knows 10, 18, got 8"),
+        (request(molecule(element=8)), UnsupportedElementError, r"supports \(10, 18\), got 8"),
         (
             request(outputs=frozenset({"conservative_stress"})),
             UnsupportedOutputError,

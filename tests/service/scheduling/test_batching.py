@@ -11,7 +11,7 @@ from twinforce_proto import (
     SystemTooLargeError,
 )
 from twinforce_service.scheduling.batch_queue import BatchQueue
-from twinforce_service.scheduling.request import JacobianRequest, Limits, Request
+from twinforce_service.scheduling.request import JacobianRequest, Limits, Request, check_sizes
 
 ENERGY = frozenset({"energy"})
 DIRECT = frozenset({"energy", "direct_forces"})
@@ -62,10 +62,9 @@ def test_a_system_larger_than_a_batch_goes_alone(limit):
 
 
 def test_a_system_larger_than_the_largest_is_refused_and_named():
-    queue = queue_of(max_atoms_per_system=5)
+    requests = [request(5, system_index=0), request(6, system_index=1)]
     with pytest.raises(SystemTooLargeError, match=r"systems\[1\]: expected at most 5 atoms, got 6"):
-        queue.extend([request(5, system_index=0), request(6, system_index=1)], 0)
-    assert len(queue) == 0
+        check_sizes(requests, Limits(max_atoms_per_system=5))
 
 
 def test_requests_of_different_models_share_no_batch():
@@ -236,7 +235,7 @@ def test_a_queue_full_of_atoms_takes_no_more_until_some_leave():
 
 def test_a_call_that_could_never_wait_is_refused_for_good():
     with pytest.raises(InvalidRequestError, match="expected at most 2 in one call, got 3"):
-        queue_of(*(request() for _ in range(3)), max_waiting=2)
+        check_sizes([request() for _ in range(3)], Limits(max_waiting=2))
 
 
 def test_admission_says_when_it_was():

@@ -25,6 +25,7 @@ from tests.systems import crystal, molecule
 from twinforce_models.prediction import predict
 from twinforce_proto import OUTPUTS, System
 from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_service.calls.descriptions import describe_calls
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.embedded import run_in_thread
@@ -214,7 +215,7 @@ def broken(**values):
             json_body(molecule(), molecule(element=8)),
             "UnsupportedElementError",
             (1, "atomic_numbers"),
-            "knows 10, 18, got 8",
+            "supports (10, 18), got 8",
         ),
         (broken(charge=-1), "InvalidSystemError", (1, "charge"), "'soft' does not use it, got -1"),
         (broken(spin_multiplicity=3), "InvalidSystemError", (1, "spin_multiplicity"), "not use it"),
@@ -612,8 +613,8 @@ class Buggy:
 
 def test_a_bug_of_ours_is_a_problem_too_and_says_nothing_it_should_not():
     buggy = Buggy()
-    jacobians, dynamics = Jacobians(buggy, 10, 10), Dynamics(buggy, 10, 10)
-    app = create_app(buggy, jacobians, dynamics, Metrics("0"), 1000)
+    calls = describe_calls(buggy, Jacobians(buggy, 10, 10), Dynamics(buggy, 10, 10))
+    app = create_app(buggy, calls, Metrics("0"), 1000)
 
     async def ask(method, path):
         transport = httpx2.ASGITransport(app)

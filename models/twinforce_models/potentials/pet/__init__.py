@@ -1,1 +1,1 @@
-"""PET checkpoints of metatrain, evaluated by our own code."""
+"""Evaluation of metatrain's PET checkpoints."""

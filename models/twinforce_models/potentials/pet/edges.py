@@ -1,4 +1,4 @@
-"""The edges that a PET sees: factors of the cutoff, the way back, and places in a padded grid."""
+"""The edges of a PET: cutoff factors, reverse edges, and positions in a padded grid of tokens."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,39 +19,42 @@ _SWITCHES = {"bump": cutoff_func_bump, "cosine": cutoff_func_cosine}
 
 
 class Edges(Protocol):
-    """Directed edges, and tokens: one for each atom, then one for each edge."""
+    """Directed edges from atoms to neighbors.
+
+    There is one token for each atom, followed by one token for each edge.
+    """
 
     @property
     def kinds(self) -> Tensor:
-        """Which element each atom is, shape [n_atoms]."""
+        """Index of the element of each atom, shape [n_atoms]."""
 
     @property
     def neighbor_kinds(self) -> Tensor:
-        """Which element the neighbor is, shape [n_edges]."""
+        """Index of the element of each neighbor, shape [n_edges]."""
 
     @property
     def geometry(self) -> Tensor:
-        """Vectors to the neighbor and its distance, shape [n_edges, 4], in Å."""
+        """Vector to the neighbor and distance, shape [n_edges, 4], in Å."""
 
     @property
     def factors(self) -> Tensor:
-        """From 1 to 0 at the cutoff, shape [n_edges]."""
+        """Cutoff factor, from 1 down to 0 at the cutoff, shape [n_edges]."""
 
     @property
     def log_weights(self) -> Tensor:
-        """What attention adds to the score of each token of the grid, shape [n_atoms, width]."""
+        """Term that attention adds to the scores of each token, shape [n_atoms, width]."""
 
-    def turned(self, values: Tensor) -> Tensor:
-        """Return for each edge the values of the one that leads back."""
+    def of_reverse(self, values: Tensor) -> Tensor:
+        """Return, for each edge, the values of the reverse edge."""
 
     def sum_to_atoms(self, values: Tensor) -> Tensor:
-        """Return the sums of values of edges over those of each atom."""
+        """Return the sums over the edges of each atom."""
 
-    def in_grid(self, tokens: Tensor) -> Tensor:
-        """Return values of tokens as a grid, shape [n_atoms, width, ...]: each atom's own first."""
+    def to_grid(self, tokens: Tensor) -> Tensor:
+        """Return values of tokens as a grid, shape [n_atoms, width, ...]; atoms come first."""
 
-    def out_of_grid(self, grid: Tensor) -> Tensor:
-        """Return values of a grid, shape [n_atoms, width, d], as those of tokens."""
+    def from_grid(self, grid: Tensor) -> Tensor:
+        """Return values of a grid, shape [n_atoms, width, d], as values of tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,10 +67,10 @@ class ListedEdges:
         neighbor_kinds: See `Edges`.
         geometry: See `Edges`.
         factors: See `Edges`.
-        reverse: The edge from the neighbor to the centre, shape [n_edges].
-        grid: Rows of tokens, shape [n_atoms, width]: each atom's own, its edges', its own again
-            where it has fewer edges than others.
-        places: Where each token is in the grid, flattened, shape [n_atoms + n_edges].
+        reverse: Index of the edge from the neighbor to the center, shape [n_edges].
+        grid: Indices of tokens, shape [n_atoms, width]: in each row, the atom's token, the tokens
+            of its edges, and the atom's token again as padding.
+        places: Index of each token in the flattened grid, shape [n_atoms + n_edges].
         log_weights: See `Edges`.
     """
 
@@ -81,31 +84,31 @@ class ListedEdges:
     places: Tensor
     log_weights: Tensor
 
-    def turned(self, values: Tensor) -> Tensor:
-        """Return for each edge the values of the one that leads back."""
+    def of_reverse(self, values: Tensor) -> Tensor:
+        """Return, for each edge, the values of the reverse edge."""
         return values.index_select(0, self.reverse)
 
     def sum_to_atoms(self, values: Tensor) -> Tensor:
-        """Return the sums of values of edges over those of each atom."""
+        """Return the sums over the edges of each atom."""
         total = values.new_zeros(len(self.kinds), *values.shape[1:])
         return total.index_add(0, self.centers, values)
 
-    def in_grid(self, tokens: Tensor) -> Tensor:
-        """Return values of tokens as a grid; what is left over repeats the atom's own."""
+    def to_grid(self, tokens: Tensor) -> Tensor:
+        """Return values of tokens as a grid; padding repeats the atom's token."""
         return tokens.index_select(0, self.grid.view(-1)).view(*self.grid.shape, -1)
 
-    def out_of_grid(self, grid: Tensor) -> Tensor:
-        """Return values of a grid as those of tokens."""
+    def from_grid(self, grid: Tensor) -> Tensor:
+        """Return values of a grid as values of tokens."""
         return grid.reshape(self.grid.numel(), -1).index_select(0, self.places)
 
 
 def find_edges(backend: Any, batch: Batch, adaptive_width: float) -> ListedEdges:
-    """Return the edges that a network sees in a batch, differentiable.
+    """Return the edges of a batch, differentiable.
 
     Args:
-        backend: metatrain's, for its cutoffs and elements.
-        batch: With all pairs within the longest cutoff.
-        adaptive_width: Over which an adaptive cutoff counts neighbors, in Å.
+        backend: metatrain's network, which has the cutoffs and the elements.
+        batch: Batch with all pairs within the longest cutoff.
+        adaptive_width: Width of the switch by which an adaptive cutoff counts neighbors, in Å.
     """
     (centers, neighbors), shifts = batch.pairs, batch.shifts
     vectors = batch.displacements()
@@ -137,20 +140,20 @@ def find_edges(backend: Any, batch: Batch, adaptive_width: float) -> ListedEdges
 
 
 def switched(backend: Any, distances: Tensor, cutoffs: Tensor) -> Tensor:
-    """Return the factors of edges of these lengths, from 1 to 0 at their cutoffs."""
+    """Return the cutoff factors of edges with these lengths, from 1 down to 0 at the cutoffs."""
     switch = _SWITCHES[backend.cutoff_function.lower()]
     factors: Tensor = switch(distances, cutoffs, backend.cutoff_width)
     return factors
 
 
 def lengths(vectors: Tensor) -> Tensor:
-    """Return the lengths of vectors [..., 3]; they have a derivative at zero too."""
+    """Return the lengths of vectors [..., 3], with a finite derivative at zero."""
     found: Tensor = (vectors.square().sum(dim=-1) + SMALLEST).sqrt()
     return found
 
 
 def _pair_cutoffs(backend: Any, batch: Batch, distances: Tensor, width: float) -> Tensor:
-    """Return the mean of the cutoffs of both ends, each of which has about so many neighbors."""
+    """Return the mean of the adaptive cutoffs of both atoms of each pair, in Å."""
     i, j = batch.pairs
     per_atom: Tensor = _ADAPTIVE[backend.adaptive_cutoff_method.lower()](
         i,
@@ -164,7 +167,7 @@ def _pair_cutoffs(backend: Any, batch: Batch, distances: Tensor, width: float) -
 
 
 def _arranged(centers: Tensor, n_atoms: int) -> tuple[Tensor, Tensor]:
-    """Return the grid of tokens and their places in it."""
+    """Return the grid of tokens and the index of each token in it."""
     n_edges, device = len(centers), centers.device
     counts = torch.bincount(centers, minlength=n_atoms)
     width = 1 + int(counts.max())

@@ -1,9 +1,9 @@
 """The network of a PET with the weights and layers of metatrain, one row per atom and per edge.
 
-metatrain gives every atom as many tokens as the most crowded one has. Here all that is done to one
-token at a time is done to those that exist; only attention, which compares the tokens of an
-atom, sees the padded grid. What is linear in the geometry or a table over elements is multiplied
-out when the model is loaded. The numbers are the same but for rounding.
+metatrain pads the tokens of every atom to the largest number of tokens. Here, operations on single
+tokens skip the padding; only attention, which compares the tokens of an atom, uses the padded grid.
+Products of weights that are linear in the geometry or depend on the element alone are computed when
+the model is loaded. The results agree with metatrain's except for rounding.
 """
 
 from collections.abc import Callable
@@ -16,18 +16,18 @@ from torch.nn import functional
 
 from twinforce_models.potentials.pet.edges import Edges
 
-_MOST_AT_ONCE = 65535
-"""Atoms that CUDA's attention can go back through together."""
+_MAX_ATOMS = 65535
+"""Largest number of atoms for the backward pass of CUDA's attention."""
 
 Features = list[tuple[Tensor, Tensor]]
-"""Of the atoms and of the edges, for each layer that is read."""
+"""Features of the atoms and of the edges, for each layer that the heads read."""
 
 
 class PetNetwork:
-    """Features of a batch, and what heads read from them.
+    """A network that computes features of atoms and edges, and its heads.
 
     Attributes:
-        backend: metatrain's, whose weights must not change any more.
+        backend: metatrain's network, whose weights must not change any more.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -43,8 +43,9 @@ class PetNetwork:
         """Return the features of atoms and edges.
 
         Args:
-            edges: Of the batch.
-            condition: Added to the features of each atom after each layer: charge and spin.
+            edges: Edges of the batch.
+            condition: Embedding of charge and spin, which is added to the features of each atom
+                after each layer, or None.
         """
         backend = self.backend
         is_chain = backend.featurizer_type == "feedforward"
@@ -57,7 +58,7 @@ class PetNetwork:
             nodes, sent = self._layer(index, layer, nodes, messages, edges)
             if condition is not None:
                 nodes = nodes + condition
-            returned = edges.turned(sent)
+            returned = edges.of_reverse(sent)
             if is_chain:
                 both = backend.combination_norms[index](torch.cat([sent, returned], dim=1))
                 messages = messages + sent + backend.combination_mlps[index](both)
@@ -68,7 +69,7 @@ class PetNetwork:
         return found
 
     def read(self, name: str, features: Features, edges: Edges) -> Tensor:
-        """Return what the heads of a target say of each atom, shape [n_atoms, n]."""
+        """Return the output of the heads of a target for each atom, shape [n_atoms, n]."""
         backend = self.backend
         total: Tensor | None = None
         for index, (nodes, messages) in enumerate(features):
@@ -88,7 +89,7 @@ class PetNetwork:
     def _layer(
         self, index: int, layer: Any, nodes: Tensor, messages: Tensor, edges: Edges
     ) -> tuple[Tensor, Tensor]:
-        """Return the features of atoms and edges after a layer of message passing."""
+        """Return the features of atoms and edges after a message-passing layer."""
         tokens = self._inputs[index](edges, messages)
         tokens = layer.compress[2](layer.compress[1](tokens))
         for block in layer.trans.layers:
@@ -98,12 +99,12 @@ class PetNetwork:
 
 
 def _input_of(layer: Any, first: Tensor | None) -> Callable[[Edges, Tensor], Tensor]:
-    """Return what makes the input of a layer's compression, up to its first activation.
+    """Return a function that computes the argument of the first activation in a layer.
 
     Args:
-        layer: Its first linear map sees an embedding of the geometry, in layers but the first one
-            of the element of the neighbor, and the message.
-        first: The messages of the first layer, one for each element. None: they are computed.
+        layer: Layer whose first linear map takes an embedding of the geometry, an embedding of the
+            element of the neighbor (except in the first layer), and the message.
+        first: Messages of the first layer, one for each element. None for the other layers.
     """
     linear, geometry = layer.compress[0], layer.edge_embedder
     width = geometry.out_features
@@ -153,7 +154,7 @@ def _expanded(block: TransformerLayer, nodes: Tensor, centers: Tensor) -> Tensor
 
 
 def _feed_forward(module: FeedForward, values: Tensor) -> Tensor:
-    """Return what metatrain's module gives, its gate evaluated in one go."""
+    """Return the output of metatrain's module, with its gate as a single operation."""
     if not module.is_swiglu:
         result: Tensor = module(values)
         return result
@@ -162,29 +163,29 @@ def _feed_forward(module: FeedForward, values: Tensor) -> Tensor:
 
 
 def _attend(block: AttentionBlock, tokens: Tensor, edges: Edges) -> Tensor:
-    """Let the tokens of each atom attend to each other; shape [n_tokens, d] in and out."""
+    """Return the attention among the tokens of each atom; shape [n_tokens, d] in and out."""
     n_atoms, width = edges.log_weights.shape
-    values = edges.in_grid(block.input_linear(tokens))
+    values = edges.to_grid(block.input_linear(tokens))
     values = values.view(n_atoms, width, 3, block.num_heads, block.head_dim)
     query, key, value = values.permute(2, 0, 3, 1, 4)
     scale = 1 / (block.head_dim**0.5 * block.temperature)
     attention = plain_attention if tokens.device.type == "cpu" else fused_attention
     attended = attention(query * scale, key, value, edges.log_weights)
     rows = attended.transpose(1, 2).reshape(n_atoms, width, -1)
-    result: Tensor = block.output_linear(edges.out_of_grid(rows))
+    result: Tensor = block.output_linear(edges.from_grid(rows))
     return result
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, log_weights: Tensor) -> Tensor:
-    """Return softmax(query keyᵀ + log_weights) value, by the formula.
+    """Return softmax(query keyᵀ + log_weights) value, evaluated term by term.
 
-    On a CPU this is faster than the fused one for so few and so short tokens.
+    On a CPU, this is faster than fused attention for few and short tokens.
 
     Args:
-        query: Shape [n_atoms, n_heads, width, d], scaled.
-        key: Same shape.
-        value: Same shape.
-        log_weights: Of each key, shape [n_atoms, width].
+        query: Scaled queries, shape [n_atoms, n_heads, width, d].
+        key: Keys of the same shape.
+        value: Values of the same shape.
+        log_weights: Logarithm of the weight of each key, shape [n_atoms, width].
     """
     scores = query @ key.transpose(2, 3)
     return scores.add_(log_weights[:, None, None, :]).softmax(dim=-1) @ value
@@ -195,9 +196,9 @@ def fused_attention(
     key: Tensor,
     value: Tensor,
     log_weights: Tensor,
-    n_atoms_at_once: int = _MOST_AT_ONCE,
+    n_atoms_at_once: int = _MAX_ATOMS,
 ) -> Tensor:
-    """Return what `plain_attention` does, without keeping all scores."""
+    """Return the same as `plain_attention`, without storing all scores."""
     mask = log_weights[:, None, None, :].expand(-1, -1, query.shape[2], -1)
     parts = (values.split(n_atoms_at_once) for values in (query, key, value, mask))
     return torch.cat(

@@ -1,8 +1,8 @@
-"""PET checkpoints of metatrain, evaluated on plain tensors.
+"""The potential of a PET that metatrain has trained, and the loader of its checkpoint.
 
 S. Pozdnyakov, M. Ceriotti, Smooth, exact rotational symmetrization for deep learning on point
-clouds, NeurIPS 2023; https://metatrain.readthedocs.io. A checkpoint is a pickle, and is read as
-one that may hold weights and a fixed list of declarations, nothing that could run.
+clouds, NeurIPS 2023; https://metatrain.readthedocs.io. A checkpoint is a pickle. The loader accepts
+weights and a fixed list of declarations only, so that loading a file cannot run code.
 """
 
 from collections.abc import Hashable
@@ -39,31 +39,32 @@ from twinforce_models.tables.table import AtomValues, Table, Wanted
 from twinforce_proto import InvalidSystemError, ModelLoadError
 
 _DECLARATIONS = [DatasetInfo, TargetInfo, torch.ScriptObject]
-"""What a checkpoint holds besides numbers, strings and tensors: which targets it has, in which
-shape. A ScriptObject is rebuilt by the C++ class of metatensor or metatomic that it names."""
+"""Classes in a checkpoint besides numbers, strings and tensors: they declare the targets and their
+shapes. The C++ class of metatensor or metatomic that a ScriptObject names rebuilds it."""
 
 
 class PetPotential:
     """A `Potential` around a trained PET.
 
-    The atom energies come in float64, with the energy per element added last: the network's own
-    dtype would cut the digits off a total energy of some thousand eV.
+    Atom energies are in float64, and the energy per element is added last: the dtype of the network
+    has too few digits for total energies of several thousand eV.
 
     Attributes:
-        cutoff: In Å; atoms further away matter only through others.
-        outputs: What it has targets for.
+        cutoff: Cutoff radius, in Å.
+        outputs: Outputs for which the PET has targets.
     """
 
     def __init__(self, model: PET, device: torch.device, variant: str | None = None) -> None:
         """Wrap a model.
 
         Args:
-            model: In the dtype that the potential shall have; it is moved to the device.
-            device: Where to compute.
-            variant: Which of several energies, and the direct outputs of the same name.
+            model: PET in the dtype of the potential; it is moved to the device.
+            device: Device of the computation.
+            variant: Name of one of several energies, with the direct outputs of the same name.
 
         Raises:
-            ModelLoadError: It has no such energy, or parts that only an exported file can serve.
+            ModelLoadError: If the model has no such energy, or has parts that only an exported file
+                supports.
         """
         _check_parts(model)
         self._names = pick(model.target_names, variant)
@@ -104,20 +105,20 @@ class PetPotential:
         return None if self.uses_charge or is_special else "rows"
 
     def evaluate_table(self, table: Table, wanted: Wanted, max_seen: int) -> AtomValues:
-        """Evaluate a table."""
+        """Evaluate a table of neighbors."""
         vectors = table.vectors().detach().requires_grad_(wanted.gradient)
         with torch.set_grad_enabled(wanted.gradient):
             edges, n_seen = edges_of(self._backend, table, vectors, self._adaptive_width, max_seen)
             features = self._network.features(edges, None)
             energies = self._energies(features, edges) if wanted.energy else None
-            pull: Tensor | None = None
+            gradient: Tensor | None = None
             if energies is not None and wanted.gradient:
-                (pull,) = torch.autograd.grad(energies.sum(), vectors)
+                (gradient,) = torch.autograd.grad(energies.sum(), vectors)
         values = AtomValues(None if energies is None else energies.detach(), n_seen=n_seen)
-        if pull is not None:
+        if gradient is not None:
             reverse = reversed_places(table.neighbors, table.shifts, table.counts)
-            forces = pull.sum(1) - pull.view(-1, 3)[reverse].sum(1)
-            strain_gradients = (vectors.detach().unsqueeze(-1) * pull.unsqueeze(-2)).sum(1)
+            forces = gradient.sum(1) - gradient.view(-1, 3)[reverse].sum(1)
+            strain_gradients = (vectors.detach().unsqueeze(-1) * gradient.unsqueeze(-2)).sum(1)
             values = replace(values, conservative_forces=forces, strain_gradients=strain_gradients)
         if wanted.direct:
             values = replace(values, **self._direct_values(features, edges))
@@ -129,7 +130,7 @@ class PetPotential:
         return scaled + self._references[edges.kinds]
 
     def _direct_values(self, features: Features, edges: Edges) -> dict[str, Tensor]:
-        """Return direct forces and strain gradients of each atom; zeros for a head it lacks."""
+        """Return direct forces and strain gradients of each atom; zeros for a missing head."""
         n_atoms, device = len(edges.kinds), edges.kinds.device
         forces = torch.zeros(n_atoms, 3, dtype=self.dtype, device=device)
         strain_gradients = torch.zeros(n_atoms, 3, 3, dtype=self.dtype, device=device)
@@ -151,16 +152,16 @@ class PetPotential:
         return edges, self._network.features(edges, self._condition(batch))
 
     def _condition(self, batch: Batch) -> Tensor | None:
-        """Return what charge and spin add to the features of each atom."""
-        known = self._backend.system_conditioning
-        if known is None:
+        """Return the embedding of charge and spin for each atom, or None if the model has none."""
+        embedding = self._backend.system_conditioning
+        if embedding is None:
             return None
         charge = whole_number_per_system(batch, "charge")
         spin = whole_number_per_system(batch, "spin_multiplicity")
-        _check_range("charge", charge, -known.max_charge, known.max_charge)
-        _check_range("spin_multiplicity", spin, 1, known.max_spin_multiplicity)
-        added: Tensor = known(charge, spin, batch.system_index)
-        return added
+        _check_range("charge", charge, -embedding.max_charge, embedding.max_charge)
+        _check_range("spin_multiplicity", spin, 1, embedding.max_spin_multiplicity)
+        condition: Tensor = embedding(charge, spin, batch.system_index)
+        return condition
 
     def _direct(self, features: Features, edges: Edges, batch: Batch) -> DirectHeads:
         forces = stress = None
@@ -171,7 +172,7 @@ class PetPotential:
         return DirectHeads(forces, stress)
 
     def _direct_stress(self, features: Features, edges: Edges, batch: Batch) -> Tensor:
-        """Return the sum over atoms, over the volume if it is no variant: as metatrain does."""
+        """Return the sum over atoms; as in metatrain, it is divided by the volume if no variant."""
         name = self._names[DIRECT_STRESS]
         raw = batch.sum_over_atoms(self._network.read(name, features, edges)).view(-1, 3, 3)
         raw = raw * self._scales[DIRECT_STRESS][0].to(raw.dtype)
@@ -183,22 +184,23 @@ class PetPotential:
 def load(
     path: Path, device: torch.device, dtype: torch.dtype | None, variant: str | None = None
 ) -> tuple[PetPotential, dict[str, Any]]:
-    """Return the potential in a checkpoint, and what the checkpoint says of itself.
+    """Return the potential in a checkpoint, and the metadata of the checkpoint.
 
     Args:
-        path: Of the `.ckpt` file.
-        device: To put it on.
-        dtype: To compute in. None: that of the checkpoint.
+        path: Path of the `.ckpt` file.
+        device: Device of the computation.
+        dtype: Floating-point type of the computation. None: the type in the checkpoint.
         variant: See `PetPotential`.
 
     Raises:
-        ModelLoadError: It is not a PET, or holds what is not read from a pickle.
+        ModelLoadError: If the file is not a checkpoint of a PET, or contains objects that are not
+            safe to load.
     """
     checkpoint = read_checkpoint(path)
     try:
         model = model_from_checkpoint(checkpoint, context="export")
     except (RuntimeError, KeyError, ValueError) as error:
-        raise ModelLoadError(f"{path}: metatrain cannot read it: {error}") from error
+        raise ModelLoadError(f"{path}: metatrain cannot load this checkpoint: {error}") from error
     if dtype is not None:
         model = model.to(dtype)
     return PetPotential(model.eval(), device, variant), {
@@ -209,28 +211,29 @@ def load(
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the checkpoint of a PET, without running anything that the file may name.
+    """Return the checkpoint of a PET without running any code that the file names.
 
-    Of a PET with an uncertainty model around it, the PET.
+    If the PET is wrapped in an uncertainty model, the checkpoint of the PET is returned.
     """
     try:
         with torch.serialization.safe_globals(_DECLARATIONS):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ModelLoadError(
-            f"{path}: it holds {_unknown_global(path, error)}, and loading that could run "
-            f"anything; if you trust its author, `mtt export {path.name}` makes a .pt of it"
+            f"{path}: the checkpoint contains {_unknown_global(path, error)}, and loading it could "
+            f"run arbitrary code; if you trust its author, convert it to a .pt file with "
+            f"`mtt export {path.name}`"
         ) from error
     except (RuntimeError, EOFError, KeyError) as error:
-        raise ModelLoadError(f"{path}: not a checkpoint: {error}") from error
+        raise ModelLoadError(f"{path}: expected a checkpoint: {error}") from error
     if not isinstance(checkpoint, dict) or "architecture_name" not in checkpoint:
-        raise ModelLoadError(f"{path}: not a checkpoint of metatrain")
+        raise ModelLoadError(f"{path}: expected a checkpoint of metatrain")
     if checkpoint["architecture_name"] == "llpr":
         checkpoint = checkpoint["wrapped_model_checkpoint"]
     if (architecture := checkpoint["architecture_name"]) != "pet":
         raise ModelLoadError(
             f"{path}: expected the architecture 'pet', got {architecture!r}; "
-            f"`mtt export {path.name}` makes a .pt that can be served"
+            f"`mtt export {path.name}` writes a .pt file that can be served"
         )
     pet: dict[str, Any] = checkpoint
     return pet
@@ -255,20 +258,20 @@ def _one_atom_of_each(elements: tuple[int, ...]) -> MetatomicSystem:
 
 
 def _composition(model: PET, name: str, elements: tuple[int, ...]) -> Tensor:
-    """Return the energy per element that is added to the network's, shape [n_elements], in eV."""
+    """Return the energy to add for an atom of each element, shape [n_elements], in eV."""
     composition = model.additive_models[0]
     if name not in composition.outputs:
         return torch.zeros(len(elements), dtype=torch.float64)
-    wanted = {name: ModelOutput(sample_kind="atom")}
-    added = composition([_one_atom_of_each(elements)], wanted)[name].block()
+    requested = {name: ModelOutput(sample_kind="atom")}
+    added = composition([_one_atom_of_each(elements)], requested)[name].block()
     energies: Tensor = added.values.reshape(-1)[added.samples.column("atom").long().argsort()]
     return energies
 
 
 def _scales(model: PET, name: str, elements: tuple[int, ...]) -> Tensor:
-    """Return what each element's raw values are multiplied by, shape [n_elements]."""
-    wanted = {name: ModelOutput(sample_kind="atom")}
-    scales = model.scaler.get_scales([_one_atom_of_each(elements)], wanted)[name].block().values
+    """Return the factor on the raw values of each element, shape [n_elements]."""
+    requested = {name: ModelOutput(sample_kind="atom")}
+    scales = model.scaler.get_scales([_one_atom_of_each(elements)], requested)[name].block().values
     first: Tensor = scales.reshape(len(elements), -1)[:, 0]
     return first
 
@@ -277,17 +280,14 @@ def _check_range(name: str, values: Tensor, low: int, high: int) -> None:
     outside = (values < low) | (values > high)
     if outside.any():
         index = int(outside.nonzero()[0])
-        raise InvalidSystemError(
-            f"{name}: this model knows {low} to {high}, got {int(values[index])}",
-            system_index=index,
-            field=name,
-        )
+        expected = f"{low} to {high} for this model"
+        raise InvalidSystemError.expected(name, expected, int(values[index])).at(index)
 
 
 def _check_parts(model: PET) -> None:
     parts = {"long-range featurizer": model.long_range, "ZBL": len(model.additive_models) > 1}
     if present := [part for part, is_there in parts.items() if is_there]:
         raise ModelLoadError(
-            f"this PET has a {' and a '.join(present)}, which is served from an exported file "
-            f"only: `mtt export` makes one"
+            f"this PET has a {' and a '.join(present)}, which is supported in exported files only; "
+            "`mtt export` writes one"
         )

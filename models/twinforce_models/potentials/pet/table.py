@@ -1,7 +1,7 @@
-"""The edges that a PET sees, found in a table of neighbors: nothing of it is known to the host.
+"""The edges of a PET from a table of neighbors, without transfers between host and device.
 
-A PET with an adaptive cutoff sees few of the neighbors within its longest one. Those are moved to
-the front of rows of their own; what they do not fill is padding, whose factor is zero.
+A PET with an adaptive cutoff uses few of the neighbors within its longest cutoff. These are moved
+to the front of narrower rows; the rest of a row is padding, whose cutoff factor is zero.
 """
 
 import math
@@ -20,7 +20,8 @@ from twinforce_models.tables.table import Table
 
 _N_ITERATIONS = 10  # of Newton's method, as metatrain does; enough for float32
 _SHORTEST = 1 / 16  # of the longest cutoff
-_FIRST_PROBE, _PROBES_PER_WIDTH = 0.5, 4.0  # Å; of metatrain's older way, a grid of cutoffs
+# metatrain's older method uses a grid of cutoffs: the first one in Å, and their number per width.
+_FIRST_PROBE, _PROBES_PER_WIDTH = 0.5, 4.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +33,7 @@ class TableEdges:
         neighbor_kinds: See `Edges`, with n_edges = n_atoms · width.
         geometry: See `Edges`.
         factors: See `Edges`; zero for padding.
-        reverse: The edge that leads back, shape [n_edges]; padding is its own.
+        reverse: Index of the reverse edge, shape [n_edges]; for padding, its own index.
         log_weights: See `Edges`.
     """
 
@@ -43,15 +44,15 @@ class TableEdges:
     reverse: Tensor
     log_weights: Tensor
 
-    def turned(self, values: Tensor) -> Tensor:
-        """Return for each edge the values of the one that leads back."""
-        return _turned(values, self.reverse)
+    def of_reverse(self, values: Tensor) -> Tensor:
+        """Return, for each edge, the values of the reverse edge."""
+        return _permuted(values, self.reverse)
 
     def sum_to_atoms(self, values: Tensor) -> Tensor:
-        """Return the sums of values of edges over those of each atom."""
+        """Return the sums over the edges of each atom."""
         return values.view(len(self.kinds), -1, *values.shape[1:]).sum(1)
 
-    def in_grid(self, tokens: Tensor) -> Tensor:
+    def to_grid(self, tokens: Tensor) -> Tensor:
         """Return values of tokens as a grid."""
         n_atoms = len(self.kinds)
         own, edges = (
@@ -60,33 +61,33 @@ class TableEdges:
         )
         return torch.cat([own, edges], dim=1)
 
-    def out_of_grid(self, grid: Tensor) -> Tensor:
-        """Return values of a grid as those of tokens."""
+    def from_grid(self, grid: Tensor) -> Tensor:
+        """Return values of a grid as values of tokens."""
         return torch.cat([grid[:, 0], grid[:, 1:].reshape(-1, grid.shape[2])])
 
 
-class Turned(torch.autograd.Function):
-    """Values in the order of a permutation that undoes itself: gradients go the same way."""
+class Involution(torch.autograd.Function):
+    """Reordering by a permutation that is its own inverse, so that it applies to gradients too."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, order: Tensor) -> Tensor:
-        """Return the values, shape [n, ...], in that order."""
+        """Return the values, shape [n, ...], in the given order."""
         ctx.save_for_backward(order)
         return values.index_select(0, order)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Return the gradient in that order."""
+        """Return the gradient in the given order."""
         (order,) = ctx.saved_tensors
         return gradient.index_select(0, order), None
 
 
-class OfNeighbors(torch.autograd.Function):
-    """What the neighbors of each atom have; the gradient is a sum over the edges that lead back."""
+class GatherFromNeighbors(torch.autograd.Function):
+    """A gather of values of neighbors whose gradient is a sum over reverse edges."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, neighbors: Tensor, reverse: Tensor) -> Tensor:
-        """Return values [n_atoms] as [n_atoms, width]; that of padding has no gradient."""
+        """Return values [n_atoms] as [n_atoms, width]; values of padding have no gradient."""
         ctx.save_for_backward(reverse)
         return values[neighbors]
 
@@ -97,24 +98,24 @@ class OfNeighbors(torch.autograd.Function):
         return gradient.reshape(-1)[reverse].sum(1), None, None
 
 
-_turned: Callable[[Tensor, Tensor], Tensor] = Turned.apply
-_of_neighbors: Callable[[Tensor, Tensor, Tensor], Tensor] = OfNeighbors.apply
+_permuted: Callable[[Tensor, Tensor], Tensor] = Involution.apply
+_of_neighbors: Callable[[Tensor, Tensor, Tensor], Tensor] = GatherFromNeighbors.apply
 
 
 def edges_of(
     backend: Any, table: Table, vectors: Tensor, adaptive_width: float, max_seen: int
 ) -> tuple[TableEdges, Tensor | None]:
-    """Return the edges that a network sees in a table, and how many an atom has at most.
+    """Return the edges of a table, and the largest number of edges of an atom.
 
     Args:
-        backend: metatrain's, for its cutoffs and elements.
-        table: With all neighbors within the longest cutoff.
-        vectors: Of the table; what the edges depend on differentiably.
-        adaptive_width: Over which an adaptive cutoff counts neighbors, in Å.
-        max_seen: Room for the edges of an atom, if cutoffs are adaptive.
+        backend: metatrain's network, which has the cutoffs and the elements.
+        table: Table with all neighbors within the longest cutoff.
+        vectors: Vectors of the table, with respect to which the edges are differentiable.
+        adaptive_width: Width of the switch by which an adaptive cutoff counts neighbors, in Å.
+        max_seen: Number of edges per atom that fit into a row, if cutoffs are adaptive.
 
     Returns:
-        The edges; None for the number where all neighbors are seen.
+        The edges; and the number, or None if cutoffs are not adaptive and all neighbors are edges.
     """
     kinds = backend.species_to_species_index.index_select(0, table.atomic_numbers)
     distances, is_real = lengths(vectors), table.is_real
@@ -149,48 +150,50 @@ def edges_of(
 
 
 def adaptive_cutoffs(backend: Any, distances: Tensor, is_real: Tensor, width: float) -> Tensor:
-    """Return the cutoff within which each atom has about so many neighbors, shape [n_atoms], in Å.
+    """Return the adaptive cutoff of each atom, shape [n_atoms], in Å.
+
+    Each atom has about the same number of neighbors within its cutoff.
 
     Args:
-        backend: metatrain's, which says how many, and in which of its two ways they are counted.
+        backend: metatrain's network, which has the number of neighbors and the method of counting.
         distances: Shape [n_atoms, width], in Å.
-        is_real: Which of them are no padding, same shape.
-        width: Over which a neighbor counts less and less, in Å.
+        is_real: False for padding, same shape.
+        width: Width of the switch by which neighbors are counted, in Å.
     """
-    wanted, longest = backend.num_neighbors_adaptive, float(backend.cutoff)
+    target, longest = backend.num_neighbors_adaptive, float(backend.cutoff)
     distances = torch.where(is_real, distances, 2 * longest)
     if backend.adaptive_cutoff_method.lower() == "grid":
-        return _on_grid(distances, wanted, longest, width)
-    return _solved(distances, wanted, longest, width)
+        return _on_grid(distances, target, longest, width)
+    return _solved(distances, target, longest, width)
 
 
-def _solved(distances: Tensor, wanted: float, longest: float, width: float) -> Tensor:
-    """Return the root r of n(r) = wanted, by Newton's method within a bracket that halves.
+def _solved(distances: Tensor, target: float, longest: float, width: float) -> Tensor:
+    """Return the root r of n(r) = target, by Newton's method with bisection as a safeguard.
 
-    With n(r) = Σ_j f(d_j; r) + wanted · (r / longest)³, f from 1 to 0 between r - width and r. The
-    derivative of the root is that of one more Newton step: dr = -dn / (∂n/∂r).
+    n(r) = Σ_j f(d_j; r) + target · (r / longest)³, where f falls from 1 to 0 between r - width and
+    r. The derivative of the root is that of one more Newton step: dr = -dn / (∂n/∂r).
     """
     fixed = distances.detach()
     low = fixed.new_zeros(len(fixed))
     high = low + longest
     r = high / 2
     for _ in range(_N_ITERATIONS):
-        excess, slope = _counted(fixed, r, wanted, longest, width)
+        excess, slope = _counted(fixed, r, target, longest, width)
         low, high = torch.where(excess <= 0, r, low), torch.where(excess <= 0, high, r)
         newton = r - excess / slope.clamp(min=1e-6)
         is_inside = (newton >= low) & (newton <= high)
         r = torch.where(is_inside, newton, (low + high) / 2)
-    _, slope = _counted(fixed, r, wanted, longest, width)
+    _, slope = _counted(fixed, r, target, longest, width)
     counted = cutoff_func_bump(distances, r.unsqueeze(1), width).sum(1)
-    excess = counted + wanted * (r / longest) ** 3 - wanted
+    excess = counted + target * (r / longest) ** 3 - target
     root: Tensor = r - excess / slope.clamp(min=1e-6)
     return root.clamp(_SHORTEST * longest, longest)
 
 
 def _counted(
-    distances: Tensor, r: Tensor, wanted: float, longest: float, width: float
+    distances: Tensor, r: Tensor, target: float, longest: float, width: float
 ) -> tuple[Tensor, Tensor]:
-    """Return n(r) - wanted and ∂n/∂r, shapes [n_atoms].
+    """Return n(r) - target and ∂n/∂r, shapes [n_atoms].
 
     f = (1 + t) / 2 with t = tanh cot πx, x = 1 + (d - r) / width, and so
     ∂f/∂r = π (1 - t²) / (2 width sin² πx), where 0 < x < 1.
@@ -203,12 +206,12 @@ def _counted(
     f = torch.where(is_between, (1 + t) / 2, (x <= 0).to(x.dtype))
     slope = torch.where(is_between, (math.pi / (2 * width)) * (1 - t * t) / (sine * sine), 0.0)
     part = r / longest
-    excess = f.sum(1) + wanted * part**3 - wanted
-    return excess, slope.sum(1) + 3 * wanted * part**2 / longest
+    excess = f.sum(1) + target * part**3 - target
+    return excess, slope.sum(1) + 3 * target * part**2 / longest
 
 
-def _on_grid(distances: Tensor, wanted: float, longest: float, width: float) -> Tensor:
-    """Return a mean of probed cutoffs, weighted by how close their counts come."""
+def _on_grid(distances: Tensor, target: float, longest: float, width: float) -> Tensor:
+    """Return the mean of probed cutoffs, weighted by how close their counts are to the target."""
     probes = torch.arange(
         _FIRST_PROBE,
         longest,
@@ -219,12 +222,17 @@ def _on_grid(distances: Tensor, wanted: float, longest: float, width: float) -> 
     counted = torch.stack(
         [cutoff_func_bump(distances, probe, width).sum(1) for probe in probes.unbind()], dim=1
     )
-    weights: Tensor = get_gaussian_cutoff_weights(counted, wanted)
+    weights: Tensor = get_gaussian_cutoff_weights(counted, target)
     return weights @ probes
 
 
 def _moved_to_front(is_near: Tensor, max_seen: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return where each of the first `max_seen` entries comes from, which are real, and counts."""
+    """Return the layout of rows in which near entries come first.
+
+    Returns:
+        The former index of each of the first `max_seen` entries, shape [n_atoms, max_seen]; False
+        for padding, same shape; and the number of near entries, shape [n_atoms].
+    """
     n_atoms, width = is_near.shape
     place = is_near.cumsum(1, dtype=torch.int32)
     counts = place[:, -1].contiguous()

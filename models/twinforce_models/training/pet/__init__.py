@@ -1,1 +1,1 @@
-"""The two stages of the native recipe, for a PET and its own trainer."""
+"""Training of a PET with metatrain, in the two stages of the native recipe."""

@@ -1,10 +1,10 @@
-"""Train a hybrid PET in two stages with metatrain, or go on training; then measure its errors.
+"""Train a hybrid PET in two stages with metatrain, then measure its errors.
 
-    python -m twinforce_models.training.pet.main --data FOLDER --out runs/pet
+    python -m twinforce_models.training.pet.main --data path/to/water --out runs/pet
 
-Each stage is `mtt train` with the options beside this file, in a folder of its own. What is
-already there is kept: a finished stage is not repeated, an interrupted one goes on from its last
-epoch. The systems kept out of training are those that the native recipe keeps out.
+Each stage runs `mtt train` with the options in this folder, in a separate output folder. A repeated
+command skips finished stages and resumes an interrupted one from its last epoch. The test systems
+are those of the native recipe.
 """
 
 import argparse
@@ -28,19 +28,29 @@ NATIVE_RECIPE = Path(__file__).parents[1] / "water.toml"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run both stages and write errors.json."""
-    parser = argparse.ArgumentParser(prog="train-pet", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m twinforce_models.training.pet.main",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of extended XYZ files")
-    parser.add_argument("--out", type=Path, required=True, help="folder of all that is written")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--out", type=Path, required=True, help="folder of all output")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="number of CPU threads (default: %(default)s)"
+    )
     parser.add_argument(
         "--epochs",
         type=int,
         nargs=2,
         metavar=("DIRECT", "CONSERVATIVE"),
-        help="how long each stage is, instead of what its options say",
+        help="number of epochs of each stage (default: as in its options)",
     )
     parser.add_argument(
-        "--override", action="append", default=[], help="of an option, such as device=cuda"
+        "--override",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="option of metatrain, such as device=cuda; repeatable",
     )
     options = parser.parse_args(arguments)
     if importlib.util.find_spec("metatrain") is None:
@@ -58,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write_data(data: Path, folder: Path) -> None:
-    """Write `folder`/train.xyz and `folder`/test.xyz, unless they are there."""
+    """Write `folder`/train.xyz and `folder`/test.xyz unless they exist."""
     if (folder / "test.xyz").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,10 +80,10 @@ def write_data(data: Path, folder: Path) -> None:
 
 
 def train_stage(stage: str, folder: Path, overrides: Sequence[str], threads: int) -> None:
-    """Run a stage to its end, from where it was left; `folder`/model.ckpt is the result.
+    """Start or resume a stage and run it to its end; the result is `folder`/model.ckpt.
 
     Raises:
-        subprocess.CalledProcessError: If metatrain fails; what it says is printed and logged.
+        subprocess.CalledProcessError: If metatrain fails; it prints and logs the reason.
     """
     if (folder / "model.ckpt").exists():
         return

@@ -1,4 +1,4 @@
-"""The bodies of REST, JSON and protobuf, to what was asked and from what was predicted."""
+"""The JSON bodies of predictions and of nonconservativity."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import orjson
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from twinforce_proto import (
@@ -25,23 +25,12 @@ from twinforce_proto import (
 )
 from twinforce_proto.codec.messages import (
     outputs_to_proto,
-    predict_reply_to_proto,
     predict_request_from_proto,
     slowest_timings,
 )
-from twinforce_proto.codec.nonconservativity import (
-    nonconservativity_reply_to_proto,
-    nonconservativity_request_from_proto,
-)
 from twinforce_proto.v1 import inference_pb2 as pb
 
-_Message = TypeVar(
-    "_Message",
-    pb.PredictRequest,
-    pb.NonconservativityRequest,
-    pb.PropagateRequest,
-    pb.RelaxRequest,
-)
+_Message = TypeVar("_Message", bound=Message)
 
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -49,26 +38,30 @@ Vector = tuple[Number, Number, Number]
 
 
 class _First(FailFast):
-    """Of a list full of mistakes, only the first is looked for."""
+    """Stops the validation of a list at its first error."""
 
-    __hash__ = object.__hash__  # or there could be no union with it
+    __hash__ = object.__hash__  # needed to form a union with the annotated type
 
 
 class SystemBody(BaseModel):
-    """One atomistic system."""
+    """An atomistic system."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    atomic_numbers: Annotated[list[int], _First()] = Field(description="1 to 118, one per atom.")
+    atomic_numbers: Annotated[list[int], _First()] = Field(
+        description="Atomic number of each atom, 1 to 118."
+    )
     positions: Annotated[list[Vector], _First()] = Field(description="One row per atom, in Å.")
     cell: tuple[Vector, Vector, Vector] | None = Field(
         None, description="Lattice vectors as rows, in Å."
     )
     pbc: tuple[bool, bool, bool] | bool | None = Field(
-        None, description="Periodic along each lattice vector; none by default."
+        None,
+        description="True for each lattice vector along which the system is periodic, or one value "
+        "for all three; false by default.",
     )
     charge: Number | None = Field(None, description="Total charge, in elementary charges.")
-    spin_multiplicity: int | None = Field(None, description="2S + 1.")
+    spin_multiplicity: int | None = Field(None, description="Spin multiplicity, 2S + 1.")
 
 
 class SystemsBody(BaseModel):
@@ -80,7 +73,7 @@ class SystemsBody(BaseModel):
 
 
 class PredictBody(SystemsBody):
-    """Systems to evaluate, and what is wanted of each."""
+    """Systems and outputs to evaluate."""
 
     outputs: Annotated[list[str], _First()] | None = Field(
         None,
@@ -90,55 +83,53 @@ class PredictBody(SystemsBody):
 
 
 class NonconservativityBody(BaseModel):
-    """A system, and which of its forces are to be looked at."""
+    """A system, and the kind of its forces to measure."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     system: SystemBody
     output: str = Field(FORCES[0], description=f"One of {', '.join(FORCES)}.")
-    pairs: bool = Field(False, description="Whether norms of each pair of atoms are wanted too.")
+    pairs: bool = Field(False, description="True to get the norms of each pair of atoms as well.")
 
 
-def read_json(body: bytes, model: str, fixed: frozenset[str] | None) -> PredictRequest:
-    """Decode a JSON body.
-
-    Args:
-        body: As it came.
-        model: The name in the path.
-        fixed: The outputs that the path stands for; None where the body names them.
+def read_predict_json(body: bytes, model: str) -> PredictRequest:
+    """Decode a body that names its outputs.
 
     Raises:
-        InvalidRequestError: When it is no such body.
-        InvalidSystemError: When a system is; says which.
+        InvalidRequestError: The body is invalid.
+        InvalidSystemError: A system is invalid; the error says which.
     """
-    kind = PredictBody if fixed is None else SystemsBody
-    try:
-        parsed = kind.model_validate_json(body)
-    except ValidationError as error:
-        raise reported(error) from error
-    outputs = fixed or frozenset(DEFAULT_OUTPUTS)
-    if isinstance(parsed, PredictBody) and parsed.outputs is not None:
-        outputs = parse_outputs(parsed.outputs)
-    systems = tuple(_listed_system(index, each) for index, each in enumerate(parsed.systems))
-    return PredictRequest(model, systems, outputs)
+    parsed = _parsed(PredictBody, body)
+    outputs = DEFAULT_OUTPUTS if parsed.outputs is None else parsed.outputs
+    return _predict_request(parsed, model, parse_outputs(outputs))
 
 
-def read_protobuf(body: bytes, model: str, fixed: frozenset[str] | None) -> PredictRequest:
-    """Decode a serialized `twinforce.v1.PredictRequest`; arguments and errors as `read_json`."""
-    message = parsed_message(pb.PredictRequest, body, model)
-    if fixed is not None and not message.outputs:
-        message.outputs.extend(outputs_to_proto(fixed))
-    wanted = predict_request_from_proto(message)
-    if fixed is not None and wanted.outputs != fixed:
-        text = f"outputs: this path gives {', '.join(sorted(fixed))}; for others use /predict"
-        raise InvalidRequestError(text, field="outputs")
-    return wanted
+def read_fixed_json(outputs: frozenset[str], body: bytes, model: str) -> PredictRequest:
+    """Decode a body for a path with these outputs; errors as for `read_predict_json`."""
+    return _predict_request(_parsed(SystemsBody, body), model, outputs)
 
 
-def write_json(wanted: PredictRequest, predictions: Sequence[Prediction]) -> bytes:
-    """Encode predictions as JSON; the timings are those of the slowest."""
+def decode_fixed(outputs: frozenset[str], message: pb.PredictRequest) -> PredictRequest:
+    """Decode a message for a path with these outputs, which the message need not name.
+
+    Raises:
+        InvalidRequestError: The message is invalid or names other outputs.
+        InvalidSystemError: A system is invalid; the error says which.
+    """
+    if not message.outputs:
+        message.outputs.extend(outputs_to_proto(outputs))
+    request = predict_request_from_proto(message)
+    if request.outputs != outputs:
+        expected = f"{', '.join(sorted(outputs))} or none on this path"
+        got = f"{', '.join(sorted(request.outputs))}; use /predict for other outputs"
+        raise InvalidRequestError.expected("outputs", expected, got)
+    return request
+
+
+def write_predict_json(request: PredictRequest, predictions: Sequence[Prediction]) -> bytes:
+    """Encode predictions; the timings are those of the slowest."""
     reply = {
-        "model": wanted.model,
+        "model": request.model,
         "predictions": [_outputs(prediction) for prediction in predictions],
         "provenance": predictions[0].provenance,
         "timings": slowest_timings(predictions),
@@ -146,74 +137,48 @@ def write_json(wanted: PredictRequest, predictions: Sequence[Prediction]) -> byt
     return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def write_protobuf(wanted: PredictRequest, predictions: Sequence[Prediction]) -> bytes:
-    """Encode predictions as a serialized `twinforce.v1.PredictReply`."""
-    reply = predict_reply_to_proto(wanted.model, predictions, wanted.reply_dtype)
-    return reply.SerializeToString()
-
-
 def read_nonconservativity_json(body: bytes, model: str) -> NonconservativityRequest:
-    """Decode a JSON body; arguments and errors as `read_json`."""
-    try:
-        parsed = NonconservativityBody.model_validate_json(body)
-    except ValidationError as error:
-        raise reported(error) from error
+    """Decode a body; errors as for `read_predict_json`."""
+    parsed = _parsed(NonconservativityBody, body)
     system = system_of(parsed.system)
     return NonconservativityRequest(model, system, parsed.output, parsed.pairs)
 
 
-def read_nonconservativity_protobuf(body: bytes, model: str) -> NonconservativityRequest:
-    """Decode a `twinforce.v1.NonconservativityRequest`; arguments and errors as `read_json`."""
-    message = parsed_message(pb.NonconservativityRequest, body, model)
-    return nonconservativity_request_from_proto(message)
-
-
-def write_nonconservativity_json(model: str, found: Nonconservativity) -> bytes:
-    """Encode how far forces are from being a gradient, as JSON."""
+def write_nonconservativity_json(
+    request: NonconservativityRequest, found: Nonconservativity
+) -> bytes:
+    """Encode λ and the norms, those of pairs of atoms in single precision."""
     values = {field.name: getattr(found, field.name) for field in fields(found)}
     for name in ("pair_norms", "antisymmetric_pair_norms"):
         norms = values.pop(name)
         if norms is not None:
             values[name] = norms.astype(np.float32)
-    return orjson.dumps({"model": model} | values, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def write_nonconservativity_protobuf(model: str, found: Nonconservativity) -> bytes:
-    """Encode it as a serialized `twinforce.v1.NonconservativityReply`."""
-    return nonconservativity_reply_to_proto(model, found).SerializeToString()
+    return orjson.dumps({"model": request.model} | values, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def parsed_message(kind: type[_Message], body: bytes, model: str) -> _Message:
-    """Return the message that a body is, with the model of the path.
+    """Return the message in a body, with the model of the path.
 
     Raises:
-        InvalidRequestError: When it is none, or names another model.
+        InvalidRequestError: The body is not such a message, or names another model.
     """
     try:
-        message = kind.FromString(body)
+        message: Any = kind.FromString(body)
     except DecodeError as error:
-        name = kind.DESCRIPTOR.full_name
-        text = f"body: expected a {name} message, got {len(body)} other bytes"
-        raise InvalidRequestError(text, field="body") from error
+        expected = f"a {kind.DESCRIPTOR.full_name} message"
+        raise InvalidRequestError.expected("body", expected, f"{len(body)} other bytes") from error
     if message.model not in ("", model):
-        text = f"model: expected {model!r} as in the path, or none, got {message.model!r}"
-        raise InvalidRequestError(text, field="model")
+        expected = f"{model!r} as in the path, or none"
+        raise InvalidRequestError.expected("model", expected, repr(message.model))
     message.model = model
-    return message
-
-
-def _listed_system(index: int, body: SystemBody) -> System:
-    try:
-        return system_of(body)
-    except InvalidSystemError as error:
-        raise error.at(index) from error
+    return message  # type: ignore[no-any-return]
 
 
 def system_of(body: SystemBody) -> System:
     """Return the system that a body describes.
 
     Raises:
-        InvalidSystemError: When it is invalid.
+        InvalidSystemError: The system is invalid.
     """
     return System(
         atomic_numbers=body.atomic_numbers,
@@ -225,19 +190,14 @@ def system_of(body: SystemBody) -> System:
     )
 
 
-def _outputs(prediction: Prediction) -> dict[str, Any]:
-    values = {name: getattr(prediction, name) for name in OUTPUTS}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def reported(error: ValidationError, within: str = "") -> ServiceError:
-    """Return the error of the tree for the first mistake that was found.
+def error_of(invalid: ValidationError, within: str = "") -> ServiceError:
+    """Return the first validation error as a `ServiceError`.
 
     Args:
-        error: Of a body.
-        within: Which field of it, if that is an object of its own, needs no mention.
+        invalid: Errors that pydantic found in a body.
+        within: Name of a field that holds an object and is left out of the message.
     """
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = invalid.errors(include_url=False, include_context=False)[0]
     location = first["loc"]
     if within and location[:1] == (within,):
         location = location[1:] or location
@@ -253,6 +213,33 @@ def reported(error: ValidationError, within: str = "") -> ServiceError:
             return InvalidRequestError(_text(field, first["msg"]), field=field)
         case _:
             return InvalidRequestError(_text("body", first["msg"]), field="body")
+
+
+_Body = TypeVar("_Body", bound=BaseModel)
+
+
+def _parsed(kind: type[_Body], body: bytes) -> _Body:
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise error_of(error) from error
+
+
+def _predict_request(body: SystemsBody, model: str, outputs: frozenset[str]) -> PredictRequest:
+    systems = tuple(_listed_system(index, each) for index, each in enumerate(body.systems))
+    return PredictRequest(model, systems, outputs)
+
+
+def _listed_system(index: int, body: SystemBody) -> System:
+    try:
+        return system_of(body)
+    except InvalidSystemError as error:
+        raise error.at(index) from error
+
+
+def _outputs(prediction: Prediction) -> dict[str, Any]:
+    values = {name: getattr(prediction, name) for name in OUTPUTS}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _place(field: str, rest: Sequence[int | str]) -> str:

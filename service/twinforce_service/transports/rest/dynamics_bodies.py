@@ -1,4 +1,4 @@
-"""The bodies of propagation over REST: what is asked for, and the lines of the reply."""
+"""The JSON bodies of runs: requests, and the lines of replies."""
 
 import base64
 import binascii
@@ -9,8 +9,6 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from twinforce_dynamics.codec.integrator import integrator_from_proto, random_state_from_proto
-from twinforce_dynamics.codec.propagation import propagate_request_from_proto
-from twinforce_dynamics.codec.relaxation import relax_request_from_proto
 from twinforce_dynamics.ensembles import FS
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
@@ -23,12 +21,12 @@ from twinforce_service.transports.rest.bodies import (
     Number,
     SystemBody,
     Vector,
-    parsed_message,
-    reported,
+    error_of,
     system_of,
 )
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
+_FIXED_ATOMS = "Indices, from 0, of atoms that do not move."
 
 
 class SVRBody(BaseModel):
@@ -36,18 +34,20 @@ class SVRBody(BaseModel):
 
     model_config = _STRICT
 
-    temperature_k: Number
-    relaxation_fs: Number = Field(description="τ of the kinetic energy.")
-    is_local: bool = Field(False, description="Each atom by a factor of its own.")
+    temperature_k: Number = Field(description="Target temperature, in K.")
+    relaxation_fs: Number = Field(description="Relaxation time τ of the kinetic energy, in fs.")
+    is_local: bool = Field(False, description="True to rescale each atom by a separate factor.")
 
 
 class LangevinBody(BaseModel):
-    """Langevin dynamics, as BAOAB."""
+    """Langevin dynamics, integrated by BAOAB."""
 
     model_config = _STRICT
 
-    temperature_k: Number
-    relaxation_fs: Number = Field(description="τ of momenta, 1/friction.")
+    temperature_k: Number = Field(description="Target temperature, in K.")
+    relaxation_fs: Number = Field(
+        description="Relaxation time τ of the momenta, in fs, which is 1/friction."
+    )
 
 
 class NPTBody(BaseModel):
@@ -57,27 +57,33 @@ class NPTBody(BaseModel):
 
     svr: SVRBody | None = None
     langevin: LangevinBody | None = None
-    pressure_bar: Number
-    relaxation_fs: Number = Field(description="τ of the volume.")
-    is_anisotropic: bool = Field(False, description="Lengths and angles of the cell one by one.")
-    compressibility_per_bar: Number = Field(0.0, description="About; 0: that of water.")
+    pressure_bar: Number = Field(description="Target pressure, in bar.")
+    relaxation_fs: Number = Field(description="Relaxation time τ of the volume, in fs.")
+    is_anisotropic: bool = Field(
+        False, description="True to rescale the lengths and angles of the cell independently."
+    )
+    compressibility_per_bar: Number = Field(
+        0.0, description="Approximate compressibility, in 1/bar; 0 means that of water."
+    )
 
 
 class IntegratorBody(BaseModel):
-    """How a system moves; the energy is constant unless an ensemble is named."""
+    """An integrator; the energy is constant unless an ensemble is given."""
 
     model_config = _STRICT
 
     force_kind: Literal["conservative", "direct", "hybrid"]
-    inner_steps: int = Field(1, ge=1, lt=2**31, description="M, of hybrid forces.")
-    time_step_fs: Number = Field(description="The inner one.")
+    inner_steps: int = Field(
+        1, ge=1, lt=2**31, description="Inner steps per outer step, M, for hybrid forces."
+    )
+    time_step_fs: Number = Field(description="Inner time step, in fs.")
     svr: SVRBody | None = None
     langevin: LangevinBody | None = None
     npt: NPTBody | None = None
 
 
 class RandomStateBody(BaseModel):
-    """Of PCG64."""
+    """The state of the PCG64 random number generator."""
 
     model_config = _STRICT
 
@@ -87,28 +93,32 @@ class RandomStateBody(BaseModel):
 
 
 class StartBody(BaseModel):
-    """A system that moves, and how."""
+    """A system to move, with velocities and an integrator."""
 
     model_config = _STRICT
 
     system: SystemBody
     velocities: list[Vector] = Field(description="One row per atom, in Å/fs.")
-    masses: list[Number] | None = Field(None, description="In amu; standard ones by default.")
-    fixed_atoms: list[int] = Field([], description="Places, from 0, of atoms that do not move.")
+    masses: list[Number] | None = Field(
+        None, description="Masses, in amu; standard atomic masses by default."
+    )
+    fixed_atoms: list[int] = Field([], description=_FIXED_ATOMS)
     integrator: IntegratorBody
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     random_state: RandomStateBody | None = None
 
 
 class PropagateBody(BaseModel):
-    """What moves, from a start or a checkpoint, and how far."""
+    """A start or a checkpoint, and the number of steps."""
 
     model_config = _STRICT
 
     start: StartBody | None = None
-    checkpoint: str | None = Field(None, description="Of a snapshot, as it came.")
-    n_steps: int = Field(description="Inner ones; whole outer steps.")
-    interval: int = Field(0, description="Inner steps between snapshots; 0: the last one alone.")
+    checkpoint: str | None = Field(None, description="Checkpoint of a snapshot, as received.")
+    n_steps: int = Field(description="Number of inner steps, a multiple of inner_steps.")
+    interval: int = Field(
+        0, description="Inner steps between snapshots; 0 yields only the last snapshot."
+    )
 
 
 class RelaxBody(BaseModel):
@@ -118,25 +128,27 @@ class RelaxBody(BaseModel):
 
     system: SystemBody
     force_kind: Literal["conservative", "direct", "hybrid"] = Field(
-        "hybrid", description="Hybrid: direct forces first, conservative ones to finish."
+        "hybrid", description="Hybrid relaxes on direct forces first, then on conservative forces."
     )
-    fmax: Number = Field(0.05, description="The largest force that counts as none, in eV/Å.")
-    max_steps: int = 500
-    interval: int = Field(10, description="Steps between lines; 0: the last one alone.")
-    fixed_atoms: list[int] = Field([], description="Places, from 0, of atoms that do not move.")
+    fmax: Number = Field(
+        0.05, description="Largest force on an atom at which the relaxation has converged, in eV/Å."
+    )
+    max_steps: int = Field(500, description="Number of steps after which the relaxation ends.")
+    interval: int = Field(10, description="Steps between lines; 0 yields only the last line.")
+    fixed_atoms: list[int] = Field([], description=_FIXED_ATOMS)
 
 
 def read_propagate_json(body: bytes, model: str) -> PropagateRequest:
-    """Decode a JSON body.
+    """Decode a body.
 
     Raises:
-        InvalidRequestError: When it is no such body, or makes no sense.
-        InvalidSystemError: When the system is invalid.
+        InvalidRequestError: The body is invalid.
+        InvalidSystemError: The system is invalid.
     """
     try:
         parsed = PropagateBody.model_validate_json(body)
     except ValidationError as error:
-        raise reported(error, within="start") from error
+        raise error_of(error, within="start") from error
     if (parsed.start is None) == (parsed.checkpoint is None):
         got = "neither" if parsed.start is None else "both"
         raise InvalidRequestError.expected("origin", "a start or a checkpoint", got)
@@ -148,13 +160,8 @@ def read_propagate_json(body: bytes, model: str) -> PropagateRequest:
     return PropagateRequest(model, origin, parsed.n_steps, parsed.interval)
 
 
-def read_propagate_protobuf(body: bytes, model: str) -> PropagateRequest:
-    """Decode a `twinforce.v1.PropagateRequest`; arguments and errors as `read_propagate_json`."""
-    return propagate_request_from_proto(parsed_message(pb.PropagateRequest, body, model))
-
-
 def write_snapshot_line(snapshot: Snapshot) -> bytes:
-    """Encode a moment of a walker as a line of JSON."""
+    """Encode a snapshot as a line of JSON."""
     values = {field.name: getattr(snapshot, field.name) for field in fields(snapshot)}
     values["velocities"] = snapshot.velocities * FS
     values["checkpoint"] = base64.b64encode(snapshot.checkpoint).decode()
@@ -162,22 +169,17 @@ def write_snapshot_line(snapshot: Snapshot) -> bytes:
 
 
 def read_relax_json(body: bytes, model: str) -> RelaxRequest:
-    """Decode a JSON body; arguments and errors as `read_propagate_json`."""
+    """Decode a body; errors as for `read_propagate_json`."""
     try:
         parsed = RelaxBody.model_validate_json(body)
     except ValidationError as error:
-        raise reported(error) from error
+        raise error_of(error) from error
     values = parsed.model_dump(exclude={"system"})
     return RelaxRequest(model, system_of(parsed.system), **values)
 
 
-def read_relax_protobuf(body: bytes, model: str) -> RelaxRequest:
-    """Decode a `twinforce.v1.RelaxRequest`; arguments and errors as `read_propagate_json`."""
-    return relax_request_from_proto(parsed_message(pb.RelaxRequest, body, model))
-
-
 def write_relaxed_line(relaxed: Relaxed) -> bytes:
-    """Encode how far a relaxation is as a line of JSON."""
+    """Encode a report of a relaxation as a line of JSON."""
     return _line({field.name: getattr(relaxed, field.name) for field in fields(relaxed)})
 
 
@@ -212,7 +214,7 @@ def _start(body: StartBody) -> Start:
 def _check_one(field: str, *choices: BaseModel | None) -> None:
     if len(given := [each for each in choices if each is not None]) > 1:
         kinds = " and ".join(type(each).__name__.removesuffix("Body").lower() for each in given)
-        raise InvalidRequestError.expected(field, "one at most", kinds)
+        raise InvalidRequestError.expected(field, "at most one", kinds)
 
 
 def _random_state(body: RandomStateBody) -> Any:

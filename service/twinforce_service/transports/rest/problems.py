@@ -1,4 +1,4 @@
-"""Everything that goes wrong over HTTP, as RFC 9457 problem details."""
+"""Errors over HTTP, as RFC 9457 problem details."""
 
 import math
 from http import HTTPStatus
@@ -14,11 +14,11 @@ from twinforce_proto.headers import PROBLEM
 
 
 class UnsupportedMediaTypeError(Exception):
-    """A body in a form that no path reads; says which forms are read."""
+    """The body has a media type that no path reads; the message says which are read."""
 
 
 def problem_of(error: ServiceError) -> Response:
-    """Return the reply that reports an error of the tree."""
+    """Return the reply that reports a `ServiceError`."""
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
@@ -26,7 +26,7 @@ def problem_of(error: ServiceError) -> Response:
 
 
 def plain_problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    """Return the reply that reports what has no meaning beyond its HTTP status."""
+    """Return the reply that reports an error which has only an HTTP status."""
     problem = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -37,18 +37,18 @@ def plain_problem(status: int, detail: str, headers: dict[str, str] | None = Non
 
 
 async def report_service_error(_: Request, error: Exception) -> Response:
-    """Answer a request that ended with an error of the tree."""
+    """Answer a request that ended with a `ServiceError`."""
     assert isinstance(error, ServiceError)
     return problem_of(error)
 
 
 async def report_media_type(_: Request, error: Exception) -> Response:
-    """Answer a request whose body cannot be read."""
+    """Answer a request whose body has an unsupported media type."""
     return plain_problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, str(error))
 
 
 async def report_http_error(request: Request, error: Exception) -> Response:
-    """Answer a request to a path, or with a method, that there is not."""
+    """Answer a request with an unknown path or method."""
     status = getattr(error, "status_code", HTTPStatus.INTERNAL_SERVER_ERROR)
     detail = f"{request.method} {request.url.path}: {HTTPStatus(status).phrase.lower()}"
     return plain_problem(status, detail, dict(getattr(error, "headers", None) or {}))

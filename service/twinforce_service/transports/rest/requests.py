@@ -1,10 +1,10 @@
-"""What comes in over HTTP before it means anything: names, sizes, forms, and who has left."""
+"""Read HTTP requests: ids, bodies, media types, timeouts and disconnects."""
 
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
-# A caller that still sends its body does not read our refusal, so the rest of one that is too
-# large is read and thrown away: up to this many times the limit, and for this long, in s.
+# A client that still sends its body does not read a reply. So the rest of a body that is too large
+# is read and discarded: up to this multiple of the limit, and for this many seconds.
 _MAX_DISCARDED, _DISCARD_TIMEOUT = 4, 10.0
 
 
 class RequestScope:
-    """ASGI middleware: each request gets a name, and an answer even if our own code fails."""
+    """ASGI middleware that gives each request an id, and an answer if an exception escapes."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -41,35 +41,35 @@ class RequestScope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        name = choose_request_id(Request(scope).headers.get(REQUEST_ID))
-        request_id.set(name)
+        chosen = choose_request_id(Request(scope).headers.get(REQUEST_ID))
+        request_id.set(chosen)
 
-        async def send_named(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID] = name
+                MutableHeaders(scope=message)[REQUEST_ID] = chosen
             await send(message)
 
         try:
-            await self._app(scope, receive, send_named)
+            await self._app(scope, receive, send_with_id)
         except Exception:
             logger.exception("a request failed", extra={"path": scope["path"]})
-            error = ServiceError("internal error; the logs of the service say more")
-            await problem_of(error)(scope, receive, send_named)
+            error = ServiceError("internal error; see the logs of the service for details")
+            await problem_of(error)(scope, receive, send_with_id)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """Return the body of a request.
 
     Raises:
-        SystemTooLargeError: When it is larger than this.
-        RequestCancelledError: When the caller goes away before its end.
+        SystemTooLargeError: The body is larger than `max_bytes`.
+        RequestCancelledError: The client disconnected before the end of the body.
     """
     chunks: list[bytes] = []
     n_bytes = 0
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
-            raise RequestCancelledError("the caller went away")
+            raise _disconnected()
         chunks.append(message.get("body", b""))
         n_bytes += len(chunks[-1])
         if n_bytes > max_bytes:
@@ -81,49 +81,51 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def wait_until_gone(request: Request, then: Callable[[], object]) -> None:
-    """Once the body is read: call `then` as soon as the caller closes the connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    then()
+async def while_connected(request: Request, work: Awaitable[_Result]) -> _Result:
+    """Return the result of `work`, which is canceled if the client disconnects.
 
-
-async def while_there(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Once the body is read: return what the work gives, unless the caller goes away first.
+    The body of the request must have been read.
 
     Raises:
-        RequestCancelledError: It did, and the work was cancelled.
+        RequestCancelledError: The client disconnected.
     """
-    task = asyncio.create_task(work)
-    watch = asyncio.create_task(wait_until_gone(request, task.cancel))
+    task = asyncio.current_task()
+    assert task is not None
+
+    async def cancel_on_disconnect() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        task.cancel()
+
+    watch = asyncio.create_task(cancel_on_disconnect())
     try:
-        await asyncio.wait([task])
-        if task.cancelled():
-            raise RequestCancelledError("the caller went away")
-        return task.result()
+        return await work
+    except asyncio.CancelledError as error:
+        if watch.done() and not task.uncancel():
+            raise _disconnected() from error
+        raise
     finally:
         watch.cancel()
-        task.cancel()
 
 
 def body_type(request: Request) -> str:
-    """Return which of the forms that are read a body has; JSON where nothing is said.
+    """Return the media type of the body; JSON if the request does not name one.
 
     Raises:
-        UnsupportedMediaTypeError: For any other.
+        UnsupportedMediaTypeError: The media type is neither JSON nor protobuf.
     """
     named = request.headers.get("content-type", JSON)
     media_type = named.partition(";")[0].strip().lower()
     encoding = request.headers.get("content-encoding", "identity").lower()
     if media_type not in (JSON, PROTOBUF) or encoding != "identity":
         raise UnsupportedMediaTypeError(
-            f"expected a body of {JSON} or {PROTOBUF}, not compressed; got {named} ({encoding})"
+            f"expected an uncompressed body of {JSON} or {PROTOBUF}, got {named} ({encoding})"
         )
     return media_type
 
 
 def reply_type(request: Request) -> str:
-    """Return the form of the reply: what the caller accepts, else that of its body."""
+    """Return the media type of the reply: the accepted one, otherwise that of the body."""
     accepted = request.headers.get("accept", "")
     if PROTOBUF in accepted:
         return PROTOBUF
@@ -133,10 +135,10 @@ def reply_type(request: Request) -> str:
 
 
 def timeout_of(request: Request) -> float | None:
-    """Return how long the caller waits, in s; None where it does not say.
+    """Return the timeout of a request, in s, or None if there is none.
 
     Raises:
-        InvalidRequestError: When it says no positive number.
+        InvalidRequestError: The timeout is not a positive number.
     """
     text = request.headers.get(TIMEOUT)
     if text is None:
@@ -146,11 +148,12 @@ def timeout_of(request: Request) -> float | None:
     except ValueError:
         seconds = math.nan
     if not (0 < seconds < math.inf):
-        raise InvalidRequestError(
-            f"{TIMEOUT}: expected a positive number of seconds, got {text!r}",
-            field=TIMEOUT,
-        )
+        raise InvalidRequestError.expected(TIMEOUT, "a positive number of seconds", repr(text))
     return seconds
+
+
+def _disconnected() -> RequestCancelledError:
+    return RequestCancelledError("the client disconnected")
 
 
 async def _discard(request: Request, max_bytes: int) -> None:

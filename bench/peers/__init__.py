@@ -1,0 +1,1 @@
+"""Processes that a measurement runs beside the service, for comparison or as load."""

@@ -1,0 +1,1 @@
+"""Tools that every measurement uses: timing, processes, test systems, and the record on disk."""

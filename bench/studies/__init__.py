@@ -1,0 +1,1 @@
+"""Studies of the bundled models and of their training."""
