@@ -1,7 +1,6 @@
 """The process that owns one device: an engine, and its messages over a channel.
 
-`ChildProcess` starts it. It lives no longer than its parent, and holds nothing that the parent
-needs.
+`ChildProcess` starts it. It exits with its parent, and holds no state that the parent needs.
 """
 
 import gc
