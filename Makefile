@@ -21,8 +21,8 @@ help:  ## list the targets
 demo: $(STAMP)  ## remote molecular dynamics of water with both kinds of forces: a table and a plot
 	$(BIN)/python demo/water_md.py
 
-# Processes that run tests: one for each core, but not more than pay off. A file stays in one
-# process, as its tests share services and models. To find tests that depend on their order:
+# Number of processes that run the tests; auto means one per core, up to eight. The tests of a file
+# stay in one process because they share services and models. To run them in random order:
 #   make test ARGS="--random-order-bucket=module --random-order-seed=1"
 WORKERS ?= auto
 

@@ -10,7 +10,7 @@ from tests.potentials import loaded
 from twinforce_service.embedded import run_in_thread
 from twinforce_service.settings import Settings
 
-# How long it takes to draw an example says how busy the machine is, and nothing of the code.
+# How long it takes to draw an example depends on the load of the machine, not on the code.
 hypothesis.settings.register_profile(
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -24,7 +24,7 @@ def free_ports(**values):
 
 
 def pytest_collection_modifyitems(items):
-    """Run files with slow tests first, so that no worker is left alone with one at the end."""
+    """Run files with slow tests first, so that no worker has to finish one alone at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -47,7 +47,7 @@ def services_do_not_compile():
 
 @pytest.fixture(scope="session", autouse=True)
 def compilers_do_not_optimize():
-    """What is compiled in tests is built in a fraction of the time, and computes the same."""
+    """Compile in a fraction of the time; the results are the same."""
     os.environ["TORCHINDUCTOR_DEBUG_COMPILE"] = "1"
     yield
     del os.environ["TORCHINDUCTOR_DEBUG_COMPILE"]

@@ -152,7 +152,7 @@ def test_what_nobody_waits_for_any_more_is_not_computed(url_of):
             hasty.predict(molecule(9), BOTH, "gated")
         with hasty.stream("gated") as stream, pytest.raises(DeadlineExceededError):
             stream.predict(molecule(11))
-        wait_until(lambda: n_outcomes(server, "") == 2)  # the service knows that they are late
+        wait_until(lambda: n_outcomes(server, "") == 2)  # the service has given up both, too
         potential.gate.release(1000)
         assert first.result(60).energy is not None
         assert client.predict(molecule(4), BOTH, "gated").energy is not None
@@ -166,7 +166,7 @@ def metric(server, name, label=""):
 
 
 def n_outcomes(server, outcome):
-    """Return how many calls have ended like this."""
+    """Return the number of calls that ended with an outcome that starts like this."""
     return metric(server, "twinforce_requests_total", f'outcome="{outcome}')
 
 

@@ -10,7 +10,7 @@ class CountingProxy:
     """Forwards every connection to `port` of this machine.
 
     Args:
-        port: Port that connections are forwarded to; None: they are closed at once.
+        port: Port that connections are forwarded to; None means that they are closed at once.
         cut_after: Number of bytes of replies after which the first, the second, ... connection
             is cut; later connections are not cut. Such a cut does not depend on how fast either
             side is.
@@ -40,7 +40,7 @@ class CountingProxy:
         self._sockets.clear()
 
     def hold(self):
-        """Keep back all replies from now on."""
+        """Hold back all replies from now on."""
         self._is_flowing.clear()
 
     def resume(self):

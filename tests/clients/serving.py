@@ -24,7 +24,7 @@ def port_of(url):
 
 
 def free_port():
-    """Return a port that nobody listens on, and that is given to nobody who asks for any port."""
+    """Return an unused port that the system does not assign to sockets bound to port 0."""
     while True:
         port = random.randrange(20_000, 32_000)  # below the ephemeral ports of Linux
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):

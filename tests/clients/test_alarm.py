@@ -15,26 +15,26 @@ PATIENCE = 60.0
 
 
 class Clock:
-    """A clock that stands still unless it is moved, and counts how often it is looked at."""
+    """A clock that only the test advances, and that counts how often it is read."""
 
     def __init__(self):
         self.now = 0.0
-        self.n_looks = 0
+        self.n_reads = 0
 
     def monotonic(self):
-        self.n_looks += 1
+        self.n_reads += 1
         return self.now
 
-    def wait_for_a_look(self):
-        n_looks, give_up_at = self.n_looks, time.monotonic() + PATIENCE
-        while self.n_looks == n_looks:
+    def wait_for_a_read(self):
+        n_reads, give_up_at = self.n_reads, time.monotonic() + PATIENCE
+        while self.n_reads == n_reads:
             assert time.monotonic() < give_up_at
             time.sleep(0.001)
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Return the clock that alarms look at."""
+    """Return the clock that alarms read."""
     clock = Clock()
     fake = SimpleNamespace(monotonic=clock.monotonic)
     monkeypatch.setattr(sys.modules[Alarm.__module__], "time", fake)
@@ -45,7 +45,7 @@ def test_it_rings_once_and_then_says_so(clock):
     rung = Event()
     alarm = Alarm(rung.set)
     alarm.set(0.02)
-    clock.wait_for_a_look()
+    clock.wait_for_a_read()
     assert not alarm.has_rung
     clock.now = 0.03
     assert rung.wait(PATIENCE)
@@ -57,13 +57,13 @@ def test_what_is_put_off_again_and_again_does_not_ring(clock):
     alarm = Alarm(rung.set)
     for time_ahead in range(3):
         alarm.set(clock.now + 0.02)
-        clock.wait_for_a_look()
+        clock.wait_for_a_read()
         alarm.set(clock.now + 0.04 + time_ahead)
         clock.now += 0.03
-        clock.wait_for_a_look()  # when it wakes at the time set before
+        clock.wait_for_a_read()  # at the time that was set before
     alarm.set(inf)
     assert not alarm.has_rung
-    alarm.set(clock.now)  # as soon as ever
+    alarm.set(clock.now)  # due at once
     assert rung.wait(PATIENCE)
 
 

@@ -184,7 +184,7 @@ def test_a_service_that_says_nothing_is_waited_for_no_longer_than_the_timeout(
         ThreadPoolExecutor(1) as thread,
     ):
         asked = thread.submit(client.predict, molecule(), model="lj")
-        error = asked.exception(timeout=50)  # less than clients wait if they are not told
+        error = asked.exception(timeout=50)  # less than the default timeout of a client
     assert isinstance(error, DeadlineExceededError | UnavailableError)
     assert f"127.0.0.1:{silent_port}" in str(error)
 
@@ -268,7 +268,7 @@ def test_a_restarted_service_is_found_again(transport):
 
 
 def eventually(ask, seconds=60.0):
-    """Ask again while the connection still backs off from the failure before, or time is short."""
+    """Retry while the connection backs off from an earlier failure or the timeout is too short."""
     give_up_at = time.monotonic() + seconds
     while True:
         try:
@@ -372,12 +372,12 @@ def test_remote_steps_are_not_held_up_by_the_wire(client):
             for each in connections_of_this_process()
             if port in (each.getsockname()[1], each.getpeername()[1])
         ]
-    assert len(ends) >= 2  # of the client, and of the service in a thread
+    assert len(ends) >= 2  # one of the client, one of the service, which runs in a thread
     assert all(ends)
 
 
 def connections_of_this_process():
-    """Yield all TCP connections of this process."""
+    """Yield every TCP connection of this process."""
     for path in Path("/proc/self/fd").iterdir():
         with (
             contextlib.suppress(OSError),

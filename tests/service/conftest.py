@@ -13,7 +13,7 @@ PATIENCE = 180.0
 
 
 class Gate:
-    """What holds up the evaluation of helium, and the start of processes."""
+    """Holds up the evaluation of helium and the start of processes."""
 
     def __init__(self, path):
         self._path = path
@@ -21,7 +21,7 @@ class Gate:
 
     @contextmanager
     def closed(self, n_allowed=0):
-        """Let each process evaluate helium only so many times."""
+        """Let each process evaluate helium at most `n_allowed` times."""
         new = self._path.with_suffix(".new")
         new.write_text(str(n_allowed))
         new.replace(self._path)
@@ -35,7 +35,7 @@ class Gate:
 
     @contextmanager
     def starts_held(self):
-        """Let no process that is started become ready."""
+        """Keep processes that are started from becoming ready."""
         self._held.touch()
         try:
             yield

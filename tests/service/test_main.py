@@ -92,7 +92,7 @@ def test_a_signal_ends_it_after_it_has_answered_what_it_accepted(troubled_model,
         askers = [threading.Thread(target=ask) for ask in (ask_rest, ask_grpc)]
         for asker in askers:
             asker.start()
-        wait_for(lambda: queue_depth(rest_url) == 7)  # one of eight is on the device
+        wait_for(lambda: queue_depth(rest_url) == 7)  # one of the eight is on the device
         process.send_signal(signal.SIGTERM)
         wait_for(lambda: not is_reachable(rest_url))
         gate.open()

@@ -15,7 +15,7 @@ from tests.potentials import ARGON, NEON, Soft
 HELIUM, KRYPTON, XENON = 2, 36, 54
 
 
-# How often it is looked whether a gate was opened, in s.
+# Seconds between two checks of a gate.
 _PAUSE = 0.002
 
 
@@ -48,7 +48,7 @@ class Troubled(Soft):
         return super().forward_heads(batch, direct=direct)
 
     def may_pass(self):
-        """Tell whether helium may be evaluated now, and count it if so."""
+        """Return whether helium may be evaluated now, and count it if so."""
         try:
             closed_at, n_allowed = self.gate.stat().st_mtime_ns, int(self.gate.read_text())
         except FileNotFoundError:
@@ -62,7 +62,7 @@ class Troubled(Soft):
 
 
 def load(directory, *_):
-    """Load it once the file `held` is gone, unless `deadly` is there: that kills the process."""
+    """Load it once the file `held` is gone; the file `deadly` kills the process."""
     if (directory / "deadly").exists():
         os.kill(os.getpid(), signal.SIGKILL)
     while (directory / "held").exists():

@@ -31,7 +31,7 @@ def found(system, cutoff=CUTOFF):
 
 
 def n_cubes(system, cutoff=CUTOFF):
-    """Return how many cubes as wide as the cutoff a search looks at, which bounds what it costs."""
+    """Return the number of cubes, as wide as the cutoff, that a search looks at."""
     (cell,) = fold([system], cutoff).search_cells
     heights = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
     return np.maximum(heights // cutoff, 1).prod()

@@ -165,7 +165,7 @@ main(sys.argv[1:])
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(trained, recipe_file, data, tmp_path):
-    """It kills itself once its log has been written three times."""
+    """The process kills itself once its log has been written three times."""
     command = [sys.executable, "-c", KILLED, *arguments(recipe_file, data, tmp_path)]
     run = subprocess.run(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     assert run.returncode == -signal.SIGKILL

@@ -81,7 +81,7 @@ def n_moving(server):
 
 
 def assert_only_this_is_computed(client, soft):
-    """Two calls one after the other are all that the engine computes between their answers."""
+    """Check that the engine evaluates nothing between two consecutive calls but the second one."""
     client.predict(crystal(2), model="soft")
     n_evaluated = len(soft.batches)
     client.predict(crystal(2), model="soft")
@@ -198,7 +198,7 @@ def test_only_so_many_move_at_once():
     ):
         next(snapshots)
         with pytest.raises(OverloadedError, match="1 systems are already being moved"):
-            # Less than it is told to wait, so that it does not ask again.
+            # Shorter than the advised pause, so that the client does not retry.
             next(client.propagate(soft_start(), 4, timeout=4.0))
 
 

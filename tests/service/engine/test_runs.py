@@ -38,7 +38,7 @@ from twinforce_service.scheduling.request import Limits, Request
 
 MODEL = "troubled"
 WAYS = ["thread", "process"]
-# Atoms of a batch that nothing else is about.
+# Number of atoms of a system that no other test uses.
 LAST = 77
 
 
@@ -86,7 +86,7 @@ def wait_for(condition):
 
 
 def pass_by(engine):
-    """Let an engine do all that it had to do, up to a short run of another walker."""
+    """Complete a short run, which the engine does after everything that it was told before."""
     assert Told(run(3)).move(engine).result()[-1].step == 3
 
 
@@ -126,7 +126,7 @@ def engine(both, way):
 
 @pytest.fixture
 def reports(both, way, engine):
-    """Return what is reported from now on; reports may come after the answers."""
+    """Return the reports from now on; they may arrive after the answers, so wait for a last one."""
     reports = both.reports[way]
     last = Request(MODEL, crystal(LAST), frozenset({"energy"}))
     engine.submit([last])

@@ -49,7 +49,7 @@ def test_a_walker_is_the_same_in_another_process():
 
 
 class Clock:
-    """A clock that moves a little whenever it is read, and where the test moves it."""
+    """A clock that advances a little at each read, and otherwise only when it is told to."""
 
     def __init__(self):
         self._now = 0.0
@@ -65,15 +65,16 @@ class Clock:
 
 
 class Bell:
-    """A bell at which an engine holds until it is rung, or until its time has passed.
+    """A bell with the time of the fake clock.
 
-    Time passes at once while nobody is expected to come; otherwise only the test ends a wait.
+    A wait with a timeout ends at once and advances the clock, unless `waits_for_ring` is set:
+    then it ends only when the bell is rung.
     """
 
     def __init__(self, clock):
         self._clock = clock
         self._rung = Event()
-        self.is_somebody_coming = False
+        self.waits_for_ring = False
         self.is_holding = Event()
 
     def ring(self):
@@ -84,7 +85,7 @@ class Bell:
             self._rung.wait()
         elif seconds > 0 and not self._rung.is_set():
             self.is_holding.set()
-            if self.is_somebody_coming:
+            if self.waits_for_ring:
                 assert self._rung.wait(PATIENCE)
             else:
                 self._clock.move(seconds)
@@ -104,7 +105,7 @@ class Steep(Soft):
 
 
 class Held:
-    """A thread engine with a clock of its own, which has learned how four walkers behave."""
+    """A thread engine with a fake clock, which has learned the delays of four walkers."""
 
     def __init__(self, max_hold):
         self.reports, self.clock = [], Clock()
@@ -133,7 +134,7 @@ class Held:
         return requests
 
     def step(self, *walkers):
-        """Let walkers return together, a millisecond after their last answers."""
+        """Let walkers return together, one millisecond after their last answers."""
         self.clock.move(0.001)
         for request in self.submit(*walkers):
             request.future.result(PATIENCE)
@@ -142,7 +143,7 @@ class Held:
 def test_walkers_come_together_in_an_engine_and_a_lone_one_does_not_wait():
     held = Held(max_hold=10.0)
     assert not held.bell.is_holding.is_set()
-    held.bell.is_somebody_coming = True
+    held.bell.waits_for_ring = True
     first, *others = held.walkers
     requests = held.submit(first)
     assert held.bell.is_holding.wait(PATIENCE)
@@ -150,7 +151,7 @@ def test_walkers_come_together_in_an_engine_and_a_lone_one_does_not_wait():
         requests += held.submit(walker)
     for request in requests:
         request.future.result(PATIENCE)
-    held.clock.move(1.0)  # nobody is expected any more
+    held.clock.move(1.0)  # no walker is expected any more
     lone = Walker()
     for _ in range(10):
         held.step(lone)

@@ -138,7 +138,7 @@ def test_a_propagation_goes_on_as_if_the_engine_had_not_been_killed(server, gate
     with Client(server.grpc_url if transport == "grpc" else server.rest_url) as client:
         expected = [each.checkpoint for each in client.propagate(begin, 40, 2)]
         found = []
-        with gate.closed(n_allowed=15):  # beyond step 10, and not as far as to the end
+        with gate.closed(n_allowed=15):  # past step 10, but not to the end
             for snapshot in client.propagate(begin, 40, 2):
                 found.append(snapshot.checkpoint)
                 if snapshot.step == 10:

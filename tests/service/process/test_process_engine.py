@@ -47,7 +47,7 @@ HYBRID = frozenset({"energy", "conservative_forces", "direct_forces"})
 LIMITS = Limits(max_atoms_per_system=300, max_waiting=8)
 
 
-# Atoms of a batch that nothing else is about.
+# Number of atoms of a system that no other test uses.
 LAST = 77
 
 
@@ -58,7 +58,7 @@ class Running:
         self.reports, self.restarts = [], []
 
     def forget(self):
-        """Forget what was reported, which may come after the answers; so a last batch is made."""
+        """Drop all reports; they may arrive after the answers, so wait for one of a last batch."""
         results(self.engine, request(molecule(LAST)))
         wait_for(lambda: self.reports and self.reports[-1].n_atoms == LAST)
         self.reports.clear()
@@ -298,10 +298,10 @@ def test_it_is_started_again_and_what_was_asked_can_be_asked_again(
             if die is not kill:
                 die(engine)
             futures = submit(engine, *(request(outputs=HYBRID) for _ in range(4)))
-            if die is kill:  # it accepts nothing once this is noticed
+            if die is kill:  # nothing is accepted once the death is noticed
                 die(engine)
                 futures.append(held)
-            else:  # what it dies of comes after what is held
+            else:  # the deadly request comes after the held one
                 gate.open()
             wait(futures, PATIENCE)
         assert engine.is_alive

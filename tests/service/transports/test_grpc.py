@@ -301,7 +301,9 @@ def test_what_is_late_is_not_computed(gated):
     with pytest.raises(grpc.RpcError) as late:
         stub.Predict(asking(molecule(1)), timeout=2.0)
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    wait_for(lambda: metric(server, "twinforce_requests_total") == 1)  # the service knows it too
+    wait_for(
+        lambda: metric(server, "twinforce_requests_total") == 1
+    )  # the service has given up, too
     potential.gate.release(1000)
     assert stub.Predict(asking(molecule(2)), timeout=PATIENCE).predictions
     assert potential.batches[-2:] == [(3,), (2,)]

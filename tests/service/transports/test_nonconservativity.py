@@ -327,7 +327,9 @@ def test_what_is_late_is_answered_in_time_and_goes_no_further(gated, wire):
     hurried = Client(url, timeout=2.0, max_retries=0, **options)
     with hurried, pytest.raises(DeadlineExceededError):
         hurried.nonconservativity(molecule(4), "soft")
-    wait_for(lambda: metric(server, "twinforce_requests_total") == 1)  # the service knows it too
+    wait_for(
+        lambda: metric(server, "twinforce_requests_total") == 1
+    )  # the service has given up, too
     potential.gate.release(1000)
     with open_client(server) as client:
         assert client.predict(molecule(2), "energy", "soft").energy > 0
