@@ -69,7 +69,7 @@ def test_the_wheel_holds_the_bundled_models_and_they_are_small(wheel, model):
     assert sum(sizes.values()) <= 2 * 1024**2, sizes
 
 
-def test_the_wheel_requires_little_and_says_its_licence(wheel):
+def test_the_wheel_requires_little_and_states_its_license(wheel):
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = email.message_from_bytes(wheel.read(name))
     required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]

@@ -2,10 +2,13 @@
 
 import ast
 import re
+import subprocess
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
+from tests.spelling import british_words
 from twinforce_proto import OUTPUTS
 from twinforce_proto.v1 import inference_pb2 as pb
 
@@ -16,6 +19,29 @@ SOURCES = [
     for root in ROOTS
     for path in sorted((ROOT / root).rglob("*.py"))
     if "_pb2" not in path.name
+]
+
+PROGRAMS = [*SOURCES, *sorted((ROOT / "bench").rglob("*.py"))]
+DOCUMENTED = [*PROGRAMS, *sorted((ROOT / "demo").rglob("*.py"))]
+_ENDINGS = {".md", ".proto", ".py", ".pyi", ".tpl", ".toml", ".txt", ".yaml", ".yml", ""}
+
+
+def _tracked():
+    """Return the files of the repository, or of a source distribution without one."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        return DOCUMENTED
+    return [ROOT / name for name in listed.stdout.split("\0") if name]
+
+
+TEXTS = [
+    path
+    for path in _tracked()
+    if path.is_file()
+    and path.suffix in _ENDINGS
+    and "_pb2" not in path.name
+    and path.name not in ("spelling.py", "test_words.py")
 ]
 
 NEVER_A_NAME = re.compile(
@@ -32,6 +58,10 @@ NEVER_A_CLASS = re.compile(
     r"^_?(Base\w+|\w*(Manager|Helper|Handler|Utils?)"
     r"|Structure|Molecule|Frame|Graph|Result|Response|Job|Task|Session|User|Backend)$"
 )
+# The client's side and the service's side, which no process imports together.
+TWO_SIDES_OF_ONE_THING = {"Run"}
+RIDDLE = re.compile(r"(what|who|whom|whose|how|when|where|whether|why|which)\b", re.IGNORECASE)
+
 # Words of ASE, and so of the client's calculator alone.
 ONLY_ASE = {"forces", "stress", "calculator"}
 
@@ -116,11 +146,46 @@ def test_the_wire_uses_the_same_words():
     assert numbers == ["unspecified", *OUTPUTS]
 
 
+def test_a_class_name_is_defined_once():
+    places = defaultdict(list)
+    for path in PROGRAMS:
+        for node in parsed(path).body:
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(place(path, node.lineno))
+    twice = {name: where for name, where in places.items() if len(where) > 1}
+    assert twice.keys() <= TWO_SIDES_OF_ONE_THING, twice
+
+
+def test_a_docstring_opens_with_what_its_subject_does():
+    wrong = []
+    for path in DOCUMENTED:
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                opening = (ast.get_docstring(node) or "").partition("\n")[0]
+                if RIDDLE.match(opening):
+                    wrong.append(f"{place(path, getattr(node, 'lineno', 1))} {opening}")
+    assert not wrong
+
+
 def test_spelling_is_american():
     wrong = [
-        f"{place(path, number)} {line.strip()}"
-        for path in SOURCES
+        f"{place(path, number)} {', '.join(found)}"
+        for path in TEXTS
         for number, line in enumerate(path.read_text().splitlines(), 1)
-        if re.search(r"neighbour|behaviour|colour", line, flags=re.IGNORECASE)
+        if (found := british_words(line))
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the behaviour of neighbouring atoms", ["behaviour", "neighbouring"]),
+        ("Optimised labelled centre_of_mass", ["Optimised", "labelled", "centre"]),
+        ("gray, centered, labeled, analyses, realistic, hours, filled, noise, raised", []),
+        ("future.cancelled() or asyncio.CancelledError", []),
+        ("the request was cancelled", ["cancelled"]),
+    ],
+)
+def test_british_words_are_told_from_american_ones(text, expected):
+    assert british_words(text) == expected

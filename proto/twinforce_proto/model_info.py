@@ -19,23 +19,23 @@ from twinforce_proto.system import System
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a served model declares of itself.
+    """The description of a served model.
 
     Attributes:
-        name: What a client asks for.
-        version: Of the model.
-        sha256: Of the weights, in hexadecimal.
-        architecture: The family of potentials it belongs to.
-        cutoff: In Å.
-        elements: Atomic numbers it was made for.
-        dtype: What it computes in, such as "float32".
-        device: Such as "cpu" or "cuda:0".
-        outputs: What can be asked of it, in the order of `OUTPUTS`.
-        n_parameters: How many numbers were trained.
-        uses_charge: Whether the total charge of a system matters.
-        uses_spin: Whether the spin multiplicity of a system matters.
-        units: Of each output.
-        metadata: Errors, training data, recipe ...: as JSON has it.
+        name: Name that clients use to select the model.
+        version: Version of the model.
+        sha256: SHA-256 of the weights, in hexadecimal.
+        architecture: Family of potentials that the model belongs to.
+        cutoff: Cutoff radius, in Å.
+        elements: Atomic numbers that the model supports.
+        dtype: Floating-point type of its computations, such as "float32".
+        device: Device on which it runs, such as "cpu" or "cuda:0".
+        outputs: Outputs that the model supports, in the order of `OUTPUTS`.
+        n_parameters: Number of trained parameters.
+        uses_charge: True if predictions depend on the total charge of a system.
+        uses_spin: True if predictions depend on the spin multiplicity of a system.
+        units: Unit of each output.
+        metadata: Errors, training data, recipe and the like, as JSON values.
         card: The model card, in Markdown.
     """
 

@@ -130,14 +130,14 @@ def main() -> int:
     settings = parse_settings()
     logs.configure(settings.log_level, settings.log_format)
     try:
-        asyncio.run(_serve_until_signalled(settings))
+        asyncio.run(_serve_until_signaled(settings))
     except (OSError, ServiceError) as error:
         sys.stderr.write(f"twinforce-server: error: {error}\n")
         return 1
     return 0
 
 
-async def _serve_until_signalled(settings: Settings) -> None:
+async def _serve_until_signaled(settings: Settings) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
     def stop_on_signal() -> None:

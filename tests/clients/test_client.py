@@ -363,7 +363,7 @@ def test_a_program_that_closes_nothing_ends(url):
 
 
 def test_remote_steps_are_not_held_up_by_the_wire(client):
-    """Without TCP_NODELAY, delayed acknowledgements cost 40 ms a step."""
+    """Without TCP_NODELAY, delayed acknowledgments cost 40 ms a step."""
     port = port_of(client.url)
     with client.stream() as stream:
         stream.predict(molecule(2))

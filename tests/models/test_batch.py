@@ -55,7 +55,7 @@ def test_wrapped_periodic_positions_are_kept_bit_by_bit():
     np.testing.assert_array_equal(batch.positions.numpy(), inside.positions)
 
 
-def test_displacements_lead_from_the_centre_to_the_neighbor():
+def test_displacements_lead_from_the_center_to_the_neighbor():
     system = System([1, 1], [[0.5, 0, 0], [3.5, 0, 0]], np.eye(3) * 4.0, True)
     batch = Batch.from_systems([system], 1.5)
     assert batch.pairs.tolist() == [[0, 1], [1, 0]]

@@ -165,7 +165,8 @@ def _disagreement_from_proto(message: pb.ForceDisagreement) -> Disagreement:
 
 def _by_atomic_number(values: Mapping[str, float]) -> dict[str, float]:
     """Return the values in the order of atomic numbers, because protobuf maps have no order."""
-    return {symbol: values[symbol] for symbol in SYMBOLS if symbol in values}
+    known = dict(values)  # a look-up in a protobuf map is slow
+    return {symbol: known[symbol] for symbol in SYMBOLS if symbol in known}
 
 
 def _random_from_proto(message: pb.Start) -> int | Mapping[str, Any] | None:

@@ -45,7 +45,7 @@ def test_hybrid_goes_down_on_direct_forces_first(client):
     assert [each.is_last for each in reports] == [False] * (len(reports) - 1) + [True]
 
 
-def test_the_minimum_is_that_of_another_optimiser(server):
+def test_the_minimum_is_that_of_another_optimizer(server):
     """The same one, from nearby: the energy is what BFGS of ASE finds."""
     system = argon()
     with Client(server.grpc_url) as client:

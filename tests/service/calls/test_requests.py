@@ -176,7 +176,7 @@ def test_a_checkpoint_is_checked(client):
     *_, last = client.propagate(start(MTS), 4)
     good = pb.Checkpoint.FromString(last.checkpoint)
 
-    def spoilt(change):
+    def corrupted(change):
         message = pb.Checkpoint()
         message.CopyFrom(good)
         change(message)
@@ -202,7 +202,7 @@ def test_a_checkpoint_is_checked(client):
         lambda message: message.start.random_state.ClearField("state"),
         lambda message: setattr(message.start.integrator, "time_step_fs", -1.0),
     ):
-        reply = _asked(client, spoilt(change))
+        reply = _asked(client, corrupted(change))
         assert isinstance(reply, InvalidRequestError), change
         assert reply.field == "checkpoint"
     for garbage in (b"x", b"", last.checkpoint[: len(last.checkpoint) // 2]):

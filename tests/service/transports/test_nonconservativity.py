@@ -286,7 +286,7 @@ def outcome(server, transport, kind):
     return metric(server, f"twinforce_requests_total{labels}")
 
 
-def cancelled_grpc_call(server, potential):
+def canceled_grpc_call(server, potential):
     message = nonconservativity_request_to_proto(NonconservativityRequest("soft", molecule(4)))
     with grpc.insecure_channel(server.grpc_url.removeprefix("grpc://")) as channel:
         call = InferenceStub(channel).Nonconservativity.future(message, timeout=PATIENCE)
@@ -307,7 +307,7 @@ def closed_rest_connection(server, potential):
     wait_for(lambda: outcome(server, "rest", "RequestCancelledError") == 1)
 
 
-@pytest.mark.parametrize("leave", [cancelled_grpc_call, closed_rest_connection])
+@pytest.mark.parametrize("leave", [canceled_grpc_call, closed_rest_connection])
 def test_nothing_more_is_computed_for_a_caller_that_went_away(gated, leave, caplog):
     server, potential = gated
     leave(server, potential)

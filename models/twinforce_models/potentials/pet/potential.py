@@ -100,7 +100,7 @@ class PetPotential:
 
     @property
     def table_variant(self) -> Hashable:
-        """What it evaluates a table with; None where charges, spins or variants ask for more."""
+        """Variant of the table evaluation; None if charges or variants need more than tables."""
         is_special = self._names.get(DIRECT_STRESS, "") not in ("", *DIRECT_STRESS.names)
         return None if self.uses_charge or is_special else "rows"
 
