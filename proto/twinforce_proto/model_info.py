@@ -71,7 +71,7 @@ class Declares(Protocol):
 class Support:
     """The outputs and systems that a model supports.
 
-    Build it once per model and reuse it: it holds a table of the elements.
+    Build it once per model and reuse it, because it holds a table of the elements.
 
     Args:
         model: Declares the elements and outputs.
@@ -88,8 +88,7 @@ class Support:
         self._elements = model.elements
         self._uses_charge = uses_charge
         self._uses_spin = uses_spin
-        self._is_known = np.zeros(MAX_ATOMIC_NUMBER + 1, dtype=np.bool_)
-        self._is_known[list(model.elements)] = True
+        self._is_known = np.isin(np.arange(MAX_ATOMIC_NUMBER + 1), list(model.elements))
 
     @classmethod
     def of(cls, info: ModelInfo) -> "Support":
