@@ -87,7 +87,7 @@ def test_a_run_moves_there_and_back(server, file, tmp_path):
 def test_nothing_travels_between_what_is_written(server, file, tmp_path):
     with CountingService(server.grpc_url) as counting:
         written(counting.url, file, tmp_path / "there", ["--on-server"])
-        assert counting.asked == {"propagate": 1}
+        assert counting.requested == {"propagate": 1}
 
 
 def test_fixed_atoms_and_masses_go_along(server):
