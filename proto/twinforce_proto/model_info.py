@@ -88,7 +88,9 @@ class Support:
         self._elements = model.elements
         self._uses_charge = uses_charge
         self._uses_spin = uses_spin
-        self._is_known = np.isin(np.arange(MAX_ATOMIC_NUMBER + 1), list(model.elements))
+        self._is_known = np.zeros(MAX_ATOMIC_NUMBER + 1, dtype=np.bool_)
+        # A model may declare atomic types that are not elements, such as 0 or 200.
+        self._is_known[[z for z in model.elements if 1 <= z <= MAX_ATOMIC_NUMBER]] = True
 
     @classmethod
     def of(cls, info: ModelInfo) -> "Support":

@@ -246,7 +246,8 @@ def test_an_unsupported_charge_is_an_error_of_its_system(saved, suffix):
     assert model.info.uses_charge
     assert model.info.uses_spin
     good, bad = pets.systems()[1], System([8], [[0, 0, 0]], charge=0.5)
-    with pytest.raises(InvalidSystemError, match=r"systems\[1\]: charge: .* whole number, got 0.5"):
+    expected = r"systems\[1\]: charge: expected a whole number for this model, got 0.5"
+    with pytest.raises(InvalidSystemError, match=expected):
         predict(model.potential, [good, bad], {"energy"})
 
 
