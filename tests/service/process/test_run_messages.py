@@ -89,16 +89,18 @@ def test_a_journey_arrives_as_it_was(wanted):
     assert told == [(2**60, "something", True)]
 
 
-@pytest.mark.parametrize("disagree", [True, False])
-def test_a_snapshot_arrives_as_it_was(disagree):
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+@pytest.mark.parametrize("has_disagreement", [True, False])
+@pytest.mark.parametrize("provenance", [PROVENANCE, None])
+def test_a_snapshot_is_decoded_to_the_last_bit(has_disagreement, has_checkpoint, provenance):
     origin = checkpoint()
     snapshot = Trajectory(origin.start).snapshot(origin.state, 24, 0.1)
     sent = replace(
         snapshot,
-        checkpoint=origin.to_bytes(),
-        provenance=PROVENANCE,
-        species_temperatures={"Ar": math.nan},
-        disagreement=snapshot.disagreement if disagree else None,
+        checkpoint=origin.to_bytes() if has_checkpoint else b"",
+        provenance=provenance,
+        species_temperatures={"H": 1 / 3, "Ar": math.nan},
+        disagreement=snapshot.disagreement if has_disagreement else None,
     )
     message = received(update_to_frames(5, sent, is_last=True))
     number, got, is_last = update_from_message(message)
