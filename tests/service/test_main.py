@@ -204,7 +204,7 @@ def test_a_service_whose_engine_dies_does_not_pretend_to_be_well():
     assert reply.status_code == 503
     assert "the engine thread failed" in reply.json()["detail"]
     wait_for(lambda: not is_reachable(server.rest_url))
-    with pytest.raises(UnavailableError, match="the engine has died"):
+    with pytest.raises(UnavailableError, match="the engine has failed"):
         server.stop()
 
 
