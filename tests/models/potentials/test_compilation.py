@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -236,7 +237,7 @@ def test_what_is_kept_but_not_what_its_name_says_is_built_again(
     folder = shutil.copytree(kept, tmp_path / "copy")
     direct, hybrid = sorted(folder.glob("*.pt2"))
     hybrid.write_bytes(direct.read_bytes())
-    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))  # builds fail at once
     with caplog.at_level(logging.WARNING), pytest.raises(ModelLoadError, match="compile"):
         compiled(net(hyperparameters=ONE_LAYER), folder, 1, wait=True)
     assert "will be built again" in caplog.text
