@@ -91,7 +91,7 @@ def finish_another_run(engine):
 
 
 class BothEngines:
-    """BothEngines kinds of engines, with the same models and limits, and their reports."""
+    """Both kinds of engines, with the same models and limits, and their reports."""
 
     def __init__(self, stack, spec):
         self.reports = {kind: [] for kind in KINDS}

@@ -519,7 +519,7 @@ def test_the_memory_of_a_batch_on_a_gpu_is_as_measured(with_autograd, with_table
     if with_tables:
         model = dataclasses.replace(model, tables=TablePredictor(model.potential))
     samples, n_free = warm_up.memory_samples(model, with_autograd=with_autograd)
-    budget = budgets.measured(samples, n_free)
+    budget = budgets.fit_budget(samples, n_free)
     outputs = BOTH if with_autograd else frozenset({"direct_forces"})
     systems = [crystal(600, element=8)] * 8
     torch.cuda.reset_peak_memory_stats(device)

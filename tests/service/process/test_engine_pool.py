@@ -114,10 +114,7 @@ def test_a_call_is_accepted_as_a_whole_or_not_at_all(pair, gate):
         waiting = [request(n) for n in (3, 1, 1, 1)]
         pair.pool.submit(waiting)
         assert [engine.n_waiting for engine in pair.engines] == [1, 3]
-        too_many = [
-            request(2),
-            request(1),
-        ]  # the first engine has room for its share, the second has not
+        too_many = [request(2), request(1)]  # the first engine has room for its share
         with pytest.raises(OverloadedError):
             pair.pool.submit(too_many)
         assert [engine.n_pending_atoms for engine in pair.engines] == [4, 4]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.systems import molecule
 from twinforce_proto import SystemTooLargeError
 from twinforce_service.scheduling.batch_queue import BatchQueue
-from twinforce_service.scheduling.budgets import Budget, Budgets, measured
+from twinforce_service.scheduling.budgets import Budget, Budgets, fit_budget
 from twinforce_service.scheduling.request import Limits, Request
 
 DIRECT, CONSERVATIVE = frozenset({"direct_forces"}), frozenset({"conservative_forces"})
@@ -27,7 +27,7 @@ def test_the_fit_recovers_the_measured_memory_with_headroom(fixed, per_atom, per
 
     n_free = 10 * taken(20_000, 2_000_000)
     samples = [(*size, int(taken(*size))) for size in SIZES]
-    budget = measured(samples, int(n_free))
+    budget = fit_budget(samples, int(n_free))
     assert budget.batch == pytest.approx(0.8 * (n_free - fixed), rel=1e-3)
     n_atoms = budget.batch / budget.load(1, 50)
     assert taken(n_atoms, 50 * n_atoms) == pytest.approx(0.8 * n_free, rel=0.03)
@@ -36,7 +36,7 @@ def test_the_fit_recovers_the_measured_memory_with_headroom(fixed, per_atom, per
 @given(st.lists(st.integers(1, 2**34), min_size=5, max_size=5), st.integers(0, 2**37))
 def test_the_fit_never_predicts_less_memory_than_was_measured(n_bytes, n_free):
     samples = [(*size, each) for size, each in zip(SIZES, n_bytes, strict=True)]
-    budget = measured(samples, n_free)
+    budget = fit_budget(samples, n_free)
     if budget is not None:
         for n_atoms, n_pairs, taken in samples:
             if budget.load(n_atoms, n_pairs) < budget.alone:
@@ -44,7 +44,7 @@ def test_the_fit_never_predicts_less_memory_than_was_measured(n_bytes, n_free):
 
 
 def test_there_is_no_budget_for_too_few_samples():
-    assert measured([(512, 9_000, 10**7)] * 2, 10**10) is None
+    assert fit_budget([(512, 9_000, 10**7)] * 2, 10**10) is None
 
 
 def test_a_batch_holds_as_many_requests_as_fit_into_memory():
