@@ -70,16 +70,16 @@ def batches():
 
 def fused_in_python(potential, parts=PARTS):
     """Return the potential with parts that are what is compiled, evaluated as it is."""
-    fused, n_weights = CompiledHybridNet(potential), len(named_weights(potential.core))
+    compiled, n_weights = CompiledHybridNet(potential), len(named_weights(potential.core))
     for part in parts:
         evaluate = getattr(fused, part)
-        fused.use(
+        compiled.use(
             Spec(part, potential.core.hyperparameters, "float64", "cpu", 1),
             lambda values, evaluate=evaluate: evaluate(
                 potential.core, fused.Inputs(*values[n_weights:])
             ),
         )
-    return fused
+    return compiled
 
 
 def assert_same(fused, plain, tolerance):
