@@ -1,4 +1,4 @@
-"""The compiled network says what the plain one says of any batch; nobody waits."""
+"""The compiled network agrees with the plain one on any batch, and nothing waits for it."""
 
 import logging
 import os
@@ -54,8 +54,8 @@ def net(dtype=torch.float64, hyperparameters=TINY, device="cpu"):
 
 
 def batches():
-    """Return systems alone and together: crowded, in open space, in a cell smaller than twice the
-    cutoff, of one atom."""
+    """Return systems alone and together: dense, isolated, in a cell smaller than twice the cutoff,
+    and of one atom."""
     molecule = System([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
     lone = System([8], [[0.0, 0.0, 0.0]])
     return [
@@ -68,17 +68,17 @@ def batches():
 
 
 def fused_in_python(potential, parts=PARTS):
-    """Return the potential with parts that are what is compiled, evaluated as it is."""
-    fused, n_weights = CompiledHybridNet(potential), len(named_weights(potential.core))
+    """Return the potential whose compiled parts are the uncompiled functions."""
+    compiled_net, n_weights = CompiledHybridNet(potential), len(named_weights(potential.core))
     for part in parts:
         evaluate = getattr(fused, part)
-        fused.use(
+        compiled_net.use(
             Spec(part, potential.core.hyperparameters, "float64", "cpu", 1),
             lambda values, evaluate=evaluate: evaluate(
                 potential.core, fused.Inputs(*values[n_weights:])
             ),
         )
-    return fused
+    return compiled_net
 
 
 def assert_same(fused, plain, tolerance):
