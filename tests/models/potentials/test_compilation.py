@@ -1,10 +1,9 @@
-"""The compiled network says what the plain one says of any batch; nobody waits."""
+"""The compiled network agrees with the plain one on any batch, and nothing waits for it."""
 
 import logging
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -55,8 +54,8 @@ def net(dtype=torch.float64, hyperparameters=TINY, device="cpu"):
 
 
 def batches():
-    """Return systems alone and together: crowded, in open space, in a cell smaller than twice the
-    cutoff, of one atom."""
+    """Return systems alone and together: dense, isolated, in a cell smaller than twice the cutoff,
+    and of one atom."""
     molecule = System([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
     lone = System([8], [[0.0, 0.0, 0.0]])
     return [
@@ -69,17 +68,17 @@ def batches():
 
 
 def fused_in_python(potential, parts=PARTS):
-    """Return the potential with parts that are what is compiled, evaluated as it is."""
-    compiled, n_weights = CompiledHybridNet(potential), len(named_weights(potential.core))
+    """Return the potential whose compiled parts are the uncompiled functions."""
+    compiled_net, n_weights = CompiledHybridNet(potential), len(named_weights(potential.core))
     for part in parts:
         evaluate = getattr(fused, part)
-        compiled.use(
+        compiled_net.use(
             Spec(part, potential.core.hyperparameters, "float64", "cpu", 1),
             lambda values, evaluate=evaluate: evaluate(
                 potential.core, fused.Inputs(*values[n_weights:])
             ),
         )
-    return compiled
+    return compiled_net
 
 
 def assert_same(fused, plain, tolerance):
@@ -237,7 +236,7 @@ def test_what_is_kept_but_not_what_its_name_says_is_built_again(
     folder = shutil.copytree(kept, tmp_path / "copy")
     direct, hybrid = sorted(folder.glob("*.pt2"))
     hybrid.write_bytes(direct.read_bytes())
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))  # builds fail at once
+    monkeypatch.setenv("CXX", "no-such-compiler")
     with caplog.at_level(logging.WARNING), pytest.raises(ModelLoadError, match="compile"):
         compiled(net(hyperparameters=ONE_LAYER), folder, 1, wait=True)
     assert "will be built again" in caplog.text
