@@ -7,7 +7,7 @@ _PATIENCE = 512
 
 
 class NeighborCapacity:
-    """Columns for the neighbors of an atom; grows at once, shrinks after many smaller batches.
+    """Columns for the neighbors of an atom; grows immediately, shrinks after many smaller batches.
 
     Attributes:
         listed: Columns for the neighbors within the cutoff.
