@@ -5,6 +5,7 @@ page run in order in one folder, since later ones read the files that earlier on
 runs against the bundled model, the longer pages against a toy that is served as `water`.
 """
 
+import importlib.util
 import re
 import shlex
 import shutil
@@ -23,6 +24,7 @@ LONGER_PAGES = [ROOT / "docs" / "tutorial.md", ROOT / "docs" / "dynamics.md"]
 PROGRAMS = [block for page in PAGES for block in blocks_of(page) if block.language == "python"]
 # `twinforce assess` takes minutes.
 QUICK_COMMANDS = {"models", "predict", "md"}
+_MODULE = re.compile(r"python -m ([\w.]+)")
 
 
 def serve(**settings):
@@ -145,3 +147,9 @@ def test_the_service_accepts_the_flags(words):
 def test_the_makefile_has_the_target(words):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert words[1] in targets
+
+
+def test_modules_that_the_pages_run_exist():
+    names = {name.rstrip(".") for page in PAGES for name in _MODULE.findall(page.read_text())}
+    assert len(names) > 5
+    assert not [name for name in names if importlib.util.find_spec(name) is None]
