@@ -1,4 +1,4 @@
-"""Systems to test with."""
+"""Small systems for tests."""
 
 import numpy as np
 

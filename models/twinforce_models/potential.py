@@ -26,7 +26,7 @@ class Heads:
             float32, to keep the digits of a large constant per element.
         direct_forces: Shape [n_atoms, 3], in eV/Å, net force included; None if the potential has
             no such head or the caller did not ask for it.
-        direct_stress: Shape [n_systems, 3, 3], in eV/Å³, tension > 0; None likewise.
+        direct_stress: Shape [n_systems, 3, 3], in eV/Å³, tension > 0; None as for `direct_forces`.
     """
 
     atom_energies: Tensor
@@ -44,7 +44,7 @@ class DirectHeads:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FusedHeads:
-    """The results of one call that takes derivatives by itself; no autograd graph is attached.
+    """The results of an evaluation that includes derivatives; no autograd graph is attached.
 
     Attributes:
         atom_energies: Shape [n_atoms], in eV.

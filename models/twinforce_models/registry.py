@@ -74,7 +74,7 @@ def load(
             path of a model's directory; a file that `model_files` reads, such as "model.ckpt"; or
             two models combined into one, "conservative:A+direct:B".
         device: Device to compute on.
-        dtype: Data type to compute in. None uses the one that the model asks for.
+        dtype: Data type to compute in. None uses the one that the model specifies.
         name: Name by which clients request the model. None uses the model's own name.
 
     Raises:

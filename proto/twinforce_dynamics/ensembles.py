@@ -39,7 +39,7 @@ class SVR:
     Attributes:
         temperature_k: Temperature, in K.
         relaxation: Relaxation time τ of the kinetic energy.
-        scope: "global" rescales all atoms by one factor, "local" each atom by its own.
+        scope: "global" rescales all atoms by one factor, "local" each atom by a separate one.
     """
 
     temperature_k: float

@@ -88,7 +88,7 @@ def respa_steps(state: State, mechanics: Mechanics, inner_steps: int) -> Steps[S
     state = _kick(state, impulse, mechanics.masses)
     total_strain = np.zeros((3, 3))
     for n_left in reversed(range(inner_steps)):
-        # The impulse is applied at once, but its force acts throughout the outer step.
+        # The impulse is applied at the start, but its force acts throughout the outer step.
         ahead = (2 * n_left + 1 - inner_steps) / inner_steps
         excess = ahead * impulse if mechanics.middle else None
         state, strain = yield from _inner_step(

@@ -146,7 +146,7 @@ def _numeric_array(field: str, values: ArrayLike, kinds: str, expected: str) -> 
         array = np.asarray(values)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidSystemError.expected(field, expected, "rows of different lengths") from error
-    # An empty list has no dtype of its own.
+    # The dtype of an empty list means nothing.
     if array.dtype.kind not in kinds and array.size:
         raise InvalidSystemError.expected(field, expected, f"{array.dtype} values")
     return array

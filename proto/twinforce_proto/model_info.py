@@ -71,7 +71,7 @@ class Declares(Protocol):
 class Support:
     """The outputs and systems that a model supports.
 
-    Build it once per model and reuse it: it holds a table of the elements.
+    Build it once per model and reuse it, because it holds a table of the elements.
 
     Args:
         model: Declares the elements and outputs.
@@ -89,7 +89,8 @@ class Support:
         self._uses_charge = uses_charge
         self._uses_spin = uses_spin
         self._is_known = np.zeros(MAX_ATOMIC_NUMBER + 1, dtype=np.bool_)
-        self._is_known[list(model.elements)] = True
+        # A model may declare atomic types that are not elements, such as 0 or 200.
+        self._is_known[[z for z in model.elements if 1 <= z <= MAX_ATOMIC_NUMBER]] = True
 
     @classmethod
     def of(cls, info: ModelInfo) -> "Support":

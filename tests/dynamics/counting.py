@@ -10,7 +10,7 @@ from twinforce_proto.v1 import inference_pb2_grpc as rpc
 
 
 class CountingService(rpc.InferenceServicer):
-    """Forwards every call; `asked` counts the outputs of each message, sorted and joined.
+    """Forwards every call; `requested` counts the outputs of each message, sorted and joined.
 
     The sizes of the messages of streams, in bytes, are in `sizes`.
     """
@@ -23,7 +23,7 @@ class CountingService(rpc.InferenceServicer):
         port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
         self.url = f"grpc://127.0.0.1:{port}"
-        self.asked = Counter()
+        self.requested = Counter()
         self.sizes = []
 
     def __enter__(self):
@@ -40,23 +40,23 @@ class CountingService(rpc.InferenceServicer):
         return self._stub.GetModel(request)
 
     def Predict(self, request, _context):  # noqa: N802
-        self.asked["unary"] += 1
+        self.requested["unary"] += 1
         return self._stub.Predict(request)
 
     def PredictStream(self, requests, _context):  # noqa: N802
         yield from self._stub.PredictStream(self._counted(requests))
 
     def Propagate(self, request, _context):  # noqa: N802
-        self.asked["propagate"] += 1
+        self.requested["propagate"] += 1
         yield from self._stub.Propagate(request)
 
     def Relax(self, request, _context):  # noqa: N802
-        self.asked["relax"] += 1
+        self.requested["relax"] += 1
         yield from self._stub.Relax(request)
 
     def _counted(self, requests):
         decoder = StreamDecoder()
         for request in requests:
-            self.asked[" ".join(sorted(decoder.decode(request).outputs))] += 1
+            self.requested[" ".join(sorted(decoder.decode(request).outputs))] += 1
             self.sizes.append(request.ByteSize())
             yield request

@@ -61,7 +61,7 @@ def calculator(url):
         yield calculator
 
 
-def test_an_ase_user_changes_two_lines(calculator, tmp_path):
+def test_an_ase_script_changes_two_lines_to_use_multiple_time_stepping(calculator, tmp_path):
     atoms = argon(calculator)
     path = tmp_path / "run.traj"
     log = tmp_path / "run.log"
@@ -97,7 +97,7 @@ def test_one_inner_step_is_velocity_verlet_of_ase(url, forces):
         np.testing.assert_allclose(found.get_forces(), expected.get_forces(), atol=1e-10)
 
 
-def test_any_calculator_of_ase_can_drive_with_its_only_forces():
+def test_an_ase_calculator_with_one_kind_of_forces_can_drive():
     expected, found = (argon(EMT()) for _ in range(2))
     for atoms in (expected, found):
         atoms.numbers[:] = 29
@@ -108,7 +108,9 @@ def test_any_calculator_of_ase_can_drive_with_its_only_forces():
 
 @pytest.mark.parametrize("ensemble", ["nve", "langevin", "isotropic"])
 @pytest.mark.parametrize("inner_steps", [1, 8])
-def test_an_outer_step_asks_for_direct_forces_but_once_for_both(server, ensemble, inner_steps):
+def test_an_outer_step_requests_both_forces_once_and_direct_forces_otherwise(
+    server, ensemble, inner_steps
+):
     with CountingService(server.grpc_url) as counting:
         atoms = argon()
         with TwinForceCalculator(counting.url) as atoms.calc:
@@ -125,18 +127,18 @@ def test_an_outer_step_asks_for_direct_forces_but_once_for_both(server, ensemble
             expected = {both: 5 + counting_start[both]}
             if inner_steps > 1:
                 expected[direct] = 5 * (inner_steps - 1)
-            assert dict(counting.asked) == expected
+            assert dict(counting.requested) == expected
             atoms.get_potential_energy(), atoms.get_forces(), dynamics.conserved_energy()
-            assert dict(counting.asked) == expected
+            assert dict(counting.requested) == expected
 
 
 @pytest.mark.parametrize("forces", ["conservative", "direct"])
-def test_a_plain_step_asks_once_for_its_forces_and_the_energy(server, forces):
+def test_a_plain_step_requests_its_forces_and_the_energy_once(server, forces):
     with CountingService(server.grpc_url) as counting:
         atoms = argon()
         with TwinForceCalculator(counting.url) as atoms.calc:
             MultipleTimeStepping(atoms, 2 * FS, forces=forces, ensemble=GLOBAL, seed=0).run(5)
-            assert dict(counting.asked) == {" ".join(sorted((f"{forces}_forces", "energy"))): 6}
+            assert dict(counting.requested) == {" ".join(sorted((f"{forces}_forces", "energy"))): 6}
 
 
 @pytest.mark.parametrize("name", ENSEMBLES)
@@ -176,7 +178,7 @@ def test_a_restart_continues_bit_for_bit(url, tmp_path, name):
         ({"forces": "conservative"}, "inner-steps 1|forces conservative"),
     ],
 )
-def test_a_restart_in_another_way_is_refused(calculator, tmp_path, change, text):
+def test_a_restart_with_other_settings_is_refused(calculator, tmp_path, change, text):
     path = tmp_path / "run.npz"
     given = {"timestep": 2 * FS, "inner_steps": 3}
     MultipleTimeStepping(argon(calculator), **given).save(path)
@@ -213,7 +215,7 @@ def test_atoms_that_an_observer_moves_are_evaluated_again(calculator):
     np.testing.assert_allclose(atoms.positions, expected.positions, rtol=0, atol=1e-12)
 
 
-def test_momenta_that_are_set_between_steps_count(calculator):
+def test_momenta_set_between_steps_are_used(calculator):
     atoms = argon(calculator)
     dynamics = MultipleTimeStepping(atoms, 2 * FS)
     dynamics.run(1)
@@ -225,7 +227,7 @@ def test_momenta_that_are_set_between_steps_count(calculator):
 # Monitoring
 
 
-def test_the_disagreement_is_that_of_the_predictions(calculator):
+def test_the_disagreement_matches_the_predictions(calculator):
     atoms = argon(calculator)
     dynamics = MultipleTimeStepping(atoms, 2 * FS, inner_steps=4)
     dynamics.run(3)
@@ -242,7 +244,7 @@ def test_the_disagreement_is_that_of_the_predictions(calculator):
     assert found.work != 0.0
 
 
-def test_a_disagreement_beyond_that_of_testing_is_warned_of_once():
+def test_a_disagreement_beyond_the_tested_range_warns_once():
     toy = lennard_jones()
     info = loaded(toy, "lj").info
     for largest, is_warned in ((1e-5, True), (10.0, False)):
@@ -261,18 +263,18 @@ def test_a_disagreement_beyond_that_of_testing_is_warned_of_once():
         assert all("Ar 0.00" in text and "Kr" not in text for text in texts)
 
 
-def test_direct_forces_without_a_thermostat_are_warned_of(calculator):
+def test_direct_forces_without_a_thermostat_warn(calculator):
     with pytest.warns(DirectForcesWarning, match="without a thermostat") as caught:
         MultipleTimeStepping(argon(calculator), FS, forces="direct")
     assert caught[0].filename == __file__
     MultipleTimeStepping(argon(calculator), FS, forces="direct", ensemble=GLOBAL)
 
 
-# What is constrained, and what is refused
+# Constraints and invalid arguments
 
 
 @pytest.mark.parametrize("name", ["nve", "svr", "local", "langevin"])
-def test_fixed_atoms_stay_and_do_not_count(calculator, name):
+def test_fixed_atoms_do_not_move_and_have_no_degrees_of_freedom(calculator, name):
     atoms = argon(calculator)
     atoms.set_constraint(FixAtoms([0, 6]))
     start = atoms.positions.copy()
@@ -287,7 +289,7 @@ def test_fixed_atoms_stay_and_do_not_count(calculator, name):
     assert dynamics.temperature_k == pytest.approx(twice / (18 * units.kB), rel=1e-6)
 
 
-def test_an_isolated_system_has_no_temperature_of_its_motion_as_a_whole(calculator):
+def test_center_of_mass_motion_of_an_isolated_system_is_not_thermal(calculator):
     atoms = argon(calculator)
     dynamics = MultipleTimeStepping(atoms, 2 * FS)
     calm = dynamics.temperature_k
@@ -305,12 +307,12 @@ def test_an_isolated_system_has_no_temperature_of_its_motion_as_a_whole(calculat
         ({"forces": "fast"}, ValueError, "forces: expected 'hybrid'"),
     ],
 )
-def test_senseless_arguments_are_refused(calculator, change, error, text):
+def test_invalid_arguments_are_refused(calculator, change, error, text):
     with pytest.raises(error, match=text):
         MultipleTimeStepping(argon(calculator), **{"timestep": FS} | change)
 
 
-def test_constraints_that_cannot_be_kept_are_refused(calculator):
+def test_unsupported_constraints_are_refused(calculator):
     atoms = argon(calculator)
     atoms.set_constraint(FixBondLength(0, 1))
     with pytest.raises(ValueError, match="expected FixAtoms only, got FixBondLength"):
@@ -331,7 +333,7 @@ def test_constant_pressure_without_a_full_cell_is_refused(calculator):
     assert MultipleTimeStepping(atoms, FS).volume is None
 
 
-def test_a_model_that_lacks_what_is_needed_is_refused_before_the_first_step():
+def test_a_model_without_required_outputs_is_refused_before_the_first_step():
     class WithoutDirectStress(WithoutDirect):
         outputs = WithoutDirect.outputs | {"direct_forces", "conservative_stress"}
 
@@ -350,8 +352,8 @@ def test_atoms_without_a_calculator_are_refused():
         MultipleTimeStepping(argon(), FS)
 
 
-def test_a_temperature_and_a_pressure_are_kept_by_a_service(calculator):
-    """Few atoms for a short time: only that they come near; distributions are tested apart."""
+def test_constant_pressure_dynamics_on_a_service_stay_near_the_set_point(calculator):
+    """Check rough averages of a short run; `test_ensembles` checks the distributions."""
     atoms = argon(calculator)
     pressure = 0.002
     ensemble = NPT(

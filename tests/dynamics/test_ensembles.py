@@ -89,7 +89,7 @@ def test_velocity_rescaling_alone_draws_kinetic_energies_from_their_distribution
     assert kstest(drawn, gamma(n_dof / 2, scale=KT).cdf).pvalue > 0.01
 
 
-def test_a_short_rescaling_moves_the_kinetic_energy_by_what_its_equation_says():
+def test_a_short_rescaling_changes_the_kinetic_energy_as_its_equation_predicts():
     bath = Bath(GLOBAL, MIXED, None, np.random.default_rng(2))
     _, state = walker(Hills(), GLOBAL, MIXED, cell=9.0 * np.eye(3))
     before = kinetic_energy(state.momenta, MIXED)
@@ -104,7 +104,7 @@ def test_a_short_rescaling_moves_the_kinetic_energy_by_what_its_equation_says():
     assert after.std() == pytest.approx(spread, rel=0.06)
 
 
-def test_global_rescaling_leaves_directions_and_the_center_of_mass_alone():
+def test_global_rescaling_preserves_directions_and_the_center_of_mass():
     stepper, state = walker(Hills(), GLOBAL, MIXED, cell=9.0 * np.eye(3))
     pushed = state.momenta + 0.3 * MIXED
     bath = stepper.bath
@@ -123,7 +123,7 @@ def test_a_thermostat_around_multiple_time_steps_samples_the_canonical_distribut
         momenta.append(each.momenta)
         positions.append(each.positions)
     twice = (np.array(momenta) ** 2 / MIXED).sum(axis=2).reshape(-1, 3, 3).sum(axis=2)
-    if thermostat is GLOBAL:  # one factor for all: atoms in wells of their own share nothing
+    if thermostat is GLOBAL:  # one factor for all atoms, which are otherwise independent
         twice = twice.sum(axis=1) / 3
     assert_close(twice / 9, KT, 0.05 * KT)
     assert_close((np.array(positions) ** 2).mean(axis=(1, 2)), KT, 0.06 * KT)
@@ -159,7 +159,7 @@ def test_degrees_of_freedom_add_up_over_species():
         assert overall == pytest.approx(bath.temperature_k(moving))
 
 
-def test_species_share_the_temperature_also_without_the_motion_of_the_center_of_mass():
+def test_all_species_have_the_same_temperature_without_center_of_mass_motion():
     rng = np.random.default_rng(3)
     bath = Bath(GLOBAL, MIXED, None, rng)
     drawn = np.sqrt(KT * MIXED) * rng.standard_normal((4000, 9, 3))
@@ -171,11 +171,11 @@ def test_species_share_the_temperature_also_without_the_motion_of_the_center_of_
     ("coupling", "thermostat", "shape"),
     [("isotropic", GLOBAL, 8), ("isotropic", LANGEVIN, 9), ("anisotropic", LANGEVIN, 9)],
 )
-def test_the_volume_of_an_ideal_gas_is_distributed_as_it_should(coupling, thermostat, shape):
-    """V^N exp(-P V/kT), less one power where the motion of the center of mass is not thermal.
+def test_the_volume_of_an_ideal_gas_follows_its_distribution(coupling, thermostat, shape):
+    """The density is V^N exp(-P V/kT), or V^(N-1) if the center-of-mass motion is not thermal.
 
-    An anisotropic cell needs a lattice to keep its shape, and local noise, because without
-    collisions a global thermostat never turns motion along one direction into motion along another.
+    An anisotropic cell needs a lattice to keep its shape, and local noise, because
+    without collisions a global thermostat never transfers energy between directions.
     """
     toy = Lattice(k=40.0 if coupling == "anisotropic" else 0.0, length=2.4)
     masses = np.ones((8, 1))
@@ -192,7 +192,7 @@ def test_the_volume_of_an_ideal_gas_is_distributed_as_it_should(coupling, thermo
     expected, spread = volume_moments(toy, shape, coupling)
     mean, error = mean_and_error(volumes[300:])
     assert error < 0.04 * expected
-    bias = 0.02 * expected  # of Euler's method, at this time step; 1% as found with half of it
+    bias = 0.02 * expected  # of Euler's method at this time step; half the time step gives 1%
     assert abs(mean - expected) < 3 * error + bias
     assert volumes[300:].std() == pytest.approx(spread, rel=0.2)
 
@@ -222,13 +222,13 @@ def volume_moments(toy, shape, coupling, n=400_000):
     return mean, np.sqrt(np.average((volumes - mean) ** 2, weights=weights))
 
 
-def test_the_reference_for_the_ideal_gas_is_right():
+def test_the_reference_distribution_of_the_ideal_gas_matches_its_closed_form():
     mean, spread = volume_moments(Lattice(k=0.0, length=1.0), 8, "isotropic")
     assert mean == pytest.approx(8 * KT / PRESSURE, rel=1e-3)
     assert spread == pytest.approx(np.sqrt(8) * KT / PRESSURE, rel=1e-3)
 
 
-def test_conservative_stress_decides_where_the_direct_one_is_wrong():
+def test_the_cell_follows_the_conservative_stress_if_the_direct_one_is_wrong():
     toy = Lattice(k=60.0, length=2.0, wrong_pressure=2.0)
     masses = np.ones((8, 1))
     ensemble = constant_pressure(SVR(temperature_k=TEMPERATURE, relaxation=0.1), relaxation=4.0)
@@ -272,7 +272,7 @@ def conserved(state, masses):
     ("name", "inner_steps"), [(name, 4) for name in ENSEMBLES] + [("isotropic", 1)]
 )
 def test_the_conserved_energy_is_conserved_to_second_order(name, inner_steps):
-    """Root mean square over walkers, as random numbers add an error of random sign."""
+    """Use the root mean square over walkers, because random numbers add errors of random sign."""
     toy, masses = Hills(swirl=0.4), np.ones((8, 1))
     grid = np.stack(np.meshgrid(*[[0.0, 0.5]] * 3), axis=-1).reshape(-1, 3) @ CELL
     errors = []
@@ -310,7 +310,7 @@ def test_the_conserved_energy_is_conserved_to_second_order(name, inner_steps):
         (lambda: constant_pressure(GLOBAL, "diagonal"), "NPT: coupling: expected one of isotropic"),
     ],
 )
-def test_senseless_ensembles_are_refused(make, text):
+def test_ensembles_with_invalid_values_are_refused(make, text):
     with pytest.raises(ValueError, match=text):
         make()
 
@@ -359,13 +359,13 @@ def test_an_ensemble_is_made_from_plain_settings(name, thermostat, expected):
         ("npt-isotropic", {"pressure_bar": np.nan}, "pressure: expected a finite number"),
     ],
 )
-def test_senseless_plain_settings_are_refused(name, changes, text):
+def test_invalid_plain_settings_are_refused(name, changes, text):
     with pytest.raises(ValueError, match=text):
         make_ensemble(name, **PLAIN | changes)
 
 
 @pytest.mark.parametrize("thermostat", [GLOBAL, LOCAL])
-def test_rescaling_what_does_not_move_is_refused(thermostat):
+def test_rescaling_momenta_of_zero_is_refused(thermostat):
     bath = Bath(thermostat, MIXED, None, np.random.default_rng(0))
     _, state = walker(Hills(), NVE(), MIXED, cell=9.0 * np.eye(3))
     with pytest.raises(ValueError, match="momenta: expected nonzero momenta"):

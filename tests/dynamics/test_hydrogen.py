@@ -9,7 +9,7 @@ from twinforce.ase import repartition_hydrogen_mass
 
 
 @pytest.mark.parametrize("name", ["H2O", "CH4", "CH3CH2OH", "C6H6", "NH3"])
-def test_hydrogens_get_the_mass_and_molecules_keep_theirs(name):
+def test_hydrogens_get_the_new_mass_and_molecules_keep_their_total_mass(name):
     atoms = molecule(name)
     before = atoms.get_masses()
     repartition_hydrogen_mass(atoms, 3.0)
@@ -21,7 +21,7 @@ def test_hydrogens_get_the_mass_and_molecules_keep_theirs(name):
     np.testing.assert_allclose(atoms.get_masses(), masses)
 
 
-def test_bonds_cross_the_borders_of_the_cell():
+def test_bonds_across_cell_boundaries_are_found():
     atoms = molecule("H2O", cell=[6.0] * 3, pbc=True)
     atoms.positions += [0.0, 0.3, 0.0]
     atoms.wrap()
@@ -40,7 +40,7 @@ def test_bonds_cross_the_borders_of_the_cell():
         (molecule("H2O"), -1.0, "mass: expected a positive number"),
     ],
 )
-def test_what_cannot_be_repartitioned_is_refused(atoms, mass, text):
+def test_masses_that_cannot_be_repartitioned_are_refused(atoms, mass, text):
     before = atoms.get_masses()
     with pytest.raises(ValueError, match=text):
         repartition_hydrogen_mass(atoms, mass)

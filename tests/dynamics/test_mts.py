@@ -1,4 +1,4 @@
-"""The pure step: its equivalents, its cost and its accuracy."""
+"""The steps of multiple time stepping: special cases, number of evaluations and accuracy."""
 
 import subprocess
 import sys
@@ -60,7 +60,7 @@ def test_with_equal_forces_every_number_of_inner_steps_is_velocity_verlet(inner_
     assert found.correction_work == 0.0
 
 
-def test_velocity_verlet_of_the_step_is_that_of_the_textbook():
+def test_a_verlet_step_matches_textbook_velocity_verlet():
     wells, time_step = Wells(), 0.05
     state = start(wells)
     positions, velocities = state.positions.copy(), state.momenta / MASSES
@@ -84,7 +84,7 @@ def test_an_outer_step_costs_all_but_one_direct_evaluation_and_one_of_both(inner
 
 
 @pytest.mark.parametrize("inner_steps", [1, 4])
-def test_time_can_be_turned_round(inner_steps):
+def test_steps_are_time_reversible(inner_steps):
     wells = Wells(swirl=0.3)
     first = start(wells)
     there = run(wells, 8.0, 0.05, inner_steps, first)
@@ -118,7 +118,7 @@ def test_the_energy_error_is_of_second_order_and_does_not_drift():
     assert np.log2(spreads[0] / spreads[1]) == pytest.approx(2.0, abs=0.2)
 
 
-def test_direct_forces_alone_pump_energy_in():
+def test_direct_forces_alone_increase_the_energy():
     wells = Wells(swirl=0.3)
     first = start(wells)
     assert total(verlet(wells, 20.0, 0.02, "direct")) > total(first) + 1.0
@@ -139,7 +139,7 @@ def test_the_work_of_the_corrections_is_minus_that_of_the_swirl():
     assert state.correction_work == pytest.approx(-swirled, rel=0.01)
 
 
-def test_what_is_not_mobile_stays():
+def test_fixed_atoms_do_not_move():
     wells = Wells(swirl=0.3)
     mobile = np.array([[1.0], [0.0], [1.0], [1.0]])
     state = start(wells)

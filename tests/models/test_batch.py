@@ -9,7 +9,7 @@ from twinforce_models.batch import Batch, pack, unpack
 from twinforce_proto import System
 
 
-def test_a_batch_holds_its_systems_one_after_the_other():
+def test_a_batch_concatenates_its_systems():
     systems = [molecule(3), crystal(8), molecule(1)]
     batch = Batch.from_systems(systems, 5.0)
     assert batch.n_atoms_per_system == (3, 8, 1)
@@ -22,7 +22,7 @@ def test_a_batch_holds_its_systems_one_after_the_other():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_real_numbers_come_in_the_dtype_asked_for(dtype):
+def test_real_numbers_have_the_requested_dtype(dtype):
     batch = Batch.from_systems([crystal()], 5.0, dtype)
     for name in ("positions", "cells", "shifts", "charge"):
         assert getattr(batch, name).dtype == dtype
@@ -48,14 +48,14 @@ def test_a_batch_shares_no_memory_with_its_systems():
     assert system.pbc.all()
 
 
-def test_wrapped_periodic_positions_are_kept_bit_by_bit():
+def test_wrapped_periodic_positions_are_kept_bit_for_bit():
     system = crystal()
     inside = system.moved(np.mod(system.positions, system.cell[0, 0]))
     batch = Batch.from_systems([inside], 5.0)
     np.testing.assert_array_equal(batch.positions.numpy(), inside.positions)
 
 
-def test_displacements_lead_from_the_center_to_the_neighbor():
+def test_displacements_point_from_the_center_to_the_neighbor():
     system = System([1, 1], [[0.5, 0, 0], [3.5, 0, 0]], np.eye(3) * 4.0, True)
     batch = Batch.from_systems([system], 1.5)
     assert batch.pairs.tolist() == [[0, 1], [1, 0]]
@@ -76,7 +76,7 @@ def test_displacements_are_twice_differentiable_by_positions_and_cells():
     assert torch.autograd.gradgradcheck(lengths, (positions, strain), fast_mode=True)
 
 
-def test_strain_moves_atoms_and_cells_alike():
+def test_strain_deforms_positions_and_cells():
     batch = Batch.from_systems([crystal(), crystal(seed=1)], 5.0)
     strain = torch.zeros_like(batch.cells)
     strain[1, 0, 1] = 0.1
@@ -99,7 +99,7 @@ def test_volumes_are_positive_for_left_handed_cells_and_zero_without_a_cell():
     assert Batch.from_systems([left, molecule()], 1.0).volumes.tolist() == [24.0, 0.0]
 
 
-def test_what_travels_to_a_device_in_one_piece_arrives_as_it_was():
+def test_packed_arrays_are_unpacked_unchanged():
     arrays = {
         "a": np.arange(5, dtype=np.int64),
         "b": np.array([[True, False, True]]),

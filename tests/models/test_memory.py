@@ -1,4 +1,4 @@
-"""Memory that was freed is there for the next evaluation."""
+"""Freed memory is reused by the next evaluation."""
 
 import ctypes
 import subprocess
@@ -20,7 +20,7 @@ for _ in range(2):
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
-def test_memory_that_was_freed_is_not_asked_for_again():
+def test_freed_memory_is_reused_without_page_faults():
     found = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
     )

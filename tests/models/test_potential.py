@@ -24,7 +24,7 @@ OPEN_OUTPUTS = PERIODIC_OUTPUTS - {"conservative_stress", "direct_stress"}
 
 
 class Watched:
-    """A real potential that remembers how it was evaluated."""
+    """A real potential that records its forward passes."""
 
     uses_charge = uses_spin = False
 
@@ -43,7 +43,7 @@ class Watched:
 
 
 class NetForce(Watched):
-    """Pushes each atom along x as strongly as its system has atoms, and later ones more."""
+    """Has a direct force along x on each atom: the size of its system plus the atom's index."""
 
     def forward_heads(self, batch, **_):
         sizes = batch.to_atoms(torch.tensor(batch.n_atoms_per_system, dtype=batch.positions.dtype))
@@ -58,7 +58,7 @@ def test_both_forces_come_from_one_forward_pass():
     assert potential.passes == [(True, True)]
 
 
-def test_everything_at_once_comes_from_one_forward_pass():
+def test_all_outputs_together_come_from_one_forward_pass():
     potential = Watched()
     (prediction,) = predict(potential, [crystal()], OUTPUTS)
     assert potential.passes == [(True, True)]
@@ -66,7 +66,7 @@ def test_everything_at_once_comes_from_one_forward_pass():
 
 
 @pytest.mark.parametrize("outputs", [["direct_forces"], ["direct_stress", "energy"]])
-def test_direct_outputs_build_no_graph_even_if_the_caller_has_grad_on(outputs):
+def test_direct_outputs_build_no_graph_even_if_the_caller_enables_grad(outputs):
     potential = Watched()
     with torch.enable_grad():
         predict(potential, [crystal()], outputs)
@@ -79,7 +79,7 @@ def test_the_energy_alone_builds_no_graph_and_no_direct_head():
     assert potential.passes == [(False, False)]
 
 
-def test_conservative_forces_come_even_if_the_caller_has_grad_off():
+def test_conservative_forces_are_computed_even_if_the_caller_disables_grad():
     potential = Watched()
     with torch.no_grad():
         (prediction,) = predict(potential, [molecule()], ["conservative_forces"])
@@ -88,7 +88,7 @@ def test_conservative_forces_come_even_if_the_caller_has_grad_off():
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_only_what_was_asked_for_is_set(output):
+def test_only_the_requested_outputs_are_set(output):
     (prediction,) = predict(lennard_jones(), [crystal()], [output])
     given = {name for name in OUTPUTS if getattr(prediction, name) is not None}
     assert given == {output}
@@ -107,7 +107,7 @@ def test_predictions_have_the_types_and_shapes_of_the_contract():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_systems_get_in_a_batch_what_they_get_alone(dtype):
+def test_predictions_in_a_batch_equal_predictions_alone(dtype):
     potential = lennard_jones(dtype=dtype)
     systems = [crystal(8), molecule(1), molecule(5), crystal(3), molecule(2, seed=4)]
     together = predict(potential, systems, OPEN_OUTPUTS)
@@ -119,14 +119,14 @@ def test_systems_get_in_a_batch_what_they_get_alone(dtype):
             )
 
 
-def test_a_change_to_one_prediction_does_not_reach_another():
+def test_modifying_one_prediction_does_not_change_another():
     first, second = predict(lennard_jones(), [molecule(), molecule()], ["conservative_forces"])
     kept = second.conservative_forces.copy()
     first.conservative_forces[:] = np.nan
     np.testing.assert_array_equal(second.conservative_forces, kept)
 
 
-def test_net_direct_force_is_removed_from_each_system_and_not_from_the_batch():
+def test_the_net_direct_force_is_removed_per_system():
     potential = NetForce()
     predictions = predict(potential, [molecule(2), molecule(5)], ["direct_forces"])
     for prediction, n_atoms in zip(predictions, (2, 5), strict=True):
@@ -135,18 +135,18 @@ def test_net_direct_force_is_removed_from_each_system_and_not_from_the_batch():
         np.testing.assert_allclose(prediction.direct_forces[:, 0], expected, atol=1e-12)
 
 
-def test_a_lone_atom_feels_no_force_and_has_no_energy():
+def test_a_lone_atom_has_no_force_and_no_energy():
     (prediction,) = predict(lennard_jones(), [molecule(1)], OPEN_OUTPUTS)
     assert prediction.energy == 0.0
     np.testing.assert_array_equal(prediction.conservative_forces, np.zeros((1, 3)))
     np.testing.assert_array_equal(prediction.direct_forces, np.zeros((1, 3)))
 
 
-def test_no_systems_have_no_predictions():
+def test_an_empty_list_of_systems_has_no_predictions():
     assert predict(lennard_jones(), [], ["energy"]) == []
 
 
-def test_forces_of_an_energy_that_knows_no_positions_are_zero():
+def test_forces_are_zero_if_the_energy_does_not_depend_on_positions():
     class Flat(Watched):
         def forward_heads(self, batch, **_):
             return Heads(torch.ones(batch.n_atoms, dtype=torch.float64))
@@ -167,14 +167,14 @@ def test_the_energy_of_a_float32_model_is_summed_in_float64():
     assert prediction.energy == pytest.approx(300 * float(np.float32(-470.1)), rel=1e-14)
 
 
-def test_absent_outputs_are_an_error_that_says_what_there_is():
+def test_missing_outputs_are_refused_with_the_available_ones():
     potential = Watched(outputs={"energy", "conservative_forces"})
     with pytest.raises(UnsupportedOutputError, match=r"no direct_forces.*energy, conservative"):
         predict(potential, [molecule()], ["energy", "direct_forces"])
     assert potential.passes == []
 
 
-def test_an_output_that_is_declared_but_not_given_is_an_error_and_not_nan():
+def test_a_declared_output_that_is_not_returned_raises_a_prediction_error():
     class Forgetful(Watched):
         def forward_heads(self, batch, *, direct):
             return Heads(super().forward_heads(batch, direct=direct).atom_energies)
@@ -185,26 +185,33 @@ def test_an_output_that_is_declared_but_not_given_is_an_error_and_not_nan():
 
 @pytest.mark.parametrize("output", ["conservative_stress", "direct_stress"])
 @pytest.mark.parametrize("pbc", [False, [True, True, False]])
-def test_a_stress_without_full_periodicity_is_an_error_that_names_the_system(output, pbc):
+def test_a_stress_of_a_system_that_is_not_fully_periodic_is_refused(output, pbc):
     partial = System([18], np.zeros((1, 3)), np.eye(3) * 9, pbc)
     with pytest.raises(UnsupportedOutputError, match="periodic in all three") as caught:
         predict(lennard_jones(), [crystal(), crystal(), partial], [output])
     assert caught.value.system_index == 2
 
 
-def test_an_unknown_element_is_an_error_that_names_system_and_elements():
+def test_an_unsupported_element_is_refused_with_system_and_elements():
     with pytest.raises(UnsupportedElementError, match=r"supports \(10, 18\), got 26") as caught:
         predict(Watched(), [molecule(), molecule(element=26)], ["energy"])
     assert caught.value.system_index == 1
     assert caught.value.field == "atomic_numbers"
 
 
-def test_support_can_be_asked_without_an_evaluation():
+def test_support_can_be_checked_without_an_evaluation():
     potential = Watched()
     check_supported(potential, [crystal()], PERIODIC_OUTPUTS)
     with pytest.raises(UnsupportedElementError):
         check_supported(potential, [molecule(element=1)], frozenset({"energy"}))
     assert potential.passes == []
+
+
+def test_atomic_types_that_are_not_elements_do_not_affect_the_supported_elements():
+    potential = Watched(elements=(-1, 0, 18, 119, 300))
+    predict(potential, [molecule()], ["energy"])
+    with pytest.raises(UnsupportedElementError, match="got 118"):
+        predict(potential, [molecule(element=118)], ["energy"])
 
 
 def test_a_differentiable_prediction_reaches_the_positions_twice():

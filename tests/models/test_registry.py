@@ -1,4 +1,4 @@
-"""Models are found, checked and loaded, or refused with the reason."""
+"""Models are found, checked and loaded, or refused with a reason."""
 
 import json
 import sys
@@ -23,13 +23,13 @@ def load_argon(directory, metadata, device, dtype):
 
 
 def load_badly(*_):
-    """Fail as a loader of a third party may."""
+    """Raise an error, as the loader of a third party might."""
     raise KeyError("layers.0.weight")
 
 
 @pytest.fixture
 def third_party(tmp_path, monkeypatch):
-    """Install a package that brings the architectures `argon`, `bad` and `gone`."""
+    """Install a package with the architectures `argon`, `bad` and `gone`."""
     site = tmp_path / "site"
     info = site / "argon_potentials-1.0.dist-info"
     info.mkdir(parents=True)
@@ -93,14 +93,14 @@ def test_a_model_of_a_third_party_is_loaded_by_its_entry_point(directory):
     assert prediction.energy < 0
 
 
-def test_dtype_and_name_can_be_chosen_and_default_to_what_the_model_says(directory):
+def test_dtype_and_name_default_to_those_of_the_model_and_can_be_overridden(directory):
     assert load(directory).info.dtype == "float32"
     other = load(str(directory), dtype="float64", name="mine")
     assert (other.info.dtype, other.info.name, other.info.device) == ("float64", "mine", "cpu")
     assert other.potential.dtype == torch.float64
 
 
-def test_a_model_may_lack_a_card(directory):
+def test_a_model_card_is_optional(directory):
     (directory / "CARD.md").unlink()
     assert load(directory).info.card == ""
 
@@ -128,7 +128,7 @@ def test_corrupt_metadata_is_refused(directory, text):
 
 
 @pytest.mark.parametrize("key", ["architecture", "sha256", "dtype", "cutoff"])
-def test_metadata_that_lacks_a_field_is_refused(directory, key):
+def test_metadata_without_a_required_field_is_refused(directory, key):
     write_metadata(directory, **{key: None})
     with pytest.raises(ModelLoadError, match=f"missing {key}"):
         load(directory)
@@ -143,7 +143,7 @@ def test_metadata_that_lacks_a_field_is_refused(directory, key):
         ({"dtype": "float16"}, "float32 or float64, got float16"),
     ],
 )
-def test_metadata_must_tell_what_the_potential_is(directory, changes, message):
+def test_metadata_that_does_not_match_the_potential_is_refused(directory, changes, message):
     write_metadata(directory, **changes)
     if message is None:
         assert load(directory)
@@ -152,13 +152,13 @@ def test_metadata_must_tell_what_the_potential_is(directory, changes, message):
             load(directory)
 
 
-def test_an_unknown_architecture_is_refused_and_known_ones_are_named(directory):
+def test_an_unknown_architecture_is_refused_with_the_known_ones(directory):
     write_metadata(directory, architecture="crystal-ball")
     with pytest.raises(ModelLoadError, match=r"argon.*hybrid_net, got 'crystal-ball'"):
         load(directory)
 
 
-def test_a_loader_that_fails_or_is_gone_is_told_as_such(directory):
+def test_a_loader_that_fails_or_is_missing_raises_a_model_load_error(directory):
     write_metadata(directory, architecture="bad")
     with pytest.raises(ModelLoadError, match=r"KeyError: 'layers\.0\.weight'"):
         load(directory)
@@ -167,13 +167,13 @@ def test_a_loader_that_fails_or_is_gone_is_told_as_such(directory):
         load(directory)
 
 
-def test_a_name_that_is_no_model_is_refused_and_known_ones_are_named():
+def test_an_unknown_model_is_refused_with_the_known_ones():
     with pytest.raises(ModelLoadError, match=r"'wine' is neither.*toy:harmonic"):
         load("wine")
 
 
 @pytest.mark.parametrize("spec", toy_models())
-def test_toys_say_what_they_are(spec):
+def test_the_model_info_of_a_toy_describes_it(spec):
     model = load(spec, dtype=torch.float32)
     assert model.info.name == model.info.architecture == spec
     assert model.info.outputs == OUTPUTS

@@ -135,7 +135,7 @@ def test_an_error_survives_the_wire(kind, message, system_index, field, retry_af
 
 @generated
 @given(outputs, st.booleans(), st.dictionaries(names, numbers | names | st.lists(st.integers())))
-def test_what_a_model_declares_survives_the_wire(wanted, uses_charge, metadata):
+def test_a_model_info_survives_the_wire(wanted, uses_charge, metadata):
     info = ModelInfo(
         name="water",
         version="1",
@@ -155,14 +155,14 @@ def test_what_a_model_declares_survives_the_wire(wanted, uses_charge, metadata):
     assert messages.model_info_from_proto(over_the_wire(messages.model_info_to_proto(info))) == info
 
 
-def test_positions_are_read_where_they_lie_in_the_message():
+def test_positions_are_decoded_without_a_copy():
     message = over_the_wire(messages.system_to_proto(water()))
     system = messages.system_from_proto(message)
     assert not system.positions.flags.owndata
     assert not system.positions.flags.writeable
 
 
-def test_arrays_travel_little_endian_and_row_major():
+def test_arrays_are_encoded_little_endian_and_row_major():
     message = messages.system_to_proto(water())
     assert message.positions.data == np.arange(9, dtype="<f8").tobytes()
     assert message.atomic_numbers == np.array([8, 1, 1], dtype="<i4").tobytes()
@@ -238,9 +238,7 @@ def doubles(n):
         (broken(spin_multiplicity=0), "spin_multiplicity", "a whole number from 1 to"),
     ],
 )
-def test_a_malformed_system_says_which_field_what_was_expected_and_what_came(
-    message, field, problem
-):
+def test_a_malformed_system_is_refused_with_field_expectation_and_value(message, field, problem):
     request = pb.PredictRequest(systems=[messages.system_to_proto(water()), message], outputs=[1])
     with pytest.raises(InvalidSystemError) as raised:
         messages.predict_request_from_proto(request)
@@ -257,7 +255,7 @@ def test_a_malformed_system_says_which_field_what_was_expected_and_what_came(
         ({"reply_dtype": 5}, "reply_dtype: expected FLOAT64 (0) or FLOAT32 (1), got 5"),
     ],
 )
-def test_a_malformed_request_says_what_was_expected_and_what_came(changes, problem):
+def test_a_malformed_request_is_refused_with_field_expectation_and_value(changes, problem):
     values = {"model": "water", "systems": [messages.system_to_proto(water())], "outputs": [1]}
     with pytest.raises(InvalidRequestError) as raised:
         messages.predict_request_from_proto(pb.PredictRequest(**values | changes))
@@ -265,7 +263,7 @@ def test_a_malformed_request_says_what_was_expected_and_what_came(changes, probl
     assert raised.value.field in changes
 
 
-def test_a_request_that_names_no_outputs_gets_the_energy_and_its_gradient():
+def test_a_request_without_outputs_gets_energy_and_conservative_forces():
     message = pb.PredictRequest(model="water", systems=[messages.system_to_proto(water())])
     decoded = messages.predict_request_from_proto(message)
     assert decoded.outputs == {"energy", "conservative_forces"}
@@ -273,7 +271,7 @@ def test_a_request_that_names_no_outputs_gets_the_energy_and_its_gradient():
 
 @generated
 @given(st.binary(max_size=200))
-def test_random_bytes_are_the_callers_error(data):
+def test_random_bytes_are_refused_as_an_invalid_request(data):
     def read():
         return messages.predict_request_from_proto(parsed_message(pb.PredictRequest, data, "water"))
 
@@ -281,14 +279,14 @@ def test_random_bytes_are_the_callers_error(data):
         read()
 
 
-def test_an_unknown_reply_dtype_is_refused_by_name():
+def test_an_unknown_reply_dtype_is_refused():
     with pytest.raises(InvalidRequestError, match="expected float64 or float32, got 'float16'"):
         messages.predict_request_to_proto(
             PredictRequest("water", (water(),), frozenset({"energy"}), "float16")
         )
 
 
-def test_a_malformed_reply_is_a_prediction_error():
+def test_a_malformed_reply_raises_a_prediction_error():
     with pytest.raises(PredictionError, match=r"^direct_forces: expected a multiple of 24 bytes"):
         messages.prediction_from_proto(pb.Prediction(direct_forces=doubles(4)))
 
@@ -316,7 +314,7 @@ def decoder():
 
 @st.composite
 def trajectories(draw):
-    """Draw systems many of which are the previous one, moved."""
+    """Draw a list of systems, many of which are the previous one with new coordinates."""
     steps = [draw(systems())]
     for _ in range(draw(st.integers(0, 5))):
         moved = steps[-1].moved(steps[-1].positions / 2, draw(st.sampled_from([None, np.eye(3)])))
@@ -363,13 +361,13 @@ def test_a_stream_begins_with_a_whole_system_and_a_model(decoder):
         decoder.decode(pb.StreamRequest(system=messages.system_to_proto(water()), outputs=[1]))
 
 
-def test_a_message_with_nothing_to_evaluate_is_refused(encoder, decoder):
+def test_a_stream_message_without_a_system_or_a_move_is_refused(encoder, decoder):
     decoder.decode(encoder.encode(water(), ENERGY))
     with pytest.raises(InvalidRequestError, match="input: expected a system or a move"):
         decoder.decode(pb.StreamRequest())
 
 
-def test_after_an_unreadable_message_no_move_is_applied_to_an_older_system(encoder, decoder):
+def test_a_move_after_an_invalid_message_is_not_applied_to_an_older_system(encoder, decoder):
     decoder.decode(encoder.encode(water(), ENERGY))
     with pytest.raises(InvalidSystemError, match=r"positions: expected shape \[3, 3\]"):
         decoder.decode(pb.StreamRequest(move=pb.Move(positions=doubles(12))))

@@ -33,7 +33,7 @@ def test_the_list_of_errors_is_complete():
     assert set(ERRORS.values()) == descendants(ServiceError)
 
 
-def test_the_docstring_is_the_tree():
+def test_the_error_tree_in_the_docstring_matches_the_classes():
     lines = re.findall(r"^( *)[*+-] (\w+) +(\d+) +(\w+)", errors.__doc__, flags=re.MULTILINE)
     assert {name for _, name, _, _ in lines} == set(ERRORS)
     parents: dict[int, str] = {}
@@ -46,7 +46,7 @@ def test_the_docstring_is_the_tree():
 
 
 @every_error
-def test_each_status_exists(kind):
+def test_each_error_has_a_valid_http_and_grpc_status(kind):
     client_closed_request = 499  # nginx's; not in the standard
     assert kind.http_status in {*HTTPStatus, client_closed_request}
     assert grpc.StatusCode[kind.grpc_status] is not grpc.StatusCode.OK
@@ -80,7 +80,7 @@ def test_an_error_survives_pickling(kind):
     assert error.to_dict() == full(kind).to_dict()
 
 
-def test_an_error_says_which_system_it_is_about():
+def test_the_message_of_an_error_names_its_system():
     error = UnsupportedElementError("atomic_numbers: no copper", field="atomic_numbers")
     placed = error.at(3)
     assert str(error) == "atomic_numbers: no copper"
@@ -90,7 +90,7 @@ def test_an_error_says_which_system_it_is_about():
     assert error.system_index is None
 
 
-def test_problem_details_leave_out_what_is_not_known():
+def test_problem_details_leave_out_members_without_a_value():
     values = problem.error_to_problem(OverloadedError("full"))
     assert values.keys() == {"type", "title", "status", "detail"}
 
@@ -105,17 +105,17 @@ def test_problem_details_leave_out_what_is_not_known():
         (500, ServiceError),
     ],
 )
-def test_a_reply_that_names_no_error_is_known_by_its_http_status(status, kind):
+def test_a_reply_without_an_error_type_is_classified_by_its_http_status(status, kind):
     error = problem.error_from_problem({"detail": "who knows"}, status)
     assert type(error) is kind
     assert str(error) == "who knows"
 
 
-def test_an_error_of_a_newer_service_is_still_a_service_error():
+def test_an_error_of_an_unknown_type_becomes_a_service_error():
     error = ServiceError.from_dict({"type": "FromTheFutureError", "message": "hello"})
     assert type(error) is ServiceError
     assert str(error) == "hello"
 
 
-def test_an_unsupported_element_is_caught_as_an_invalid_system():
+def test_an_unsupported_element_error_is_an_invalid_system_error():
     assert issubclass(UnsupportedElementError, InvalidSystemError)

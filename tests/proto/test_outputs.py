@@ -13,7 +13,7 @@ def test_hybrid_means_the_energy_and_both_forces():
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_each_output_stands_for_itself(name):
+def test_each_output_name_is_parsed_as_itself(name):
     assert parse_outputs([name]) == {name}
     assert parse_outputs(name) == {name}
 
@@ -21,7 +21,7 @@ def test_each_output_stands_for_itself(name):
 @pytest.mark.parametrize(
     "names", [["forces"], ["energy", "stress"], [""], "nonsense", [3], [["energy"]]]
 )
-def test_an_unknown_output_is_refused_with_the_choice(names):
+def test_an_unknown_output_is_refused_with_the_valid_choices(names):
     with pytest.raises(InvalidRequestError) as raised:
         parse_outputs(names)
     assert raised.value.field == "outputs"
@@ -29,7 +29,7 @@ def test_an_unknown_output_is_refused_with_the_choice(names):
     assert "hybrid, got" in str(raised.value)
 
 
-def test_no_output_is_refused():
+def test_an_empty_list_of_outputs_is_refused():
     with pytest.raises(InvalidRequestError, match=r"^outputs: expected .*, got none$"):
         parse_outputs([])
 

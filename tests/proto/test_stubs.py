@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = "twinforce_proto/v1/inference.proto"
 
 
-def test_the_committed_stubs_are_what_the_proto_file_generates(tmp_path):
+def test_the_committed_stubs_match_the_proto_file(tmp_path):
     protoc = pytest.importorskip("grpc_tools.protoc")
     out = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
     assert protoc.main(["protoc", f"-I{ROOT / 'proto'}", *out, SOURCE]) == 0
@@ -22,7 +22,7 @@ def test_the_committed_stubs_are_what_the_proto_file_generates(tmp_path):
         assert (ROOT / "proto" / path).read_text() == text, f"{path} is stale: run `make proto`"
 
 
-def test_lower_bounds_are_the_versions_that_the_stubs_were_generated_for():
+def test_lower_bounds_equal_the_versions_that_generated_the_stubs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     stub = Path(inference_pb2.__file__).read_text()
     (protobuf,) = re.findall(r"^# Protobuf Python Version: (\S+)$", stub, flags=re.MULTILINE)

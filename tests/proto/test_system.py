@@ -36,13 +36,13 @@ def test_lists_become_arrays_of_the_right_type():
     assert len(system) == 3
 
 
-def test_without_cell_and_pbc_a_system_is_open():
+def test_a_system_without_cell_and_pbc_is_open():
     system = System([8], [[0, 0, 0]])
     np.testing.assert_array_equal(system.cell, np.zeros((3, 3)))
     np.testing.assert_array_equal(system.pbc, [False] * 3)
 
 
-def test_arrays_of_the_right_type_are_not_copied_and_the_callers_stay_writable():
+def test_arrays_of_the_right_type_are_not_copied_and_stay_writable_for_the_caller():
     numbers, positions = np.array([8, 1, 1], dtype=np.int32), np.array(WATER["positions"])
     system = water(atomic_numbers=numbers, positions=positions)
     assert np.shares_memory(system.atomic_numbers, numbers)
@@ -52,13 +52,13 @@ def test_arrays_of_the_right_type_are_not_copied_and_the_callers_stay_writable()
 
 
 @pytest.mark.parametrize("field", ["atomic_numbers", "positions", "cell", "pbc"])
-def test_arrays_cannot_be_written(field):
+def test_arrays_of_a_system_are_read_only(field):
     with pytest.raises(ValueError, match="read-only"):
         getattr(water(), field)[0] = 0
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_arrays_are_contiguous_whatever_came(order):
+def test_arrays_are_contiguous_for_any_memory_order(order):
     positions = np.asarray(WATER["positions"], dtype=np.float32, order=order)
     system = water(positions=positions[::-1])
     assert system.positions.flags.c_contiguous
@@ -145,7 +145,7 @@ def test_unusual_cells_are_kept_as_they_are(cell):
     np.testing.assert_array_equal(water(cell=cell).cell, cell)
 
 
-def test_a_molecule_may_carry_a_cell():
+def test_a_molecule_may_have_a_cell():
     np.testing.assert_array_equal(water(pbc=False).cell, WATER["cell"])
 
 
@@ -178,7 +178,7 @@ def test_charge_and_spin_become_plain_numbers():
     assert (type(system.spin_multiplicity), system.spin_multiplicity) == (int, 2)
 
 
-def test_a_moved_system_shares_what_stays():
+def test_a_moved_system_shares_its_unchanged_attributes():
     system = water(charge=1, spin_multiplicity=2)
     moved = system.moved(system.positions + 1)
     np.testing.assert_array_equal(moved.positions, np.array(WATER["positions"]) + 1)
@@ -193,14 +193,14 @@ def test_a_moved_system_may_have_another_cell():
     np.testing.assert_array_equal(moved.cell, np.diag([8.0, 8.0, 8.0]))
 
 
-def test_what_moves_is_checked():
+def test_new_coordinates_of_a_moved_system_are_validated():
     with pytest.raises(InvalidSystemError, match=r"positions: expected shape \[3, 3\]"):
         water().moved(np.zeros((2, 3)))
     with pytest.raises(InvalidSystemError, match="cell: expected linearly independent"):
         water().moved(WATER["positions"], np.ones((3, 3)))
 
 
-def test_a_system_cannot_be_changed():
+def test_a_system_is_immutable():
     with pytest.raises(AttributeError):
         water().charge = 1.0
 
@@ -211,7 +211,7 @@ def test_a_system_survives_pickling():
     assert system.charge == 1.0
 
 
-def test_a_prediction_has_only_what_was_asked():
+def test_a_prediction_has_only_the_given_outputs():
     prediction = Prediction(energy=-1.0)
     assert prediction.energy == -1.0
     assert prediction.direct_forces is None

@@ -4,7 +4,7 @@
   that coordinates far from the origin cost neither precision nor time.
 * For the search, an open direction becomes a periodic one, orthogonal to the rest and long enough
   to keep images apart. Mixed boundary conditions, molecules with a cell and systems without a
-  cell therefore need no code of their own.
+  cell therefore need no separate code.
 * Empty regions are shortened and strongly skewed cells are replaced by an equivalent compact one,
   so that the cost of a search stays bounded for any input. (vesin 0.6.2 takes minutes, or divides
   by zero and kills the process, for two atoms far apart along an open direction.)

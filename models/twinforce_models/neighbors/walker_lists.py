@@ -67,7 +67,7 @@ class WalkerLists:
             least recently used lists are dropped.
 
     Attributes:
-        skin: As given.
+        skin: Distance beyond the cutoff, in Å.
         n_searches: Number of lists made by a search rather than filtered.
     """
 

@@ -78,11 +78,8 @@ def whole_number_per_system(batch: Batch, name: str) -> Tensor:
     rounded = values.round()
     if not torch.equal(rounded, values):
         index = int((rounded != values).nonzero()[0])
-        raise InvalidSystemError(
-            f"{name}: expected a whole number for this model, got {values[index].item():g}",
-            system_index=index,
-            field=name,
-        )
+        expected, got = "a whole number for this model", f"{values[index].item():g}"
+        raise InvalidSystemError.expected(name, expected, got).at(index)
     return rounded.to(torch.int64)
 
 

@@ -2,7 +2,7 @@
 
 Launching a few hundred kernels takes a processor longer than a GPU needs to run them on a small
 batch. A recording is launched as one, including the copies from and to the host. Its inputs and
-results are in memory of its own; intermediate memory may be shared with other recordings, because
+results have separate memory; intermediate memory may be shared with other recordings, because
 only one of them runs at a time.
 """
 

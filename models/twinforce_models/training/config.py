@@ -40,7 +40,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage of training with a learning-rate schedule of its own.
+    """A stage of training, with its own learning-rate schedule.
 
     Attributes:
         name: Name of the stage in logs.

@@ -1,4 +1,4 @@
-"""The bundled model `elements6` is intact, honest about itself, and behaves like six crystals."""
+"""The bundled model `elements6`: its files, its declared errors, and properties of six crystals."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_it_keeps_the_contract():
     check_potential(registry.load("elements6", dtype=torch.float64).potential).raise_if_broken()
 
 
-def test_it_keeps_the_contract_in_single_precision_on_what_it_knows(elements6):
+def test_it_keeps_the_contract_in_single_precision_on_crystals_of_its_elements(elements6):
     systems = []
     for symbol, (_, length) in LATTICE.items():
         atoms = crystal(symbol, length, 0.02)
@@ -61,14 +61,14 @@ def test_it_keeps_the_contract_in_single_precision_on_what_it_knows(elements6):
     check_potential(elements6.potential, systems).raise_if_broken()
 
 
-def test_it_is_small_and_holds_no_pickle():
+def test_the_model_folder_is_small_and_contains_no_pickle():
     files = {path.name: path for path in FOLDER.iterdir()}
     assert set(files) == {"model.safetensors", "model.json", "CARD.md"}
     assert sum(path.stat().st_size for path in files.values()) < 2 * 2**20
     assert files["model.safetensors"].read_bytes()[8:9] == b"{"
 
 
-def test_it_was_made_by_the_recipe_beside_it(elements6):
+def test_the_metadata_match_the_bundled_recipe(elements6):
     recipe, about = read_recipe(RECIPE)
     assert elements6.info.metadata["recipe_sha256"] == recipe.sha256()
     assert elements6.info.metadata["licence"] == about.licence == "BSD-3-Clause"
@@ -77,7 +77,7 @@ def test_it_was_made_by_the_recipe_beside_it(elements6):
     assert set(elements6.info.outputs) == set(OUTPUTS)
 
 
-def test_the_two_forces_agree_and_so_do_the_stresses_on_shaken_crystals(elements6):
+def test_both_forces_and_both_stresses_agree_on_shaken_crystals(elements6):
     known = elements6.info.metadata["force_disagreement"]
     for symbol, (_, length) in LATTICE.items():
         atoms = crystal(symbol, length, 0.01).repeat(2)
@@ -92,7 +92,7 @@ def test_the_two_forces_agree_and_so_do_the_stresses_on_shaken_crystals(elements
 
 
 @pytest.mark.parametrize("symbol", LATTICE)
-def test_crystals_are_at_rest_where_their_labels_are(elements6, symbol):
+def test_the_stress_of_a_crystal_vanishes_at_the_labeled_lattice_constant(elements6, symbol):
     length = LATTICE[symbol][1]
     systems = [to_system(crystal(symbol, scale * length)) for scale in (0.99, 1.0, 1.01)]
     stresses = [
@@ -104,7 +104,7 @@ def test_crystals_are_at_rest_where_their_labels_are(elements6, symbol):
     assert abs(at_rest) < 0.004
 
 
-def test_stretching_costs_what_the_conservative_stress_says():
+def test_the_energy_of_stretching_matches_the_conservative_stress():
     potential = registry.load("elements6", dtype=torch.float64).potential
     for symbol, (_, length) in LATTICE.items():
         energies = [

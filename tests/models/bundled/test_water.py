@@ -1,4 +1,4 @@
-"""The bundled model is intact, honest about itself, and behaves like water."""
+"""The bundled model `water`: its files, its declared errors, and properties of liquid water."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_it_keeps_the_contract(dtype):
     check_potential(registry.load("water", dtype=dtype).potential).raise_if_broken()
 
 
-def test_it_is_small_and_holds_no_pickle():
+def test_the_model_folder_is_small_and_contains_no_pickle():
     files = {path.name: path for path in FOLDER.iterdir()}
     assert set(files) == {"model.safetensors", "model.json", "CARD.md"}
     assert sum(path.stat().st_size for path in files.values()) < 2 * 2**20
@@ -42,7 +42,7 @@ def test_it_is_small_and_holds_no_pickle():
     assert header == b"{"
 
 
-def test_it_was_made_by_the_recipes_beside_it(water):
+def test_the_metadata_match_the_bundled_recipes(water):
     first, _ = read_recipe(TRAINING / "water.toml")
     recipe, about = read_recipe(TRAINING / "water_agreement.toml")
     assert water.info.metadata["started_from"]["recipe_sha256"] == first.sha256()
@@ -54,7 +54,7 @@ def test_it_was_made_by_the_recipes_beside_it(water):
     }
 
 
-def test_its_declared_errors_are_those_that_it_was_accepted_with(water):
+def test_the_declared_errors_are_within_the_accepted_bounds(water):
     errors = water.info.metadata["errors"]
     assert errors["n_test_systems"] == 69
     assert errors["conservative_forces_mae_mev_per_angstrom"] <= 45
@@ -63,7 +63,7 @@ def test_its_declared_errors_are_those_that_it_was_accepted_with(water):
     assert errors["nonconservativity_mean"] <= 0.02
 
 
-def test_its_card_tells_errors_data_and_limits(water):
+def test_the_model_card_has_errors_data_and_limitations(water):
     for said in ("conservative_forces_mae", "nonconservativity", "10.1063", "ice", "CC-BY-SA-4.0"):
         assert said in water.info.card
 
@@ -79,7 +79,7 @@ def test_both_forces_agree_on_liquid_water_and_the_direct_stress_on_the_pressure
     assert abs(pressures[0] - pressures[1]) / 3 < 0.01  # eV/Å³; 1.6 GPa
 
 
-def test_float32_energies_are_good_to_a_hundredth_of_a_mev_per_atom(water, box):
+def test_float32_energies_are_accurate_to_a_hundredth_of_a_mev_per_atom(water, box):
     exact = registry.load("water", dtype=torch.float64).potential
     single, double = (predict(p, [box], {"energy"})[0].energy for p in (water.potential, exact))
     assert abs(single - double) / len(box) < 1e-5

@@ -4,14 +4,19 @@ import pytest
 import torch
 
 from tests.systems import crystal
-from twinforce_models.contract.contract import BrokenContractError, Tolerances, check_potential
+from twinforce_models.contract import (
+    BrokenContractError,
+    ContractReport,
+    Tolerances,
+    check_potential,
+)
 from twinforce_models.potential import Heads
 from twinforce_models.potentials.toys.harmonic import harmonic
 from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 
 
 class Wrapped:
-    """Springs, spoiled by what a subclass does to their heads."""
+    """Springs whose heads a subclass modifies."""
 
     elements = (1, 8)
     uses_charge = uses_spin = False
@@ -39,14 +44,14 @@ class LeaksAcrossSystems(Wrapped):
 
 
 class IsNotAGradient(Wrapped):
-    """Hides part of its energy from autograd."""
+    """Detaches part of its energy from the autograd graph."""
 
     def spoil(self, heads, _):
         return with_energies(heads, 0.5 * heads.atom_energies + 0.5 * heads.atom_energies.detach())
 
 
-class HidesTheCell(Wrapped):
-    """Its energy follows the cell, but autograd does not see it."""
+class DetachesTheCell(Wrapped):
+    """Has an energy that depends on the cell outside the autograd graph."""
 
     def spoil(self, heads, batch):
         extra = batch.to_atoms(batch.volumes.detach() / 1000)
@@ -60,39 +65,39 @@ class MutatesItsInputs(Wrapped):
         return super().forward_heads(batch, direct=direct)
 
 
-class GivesNaNForAMissingHead(Wrapped):
+class ReturnsNaNForAMissingHead(Wrapped):
     def spoil(self, heads, batch):
         return Heads(heads.atom_energies, torch.full_like(batch.positions, torch.nan))
 
 
-class ForgetsItsHead(Wrapped):
+class OmitsADeclaredHead(Wrapped):
     def spoil(self, heads, _):
         return Heads(heads.atom_energies)
 
 
-class StopsAtTheCutoff(Wrapped):
-    """Counts its neighbors."""
+class JumpsAtTheCutoff(Wrapped):
+    """Adds an energy per neighbor, without a switch at the cutoff."""
 
     def spoil(self, heads, batch):
         ones = torch.ones_like(batch.shifts[:, 0])
         return with_energies(heads, heads.atom_energies + 1e-3 * batch.sum_over_pairs(ones))
 
 
-class KnowsPlaces(Wrapped):
-    """Has a field in space."""
+class DependsOnPositions(Wrapped):
+    """Adds an external field."""
 
     def spoil(self, heads, batch):
         return with_energies(heads, heads.atom_energies + 0.1 * torch.sin(batch.positions[:, 0]))
 
 
-class KnowsOrder(Wrapped):
+class DependsOnOrder(Wrapped):
     def spoil(self, heads, batch):
         order = torch.cat([torch.arange(n) for n in batch.n_atoms_per_system])
         return with_energies(heads, heads.atom_energies * (1 + order.to(self.dtype)))
 
 
-class KnowsDirections(Wrapped):
-    """Prefers bonds along z; keeps everything but rotation."""
+class DependsOnDirections(Wrapped):
+    """Prefers bonds along z, which violates only the invariance under rotation."""
 
     def spoil(self, heads, batch):
         d = batch.displacements()
@@ -103,8 +108,8 @@ class KnowsDirections(Wrapped):
         )
 
 
-class TouchesMoreWithDirect(Wrapped):
-    """Gives another energy when direct heads are wanted too."""
+class ChangesEnergyWithDirectHeads(Wrapped):
+    """Returns another energy if the direct heads are requested too."""
 
     def forward_heads(self, batch, *, direct):
         heads = super().forward_heads(batch, direct=direct)
@@ -121,6 +126,7 @@ class Raises(Wrapped):
 def test_the_toys_keep_the_contract(make, dtype):
     report = check_potential(make(dtype=dtype))
     report.raise_if_broken()
+    assert isinstance(report, ContractReport)
     assert report.passed
 
 
@@ -130,31 +136,31 @@ def test_a_potential_without_direct_heads_can_keep_the_contract():
 
 
 @pytest.mark.parametrize(
-    ("offender", "check"),
+    ("potential", "check"),
     [
         (LeaksAcrossSystems, "same results in a batch and alone"),
         (IsNotAGradient, "conservative forces = -dE/dr"),
-        (HidesTheCell, "conservative stress = dE/dstrain / V"),
+        (DetachesTheCell, "conservative stress = dE/dstrain / V"),
         (MutatesItsInputs, "inputs are not changed"),
-        (GivesNaNForAMissingHead, "declared outputs are present, finite, in shape"),
-        (ForgetsItsHead, "declared outputs are present, finite, in shape"),
-        (StopsAtTheCutoff, "energy and forces continuous at the cutoff"),
-        (KnowsPlaces, "unchanged by translation"),
-        (KnowsPlaces, "conservative forces = -dE/dr"),
-        (KnowsOrder, "unchanged by permutation"),
-        (TouchesMoreWithDirect, "same results together and one by one"),
+        (ReturnsNaNForAMissingHead, "declared outputs are present, finite, in shape"),
+        (OmitsADeclaredHead, "declared outputs are present, finite, in shape"),
+        (JumpsAtTheCutoff, "energy and forces continuous at the cutoff"),
+        (DependsOnPositions, "unchanged by translation"),
+        (DependsOnPositions, "conservative forces = -dE/dr"),
+        (DependsOnOrder, "unchanged by permutation"),
+        (ChangesEnergyWithDirectHeads, "same results together and one by one"),
         (Raises, "same results in a batch and alone"),
     ],
 )
-def test_an_offender_is_caught(offender, check):
-    report = check_potential(offender())
+def test_a_potential_that_breaks_a_rule_is_caught(potential, check):
+    report = check_potential(potential())
     assert check in {broken.name for broken in report.broken}
     with pytest.raises(BrokenContractError, match="BROKEN"):
         report.raise_if_broken()
 
 
 def test_an_energy_that_does_not_rotate_with_the_system_is_reported_and_not_refused():
-    report = check_potential(KnowsDirections())
+    report = check_potential(DependsOnDirections())
     (rotation,) = (
         check for check in report.checks if check.name == "energy is invariant under rotation"
     )
@@ -169,12 +175,12 @@ def test_the_swirl_of_a_toy_shows_as_a_direct_force_that_does_not_rotate():
     assert checks["conservative outputs rotate"].deviation < 1e-9
 
 
-def test_an_exception_is_told_in_the_report():
+def test_an_exception_appears_in_the_report():
     report = check_potential(Raises())
     assert "RuntimeError: not today" in str(report)
 
 
-def test_authors_can_bring_their_own_systems_and_tolerances():
+def test_systems_and_tolerances_can_be_given():
     strict = Tolerances(same=0.0, derivative=0.0, steps=(1e-3,), edge=1e-6)
     report = check_potential(lennard_jones(), [crystal()], tolerances=strict)
     assert {"conservative forces = -dE/dr"} <= {check.name for check in report.broken}

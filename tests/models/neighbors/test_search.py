@@ -1,4 +1,4 @@
-"""The neighbor list, against ASE's and against a plain loop over all images."""
+"""The neighbor list, compared with ASE's and with a plain loop over all images."""
 
 import ase
 import numpy as np
@@ -21,29 +21,29 @@ CUTOFF = 3.0
 
 
 def as_set(i, j, shifts):
-    """Return pairs and shifts as tuples, in order; a pair listed twice stays there twice."""
+    """Return sorted tuples of pairs and shifts; a pair that is listed twice appears twice."""
     return sorted(zip(i.tolist(), j.tolist(), map(tuple, shifts.astype(int).tolist()), strict=True))
 
 
-def found(system, cutoff=CUTOFF):
+def listed_pairs(system, cutoff=CUTOFF):
     neighbors = neighbor_list([system], cutoff)
     return as_set(*neighbors.pairs, neighbors.shifts)
 
 
 def n_cubes(system, cutoff=CUTOFF):
-    """Return the number of cubes, as wide as the cutoff, that a search looks at."""
+    """Return the number of cubes, as wide as the cutoff, that a search covers."""
     (cell,) = fold([system], cutoff).search_cells
     heights = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
     return np.maximum(heights // cutoff, 1).prod()
 
 
-def by_ase(system, cutoff=CUTOFF):
+def ase_pairs(system, cutoff=CUTOFF):
     atoms = ase.Atoms(system.atomic_numbers, system.positions, cell=system.cell, pbc=system.pbc)
     return as_set(*ase_neighbor_list("ijS", atoms, cutoff))
 
 
-def by_all_images(system, cutoff=CUTOFF):
-    """Return pairs and shifts from every image that could matter; knows no cell lists."""
+def pairs_of_all_images(system, cutoff=CUTOFF):
+    """Return pairs and shifts from a loop over all images within reach, without cell lists."""
     periodic = system.cell[system.pbc]
     ranges = np.zeros(3, dtype=int)
     if len(periodic):
@@ -77,7 +77,7 @@ def hard_systems(draw, max_atoms=6):
 
 
 def is_moderate(cell, pbc):
-    """Return whether ASE's list can take the cell in reasonable time."""
+    """Return True if ASE's list can process the cell in reasonable time."""
     given_vectors = cell[cell.any(axis=1)]
     if np.linalg.matrix_rank(given_vectors, tol=0.1) < len(given_vectors):
         return False
@@ -88,28 +88,28 @@ def is_moderate(cell, pbc):
 
 
 def near_cutoff(system):
-    """Return whether rounding may decide about a pair."""
-    return by_all_images(system, CUTOFF - 1e-7) != by_all_images(system, CUTOFF + 1e-7)
+    """Return True if rounding may decide about a pair."""
+    return pairs_of_all_images(system, CUTOFF - 1e-7) != pairs_of_all_images(system, CUTOFF + 1e-7)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(hard_systems())
-def test_any_system_has_the_pairs_that_ase_finds(system):
+def test_any_system_has_the_pairs_of_ases_list(system):
     assume(not near_cutoff(system))
-    assert found(system) == by_ase(system)
+    assert listed_pairs(system) == ase_pairs(system)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(hard_systems())
 def test_any_system_has_the_pairs_of_a_loop_over_all_images(system):
     assume(not near_cutoff(system))
-    assert found(system) == by_all_images(system)
+    assert listed_pairs(system) == pairs_of_all_images(system)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(hard_systems(), min_size=2, max_size=5))
 @example([System([1], np.zeros((1, 3))), System([1, 1], [[0, 0, 0], [0, 0, 1.0]])])
-def test_a_system_in_a_batch_has_the_pairs_it_has_alone(systems):
+def test_a_system_in_a_batch_has_the_same_pairs_as_alone(systems):
     together = neighbor_list(systems, CUTOFF)
     start_atom = start_pair = 0
     for system, n_pairs in zip(systems, together.n_pairs_per_system, strict=True):
@@ -137,12 +137,12 @@ def test_pairs_never_cross_systems():
 
 def test_no_pair_is_listed_twice():
     system = System([1, 1], [[0, 0, 0], [0.5, 0.5, 0.5]], np.eye(3) * 1.0, True)
-    pairs = found(system)
-    assert len(set(pairs)) == len(pairs) == len(by_all_images(system))
+    pairs = listed_pairs(system)
+    assert len(set(pairs)) == len(pairs) == len(pairs_of_all_images(system))
 
 
-def test_every_pair_is_seen_from_both_ends():
-    pairs = found(System([1, 1], [[0, 0, 0], [1.1, 0.2, 0]], np.eye(3) * 2.0, True))
+def test_every_pair_is_listed_from_both_ends():
+    pairs = listed_pairs(System([1, 1], [[0, 0, 0], [1.1, 0.2, 0]], np.eye(3) * 2.0, True))
     mirrored = [(j, i, tuple(-s for s in shift)) for i, j, shift in pairs]
     assert sorted(mirrored) == pairs
 
@@ -151,36 +151,40 @@ def test_unwrapped_coordinates_have_the_neighbors_of_wrapped_ones():
     cell = np.array([[4.0, 0, 0], [1.0, 4.0, 0], [0, 0, 4.0]])
     positions = np.array([[0, 0, 0], [1.0, 1.0, 1.0]])
     far = positions + np.array([[1000, -7, 3], [-20, 5, 0]]) @ cell
-    assert found(System([1, 1], far, cell, True)) == by_ase(System([1, 1], far, cell, True))
+    assert listed_pairs(System([1, 1], far, cell, True)) == ase_pairs(
+        System([1, 1], far, cell, True)
+    )
     near = Batch.from_systems([System([1, 1], positions, cell, True)], CUTOFF)
     same = Batch.from_systems([System([1, 1], far, cell, True)], CUTOFF)
     torch.testing.assert_close(same.displacements(), near.displacements(), rtol=0, atol=1e-11)
 
 
-def test_a_molecule_that_carries_a_cell_has_no_images():
+def test_a_molecule_with_a_cell_has_no_images():
     positions = [[0, 0, 0], [1.5, 0, 0]]
     carries = System([1, 1], positions, np.eye(3) * 2.0, False)
     assert (
-        found(carries) == found(System([1, 1], positions)) == [(0, 1, (0,) * 3), (1, 0, (0,) * 3)]
+        listed_pairs(carries)
+        == listed_pairs(System([1, 1], positions))
+        == [(0, 1, (0,) * 3), (1, 0, (0,) * 3)]
     )
 
 
 @pytest.mark.parametrize("cell", [np.ones((3, 3)), np.diag([1e-9, 1e6, 0.0]), -np.eye(3)])
-def test_the_cell_of_a_molecule_means_nothing_however_odd(cell):
-    assert len(found(System([1, 1], [[0, 0, 0], [1.5, 0, 0]], cell, False))) == 2
+def test_the_cell_of_a_molecule_is_ignored(cell):
+    assert len(listed_pairs(System([1, 1], [[0, 0, 0], [1.5, 0, 0]], cell, False))) == 2
 
 
 def test_open_cell_vectors_may_lie_along_periodic_ones():
     cell = np.array([[3.0, 0, 0], [3.0, 0, 0], [6.0, 1e-12, 0]])
     system = System([1, 1], [[0, 0, 0], [1.0, 0, 0]], cell, [True, False, False])
-    assert found(system) == by_all_images(system)
+    assert listed_pairs(system) == pairs_of_all_images(system)
 
 
 def test_a_left_handed_cell_has_the_neighbors_of_its_mirror_image():
     right = System([1, 1], [[0, 0, 0], [1.0, 0.5, 0.2]], np.diag([2.0, 3.0, 4.0]), True)
     left = System([1, 1], right.positions, right.cell[[1, 0, 2]], True)
-    swapped = [(i, j, (b, a, c)) for i, j, (a, b, c) in found(right)]
-    assert found(left) == sorted(swapped)
+    swapped = [(i, j, (b, a, c)) for i, j, (a, b, c) in listed_pairs(right)]
+    assert listed_pairs(left) == sorted(swapped)
 
 
 @pytest.mark.parametrize("skew", [0.5, 3.0, 60.0, 1e4])
@@ -195,19 +199,19 @@ def test_a_strongly_skewed_cell_has_the_neighbors_of_the_lattice(skew):
 
 def test_a_cell_smaller_than_the_cutoff_has_many_images():
     system = System([1], np.zeros((1, 3)), np.diag([0.9, 1.1, 1.3]), True)
-    assert found(system) == by_ase(system)
-    assert len(found(system)) > 80
+    assert listed_pairs(system) == ase_pairs(system)
+    assert len(listed_pairs(system)) > 80
 
 
 @pytest.mark.parametrize("pbc", list(np.ndindex(2, 2, 2)))
-def test_every_mix_of_periodic_and_open_directions_is_ases(pbc):
+def test_every_mix_of_periodic_and_open_directions_matches_ase(pbc):
     positions = np.random.default_rng(3).uniform(-6, 6, size=(7, 3))
     cell = np.array([[4.0, 0.3, 0], [0.2, 3.5, 1.0], [-0.4, 0.1, 5.0]])
     system = System(np.ones(7, dtype=int), positions, cell, np.array(pbc, dtype=bool))
-    assert found(system) == by_ase(system)
+    assert listed_pairs(system) == ase_pairs(system)
 
 
-def test_one_atom_alone_has_no_pairs():
+def test_a_single_atom_has_no_pairs():
     neighbors = neighbor_list([System([1], np.zeros((1, 3)))], CUTOFF)
     assert neighbors.pairs.shape == (2, 0)
     assert neighbors.shifts.shape == (0, 3)
@@ -222,9 +226,9 @@ def test_a_batch_may_have_no_pairs_at_all():
 
 
 def test_two_atoms_on_top_of_each_other_are_neighbors():
-    assert len(found(System([1, 1], np.zeros((2, 3))))) == 2
+    assert len(listed_pairs(System([1, 1], np.zeros((2, 3))))) == 2
     image = System([1, 1], [[0, 0, 0], [4.0, 0, 0]], np.eye(3) * 4.0, True)
-    assert (0, 1, (-1, 0, 0)) in found(image)
+    assert (0, 1, (-1, 0, 0)) in listed_pairs(image)
 
 
 @pytest.mark.parametrize("distance", [1e3, 1e5, 3e5])
@@ -234,16 +238,16 @@ def test_empty_space_is_not_searched(pbc, distance):
     cell = np.diag([20.0, 20.0, 3 * distance])
     system = System([1] * 4, positions, cell, np.array(pbc, dtype=bool))
     assert n_cubes(system) < 100
-    pairs = found(system)
+    pairs = listed_pairs(system)
     assert [(i, j) for i, j, _ in pairs] == [(0, 1), (1, 0), (2, 3), (3, 2)]
 
 
-def test_of_a_large_slab_with_few_atoms_little_is_searched():
+def test_only_a_small_part_of_a_large_sparse_slab_is_searched():
     steps = 8.0 * np.arange(400)
     positions = np.stack([np.zeros(400), steps, steps], axis=1)
     system = System(np.ones(400, dtype=int), positions, np.diag([3.5, 0, 0]), [True, False, False])
     assert n_cubes(system, 4.0) < 1_000_000
-    pairs = found(system, 4.0)
+    pairs = listed_pairs(system, 4.0)
     assert len(pairs) == 800
 
 
@@ -253,14 +257,14 @@ def test_empty_space_inside_a_skewed_periodic_cell_keeps_all_shifts():
     clusters[6:] += 0.41 * cell[2]
     away = np.random.default_rng(1).integers(-2, 3, size=(12, 3)) @ cell
     system = System(np.ones(12, dtype=int), clusters + away, cell, True)
-    assert found(system) == by_ase(system)
+    assert listed_pairs(system) == ase_pairs(system)
 
 
-def test_a_cell_as_flat_as_paper_has_the_pairs_of_its_images():
+def test_a_very_flat_cell_has_the_pairs_of_its_images():
     cell = [[3.0, 0, 0], [0, 3.0, 0], [3.0, 3.0, 0.023]]
     system = System([1], np.zeros((1, 3)), cell, True)
     assert n_cubes(system) == 1
-    pairs = found(system)
+    pairs = listed_pairs(system)
     assert len(pairs) == 2 * (CUTOFF // 0.023)
 
 
@@ -326,7 +330,7 @@ def test_the_list_for_gpus_run_on_the_cpu_has_the_same_pairs(which, dtype):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("which", [0, 1], ids=["small", "large"])
-def test_the_list_made_on_a_gpu_has_the_same_pairs(which, dtype):
+def test_the_list_from_a_gpu_has_the_same_pairs(which, dtype):
     pytest.importorskip("nvalchemiops", reason="nvalchemi-toolkit-ops is not installed")
     pairs, expected = device_pairs(hard_batch()[which], dtype, torch.device("cuda"))
     assert pairs == expected
@@ -334,7 +338,7 @@ def test_the_list_made_on_a_gpu_has_the_same_pairs(which, dtype):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_a_batch_on_a_gpu_has_the_displacements_it_has_on_the_cpu():
+def test_a_batch_on_a_gpu_has_the_same_displacements_as_on_the_cpu():
     systems, _ = hard_batch()
     here, there = (Batch.from_systems(systems, CUTOFF, device=d) for d in ("cpu", "cuda"))
     assert there.n_pairs_per_system == here.n_pairs_per_system

@@ -1,4 +1,4 @@
-"""A list that is kept with a skin gives what a search gives, and is made anew when it must be."""
+"""Kept neighbor lists with a skin: equal to a search, and rebuilt when necessary."""
 
 import gc
 import tracemalloc
@@ -19,18 +19,18 @@ CUTOFF = 3.5
 
 
 def pairs_of(neighbors):
-    """Return pairs and shifts in an order of their own."""
+    """Return the rows of pairs and shifts, sorted."""
     rows = np.column_stack([neighbors.pairs.T, np.rint(neighbors.shifts)])
     return rows[np.lexsort(rows.T[::-1])].astype(int).tolist()
 
 
-def look(lists, systems, walkers):
+def search_with_lists(lists, systems, walkers):
     return lists.search(fold(systems, CUTOFF + lists.skin), CUTOFF, walkers)
 
 
 def assert_same(lists, systems, walkers):
     expected = search(fold(systems, CUTOFF), CUTOFF)
-    found = look(lists, systems, walkers)
+    found = search_with_lists(lists, systems, walkers)
     assert pairs_of(found) == pairs_of(expected)
     assert found.n_pairs_per_system == expected.n_pairs_per_system
     assert (np.diff(found.pairs[0]) >= 0).all()
@@ -50,7 +50,7 @@ def system_of(pbc, seed=0):
 @pytest.mark.parametrize(
     "pbc", [[True] * 3, [True, True, False], [False, False, True], [False] * 3], ids=str
 )
-def test_a_walk_has_the_neighbors_that_a_search_finds(pbc):
+def test_a_moving_walker_has_the_neighbors_of_a_search(pbc):
     generator, lists = np.random.default_rng(0), WalkerLists()
     system = system_of(pbc)
     for _ in range(60):
@@ -60,23 +60,23 @@ def test_a_walk_has_the_neighbors_that_a_search_finds(pbc):
 
 
 @pytest.mark.parametrize("size", [3.1, 7.0])
-def test_pairs_come_in_an_order_that_knows_nothing_of_the_past(size):
+def test_the_order_of_pairs_does_not_depend_on_earlier_steps(size):
     generator, lists = np.random.default_rng(2), WalkerLists()
     positions = generator.uniform(0, size, size=(6, 3))
     system = System([8] * 6, positions, np.eye(3) * size + 0.1, pbc=True)
     n_kept = 0
     for _ in range(40):
         before = lists.n_searches
-        found = look(lists, [system], ["a"])
+        found = search_with_lists(lists, [system], ["a"])
         n_kept += lists.n_searches == before
-        fresh = look(WalkerLists(), [system], ["b"])
+        fresh = search_with_lists(WalkerLists(), [system], ["b"])
         assert np.array_equal(found.pairs, fresh.pairs)
         assert np.array_equal(found.shifts, fresh.shifts)
         system = shaken(system, generator, 0.03)
     assert n_kept > 10
 
 
-def test_a_small_cell_with_many_images_is_walked_too():
+def test_lists_are_kept_for_small_cells_with_many_images():
     generator, lists = np.random.default_rng(0), WalkerLists()
     system = System([8], [[0.1, 0.2, 0.3]], np.eye(3) * 2.1, pbc=True)
     for _ in range(10):
@@ -95,16 +95,16 @@ def test_wrapping_and_drifting_across_cells_need_no_search():
     assert lists.n_searches == 1
 
 
-def test_half_the_skin_is_as_far_as_an_atom_may_move():
+def test_a_list_is_kept_until_an_atom_moves_half_the_skin():
     lists, system = WalkerLists(skin=0.5), system_of([True] * 3)
     step = np.zeros((30, 3))
     for distance, n_searches in ((0.0, 1), (0.249, 1), (0.251, 2)):
         step[7, 1] = distance
-        look(lists, [system.moved(system.positions + step)], ["a"])
+        search_with_lists(lists, [system.moved(system.positions + step)], ["a"])
         assert lists.n_searches == n_searches
 
 
-def test_slow_drift_adds_up():
+def test_slow_drift_is_measured_from_the_last_search():
     lists, system = WalkerLists(skin=0.5), system_of([True] * 3)
     step = np.zeros((30, 3))
     for _ in range(13):
@@ -113,7 +113,7 @@ def test_slow_drift_adds_up():
     assert lists.n_searches == 3
 
 
-def test_another_cell_number_of_atoms_or_cutoff_is_another_list():
+def test_a_new_cell_number_of_atoms_or_cutoff_needs_a_new_search():
     lists, system = WalkerLists(), system_of([True] * 3)
     assert_same(lists, [system], ["a"])
     numbers, positions = system.atomic_numbers, system.positions
@@ -130,7 +130,7 @@ def test_another_cell_number_of_atoms_or_cutoff_is_another_list():
     assert_same(lists, [system], ["a"])
 
 
-def test_walkers_of_a_batch_come_and_go():
+def test_the_walkers_of_a_batch_can_change():
     generator, lists = np.random.default_rng(0), WalkerLists()
     walkers = {name: system_of([True] * 3, seed) for seed, name in enumerate("abcd")}
     for _ in range(12):
@@ -141,10 +141,10 @@ def test_walkers_of_a_batch_come_and_go():
     assert len(lists) == 4
 
 
-def test_what_was_not_used_for_longest_is_forgotten():
+def test_the_least_recently_used_list_is_dropped():
     lists, systems = WalkerLists(), [system_of([True] * 3, seed) for seed in range(3)]
-    look(lists, systems[:1], ["0"])
-    look(lists, systems[:1], ["0"])
+    search_with_lists(lists, systems[:1], ["0"])
+    search_with_lists(lists, systems[:1], ["0"])
     n_pairs = len(search(fold(systems[:1], CUTOFF + 0.5), CUTOFF + 0.5).shifts)
     small = WalkerLists(max_size=int(2.5 * (n_pairs + len(systems[0]) + 40)))
     for name in ("0", "1", "0", "2"):
@@ -160,12 +160,12 @@ def test_what_was_not_used_for_longest_is_forgotten():
     assert len(tiny) == 0
 
 
-def test_walkers_that_come_and_never_come_back_take_bounded_memory():
+def test_memory_is_bounded_if_walkers_never_return():
     crowd, lists = System([8], [[0.0, 0.0, 0.0]]), WalkerLists(max_size=5_000)
     many = [system_of([False] * 3)] * 40
     tracemalloc.start()
     for name in range(400):
-        look(lists, [crowd, *many], [f"gone {name}", *[None] * len(many)])
+        search_with_lists(lists, [crowd, *many], [f"gone {name}", *[None] * len(many)])
     gc.collect()
     n_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -173,7 +173,7 @@ def test_walkers_that_come_and_never_come_back_take_bounded_memory():
     assert n_bytes < 2 * 64 * 5_000
 
 
-def test_predictions_are_those_of_a_search():
+def test_predictions_with_kept_lists_equal_those_with_a_search():
     potential, lists, generator = small_net(), WalkerLists(), np.random.default_rng(0)
     system = water()
     outputs = {"energy", "conservative_forces", "conservative_stress", "direct_forces"}
@@ -191,7 +191,7 @@ def test_predictions_are_those_of_a_search():
     assert lists.n_searches == 1
 
 
-def test_lists_without_walkers_are_searches():
+def test_systems_without_walkers_are_searched():
     system = water()
     lists = WalkerLists()
     batch = Batch.from_systems([system], CUTOFF, lists=lists, walkers=[None])
@@ -199,7 +199,7 @@ def test_lists_without_walkers_are_searches():
     assert len(lists) == 0
 
 
-def test_walkers_that_are_looked_at_together_get_what_each_gets_alone():
+def test_walkers_processed_together_get_the_same_lists_as_alone():
     generator = np.random.default_rng(5)
     together, alone = WalkerLists(), WalkerLists()
     kinds = [[True] * 3, [True, True, False], [False] * 3, [True] * 3, [False, True, False]]
@@ -209,9 +209,12 @@ def test_walkers_that_are_looked_at_together_get_what_each_gets_alone():
         walkers = [*"abcde", "f"]
         order = generator.permutation(len(walkers)) if step % 3 else np.arange(len(walkers))
         asked = [[*systems, lone][index] for index in order]
-        found = look(together, asked, [walkers[index] for index in order])
+        found = search_with_lists(together, asked, [walkers[index] for index in order])
         starts = np.cumsum((0, *(len(each) for each in asked)))
-        parts = [look(alone, [each], [walkers[i]]) for i, each in zip(order, asked, strict=True)]
+        parts = [
+            search_with_lists(alone, [each], [walkers[i]])
+            for i, each in zip(order, asked, strict=True)
+        ]
         pairs = [each.pairs + start for each, start in zip(parts, starts[:-1], strict=True)]
         np.testing.assert_array_equal(found.pairs, np.concatenate(pairs, axis=1))
         np.testing.assert_array_equal(found.shifts, np.concatenate([p.shifts for p in parts]))

@@ -1,10 +1,9 @@
-"""The compiled network says what the plain one says of any batch; nobody waits."""
+"""The compiled network predicts the same as the plain one for any batch, without blocking."""
 
 import logging
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -55,8 +54,8 @@ def net(dtype=torch.float64, hyperparameters=TINY, device="cpu"):
 
 
 def batches():
-    """Return systems alone and together: crowded, in open space, in a cell smaller than twice the
-    cutoff, of one atom."""
+    """Return batches of one and of several systems: dense ones, open ones, one with a cell smaller
+    than twice the cutoff, and a single atom."""
     molecule = System([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
     lone = System([8], [[0.0, 0.0, 0.0]])
     return [
@@ -69,17 +68,17 @@ def batches():
 
 
 def fused_in_python(potential, parts=PARTS):
-    """Return the potential with parts that are what is compiled, evaluated as it is."""
-    fused, n_weights = CompiledHybridNet(potential), len(named_weights(potential.core))
+    """Return the potential with the parts that would be compiled, evaluated in plain Python."""
+    compiled_net, n_weights = CompiledHybridNet(potential), len(named_weights(potential.core))
     for part in parts:
         evaluate = getattr(fused, part)
-        fused.use(
+        compiled_net.use(
             Spec(part, potential.core.hyperparameters, "float64", "cpu", 1),
             lambda values, evaluate=evaluate: evaluate(
                 potential.core, fused.Inputs(*values[n_weights:])
             ),
         )
-    return fused
+    return compiled_net
 
 
 def assert_same(fused, plain, tolerance):
@@ -105,7 +104,7 @@ def assert_same(fused, plain, tolerance):
                     )
 
 
-def test_the_form_for_compilers_is_the_same_function_with_the_same_derivatives():
+def test_the_form_for_compilers_has_the_same_values_and_derivatives():
     three_layers = Hyperparameters(
         elements=(1, 8), n_scalars=12, n_vectors=6, n_tensors=5, n_layers=3, n_radial=6
     )
@@ -117,7 +116,7 @@ def test_the_form_for_compilers_keeps_the_contract():
     check_potential(fused_in_python(net())).raise_if_broken()
 
 
-def test_padding_changes_nothing():
+def test_padding_does_not_change_the_results():
     core = net().core
     batch = Batch.from_systems([water()], TINY.cutoff)
     neighbors, offsets = lay_out(batch, TINY.cutoff)
@@ -132,7 +131,7 @@ def test_padding_changes_nothing():
         torch.testing.assert_close(one, other, rtol=0, atol=1e-14)
 
 
-def test_a_jacobian_is_that_of_the_plain_network():
+def test_the_jacobian_is_that_of_the_plain_network():
     plain = net()
     system = water(n_molecules=1, length=5.0)
     torch.testing.assert_close(
@@ -140,7 +139,7 @@ def test_a_jacobian_is_that_of_the_plain_network():
     )
 
 
-def test_a_part_that_is_not_there_yet_is_evaluated_plainly():
+def test_a_part_that_is_not_compiled_yet_is_evaluated_by_the_plain_network():
     plain = net()
     half = fused_in_python(plain, ["direct"])
     expected = predict(plain, [water()], OUTPUTS)[0]
@@ -148,7 +147,7 @@ def test_a_part_that_is_not_there_yet_is_evaluated_plainly():
     np.testing.assert_array_equal(found.conservative_forces, expected.conservative_forces)
 
 
-def test_other_potentials_are_left_as_they_are(tmp_path):
+def test_other_potentials_are_returned_unchanged(tmp_path):
     toy = registry.load("toy:harmonic").potential
     assert compiled(toy, tmp_path, 1, wait=True) is toy
 
@@ -164,12 +163,12 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path, caplog):
     assert "evaluated uncompiled" in record.getMessage()
 
 
-def test_a_folder_is_made_for_its_owner_alone(tmp_path):
+def test_the_folder_is_created_for_its_owner_only(tmp_path):
     folder = prepared(tmp_path / "new" / "folder")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_what_is_compiled_differently_lies_in_different_files(tmp_path):
+def test_parts_compiled_differently_have_different_files(tmp_path):
     specs = [
         Spec(part, TINY, dtype, "cpu", n_threads)
         for part in PARTS
@@ -186,7 +185,7 @@ def kept(tmp_path_factory):
     if not COMPILER:
         pytest.skip("needs a C++ compiler")
     folder = tmp_path_factory.mktemp("kept", numbered=True)
-    usual = os.umask(0o002)  # as many systems have it: what is made, the group may write
+    usual = os.umask(0o002)  # the default of many systems: new files are writable by the group
     try:
         compiled(net(hyperparameters=ONE_LAYER), folder, 1, wait=True)
     finally:
@@ -194,7 +193,7 @@ def kept(tmp_path_factory):
     return folder
 
 
-def test_without_a_home_there_is_no_folder_but_a_reason(caplog):
+def test_a_user_without_a_home_gets_the_plain_network_and_a_warning(caplog):
     plain = net(hyperparameters=ONE_LAYER)
     folder = Path("~no-such-user/kept")
     with caplog.at_level(logging.WARNING):
@@ -205,8 +204,8 @@ def test_without_a_home_there_is_no_folder_but_a_reason(caplog):
 
 
 @pytest.mark.slow
-def test_it_is_compiled_once_and_for_all_sizes(kept, monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")  # what is kept needs none
+def test_the_network_is_compiled_once_for_all_sizes(kept, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")  # cached parts need no compiler
     plain = net(hyperparameters=ONE_LAYER)
     fast = compiled(plain, kept, 1, wait=True)
     assert fast.parts == set(PARTS)
@@ -215,7 +214,7 @@ def test_it_is_compiled_once_and_for_all_sizes(kept, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_service_serves_what_is_kept_and_leaves_nothing_behind(kept, tmp_path, monkeypatch):
+def test_a_service_uses_cached_parts_and_leaves_no_files_behind(kept, tmp_path, monkeypatch):
     model, temporary = tmp_path / "model", tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -224,20 +223,20 @@ def test_a_service_serves_what_is_kept_and_leaves_nothing_behind(kept, tmp_path,
     settings = free_ports(model={"tiny": str(model)}, compile="on", compile_cache=str(kept))
     with run_in_thread(settings) as server, Client(server.grpc_url) as client:
         found = client.predict(water(), OUTPUTS, model="tiny")
-    assert list(temporary.iterdir()) == []  # where the machine code was unpacked
+    assert list(temporary.iterdir()) == []  # the machine code was unpacked here
     (expected,) = predict(plain, [water()], OUTPUTS)
     np.testing.assert_allclose(found.direct_forces, expected.direct_forces, atol=1e-10)
     np.testing.assert_allclose(found.conservative_forces, expected.conservative_forces, atol=1e-10)
 
 
 @pytest.mark.slow
-def test_what_is_kept_but_not_what_its_name_says_is_built_again(
+def test_a_cached_part_that_does_not_match_its_name_is_built_again(
     kept, tmp_path, caplog, monkeypatch
 ):
     folder = shutil.copytree(kept, tmp_path / "copy")
     direct, hybrid = sorted(folder.glob("*.pt2"))
     hybrid.write_bytes(direct.read_bytes())
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))  # builds fail at once
+    monkeypatch.setenv("CXX", "no-such-compiler")
     with caplog.at_level(logging.WARNING), pytest.raises(ModelLoadError, match="compile"):
         compiled(net(hyperparameters=ONE_LAYER), folder, 1, wait=True)
     assert "will be built again" in caplog.text
@@ -245,7 +244,7 @@ def test_what_is_kept_but_not_what_its_name_says_is_built_again(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_it_is_compiled_for_a_gpu_too(tmp_path):
+def test_the_network_is_compiled_for_a_gpu(tmp_path):
     plain = net(torch.float32, device="cuda")
     fast = compiled(plain, tmp_path, 1, wait=True)
     assert fast.parts == set(PARTS)

@@ -1,4 +1,4 @@
-"""Two potentials as one hybrid: each gives its own part, and only where it is asked for."""
+"""Two potentials as one hybrid: each provides its part, and only if it is requested."""
 
 import hashlib
 
@@ -29,7 +29,7 @@ WATER = System(
 
 
 class Counting:
-    """A potential that counts how often it is evaluated, and whether with a graph."""
+    """A potential that counts its evaluations with and without an autograd graph."""
 
     def __init__(self, potential):
         self._potential = potential
@@ -53,7 +53,7 @@ def test_it_keeps_the_contract_of_every_potential(conservative, direct):
 @pytest.mark.parametrize(
     ("conservative", "direct"), [(LONG, SHORT), (SHORT, LONG)], ids=["long", "short"]
 )
-def test_each_part_gives_what_it_gives_alone(conservative, direct):
+def test_each_part_predicts_the_same_as_alone(conservative, direct):
     systems = [crystal(8), crystal(20, seed=1), System([18], [[0, 0, 0]], 3.8 * np.eye(3), True)]
     together = predict(Composed(conservative, direct), systems, OUTPUTS)
     for part, names in ((conservative, OF_ENERGY), (direct, OF_DIRECT)):
@@ -65,7 +65,7 @@ def test_each_part_gives_what_it_gives_alone(conservative, direct):
                 )
 
 
-def test_a_batch_filtered_to_a_cutoff_has_the_pairs_of_that_cutoff():
+def test_a_batch_filtered_to_a_shorter_cutoff_has_the_pairs_of_that_cutoff():
     from twinforce_models.batch import Batch
 
     systems = [crystal(20), molecule(1), crystal(8, seed=2)]
@@ -90,14 +90,14 @@ def test_a_batch_filtered_to_a_cutoff_has_the_pairs_of_that_cutoff():
         (("energy", "conservative_forces", "direct_forces"), [True], [False]),
     ],
 )
-def test_only_what_is_needed_is_evaluated(outputs, conservative_graphs, direct_graphs):
+def test_only_the_needed_parts_are_evaluated(outputs, conservative_graphs, direct_graphs):
     one, other = Counting(LONG), Counting(SHORT)
     predict(Composed(one, other), [crystal()], outputs)
     assert one.graphs == conservative_graphs
     assert other.graphs == direct_graphs
 
 
-def test_its_jacobian_is_that_of_the_direct_part():
+def test_the_jacobian_is_that_of_the_direct_part():
     one = Counting(LONG)
     jacobian = direct_jacobian(Composed(one, SHORT), crystal())
     np.testing.assert_allclose(jacobian, SHORT.direct_jacobian(crystal()), atol=1e-12)
@@ -112,7 +112,7 @@ def test_a_composed_model_can_be_a_part_of_another():
     np.testing.assert_allclose(answer.direct_forces, alone.direct_forces, atol=1e-5)
 
 
-def test_it_is_loaded_from_the_specs_of_its_parts_and_names_both():
+def test_a_composed_model_is_loaded_from_the_specs_of_its_parts():
     spec = "conservative:water+direct:toy:lennard-jones"
     loaded = load(spec, dtype="float32", name="mix")
     water, toy = load("water"), load("toy:lennard-jones", dtype="float32")
@@ -135,7 +135,7 @@ def test_it_is_loaded_from_the_specs_of_its_parts_and_names_both():
     np.testing.assert_allclose(answer.conservative_forces, of_water.conservative_forces, atol=1e-5)
 
 
-def test_which_part_is_which_changes_the_hash():
+def test_swapping_the_parts_changes_the_hash():
     one = load("conservative:toy:lennard-jones+direct:water", dtype="float32")
     other = load("conservative:water+direct:toy:lennard-jones", dtype="float32")
     assert one.info.sha256 != other.info.sha256
@@ -145,12 +145,12 @@ def test_which_part_is_which_changes_the_hash():
     "spec",
     ["conservative:water", "direct:water", "conservative:+direct:water", "direct:a+direct:b"],
 )
-def test_a_spec_that_lacks_a_part_is_refused(spec):
+def test_a_spec_with_a_missing_part_is_refused(spec):
     with pytest.raises(ModelLoadError, match="expected conservative:A\\+direct:B"):
         load(spec)
 
 
-def test_a_part_that_is_no_model_is_named():
+def test_the_error_for_an_unknown_part_names_it():
     with pytest.raises(ModelLoadError, match="model 'ice' is neither"):
         load("conservative:water+direct:ice")
 
@@ -178,7 +178,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_parts_that_do_not_fit_together_are_refused(case):
+def test_parts_that_do_not_match_are_refused(case):
     conservative, direct, message = REFUSED[case]
     with pytest.raises(ModelLoadError, match=message):
         Composed(conservative, direct)

@@ -1,4 +1,4 @@
-"""PETs as parts of composed hybrids: checkpoint with exported file, either way round."""
+"""PETs as parts of composed hybrids: a checkpoint and an exported file, in either order."""
 
 import hashlib
 
@@ -49,7 +49,7 @@ def waters():
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["ckpt with pt", "pt with ckpt"])
-def test_each_part_gives_what_it_gives_alone(files, order):
+def test_each_part_predicts_the_same_as_alone(files, order):
     conservative, direct = files[::order]
     composed = registry.load(f"conservative:{conservative}+direct:{direct}")
     together = predict(composed.potential, waters(), frozenset(OUTPUTS))
@@ -70,7 +70,7 @@ def test_it_keeps_the_contract(files):
     check_potential(composed.potential).raise_if_broken()
 
 
-def test_it_knows_what_both_know_and_names_both(files):
+def test_a_composed_model_supports_the_common_elements_and_names_both_parts(files):
     checkpoint, exported = files
     one, other = registry.load(exported).info, registry.load(checkpoint).info
     spec = f"conservative:{exported}#sha256={one.sha256}+direct:{checkpoint}#sha256={other.sha256}"
@@ -94,7 +94,7 @@ def test_the_hash_of_each_part_is_checked(files):
         registry.load(f"conservative:{exported}+direct:{checkpoint}#sha256=00")
 
 
-def test_it_goes_with_a_bundled_model(files):
+def test_a_pet_can_be_combined_with_a_bundled_model(files):
     checkpoint, _ = files
     composed = registry.load(f"conservative:{checkpoint}+direct:water", dtype="float32")
     water = registry.load("water").potential

@@ -1,4 +1,4 @@
-"""The native potential keeps the contract, and its weights survive the disk."""
+"""The native potential keeps the contract, and its weights can be saved and loaded."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_it_keeps_the_contract(dtype):
     assert max(reported.values()) < (1e-9 if dtype == torch.float64 else 1e-5)
 
 
-def test_a_wider_table_changes_nothing():
+def test_a_wider_table_does_not_change_the_results():
     potential = small_net()
     batch = Batch.from_systems([water()], SMALL.cutoff)
     kinds = potential.kind_of_element[batch.atomic_numbers]
@@ -74,7 +74,7 @@ def test_a_float32_energy_keeps_its_digits_beside_the_reference_energies():
     assert rounded == pytest.approx(exact, abs=1e-5)
 
 
-def test_direct_forces_of_an_untrained_network_are_no_gradient():
+def test_direct_forces_of_an_untrained_network_are_not_a_gradient():
     jacobian = direct_jacobian(small_net(), water(n_molecules=1))
     assert 0.01 < nonconservativity(jacobian) < 1.0
 
@@ -128,7 +128,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_saved_potential_says_the_same_when_it_is_loaded(folder):
+def test_a_saved_potential_predicts_the_same_after_loading(folder):
     loaded = registry.load(folder)
     assert loaded.info.elements == (1, 8)
     outputs = set(OUTPUTS)
@@ -138,7 +138,7 @@ def test_a_saved_potential_says_the_same_when_it_is_loaded(folder):
         np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
 
 
-def test_weights_that_were_changed_are_refused(folder):
+def test_modified_weights_are_refused(folder):
     weights = folder / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1

@@ -1,4 +1,4 @@
-"""An exported model of another kind: it tells energies per system only, and more than is served."""
+"""An exported model with energies per system only, and with an output that is not served."""
 
 from typing import Dict, List, Optional  # noqa: UP035
 
@@ -103,14 +103,14 @@ def test_it_keeps_the_contract(path):
     check_potential(registry.load(path).potential).raise_if_broken()
 
 
-def test_what_it_has_beside_is_told_and_what_it_lacks_is_refused(path):
+def test_additional_outputs_are_listed_and_missing_ones_refused(path):
     model = registry.load(path)
     assert "energy_uncertainty" in model.info.metadata["metatomic_outputs"]
     with pytest.raises(UnsupportedOutputError, match="has no atom_energies"):
         predict(model.potential, pets.systems(), {"atom_energies"})
 
 
-def test_it_corrects_the_direct_forces_of_another(path):
+def test_an_exported_model_can_be_the_conservative_part_of_a_hybrid(path):
     composed = registry.load(f"conservative:{path}+direct:toy:lennard-jones", dtype="float64")
     assert "atom_energies" not in composed.info.outputs
     system = pets.systems()[-1]

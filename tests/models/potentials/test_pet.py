@@ -55,7 +55,7 @@ ARCHITECTURES = {
 
 @pytest.fixture(autouse=True, scope="module")
 def without_optimizing():
-    """Optimizing a TorchScript takes seconds each time, longer than all evaluations here."""
+    """Disable optimization of TorchScript, which takes longer than all evaluations here."""
     with torch.jit.optimized_execution(False):
         yield
 
@@ -84,7 +84,7 @@ def assert_same(prediction, expected, outputs):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt"])
-def test_a_batch_says_what_metatomic_says_of_each_system(saved, architecture, suffix):
+def test_batched_predictions_match_metatomic_for_each_system(saved, architecture, suffix):
     checkpoint, exported = saved[architecture]
     path = checkpoint if suffix == ".ckpt" else exported
     potential = registry.load(path).potential
@@ -107,7 +107,7 @@ def test_a_batch_says_what_metatomic_says_of_each_system(saved, architecture, su
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt"])
-def test_direct_outputs_alone_are_those_beside_the_energy(saved, suffix):
+def test_direct_outputs_are_the_same_with_and_without_the_energy(saved, suffix):
     checkpoint, exported = saved["adaptive"]
     potential = registry.load(checkpoint if suffix == ".ckpt" else exported).potential
     periodic = [system for system in pets.systems() if system.pbc.all()]
@@ -119,7 +119,7 @@ def test_direct_outputs_alone_are_those_beside_the_energy(saved, suffix):
             np.testing.assert_allclose(getattr(alone, name), getattr(expected, name), atol=1e-12)
 
 
-def test_both_ways_to_attend_agree():
+def test_both_implementations_of_attention_agree():
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 7, 2, 5, 4, dtype=torch.float64)
     log_weights = torch.rand(7, 5, dtype=torch.float64).clamp(min=1e-15).log()
@@ -132,7 +132,7 @@ def test_both_ways_to_attend_agree():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_gpu_says_what_the_cpu_says(saved, architecture):
+def test_predictions_on_a_gpu_match_the_cpu(saved, architecture):
     systems = [system for system in pets.systems() if system.pbc.all()]
     for path in saved[architecture]:
         here, there = (
@@ -205,7 +205,7 @@ def test_a_variant_is_chosen_by_name(tmp_path, suffix):
     assert abs(other.energy - prediction.energy) > 0.1
 
 
-def test_a_direct_stress_that_is_a_variant_is_taken_as_the_exported_file_gives_it(tmp_path):
+def test_a_direct_stress_variant_matches_the_exported_file(tmp_path):
     names = [f"{name}/scan" for name in ("energy", *pets.DIRECT)]
     files = pets.save_both(pets.make_pet(targets=names, num_gnn_layers=1), tmp_path)
     periodic = [system for system in pets.systems() if system.pbc.all()]
@@ -218,7 +218,7 @@ def test_a_direct_stress_that_is_a_variant_is_taken_as_the_exported_file_gives_i
 
 
 @pytest.mark.filterwarnings("ignore:the 'non_conservative_forces' output name is deprecated")
-def test_the_former_name_of_direct_forces_is_known(tmp_path):
+def test_the_former_name_of_direct_forces_is_supported(tmp_path):
     pet = pets.make_pet(targets=("energy", "non_conservative_forces"), num_gnn_layers=1)
     system = pets.systems()[1]
     for path in pets.save_both(pet, tmp_path):
@@ -228,7 +228,7 @@ def test_the_former_name_of_direct_forces_is_known(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt"])
-def test_what_a_model_lacks_is_refused(tmp_path, suffix):
+def test_missing_outputs_are_refused(tmp_path, suffix):
     pet = pets.make_pet(targets=("energy",), num_gnn_layers=1)
     checkpoint, exported = pets.save_both(pet, tmp_path)
     model = registry.load(checkpoint if suffix == ".ckpt" else exported)
@@ -240,17 +240,18 @@ def test_what_a_model_lacks_is_refused(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt"])
-def test_a_charge_that_the_model_cannot_take_is_the_error_of_its_system(saved, suffix):
+def test_an_unsupported_charge_is_an_error_of_its_system(saved, suffix):
     checkpoint, exported = saved["conditioned"]
     model = registry.load(checkpoint if suffix == ".ckpt" else exported)
     assert model.info.uses_charge
     assert model.info.uses_spin
     good, bad = pets.systems()[1], System([8], [[0, 0, 0]], charge=0.5)
-    with pytest.raises(InvalidSystemError, match=r"systems\[1\]: charge: .* whole number, got 0.5"):
+    expected = r"systems\[1\]: charge: expected a whole number for this model, got 0.5"
+    with pytest.raises(InvalidSystemError, match=expected):
         predict(model.potential, [good, bad], {"energy"})
 
 
-def test_a_checkpoint_names_the_charges_it_knows(saved):
+def test_the_error_for_an_unsupported_charge_names_the_range(saved):
     potential = registry.load(saved["conditioned"][0]).potential
     bad = System([8], [[0, 0, 0]], charge=4)
     with pytest.raises(InvalidSystemError, match=r"charge: expected -3 to 3 for this model, got 4"):
@@ -273,7 +274,7 @@ def test_neighbor_blocks_hold_every_pair_once_or_twice(is_full):
     assert sum(neighbor_list(systems, 3.0).n_pairs_per_system) > 100
 
 
-def test_a_checkpoint_with_an_uncertainty_model_around_it_is_the_pet_inside(saved, tmp_path):
+def test_a_checkpoint_of_an_uncertainty_model_is_loaded_as_the_pet_inside(saved, tmp_path):
     checkpoint = torch.load(saved["plain"][0], weights_only=False)
     wrapped = {"architecture_name": "llpr", "wrapped_model_checkpoint": checkpoint}
     torch.save(wrapped, tmp_path / "llpr.ckpt")
@@ -295,7 +296,7 @@ class Payload:
         return Path.touch, (self.path,)
 
 
-def test_a_checkpoint_that_could_run_something_is_refused_unread(saved, tmp_path):
+def test_a_checkpoint_that_could_run_code_is_refused_without_running_it(saved, tmp_path):
     checkpoint = torch.load(saved["plain"][0], weights_only=False)
     torch.save(checkpoint | {"extra": Payload(tmp_path / "owned")}, tmp_path / "bad.ckpt")
     with pytest.raises(ModelLoadError, match=r"contains .*pathlib.Path.*mtt export bad.ckpt"):
@@ -306,7 +307,7 @@ def test_a_checkpoint_that_could_run_something_is_refused_unread(saved, tmp_path
         registry.load(tmp_path / "plain.ckpt")
 
 
-def test_files_that_are_something_else_are_refused(saved, tmp_path):
+def test_files_that_are_not_pet_checkpoints_are_refused(saved, tmp_path):
     checkpoint, exported = saved["plain"]
     (tmp_path / "note.pt").write_text("no model")
     with pytest.raises(ModelLoadError, match="not an exported metatomic model"):
@@ -328,7 +329,7 @@ def test_files_that_are_something_else_are_refused(saved, tmp_path):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """Point huggingface_hub at an empty cache, and take the network from it."""
+    """Point huggingface_hub at an empty cache and disable its network access."""
     folder = tmp_path / "hub"
     folder.mkdir()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
@@ -338,7 +339,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def put_into_cache(cache, path, sha256):
-    """Lay a file out as a download of pet-mad-s 1.5.0 would."""
+    """Store a file in the cache like a download of pet-mad-s 1.5.0."""
     repository = cache / "models--lab-cosmo--upet"
     blob = repository / "blobs" / sha256
     link = repository / "snapshots" / "c0ffee" / "models" / "pet-mad-s-v1.5.0.ckpt"
@@ -366,13 +367,13 @@ def test_a_published_model_is_checked_against_a_known_hash(cache, saved):
         registry.load("upet:pet-mad-s@1.5.0#sha256=00")
 
 
-def test_a_published_model_that_was_damaged_is_refused(cache, saved):
+def test_a_damaged_published_model_is_refused(cache, saved):
     put_into_cache(cache, saved["plain"][0], "ab" * 32)
     with pytest.raises(ModelLoadError, match=r"its SHA-256 is \w{64}, expected abab"):
         registry.load("upet:pet-mad-s@1.5.0")
 
 
-def test_without_network_the_error_says_what_to_put_where(cache):
+def test_the_error_without_a_network_explains_how_to_provide_the_file(cache):
     with pytest.raises(ModelLoadError) as error:
         registry.load("upet:pet-mad-s@1.5.0")
     url = "https://huggingface.co/lab-cosmo/upet/resolve/main/models/pet-mad-s-v1.5.0.ckpt"
@@ -382,7 +383,7 @@ def test_without_network_the_error_says_what_to_put_where(cache):
         registry.load("upet:pet-mad-s")
 
 
-def test_both_files_are_served_to_walkers_who_step_with_one_kind_and_correct_with_the_other(saved):
+def test_a_service_evaluates_both_files_for_multiple_time_stepping(saved):
     checkpoint, exported = saved["plain"]
     settings = Settings(
         rest_port=0,

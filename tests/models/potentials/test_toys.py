@@ -1,4 +1,4 @@
-"""The toys: smooth, conservative where they say so, and wrong by exactly as much as they say."""
+"""The toys: smooth, with exact conservative forces and a known error of the direct forces."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from twinforce_proto import OUTPUTS, System
 TOYS = pytest.mark.parametrize("make", [harmonic, lennard_jones])
 
 
-def test_an_ideal_gas_keeps_the_contract_and_feels_nothing():
+def test_an_ideal_gas_keeps_the_contract_and_has_no_forces():
     potential = ideal_gas()
     check_potential(potential).raise_if_broken()
     system = crystal(8)
@@ -37,7 +37,7 @@ def slab():
 
 @TOYS
 @pytest.mark.parametrize("system", [crystal(8), molecule(5), slab()], ids=["bulk", "open", "slab"])
-def test_the_closed_form_jacobian_is_that_of_autograd(make, system):
+def test_the_closed_form_jacobian_matches_autograd(make, system):
     potential = make()
     by_autograd = direct_jacobian(potential, system)
     np.testing.assert_allclose(potential.direct_jacobian(system), by_autograd, atol=1e-12)
@@ -47,7 +47,7 @@ def test_the_closed_form_jacobian_is_that_of_autograd(make, system):
 
 
 @TOYS
-def test_the_closed_form_jacobian_is_that_of_finite_differences(make):
+def test_the_closed_form_jacobian_matches_finite_differences(make):
     system, potential, h = crystal(4), make(), 1e-5
     columns = []
     for k in range(3 * len(system)):
@@ -71,21 +71,21 @@ def test_without_swirl_direct_forces_and_stress_are_the_conservative_ones(make):
 
 
 @TOYS
-def test_more_swirl_means_more_lambda(make):
+def test_lambda_increases_with_the_swirl(make):
     lambdas = [make(swirl=swirl).exact_lambda(crystal(8)) for swirl in (0.0, 0.01, 0.1, 10.0)]
     assert lambdas == sorted(lambdas)
     assert lambdas[-1] > 0.3
 
 
 @TOYS
-def test_the_direct_force_head_has_no_net_force_to_begin_with(make):
+def test_the_direct_force_head_returns_no_net_force(make):
     batch = Batch.from_systems([crystal(8)], make().cutoff)
     heads = make().forward_heads(batch, direct=True)
     assert heads.direct_forces.sum(dim=0).abs().max() < 1e-13
 
 
 @TOYS
-def test_the_swirl_is_seen_in_the_direct_stress(make):
+def test_the_swirl_changes_the_direct_stress(make):
     outputs = ["conservative_stress", "direct_stress"]
     (prediction,) = predict(make(), [crystal(8)], outputs)
     assert not np.allclose(
@@ -94,7 +94,7 @@ def test_the_swirl_is_seen_in_the_direct_stress(make):
     np.testing.assert_allclose(prediction.direct_stress, prediction.direct_stress.T, atol=1e-15)
 
 
-def test_far_inside_a_long_cutoff_lennard_jones_is_that_of_ase():
+def test_lennard_jones_matches_ase_far_inside_a_long_cutoff():
     positions = np.array([[0, 0, 0], [3.7, 0, 0], [0.2, 3.9, 0.4]])
     (prediction,) = predict(
         lennard_jones(epsilon=0.01, sigma=3.4, cutoff=4000.0),
@@ -125,7 +125,7 @@ def test_springs_are_finite_for_atoms_on_top_of_each_other():
 
 
 @TOYS
-def test_toys_compute_in_float32_when_told_to(make):
+def test_toys_can_compute_in_float32(make):
     exact, rough = (make(dtype=dtype) for dtype in (torch.float64, torch.float32))
     outputs = ["energy", "conservative_forces", "direct_forces"]
     (a,), (b,) = (predict(potential, [crystal(8)], outputs) for potential in (exact, rough))

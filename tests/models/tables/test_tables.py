@@ -46,7 +46,7 @@ def waters(n_systems=3, n_atoms=12):
 
 
 def hard_systems():
-    """Return what `waters` has, and every kind of boundary: all with hydrogen and oxygen."""
+    """Return `waters` and systems with every kind of boundary, all of hydrogen and oxygen."""
     special = [
         dataclasses.replace(each, atomic_numbers=np.where(each.atomic_numbers == 6, 8, 1))
         for each in pets.systems()
@@ -105,7 +105,7 @@ def test_a_table_has_the_pairs_of_the_neighbor_list(cutoff, dtype, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_reverse_of_the_reverse_is_the_pair_itself(device):
+def test_the_reverse_index_is_its_own_inverse(device):
     places, _ = places_of(hard_systems(), device=torch.device(device))
     table = search(places, CUTOFF, 200)
     back = reversed_places(table.neighbors, table.shifts, table.counts).view(-1)
@@ -118,7 +118,7 @@ def test_the_reverse_of_the_reverse_is_the_pair_itself(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_search_can_be_tried(device):
+def test_the_search_self_check_passes(device):
     check_search(torch.device(device))
 
 
@@ -130,7 +130,7 @@ def test_neighbors_beyond_the_capacity_are_counted():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_native_network_says_the_same_of_a_table(device):
+def test_the_native_network_predicts_the_same_from_a_table(device):
     potential = registry.load("water", dtype="float64", device=device).potential
     predictor, systems = TablePredictor(potential), hard_systems()
     for outputs in (OPEN, *({name} for name in OPEN)):
@@ -144,7 +144,7 @@ def test_the_native_network_says_the_same_of_a_table(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_pet_says_the_same_of_a_table(checkpoints, architecture, device):
+def test_a_pet_predicts_the_same_from_a_table(checkpoints, architecture, device):
     potential = registry.load(checkpoints[architecture], device=device).potential
     predictor = TablePredictor(potential)
     periodic = [system for system in pets.systems() if system.pbc.all()]
@@ -185,14 +185,14 @@ def dense():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_same_systems_get_the_same_to_the_last_bit(device):
+def test_repeated_predictions_of_the_same_systems_are_bitwise_equal(device):
     potential = registry.load("water", dtype="float32", device=device).potential
     predictor, systems = TablePredictor(potential), waters()
     first, second = (predictor.predict(systems, OPEN) for _ in range(2))
     assert_same(first, second, OPEN, atol=0)
 
 
-def test_a_table_that_would_be_too_large_is_not_made():
+def test_a_batch_that_needs_too_large_a_table_is_not_evaluated_with_tables():
     potential = registry.load("water").potential
     predictor = TablePredictor(potential, max_entries=3000)
     assert predictor.predict([dense()], OPEN) is None
@@ -222,7 +222,7 @@ def test_a_toy_is_evaluated_without_tables():
     assert TablePredictor(potential).predict([crystal()], frozenset({"energy"})) is None
 
 
-def test_sizes_include_a_system_of_padding_and_waste_little():
+def test_sizes_include_a_padding_system_and_waste_little():
     for n_atoms in (1, 31, 64, 192, 1000, 6144, 50_000):
         size = size_for(n_atoms, 1)
         assert n_atoms <= size.n_atoms <= max(32, 1.34 * n_atoms)
@@ -233,7 +233,7 @@ def test_sizes_include_a_system_of_padding_and_waste_little():
     assert len(sizes) <= 5
 
 
-def test_the_capacity_grows_at_once_and_shrinks_when_long_not_needed():
+def test_the_capacity_grows_immediately_and_shrinks_after_many_smaller_batches():
     capacity = NeighborCapacity()
     assert not capacity.fits_or_grows(50, 0)
     assert capacity.fits_or_grows(50, 0)
@@ -241,7 +241,7 @@ def test_the_capacity_grows_at_once_and_shrinks_when_long_not_needed():
     assert (capacity.listed, capacity.seen) == (56, 32)
     for _ in range(600):
         assert capacity.fits_or_grows(20, 0)
-    assert capacity.listed == 56  # the 50 still counts in the first window
+    assert capacity.listed == 56  # the batch with 50 still counts in the first window
     for _ in range(600):
         assert capacity.fits_or_grows(20, 0)
     assert (capacity.listed, capacity.seen) == (24, 16)

@@ -94,7 +94,7 @@ def run(recipe, tmp_path):
     return prepare(recipe, tmp_path / "metals.xyz", tmp_path / "run", is_compiled=False)
 
 
-def test_packed_systems_get_what_the_potential_says_of_each_alone(run):
+def test_packed_systems_get_the_predictions_of_each_system_alone(run):
     trainer, potential = run.trainer, run.potential()
     evaluate = make_evaluate(trainer.core, conservative=True)
     energies, n_seen = [], 0
@@ -135,7 +135,7 @@ def labeled_like(examples, strain_gradient):
     return example
 
 
-def test_padding_changes_no_loss(run):
+def test_padding_does_not_change_the_loss(run):
     trainer = run.trainer
     evaluate = make_evaluate(trainer.core, conservative=True)
     tabulator = dataset.Tabulator((10, 18), 5.0, run.reference_energies, np.array([1.5, 0.8]))
@@ -149,7 +149,7 @@ def test_padding_changes_no_loss(run):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_each_part_of_the_loss_is_what_its_formula_says(run):
+def test_each_term_of_the_loss_matches_its_formula(run):
     trainer, recipe = run.trainer, run.trainer.recipe
     example, scale = run.test_examples[1], 1.5
     tabulator = dataset.Tabulator((10, 18), 5.0, run.reference_energies, np.full(2, scale))
@@ -178,14 +178,14 @@ def test_each_part_of_the_loss_is_what_its_formula_says(run):
         assert loss == pytest.approx(2.0 * robust, rel=1e-3), name
 
 
-def test_the_twin_of_an_atom_is_the_same_atom_of_the_other_system():
+def test_the_twin_index_of_an_atom_is_the_same_atom_in_the_twin_system():
     two, one = (Atoms("He2"), Atoms("He2")), (Atoms("Ne3"),)
     assert dataset.twins([one, two, one, two], 16).tolist() == [
         *(0, 1, 2), *(5, 6, 3, 4), *(7, 8, 9), *(12, 13, 10, 11), *(14, 15)
     ]  # fmt: skip
 
 
-def test_smoothness_counts_what_changes_between_twins_and_nothing_else(run):
+def test_the_smoothness_term_counts_only_changes_between_twins(run):
     trainer, recipe = run.trainer, run.trainer.recipe
     lone, before = [example for example in run.test_examples if len(example) == 4][:2]
     after = before.copy()
@@ -214,7 +214,7 @@ def test_smoothness_counts_what_changes_between_twins_and_nothing_else(run):
     assert loss_of((before,)) == 0.0
 
 
-def test_training_on_stress_makes_both_stresses_better(run, recipe):
+def test_training_on_stress_improves_both_stresses(run, recipe):
     examples, _ = dataset.split_examples(crystals(), recipe)
 
     def errors():
@@ -229,7 +229,7 @@ def test_training_on_stress_makes_both_stresses_better(run, recipe):
     assert after["direct_stress_mae_gpa"] < 0.7 * before["direct_stress_mae_gpa"]
 
 
-def test_every_system_is_packed_once_where_it_fits(recipe):
+def test_every_system_is_packed_once_into_a_table_that_it_fits(recipe):
     generator = np.random.default_rng(1)
     n_atoms = generator.integers(1, 16, size=60)
     sizes = [GroupSize(2 * n, 2) if n < 4 else GroupSize(n) for n in n_atoms]
@@ -246,12 +246,12 @@ def test_every_system_is_packed_once_where_it_fits(recipe):
     assert packs == pack(sizes, widths, 60, recipe)
 
 
-def test_a_system_that_fits_nowhere_is_an_error_with_its_size(recipe):
+def test_a_system_that_fits_no_table_is_refused_with_its_size(recipe):
     with pytest.raises(ValueError, match="17 atoms in 1 systems, with up to 30 neighbors"):
         narrowest(GroupSize(17), 30, recipe.tables)
 
 
-def test_the_given_split_is_kept_and_an_example_outside_it_refused(recipe):
+def test_a_given_split_is_used_and_an_example_without_one_is_refused(recipe):
     examples = crystals()
     train, test = dataset.split_examples(examples, recipe)
     assert test == [example for example in examples if example.info["part"] == "test"]
@@ -261,7 +261,7 @@ def test_the_given_split_is_kept_and_an_example_outside_it_refused(recipe):
         dataset.split_examples(examples, recipe)
 
 
-def test_balance_weighs_elements_by_their_forces():
+def test_balance_weights_elements_by_their_forces():
     examples = crystals()
     squares = {
         z: np.square(np.concatenate([f.get_forces() for f in examples if f.numbers[0] == z])).mean()
@@ -274,7 +274,7 @@ def test_balance_weighs_elements_by_their_forces():
     np.testing.assert_array_equal(dataset.error_scales(examples, [10, 18], 0.0), [1.0, 1.0])
 
 
-def test_later_values_at_their_default_leave_the_hash_of_a_recipe_alone(recipe):
+def test_fields_added_later_do_not_change_the_hash_at_their_defaults(recipe):
     bare = dataclasses.replace(recipe, split_key="", tables=(), balance=0.0)
     assert len({bare.sha256(), recipe.sha256()}) == 2
     assert dataclasses.replace(bare, balance=0.5).sha256() != bare.sha256()

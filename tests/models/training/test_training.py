@@ -107,7 +107,7 @@ def rows_of(out):
         return list(csv.DictReader(file))
 
 
-def test_both_stages_learn(trained):
+def test_both_stages_reduce_the_errors(trained):
     rows = rows_of(trained)
     assert [row["stage"] for row in rows] == ["direct"] * 6 + ["conservative"] * 6
     direct = [float(row["train_direct_mae"]) for row in rows if row["stage"] == "direct"]
@@ -117,7 +117,7 @@ def test_both_stages_learn(trained):
     assert float(rows[-1]["cpu_s"]) > float(rows[0]["cpu_s"]) > 0
 
 
-def test_the_errors_of_the_model_are_those_of_an_independent_count(trained, recipe_file, data):
+def test_the_reported_errors_match_an_independent_calculation(trained, recipe_file, data):
     recipe, _ = read_recipe(recipe_file)
     examples = dataset.read_examples(data)
     _, test = dataset.split_examples(examples, recipe)
@@ -134,7 +134,7 @@ def test_the_errors_of_the_model_are_those_of_an_independent_count(trained, reci
     assert logged == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_run_writes_a_model_its_card_and_pictures(trained):
+def test_a_run_writes_a_model_with_card_and_plots(trained):
     info = registry.load(trained / "model").info
     assert info.name == "argon"
     assert info.metadata["recipe"]["stages"][0]["name"] == "direct"
@@ -150,20 +150,20 @@ from twinforce_models.training.main import main
 
 replace, n_logs = pathlib.Path.replace, 0
 
-def replace_and_die(self, target):
+def replace_and_kill_process(self, target):
     global n_logs
     replace(self, target)
     n_logs += pathlib.Path(target).name == "log.csv"
     if n_logs == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 
-pathlib.Path.replace = replace_and_die
+pathlib.Path.replace = replace_and_kill_process
 main(sys.argv[1:])
 """
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(trained, recipe_file, data, tmp_path):
-    """The process kills itself once its log has been written three times."""
+def test_a_killed_run_resumes_to_the_same_weights(trained, recipe_file, data, tmp_path):
+    """Kill the process once its log has been written three times, then resume."""
     command = [sys.executable, "-c", KILLED, *arguments(recipe_file, data, tmp_path)]
     run = subprocess.run(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     assert run.returncode == -signal.SIGKILL
@@ -173,35 +173,35 @@ def test_a_killed_run_goes_on_to_the_same_weights(trained, recipe_file, data, tm
     assert resumed == straight
 
 
-def test_another_recipe_does_not_go_on_from_this_one(trained, recipe_file, data, tmp_path):
+def test_a_checkpoint_of_another_recipe_is_refused(trained, recipe_file, data, tmp_path):
     other = tmp_path / "other.toml"
     other.write_text(recipe_file.read_text().replace("seed = 3", "seed = 4"))
     with pytest.raises(ValueError, match="expected a checkpoint for recipe"):
         main(arguments(other, data, trained))
 
 
-def test_a_run_does_not_go_on_with_other_data(trained, recipe_file, tmp_path):
+def test_a_checkpoint_of_other_data_is_refused(trained, recipe_file, tmp_path):
     ase.io.write(tmp_path / "argon.xyz", labeled_examples(seed=1))
     with pytest.raises(ValueError, match="expected a checkpoint for data"):
         main(arguments(recipe_file, tmp_path, trained))
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("seed = 3", "sead = 3", "sead"),
         ("seed = 3", "", "seed"),
         ("cutoff = 5.0", "cut_off = 5.0", "cut_off"),
     ],
 )
-def test_a_recipe_with_a_mistake_says_which(tmp_path, old, new, said):
+def test_an_invalid_recipe_is_refused_with_the_reason(tmp_path, old, new, message):
     path = tmp_path / "wrong.toml"
     path.write_text(RECIPE.replace(old, new))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         read_recipe(path)
 
 
-def test_missing_data_are_an_error_that_says_where(recipe_file, tmp_path):
+def test_missing_data_is_refused_with_the_path(recipe_file, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         main(arguments(recipe_file, tmp_path / "nowhere", tmp_path))
 
@@ -212,7 +212,7 @@ def run(recipe_file, data, tmp_path):
     return prepare(recipe, data, tmp_path, is_compiled=False)
 
 
-def test_training_sees_what_the_potential_predicts(run):
+def test_training_evaluates_the_same_values_as_the_potential(run):
     trainer, example = run.trainer, run.test_examples[0]
     evaluate = make_evaluate(trainer.core, conservative=True)
     seen = Evaluation(*evaluate(trainer.parameters, *inputs(trainer.test[0])))
@@ -232,9 +232,9 @@ def test_training_sees_what_the_potential_predicts(run):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch warns of itself
-def test_compiled_steps_train_like_plain_ones(data, tmp_path, monkeypatch):
-    """The graphs are those that are compiled; machine code of them would take minutes to build."""
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # from torch itself
+def test_compiled_steps_match_plain_steps(data, tmp_path, monkeypatch):
+    """Check the traced graphs; building machine code from them would take minutes."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     path = tmp_path / "argon.toml"
     path.write_text(RECIPE.replace("n_layers = 2", "n_layers = 1"))  # half the time to compile
@@ -259,7 +259,7 @@ def test_compiled_steps_train_like_plain_ones(data, tmp_path, monkeypatch):
             torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
 
-def test_systems_of_different_size_cannot_be_compiled_and_say_so(recipe_file, tmp_path):
+def test_compiling_systems_of_different_sizes_is_refused(recipe_file, tmp_path):
     examples = labeled_examples(4)
     lone = examples[0].copy()[:6]
     lone.calc = SinglePointCalculator(lone, energy=0.0, forces=np.zeros((6, 3)))
@@ -306,14 +306,12 @@ def disagreement(folder, examples):
     return np.sqrt(np.mean([(p.direct_forces - p.conservative_forces) ** 2 for p in found]))
 
 
-def test_a_stage_of_agreement_brings_both_forces_closer_on_systems_it_has_not_seen(
-    trained, agreeing
-):
+def test_an_agreement_stage_reduces_the_disagreement_on_unseen_systems(trained, agreeing):
     unseen = labeled_examples(seed=7)
     assert disagreement(agreeing, unseen) < 0.9 * disagreement(trained, unseen)
 
 
-def test_a_model_says_which_one_it_went_on_from(trained, agreeing):
+def test_a_model_names_the_model_that_its_training_started_from(trained, agreeing):
     (before, after) = (
         json.loads((folder / "model" / "model.json").read_text()) for folder in (trained, agreeing)
     )
@@ -326,7 +324,7 @@ def test_a_model_says_which_one_it_went_on_from(trained, agreeing):
     assert f"began with stage {n_before + 1}, from the weights of {before['name']}" in card
 
 
-def test_sampled_systems_carry_the_labels_of_the_model_that_met_them(trained, agreeing):
+def test_sampled_systems_are_labeled_by_the_model_that_sampled_them(trained, agreeing):
     examples = [
         f for n in range(2) for f in ase.io.read(agreeing / "sampled" / f"run{n}.traj", ":")
     ]
@@ -337,12 +335,10 @@ def test_sampled_systems_carry_the_labels_of_the_model_that_met_them(trained, ag
         assert example.get_potential_energy() == pytest.approx(found.energy, abs=1e-4)
     moves = [np.abs(b.positions - a.positions).max() for a, b in itertools.pairwise(examples[:8])]
     assert min(moves) > 0
-    assert np.mean(moves[::2]) < np.mean(moves[1::2])  # to the twin it is nearer
+    assert np.mean(moves[::2]) < np.mean(moves[1::2])  # a twin is closer than the next system
 
 
-def test_sampled_systems_are_not_made_twice_nor_taken_from_another_recipe(
-    trained, agreeing, data, tmp_path
-):
+def test_sampled_systems_are_reused_only_for_the_same_settings(trained, agreeing, data, tmp_path):
     place = agreeing / "sampled"
     before = {path: path.stat().st_mtime_ns for path in place.glob("*.traj")}
     recipe = agreeing / "agreement.toml"
@@ -354,7 +350,7 @@ def test_sampled_systems_are_not_made_twice_nor_taken_from_another_recipe(
         main([*arguments(other, data, agreeing), "--start", str(trained / "model")])
 
 
-def test_a_recipe_with_sampling_needs_a_model_of_its_own_kind(agreeing, data, tmp_path):
+def test_a_recipe_with_sampling_needs_a_matching_model_to_start_from(agreeing, data, tmp_path):
     recipe = agreeing / "agreement.toml"
     with pytest.raises(ValueError, match="expected a model to start from"):
         main(arguments(recipe, data, tmp_path))

@@ -1,4 +1,4 @@
-"""Training a PET by both stages with metatrain: stopped, continued, and measured at the end."""
+"""Training of a PET in both stages with metatrain: interrupted, resumed, and measured."""
 
 import json
 
@@ -45,7 +45,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_is_trained_by_both_stages_stopped_continued_and_measured(folder, capfd):
+def test_a_pet_is_trained_in_both_stages_resumed_and_measured(folder, capfd):
     out = folder / "out"
     train(folder, 1, 1)
     (out / "conservative" / "model.ckpt").unlink()  # as if stopped after its first epoch

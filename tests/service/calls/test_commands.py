@@ -87,7 +87,7 @@ def test_a_run_can_alternate_between_server_and_client(server, file, tmp_path):
 def test_the_server_is_called_once_per_run(server, file, tmp_path):
     with CountingService(server.grpc_url) as counting:
         written(counting.url, file, tmp_path / "there", ["--on-server"])
-        assert counting.asked == {"propagate": 1}
+        assert counting.requested == {"propagate": 1}
 
 
 def test_fixed_atoms_and_masses_are_sent_to_the_server(server):

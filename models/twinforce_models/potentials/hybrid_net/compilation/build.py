@@ -49,7 +49,9 @@ def build(spec: Spec, path: Path) -> None:
     core = HybridCore(spec.hyperparameters).to(device, dtype).eval().requires_grad_(False)
     weights, example = list(named_weights(core).values()), _example(core, spec.has_reverse)
     with torch.no_grad():
-        graph = make_fx(_of_weights(core, spec.part), tracing_mode="symbolic")(weights, *example)
+        graph = make_fx(_as_function_of_weights(core, spec.part), tracing_mode="symbolic")(
+            weights, *example
+        )
         n_atoms, width = Dim("n_atoms", min=MIN_SIZE), Dim("width", min=MIN_SIZE)
         atoms, table = {0: n_atoms}, {0: n_atoms, 1: width}
         shapes = ([None] * len(weights), atoms, atoms, *([table] * (len(example) - 2)))
@@ -87,7 +89,7 @@ class _Part(nn.Module):
         return tuple(self.evaluate(self.core, Inputs(*inputs)))
 
 
-def _of_weights(core: HybridCore, part: Part) -> Any:
+def _as_function_of_weights(core: HybridCore, part: Part) -> Any:
     """Return the part as a function of the weights, because a tracer needs them as inputs."""
     module = _Part(core, part)
     names = [f"core.{name}" for name in named_weights(core)]

@@ -20,7 +20,7 @@ _SOURCES = (
     *(Path(__file__).with_name(name) for name in ("spec.py", "build.py")),
     *(Path(str(module.__file__)) for module in (core, fused)),
 )
-_OF_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def prepared(folder: Path) -> Path:
@@ -48,7 +48,7 @@ def path_of(spec: Spec, folder: Path) -> Path:
     return folder / f"{spec.part}-{digest.hexdigest()[:24]}.pt2"
 
 
-def is_there(path: Path) -> bool:
+def is_built(path: Path) -> bool:
     """Return True if a part has been built.
 
     Raises:
@@ -62,7 +62,7 @@ def is_there(path: Path) -> bool:
 
 def _check_own(path: Path) -> None:
     status = path.stat()
-    if status.st_uid != os.getuid() or status.st_mode & _OF_OTHERS:
+    if status.st_uid != os.getuid() or status.st_mode & _WRITABLE_BY_OTHERS:
         raise PermissionError(
             f"{path}: expected to belong to this user and to be writable by no other, since it "
             f"holds machine code; got owner {status.st_uid}, mode {stat.filemode(status.st_mode)}"

@@ -1,4 +1,4 @@
-"""Compiled parts for a potential: cached ones at once, others as soon as they are built.
+"""Compiled parts for a potential: cached ones immediately, others as soon as they are built.
 
 A build takes a minute or two of one core, in a separate process. Nothing waits for it unless
 requested; until it is done, and if it fails, the plain network is evaluated.
@@ -21,7 +21,7 @@ import torch
 
 from twinforce_models.batch import Batch
 from twinforce_models.potential import Potential
-from twinforce_models.potentials.hybrid_net.compilation.cache import is_there, path_of, prepared
+from twinforce_models.potentials.hybrid_net.compilation.cache import is_built, path_of, prepared
 from twinforce_models.potentials.hybrid_net.compilation.loading import Compiled, load
 from twinforce_models.potentials.hybrid_net.compilation.potential import CompiledHybridNet
 from twinforce_models.potentials.hybrid_net.compilation.spec import Part, Spec
@@ -79,7 +79,7 @@ def _specs(potential: HybridNet, n_threads: int) -> list[Spec]:
 
 def _use_kept(target: CompiledHybridNet, spec: Spec, path: Path) -> bool:
     """Use the part if it has been built before, and return True if so."""
-    if not is_there(path):
+    if not is_built(path):
         return False
     try:
         part = load(path, spec)
@@ -106,7 +106,7 @@ def _build_all(target: CompiledHybridNet, paths: Mapping[Spec, Path], *, wait: b
 
 
 def _build(some: Sequence[tuple[Spec, Path]], *, is_nice: bool) -> None:
-    """Build parts, each in a process of its own that ends with this one."""
+    """Build parts, each in a separate process that ends with this one."""
     started = time.monotonic()
     with ExitStack() as stack:
         processes = [stack.enter_context(_builder(*each, is_nice=is_nice)) for each in some]
