@@ -1,10 +1,10 @@
-# Every target sets up its own virtual environment, once; `make` alone lists them.
+# Every target sets up the virtual environment first, once; `make` alone lists the targets.
 
 PYTHON ?= python3
 VENV   ?= .venv
-# Where torch comes from: the builds for CPU are a tenth of the size of those for CUDA.
+# Index that torch is installed from: CPU builds are a tenth of the size of CUDA builds.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-# What `make train` trains: a file in models/twinforce_models/training.
+# Recipe that `make train` runs: a file in models/twinforce_models/training.
 RECIPE ?= water
 
 BIN   := $(VENV)/bin
@@ -16,7 +16,7 @@ STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 .PHONY: help demo test check format proto bench paper train train-pet clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## remote molecular dynamics of water with both kinds of forces: a table and a plot
 	$(BIN)/python demo/water_md.py
@@ -30,22 +30,22 @@ test: $(STAMP)  ## run the tests (ARGS="-k name", WORKERS=0 to run them in one p
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 \
 		--dist loadfile --no-loadscope-reorder $(ARGS)
 
-check: $(STAMP)  ## format, lint and types
+check: $(STAMP)  ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(STAMP)  ## format and mend what lint can mend
+format: $(STAMP)  ## format, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-proto: $(STAMP)  ## generate the stubs beside their .proto
+proto: $(STAMP)  ## generate the protobuf stubs next to their .proto
 	$(BIN)/python -m grpc_tools.protoc -I proto $(STUBS) proto/twinforce_proto/v1/*.proto
 
-bench: $(STAMP)  ## measure what docs/performance.md tells, and write it (ARGS="--only step crowd")
+bench: $(STAMP)  ## measure the figures of docs/performance.md and write the page (ARGS="--only step crowd")
 	$(BIN)/python -m bench $(ARGS)
 
-# Of wall time, in minutes; the study goes on where it stopped.
+# Wall time in minutes; the study continues where it stopped.
 PAPER_MINUTES ?= 60
 
 paper: $(STAMP)  ## run the study of the bundled model for PAPER_MINUTES more and write docs/paper.md

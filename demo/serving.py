@@ -1,4 +1,4 @@
-"""A service in a separate process, as users run it, for the demo and the benchmarks."""
+"""A service in a separate process, as users run it, for the demo."""
 
 import subprocess
 import sys

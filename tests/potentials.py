@@ -38,13 +38,13 @@ class Soft:
 
 
 class WithoutDirect(Soft):
-    """Has no direct heads."""
+    """A potential without direct heads."""
 
     outputs = frozenset({"energy", "atom_energies", "conservative_forces"})
 
 
 class Raising(Soft):
-    """Raises if a batch contains neon; argon comes first, so that the warm-up succeeds."""
+    """A potential that raises if a batch contains neon; the warm-up evaluates argon."""
 
     elements = (ARGON, NEON)
 
@@ -60,7 +60,7 @@ class Raising(Soft):
 
 
 class NonFinite(Soft):
-    """Returns NaN as the energy of neon."""
+    """A potential that returns NaN as the energy of neon."""
 
     def forward_heads(self, batch, *, direct):
         heads = super().forward_heads(batch, direct=direct)
@@ -69,7 +69,7 @@ class NonFinite(Soft):
 
 
 class TooLittle(Raising):
-    """Omits the last atom if a batch contains neon."""
+    """A potential that omits the last atom if a batch contains neon."""
 
     def forward_heads(self, batch, *, direct):
         heads = Soft.forward_heads(self, batch, direct=direct)
@@ -79,7 +79,7 @@ class TooLittle(Raising):
 
 
 class Gated(Soft):
-    """Blocks in each batch after those of the warm-up until the test releases `gate`."""
+    """A potential that waits in each batch after the warm-up until the test releases `gate`."""
 
     def __init__(self):
         super().__init__()

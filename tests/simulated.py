@@ -1,6 +1,6 @@
-"""A service without a clock: walkers, a queue and a device, simulated event by event.
+"""A discrete-event simulation of walkers, a queue and a device.
 
-The queue and the decisions are those of the service; only time is made up.
+The queue and the decisions to hold batches are those of the service; only the time is simulated.
 """
 
 import heapq
@@ -20,7 +20,7 @@ PAIRS_PER_ATOM = 50
 
 @dataclass(frozen=True)
 class Device:
-    """Takes fixed + per_atom · atoms seconds for a batch, with relative noise."""
+    """A device that takes fixed + per_atom · atoms seconds for a batch, with relative noise."""
 
     fixed: float
     per_atom: float
@@ -29,7 +29,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it: in the second half, when all that is to be learned was."""
+    """The outcome of the second half of a simulation, in which all delays and costs are known."""
 
     n_answers: int
     seconds: float
@@ -44,14 +44,16 @@ class Outcome:
 
 
 def simulate(device, returns, n_atoms, seconds, max_hold, seed=0, max_batch_atoms=20_000):
-    """Return what a service does for walkers with these systems.
+    """Return the outcome of a simulated service.
 
     Args:
-        device: What computes.
-        returns: One function per walker: random numbers -> what it takes to come back, in s.
-        n_atoms: Of each walker.
-        seconds: For how long.
-        max_hold: No batch waits longer; 0: none waits.
+        device: Device that evaluates the batches.
+        returns: For each walker, a function that draws the delay before its next request, in s.
+        n_atoms: Number of atoms of each walker.
+        seconds: Simulated time, in s.
+        max_hold: Longest time that a batch waits for walkers, in s; 0 means that none waits.
+        seed: Seed of all random numbers.
+        max_batch_atoms: Number of atoms that fit into a batch.
     """
     random = np.random.default_rng(seed)
     limits = Limits(max_batch_atoms=max_batch_atoms, max_hold=max_hold)

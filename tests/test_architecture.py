@@ -155,7 +155,14 @@ def loaded_by(statement):
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("statement", ["import twinforce", "import twinforce_proto.codec.stream"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import twinforce",
+        "import twinforce.ensembles, twinforce.md, twinforce.mts, twinforce.restart",
+        "import twinforce_proto.codec.stream",
+    ],
+)
 def test_importing_the_client_loads_nothing_heavy(statement):
     heavy = {"ase", "fastapi", "matplotlib", "pydantic", "scipy", "torch", "tqdm", "uvicorn"}
     assert not loaded_by(statement) & (heavy | {"twinforce_models", "twinforce_service"})

@@ -1,4 +1,4 @@
-"""The service as it comes: `water` over every transport, alone, in company and in motion."""
+"""Tests of the default service with the bundled model `water`."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def system():
 
 @pytest.fixture(scope="module")
 def distorted(system):
-    """The same box, sheared and shaken: other pairs, other forces."""
+    """Return the same box, sheared and rattled, with other pairs and forces."""
     strain = np.eye(3) + np.array([[0.0, 0.03, 0.0], [0.0, 0.0, -0.02], [0.01, 0.0, 0.0]])
     noise = np.random.default_rng(0).normal(scale=0.03, size=system.positions.shape)
     return system.moved(system.positions @ strain + noise, system.cell @ strain)
@@ -46,7 +46,7 @@ def distorted(system):
 
 @pytest.fixture(scope="module")
 def local(system):
-    """What the model says in this process."""
+    """Return the prediction of the model in this process."""
     return predict(registry.load("water").potential, [system], ("energy", *FORCES))[0]
 
 
@@ -79,12 +79,12 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("ask", [over_a_stream, over_grpc, over_rest, over_rest_in_json])
-def test_both_forces_are_those_of_this_process_over_every_transport(server, system, local, ask):
+def test_both_forces_equal_those_of_this_process_over_every_transport(server, system, local, ask):
     assert_same(ask(server, system), local)
 
 
 @pytest.mark.parametrize("ask", [over_a_stream, over_grpc, over_rest, over_rest_in_json])
-def test_a_prediction_says_which_weights_made_it(server, system, ask):
+def test_the_provenance_of_a_prediction_names_its_weights(server, system, ask):
     declared = json.loads((FOLDER / "model.json").read_text())["sha256"]
     provenance = ask(server, system).provenance
     assert (provenance.model, provenance.sha256) == ("water", declared)
@@ -92,7 +92,7 @@ def test_a_prediction_says_which_weights_made_it(server, system, ask):
     assert declared == hashlib.sha256(weights).hexdigest()
 
 
-def test_systems_in_company_get_what_they_get_alone(server, system, distorted):
+def test_a_system_in_a_batch_gets_the_prediction_it_gets_alone(server, system, distorted):
     systems = (system, distorted)
     alone = [over_grpc(server, each) for each in systems]
     with Client(server.grpc_url) as client:

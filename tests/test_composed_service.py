@@ -1,4 +1,4 @@
-"""A composed hybrid over the wire: as each of its parts, and only what is needed is computed."""
+"""Tests of a service of a composed hybrid model."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ def server():
 
 
 @pytest.mark.parametrize("wire", ["grpc", "protobuf", "json"])
-def test_it_answers_as_each_of_its_parts(server, wire):
+def test_a_composed_model_predicts_the_same_as_its_parts(server, wire):
     options = {} if wire == "grpc" else {"encoding": wire}
     url = server.grpc_url if wire == "grpc" else server.rest_url
     with Client(url, **options) as client:
@@ -51,7 +51,7 @@ def test_it_answers_as_each_of_its_parts(server, wire):
     assert info.metadata["direct"]["sha256"] == load("toy:lennard-jones").info.sha256
 
 
-def test_it_is_listed_with_what_it_is_made_of(server, capsys):
+def test_a_composed_model_is_listed_with_its_parts(server, capsys):
     assert run(["models", "--url", server.grpc_url]) == 0
     listed = capsys.readouterr().out
     assert "hybrid_net+toy:lennard-jones" in listed
@@ -64,7 +64,7 @@ def waiting(server):
     return sum(float(each.split()[-1]) for each in lines if each.startswith(QUEUE))
 
 
-def test_callers_that_share_a_batch_do_not_pay_for_each_others_heads():
+def test_requests_in_a_batch_are_evaluated_only_by_the_heads_they_need():
     energy, direct = Gated(), Soft()
     models = {"mix": loaded(Composed(energy, direct))}
     with serve(models) as server, Client(server.grpc_url) as client, ThreadPoolExecutor(3) as pool:
@@ -73,7 +73,7 @@ def test_callers_that_share_a_batch_do_not_pay_for_each_others_heads():
             held = pool.submit(client.predict, molecule(1), "energy", "mix")
             for _ in range(3):  # two for the warm-up
                 assert energy.entered.acquire(timeout=PATIENCE)
-            asked = [
+            requests = [
                 pool.submit(client.predict, molecule(n), outputs, "mix")
                 for n, outputs in ((2, "energy"), (3, "direct_forces"))
             ]
@@ -83,7 +83,7 @@ def test_callers_that_share_a_batch_do_not_pay_for_each_others_heads():
                 time.sleep(0.01)
         finally:
             energy.gate.release(1000)
-        assert all(each.result(PATIENCE) for each in [held, *asked])
-        assert asked[0].result().timings.batch_n_systems == 2
+        assert all(each.result(PATIENCE) for each in [held, *requests])
+        assert requests[0].result().timings.batch_n_systems == 2
     assert energy.batches[2:] == [(1,), (2,)]
     assert direct.batches[n_direct:] == [(3,)]

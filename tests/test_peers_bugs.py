@@ -1,8 +1,8 @@
-"""What went wrong elsewhere, tried end to end: real services, real clients.
+"""End-to-end tests, with real services and clients, of bugs that were reported in similar projects.
 
-Each test names the report it comes from. Those about one room alone are tested there: neighbor
-lists in tests/models, batches and shutdown in tests/service; what batches get wrong about odd
-systems (nvalchemi-toolkit#106, torch-sim#575, fairchem#2134, ...) is in tests/test_same_answer.py.
+Each test names the report it comes from. Bugs that concern one package alone are tested there:
+neighbor lists in tests/models, batches and shutdown in tests/service. Errors in batches of unusual
+systems (nvalchemi-toolkit#106, torch-sim#575, fairchem#2134, ...) are in tests/test_same_answer.py.
 """
 
 import random
@@ -42,7 +42,7 @@ def url_of(request):
 
 
 class Drifting(Soft):
-    """Its direct forces push every system, and each one differently."""
+    """A potential whose direct forces have a net force, different for each system."""
 
     def forward_heads(self, batch, *, direct):
         heads = super().forward_heads(batch, direct=direct)
@@ -64,7 +64,7 @@ def wait_until(condition, seconds=60.0):
     ("potential", "error"), [(Raising, PredictionError), (NonFinite, NonFinitePredictionError)]
 )
 def test_a_bad_input_does_not_end_the_service(url_of, potential, error):
-    """Of michaelfeil/infinity: the worker thread died, and everyone after waited for ever."""
+    """From michaelfeil/infinity: the worker thread died, and all later requests hung."""
     good, bad = molecule(4), molecule(4, element=NEON)
     with serve({"odd": loaded(potential())}) as server, Client(url_of(server)) as client:
         expected = client.predict(good).energy
@@ -85,8 +85,8 @@ def test_a_bad_input_does_not_end_the_service(url_of, potential, error):
             assert stream.predict(good).energy == pytest.approx(expected)
 
 
-def test_a_missing_head_is_an_error_and_no_nan(url_of):
-    """Of i-PI's metatomic driver, which passes NaN on as the stress."""
+def test_a_missing_head_is_an_error_instead_of_nan(url_of):
+    """From the metatomic driver of i-PI, which passes NaN on as the stress."""
     with serve({"plain": loaded(WithoutDirect())}) as server, Client(url_of(server)) as client:
         with pytest.raises(UnsupportedOutputError, match="no conservative_stress; it has energy"):
             client.predict(crystal(), ["energy", "conservative_stress"])
@@ -102,8 +102,8 @@ def test_a_missing_head_is_an_error_and_no_nan(url_of):
             atoms.get_forces()
 
 
-def test_the_net_force_is_taken_from_each_system_and_not_from_the_batch(url_of):
-    """Of LAMMPS' metatomic style, which takes it from nothing at all."""
+def test_the_net_force_is_removed_from_each_system_and_not_from_the_batch(url_of):
+    """From the metatomic style of LAMMPS, which removes no net force."""
     systems = [molecule(n, seed=n) for n in (2, 7, 3)]
     with serve({"drifting": loaded(Drifting())}) as server, Client(url_of(server)) as client:
         for prediction in client.predict(systems, BOTH):
@@ -111,8 +111,8 @@ def test_the_net_force_is_taken_from_each_system_and_not_from_the_batch(url_of):
                 np.testing.assert_allclose(forces.sum(axis=0), 0.0, atol=1e-12)
 
 
-def test_a_full_queue_says_when_to_come_back(url_of):
-    """Of NeMo-Retriever#1077: answered with 500 and 503, which say that something is broken."""
+def test_clients_retry_when_the_queue_is_full(url_of):
+    """From NeMo-Retriever#1077: a full queue was reported as 500 and 503, like a failure."""
     potential = Gated()
     with (
         serve({"gated": loaded(potential)}, max_waiting=1) as server,
@@ -136,23 +136,23 @@ def test_a_full_queue_says_when_to_come_back(url_of):
         assert n_outcomes(server, "ok") == 3
 
 
-def test_what_nobody_waits_for_any_more_is_not_computed(url_of):
-    """Of vllm#54947 and triton server#7532: callers had gone, and their work was still done."""
+def test_requests_whose_clients_gave_up_are_not_computed(url_of):
+    """From vllm#54947 and triton server#7532: requests of disconnected clients were computed."""
     potential = Gated()
     with (
         serve({"gated": loaded(potential)}) as server,
         ThreadPoolExecutor(1) as threads,
         Client(url_of(server)) as client,
-        Client(url_of(server), timeout=2.0) as hasty,
+        Client(url_of(server), timeout=2.0) as impatient,
     ):
         first = threads.submit(client.predict, molecule(5), BOTH, "gated")
         for _ in range(3):  # two were the warm-up
             assert potential.entered.acquire(timeout=60)
         with pytest.raises(DeadlineExceededError):
-            hasty.predict(molecule(9), BOTH, "gated")
-        with hasty.stream("gated") as stream, pytest.raises(DeadlineExceededError):
+            impatient.predict(molecule(9), BOTH, "gated")
+        with impatient.stream("gated") as stream, pytest.raises(DeadlineExceededError):
             stream.predict(molecule(11))
-        wait_until(lambda: n_outcomes(server, "") == 2)  # the service has given up both, too
+        wait_until(lambda: n_outcomes(server, "") == 2)  # the service has dropped both, too
         potential.gate.release(1000)
         assert first.result(60).energy is not None
         assert client.predict(molecule(4), BOTH, "gated").energy is not None
@@ -166,12 +166,12 @@ def metric(server, name, label=""):
 
 
 def n_outcomes(server, outcome):
-    """Return the number of calls that ended with an outcome that starts like this."""
+    """Return the number of calls whose outcome starts with this text."""
     return metric(server, "twinforce_requests_total", f'outcome="{outcome}')
 
 
-def test_clients_do_not_ask_again_in_step():
-    """Of ray#21425: everyone came back at the same moment, again and again."""
+def test_the_retries_of_clients_are_spread_out():
+    """From ray#21425: all clients retried at the same moment, repeatedly."""
     pauses = [backoff_of(UnavailableError("gone"), Options(max_retries=6)) for _ in range(200)]
     assert all(len(each) == 6 for each in pauses)
     longest = np.max(pauses, axis=0)
@@ -181,7 +181,7 @@ def test_clients_do_not_ask_again_in_step():
     assert len({each[0] for each in pauses}) == len(pauses)
 
 
-def test_clients_come_back_no_sooner_than_they_were_told():
+def test_clients_retry_no_sooner_than_the_service_asks():
     first = [backoff_of(OverloadedError("full", retry_after=2.0), Options(), 1) for _ in range(50)]
     assert np.min(first) >= 2.0
     assert np.ptp(first) > 0.05
@@ -190,7 +190,7 @@ def test_clients_come_back_no_sooner_than_they_were_told():
 
 
 def backoff_of(error, options, n_pauses=None):
-    """Return how long a client waits, each time that it is answered with this error."""
+    """Return the pauses of a client before its retries, if every attempt ends with this error."""
     flow = Conversation(options).predict([molecule()], "energy", "lj")
     pauses = []
     step = next(flow)
@@ -206,8 +206,8 @@ def backoff_of(error, options, n_pauses=None):
     return pauses
 
 
-def test_a_batch_is_shared_only_by_those_who_gain(url_of):
-    """Of quacc#3228 and others: results must not depend on who asks at the same time."""
+def test_predictions_do_not_depend_on_other_systems_in_the_batch(url_of):
+    """From quacc#3228 and others: results must not depend on concurrent requests."""
     systems = [molecule(n, seed=n, element=random.choice([ARGON, NEON])) for n in range(1, 20)]
     with serve({"soft": loaded(Soft())}) as server, Client(url_of(server)) as client:
         alone = [client.predict(system, BOTH) for system in systems]

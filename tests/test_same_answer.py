@@ -1,4 +1,4 @@
-"""One question, one answer: whichever way it is asked, and whoever asks at the same time."""
+"""Tests that a prediction does not depend on the kind of call or on concurrent requests."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +38,7 @@ def box(seed, cell, pbc=True):
 
 
 def mixed_systems():
-    """What batches get wrong: see the names."""
+    """Return systems that batches tend to get wrong, by a description."""
     cube = 7.2 * np.eye(3)
     skewed = np.array([[7.2, 0.0, 0.0], [5.5, 7.2, 0.0], [-3.0, 2.0, 7.2]])
     far_away = box(6, cube)
@@ -77,20 +77,20 @@ def over_a_stream(url, systems, **options):
 
 
 def with_asyncio(url, systems, **options):
-    async def ask():
+    async def predict_all():
         async with AsyncClient(url, **options) as client:
-            asked = (client.predict(system, outputs_for(system)) for system in systems)
-            return await asyncio.gather(*asked)
+            calls = (client.predict(system, outputs_for(system)) for system in systems)
+            return await asyncio.gather(*calls)
 
-    return asyncio.run(ask())
+    return asyncio.run(predict_all())
 
 
 def over_an_asyncio_stream(url, systems, **options):
-    async def ask():
+    async def predict_all():
         async with AsyncClient(url, **options) as client, client.stream() as stream:
             return [await stream.predict(system, outputs_for(system)) for system in systems]
 
-    return asyncio.run(ask())
+    return asyncio.run(predict_all())
 
 
 WAYS = [in_one_request, one_by_one, over_a_stream, with_asyncio, over_an_asyncio_stream]
@@ -108,7 +108,7 @@ def assert_same(prediction, alone, tolerance):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("wire", ["grpc", "protobuf", "json"])
-def test_every_way_of_asking_gives_the_answer_of_the_system_alone(
+def test_every_kind_of_call_returns_the_prediction_of_the_system_alone(
     server, potential, dtype, way, wire
 ):
     systems = list(mixed_systems().values())
@@ -123,7 +123,7 @@ def test_every_way_of_asking_gives_the_answer_of_the_system_alone(
         assert answer.provenance.dtype == dtype
 
 
-def test_many_clients_at_once_each_get_their_own_answer(server, potential, dtype):
+def test_concurrent_clients_get_their_own_predictions(server, potential, dtype):
     systems = list(mixed_systems().values())
     alone = [predict(potential, [each], outputs_for(each))[0] for each in systems]
 
@@ -139,12 +139,12 @@ def test_many_clients_at_once_each_get_their_own_answer(server, potential, dtype
                 assert_same(answer, alone[i], TOLERANCE[dtype])
 
 
-def test_callers_that_want_different_outputs_share_the_service(server, potential, dtype):
-    wanted = [("energy",), ("direct_forces",), ("conservative_forces",), ("hybrid",)]
+def test_clients_that_request_different_outputs_share_the_service(server, potential, dtype):
+    requested = [("energy",), ("direct_forces",), ("conservative_forces",), ("hybrid",)]
     systems = [crystal(seed=seed) for seed in range(8)]
 
     def ask(number):
-        outputs = wanted[number % len(wanted)]
+        outputs = requested[number % len(requested)]
         with Client(server.grpc_url) as client:
             return [client.predict(system, outputs) for system in systems]
 
@@ -152,11 +152,11 @@ def test_callers_that_want_different_outputs_share_the_service(server, potential
     with ThreadPoolExecutor(8) as threads:
         for number, answers in enumerate(threads.map(ask, range(8))):
             for answer, expected in zip(answers, alone, strict=True):
-                given = {name for name in BOTH_FORCES if getattr(answer, name) is not None}
-                outputs = wanted[number % len(wanted)]
+                present = {name for name in BOTH_FORCES if getattr(answer, name) is not None}
+                outputs = requested[number % len(requested)]
                 hybrid = {"energy", "conservative_forces", "direct_forces"}
-                assert given == (hybrid if outputs == ("hybrid",) else set(outputs))
-                for name in given:
+                assert present == (hybrid if outputs == ("hybrid",) else set(outputs))
+                for name in present:
                     np.testing.assert_allclose(
                         getattr(answer, name),
                         getattr(expected, name),
@@ -165,7 +165,7 @@ def test_callers_that_want_different_outputs_share_the_service(server, potential
                     )
 
 
-def test_float32_replies_are_rounded_and_no_more(server, potential, dtype):
+def test_float32_replies_are_rounded_float64_results(server, potential, dtype):
     system = crystal()
     (alone,) = predict(potential, [system], BOTH_FORCES)
     for url in (server.grpc_url, server.rest_url):

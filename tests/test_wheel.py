@@ -1,4 +1,4 @@
-"""What `pip install twinforce` brings."""
+"""Tests of the content of the wheel that `pip install twinforce` installs."""
 
 import email
 import subprocess
@@ -69,7 +69,7 @@ def test_the_wheel_holds_the_bundled_models_and_they_are_small(wheel, model):
     assert sum(sizes.values()) <= 2 * 1024**2, sizes
 
 
-def test_the_wheel_requires_little_and_states_its_license(wheel):
+def test_the_wheel_requires_four_packages_and_states_its_license(wheel):
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = email.message_from_bytes(wheel.read(name))
     required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
@@ -79,7 +79,7 @@ def test_the_wheel_requires_little_and_states_its_license(wheel):
     assert metadata["License-Expression"] == "BSD-3-Clause"
 
 
-def test_the_commands_are_there(wheel):
+def test_the_wheel_declares_the_commands(wheel):
     (name,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     text = wheel.read(name).decode()
     for command in ("twinforce =", "twinforce-server =", "twinforce-train ="):

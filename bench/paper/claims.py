@@ -1,13 +1,11 @@
 """Claims about the bundled model, and rules that decide whether the numbers support them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import hypot
-from typing import Any
 
+from twinforce.assess.report.content import Report, unit_of
 from twinforce.assess.report.formatting import with_error
-
-Report = Mapping[str, Any]
 
 MAX_ERROR_K = 3.0
 MAX_BLOCK = 1.25
@@ -33,12 +31,6 @@ class Claim:
 def claims_of(report: Report) -> list[Claim]:
     """Return all claims."""
     return [*_temperatures(report), _drift(report), *_costs(report)]
-
-
-def unit_of(report: Report, key: str) -> Report:
-    """Return the result of a unit, or an empty dictionary if it was not run."""
-    found: Report = report["pieces"].get(key.partition(":")[0], {}).get(key, {})
-    return found
 
 
 def _temperatures(report: Report) -> Iterator[Claim]:
@@ -137,5 +129,5 @@ def _numbers(report: Report, key: str) -> str:
     return ", ".join(f"{name} {with_error(v, e, signed=True)} K" for name, (v, e, _) in found)
 
 
-def _estimate(found: Mapping[str, Any]) -> str:
+def _estimate(found: Report) -> str:
     return with_error(found["value"], found["error"])

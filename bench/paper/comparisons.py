@@ -1,15 +1,13 @@
 """Sentences that compare our numbers with those of the paper, derived from both by rules."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from bench.paper import reference
-from bench.paper.claims import unit_of
 from bench.studies.learning import last_errors
+from twinforce.assess.report.content import Report, unit_of
 from twinforce.assess.report.formatting import estimate, with_error
 from twinforce_models.training.plots import Rows
 
-Report = Mapping[str, Any]
 # Heat capacity of a harmonic solid, 3 k per atom, in meV/K.
 MEV_PER_KELVIN = 3 * 0.0861733
 

@@ -4,19 +4,17 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from bench.paper import reference
 from bench.paper.claims import claims_of
 from bench.paper.comparisons import comparisons
 from bench.studies.learning import last_errors
+from twinforce.assess.report.content import Report
 from twinforce.assess.report.explanations import EXPLANATIONS, TITLES
 from twinforce.assess.report.page import rules_of
 from twinforce.assess.report.tables import TABLES, ReportTable
 from twinforce.assess.report.verdict import Thresholds, judge
 from twinforce_models.training.plots import Rows
-
-Report = Mapping[str, Any]
 
 
 def document(

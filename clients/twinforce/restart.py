@@ -1,5 +1,131 @@
-"""The restart files of `twinforce.ase.MultipleTimeStepping`; needs the extra `ase`."""
+"""The restart files of `twinforce.ase.MultipleTimeStepping`, written without pickle.
 
-from twinforce.ase.restart import Restart
+A trajectory continues from such a file bit for bit. Reading one does not need ASE.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinforce_dynamics.steps import State
+from twinforce_proto import OUTPUTS, Prediction
 
 __all__ = ["Restart"]
+
+_FORMAT = "twinforce restart 1"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Restart:
+    """The state of a trajectory between two outer steps.
+
+    Attributes:
+        state: Positions, momenta, cell, prediction and accumulated energies.
+        numbers: Atomic numbers, shape [n_atoms].
+        masses: Masses in amu, shape [n_atoms].
+        n_steps: Number of outer steps taken.
+        settings: Settings of the dynamics as text; those that continue it must be the same.
+        rng: State of the random numbers, as numpy's bit generators represent it.
+    """
+
+    state: State
+    numbers: NDArray[np.int64]
+    masses: NDArray[np.float64]
+    n_steps: int
+    settings: Mapping[str, str]
+    rng: Mapping[str, Any]
+
+    def save(self, path: Path | str) -> None:
+        """Write the file; an existing one is replaced atomically."""
+        path = Path(path)
+        state = {
+            field.name: getattr(self.state, field.name)
+            for field in fields(State)
+            if field.name != "prediction"
+        }
+        prediction = {
+            f"prediction_{name}": value
+            for name in OUTPUTS
+            if (value := getattr(self.state.prediction, name)) is not None
+        }
+        partial = path.with_name(path.name + ".part")
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                format=_FORMAT,
+                numbers=self.numbers,
+                masses=self.masses,
+                n_steps=self.n_steps,
+                settings=json.dumps(dict(self.settings)),
+                rng=json.dumps(self.rng, default=np.ndarray.tolist),
+                **state,
+                **prediction,
+            )
+        partial.replace(path)
+
+    def check(
+        self,
+        path: Path | str,
+        numbers: NDArray[np.int64],
+        masses: NDArray[np.float64],
+        settings: Mapping[str, str],
+    ) -> None:
+        """Check that dynamics of these atoms with these settings can continue from the file.
+
+        Raises:
+            ValueError: Atoms, masses or settings differ; the message says which.
+        """
+        if not np.array_equal(self.numbers, numbers):
+            raise ValueError(f"{path}: saved for other atoms ({len(self.numbers)} of them)")
+        if not np.array_equal(self.masses, masses):
+            raise ValueError(f"{path}: saved with other masses of these atoms")
+        for name, value in settings.items():
+            if self.settings.get(name) != value:
+                got = self.settings.get(name)
+                raise ValueError(f"{path}: expected a file saved with {name} {value}, got {got}")
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read a file that `save` wrote.
+
+        Raises:
+            ValueError: The file was not written by `save`.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                stored = dict(archive)
+            if str(stored["format"]) != _FORMAT:
+                raise ValueError(f"format {stored['format']}")
+            return cls(
+                state=_state(stored),
+                numbers=stored["numbers"],
+                masses=stored["masses"],
+                n_steps=int(stored["n_steps"]),
+                settings=json.loads(str(stored["settings"])),
+                rng=json.loads(str(stored["rng"])),
+            )
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{path}: expected a restart file; {error}") from error
+
+
+def _state(stored: Mapping[str, Any]) -> State:
+    prediction = {
+        name: stored[f"prediction_{name}"] for name in OUTPUTS if f"prediction_{name}" in stored
+    }
+    if "energy" in prediction:
+        prediction["energy"] = float(prediction["energy"])
+    return State(
+        positions=stored["positions"],
+        momenta=stored["momenta"],
+        cell=stored["cell"],
+        prediction=Prediction(**prediction),
+        supplied=float(stored["supplied"]),
+        correction_work=float(stored["correction_work"]),
+    )

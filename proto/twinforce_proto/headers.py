@@ -1,6 +1,7 @@
 """Header names, media types, urgency levels and the rule for model names.
 
-An HTTP header is sent as metadata of the same name over gRPC.
+Over gRPC, the request id and the urgency are metadata of the same name; the timeout is the deadline
+of the call.
 """
 
 import re

@@ -66,7 +66,7 @@ class RunningServer:
         """Finish all accepted requests, then stop.
 
         Raises:
-            UnavailableError: The engine had died.
+            UnavailableError: The engine or the REST server had failed.
         """
         with contextlib.suppress(RuntimeError):  # the event loop is closed
             self._set_stop()

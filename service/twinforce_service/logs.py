@@ -5,10 +5,17 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from twinforce_proto import ServiceError
 from twinforce_service.context import request_id
 
 # Attributes of every record; all others were given as `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def internal_error(detail: str = "") -> ServiceError:
+    """Return the error for a client whose request failed with an exception that is logged."""
+    text = "internal error; see the logs of the service for details"
+    return ServiceError(f"{text}: {detail}" if detail else text)
 
 
 def configure(level: str, log_format: str) -> None:

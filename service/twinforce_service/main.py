@@ -91,7 +91,7 @@ async def serve(
     Raises:
         OSError: A port cannot be listened on.
         ModelLoadError: A model cannot be loaded.
-        UnavailableError: The engine died.
+        UnavailableError: The engine or the REST server failed.
     """
     metrics = Metrics(service_version())
     engine = _engine(settings, load_models, metrics)
@@ -122,7 +122,7 @@ async def serve(
         await _until(lambda: serving.done() or not engine.is_alive, stop, _WATCH_INTERVAL)
         if not (stop.is_set() and engine.is_alive):
             culprit = "REST server" if engine.is_alive else "engine"
-            raise UnavailableError(f"the {culprit} has died; see the logs for the reason")
+            raise UnavailableError(f"the {culprit} has failed; see the logs for the reason")
 
 
 def main() -> int:

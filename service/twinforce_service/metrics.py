@@ -112,7 +112,7 @@ _TABLE = (
     _Metric(
         Counter,
         "twinforce_engine_restarts",
-        "Restarts of engine processes that had died.",
+        "Restarts of engine processes that had exited.",
         ("device",),
     ),
     _Metric(

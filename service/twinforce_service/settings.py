@@ -41,8 +41,8 @@ class Settings(BaseSettings):
     )
     engine: Literal["process", "thread"] = Field(
         "process",
-        description="Run each engine in a separate process, which is restarted if it dies, or in a "
-        "thread of the server.",
+        description="Run each engine in a separate process, which is restarted if it exits, or in "
+        "a thread of the server.",
     )
     dtype: Literal["auto", "float32", "float64"] = Field(
         "auto", description="Data type to compute in; auto uses that of each model."

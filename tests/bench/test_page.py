@@ -1,4 +1,4 @@
-"""The figures that measurements derive from their numbers, and the page that shows them."""
+"""Tests of the figures that measurements derive from their numbers, and of their page."""
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ from bench.runner import record
 from bench.runner.systems import gas, water_box
 from bench.runner.timing import Rounds, Timing, rounds_in_turn
 
-MOST = Bar("a ratio", "file", "ratio", 1.5)
-LEAST = Bar("a rate", "file", "rate", 1000.0, is_upper=False, form="{:.0f}", unit="/s")
+UPPER = Bar("a ratio", "file", "ratio", 1.5)
+LOWER = Bar("a rate", "file", "rate", 1000.0, is_upper=False, form="{:.0f}", unit="/s")
 
 
 def timing(median):
@@ -58,7 +58,7 @@ def test_a_ratio_is_taken_round_by_round():
     assert rounds.timings()["fast"].median == 2.0
 
 
-def test_what_a_step_takes_besides_the_evaluation_is_told_in_echoes():
+def test_the_time_of_a_step_without_its_evaluation_is_relative_to_an_echo():
     taken = {
         "process engine": [5.0, 9.0],
         "evaluation in this process": [3.0, 3.0],
@@ -67,7 +67,7 @@ def test_what_a_step_takes_besides_the_evaluation_is_told_in_echoes():
     assert without_evaluation(Rounds(taken)) == Timing(2.0, 2.0, 2.0)
 
 
-def test_every_other_round_is_backwards():
+def test_every_other_round_is_in_reverse_order():
     called = []
     rounds = rounds_in_turn(
         {name: lambda name=name: called.append(name) for name in "ab"}, 0.2, n_warm_up=0
@@ -76,7 +76,7 @@ def test_every_other_round_is_backwards():
     assert len(rounds.taken["a"]) == len(rounds.taken["b"]) == len(called) // 2
 
 
-def test_what_goes_on_without_a_pause_is_called_some_times_in_a_row():
+def test_a_function_is_called_several_times_in_its_turn():
     called, times = [], iter(range(1000))
     things = {name: lambda name=name: called.append(name) for name in "ab"}
     rounds = rounds_in_turn(
@@ -89,24 +89,24 @@ def test_what_goes_on_without_a_pause_is_called_some_times_in_a_row():
 @pytest.mark.parametrize(
     ("bar", "median", "verdict"),
     [
-        (MOST, 1.5, "met"),
-        (MOST, 1.51, "**missed**"),
-        (LEAST, 1000.0, "met"),
-        (LEAST, 999.0, "**missed**"),
-        (Bar("told only", "file", "x", None), 1.0, ""),
+        (UPPER, 1.5, "met"),
+        (UPPER, 1.51, "**missed**"),
+        (LOWER, 1000.0, "met"),
+        (LOWER, 999.0, "**missed**"),
+        (Bar("no limit", "file", "x", None), 1.0, ""),
     ],
 )
-def test_a_bar_is_met_by_the_median(bar, median, verdict):
+def test_the_median_decides_whether_a_bar_is_met(bar, median, verdict):
     assert bar.verdict(Timing(median, 0.0, 1e9)) == verdict
 
 
-def test_a_row_says_what_was_measured_and_what_was_not():
-    lines = table((MOST, LEAST), {"file": {"figures": {"rate": timing(2000.0)}}})
+def test_a_row_shows_the_measured_value_or_that_there_is_none():
+    lines = table((UPPER, LOWER), {"file": {"figures": {"rate": timing(2000.0)}}})
     assert lines[2] == "| a ratio | ≤ 1.50× | not measured |  |"
     assert lines[3] == "| a rate | ≥ 1000/s | 2000/s (1800 to 2200) | met |"
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_a_written_record_is_read_back(tmp_path):
     found = Timing(1.0, 0.5, 2.0)
     record.write(tmp_path, "some", {"over echo": found}, n_atoms=64)
     content = record.read(tmp_path, "some")
@@ -117,14 +117,14 @@ def test_what_is_written_is_read_back(tmp_path):
     assert record.read(tmp_path, "none") == {}
 
 
-def test_a_straight_line_is_found_exactly():
+def test_a_straight_line_is_fitted_exactly():
     sizes = [54, 192, 648, 2187]
     fixed, slope, deviation = straight_line(sizes, [2.0 + 0.1 * n for n in sizes])
     assert (fixed, slope) == pytest.approx((2.0, 0.1))
     assert deviation == pytest.approx(0.0, abs=1e-12)
 
 
-def test_no_line_is_closer_to_the_times():
+def test_no_other_line_is_closer_to_the_times():
     sizes, times = [54, 192, 648, 2187], [8.0, 20.0, 90.0, 250.0]
     fixed, slope, deviation = straight_line(sizes, times)
 
@@ -137,7 +137,7 @@ def test_no_line_is_closer_to_the_times():
             assert deviation_of(fixed + a, slope + b) >= deviation - 1e-12
 
 
-def test_the_best_setting_of_a_peer_is_what_we_are_compared_with():
+def test_the_comparison_uses_the_best_setting_of_the_peer():
     found = compared([100.0], {"with a wait": [10.0, 10.0], "without": [20.0, 25.0]})
     assert (found.low, found.high) == pytest.approx((4.1, 4.9))
 
@@ -153,7 +153,7 @@ def test_boxes_of_water_have_the_density_of_the_liquid():
     assert len(gas(64)) == 64
 
 
-def test_what_is_between_us_and_the_bare_model_is_told():
+def test_the_difference_from_the_lower_bound_is_listed():
     lines = limits({"step": step()})
     assert lines[2].endswith("| 0.70 | 1.00 | 0.30 (+42.9%) |")
     assert limits({}) == []
@@ -173,7 +173,7 @@ def test_the_page_has_a_row_for_each_bar_when_nothing_was_measured():
     assert "it was not run" in written
 
 
-def test_the_page_tells_what_failed_and_what_was_left_out():
+def test_the_page_names_failed_and_skipped_measurements():
     failed = "it ended with exit status 1"
     run = {"load_before": 0.1, "rows": {"idle": {"load_before": 0.2, "failed": failed}}}
     machine = {
@@ -191,7 +191,7 @@ def test_the_page_tells_what_failed_and_what_was_left_out():
     assert "Not measured: no GPU here." in written
 
 
-def test_the_page_tells_of_a_gpu():
+def test_the_page_shows_the_measurements_on_a_gpu():
     gpu = {
         "device": "Some GPU",
         "machine": {"torch": "2.11.0"},
@@ -223,7 +223,7 @@ def test_the_page_tells_of_a_gpu():
     assert "2.50× (2.25 to 2.75) | met |" in written
 
 
-def test_plots_are_drawn_for_what_was_measured_and_stand_on_the_page(tmp_path):
+def test_plots_are_drawn_for_existing_results_and_shown_on_the_page(tmp_path):
     results = {"sizes": sizes(), "step": step(), "crowd": {}}
     assert draw(results, tmp_path) == ["sizes", "step"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sizes.png", "step.png"]
@@ -232,10 +232,10 @@ def test_plots_are_drawn_for_what_was_measured_and_stand_on_the_page(tmp_path):
     assert "| 20,577 | 2000.0 (1800.0-2200.0) | 2000.0 (1800.0-2200.0) | 2000 |" in written
 
 
-def test_a_part_that_fails_is_told_on_the_page(tmp_path, monkeypatch):
+def test_the_page_names_a_measurement_that_fails(tmp_path, monkeypatch):
     monkeypatch.setitem(PARTS, "missing", 1.0)
-    where = [f"--out={tmp_path}", f"--page={tmp_path / 'page.md'}"]
-    assert main(["--only", "missing", *where]) == 1
+    options = [f"--out={tmp_path}", f"--page={tmp_path / 'page.md'}"]
+    assert main(["--only", "missing", *options]) == 1
     content = record.read(tmp_path, "run")
     assert content["rows"]["missing"]["failed"] == "it ended with exit status 1"
     page_text = (tmp_path / "page.md").read_text()

@@ -1,4 +1,4 @@
-"""A TCP proxy that counts what travels and can cut connections."""
+"""A TCP proxy that counts connections and bytes and can cut connections."""
 
 import contextlib
 import math
@@ -10,7 +10,7 @@ class CountingProxy:
     """Forwards every connection to `port` of this machine.
 
     Args:
-        port: Port that connections are forwarded to; None means that they are closed at once.
+        port: Port that connections are forwarded to; None means that they are closed immediately.
         cut_after: Number of bytes of replies after which the first, the second, ... connection
             is cut; later connections are not cut. Such a cut does not depend on how fast either
             side is.

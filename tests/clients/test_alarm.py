@@ -1,4 +1,4 @@
-"""An alarm rings when it is due, and not when it was put off."""
+"""An alarm rings when it is due, and not earlier if it was postponed."""
 
 import sys
 import threading
@@ -34,14 +34,14 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Return the clock that alarms read."""
+    """The clock that alarms read."""
     clock = Clock()
     fake = SimpleNamespace(monotonic=clock.monotonic)
     monkeypatch.setattr(sys.modules[Alarm.__module__], "time", fake)
     return clock
 
 
-def test_it_rings_once_and_then_says_so(clock):
+def test_an_alarm_rings_once_and_records_it(clock):
     rung = Event()
     alarm = Alarm(rung.set)
     alarm.set(0.02)
@@ -52,7 +52,7 @@ def test_it_rings_once_and_then_says_so(clock):
     assert alarm.has_rung
 
 
-def test_what_is_put_off_again_and_again_does_not_ring(clock):
+def test_an_alarm_that_is_postponed_repeatedly_does_not_ring(clock):
     rung = Event()
     alarm = Alarm(rung.set)
     for time_ahead in range(3):
@@ -60,14 +60,14 @@ def test_what_is_put_off_again_and_again_does_not_ring(clock):
         clock.wait_for_a_read()
         alarm.set(clock.now + 0.04 + time_ahead)
         clock.now += 0.03
-        clock.wait_for_a_read()  # at the time that was set before
+        clock.wait_for_a_read()  # the thread wakes at the earlier time
     alarm.set(inf)
     assert not alarm.has_rung
     alarm.set(clock.now)  # due at once
     assert rung.wait(PATIENCE)
 
 
-def test_an_earlier_time_counts_at_once():
+def test_an_alarm_can_be_set_to_an_earlier_time():
     rung = Event()
     alarm = Alarm(rung.set)
     alarm.set(time.monotonic() + 1000.0)
@@ -75,7 +75,7 @@ def test_an_earlier_time_counts_at_once():
     assert rung.wait(PATIENCE)
 
 
-def test_it_can_be_stopped(clock):
+def test_a_stopped_alarm_does_not_ring_and_its_thread_ends(clock):
     before = set(threading.enumerate())
     rung = Event()
     alarm = Alarm(rung.set)

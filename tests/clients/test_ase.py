@@ -38,7 +38,7 @@ def atoms_in_a_cell(seed=0):
     return Atoms(numbers=[ARGON] * 8, positions=molecule(8, seed).positions, cell=cell, pbc=True)
 
 
-def atoms_in_the_open(n_atoms=8, seed=0):
+def atoms_without_cell(n_atoms=8, seed=0):
     return Atoms(numbers=[ARGON] * n_atoms, positions=molecule(n_atoms, seed).positions)
 
 
@@ -55,7 +55,7 @@ def direct(url):
 
 
 class InProcess(Calculator):
-    """The same potential without a network: the reference for whole trajectories."""
+    """A calculator with the same potential in this process, the reference for trajectories."""
 
     implemented_properties = ("energy", "forces", "stress")
 
@@ -103,7 +103,7 @@ def test_forces_and_energies_are_consistent_for_ase(calculator):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_remote_trajectory_equals_one_in_process_step_for_step(url, kind):
-    def walk(calculator):
+    def trajectory_of(calculator):
         atoms = atoms_in_a_cell()
         rng = np.random.default_rng(0)
         draw_velocities(atoms, 50, rng)
@@ -113,12 +113,14 @@ def test_a_remote_trajectory_equals_one_in_process_step_for_step(url, kind):
 
     with warnings.catch_warnings(), TwinForceCalculator(url, force_kind=kind) as calculator:
         warnings.simplefilter("ignore", DirectForcesWarning)
-        for remote, local in zip(walk(calculator), walk(InProcess(kind)), strict=True):
+        for remote, local in zip(
+            trajectory_of(calculator), trajectory_of(InProcess(kind)), strict=True
+        ):
             for here, there in zip(remote, local, strict=True):
                 np.testing.assert_allclose(here, there, rtol=1e-10, atol=1e-10)
 
 
-def test_force_kind_chooses_what_ase_sees(calculator, direct):
+def test_force_kind_selects_the_forces_and_stress_that_ase_sees(calculator, direct):
     here, there = atoms_in_a_cell(), atoms_in_a_cell()
     here.calc, there.calc = calculator, direct
     assert here.get_potential_energy() == pytest.approx(there.get_potential_energy())
@@ -152,10 +154,10 @@ def test_extra_outputs_come_with_the_forces(url):
         assert "stress" not in atoms.calc.results
 
 
-# What is computed, and how often
+# Number and content of requests
 
 
-def test_nothing_is_asked_when_nothing_changed(calculator):
+def test_unchanged_atoms_cause_no_request(calculator):
     atoms = atoms_in_a_cell()
     atoms.calc = calculator
     atoms.get_forces()
@@ -175,7 +177,7 @@ def test_nothing_is_asked_when_nothing_changed(calculator):
 
 
 @pytest.mark.parametrize("change", ["positions", "cell", "numbers", "pbc"])
-def test_every_change_of_the_atoms_is_seen(calculator, change):
+def test_every_change_of_the_atoms_is_detected(calculator, change):
     atoms = atoms_in_a_cell()
     atoms.calc = calculator
     before = atoms.get_potential_energy()
@@ -191,7 +193,7 @@ def test_every_change_of_the_atoms_is_seen(calculator, change):
     assert len(atoms.get_forces()) == len(atoms)
 
 
-def test_energy_alone_costs_no_gradient(calculator):
+def test_requesting_the_energy_computes_no_forces(calculator):
     atoms = atoms_in_a_cell()
     atoms.calc = calculator
     atoms.get_potential_energy()
@@ -222,15 +224,15 @@ def test_a_stress_after_forces_is_computed_alone_and_then_with_them(calculator):
     assert calculator.prediction.conservative_stress is None
 
 
-def test_no_stress_without_a_volume(calculator):
-    atoms = atoms_in_the_open()
+def test_a_stress_requires_a_periodic_system(calculator):
+    atoms = atoms_without_cell()
     atoms.calc = calculator
     with pytest.raises(PropertyNotImplementedError, match="periodic in all three directions"):
         atoms.get_stress()
     assert atoms.get_forces().shape == (8, 3)
 
 
-def test_a_periodic_system_that_is_opened_needs_no_stress(calculator):
+def test_a_system_that_is_no_longer_periodic_needs_no_stress(calculator):
     atoms = atoms_in_a_cell()
     atoms.calc = calculator
     atoms.get_stress()
@@ -238,7 +240,7 @@ def test_a_periodic_system_that_is_opened_needs_no_stress(calculator):
     assert atoms.get_forces().shape == (8, 3)
 
 
-def test_results_belong_to_one_structure(calculator):
+def test_results_are_not_shared_between_systems(calculator):
     first, second = atoms_in_a_cell(1), atoms_in_a_cell(2)
     first.calc = calculator
     forces = first.get_forces()
@@ -269,8 +271,8 @@ def test_an_error_leaves_the_calculator_usable(calculator):
 # Charge and spin
 
 
-def test_charge_and_spin_are_read_where_the_model_uses_them():
-    atoms = atoms_in_the_open()
+def test_charge_and_spin_are_read_if_the_model_uses_them():
+    atoms = atoms_without_cell()
     atoms.info.update(charge=-1, spin=2, spin_multiplicity=3)
     uses_both = model_info(uses_charge=True, uses_spin=True)
     assert (system_of(atoms, uses_both).charge, system_of(atoms, uses_both).spin_multiplicity) == (
@@ -288,10 +290,10 @@ def model_info(**uses):
     return ModelInfo("m", "1", "", "", 5.0, (ARGON,), "float64", "cpu", ("energy",), **uses)
 
 
-def test_charge_and_spin_reach_the_model_and_their_changes_are_seen(transport):
+def test_charge_and_spin_reach_the_model_and_their_changes_are_detected(transport):
     toy = dataclasses.replace(lennard_jones(), charge_energy=0.5, spin_energy=0.25)
     info = dataclasses.replace(loaded(toy, "ion").info, uses_charge=True, uses_spin=True)
-    atoms = atoms_in_the_open()
+    atoms = atoms_without_cell()
     with (
         serve({"ion": LoadedModel(info, toy)}) as server,
         TwinForceCalculator(url_of(server, transport)) as atoms.calc,
@@ -302,13 +304,13 @@ def test_charge_and_spin_reach_the_model_and_their_changes_are_seen(transport):
         atoms.info["spin"] = 3
         assert atoms.get_potential_energy() == pytest.approx(neutral + 4 * 0.5 + 2 * 0.25)
         prediction = atoms.calc.prediction
-        atoms.info["comment"] = "not about electrons"
+        atoms.info["comment"] = "neither charge nor spin"
         atoms.get_potential_energy()
         assert atoms.calc.prediction is prediction
 
 
 def test_labels_that_the_model_ignores_cause_no_calculation(calculator):
-    atoms = atoms_in_the_open()
+    atoms = atoms_without_cell()
     atoms.calc = calculator
     atoms.get_forces()
     prediction = calculator.prediction
@@ -322,7 +324,7 @@ def test_labels_that_the_model_ignores_cause_no_calculation(calculator):
 
 @pytest.mark.parametrize("optimizer", [BFGS, FIRE])
 def test_optimizers_converge(calculator, optimizer):
-    atoms = atoms_in_the_open()
+    atoms = atoms_without_cell()
     atoms.calc = calculator
     assert optimizer(atoms, logfile=None).run(fmax=1e-3, steps=500)
     assert np.abs(atoms.get_forces()).max() < 1e-3
@@ -339,7 +341,7 @@ def test_a_cell_is_relaxed(calculator):
 
 @pytest.mark.parametrize("is_parallel", [False, True])
 def test_the_images_of_a_band_share_one_client(url, is_parallel):
-    start = atoms_in_the_open(5)
+    start = atoms_without_cell(5)
     end = start.copy()
     end.positions[-1] += [0.4, 0.3, 0.0]
     with Client(url) as client:
@@ -357,7 +359,7 @@ def test_the_images_of_a_band_share_one_client(url, is_parallel):
 def test_a_shared_client_stays_open(url):
     with Client(url) as client:
         for _ in range(2):
-            atoms = atoms_in_the_open()
+            atoms = atoms_without_cell()
             with TwinForceCalculator(client) as atoms.calc:
                 atoms.get_forces()
 
@@ -366,7 +368,7 @@ def test_a_shared_client_stays_open(url):
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
-def test_a_copied_calculator_connects_by_itself(calculator, duplicate):
+def test_a_copied_calculator_opens_its_own_connection(calculator, duplicate):
     atoms = atoms_in_a_cell()
     atoms.calc = calculator
     for _ in range(3):
@@ -381,7 +383,7 @@ def test_a_copied_calculator_connects_by_itself(calculator, duplicate):
 
 
 @pytest.mark.parametrize("name", ["atoms.traj", "atoms.extxyz", "atoms.json", "atoms.db"])
-def test_results_survive_files(calculator, tmp_path, name):
+def test_results_are_written_to_files_and_read_back(calculator, tmp_path, name):
     atoms = atoms_in_a_cell()
     atoms.calc = calculator
     energy, forces, stress = atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()
@@ -407,11 +409,11 @@ USES = [
 
 
 @pytest.mark.parametrize(("purpose", "use"), USES)
-def test_direct_forces_are_warned_of_once_where_they_mislead(
+def test_direct_forces_cause_one_warning_where_a_gradient_is_needed(
     direct, purpose, use, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    atoms = atoms_in_the_open()
+    atoms = atoms_without_cell()
     atoms.calc = direct
     atoms.get_forces()
     atoms.rattle(0.01)
@@ -422,18 +424,18 @@ def test_direct_forces_are_warned_of_once_where_they_mislead(
     use(atoms)
 
 
-def test_a_line_search_that_asks_for_energies_first_is_warned_of_too(direct):
+def test_a_line_search_on_direct_forces_causes_a_warning(direct):
     from ase.optimize import BFGSLineSearch
 
-    atoms = atoms_in_the_open()
+    atoms = atoms_without_cell()
     atoms.calc = direct
     atoms.get_forces()
     with pytest.warns(DirectForcesWarning, match="geometry optimization"):
         BFGSLineSearch(atoms, logfile=None).run(fmax=1e-5, steps=3)
 
 
-def test_direct_forces_are_not_warned_of_with_a_thermostat(direct):
-    atoms = atoms_in_the_open()
+def test_direct_forces_with_a_thermostat_cause_no_warning(direct):
+    atoms = atoms_without_cell()
     rng = np.random.default_rng(0)
     draw_velocities(atoms, 50, rng)
     atoms.calc = direct
@@ -442,8 +444,8 @@ def test_direct_forces_are_not_warned_of_with_a_thermostat(direct):
     Langevin(atoms, units.fs, temperature_K=50, friction=friction, fixcm=False, rng=rng).run(3)
 
 
-def test_conservative_forces_are_warned_of_nowhere(calculator):
-    atoms = atoms_in_the_open()
+def test_conservative_forces_cause_no_warning(calculator):
+    atoms = atoms_without_cell()
     atoms.calc = calculator
     VelocityVerlet(atoms, units.fs).run(3)
     BFGS(atoms, logfile=None).run(fmax=1e-5, steps=3)
@@ -467,15 +469,15 @@ def test_parameters_can_be_set_and_are_checked(calculator):
     assert calculator.name == "twinforce"
 
 
-def test_a_model_may_be_named(url):
+def test_a_model_can_be_chosen_by_name(url):
     atoms = atoms_in_a_cell()
     with TwinForceCalculator(url, model="lj") as atoms.calc:
         atoms.get_forces()
         assert atoms.calc.prediction.provenance.model == "lj"
 
 
-def test_a_service_that_is_not_there_is_an_error_of_the_tree():
-    atoms = atoms_in_the_open()
+def test_an_unreachable_service_raises_unavailable():
+    atoms = atoms_without_cell()
     with (
         TwinForceCalculator("grpc://127.0.0.1:9") as atoms.calc,
         pytest.raises(UnavailableError, match="cannot reach"),

@@ -33,7 +33,7 @@ def address(url, monkeypatch):
 
 @pytest.fixture
 def file(tmp_path):
-    """Three systems; the last one is periodic and carries somebody else's results."""
+    """Three systems; the last one is periodic and has results of another calculator."""
     several = [Atoms([ARGON] * n, molecule(n, seed=n).positions) for n in (1, 5, 8)]
     several[-1].set_cell([7.6] * 3)
     several[-1].pbc = True
@@ -42,7 +42,8 @@ def file(tmp_path):
     return tmp_path / "systems.extxyz"
 
 
-def complaint(capsys):
+def error_line(capsys):
+    """Return the only line on standard error."""
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.strip().splitlines()
@@ -50,7 +51,7 @@ def complaint(capsys):
     return lines[0]
 
 
-def test_models_lists_what_is_served(capsys):
+def test_models_lists_the_served_models(capsys):
     assert run(["models"]) == 0
     header, row = capsys.readouterr().out.splitlines()
     assert header.split()[:3] == ["model", "version", "architecture"]
@@ -58,7 +59,7 @@ def test_models_lists_what_is_served(capsys):
     assert "direct_forces" in row
 
 
-def test_models_shows_all_about_one(capsys):
+def test_models_describes_one_model(capsys):
     assert run(["models", "lj"]) == 0
     assert "conservative_forces (eV/Å)" in capsys.readouterr().out
     assert run(["models", "lj", "--json"]) == 0
@@ -94,7 +95,7 @@ def test_predict_writes_json_with_the_names_of_the_api(file, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["predictions"] == document["predictions"]
 
 
-def test_a_stress_is_written_as_ase_has_it(file, tmp_path):
+def test_predict_writes_the_stress_that_ase_reads(file, tmp_path):
     output = tmp_path / "out.xyz"
     options = ["--index", "-1", "--outputs", "conservative_stress"]
     assert run(["predict", str(file), *options, "-o", str(output)]) == 0
@@ -122,7 +123,7 @@ def test_md_writes_trajectory_log_and_plot(file, tmp_path, ensemble, forces):
 
 
 @pytest.mark.parametrize("thermostat", ["svr", "langevin"])
-def test_md_goes_on_from_a_restart_as_if_it_had_never_stopped(file, tmp_path, thermostat):
+def test_md_continues_from_a_restart_file_bit_for_bit(file, tmp_path, thermostat):
     def log_of(name, *lengths):
         kept = {kind: tmp_path / f"{name}{kind}" for kind in (".csv", ".traj", ".npz")}
         for length in lengths:
@@ -176,7 +177,7 @@ def test_md_is_repeatable_and_continues_with_the_velocities_of_a_file(file, tmp_
     assert not np.allclose(drawn.positions, whole.positions)
 
 
-def test_an_interrupted_md_leaves_what_it_has(url, file, tmp_path):
+def test_an_interrupted_md_keeps_its_log_and_plot(url, file, tmp_path):
     log, plot = tmp_path / "log.csv", tmp_path / "plot.png"
     program = [sys.executable, "-m", "twinforce.cli", "md", str(file), f"--url={url}"]
     options = ["--steps=1000000", "--temperature=50", f"--log={log}", f"--plot={plot}"]
@@ -215,10 +216,10 @@ def test_md_warns_of_direct_forces_without_a_thermostat(file, capsys):
         (["models", "--url", "grpc://127.0.0.1:{port}"], 1, "UnavailableError: cannot reach"),
     ],
 )
-def test_what_goes_wrong_is_said_on_one_line(file, capsys, arguments, status, text):
+def test_errors_are_reported_on_one_line(file, capsys, arguments, status, text):
     arguments = [each.format(file=file, port=free_port()) for each in arguments]
     assert run(arguments) == status
-    assert re.search(text, complaint(capsys))
+    assert re.search(text, error_line(capsys))
 
 
 def test_wrong_usage_is_refused():
@@ -229,14 +230,14 @@ def test_wrong_usage_is_refused():
         assert ended.value.code == 2
 
 
-def test_the_command_works_as_a_process(url):
+def test_the_command_line_runs_as_a_process(url):
     program = [sys.executable, "-m", "twinforce.cli", "models", "--url", url]
     done = subprocess.run(program, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     assert "lj" in done.stdout
 
 
-def test_a_missing_package_is_named_with_the_extra_that_brings_it(file, url):
+def test_a_missing_package_is_reported_with_the_extra_to_install(file, url):
     program = (
         "import sys; sys.modules['ase'] = None; from twinforce.cli import run; "
         f"sys.exit(run(['predict', {str(file)!r}, '--url', {url!r}]))"
@@ -247,7 +248,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(file, url):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_drift_of_a_run_is_found_with_its_error():
+def test_the_drift_of_a_run_is_fitted_with_its_error():
     rng = np.random.default_rng(0)
     times = np.arange(0.0, 2000.0, 0.5)
     energies = 10 * (0.3e-3 * times * 1e-3 + rng.normal(scale=1e-4, size=len(times)))

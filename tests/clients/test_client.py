@@ -41,7 +41,7 @@ def client(url):
 
 @pytest.fixture
 def silent_port():
-    """A port where somebody listens and never says a word."""
+    """A port that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
@@ -50,19 +50,19 @@ def scheme(transport):
     return {"grpc": "grpc", "rest": "http"}[transport]
 
 
-def test_a_system_gives_a_prediction_and_a_list_a_list(client):
+def test_predict_returns_a_prediction_for_a_system_and_a_list_for_a_list(client):
     assert client.predict(molecule()).conservative_forces.shape == (3, 3)
     assert [p.energy for p in client.predict([molecule()])] == [client.predict(molecule()).energy]
     assert client.predict([]) == []
 
 
-def test_only_what_was_asked_for_comes_back(client):
+def test_a_prediction_holds_only_the_requested_outputs(client):
     prediction = client.predict(molecule(), "direct_forces")
     assert prediction.energy is None
     assert prediction.direct_forces is not None
 
 
-def test_a_prediction_says_what_made_it_and_where_the_time_went(client):
+def test_a_prediction_has_provenance_and_timings(client):
     prediction = client.predict(molecule(5))
     assert prediction.provenance.model == "lj"
     assert prediction.timings.batch_n_systems >= 1
@@ -70,31 +70,31 @@ def test_a_prediction_says_what_made_it_and_where_the_time_went(client):
     assert prediction.timings.compute_s > 0
 
 
-def test_models_say_what_they_have(client):
+def test_models_are_described(client):
     (info,) = client.models()
     assert info.name == "lj"
     assert ARGON in info.elements
     assert client.model("lj") == client.model() == info
 
 
-def test_where_nothing_is_named_the_only_model_is_meant(client):
+def test_the_only_served_model_is_the_default(client):
     assert client.predict(molecule()).provenance.model == "lj"
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".", "lj/", "lj?x=1", "lj\n", "-lj", "wässer", " "])
-def test_what_can_be_no_name_of_a_model_is_refused(client, name):
+def test_invalid_model_names_are_refused(client, name):
     with client.stream(name) as stream:
-        for ask in (
+        for call in (
             lambda: client.model(name),
             lambda: client.predict(molecule(), model=name),
             lambda: stream.predict(molecule()),
         ):
             with pytest.raises(InvalidRequestError, match="model: ") as caught:
-                ask()
+                call()
             assert caught.value.field == "model"
 
 
-def test_among_several_models_water_is_meant_else_one_must_be_named(transport):
+def test_water_is_the_default_among_several_models_and_otherwise_a_name_is_required(transport):
     for models, expected in (({"a": TOY, "water": TOY}, "water"), ({"a": TOY, "b": TOY}, None)):
         with serve(model=models) as server:
             url = url_of(server, transport)
@@ -146,14 +146,14 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_errors_are_the_same_over_every_transport(client, fault):
-    ask, kind, text = FAULTS[fault]
+    call, kind, text = FAULTS[fault]
     with pytest.raises(kind, match=text) as raised:
-        ask(client)
+        call(client)
     assert type(raised.value) is kind
     assert client.predict(molecule()).energy is not None
 
 
-def test_an_unknown_element_is_said_with_its_place(choosy_url):
+def test_the_error_for_an_unsupported_element_names_the_system(choosy_url):
     with Client(choosy_url) as client:
         with pytest.raises(UnsupportedElementError, match=r"systems\[1\]: atomic_numbers: .*54"):
             client.predict([molecule(), molecule(element=54)])
@@ -161,11 +161,11 @@ def test_an_unknown_element_is_said_with_its_place(choosy_url):
             client.predict(molecule(element=54))
 
 
-def test_json_bodies_say_the_same_errors(server):
+def test_errors_are_the_same_with_json_bodies(server):
     with Client(server.rest_url, encoding="json") as client:
-        for ask, kind, text in FAULTS.values():
+        for call, kind, text in FAULTS.values():
             with pytest.raises(kind, match=text):
-                ask(client)
+                call(client)
 
 
 def test_threads_share_a_client(client):
@@ -176,20 +176,18 @@ def test_threads_share_a_client(client):
     np.testing.assert_allclose(together, alone, rtol=1e-10)
 
 
-def test_a_service_that_says_nothing_is_waited_for_no_longer_than_the_timeout(
-    transport, silent_port
-):
+def test_the_timeout_applies_to_a_service_that_never_answers(transport, silent_port):
     with (
         Client(f"{scheme(transport)}://127.0.0.1:{silent_port}", timeout=0.5) as client,
         ThreadPoolExecutor(1) as thread,
     ):
-        asked = thread.submit(client.predict, molecule(), model="lj")
-        error = asked.exception(timeout=50)  # less than the default timeout of a client
+        future = thread.submit(client.predict, molecule(), model="lj")
+        error = future.exception(timeout=50)  # less than the default timeout of a client
     assert isinstance(error, DeadlineExceededError | UnavailableError)
     assert f"127.0.0.1:{silent_port}" in str(error)
 
 
-def test_a_stalled_connection_is_a_deadline_and_no_hang(url):
+def test_a_stalled_connection_ends_with_the_timeout(url):
     proxy = CountingProxy(port_of(url))
     slow_url = f"{url.partition(':')[0]}://127.0.0.1:{proxy.port}"
     with Client(url) as other:
@@ -197,16 +195,16 @@ def test_a_stalled_connection_is_a_deadline_and_no_hang(url):
     with Client(slow_url, timeout=1.0) as client, client.stream("lj") as stream:
         assert eventually(lambda: stream.predict(molecule()).energy) == expected
         proxy.hold()
-        for ask in (partial(client.predict, model="lj"), stream.predict):
+        for predict in (partial(client.predict, model="lj"), stream.predict):
             with pytest.raises(DeadlineExceededError, match=r"no answer from .* within 1 s"):
-                ask(crystal())
+                predict(crystal())
         proxy.resume()
-        for ask in (client.predict, stream.predict):
-            assert eventually(lambda ask=ask: ask(molecule()).energy) == expected
+        for predict in (client.predict, stream.predict):
+            assert eventually(lambda predict=predict: predict(molecule()).energy) == expected
     proxy.close()
 
 
-def test_nobody_there_is_said_clearly_and_soon(transport):
+def test_the_error_names_the_address_that_cannot_be_reached(transport):
     port = free_port()
     with (
         Client(f"{scheme(transport)}://127.0.0.1:{port}") as client,
@@ -215,7 +213,7 @@ def test_nobody_there_is_said_clearly_and_soon(transport):
         client.models()
 
 
-def test_the_wrong_port_is_said_clearly(server):
+def test_the_error_for_a_wrong_port_names_the_address(server):
     grpc_to_rest = f"grpc://127.0.0.1:{port_of(server.rest_url)}"
     rest_to_grpc = f"http://127.0.0.1:{port_of(server.grpc_url)}"
     for url in (grpc_to_rest, rest_to_grpc):
@@ -229,14 +227,14 @@ def test_the_wrong_port_is_said_clearly(server):
 @pytest.mark.parametrize(
     "url", ["127.0.0.1:8001", "ftp://host:1", "grpc://", "grpc://host:port", "grpc://host:1/path"]
 )
-def test_what_is_no_url_is_refused_at_once(url):
+def test_an_invalid_url_is_refused_before_connecting(url):
     for kind in (Client, AsyncClient):
         with pytest.raises(ValueError, match="expected a url such as grpc://host:8001"):
             kind(url)
 
 
 @pytest.mark.parametrize("urgency", [-1, 8, 2.5, "high"])
-def test_an_urgency_that_is_none_is_refused_at_once(urgency):
+def test_an_invalid_urgency_is_refused_before_connecting(urgency):
     for kind in (Client, AsyncClient):
         with pytest.raises(ValueError, match="urgency: expected a whole number from 0"):
             kind("grpc://127.0.0.1:1", urgency=urgency)
@@ -247,7 +245,7 @@ def test_a_path_in_front_of_the_service_is_kept():
     assert Client("grpc://[::1]:8001").url == "grpc://[::1]:8001"
 
 
-def test_a_restarted_service_is_found_again(transport):
+def test_clients_and_streams_reconnect_to_a_restarted_service(transport):
     rest_port, grpc_port = free_port(), free_port()
     ports = {"rest_port": rest_port, "grpc_port": grpc_port}
     url = (
@@ -258,35 +256,35 @@ def test_a_restarted_service_is_found_again(transport):
         with serve({"soft": loaded(Soft())}, **ports):
             first = client.predict(system).energy
             assert stream.predict(system).energy == first
-        for ask in (client.predict, stream.predict):
+        for predict in (client.predict, stream.predict):
             with pytest.raises(UnavailableError):
-                ask(system)
+                predict(system)
         with serve({"soft": loaded(Soft())}, **ports):
             assert eventually(lambda: client.predict(system).energy) == first
             moved = system.moved(system.positions + 1.0)
             assert eventually(lambda: stream.predict(moved).energy) == pytest.approx(first)
 
 
-def eventually(ask, seconds=60.0):
+def eventually(call, seconds=60.0):
     """Retry while the connection backs off from an earlier failure or the timeout is too short."""
     give_up_at = time.monotonic() + seconds
     while True:
         try:
-            return ask()
+            return call()
         except (DeadlineExceededError, UnavailableError):
             if time.monotonic() > give_up_at:
                 raise
             time.sleep(0.1)
 
 
-def test_a_service_that_starts_late_is_waited_for(server, transport):
+def test_a_client_retries_until_the_service_starts(server, transport):
     proxy = CountingProxy(None)
     url = f"{scheme(transport)}://127.0.0.1:{proxy.port}"
     with Client(url, max_retries=30) as client, ThreadPoolExecutor(1) as thread:
-        asked = thread.submit(client.predict, molecule(), model="lj")
+        future = thread.submit(client.predict, molecule(), model="lj")
         wait_until(lambda: proxy.n_connections > 0)
         proxy.target = port_of(url_of(server, transport))
-        assert asked.result(60).energy is not None
+        assert future.result(60).energy is not None
     proxy.close()
 
 
@@ -297,36 +295,36 @@ def wait_until(condition, seconds=60.0):
         time.sleep(0.005)
 
 
-def test_an_overloaded_service_is_asked_again_when_it_says_so(transport):
-    """With room for two waiting systems, eight callers at once are refused now and then."""
+def test_a_client_retries_an_overloaded_service(transport):
+    """A queue of two systems sometimes refuses requests of eight concurrent clients."""
     with serve(max_waiting=2) as server:
         url = url_of(server, transport)
 
-        def ask(number):
+        def predict_twice(number):
             with Client(url) as client:
                 return [client.predict(molecule(number + 1)).energy for _ in range(2)]
 
         with ThreadPoolExecutor(8) as threads:
-            answers = list(threads.map(ask, range(8)))
+            all_energies = list(threads.map(predict_twice, range(8)))
         with Client(url) as client:
-            for number, energies in enumerate(answers):
+            for number, energies in enumerate(all_energies):
                 expected = client.predict(molecule(number + 1)).energy
                 np.testing.assert_allclose(energies, expected, rtol=1e-10)
 
 
-def test_a_request_above_the_limit_of_the_service_is_too_large(transport):
+def test_a_request_above_the_size_limit_of_the_service_is_refused(transport):
     with (
         serve(max_body_bytes=5000) as server,
         Client(url_of(server, transport)) as client,
         client.stream() as stream,
     ):
-        for ask in (client.predict, stream.predict):
+        for predict in (client.predict, stream.predict):
             with pytest.raises(SystemTooLargeError, match=r"larger|at most"):
-                ask(molecule(400))
-            assert ask(molecule(4)).energy is not None
+                predict(molecule(400))
+            assert predict(molecule(4)).energy is not None
 
 
-def test_a_closed_client_says_so(client):
+def test_a_closed_client_raises_an_error(client):
     client.predict(molecule())
     client.close()
     client.close()
@@ -334,11 +332,11 @@ def test_a_closed_client_says_so(client):
         client.predict(molecule())
 
 
-def test_a_client_never_used_can_be_closed(url):
+def test_an_unused_client_can_be_closed(url):
     Client(url).close()
 
 
-def test_a_pickled_client_is_a_new_one_of_the_same_service(client):
+def test_a_pickled_client_is_a_new_client_of_the_same_service(client):
     client.predict(molecule())
     with pickle.loads(pickle.dumps(client)) as other:
         client.close()
@@ -346,7 +344,7 @@ def test_a_pickled_client_is_a_new_one_of_the_same_service(client):
         assert other.predict(molecule()).energy is not None
 
 
-def test_a_program_that_closes_nothing_ends(url):
+def test_a_program_that_closes_no_client_exits(url):
     program = (
         "import sys; from twinforce import *; "
         "client = Client(sys.argv[1]); stream = client.stream(); "
@@ -362,8 +360,8 @@ def test_a_program_that_closes_nothing_ends(url):
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "0.0", "")
 
 
-def test_remote_steps_are_not_held_up_by_the_wire(client):
-    """Without TCP_NODELAY, delayed acknowledgments cost 40 ms a step."""
+def test_connections_send_small_messages_without_delay(client):
+    """Check TCP_NODELAY: without it, delayed acknowledgments cost 40 ms a step."""
     port = port_of(client.url)
     with client.stream() as stream:
         stream.predict(molecule(2))

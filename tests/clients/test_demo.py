@@ -22,7 +22,7 @@ def command(tmp_path):
     return [sys.executable, str(DEMO), *options, f"--plot={tmp_path / 'out' / 'plot.png'}"]
 
 
-def test_the_demonstration_prints_a_table_and_saves_a_plot(command, tmp_path):
+def test_the_demo_prints_a_table_and_saves_a_plot(command, tmp_path):
     done = subprocess.run(
         [*command, "--seconds=600", "--max-steps=60"], capture_output=True, text=True, timeout=600
     )
@@ -40,7 +40,7 @@ def test_the_demonstration_prints_a_table_and_saves_a_plot(command, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demonstration_stops_its_service(command, number):
+def test_an_interrupted_demo_stops_its_service(command, number):
     demo = subprocess.Popen(
         [*command, "--seconds=300", "--max-steps=1000000"],
         stdout=subprocess.PIPE,

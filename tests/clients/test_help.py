@@ -1,4 +1,4 @@
-"""The help of the command line is complete, correct and fits a terminal of 80 columns."""
+"""Tests that the help of the command line is complete and correct and fits 80 columns."""
 
 import re
 import shlex

@@ -53,7 +53,7 @@ def assert_same(prediction, expected):
     )
 
 
-def test_a_walker_gets_the_answers_of_single_questions(client, stream):
+def test_stream_predictions_equal_single_predictions(client, stream):
     system = crystal()
     for step in range(10):
         system = moved(system, step)
@@ -72,7 +72,7 @@ def test_outputs_may_change_from_step_to_step(stream):
     assert again.direct_forces is None
 
 
-def test_whatever_changes_travels(client, stream):
+def test_every_change_of_a_system_is_sent(client, stream):
     first = crystal()
     positions, numbers = first.positions, first.atomic_numbers
     for system in [
@@ -86,7 +86,7 @@ def test_whatever_changes_travels(client, stream):
         assert_same(stream.predict(system), client.predict(system))
 
 
-def test_a_cell_changed_in_place_travels(client, stream):
+def test_a_cell_that_is_changed_in_place_is_sent(client, stream):
     numbers, positions = np.full(8, ARGON, dtype=np.int32), np.array(crystal().positions)
     cell = np.array(crystal().cell)
     stream.predict(System(numbers, positions, cell, pbc=True))
@@ -117,7 +117,7 @@ def test_threads_that_share_a_stream_take_turns(client, stream):
             assert_same(prediction, alone)
 
 
-def test_a_closed_stream_begins_anew(client):
+def test_a_closed_stream_can_be_used_again(client):
     stream = client.stream()
     with stream:
         expected = stream.predict(molecule())
@@ -126,7 +126,7 @@ def test_a_closed_stream_begins_anew(client):
     stream.close()
 
 
-def test_after_the_first_system_only_positions_travel(server):
+def test_only_positions_are_sent_after_the_first_system(server):
     n_atoms = 1000
     system = molecule(n_atoms)
     with (
@@ -143,7 +143,7 @@ def test_after_the_first_system_only_positions_travel(server):
         assert 3 * 8 * n_atoms < n_bytes < 3 * 8 * n_atoms + 100
 
 
-def test_a_cell_travels_only_when_it_changes(server):
+def test_a_cell_is_sent_only_if_it_changed(server):
     system = crystal()
     with (
         CountingService(server.grpc_url) as counting,
@@ -157,7 +157,7 @@ def test_a_cell_travels_only_when_it_changes(server):
     assert min(sent[3], sent[5]) >= max(sent[2], sent[4]) + 72
 
 
-def test_a_lost_connection_is_made_again_with_the_whole_system(client, url, proxy):
+def test_a_stream_reconnects_and_sends_the_whole_system(client, url, proxy):
     system = crystal()
     with Client(through(proxy, url)) as other, other.stream("lj") as stream:
         for step in range(4):
@@ -167,27 +167,27 @@ def test_a_lost_connection_is_made_again_with_the_whole_system(client, url, prox
     assert proxy.n_connections >= 4
 
 
-def test_asyncio_walkers_move_at_the_same_time(url):
-    async def walk(client, seed):
+def test_asyncio_walkers_run_concurrently(url):
+    async def run_walker(client, seed):
         system = crystal(seed=seed)
         async with client.stream() as stream:
-            answers = []
+            predictions = []
             for step in range(5):
                 system = moved(system, step)
-                answers.append((system, await stream.predict(system)))
-        return answers
+                predictions.append((system, await stream.predict(system)))
+        return predictions
 
-    async def walk_together():
+    async def run_walkers():
         async with AsyncClient(url) as client:
-            walks = await asyncio.gather(*(walk(client, seed) for seed in range(6)))
-            for system, prediction in (step for steps in walks for step in steps):
+            walkers = await asyncio.gather(*(run_walker(client, seed) for seed in range(6)))
+            for system, prediction in (step for steps in walkers for step in steps):
                 assert_same(prediction, await client.predict(system))
 
-    asyncio.run(walk_together())
+    asyncio.run(run_walkers())
 
 
-def test_an_asyncio_step_that_is_given_up_does_not_shift_the_answers(url, proxy):
-    async def give_up():
+def test_a_canceled_asyncio_step_does_not_shift_later_replies(url, proxy):
+    async def cancel_a_step():
         async with AsyncClient(through(proxy, url)) as client, client.stream("lj") as stream:
             await stream.predict(molecule(2))
             proxy.hold()
@@ -203,11 +203,11 @@ def test_an_asyncio_step_that_is_given_up_does_not_shift_the_answers(url, proxy)
             assert prediction.conservative_forces.shape == (3, 3)
             assert_same(prediction, await client.predict(molecule(3)))
 
-    asyncio.run(give_up())
+    asyncio.run(cancel_a_step())
 
 
 def test_an_asyncio_walker_survives_a_lost_connection(url, proxy):
-    async def walk():
+    async def run_walker():
         async with AsyncClient(through(proxy, url)) as client, client.stream("lj") as stream:
             system = crystal()
             for step in range(4):
@@ -215,5 +215,5 @@ def test_an_asyncio_walker_survives_a_lost_connection(url, proxy):
                 await stream.predict(system)
                 proxy.cut()
 
-    asyncio.run(walk())
+    asyncio.run(run_walker())
     assert proxy.n_connections >= 4

@@ -1,4 +1,4 @@
-"""Every relative link of the documentation leads somewhere, and the index lists every page."""
+"""Tests of the relative links of the documentation, and of its index."""
 
 import re
 
@@ -26,7 +26,7 @@ def anchors(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_relative_links_lead_somewhere(page):
+def test_relative_links_point_to_existing_files_and_headings(page):
     broken = []
     for link in relative_links(page):
         path, _, anchor = link.partition("#")

@@ -1,10 +1,11 @@
-"""The commands and programs that the documentation shows work as they stand.
+"""Tests that the commands and programs in the documentation work unchanged.
 
 Only the addresses are replaced, by those of a service on free ports. The programs and commands of a
 page run in order in one folder, since later ones read the files that earlier ones wrote. The README
 runs against the bundled model, the longer pages against a toy that is served as `water`.
 """
 
+import importlib.util
 import re
 import shlex
 import shutil
@@ -23,6 +24,7 @@ LONGER_PAGES = [ROOT / "docs" / "tutorial.md", ROOT / "docs" / "dynamics.md"]
 PROGRAMS = [block for page in PAGES for block in blocks_of(page) if block.language == "python"]
 # `twinforce assess` takes minutes.
 QUICK_COMMANDS = {"models", "predict", "md"}
+_MODULE = re.compile(r"python -m ([\w.]+)")
 
 
 def serve(**settings):
@@ -65,7 +67,7 @@ def words_of(command):
 
 
 def commands_named(*names, pages=PAGES):
-    """Return where each of these commands is and its words, for a parametrized test."""
+    """Return the words of each of these commands, with its place as the id of a parameter."""
     return [
         pytest.param(words_of(command), id=f"{block} {' '.join(command.split()[:3])}")
         for page in pages
@@ -142,6 +144,12 @@ def test_the_service_accepts_the_flags(words):
 
 
 @pytest.mark.parametrize("words", commands_named("make"))
-def test_make_has_the_target(words):
+def test_the_makefile_has_the_target(words):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert words[1] in targets
+
+
+def test_modules_that_the_pages_run_exist():
+    names = {name.rstrip(".") for page in PAGES for name in _MODULE.findall(page.read_text())}
+    assert len(names) > 5
+    assert not [name for name in names if importlib.util.find_spec(name) is None]

@@ -1,4 +1,4 @@
-"""Engines in processes of their own, as few as possible: each takes seconds to start."""
+"""Fixtures of engines in separate processes, as few as possible: each takes seconds to start."""
 
 import sys
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ PATIENCE = 180.0
 
 
 class Gate:
-    """Holds up the evaluation of helium and the start of processes."""
+    """A switch that pauses the evaluation of helium and the start of processes."""
 
     def __init__(self, path):
         self._path = path
@@ -21,7 +21,7 @@ class Gate:
 
     @contextmanager
     def closed(self, n_allowed=0):
-        """Let each process evaluate helium at most `n_allowed` times."""
+        """Let each process evaluate at most `n_allowed` batches with helium."""
         new = self._path.with_suffix(".new")
         new.write_text(str(n_allowed))
         new.replace(self._path)
@@ -35,7 +35,7 @@ class Gate:
 
     @contextmanager
     def starts_held(self):
-        """Keep processes that are started from becoming ready."""
+        """Keep starting processes from becoming ready."""
         self._held.touch()
         try:
             yield
@@ -62,7 +62,7 @@ def troubled_model(site):
 
 @pytest.fixture(scope="session")
 def specs(troubled_model):
-    """Return what is served by the engines of these tests."""
+    """Return the specs of the models that the engines of these tests serve, by name."""
     return {"troubled": str(troubled_model[0]), "lj": "toy:lennard-jones"}
 
 
@@ -73,7 +73,7 @@ def gate(troubled_model):
 
 @contextmanager
 def running(spec, **callbacks):
-    """Run an engine in a process, and stop it."""
+    """Run an engine in a process, and stop it at the end."""
     engine = ProcessEngine(spec, **callbacks)
     engine.start()
     try:
@@ -85,7 +85,7 @@ def running(spec, **callbacks):
 
 @pytest.fixture(scope="session")
 def make_spec(specs):
-    """Return a function that returns what an engine is to be."""
+    """Return a function that returns the specification of an engine."""
 
     def make_spec(**values):
         return EngineSpec(**{"models": specs, "device": "cpu"} | values)

@@ -1,3 +1,5 @@
+"""Tests of the formats of logs and of request ids."""
+
 import json
 import logging
 
@@ -22,7 +24,7 @@ def _named():
 
 
 @pytest.mark.usefixtures("_named")
-def test_a_json_line_holds_what_was_said_and_given():
+def test_a_json_line_holds_the_message_and_the_extra_fields():
     line = JSONFormatter().format(record("%d atoms", 3, model="water", n_atoms=3))
     assert "\n" not in line
     values = json.loads(line)
@@ -38,29 +40,29 @@ def test_a_json_line_holds_what_was_said_and_given():
 
 
 @pytest.mark.usefixtures("_named")
-def test_a_text_line_holds_the_same():
+def test_a_text_line_holds_the_message_and_the_extra_fields():
     line = TextFormatter().format(record("it failed", model="water", reason="no luck"))
     assert line.endswith('warning a.room it failed request_id=r-1 model=water reason="no luck"')
 
 
 @pytest.mark.usefixtures("_named")
-def test_a_request_named_in_the_record_wins_over_the_current_one():
+def test_the_request_id_of_a_record_wins_over_the_current_one():
     values = json.loads(JSONFormatter().format(record("late", request_id="r-2")))
     assert values["request_id"] == "r-2"
 
 
-def test_outside_of_a_request_there_is_none():
+def test_a_record_outside_of_requests_has_no_request_id():
     assert "request_id" not in TextFormatter().format(record("started"))
 
 
-def test_what_callers_send_cannot_forge_a_line():
+def test_a_client_cannot_forge_a_line():
     line = TextFormatter().format(record("bad\nname", name_="x\n2026 error forged"))
     assert "\n" not in line
     assert "\n" not in JSONFormatter().format(record("bad\nname"))
 
 
 @pytest.mark.parametrize("formatter", [JSONFormatter(), TextFormatter()])
-def test_a_traceback_is_kept(formatter):
+def test_a_traceback_is_logged(formatter):
     try:
         raise ValueError("too bad")
     except ValueError as error:
@@ -69,7 +71,7 @@ def test_a_traceback_is_kept(formatter):
     assert "ValueError: too bad" in text
 
 
-def test_names_of_requests_are_kept_if_they_are_sane():
+def test_valid_request_ids_are_kept_and_others_replaced():
     assert choose_request_id("run-7.step:3") == "run-7.step:3"
     for wanted in (None, "", "a b", "a\nb", "ä", "x" * 129):
         assert choose_request_id(wanted) not in (wanted, choose_request_id(wanted))

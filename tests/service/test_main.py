@@ -1,4 +1,4 @@
-"""The service as users start it: a process of its own."""
+"""Tests of the server as users start it, in a separate process."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def urls(lines):
     return lines[1].split()[1], lines[2].split()[1]
 
 
-def test_it_says_in_three_lines_what_it_serves_and_where():
+def test_the_server_prints_its_models_and_addresses():
     with running(*TOYS) as (process, lines):
         assert lines[0].startswith("TwinForce ")
         assert "lj (float64, cpu), springs (float64, cpu)" in lines[0]
@@ -68,7 +68,9 @@ def test_it_says_in_three_lines_what_it_serves_and_where():
         assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_a_signal_ends_it_after_it_has_answered_what_it_accepted(troubled_model, gate, monkeypatch):
+def test_a_signal_stops_the_server_after_it_has_answered_accepted_requests(
+    troubled_model, gate, monkeypatch
+):
     systems = [molecule(3, seed=seed, element=HELIUM) for seed in range(4)]
     model = ["--model", f"troubled={troubled_model[0]}", "--max-batch-atoms", "3"]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
@@ -89,15 +91,15 @@ def test_a_signal_ends_it_after_it_has_answered_what_it_accepted(troubled_model,
             with grpc.insecure_channel(grpc_url.removeprefix("grpc://")) as channel:
                 replies["grpc"] = InferenceStub(channel).Predict(message, timeout=PATIENCE)
 
-        askers = [threading.Thread(target=ask) for ask in (ask_rest, ask_grpc)]
-        for asker in askers:
-            asker.start()
+        threads = [threading.Thread(target=ask) for ask in (ask_rest, ask_grpc)]
+        for thread in threads:
+            thread.start()
         wait_for(lambda: queue_depth(rest_url) == 7)  # one of the eight is on the device
         process.send_signal(signal.SIGTERM)
         wait_for(lambda: not is_reachable(rest_url))
         gate.open()
-        for asker in askers:
-            asker.join(PATIENCE)
+        for thread in threads:
+            thread.join(PATIENCE)
         assert replies["rest"].status_code == 200
         assert len(replies["rest"].json()["predictions"]) == 4
         assert len(replies["grpc"].predictions) == 4
@@ -118,7 +120,7 @@ def wait_for(condition):
         time.sleep(0.002)
 
 
-def test_logs_are_structured_and_carry_the_name_of_the_request():
+def test_logs_are_structured_and_contain_the_id_of_the_request():
     with running(*TOYS, "--log-level", "debug", "--log-format", "json") as (process, lines):
         rest_url, _ = urls(lines)
         url, headers = f"{rest_url}/v1/models/ice/energy", {"x-request-id": "find-me"}
@@ -137,7 +139,7 @@ def taken_port():
         yield str(listener.getsockname()[1])
 
 
-def test_a_port_in_use_is_said_on_one_line():
+def test_a_port_in_use_is_reported_on_one_line():
     with taken_port() as port:
         process = start(*FREE_PORTS, *TOYS, "--grpc-port", port)
         out, err = process.communicate(timeout=PATIENCE)
@@ -147,7 +149,7 @@ def test_a_port_in_use_is_said_on_one_line():
     assert line == f"twinforce-server: error: {expected}"
 
 
-def test_a_model_that_does_not_load_is_said_on_one_line():
+def test_a_model_that_cannot_be_loaded_is_reported_on_one_line():
     process = start(*FREE_PORTS, "--model", "mine=/nowhere/at/all")
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (1, "")
@@ -156,7 +158,7 @@ def test_a_model_that_does_not_load_is_said_on_one_line():
     assert "/nowhere/at/all" in line
 
 
-def test_a_service_that_starts_is_alive_but_not_ready():
+def test_a_starting_service_is_alive_but_not_ready():
     permission, seen = threading.Event(), {}
 
     def load():
@@ -166,7 +168,7 @@ def test_a_service_that_starts_is_alive_but_not_ready():
     port = free_port()
     settings = free_ports().model_copy(update={"rest_port": port})
 
-    def look():
+    def query():
         url = f"http://127.0.0.1:{port}"
         wait_for(lambda: is_reachable(url))
         body = json_body(molecule())
@@ -176,10 +178,10 @@ def test_a_service_that_starts_is_alive_but_not_ready():
         seen["predict"] = httpx2.post(f"{url}/v1/models/soft/predict", json=body)
         permission.set()
 
-    looking = threading.Thread(target=look)
-    looking.start()
+    querying = threading.Thread(target=query)
+    querying.start()
     with run_in_thread(settings, load):
-        looking.join(PATIENCE)
+        querying.join(PATIENCE)
         ready = httpx2.get(f"http://127.0.0.1:{port}/health/ready")
     assert seen["live"].status_code == 200
     for name in ("ready", "models", "predict"):
@@ -196,7 +198,7 @@ def is_reachable(url):
         return False
 
 
-def test_a_service_whose_engine_dies_does_not_pretend_to_be_well():
+def test_a_service_stops_if_its_engine_fails():
     dying = loaded(Raising(SystemExit("the device is gone")))
     server = run_in_thread(free_ports(), lambda: {"soft": dying})
     body = json_body(molecule(element=10))
@@ -204,27 +206,27 @@ def test_a_service_whose_engine_dies_does_not_pretend_to_be_well():
     assert reply.status_code == 503
     assert "the engine thread failed" in reply.json()["detail"]
     wait_for(lambda: not is_reachable(server.rest_url))
-    with pytest.raises(UnavailableError, match="the engine has died"):
+    with pytest.raises(UnavailableError, match="the engine has failed"):
         server.stop()
 
 
-def test_stopping_does_not_wait_for_ever():
+def test_stopping_ends_unfinished_requests_after_the_drain_timeout():
     potential = Gated()
     with run_in_thread(
         free_ports(drain_timeout=0.2), lambda: {"soft": loaded(potential)}
     ) as server:
         url = f"{server.rest_url}/v1/models/soft/predict"
         replies = []
-        asking = threading.Thread(
+        posting = threading.Thread(
             target=lambda: replies.append(
                 httpx2.post(url, json=json_body(molecule()), timeout=PATIENCE)
             )
         )
-        asking.start()
+        posting.start()
         for _ in range(3):
             assert potential.entered.acquire(timeout=PATIENCE)
         server.stop()  # the potential is still held
-        asking.join(PATIENCE)
+        posting.join(PATIENCE)
     assert replies[0].status_code == 503
     assert "stopped before" in replies[0].json()["detail"]
     potential.gate.release(100)

@@ -13,7 +13,7 @@ def clean_environment(monkeypatch):
         monkeypatch.delenv(f"{ENV_PREFIX}{name.upper()}", raising=False)
 
 
-def test_the_documented_table_is_current():
+def test_the_table_in_the_documentation_is_current():
     documented = (ROOT / "docs" / "settings.md").read_text()
     assert settings_table() in documented, "run python -m twinforce_service.settings"
 
@@ -71,7 +71,7 @@ def test_a_flag_wins_over_the_environment(monkeypatch):
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     ],
 )
-def test_a_mistake_is_named_on_one_line(arguments, message, capsys):
+def test_an_invalid_flag_is_reported_on_one_line(arguments, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         parse_settings(arguments)
     last = capsys.readouterr().err.splitlines()[-1]
@@ -79,7 +79,7 @@ def test_a_mistake_is_named_on_one_line(arguments, message, capsys):
     assert message in last
 
 
-def test_a_mistake_in_the_environment_is_named_too(monkeypatch, capsys):
+def test_an_invalid_environment_variable_is_reported_on_one_line(monkeypatch, capsys):
     monkeypatch.setenv("TWINFORCE_DRAIN_TIMEOUT", "soon")
     with pytest.raises(SystemExit, match="2"):
         parse_settings([])

@@ -1,4 +1,4 @@
-"""A model of a third party whose evaluation can be held up and can kill the process it is in."""
+"""A third-party model whose evaluation can be paused, can fail and can kill its process."""
 
 import hashlib
 import json
@@ -13,17 +13,15 @@ from safetensors.torch import save_file
 from tests.potentials import ARGON, NEON, Soft
 
 HELIUM, KRYPTON, XENON = 2, 36, 54
-
-
 # Seconds between two checks of a gate.
-_PAUSE = 0.002
+_INTERVAL = 0.002
 
 
 class Troubled(Soft):
-    """Argon is fine; helium waits at a gate, krypton raises, neon and xenon are deadly.
+    """A potential that waits for helium at a gate, raises for krypton and exits for neon or xenon.
 
-    The gate is closed while its file exists. The file holds how many evaluations of helium each
-    process lets pass before.
+    The gate is closed while its file exists. The file holds the number of batches with helium that
+    each process may evaluate all the same.
     """
 
     elements = (ARGON, HELIUM, NEON, KRYPTON, XENON)
@@ -37,8 +35,8 @@ class Troubled(Soft):
     def forward_heads(self, batch, *, direct):
         numbers = set(batch.atomic_numbers.tolist())
         if HELIUM in numbers:
-            while not self.may_pass():
-                time.sleep(_PAUSE)
+            while not self._may_pass():
+                time.sleep(_INTERVAL)
         if NEON in numbers:
             os.kill(os.getpid(), signal.SIGKILL)
         if KRYPTON in numbers:
@@ -47,8 +45,8 @@ class Troubled(Soft):
             raise SystemExit("the device is gone")
         return super().forward_heads(batch, direct=direct)
 
-    def may_pass(self):
-        """Return whether helium may be evaluated now, and count it if so."""
+    def _may_pass(self):
+        """Return True and count the batch if helium may be evaluated now."""
         try:
             closed_at, n_allowed = self.gate.stat().st_mtime_ns, int(self.gate.read_text())
         except FileNotFoundError:
@@ -62,16 +60,16 @@ class Troubled(Soft):
 
 
 def load(directory, *_):
-    """Load it once the file `held` is gone; the file `deadly` kills the process."""
+    """Load the model once the file `held` is gone; the file `deadly` kills the process."""
     if (directory / "deadly").exists():
         os.kill(os.getpid(), signal.SIGKILL)
     while (directory / "held").exists():
-        time.sleep(_PAUSE)
+        time.sleep(_INTERVAL)
     return Troubled(directory / "gate")
 
 
 def install(site):
-    """Make the architecture known to all who have `site` on their path."""
+    """Register the architecture for every process that has `site` on its import path."""
     info = site / "troubled-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: troubled\nVersion: 1.0\n")

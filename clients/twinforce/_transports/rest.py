@@ -164,6 +164,7 @@ def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     """Return the arguments of the HTTP request that makes a call."""
     headers = {"accept": _MEDIA_TYPES[encoding]}
     if call.timeout is not None:
+        # The service may drop the request once the client no longer waits for the reply.
         headers[TIMEOUT] = f"{call.timeout:.6f}"
     options: dict[str, Any] = {"method": "GET", "headers": headers, "timeout": call.timeout}
     message: Any = call.message

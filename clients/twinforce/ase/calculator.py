@@ -29,7 +29,7 @@ class DirectForcesWarning(UserWarning):
 
 
 class TwinForceCalculator(Calculator):  # type: ignore[misc]
-    """A calculator of energy, forces and stress that asks a TwinForce service.
+    """A calculator of energy, forces and stress that uses a TwinForce service.
 
     `force_kind` selects the forces and stress that ASE sees as `forces` and `stress`. `results`
     also holds every computed quantity under its own name: `conservative_forces`, `direct_forces`,

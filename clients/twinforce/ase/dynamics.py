@@ -14,8 +14,8 @@ from twinforce.ase.calculator import DirectForcesWarning
 from twinforce.ase.checks import check_atoms, check_numbers, check_outputs, mobility_of
 from twinforce.ase.log import StepLog
 from twinforce.ase.on_server import propagate
-from twinforce.ase.restart import Restart
 from twinforce.ase.sources import force_source_of
+from twinforce.restart import Restart
 from twinforce_dynamics.bath import Bath
 from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.disagreement import (

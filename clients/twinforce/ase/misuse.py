@@ -1,6 +1,6 @@
 """Detection of ASE algorithms that need conservative forces but are driven by direct ones.
 
-An ASE calculator is not told which algorithm calls it, so the call stack is searched for one. The
+An ASE calculator does not know which algorithm calls it, so the call stack is searched for one. The
 classes are recognized by name, without importing them.
 """
 

@@ -33,7 +33,7 @@ class Deadline:
 
 
 NEVER = Deadline(math.inf)
-AT_ONCE = Deadline(-math.inf)
+EXPIRED = Deadline(-math.inf)
 
 
 def share_of(overall: Deadline, weight: float, later_weights: Iterable[float]) -> Deadline:

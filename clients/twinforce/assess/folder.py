@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from twinforce.assess.budget import AT_ONCE, Deadline
+from twinforce.assess.budget import EXPIRED, Deadline
 
 _FORMAT = 1
 
@@ -114,7 +114,7 @@ class Folder:
         write_json(self.directory(key) / "found.json", as_json(asdict(results)))
 
     @contextmanager
-    def locked(self, key: str, deadline: Deadline = AT_ONCE) -> Iterator[bool]:
+    def locked(self, key: str, deadline: Deadline = EXPIRED) -> Iterator[bool]:
         """Lock a unit for this process; yield whether that succeeded.
 
         Args:

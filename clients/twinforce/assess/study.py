@@ -10,7 +10,7 @@ from typing import Any
 from ase import Atoms
 
 from twinforce._client import Client
-from twinforce.assess.budget import AT_ONCE, NEVER, Deadline, share_of
+from twinforce.assess.budget import EXPIRED, NEVER, Deadline, share_of
 from twinforce.assess.folder import Folder, UnitResults, digest_of, write_json
 from twinforce.assess.plan import PRESETS, plan, weights
 from twinforce.assess.progress import Progress
@@ -122,7 +122,7 @@ def _run_unit(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) 
         return "" if folder.results(unit.key) else "not run: no time was left"
     if unit.needs_start and not (folder.directory(START) / "start.npz").exists():
         return "not run: the start is not equilibrated yet"
-    lock_deadline = deadline if unit.key == START else AT_ONCE
+    lock_deadline = deadline if unit.key == START else EXPIRED
     with folder.locked(unit.key, lock_deadline) as is_ours:
         if not is_ours:
             return "not run: another process works on it"

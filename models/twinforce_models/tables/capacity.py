@@ -23,11 +23,11 @@ class NeighborCapacity:
         self._n_batches = self._most_listed = self._most_seen = 0
 
     def fits_or_grows(self, n_listed: int, n_seen: int) -> bool:
-        """Return True if a batch fitted; otherwise grow, so that it fits the next time.
+        """Return True if a batch fit; otherwise grow, so that it fits the next time.
 
         Args:
             n_listed: Largest number of neighbors within the cutoff of any atom of the batch.
-            n_seen: Largest number of chosen neighbors; meaningless unless `n_listed` fitted.
+            n_seen: Largest number of chosen neighbors; meaningless unless `n_listed` fit.
         """
         if n_listed > self.listed:
             self.listed = _rounded(n_listed)

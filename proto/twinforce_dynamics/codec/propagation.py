@@ -16,6 +16,7 @@ from twinforce_dynamics.elements import SYMBOLS
 from twinforce_dynamics.ensembles import FS
 from twinforce_dynamics.requests import PropagateRequest
 from twinforce_dynamics.start import Start
+from twinforce_dynamics.steps import Floats
 from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import InvalidRequestError, PredictionError
 from twinforce_proto.codec.arrays import (
@@ -33,6 +34,8 @@ from twinforce_proto.codec.messages import (
     system_to_proto,
 )
 from twinforce_proto.v1 import inference_pb2 as pb
+
+_ATOMIC_NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS, 1)}
 
 
 def propagate_request_to_proto(request: PropagateRequest) -> pb.PropagateRequest:
@@ -103,15 +106,18 @@ def start_from_proto(message: pb.Start, *, with_velocities: bool = True) -> Star
     )
 
 
-def snapshot_to_proto(snapshot: Snapshot) -> pb.Snapshot:
-    """Encode a snapshot of a run."""
+def snapshot_to_proto(snapshot: Snapshot, *, with_arrays: bool = True) -> pb.Snapshot:
+    """Encode a snapshot of a run.
+
+    Args:
+        snapshot: Snapshot to encode.
+        with_arrays: False leaves out the positions, the velocities and the cell.
+    """
     disagreement = snapshot.disagreement
+    arrays = _arrays_to_proto(snapshot) if with_arrays else {}
     return pb.Snapshot(
         step=snapshot.step,
         time_fs=snapshot.time_fs,
-        positions=array_to_proto(snapshot.positions),
-        velocities=array_to_proto(snapshot.velocities * FS),
-        cell=array_to_proto(snapshot.cell) if snapshot.cell.any() else None,
         energy=snapshot.energy,
         kinetic_energy=snapshot.kinetic_energy,
         conserved_energy=snapshot.conserved_energy,
@@ -120,24 +126,27 @@ def snapshot_to_proto(snapshot: Snapshot) -> pb.Snapshot:
         disagreement=None if disagreement is None else _disagreement_to_proto(disagreement),
         checkpoint=snapshot.checkpoint,
         provenance=provenance_to_proto(snapshot.provenance),
+        **arrays,
     )
 
 
-def snapshot_from_proto(message: pb.Snapshot) -> Snapshot:
+def snapshot_from_proto(
+    message: pb.Snapshot, arrays: Mapping[str, Floats] | None = None
+) -> Snapshot:
     """Decode a snapshot of a run.
+
+    Args:
+        message: Message to decode.
+        arrays: Positions, velocities and cell by the names of the attributes; None takes them from
+            the message.
 
     Raises:
         PredictionError: The bytes of an array do not fit its shape.
     """
-    cell = cell_from_proto(message)
-    velocities = array_from_proto(message.velocities, "velocities", (-1, 3), PredictionError)
     has_disagreement = message.HasField("disagreement")
     return Snapshot(
         step=message.step,
         time_fs=message.time_fs,
-        positions=array_from_proto(message.positions, "positions", (-1, 3), PredictionError),
-        velocities=velocities / FS,
-        cell=np.zeros((3, 3)) if cell is None else cell,
         energy=message.energy,
         kinetic_energy=message.kinetic_energy,
         conserved_energy=message.conserved_energy,
@@ -146,7 +155,28 @@ def snapshot_from_proto(message: pb.Snapshot) -> Snapshot:
         disagreement=_disagreement_from_proto(message.disagreement) if has_disagreement else None,
         checkpoint=message.checkpoint,
         provenance=provenance_from_proto(message),
+        **(_arrays_from_proto(message) if arrays is None else arrays),
     )
+
+
+def _arrays_to_proto(snapshot: Snapshot) -> dict[str, pb.Array]:
+    arrays = {
+        "positions": array_to_proto(snapshot.positions),
+        "velocities": array_to_proto(snapshot.velocities * FS),
+    }
+    if snapshot.cell.any():
+        arrays["cell"] = array_to_proto(snapshot.cell)
+    return arrays
+
+
+def _arrays_from_proto(message: pb.Snapshot) -> dict[str, Floats]:
+    cell = cell_from_proto(message)
+    velocities = array_from_proto(message.velocities, "velocities", (-1, 3), PredictionError)
+    return {
+        "positions": array_from_proto(message.positions, "positions", (-1, 3), PredictionError),
+        "velocities": velocities / FS,
+        "cell": np.zeros((3, 3)) if cell is None else cell,
+    }
 
 
 def _disagreement_to_proto(disagreement: Disagreement) -> pb.ForceDisagreement:
@@ -166,7 +196,8 @@ def _disagreement_from_proto(message: pb.ForceDisagreement) -> Disagreement:
 def _by_atomic_number(values: Mapping[str, float]) -> dict[str, float]:
     """Return the values in the order of atomic numbers, because protobuf maps have no order."""
     known = dict(values)  # a look-up in a protobuf map is slow
-    return {symbol: known[symbol] for symbol in SYMBOLS if symbol in known}
+    symbols = sorted(known.keys() & _ATOMIC_NUMBERS.keys(), key=_ATOMIC_NUMBERS.__getitem__)
+    return {symbol: known[symbol] for symbol in symbols}
 
 
 def _random_from_proto(message: pb.Start) -> int | Mapping[str, Any] | None:

@@ -62,14 +62,14 @@ class Dynamics:
     async def propagate(
         self, request: PropagateRequest, timeout: float | None
     ) -> AsyncGenerator[Snapshot, None]:
-        """Propagate a system and yield its snapshots, the first of them unless it is resumed.
+        """Propagate a system and yield its snapshots, beginning with a start but not a checkpoint.
 
         Args:
             request: System and number of steps.
             timeout: Seconds that the whole run may take; None means no limit.
 
         Raises:
-            ServiceError: The request is invalid, an evaluation failed, or the time is over.
+            ServiceError: The request is invalid, an evaluation failed, or the timeout has passed.
         """
         self._check_limits("n_steps", request.n_steps)
         async with aclosing(self._updates(request, timeout)) as updates:
@@ -158,7 +158,7 @@ class _UpdateReceiver:
         """Return the next update, and True if it is the last.
 
         Raises:
-            ServiceError: The run has failed, or the time is over.
+            ServiceError: The run has failed, or its deadline has passed.
         """
         deadline = self.run.deadline
         if deadline is None:

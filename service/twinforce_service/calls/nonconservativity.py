@@ -56,7 +56,7 @@ class Jacobians:
             timeout: Seconds to wait; None means no limit.
 
         Raises:
-            ServiceError: The system was refused, some rows failed, or the time is over.
+            ServiceError: The system was refused, some rows failed, or the timeout has passed.
         """
         if (n_atoms := len(request.system)) > self._max_atoms:
             text = f"expected at most {self._max_atoms} atoms for a Jacobian, got {n_atoms}"

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 
 from twinforce_proto import RequestCancelledError, ServiceError
 from twinforce_service.engine.engine import Engine
+from twinforce_service.logs import internal_error
 from twinforce_service.metrics import UNKNOWN_MODEL, Metrics
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,7 @@ class _Counted:
         label = self._model if self._model in self._engine.models else UNKNOWN_MODEL
         self._metrics.count_request(self._transport, label, _outcome(error))
         if error is not None and _is_unexpected(error):
-            text = "internal error; see the logs of the service for details"
-            raise ServiceError(text) from error
+            raise internal_error() from error
 
 
 def _outcome(error: BaseException | None) -> str:

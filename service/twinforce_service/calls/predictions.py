@@ -35,7 +35,7 @@ async def predict(
             system they are about.
 
     Raises:
-        ServiceError: A system was refused or failed, or the time is over.
+        ServiceError: A system was refused or failed, or the timeout has passed.
     """
     pending = _pending(request, timeout, walker)
     engine.submit(pending)

@@ -12,6 +12,11 @@ from twinforce_service.scheduling.admission import Admission
 _RETRY_AFTER = 1.0
 
 
+def shutting_down() -> UnavailableError:
+    """Return the error for requests that arrive while the service stops."""
+    return UnavailableError("the service is shutting down", retry_after=_RETRY_AFTER)
+
+
 class Lifecycle:
     """The state that all engines share, and the models that they serve.
 
@@ -101,7 +106,7 @@ class Lifecycle:
         if self._failure is not None:
             return copy(self._failure)
         if self._is_closed:
-            return UnavailableError("the service is shutting down", retry_after=_RETRY_AFTER)
+            return shutting_down()
         return self._not_open()
 
     def _not_open(self) -> ServiceError:

@@ -24,6 +24,7 @@ from twinforce_proto import (
 )
 from twinforce_service.engine.run_steps import Emit, RunSteps
 from twinforce_service.engine.runs import Run
+from twinforce_service.logs import internal_error
 from twinforce_service.scheduling.admission import Admission, has_hardly_moved
 from twinforce_service.scheduling.reply import reply
 from twinforce_service.scheduling.request import Request
@@ -176,8 +177,7 @@ class Runner:
             active.run.fail(error)
         except Exception as error:
             logger.exception("a run failed unexpectedly")
-            text = "internal error; see the logs of the service for details"
-            active.run.fail(ServiceError(f"{text}: {type(error).__name__}"))
+            active.run.fail(internal_error(type(error).__name__))
         else:
             if not active.run.future.done():
                 return active.request

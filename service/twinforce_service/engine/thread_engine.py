@@ -200,7 +200,7 @@ class ThreadEngine(Lifecycle):
     def _measure_memory(self, model: LoadedModel) -> None:
         for with_autograd in (False, True):
             samples = memory_samples(model, with_autograd=with_autograd)
-            if (budget := budgets.measured(*samples)) is not None:
+            if (budget := budgets.fit_budget(*samples)) is not None:
                 self._budgets.set(model.info.name, budget, with_autograd=with_autograd)
 
     def _serve(self, models: Mapping[str, LoadedModel]) -> None:

@@ -41,7 +41,7 @@ class EnginePool:
 
     @property
     def is_alive(self) -> bool:
-        """False if no engine is left, or if one did not start."""
+        """False if all engines have failed, or if one did not start."""
         are_alive = [engine.is_alive for engine in self._engines]
         return any(are_alive) if self._have_started() else all(are_alive)
 

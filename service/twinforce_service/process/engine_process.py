@@ -196,10 +196,8 @@ class Inbox:
 
 def main() -> None:
     """Run the process of an engine, as `ChildProcess` starts it."""
-    directory, connected = (
-        Path(sys.argv[1]),
-        socket.socket(fileno=_move_to_lowest(int(sys.argv[2]))),
-    )
+    directory = Path(sys.argv[1])
+    connected = socket.socket(fileno=_move_to_lowest(int(sys.argv[2])))
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when to stop
         signal.signal(number, signal.SIG_IGN)
     spec = EngineSpec.from_json(sys.stdin.readline())

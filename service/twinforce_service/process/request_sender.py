@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
-from twinforce_proto import ServiceError
+from twinforce_service.logs import internal_error
 from twinforce_service.process import messages
 from twinforce_service.process.channel import Channel, Frame
 from twinforce_service.scheduling.request import Request
@@ -19,8 +19,8 @@ class RequestSender:
 
     Args:
         channel: Channel to the process.
-        loop: Event loop whose requests are sent together at its next turn; None sends all requests
-            at once.
+        loop: Event loop whose requests are sent together at its next turn; None sends each
+            request immediately.
     """
 
     def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -63,8 +63,7 @@ class RequestSender:
         """Send requests one by one, and fail those that cannot be encoded."""
         if len(requests) == 1:
             logger.error("a request cannot be sent to its engine", exc_info=error)
-            failed = ServiceError("internal error; see the logs of the service for details")
-            requests[0][1].fail(failed)
+            requests[0][1].fail(internal_error())
             return
         for numbered in requests:
             self._requests = [numbered]

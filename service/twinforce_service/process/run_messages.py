@@ -1,8 +1,8 @@
 """The messages of runs between the API process and an engine process.
 
-They carry the protobuf messages of the public interface, followed by raw frames: velocities,
-because the protobuf messages convert their unit and so round them, and checkpoints, because they
-are large. A run is the same to the last bit, whichever process moves it.
+They carry the protobuf messages of the public interface. The velocities of a start and the arrays
+of a snapshot are raw frames: the protobuf messages convert the unit of velocities and so round
+them, and take longer. A run is the same to the last bit, whichever process moves it.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,8 @@ from twinforce_service.process.channel import Frame
 from twinforce_service.process.messages import Kind, Message, floats
 from twinforce_service.scheduling.request import Walker
 
-_NO_VELOCITIES = np.empty((0, 3))
+# Arrays of a snapshot, in the order of their frames.
+_SNAPSHOT_ARRAYS = {"positions": (-1, 3), "velocities": (-1, 3), "cell": (3, 3)}
 
 
 def run_to_frames(number: int, run: Run) -> list[Frame]:
@@ -72,12 +73,10 @@ def run_from_message(
 def update_to_frames(number: int, update: Update, *, is_last: bool) -> list[Frame]:
     """Encode an update of the run with this number."""
     if isinstance(update, Snapshot):
-        rest = replace(update, velocities=_NO_VELOCITIES, checkpoint=b"")
         return [
             orjson.dumps((Kind.SNAPSHOT, number, is_last)),
-            snapshot_to_proto(rest).SerializeToString(),
-            np.ascontiguousarray(update.velocities),
-            update.checkpoint,
+            snapshot_to_proto(update, with_arrays=False).SerializeToString(),
+            *(np.ascontiguousarray(getattr(update, name)) for name in _SNAPSHOT_ARRAYS),
         ]
     data = relaxed_to_proto(update).SerializeToString()
     return [orjson.dumps((Kind.RELAXED, number, is_last)), data]
@@ -89,9 +88,11 @@ def update_from_message(message: Message) -> tuple[int, Update, bool]:
     data, *raw = message.frames
     if message.kind is Kind.RELAXED:
         return number, relaxed_from_proto(pb.Relaxed.FromString(bytes(data))), is_last
-    rest = snapshot_from_proto(pb.Snapshot.FromString(bytes(data)))
-    velocities, checkpoint = floats(raw[0], (-1, 3)), bytes(raw[1])
-    return number, replace(rest, velocities=velocities, checkpoint=checkpoint), is_last
+    arrays = {
+        name: floats(frame, shape)
+        for (name, shape), frame in zip(_SNAPSHOT_ARRAYS.items(), raw, strict=True)
+    }
+    return number, snapshot_from_proto(pb.Snapshot.FromString(bytes(data)), arrays), is_last
 
 
 def _relax_request(message: Message) -> RelaxRequest:

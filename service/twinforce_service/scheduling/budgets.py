@@ -38,8 +38,8 @@ class Budget:
         return self.per_atom * n_atoms + self.per_pair * n_pairs
 
 
-def measured(samples: Sequence[tuple[int, int, int]], n_free: int) -> Budget | None:
-    """Return the budget that a least-squares fit to measured batches gives.
+def fit_budget(samples: Sequence[tuple[int, int, int]], n_free: int) -> Budget | None:
+    """Return the budget from a least-squares fit to measured batches.
 
     Args:
         samples: Atoms, pairs and bytes of each measured batch.

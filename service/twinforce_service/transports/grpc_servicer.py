@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from twinforce_proto import PredictRequest, ServiceError, UnavailableError
+from twinforce_proto import PredictRequest, ServiceError
 from twinforce_proto.codec.messages import (
     ERROR_METADATA_KEY,
     error_to_proto,
@@ -24,16 +24,14 @@ from twinforce_service.calls.outcomes import counted
 from twinforce_service.calls.predictions import predict
 from twinforce_service.context import choose_request_id, request_id, set_urgency
 from twinforce_service.engine.engine import Engine
+from twinforce_service.engine.lifecycle import shutting_down
 from twinforce_service.metrics import Metrics
 from twinforce_service.scheduling.request import Walker
 
 # Longer error messages are cut, as the headers of a reply have little space.
 _MAX_MESSAGE = 1000
 
-
 _Context = grpc.aio.ServicerContext[Any, Any]
-
-
 _Reply = TypeVar("_Reply")
 
 
@@ -174,7 +172,7 @@ class GrpcServicer(InferenceServicer):
     async def _read(self, context: _Context) -> Any:
         """Return the next message of a stream, unless the service stops first."""
         if self._draining.is_set():
-            await _abort(context, _stopping())
+            await _abort(context, shutting_down())
         reader = asyncio.current_task()
         assert reader is not None
         self._readers.add(reader)
@@ -184,7 +182,7 @@ class GrpcServicer(InferenceServicer):
             if not self._draining.is_set():
                 raise
             reader.uncancel()
-            await _abort(context, _stopping())
+            await _abort(context, shutting_down())
         finally:
             self._readers.discard(reader)
 
@@ -223,10 +221,6 @@ def _set_urgency(context: _Context) -> None:
 def _time_remaining(context: _Context) -> float | None:
     seconds: float | None = context.time_remaining()
     return seconds
-
-
-def _stopping() -> UnavailableError:
-    return UnavailableError("the service is shutting down", retry_after=1.0)
 
 
 async def _abort(context: _Context, error: ServiceError) -> NoReturn:

@@ -12,7 +12,7 @@ from tests.clients.serving import serve
 from tests.potentials import WithoutDirect, loaded
 from twinforce import Client
 from twinforce.assess import PRESETS, Conditions, Progress, assess
-from twinforce.assess.budget import AT_ONCE, NEVER, Deadline, share_of
+from twinforce.assess.budget import EXPIRED, NEVER, Deadline, share_of
 from twinforce.assess.folder import Folder, UnitResults
 from twinforce.assess.plan import plan, weights
 from twinforce.assess.report.page import page_of
@@ -182,12 +182,30 @@ def test_units_with_other_settings_start_over(tmp_path):
     assert folder.keys() == ["a:b"]
 
 
+def test_the_files_of_an_assessment_keep_their_fields(client, atoms, conditions, tmp_path):
+    """Folders of earlier versions can be continued."""
+    assess(client, atoms, tmp_path, pieces=["loops"], conditions=conditions)
+    unit = tmp_path / "units" / "loops"
+    fields = {
+        path.name: set(json.loads(path.read_text()))
+        for path in (tmp_path / "assessment.json", unit / "unit.json", unit / "found.json")
+    }
+    assert fields == {
+        "assessment.json": {
+            "format", "model", "version", "sha256", "dtype", "atoms", "temperature_k",
+            "time_step_fs", "equilibration_ps", "seed",
+        },
+        "unit.json": {"key", "settings"},
+        "found.json": {"values", "is_done", "note", "wall_s", "cost", "analysis"},
+    }  # fmt: skip
+
+
 def test_time_is_divided_by_weight_among_the_remaining_units():
     assert share_of(NEVER, 1.0, [1.0]) == NEVER
     whole = Deadline.after(100.0)
     assert share_of(whole, 1.0, [3.0]).seconds_left == pytest.approx(25.0, abs=15.0)
     assert share_of(whole, 1.0, []).seconds_left == pytest.approx(100.0, abs=60.0)
-    assert share_of(AT_ONCE, 1.0, [3.0]).is_over
+    assert share_of(EXPIRED, 1.0, [3.0]).is_over
 
 
 def test_selectors_name_pieces_groups_and_units_outside_the_preset(subject):

@@ -69,16 +69,16 @@ def batches():
 
 def fused_in_python(potential, parts=PARTS):
     """Return the potential with the parts that would be compiled, evaluated in plain Python."""
-    target, n_weights = CompiledHybridNet(potential), len(named_weights(potential.core))
+    compiled_net, n_weights = CompiledHybridNet(potential), len(named_weights(potential.core))
     for part in parts:
         evaluate = getattr(fused, part)
-        target.use(
+        compiled_net.use(
             Spec(part, potential.core.hyperparameters, "float64", "cpu", 1),
             lambda values, evaluate=evaluate: evaluate(
                 potential.core, fused.Inputs(*values[n_weights:])
             ),
         )
-    return target
+    return compiled_net
 
 
 def assert_same(fused, plain, tolerance):

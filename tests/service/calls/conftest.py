@@ -28,7 +28,7 @@ def start(integrator, seed=7, **more):
 
 @pytest.fixture(scope="session")
 def server():
-    """A service of the Lennard-Jones toy in float64."""
+    """Run a service of the Lennard-Jones toy in float64."""
     with serve() as server:
         yield server
 

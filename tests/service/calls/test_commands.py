@@ -1,4 +1,4 @@
-"""`twinforce md --on-server`: what the command writes without it, but for rounding."""
+"""Tests of `twinforce md --on-server`, which writes the same files as without the option."""
 
 import csv
 
@@ -59,7 +59,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
-def test_log_and_trajectory_are_those_of_a_run_on_the_client(server, file, tmp_path, ensemble):
+def test_log_and_trajectory_equal_those_of_a_run_on_the_client(server, file, tmp_path, ensemble):
     url = server.grpc_url
     here = written(url, file, tmp_path / "here", ensemble=ensemble)
     there = written(url, file, tmp_path / "there", ["--on-server"], ensemble=ensemble)
@@ -68,15 +68,15 @@ def test_log_and_trajectory_are_those_of_a_run_on_the_client(server, file, tmp_p
 
 
 @pytest.mark.parametrize("forces", ["conservative", "direct"])
-def test_one_kind_of_forces_moves_there_too(server, file, tmp_path, forces):
+def test_one_kind_of_forces_also_runs_on_the_server(server, file, tmp_path, forces):
     here = written(server.rest_url, file, tmp_path / "here", forces=forces)
     there = written(server.rest_url, file, tmp_path / "there", ["--on-server"], forces=forces)
     assert len(here[0]) == 13
     assert_same(there, here)
 
 
-def test_a_run_moves_there_and_back(server, file, tmp_path):
-    """The restart files are the same, so that each goes on from what the other has left."""
+def test_a_run_can_alternate_between_server_and_client(server, file, tmp_path):
+    """Each resumes from the restart file of the other."""
     url = server.grpc_url
     whole = written(url, file, tmp_path / "whole", steps=(32,))
     options = ["--on-server"], [], ["--on-server"]
@@ -84,13 +84,13 @@ def test_a_run_moves_there_and_back(server, file, tmp_path):
     assert_same(parts, whole)
 
 
-def test_nothing_travels_between_what_is_written(server, file, tmp_path):
+def test_the_server_is_called_once_per_run(server, file, tmp_path):
     with CountingService(server.grpc_url) as counting:
         written(counting.url, file, tmp_path / "there", ["--on-server"])
         assert counting.requested == {"propagate": 1}
 
 
-def test_fixed_atoms_and_masses_go_along(server):
+def test_fixed_atoms_and_masses_are_sent_to_the_server(server):
     ends = []
     for is_there in (False, True):
         moving = atoms()

@@ -1,4 +1,4 @@
-"""What the service computes when it moves a system: what the client computes with its forces."""
+"""Tests that the service moves a system as the client does with the same forces."""
 
 import ase.data
 import numpy as np
@@ -29,11 +29,11 @@ ENSEMBLES = {
         coupling="anisotropic",
     ),
 }
-WAYS = [("hybrid", name) for name in ENSEMBLES] + [("conservative", "nve"), ("direct", "svr")]
+CASES = [("hybrid", name) for name in ENSEMBLES] + [("conservative", "nve"), ("direct", "svr")]
 
 
 def on_the_client(url, integrator, n_outer, fixed=()):
-    """Run the same walker with forces that travel; return where it is after each outer step."""
+    """Return the states after each outer step of the same run on the client."""
     system = argon()
     atoms = Atoms(numbers=system.atomic_numbers, positions=system.positions, cell=CELL, pbc=True)
     atoms.set_velocities(velocities())
@@ -48,10 +48,10 @@ def on_the_client(url, integrator, n_outer, fixed=()):
             forces=integrator.force_kind,
             seed=7,
         )
-        return [_seen(dynamics) for _ in dynamics.irun(n_outer)]
+        return [_values_of(dynamics) for _ in dynamics.irun(n_outer)]
 
 
-def _seen(dynamics):
+def _values_of(dynamics):
     atoms = dynamics.atoms
     values = {
         "positions": atoms.positions.copy(),
@@ -63,33 +63,33 @@ def _seen(dynamics):
         "temperature_k": dynamics.temperature_k,
         "species_temperatures": list(dynamics.species_temperatures.values()),
     }
-    return values | _apart(dynamics.disagreement)
+    return values | _disagreement_values(dynamics.disagreement)
 
 
-def _apart(disagreement):
+def _disagreement_values(disagreement):
     if disagreement is None:
         return {}
     rmse = list(disagreement.species_rmse.values())
-    return {"apart": [disagreement.rmse, disagreement.work, disagreement.total_work, *rmse]}
+    return {"disagreement": [disagreement.rmse, disagreement.work, disagreement.total_work, *rmse]}
 
 
-def seen_in(snapshot, names):
-    values = {name: getattr(snapshot, name) for name in names if name != "apart"}
+def values_in(snapshot, names):
+    values = {name: getattr(snapshot, name) for name in names if name != "disagreement"}
     temperatures = values["species_temperatures"]
     values["species_temperatures"] = [temperatures[symbol] for symbol in ("Ar", "Kr")]
-    return values | _apart(snapshot.disagreement)
+    return values | _disagreement_values(snapshot.disagreement)
 
 
-def assert_same_course(snapshots, expected, tolerance=1e-9):
+def assert_same_trajectory(snapshots, expected, tolerance=1e-9):
     assert len(snapshots) == len(expected)
     for snapshot, values in zip(snapshots, expected, strict=True):
-        for name, value in seen_in(snapshot, values).items():
+        for name, value in values_in(snapshot, values).items():
             np.testing.assert_allclose(value, values[name], rtol=0, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize(("force_kind", "name"), WAYS)
+@pytest.mark.parametrize(("force_kind", "name"), CASES)
 @pytest.mark.filterwarnings("ignore:Direct forces")
-def test_a_hundred_steps_are_those_of_the_client(server, force_kind, name):
+def test_a_hundred_steps_equal_those_of_the_client(server, force_kind, name):
     inner_steps = 8 if force_kind == "hybrid" else 1
     integrator = Integrator(
         time_step=0.5 * FS,
@@ -101,24 +101,24 @@ def test_a_hundred_steps_are_those_of_the_client(server, force_kind, name):
     expected = on_the_client(server.grpc_url, integrator, n_outer)
     with Client(server.grpc_url) as client:
         snapshots = list(client.propagate(start(integrator), n_outer * inner_steps, inner_steps))
-    assert_same_course(snapshots, expected)
+    assert_same_trajectory(snapshots, expected)
     moved = np.abs(snapshots[-1].positions - snapshots[0].positions).max()
-    assert moved > 0.01  # or nothing was compared
+    assert moved > 0.01  # otherwise the comparison shows nothing
 
 
-def test_every_transport_tells_the_same(client, server):
+def test_every_transport_sends_the_same_snapshots(client, server):
     integrator = Integrator(inner_steps=4, ensemble=ENSEMBLES["isotropic"])
     expected = on_the_client(server.grpc_url, integrator, 4)
     first = list(client.propagate(start(integrator), 8, 4))
     rest = list(client.propagate(first[-1].checkpoint, 8, 4))
-    assert_same_course(first + rest, expected)
+    assert_same_trajectory(first + rest, expected)
 
 
-def test_fixed_atoms_stay_and_do_not_count(client, server):
+def test_fixed_atoms_stay_and_do_not_count_in_the_temperature(client, server):
     integrator = Integrator(inner_steps=4, ensemble=ENSEMBLES["langevin"])
     expected = on_the_client(server.grpc_url, integrator, 4, (1, 6))
     snapshots = list(client.propagate(start(integrator, fixed_atoms=[6, 1]), 16, 4))
-    assert_same_course(snapshots, expected)
+    assert_same_trajectory(snapshots, expected)
     assert (snapshots[-1].positions[[1, 6]] == argon().positions[[1, 6]]).all()
 
 
@@ -131,7 +131,7 @@ def test_heavier_atoms_move_less(client):
 
 
 @pytest.mark.parametrize("name", ENSEMBLES)
-def test_a_checkpoint_goes_on_bit_for_bit(server, name):
+def test_a_run_resumes_from_a_checkpoint_bit_for_bit(server, name):
     integrator = Integrator(time_step=0.7 * FS, inner_steps=3, ensemble=ENSEMBLES[name])
     with Client(server.grpc_url) as client:
         whole = list(client.propagate(start(integrator), 24, 3))
@@ -144,7 +144,7 @@ def test_a_checkpoint_goes_on_bit_for_bit(server, name):
         assert one.conserved_energy == other.conserved_energy
 
 
-def test_the_interval_says_which_steps_are_told_of(client):
+def test_the_interval_selects_the_steps_of_the_snapshots(client):
     begin = start(Integrator(inner_steps=2))
 
     def steps(n_steps, interval):

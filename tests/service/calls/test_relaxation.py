@@ -1,4 +1,4 @@
-"""Relaxation on the server: where forces vanish, reached on cheap forces first."""
+"""Tests of relaxations on the server."""
 
 import asyncio
 from contextlib import closing
@@ -25,18 +25,18 @@ from twinforce.ase import TwinForceCalculator
 
 
 @pytest.mark.parametrize("force_kind", ["hybrid", "conservative"])
-def test_it_ends_where_the_gradient_vanishes(client, force_kind):
+def test_a_relaxation_ends_where_the_gradient_vanishes(client, force_kind):
     *_, last = client.relax(argon(), force_kind=force_kind, fmax=1e-3)
     assert (last.is_converged, last.is_last, last.driven_by) == (True, True, "conservative")
-    there = client.predict(argon().moved(last.positions))
-    largest = np.linalg.norm(there.conservative_forces, axis=1).max()
+    prediction = client.predict(argon().moved(last.positions))
+    largest = np.linalg.norm(prediction.conservative_forces, axis=1).max()
     assert largest <= 1e-3
     assert largest == pytest.approx(last.largest_force, rel=1e-6)
-    assert there.energy == pytest.approx(last.energy, abs=1e-9)
+    assert prediction.energy == pytest.approx(last.energy, abs=1e-9)
     assert last.energy < client.predict(argon()).energy
 
 
-def test_hybrid_goes_down_on_direct_forces_first(client):
+def test_a_hybrid_relaxation_begins_with_direct_forces(client):
     reports = list(client.relax(argon(), fmax=1e-3, interval=1))
     kinds = [each.driven_by for each in reports]
     assert kinds == sorted(kinds, reverse=True)  # direct, then conservative
@@ -46,7 +46,7 @@ def test_hybrid_goes_down_on_direct_forces_first(client):
 
 
 def test_the_minimum_is_that_of_another_optimizer(server):
-    """The same one, from nearby: the energy is what BFGS of ASE finds."""
+    """BFGS of ASE, started nearby, ends at the same energy."""
     system = argon()
     with Client(server.grpc_url) as client:
         *_, last = client.relax(system, fmax=1e-4, max_steps=2000, force_kind="conservative")
@@ -59,11 +59,11 @@ def test_the_minimum_is_that_of_another_optimizer(server):
         assert atoms.get_potential_energy() == pytest.approx(last.energy, abs=1e-5)
 
 
-def test_direct_forces_alone_end_where_they_vanish(client):
+def test_a_relaxation_by_direct_forces_ends_where_they_vanish(client):
     *_, last = client.relax(argon(), force_kind="direct", fmax=0.02, max_steps=400)
     assert last.driven_by == "direct"
-    there = client.predict(argon().moved(last.positions), "direct_forces")
-    largest = np.linalg.norm(there.direct_forces, axis=1).max()
+    prediction = client.predict(argon().moved(last.positions), "direct_forces")
+    largest = np.linalg.norm(prediction.direct_forces, axis=1).max()
     assert largest == pytest.approx(last.largest_force, rel=1e-6)
     assert last.is_converged is bool(largest <= 0.02)
 
@@ -71,13 +71,13 @@ def test_direct_forces_alone_end_where_they_vanish(client):
 def test_fixed_atoms_stay_and_their_forces_do_not_count(client):
     *_, last = client.relax(argon(), fixed_atoms=[0, 3], fmax=1e-3)
     assert (last.positions[[0, 3]] == argon().positions[[0, 3]]).all()
-    there = client.predict(argon().moved(last.positions))
-    sizes = np.linalg.norm(there.conservative_forces, axis=1)
+    prediction = client.predict(argon().moved(last.positions))
+    sizes = np.linalg.norm(prediction.conservative_forces, axis=1)
     assert last.is_converged
     assert sizes[[1, 2, 4, 5, 6, 7]].max() <= 1e-3 < sizes[[0, 3]].max()
 
 
-def test_it_ends_after_so_many_steps(client):
+def test_a_relaxation_ends_after_max_steps(client):
     reports = list(client.relax(argon(), fmax=1e-9, max_steps=7, interval=3))
     assert [each.step for each in reports] == [0, 3, 6, 7]
     assert (reports[-1].is_last, reports[-1].is_converged) == (True, False)
@@ -94,13 +94,13 @@ def test_it_ends_after_so_many_steps(client):
         ({"fixed_atoms": [9]}, "fixed_atoms"),
     ],
 )
-def test_what_makes_no_sense_is_refused(client, given, field):
+def test_an_invalid_request_is_refused(client, given, field):
     with pytest.raises(InvalidRequestError) as caught:
         list(client.relax(argon(), **given))
     assert caught.value.field == field
 
 
-def test_models_that_cannot_are_said_to():
+def test_a_model_without_the_forces_or_with_invalid_ones_is_an_error():
     models = {"soft": loaded(WithoutDirect()), "bad": loaded(NonFinite(), "bad")}
     with serve(models) as server, Client(server.grpc_url) as client:
         with pytest.raises(UnsupportedOutputError, match="direct_forces"):
@@ -112,18 +112,18 @@ def test_models_that_cannot_are_said_to():
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
-def test_a_lost_connection_is_gone_on_from_the_last_report(server, transport):
+def test_a_client_resumes_from_the_last_report_after_a_lost_connection(server, transport):
     url = server.grpc_url if transport == "grpc" else server.rest_url
     proxy = CountingProxy(port_of(url), cut_after=[6_000])
-    near = f"{url.partition(':')[0]}://127.0.0.1:{proxy.port}"
-    with closing(proxy), Client(near, max_retries=8) as client:
+    url_of_proxy = f"{url.partition(':')[0]}://127.0.0.1:{proxy.port}"
+    with closing(proxy), Client(url_of_proxy, max_retries=8) as client:
         reports = client.relax(argon(), fmax=1e-9, max_steps=60, interval=1, model="lj")
         steps = [each.step for each in reports]
     assert proxy.n_connections >= 2
     assert sorted(set(steps)) == list(range(61))
 
 
-def test_many_relax_at_once_with_asyncio(server):
+def test_an_async_client_relaxes_several_systems_at_once(server):
     async def end(client, fmax):
         return [each async for each in client.relax(argon(), fmax=fmax)][-1]
 

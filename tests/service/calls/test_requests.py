@@ -1,4 +1,4 @@
-"""What is asked for wrongly is refused, with the field that is wrong."""
+"""Tests that invalid requests for runs are refused with the name of the field."""
 
 import dataclasses
 
@@ -80,7 +80,7 @@ def body(**changes):
         (lambda: Start(argon(), np.full((8, 3), 1e7), MTS), "velocities", "Å per unit of time"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_it_travels(make, field, text):
+def test_invalid_arguments_are_refused_before_they_are_sent(make, field, text):
     with pytest.raises(ServiceError, match=text) as caught:
         make()
     assert isinstance(caught.value, InvalidRequestError | InvalidSystemError)
@@ -91,13 +91,13 @@ def test_what_makes_no_sense_is_refused_before_it_travels(make, field, text):
     ("n_steps", "interval", "field"),
     [(0, 0, "n_steps"), (6, 0, "n_steps"), (8, 2, "interval"), (8, -4, "interval")],
 )
-def test_steps_are_whole_outer_ones(client, n_steps, interval, field):
+def test_the_number_of_steps_must_be_a_multiple_of_inner_steps(client, n_steps, interval, field):
     with pytest.raises(InvalidRequestError) as caught:
         list(client.propagate(start(MTS), n_steps, interval))
     assert caught.value.field == field
 
 
-def test_a_thermostat_that_rescales_needs_motion(client):
+def test_a_thermostat_that_rescales_needs_nonzero_velocities(client):
     begin = Start(argon(), np.zeros((8, 3)), Integrator(ensemble=THERMOSTAT))
     with pytest.raises(InvalidRequestError, match="velocities: expected nonzero") as caught:
         list(client.propagate(begin, 8))
@@ -109,7 +109,7 @@ def test_an_unknown_model_is_refused(client):
         list(client.propagate(start(MTS), 4, model="ice"))
 
 
-def test_a_model_without_direct_forces_moves_with_conservative_ones_only():
+def test_a_model_without_direct_forces_runs_on_conservative_forces_only():
     atoms = System([18, 18], [[0.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
     with serve({"soft": loaded(WithoutDirect())}) as server, Client(server.grpc_url) as client:
         with pytest.raises(UnsupportedOutputError, match="direct_forces"):
@@ -150,14 +150,14 @@ def test_too_many_steps_are_refused():
         ({"unheard_of": 1}, "unheard_of"),
     ],
 )
-def test_bodies_that_make_no_sense_are_problems(server, change, field):
+def test_invalid_bodies_are_problem_details(server, change, field):
     reply = httpx2.post(f"{server.rest_url}/v1/models/lj/propagate", json=body(**change))
     assert reply.status_code == 422, reply.text
     assert reply.headers["content-type"] == "application/problem+json"
     assert reply.json()["field"] == field
 
 
-def test_an_ensemble_is_one_at_most(server):
+def test_two_ensembles_are_refused(server):
     given = {"temperature_k": 300.0, "relaxation_fs": 100.0}
     integrator = {"force_kind": "direct", "time_step_fs": 1.0, "svr": given, "langevin": given}
     asked = body(start={"integrator": integrator})
@@ -165,14 +165,14 @@ def test_an_ensemble_is_one_at_most(server):
     assert (reply.status_code, reply.json()["field"]) == (422, "ensemble")
 
 
-def test_lines_of_json_are_what_curl_gets(server):
+def test_a_reply_over_rest_is_lines_of_json(server):
     with httpx2.stream("POST", f"{server.rest_url}/v1/models/lj/propagate", json=body()) as reply:
         assert reply.headers["content-type"] == "application/x-ndjson"
         lines = list(reply.iter_lines())
     assert len(lines) == 3
 
 
-def test_a_checkpoint_is_checked(client):
+def test_an_invalid_checkpoint_is_refused(client):
     *_, last = client.propagate(start(MTS), 4)
     good = pb.Checkpoint.FromString(last.checkpoint)
 
@@ -185,16 +185,16 @@ def test_a_checkpoint_is_checked(client):
     def fill_with_nan(message):
         message.momenta.data = np.full((8, 3), np.nan).tobytes()
 
-    def forget_the_forces(message):
+    def remove_the_forces(message):
         message.prediction.ClearField("direct_forces")
 
-    def lose_an_atom(message):
+    def remove_an_atom(message):
         message.momenta.data = message.momenta.data[24:]
 
     for change in (
         fill_with_nan,
-        forget_the_forces,
-        lose_an_atom,
+        remove_the_forces,
+        remove_an_atom,
         lambda message: setattr(message, "format", "another"),
         lambda message: setattr(message, "step", -1),
         lambda message: setattr(message, "step", 2**63 - 1),
@@ -202,11 +202,11 @@ def test_a_checkpoint_is_checked(client):
         lambda message: message.start.random_state.ClearField("state"),
         lambda message: setattr(message.start.integrator, "time_step_fs", -1.0),
     ):
-        reply = _asked(client, corrupted(change))
+        reply = _reply_to(client, corrupted(change))
         assert isinstance(reply, InvalidRequestError), change
         assert reply.field == "checkpoint"
     for garbage in (b"x", b"", last.checkpoint[: len(last.checkpoint) // 2]):
-        assert isinstance(_asked(client, garbage), InvalidRequestError)
+        assert isinstance(_reply_to(client, garbage), InvalidRequestError)
 
 
 def test_a_checkpoint_of_other_weights_is_refused(client):
@@ -219,8 +219,8 @@ def test_a_checkpoint_of_other_weights_is_refused(client):
     assert caught.value.field == "checkpoint"
 
 
-def _asked(client, checkpoint):
-    """Return the error of the service itself, which trusts no client to have looked."""
+def _reply_to(client, checkpoint):
+    """Return the error of the service for a checkpoint that the client has not checked."""
     message = pb.PropagateRequest(model="lj", checkpoint=checkpoint, n_steps=4)
     try:
         return list(client._connection().receive(Call("Propagate", message, None)))
@@ -228,7 +228,7 @@ def _asked(client, checkpoint):
         return error
 
 
-def test_numbers_survive_being_encoded_over_and_over():
+def test_an_integrator_is_the_same_after_repeated_encoding():
     rng = np.random.default_rng(0)
     for _ in range(300):
         fs, relaxation, bar = rng.uniform(0.1, 100.0, 3)

@@ -1,4 +1,4 @@
-"""How the service moves systems: together, no faster than is read, and not for those who left."""
+"""Tests of runs over every transport: shared batches, flow control, disconnects and resumption."""
 
 import asyncio
 import itertools
@@ -41,8 +41,8 @@ def soft_start(n_atoms=8, seed=0, element=ARGON, integrator=MTS):
     return Start(crystal(n_atoms, seed, element), velocities, integrator, random=seed)
 
 
-def until(is_reached, seconds=60.0):
-    """Wait for what happens elsewhere; fail if it does not."""
+def wait_until(is_reached, seconds=60.0):
+    """Wait for a condition that another thread or process fulfills; fail after a while."""
     end = time.monotonic() + seconds
     while not is_reached():
         assert time.monotonic() < end
@@ -50,22 +50,22 @@ def until(is_reached, seconds=60.0):
 
 
 def outcome(snapshots):
-    """Return all snapshots, and the error after the last one."""
+    """Return all snapshots, and the error that follows them, or None."""
     seen = []
     try:
         for snapshot in snapshots:
-            seen.append(snapshot)  # noqa: PERF402 - what was seen before the error counts
+            seen.append(snapshot)  # noqa: PERF402 - snapshots before an error are kept
     except ServiceError as error:
         return seen, error
     return seen, None
 
 
 def settled(count, pause=0.3, seconds=120.0):
-    """Return a count once it has stopped growing; fail if it goes on."""
+    """Return a count once it has stopped growing; fail if it keeps growing."""
     end = time.monotonic() + seconds
     before = -1
     while (now := count()) != before:
-        assert time.monotonic() < end, "it goes on"
+        assert time.monotonic() < end, "the count keeps growing"
         before = now
         time.sleep(pause)
     return now
@@ -76,46 +76,46 @@ def metric(server, name):
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
-def n_moving(server):
+def n_running(server):
     return metric(server, "twinforce_propagations ")
 
 
-def assert_only_this_is_computed(client, soft):
-    """Check that the engine evaluates nothing between two consecutive calls but the second one."""
+def assert_nothing_else_is_evaluated(client, soft):
+    """Assert that the engine evaluates nothing between two consecutive calls."""
     client.predict(crystal(2), model="soft")
     n_evaluated = len(soft.batches)
     client.predict(crystal(2), model="soft")
     assert len(soft.batches) == n_evaluated + 1
 
 
-def test_walkers_of_different_callers_share_batches():
+def test_runs_of_different_clients_share_batches():
     soft = Gated()
     with serve({"soft": loaded(soft)}) as server:
         n_warm_up = len(soft.batches)
 
-        def follow(seed):
+        def propagate(seed):
             with Client(server.grpc_url) as client:
                 for _ in client.propagate(soft_start(seed=seed), 8, 4):
                     pass
 
-        walkers = [threading.Thread(target=follow, args=(seed,)) for seed in range(4)]
+        walkers = [threading.Thread(target=propagate, args=(seed,)) for seed in range(4)]
         for walker in walkers:
             walker.start()
-        until(lambda: n_moving(server) == 4)
+        wait_until(lambda: n_running(server) == 4)
         soft.gate.release(10_000)
         for walker in walkers:
             walker.join()
         sizes = [len(batch) for batch in soft.batches[n_warm_up:]]
         assert sum(sizes) == 4 * 9  # the start, and eight steps, of each
         assert max(sizes) > 1
-        # Replies go out before their batch is counted.
-        until(lambda: metric(server, "twinforce_batch_systems_sum") == sum(sizes))
+        # Replies are sent before their batch is counted.
+        wait_until(lambda: metric(server, "twinforce_batch_systems_sum") == sum(sizes))
         assert metric(server, "twinforce_batch_systems_count") == len(sizes)
-        until(lambda: n_moving(server) == 0)
+        wait_until(lambda: n_running(server) == 0)
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
-def test_a_caller_that_leaves_ends_the_work(transport):
+def test_a_client_that_disconnects_ends_its_run(transport):
     soft = Soft()
     with (
         serve({"soft": loaded(soft)}) as server,
@@ -124,12 +124,12 @@ def test_a_caller_that_leaves_ends_the_work(transport):
         with closing(client.propagate(soft_start(), 400_000, 4)) as snapshots:
             for _ in itertools.islice(snapshots, 3):
                 pass
-        until(lambda: n_moving(server) == 0)
-        assert_only_this_is_computed(client, soft)
+        wait_until(lambda: n_running(server) == 0)
+        assert_nothing_else_is_evaluated(client, soft)
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
-def test_a_connection_that_is_lost_during_a_step_ends_the_work(transport):
+def test_a_connection_that_is_lost_during_a_step_ends_the_run(transport):
     soft = Gated()
     with serve({"soft": loaded(soft)}) as server:
         url = server.grpc_url if transport == "grpc" else server.rest_url
@@ -144,14 +144,14 @@ def test_a_connection_that_is_lost_during_a_step_ends_the_work(transport):
             proxy.cut()
             with pytest.raises(UnavailableError):
                 next(snapshots)
-        until(lambda: n_moving(server) == 0)
+        wait_until(lambda: n_running(server) == 0)
         soft.gate.release(100_000)
         with Client(url) as client:
-            assert_only_this_is_computed(client, soft)
+            assert_nothing_else_is_evaluated(client, soft)
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
-def test_nothing_is_computed_far_ahead_of_what_is_read(transport):
+def test_updates_are_not_computed_far_ahead_of_the_client(transport):
     soft = Soft()
     with (
         serve({"soft": loaded(soft)}) as server,
@@ -164,15 +164,15 @@ def test_nothing_is_computed_far_ahead_of_what_is_read(transport):
             assert n_evaluated < 20_000
             for _ in itertools.islice(snapshots, n_evaluated):
                 pass
-            until(lambda: len(soft.batches) > n_evaluated)
+            wait_until(lambda: len(soft.batches) > n_evaluated)
 
 
-def test_a_deadline_ends_the_work(client):
+def test_a_deadline_ends_a_run(client):
     with pytest.raises(DeadlineExceededError):
         list(client.propagate(start(MTS), 400_000, 4, timeout=0.5))
 
 
-def test_what_flies_apart_ends_with_an_error_after_the_last_good_snapshot(client):
+def test_a_diverging_run_ends_with_an_error_after_its_last_valid_snapshot(client):
     atoms = System([ARGON, ARGON], [[0.0, 0.0, 0.0], [0.5, 0.0, 0.0]])
     integrator = Integrator(time_step=400 * FS, force_kind="conservative")
     begin = Start(atoms, np.zeros((2, 3)), integrator)
@@ -189,7 +189,7 @@ def test_a_start_that_cannot_be_evaluated_is_refused():
         assert [each.step for each in client.propagate(soft_start(), 4)] == [0, 4]
 
 
-def test_only_so_many_move_at_once():
+def test_the_number_of_active_runs_is_limited():
     soft = Soft()
     with (
         serve({"soft": loaded(soft)}, max_propagations=1) as server,
@@ -203,7 +203,7 @@ def test_only_so_many_move_at_once():
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
-def test_a_lost_connection_is_gone_on_from_the_last_snapshot(server, transport):
+def test_a_client_resumes_from_the_last_snapshot_after_a_lost_connection(server, transport):
     url = server.grpc_url if transport == "grpc" else server.rest_url
     integrator = Integrator(inner_steps=2, ensemble=SVR(temperature_k=60.0, relaxation=50 * FS))
     with Client(url) as client:
@@ -218,7 +218,7 @@ def test_a_lost_connection_is_gone_on_from_the_last_snapshot(server, transport):
     assert [each.checkpoint for each in found] == [each.checkpoint for each in expected]
 
 
-def test_a_service_that_stops_lets_go_and_another_one_goes_on():
+def test_another_service_resumes_the_run_of_a_service_that_stops():
     with serve(drain_timeout=60.0) as server, Client(server.grpc_url, max_retries=0) as client:
         snapshots = client.propagate(start(MTS), 400_000, 4)
         first = next(snapshots)
@@ -233,7 +233,7 @@ def test_a_service_that_stops_lets_go_and_another_one_goes_on():
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
-def test_many_move_at_once_with_asyncio(server, transport):
+def test_an_async_client_moves_several_systems_at_once(server, transport):
     url = server.grpc_url if transport == "grpc" else server.rest_url
 
     async def steps(client, seed):
@@ -251,7 +251,7 @@ def test_many_move_at_once_with_asyncio(server, transport):
     assert len(together[1][-1]) == len(alone[-1])
 
 
-def test_a_bare_stub_is_told_the_error_of_the_tree(server):
+def test_a_bare_stub_gets_the_status_of_the_error(server):
     channel = grpc.insecure_channel(server.grpc_url.removeprefix("grpc://"))
     with channel, pytest.raises(grpc.RpcError) as caught:
         next(InferenceStub(channel).Propagate(pb.PropagateRequest(model="lj", n_steps=1)))

@@ -1,4 +1,4 @@
-"""The service on a GPU says what the models say on a CPU."""
+"""Tests that predictions on a GPU are close to those on a CPU."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def client(request):
         yield client
 
 
-def shaken(seed):
+def rattled(seed):
     system = water64()
     noise = np.random.default_rng(seed).normal(0.0, 0.02, system.positions.shape)
     return system.moved(system.positions + noise)
@@ -42,24 +42,24 @@ def assert_close(found, expected):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * scale)
 
 
-def test_every_output_is_that_of_a_cpu_in_double_precision(client):
-    systems = [shaken(seed) for seed in range(3)]
+def test_every_output_is_close_to_that_of_a_cpu_in_double_precision(client):
+    systems = [rattled(seed) for seed in range(3)]
     expected = predict(registry.load("water", dtype="float64").potential, systems, EVERYTHING)
-    for _ in range(3):  # as it comes, recorded, replayed
+    for _ in range(3):  # evaluated directly, recorded as a CUDA graph, and replayed
         for found, other in zip(client.predict(systems, EVERYTHING), expected, strict=True):
             assert_close(found, other)
             assert found.provenance.device.startswith("cuda")
 
 
-def test_steps_of_a_walker_are_those_of_a_cpu(client):
+def test_predictions_of_a_stream_are_close_to_those_of_a_cpu(client):
     potential = registry.load("water", dtype="float64").potential
     with client.stream("water", EVERYTHING) as stream:
         for seed in range(5):
-            system = shaken(seed)
+            system = rattled(seed)
             assert_close(stream.predict(system), predict(potential, [system], EVERYTHING)[0])
 
 
-def test_lambda_is_that_of_a_cpu(client):
+def test_nonconservativity_is_close_to_that_of_a_cpu(client):
     system = water64()
     few = System(system.atomic_numbers[:6], system.positions[:6])
     potential = registry.load("water", dtype="float64").potential
@@ -67,7 +67,7 @@ def test_lambda_is_that_of_a_cpu(client):
     assert client.nonconservativity(few, model="water").value == pytest.approx(here, rel=1e-3)
 
 
-def test_a_walker_goes_on_from_a_checkpoint_bit_for_bit(client):
+def test_a_run_resumes_from_a_checkpoint_bit_for_bit(client):
     system = water64()
     velocities = np.random.default_rng(0).normal(0.0, 0.02, system.positions.shape)
     start = Start(system, velocities, Integrator(time_step=0.05, inner_steps=4))

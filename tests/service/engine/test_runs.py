@@ -1,4 +1,4 @@
-"""An engine moves walkers by itself: as far as it may, with others, and never for nobody."""
+"""Tests of the runs of an engine: updates, credit, shared batches and ends."""
 
 import os
 import signal
@@ -37,13 +37,13 @@ from twinforce_service.process.engine_pool import EnginePool
 from twinforce_service.scheduling.request import Limits, Request
 
 MODEL = "troubled"
-WAYS = ["thread", "process"]
+KINDS = ["thread", "process"]
 # Number of atoms of a system that no other test uses.
 LAST = 77
 
 
-class Told:
-    """A journey, and what it has told so far."""
+class RecordedRun:
+    """A run, and the updates that it has sent so far."""
 
     def __init__(self, wanted, credit=1_000_000, **values):
         self.updates = []
@@ -85,16 +85,16 @@ def wait_for(condition):
         time.sleep(0.002)
 
 
-def pass_by(engine):
-    """Complete a short run, which the engine does after everything that it was told before."""
-    assert Told(run(3)).move(engine).result()[-1].step == 3
+def finish_another_run(engine):
+    """Complete a short run; the engine has then handled everything that came before."""
+    assert RecordedRun(run(3)).start_run(engine).result()[-1].step == 3
 
 
-class Both:
-    """The two kinds of engines, with the same models and limits, and what they report."""
+class BothEngines:
+    """Both kinds of engines, with the same models and limits, and their reports."""
 
     def __init__(self, stack, spec):
-        self.reports = {way: [] for way in WAYS}
+        self.reports = {kind: [] for kind in KINDS}
         thread = ThreadEngine(
             partial(load_models, spec), spec.limits, on_batch=self.reports["thread"].append
         )
@@ -109,25 +109,25 @@ class Both:
 def both(make_spec):
     limits = Limits(max_atoms_per_system=300, max_waiting=8, max_hold=0.0)
     with ExitStack() as stack:
-        yield Both(stack, make_spec(limits=limits))
+        yield BothEngines(stack, make_spec(limits=limits))
 
 
-@pytest.fixture(params=WAYS)
-def way(request):
+@pytest.fixture(params=KINDS)
+def kind(request):
     return request.param
 
 
 @pytest.fixture
-def engine(both, way):
-    engine = both.engines[way]
+def engine(both, kind):
+    engine = both.engines[kind]
     engine.wait_until_ready(PATIENCE)
     return engine
 
 
 @pytest.fixture
-def reports(both, way, engine):
-    """Return the reports from now on; they may arrive after the answers, so wait for a last one."""
-    reports = both.reports[way]
+def reports(both, kind, engine):
+    """Return reports from now on; they may arrive after the answers, so wait for a last one."""
+    reports = both.reports[kind]
     last = Request(MODEL, crystal(LAST), frozenset({"energy"}))
     engine.submit([last])
     last.future.result(PATIENCE)
@@ -136,17 +136,17 @@ def reports(both, way, engine):
     return reports
 
 
-def test_it_tells_its_start_each_interval_and_its_end(engine, reports):
-    updates = Told(run(10, 4)).start_run(engine).result()
+def test_a_run_sends_its_start_each_interval_and_its_end(engine, reports):
+    updates = RecordedRun(run(10, 4)).start_run(engine).result()
     assert [each.step for each in updates] == [0, 4, 8, 10]
     assert updates[-1].provenance.model == MODEL
     wait_for(lambda: sum(report.n_systems for report in reports) == 11)
     assert {report.n_atoms for report in reports} == {8}
 
 
-def test_a_thread_and_a_process_move_alike(both):
+def test_a_thread_and_a_process_send_the_same_updates(both):
     wanted = run(40, 10, force_kind="hybrid", inner_steps=5)
-    one, other = (Told(wanted).start_run(both.engines[way]).result() for way in WAYS)
+    one, other = (RecordedRun(wanted).start_run(both.engines[kind]).result() for kind in KINDS)
     assert [each.checkpoint for each in one] == [each.checkpoint for each in other]
     for ours, theirs in zip(one, other, strict=True):
         np.testing.assert_array_equal(ours.velocities, theirs.velocities)
@@ -154,51 +154,51 @@ def test_a_thread_and_a_process_move_alike(both):
         assert ours.disagreement == theirs.disagreement
 
 
-def test_a_checkpoint_goes_on_bit_for_bit(engine):
-    whole = Told(run(20, 10)).start_run(engine).result()
-    rest = Told(run(10, 10, origin=whole[1].checkpoint, model="")).start_run(engine).result()
+def test_a_run_resumes_from_a_checkpoint_bit_for_bit(engine):
+    whole = RecordedRun(run(20, 10)).start_run(engine).result()
+    rest = RecordedRun(run(10, 10, origin=whole[1].checkpoint, model="")).start_run(engine).result()
     assert [each.checkpoint for each in rest] == [whole[2].checkpoint]
 
 
-def test_a_relaxation_is_a_journey_too(engine):
+def test_a_relaxation_sends_its_start_each_interval_and_its_end(engine):
     system = crystal(8)
     wanted = RelaxRequest(
         MODEL, system, force_kind="conservative", fmax=1e-9, max_steps=7, interval=3
     )
-    assert [each.step for each in Told(wanted).start_run(engine).result()] == [0, 3, 6, 7]
+    assert [each.step for each in RecordedRun(wanted).start_run(engine).result()] == [0, 3, 6, 7]
 
 
-def test_nothing_is_computed_beyond_what_was_granted(engine, reports):
-    told = Told(run(1_000_000), credit=3).start_run(engine)
-    wait_for(lambda: told.steps == [0, 1, 2])
-    pass_by(engine)  # others go on
-    assert told.steps == [0, 1, 2]
-    told.add_credit(2)
-    wait_for(lambda: told.steps == [0, 1, 2, 3, 4])
-    pass_by(engine)
-    assert told.steps == [0, 1, 2, 3, 4]
-    told.run.future.cancel()
+def test_nothing_is_computed_beyond_the_credit(engine, reports):
+    recorded = RecordedRun(run(1_000_000), credit=3).start_run(engine)
+    wait_for(lambda: recorded.steps == [0, 1, 2])
+    finish_another_run(engine)  # other runs continue
+    assert recorded.steps == [0, 1, 2]
+    recorded.add_credit(2)
+    wait_for(lambda: recorded.steps == [0, 1, 2, 3, 4])
+    finish_another_run(engine)
+    assert recorded.steps == [0, 1, 2, 3, 4]
+    recorded.run.future.cancel()
     wait_for(lambda: sum(report.n_systems for report in reports) == 5 + 2 * 4)
-    told.add_credit(1)  # comes too late
-    pass_by(engine)
-    assert told.steps == [0, 1, 2, 3, 4]
+    recorded.add_credit(1)  # the run is over
+    finish_another_run(engine)
+    assert recorded.steps == [0, 1, 2, 3, 4]
 
 
-def test_a_journey_that_is_cancelled_ends(engine):
-    told = Told(run(1_000_000_000)).start_run(engine)
-    wait_for(lambda: told.steps)
-    told.run.future.cancel()
-    pass_by(engine)
-    n_told = len(told.steps)
-    pass_by(engine)
-    assert len(told.steps) == n_told < 1_000_000
+def test_a_canceled_run_ends(engine):
+    recorded = RecordedRun(run(1_000_000_000)).start_run(engine)
+    wait_for(lambda: recorded.steps)
+    recorded.run.future.cancel()
+    finish_another_run(engine)
+    n_updates = len(recorded.steps)
+    finish_another_run(engine)
+    assert len(recorded.steps) == n_updates < 1_000_000
     wait_for(lambda: engine.n_waiting == 0)
 
 
-def test_a_deadline_ends_it(engine):
-    told = Told(run(1_000_000_000), deadline=time.monotonic() + 0.2).start_run(engine)
+def test_a_deadline_ends_a_run(engine):
+    recorded = RecordedRun(run(1_000_000_000), deadline=time.monotonic() + 0.2).start_run(engine)
     with pytest.raises(DeadlineExceededError, match="before the last step"):
-        told.run.future.result(PATIENCE)
+        recorded.run.future.result(PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -213,22 +213,22 @@ def test_a_deadline_ends_it(engine):
     ],
     ids=["model", "element", "steps", "size", "checkpoint", "relaxation"],
 )
-def test_what_makes_no_sense_is_refused(engine, wanted, error):
+def test_an_invalid_run_is_refused(engine, wanted, error):
     with pytest.raises(error):
-        Told(wanted).start_run(engine).run.future.result(PATIENCE)
-    assert Told(run(1)).start_run(engine).result()[-1].step == 1
+        RecordedRun(wanted).start_run(engine).run.future.result(PATIENCE)
+    assert RecordedRun(run(1)).start_run(engine).result()[-1].step == 1
 
 
-def test_bytes_that_are_no_checkpoint_are_refused_at_once():
+def test_bytes_that_are_not_a_checkpoint_are_refused_immediately():
     with pytest.raises(
         InvalidRequestError, match="checkpoint: expected the checkpoint of a snapshot"
     ):
-        Told(PropagateRequest(MODEL, b"\xff", 4))
+        RecordedRun(PropagateRequest(MODEL, b"\xff", 4))
 
 
-def test_what_waits_refuses_new_journeys_and_none_under_way(engine, gate):
-    told = Told(run(1_000_000_000), credit=2).start_run(engine)
-    wait_for(lambda: told.steps == [0, 1])
+def test_a_full_queue_refuses_new_runs_but_active_ones_continue(engine, gate):
+    recorded = RecordedRun(run(1_000_000_000), credit=2).start_run(engine)
+    wait_for(lambda: recorded.steps == [0, 1])
     with gate.closed():
         held = Request(MODEL, crystal(1, element=HELIUM), frozenset({"energy"}))
         engine.submit([held])
@@ -236,15 +236,15 @@ def test_what_waits_refuses_new_journeys_and_none_under_way(engine, gate):
         waiting = [Request(MODEL, crystal(2), frozenset({"energy"})) for _ in range(8)]
         engine.submit(waiting)
         with pytest.raises(OverloadedError):
-            engine.start_run(Told(run(4)).run)
-        told.add_credit(10)
-    wait_for(lambda: told.steps[-1] == 11)
-    told.run.future.cancel()
+            engine.start_run(RecordedRun(run(4)).run)
+        recorded.add_credit(10)
+    wait_for(lambda: recorded.steps[-1] == 11)
+    recorded.run.future.cancel()
     for each in (held, *waiting):
         each.future.result(PATIENCE)
 
 
-def test_walkers_answered_together_ask_together_beside_others():
+def test_runs_that_are_evaluated_together_stay_together_and_share_batches():
     soft = Gated()
     engine = ThreadEngine(lambda: {MODEL: loaded(soft, MODEL)}, Limits(max_hold=0.0))
     engine.start()
@@ -254,8 +254,8 @@ def test_walkers_answered_together_ask_together_beside_others():
         pass
     first = Request(MODEL, crystal(1), frozenset({"energy", "conservative_forces"}))
     engine.submit([first])
-    soft.entered.acquire()  # the others come while this one is on the device
-    walkers = [Told(run(3, 3, n_atoms=n)).start_run(engine) for n in (8, 9, 10)]
+    soft.entered.acquire()  # the others arrive while this one is on the device
+    walkers = [RecordedRun(run(3, 3, n_atoms=n)).start_run(engine) for n in (8, 9, 10)]
     soft.gate.release()
     soft.entered.acquire()
     other = Request(MODEL, crystal(2), frozenset({"energy", "conservative_forces"}))
@@ -269,7 +269,7 @@ def test_walkers_answered_together_ask_together_beside_others():
     assert batches == [[1], [8, 9, 10], [2, 8, 9, 10], [8, 9, 10], [8, 9, 10]]
 
 
-def test_a_walker_that_rushes_into_a_crowd_is_stopped_before_that_is_evaluated():
+def test_a_run_that_becomes_too_dense_ends_before_that_is_evaluated():
     soft = Soft()
     limits = Limits(max_pairs_per_system=30_000)
     engine = ThreadEngine(lambda: {MODEL: loaded(soft, MODEL)}, limits)
@@ -278,15 +278,17 @@ def test_a_walker_that_rushes_into_a_crowd_is_stopped_before_that_is_evaluated()
     system = crystal(125)
     integrator = Integrator(force_kind="conservative")
     inwards = (system.positions.mean(axis=0) - system.positions) / integrator.time_step
-    told = Told(PropagateRequest(MODEL, Start(system, 0.99 * inwards, integrator), 10, 1))
+    recorded = RecordedRun(
+        PropagateRequest(MODEL, Start(system, 0.99 * inwards, integrator), 10, 1)
+    )
     with pytest.raises(PredictionError, match=r"after step 0 the system cannot .* pairs"):
-        told.start_run(engine).run.future.result(PATIENCE)
+        recorded.start_run(engine).run.future.result(PATIENCE)
     engine.stop()
-    assert told.steps == [0]
+    assert recorded.steps == [0]
     assert soft.batches.count((125,)) == 1
 
 
-def test_who_goes_on_finds_the_neighbor_list_of_before():
+def test_a_resumed_run_reuses_its_neighbor_list():
     model = loaded(Soft(), "soft")
     with serve({"soft": model}) as server, Client(server.grpc_url) as client:
         *_, last = client.propagate(start(time_step=0.01 * FS), 1, model="soft")
@@ -300,25 +302,25 @@ def test_who_goes_on_finds_the_neighbor_list_of_before():
     assert again.checkpoint == last.checkpoint
 
 
-def test_engines_that_stop_end_journeys(make_spec):
+def test_an_engine_that_stops_ends_all_runs(make_spec):
     spec = make_spec()
     with running(spec) as process:
         thread = ThreadEngine(partial(load_models, spec))
         thread.start()
         thread.wait_until_ready(PATIENCE)
         for engine in (thread, process):
-            moving = Told(run(1_000_000_000)).start_run(engine)
-            stalled = Told(run(1_000_000_000), credit=1).start_run(engine)
-            wait_for(lambda moving=moving, stalled=stalled: moving.steps and stalled.steps)
+            moving = RecordedRun(run(1_000_000_000)).start_run(engine)
+            waiting = RecordedRun(run(1_000_000_000), credit=1).start_run(engine)
+            wait_for(lambda moving=moving, waiting=waiting: moving.steps and waiting.steps)
             engine.stop(PATIENCE)
-            for told in (moving, stalled):
+            for recorded in (moving, waiting):
                 with pytest.raises(UnavailableError, match="shutting down"):
-                    told.run.future.result(0)
+                    recorded.run.future.result(0)
             with pytest.raises(UnavailableError, match="shutting down"):
-                engine.start_run(Told(run(1)).run)
+                engine.start_run(RecordedRun(run(1)).run)
 
 
-def test_a_walker_stays_on_its_device_and_dies_with_it(make_spec):
+def test_a_run_stays_on_its_device_and_ends_when_that_fails(make_spec):
     batches = [], []
     with ExitStack() as stack:
         engines = [
@@ -328,7 +330,7 @@ def test_a_walker_stays_on_its_device_and_dies_with_it(make_spec):
             for own in batches
         ]
         pool = EnginePool(engines)
-        many, few = (Told(run(1_000_000_000, n_atoms=n)).start_run(pool) for n in (9, 8))
+        many, few = (RecordedRun(run(1_000_000_000, n_atoms=n)).start_run(pool) for n in (9, 8))
         wait_for(lambda: len(many.steps) > 20 and len(few.steps) > 20)
         wait_for(lambda: all(batches))
         assert [set(each) for each in batches] == [{9}, {8}]
@@ -336,28 +338,30 @@ def test_a_walker_stays_on_its_device_and_dies_with_it(make_spec):
         os.kill(engines[0].pid, signal.SIGKILL)
         with pytest.raises(UnavailableError, match="killed by SIGKILL"):
             many.run.future.result(PATIENCE)
-        n_told = len(few.steps)
-        wait_for(lambda: len(few.steps) > n_told + 20)
+        n_updates = len(few.steps)
+        wait_for(lambda: len(few.steps) > n_updates + 20)
         rest = run(10, 10, origin=many.updates[-1].checkpoint)
-        assert Told(rest).start_run(pool).result()[-1].step == many.steps[-1] + 10
+        assert RecordedRun(rest).start_run(pool).result()[-1].step == many.steps[-1] + 10
         few.run.future.cancel()
         wait_for(lambda: engines[1].n_pending_atoms == 0)
 
 
-def test_many_journeys_that_come_and_go_leave_nothing_behind(engine):
-    def follow(seed):
+def test_many_short_and_canceled_runs_leave_the_queue_empty(engine):
+    def start_runs(seed):
         for n_steps in range(1, 6):
-            told = Told(run(n_steps, seed=seed)).start_run(engine)
+            recorded = RecordedRun(run(n_steps, seed=seed)).start_run(engine)
             if n_steps % 2:
-                assert told.result()[-1].step == n_steps
+                assert recorded.result()[-1].step == n_steps
             else:
-                told.run.future.cancel()
+                recorded.run.future.cancel()
 
-    threads = [threading.Thread(target=follow, args=(seed,)) for seed in range(4)]
+    threads = [threading.Thread(target=start_runs, args=(seed,)) for seed in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(PATIENCE)
     wait_for(lambda: engine.n_waiting == engine.n_waiting_atoms == 0)
-    checkpoint = Checkpoint.from_bytes(Told(run(1)).start_run(engine).result()[-1].checkpoint)
+    checkpoint = Checkpoint.from_bytes(
+        RecordedRun(run(1)).start_run(engine).result()[-1].checkpoint
+    )
     assert checkpoint.model == MODEL

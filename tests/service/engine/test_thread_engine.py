@@ -1,4 +1,4 @@
-"""Every accepted request completes, whatever happens."""
+"""Tests of the engine in a thread: every accepted request completes, whatever happens."""
 
 import dataclasses
 import threading
@@ -97,7 +97,7 @@ def assert_works(engine):
     assert results(engine, request())[0].energy > 0
 
 
-def test_predictions_are_those_of_the_potential(start):
+def test_predictions_equal_those_of_the_potential(start):
     engine = start(Soft())
     systems = [crystal(5), molecule(3), crystal(2, seed=1)]
     expected = [predict(Soft(), [system], BOTH)[0] for system in systems]
@@ -106,7 +106,7 @@ def test_predictions_are_those_of_the_potential(start):
         np.testing.assert_allclose(ours.conservative_forces, theirs.conservative_forces, atol=1e-10)
 
 
-def test_each_gets_only_what_it_asked_for(start):
+def test_each_prediction_holds_only_the_requested_outputs(start):
     potential = Gated()
     engine = start(potential)
     held = busy(engine, potential)
@@ -134,7 +134,7 @@ def test_no_two_predictions_share_an_array(start):
     assert not np.shares_memory(one, system.positions)
 
 
-def test_requests_gather_into_a_batch_while_the_device_is_busy(start):
+def test_requests_that_arrive_while_the_device_is_busy_share_a_batch(start):
     potential = Gated()
     engine = start(potential)
     held = busy(engine, potential)
@@ -144,7 +144,7 @@ def test_requests_gather_into_a_batch_while_the_device_is_busy(start):
     assert potential.batches[-2:] == [(3,), (1, 2, 3)]
 
 
-def test_a_lone_request_does_not_wait_for_company(start):
+def test_a_single_request_is_evaluated_without_waiting(start):
     reports = []
     engine = start(Soft(), on_batch=reports.append)
     results(engine, request())
@@ -152,7 +152,7 @@ def test_a_lone_request_does_not_wait_for_company(start):
     assert [(each.n_systems, each.held_s) for each in reports] == [(1, 0.0)]
 
 
-def test_what_needs_no_gradient_takes_none(start):
+def test_autograd_and_direct_heads_are_used_only_if_requested(start):
     class Recording(Soft):
         def forward_heads(self, batch, *, direct):
             recorded.append((torch.is_grad_enabled(), direct))
@@ -165,7 +165,7 @@ def test_what_needs_no_gradient_takes_none(start):
     assert recorded[-4:] == [(False, False), (False, True), (True, False), (True, True)]
 
 
-def test_predictions_say_what_made_them_and_where_the_time_went(start):
+def test_predictions_have_a_provenance_and_timings(start):
     potential = Gated()
     engine = start(potential)
     held = busy(engine, potential)
@@ -201,7 +201,7 @@ def test_predictions_say_what_made_them_and_where_the_time_went(start):
         (request(molecule(9)), SystemTooLargeError, "at most 8 atoms, got 9"),
     ],
 )
-def test_what_a_model_cannot_do_is_refused_before_anything_waits(start, bad, error, message):
+def test_an_unsupported_request_is_refused_before_any_is_queued(start, bad, error, message):
     potential = Soft()
     engine = start(potential, WithoutDirect(), limits=Limits(max_atoms_per_system=8))
     n_warm_up = len(potential.batches)
@@ -214,7 +214,7 @@ def test_what_a_model_cannot_do_is_refused_before_anything_waits(start, bad, err
     assert_works(engine)
 
 
-def test_a_refusal_says_which_system_it_is_about(start):
+def test_a_refusal_names_the_index_of_the_system(start):
     engine = start(Soft())
     systems = [molecule(), molecule(element=8)]
     with pytest.raises(UnsupportedElementError, match=r"systems\[1\]: atomic_numbers"):
@@ -241,7 +241,7 @@ def test_a_model_that_always_fails_does_not_stop_the_engine(start):
     assert results(engine, request(model="model-1"))
 
 
-def test_non_finite_results_are_an_error_of_that_system_only(start):
+def test_a_prediction_that_is_not_finite_fails_only_its_system(start):
     potential = NonFinite()
     engine = start(potential)
     futures = submit(engine, request(), neon(system_index=1), request())
@@ -250,7 +250,7 @@ def test_non_finite_results_are_an_error_of_that_system_only(start):
     assert futures[0].result(PATIENCE).energy == futures[2].result(PATIENCE).energy
 
 
-def test_non_finite_outputs_that_nobody_asked_for_do_not_matter(start):
+def test_outputs_that_were_not_requested_need_not_be_finite(start):
     engine = start(NonFinite())
     outputs = frozenset({"direct_forces"})
     assert results(engine, neon(outputs=outputs))[0].direct_forces is not None
@@ -264,13 +264,13 @@ def test_a_system_that_does_not_fit_into_memory_is_too_large(start):
     assert good.result(PATIENCE)
 
 
-def test_errors_of_the_model_that_are_ours_pass_unchanged(start):
+def test_a_service_error_of_the_model_is_reported_unchanged(start):
     engine = start(Raising(UnsupportedOutputError("not for neon")))
     with pytest.raises(UnsupportedOutputError, match=r"^systems\[0\]: not for neon$"):
         results(engine, neon(system_index=0))
 
 
-def test_what_is_cancelled_while_it_waits_is_not_computed(start):
+def test_a_request_that_is_canceled_in_the_queue_is_not_evaluated(start):
     potential = Gated()
     engine = start(potential)
     held = busy(engine, potential)
@@ -282,7 +282,7 @@ def test_what_is_cancelled_while_it_waits_is_not_computed(start):
     assert potential.batches[-2:] == [(3,), (2,)]
 
 
-def test_what_is_late_is_not_computed(start):
+def test_an_expired_request_is_not_evaluated(start):
     potential = Gated()
     engine = start(potential)
     held = busy(engine, potential)
@@ -297,7 +297,7 @@ def test_what_is_late_is_not_computed(start):
     assert potential.batches[-2:] == [(3,), (2,)]
 
 
-def test_a_full_queue_refuses_and_what_was_accepted_completes(start):
+def test_a_full_queue_refuses_requests_and_the_accepted_ones_complete(start):
     potential = Gated()
     engine = start(potential, limits=Limits(max_waiting=2))
     held = busy(engine, potential)
@@ -311,7 +311,7 @@ def test_a_full_queue_refuses_and_what_was_accepted_completes(start):
     assert_works(engine)
 
 
-def test_stopping_finishes_what_was_accepted(start):
+def test_stopping_finishes_accepted_requests(start):
     potential = Gated()
     engine = start(potential)
     futures = [busy(engine, potential), *submit(engine, request(), request(outputs=ENERGY))]
@@ -329,7 +329,7 @@ def test_stopping_finishes_what_was_accepted(start):
     assert engine.is_alive
 
 
-def test_stopping_does_not_wait_for_ever(start):
+def test_stopping_ends_unfinished_requests_after_its_timeout(start):
     potential = Gated()
     engine = start(potential)
     futures = [busy(engine, potential), *submit(engine, request())]
@@ -350,9 +350,9 @@ def test_an_engine_can_be_stopped_twice_or_before_it_was_started(start):
         never.submit([request()])
 
 
-@pytest.mark.parametrize("death", [SystemExit("over"), KeyboardInterrupt()])
-def test_when_the_thread_dies_everything_completes_and_nothing_looks_healthy(start, death):
-    engine = start(Raising(death))
+@pytest.mark.parametrize("error", [SystemExit("over"), KeyboardInterrupt()])
+def test_all_requests_complete_and_the_engine_is_not_alive_if_its_thread_fails(start, error):
+    engine = start(Raising(error))
     futures = submit(engine, request(), neon(), request())
     assert not wait(futures, PATIENCE).not_done
     for future in futures:
@@ -364,7 +364,7 @@ def test_when_the_thread_dies_everything_completes_and_nothing_looks_healthy(sta
         engine.submit([request()])
 
 
-def test_a_report_that_fails_stops_nothing(start):
+def test_a_failing_report_callback_does_not_stop_the_engine(start):
     def fail(_):
         raise RuntimeError("no metrics today")
 
@@ -382,7 +382,7 @@ def test_batches_are_reported(start):
     assert len(reports[0].queue_s) == 2
 
 
-def test_before_its_models_are_loaded_an_engine_refuses():
+def test_an_engine_refuses_requests_until_its_models_are_loaded():
     permission = threading.Event()
 
     def load():
@@ -403,13 +403,13 @@ def test_before_its_models_are_loaded_an_engine_refuses():
     engine.stop()
 
 
-def test_models_are_warmed_up_before_they_are_served(start):
+def test_models_are_warmed_up_before_the_engine_is_ready(start):
     potential = Soft()
     start(potential)
     assert len(potential.batches) == 2
 
 
-def test_a_model_that_cannot_be_evaluated_is_not_served(start):
+def test_a_model_that_cannot_be_evaluated_is_a_load_error(start):
     broken = Raising()
     broken.elements = (NEON,)
     engine = start(broken, until_ready=False)
@@ -420,7 +420,7 @@ def test_a_model_that_cannot_be_evaluated_is_not_served(start):
         engine.submit([request()])
 
 
-def test_a_model_that_cannot_be_loaded_is_an_error():
+def test_a_model_that_cannot_be_loaded_is_a_load_error():
     def load():
         raise ValueError("no such file")
 
@@ -430,7 +430,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error():
         engine.wait_until_ready(PATIENCE)
 
 
-def test_models_are_called_what_they_are_served_as():
+def test_a_model_has_the_name_that_it_is_served_under():
     engine = ThreadEngine(lambda: {"mine": loaded(Soft(), "theirs")})
     engine.start()
     engine.wait_until_ready(PATIENCE)
@@ -439,7 +439,7 @@ def test_models_are_called_what_they_are_served_as():
     engine.stop()
 
 
-def test_many_callers_at_once_each_get_their_own_answer(start):
+def test_requests_from_many_threads_get_the_right_answers(start):
     engine = start(Soft(), Soft())
     systems = [crystal(n % 7 + 1, seed=n) for n in range(40)]
     expected = [predict(Soft(), [system], OUTPUTS)[0] for system in systems]
@@ -463,7 +463,7 @@ def test_many_callers_at_once_each_get_their_own_answer(start):
             )
 
 
-def test_requests_that_differ_only_in_their_model_are_kept_apart(start):
+def test_requests_that_differ_only_in_their_model_get_different_answers(start):
     class Twice(Soft):
         def forward_heads(self, batch, *, direct):
             heads = super().forward_heads(batch, direct=direct)
@@ -476,7 +476,7 @@ def test_requests_that_differ_only_in_their_model_are_kept_apart(start):
 
 
 class Cramped(Soft):
-    """Runs out of memory with more than 20 atoms."""
+    """A potential that runs out of memory with more than 20 atoms."""
 
     def forward_heads(self, batch, *, direct):
         if batch.n_atoms > 20:
@@ -485,7 +485,7 @@ class Cramped(Soft):
         return super().forward_heads(batch, direct=direct)
 
 
-def test_memory_that_runs_out_loses_nothing_and_is_remembered(start):
+def test_batches_become_smaller_after_memory_ran_out(start):
     potential = Cramped()
     engine = start(potential)
     for future in submit(engine, *(request(molecule(3)) for _ in range(16))):
@@ -497,7 +497,7 @@ def test_memory_that_runs_out_loses_nothing_and_is_remembered(start):
     assert all(sum(each) <= 20 for each in potential.batches[n_before:])
 
 
-def test_a_system_that_did_not_fit_is_not_tried_again(start):
+def test_a_system_that_did_not_fit_into_memory_is_refused_next_time(start):
     potential = Cramped()
     engine = start(potential)
     with pytest.raises(SystemTooLargeError, match="30 atoms do not fit into the memory of cpu"):
@@ -513,13 +513,13 @@ def test_a_system_that_did_not_fit_is_not_tried_again(start):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("with_tables", [False, True])
 @pytest.mark.parametrize("with_autograd", [False, True])
-def test_what_a_batch_takes_on_a_gpu_is_what_was_measured(with_autograd, with_tables):
+def test_the_memory_of_a_batch_on_a_gpu_is_as_measured(with_autograd, with_tables):
     device = torch.device("cuda")
     model = registry.load("water", device=device)
     if with_tables:
         model = dataclasses.replace(model, tables=TablePredictor(model.potential))
     samples, n_free = warm_up.memory_samples(model, with_autograd=with_autograd)
-    budget = budgets.measured(samples, n_free)
+    budget = budgets.fit_budget(samples, n_free)
     outputs = BOTH if with_autograd else frozenset({"direct_forces"})
     systems = [crystal(600, element=8)] * 8
     torch.cuda.reset_peak_memory_stats(device)

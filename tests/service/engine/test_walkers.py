@@ -1,4 +1,4 @@
-"""What the service keeps of a walker from step to step."""
+"""Tests of walkers: their neighbor lists, and batches that wait for them."""
 
 from threading import Event, Lock
 
@@ -16,7 +16,7 @@ from twinforce_service.process import messages
 from twinforce_service.scheduling.request import Limits, Request, Walker
 
 
-def test_a_stream_keeps_its_neighbor_list_and_gets_the_same_predictions():
+def test_a_stream_reuses_its_neighbor_list_and_gets_the_same_predictions():
     model = loaded(Soft(), "soft")
     generator, system = np.random.default_rng(0), crystal(27)
     with (
@@ -49,74 +49,74 @@ def test_a_walker_is_the_same_in_another_process():
 
 
 class Clock:
-    """A clock that advances a little at each read, and otherwise only when it is told to."""
+    """A clock that advances a little at each read, and otherwise only by `advance`."""
 
     def __init__(self):
         self._now = 0.0
         self._changing = Lock()
 
     def __call__(self):
-        return self.move(1e-6)
+        return self.advance(1e-6)
 
-    def move(self, seconds):
+    def advance(self, seconds):
         with self._changing:
             self._now += seconds
             return self._now
 
 
-class Bell:
-    """A bell with the time of the fake clock.
+class FakeWakeup:
+    """A `Wakeup` with the time of the fake clock.
 
-    A wait with a timeout ends at once and advances the clock, unless `waits_for_ring` is set:
-    then it ends only when the bell is rung.
+    A wait with a timeout advances the clock and ends immediately, unless `waits_for_notification`
+    is set: then it ends only after a notification.
     """
 
     def __init__(self, clock):
         self._clock = clock
-        self._rung = Event()
-        self.waits_for_ring = False
+        self._notified = Event()
+        self.waits_for_notification = False
         self.is_holding = Event()
 
-    def ring(self):
-        self._rung.set()
+    def notify(self):
+        self._notified.set()
 
     def wait(self, seconds=None):
         if seconds is None:
-            self._rung.wait()
-        elif seconds > 0 and not self._rung.is_set():
+            self._notified.wait()
+        elif seconds > 0 and not self._notified.is_set():
             self.is_holding.set()
-            if self.waits_for_ring:
-                assert self._rung.wait(PATIENCE)
+            if self.waits_for_notification:
+                assert self._notified.wait(PATIENCE)
             else:
-                self._clock.move(seconds)
-        self._rung.clear()
+                self._clock.advance(seconds)
+        self._notified.clear()
 
 
-class Steep(Soft):
-    """Takes as long for one system as for many."""
+class FixedTime(Soft):
+    """A potential that takes 20 ms on the fake clock for a batch of any size."""
 
     def __init__(self, clock):
         super().__init__()
         self._clock = clock
 
     def forward_heads(self, batch, *, direct):
-        self._clock.move(0.02)
+        self._clock.advance(0.02)
         return super().forward_heads(batch, direct=direct)
 
 
-class Held:
+class EngineWithWalkers:
     """A thread engine with a fake clock, which has learned the delays of four walkers."""
 
     def __init__(self, max_hold):
         self.reports, self.clock = [], Clock()
-        self.bell = Bell(self.clock)
-        model = loaded(Steep(self.clock), "soft")
+        self.wakeup = FakeWakeup(self.clock)
+        model = loaded(FixedTime(self.clock), "soft")
         self.engine = ThreadEngine(
             lambda: {"soft": model},
             Limits(max_hold=max_hold),
             on_batch=self.reports.append,
             clock=self.clock,
-            bell=self.bell,
+            wakeup=self.wakeup,
         )
         self.engine.start()
         self.engine.wait_until_ready(PATIENCE)
@@ -134,38 +134,38 @@ class Held:
         return requests
 
     def step(self, *walkers):
-        """Let walkers return together, one millisecond after their last answers."""
-        self.clock.move(0.001)
+        """Submit requests of walkers together, one millisecond after their last answers."""
+        self.clock.advance(0.001)
         for request in self.submit(*walkers):
             request.future.result(PATIENCE)
 
 
-def test_walkers_come_together_in_an_engine_and_a_lone_one_does_not_wait():
-    held = Held(max_hold=10.0)
-    assert not held.bell.is_holding.is_set()
-    held.bell.waits_for_ring = True
-    first, *others = held.walkers
-    requests = held.submit(first)
-    assert held.bell.is_holding.wait(PATIENCE)
+def test_an_engine_waits_for_walkers_but_not_with_a_single_one():
+    setup = EngineWithWalkers(max_hold=10.0)
+    assert not setup.wakeup.is_holding.is_set()
+    setup.wakeup.waits_for_notification = True
+    first, *others = setup.walkers
+    requests = setup.submit(first)
+    assert setup.wakeup.is_holding.wait(PATIENCE)
     for walker in others:
-        requests += held.submit(walker)
+        requests += setup.submit(walker)
     for request in requests:
         request.future.result(PATIENCE)
-    held.clock.move(1.0)  # no walker is expected any more
+    setup.clock.advance(1.0)  # no walker is expected any more
     lone = Walker()
     for _ in range(10):
-        held.step(lone)
-    held.engine.stop()
-    *_, together = (report for report in held.reports if report.n_systems == 4)
+        setup.step(lone)
+    setup.engine.stop()
+    *_, together = (report for report in setup.reports if report.n_systems == 4)
     assert together.held_s > 0
-    assert held.reports.index(together) == len(held.reports) - 11
-    assert all(report.held_s == 0.0 for report in held.reports[-10:])
+    assert setup.reports.index(together) == len(setup.reports) - 11
+    assert all(report.held_s == 0.0 for report in setup.reports[-10:])
 
 
-def test_an_engine_that_is_told_so_never_waits_for_walkers():
-    held = Held(max_hold=0.0)
-    for walker in held.walkers:
-        held.submit(walker)[0].future.result(PATIENCE)
-    held.engine.stop()
-    assert not held.bell.is_holding.is_set()
-    assert all(report.held_s == 0.0 for report in held.reports)
+def test_an_engine_with_a_max_hold_of_zero_never_waits_for_walkers():
+    setup = EngineWithWalkers(max_hold=0.0)
+    for walker in setup.walkers:
+        setup.submit(walker)[0].future.result(PATIENCE)
+    setup.engine.stop()
+    assert not setup.wakeup.is_holding.is_set()
+    assert all(report.held_s == 0.0 for report in setup.reports)

@@ -1,4 +1,4 @@
-"""Messages between processes come out as they went in, and nobody waits for who does not read."""
+"""Tests of channels: messages arrive unchanged, and sending never blocks."""
 
 import select
 import socket
@@ -46,7 +46,7 @@ def messages_of(sizes):
     ],
     ids=len,
 )
-def test_messages_of_all_sizes_come_as_they_were(ends, sizes):
+def test_messages_of_all_sizes_arrive_unchanged(ends, sizes):
     one, other = ends
     messages = messages_of(sizes)
     for message in messages:
@@ -55,7 +55,7 @@ def test_messages_of_all_sizes_come_as_they_were(ends, sizes):
     assert not one.has_unsent
 
 
-def test_many_small_messages_come_in_order(ends):
+def test_many_small_messages_arrive_in_order(ends):
     one, other = ends
     messages = messages_of([[size % 50, size % 3] for size in range(3000)])
     for message in messages:
@@ -63,7 +63,7 @@ def test_many_small_messages_come_in_order(ends):
     assert received(other, len(messages), one) == messages
 
 
-def test_arrays_are_looked_into_and_read_only(ends):
+def test_received_arrays_are_aligned_read_only_views(ends):
     one, other = ends
     arrays = [np.arange(5, dtype=np.int32), np.ones((4, 3)), np.zeros((0, 3)), np.eye(200)]
     one.send([b"head", *arrays])
@@ -76,19 +76,19 @@ def test_arrays_are_looked_into_and_read_only(ends):
         assert found.flags.aligned
 
 
-def test_who_sends_is_never_held_up_and_told_once_that_something_waits(ends):
+def test_sending_never_blocks_and_unsent_bytes_are_reported_once(ends):
     one, other = ends
-    told = []
-    one.on_unsent = lambda: told.append(one.has_unsent)
+    calls = []
+    one.on_unsent = lambda: calls.append(one.has_unsent)
     message = [bytes(1_000_000)]
     for _ in range(20):
         one.send(message)
-    assert told == [True]
+    assert calls == [True]
     assert received(other, 20, one) == [message] * 20
     assert one.flush()
 
 
-def test_the_end_is_told_after_all_that_was_sent(ends):
+def test_the_end_is_reported_after_all_messages(ends):
     one, other = ends
     one.send([b"last"])
     one.close()
@@ -96,9 +96,9 @@ def test_the_end_is_told_after_all_that_was_sent(ends):
     assert received(other, 1) == [[b"last"]]
     with pytest.raises(EOFError):
         other.receive()
-    other.send([b"nobody listens"])
+    other.send([b"unread"])
     assert not other.has_unsent
 
 
-def test_nothing_has_come_where_nothing_was_sent(ends):
+def test_an_idle_channel_has_no_messages(ends):
     assert ends[0].receive() == []

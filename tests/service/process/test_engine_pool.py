@@ -1,4 +1,4 @@
-"""Two devices share the work, walkers stay at home, and each stands in for the other."""
+"""Tests of a pool of two engines: they share requests, and take over for each other."""
 
 import os
 import signal
@@ -22,12 +22,12 @@ from twinforce_service.process.engine_pool import EnginePool
 from twinforce_service.process.process_engine import ProcessEngine
 from twinforce_service.scheduling.request import Limits, Request, Walker
 
-# Atoms of a batch that nothing else is about.
+# Number of atoms of a system that no other test uses.
 LAST = 77
 
 
 class Pair:
-    """Two engines of one pool, and the atoms of each batch that each has evaluated."""
+    """Two engines in a pool, and the number of atoms of each batch of each engine."""
 
     def __init__(self, stack, spec):
         self.batches = [], []
@@ -37,8 +37,8 @@ class Pair:
         ]
         self.pool = EnginePool(self.engines)
 
-    def forget(self):
-        """Forget what was reported, which may come after the answers; so a last batch is made."""
+    def drop_reports(self):
+        """Drop all reports; they may arrive after the answers, so wait for one of a last batch."""
         for engine, done in zip(self.engines, self.batches, strict=True):
             evaluate(engine, request(LAST))
             wait_for(lambda done=done: done and done[-1] == LAST)
@@ -54,7 +54,7 @@ def shared(make_spec):
 @pytest.fixture
 def pair(shared):
     shared.pool.wait_until_ready(PATIENCE)
-    shared.forget()
+    shared.drop_reports()
     return shared
 
 
@@ -75,14 +75,14 @@ def wait_for(condition):
         time.sleep(0.002)
 
 
-def test_a_pool_declares_what_its_engines_do(pair):
+def test_the_models_of_a_pool_are_those_of_its_engines(pair):
     assert pair.pool.models == pair.engines[0].models
     assert (pair.pool.is_ready, pair.pool.is_alive) == (True, True)
     with pytest.raises(UnknownModelError):
         pair.pool.find("ice")
 
 
-def test_requests_go_where_the_fewest_atoms_are(pair, gate):
+def test_requests_go_to_the_engine_with_the_fewest_atoms(pair, gate):
     with gate.closed():
         requests = [request(n, HELIUM) for n in (9, 2, 3, 5)]
         pair.pool.submit(requests)
@@ -93,7 +93,7 @@ def test_requests_go_where_the_fewest_atoms_are(pair, gate):
         each.future.result(PATIENCE)
 
 
-def test_walkers_spread_and_stay(pair):
+def test_walkers_are_spread_over_the_engines_and_stay(pair):
     big, small, third = Walker(), Walker(), Walker()
     for _ in range(3):
         evaluate(pair.pool, request(8, walker=big))
@@ -103,7 +103,7 @@ def test_walkers_spread_and_stay(pair):
     assert pair.batches == ([8, 8, 8], [3, 4, 3, 4, 3, 4])
 
 
-def test_all_of_a_call_is_accepted_or_none(pair, gate):
+def test_a_call_is_accepted_as_a_whole_or_not_at_all(pair, gate):
     bad = [request(), request(), request(element=8)]
     with pytest.raises(UnsupportedElementError):
         pair.pool.submit(bad)
@@ -114,7 +114,7 @@ def test_all_of_a_call_is_accepted_or_none(pair, gate):
         waiting = [request(n) for n in (3, 1, 1, 1)]
         pair.pool.submit(waiting)
         assert [engine.n_waiting for engine in pair.engines] == [1, 3]
-        too_many = [request(2), request(1)]  # of which the first device has room for its own
+        too_many = [request(2), request(1)]  # the first engine has room for its share
         with pytest.raises(OverloadedError):
             pair.pool.submit(too_many)
         assert [engine.n_pending_atoms for engine in pair.engines] == [4, 4]
@@ -122,7 +122,7 @@ def test_all_of_a_call_is_accepted_or_none(pair, gate):
         each.future.result(PATIENCE)
 
 
-def test_one_stands_in_for_the_other(pair, gate):
+def test_each_engine_takes_over_for_the_other(pair, gate):
     walkers = [Walker(), Walker()]
     for walker in walkers:
         evaluate(pair.pool, request(5, walker=walker))
@@ -143,7 +143,7 @@ def test_one_stands_in_for_the_other(pair, gate):
     evaluate(pair.pool, request(), request())
 
 
-def test_a_pool_does_not_start_where_one_engine_does_not(make_spec):
+def test_a_pool_fails_to_start_if_one_engine_does(make_spec):
     broken = ProcessEngine(make_spec(models={"mine": "/nowhere"}))
     with running(make_spec()) as good:
         pool = EnginePool([good, broken])

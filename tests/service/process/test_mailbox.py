@@ -1,4 +1,4 @@
-"""Who owns a device hears what comes, whether it is free or busy; nothing is lost in between."""
+"""Tests of the mailbox of an engine process, and of the reader in the API process."""
 
 import asyncio
 import socket
@@ -20,13 +20,13 @@ PATIENCE = 60.0
 def ends():
     channels = [Channel(each) for each in socket.socketpair()]
     yield channels
-    channels[0].close()  # the other one is read by a thread until the process ends
+    channels[0].close()  # a thread reads the other end until the process exits
 
 
-def post_to(channel):
-    post, come = Mailbox(channel), []
-    post.start(lambda message: come.append(message.head))
-    return post, come
+def mailbox_on(channel):
+    mailbox, received = Mailbox(channel), []
+    mailbox.start(lambda message: received.append(message.head))
+    return mailbox, received
 
 
 def wait_for(condition):
@@ -36,105 +36,105 @@ def wait_for(condition):
         time.sleep(0.001)
 
 
-def test_what_comes_wakes_who_waits(ends):
+def test_a_message_wakes_the_waiting_thread(ends):
     ours, theirs = ends
-    post, come = post_to(theirs)
+    mailbox, received = mailbox_on(theirs)
     threading.Timer(0.05, ours.send, [messages.plain(Kind.CANCEL, 1)]).start()
-    post.wait(PATIENCE)
-    assert come == [[1]]
+    mailbox.wait(PATIENCE)
+    assert received == [[1]]
 
 
-def test_it_can_be_rung_before_or_meanwhile_and_from_any_thread(ends):
-    post, come = post_to(ends[1])
-    post.notify()
-    post.wait(PATIENCE)
-    post.notify()  # in the thread that waits: without a detour
-    post.wait(PATIENCE)
-    threading.Timer(0.05, post.notify).start()
-    post.wait(PATIENCE)
+def test_a_notification_ends_the_wait_from_any_thread_and_in_advance(ends):
+    mailbox, received = mailbox_on(ends[1])
+    mailbox.notify()
+    mailbox.wait(PATIENCE)
+    mailbox.notify()  # in the waiting thread, which needs no pipe
+    mailbox.wait(PATIENCE)
+    threading.Timer(0.05, mailbox.notify).start()
+    mailbox.wait(PATIENCE)
     started = time.monotonic()
-    post.wait(0.02)
+    mailbox.wait(0.02)
     assert 0.01 < time.monotonic() - started < PATIENCE
-    post.wait(0)
-    assert come == []
+    mailbox.wait(0)
+    assert received == []
 
 
-def test_what_comes_while_a_batch_takes_long_does_not_wait_for_its_end(ends):
+def test_messages_are_handled_during_a_long_batch(ends):
     ours, theirs = ends
-    post, come = post_to(theirs)
-    post.wait(0)
-    for _ in range(2):  # also when it was sleeping for long
-        come.clear()
+    mailbox, received = mailbox_on(theirs)
+    mailbox.wait(0)
+    for _ in range(2):  # the second time after the second thread was idle
+        received.clear()
         ours.send(messages.plain(Kind.CANCEL, 1))
-        wait_for(lambda: come == [[1]])
-        post.wait(0)
+        wait_for(lambda: received == [[1]])
+        mailbox.wait(0)
         time.sleep(0.1)
 
 
-def test_what_does_not_fit_into_the_socket_leaves_while_a_batch_runs(ends):
+def test_unsent_bytes_are_sent_during_a_batch(ends):
     ours, theirs = ends
-    post, _ = post_to(theirs)
-    post.wait(0)
+    mailbox, _ = mailbox_on(theirs)
+    mailbox.wait(0)
     message = [b"x" * 3_000_000]
     for _ in range(5):
         theirs.send(message)
-    n_come = 0
-    while n_come < 5:
-        n_come += len(ours.receive())
+    n_received = 0
+    while n_received < 5:
+        n_received += len(ours.receive())
         time.sleep(0.001)
-    post.wait(0)
+    mailbox.wait(0)
 
 
 @pytest.mark.parametrize("has_loop", [False, True])
-def test_whoever_listens_hears_all_and_sends_what_had_no_room(has_loop):
+def test_a_reader_receives_all_messages_and_sends_unsent_bytes(has_loop):
     ours, theirs = (Channel(each) for each in socket.socketpair())
     loop = asyncio.new_event_loop() if has_loop else None
     if loop is not None:
-        turning = threading.Thread(target=loop.run_forever)
-        turning.start()
-    heard, threads = [], set()
+        loop_thread = threading.Thread(target=loop.run_forever)
+        loop_thread.start()
+    received, threads = [], set()
 
-    def attend():
+    def receive():
         threads.add(threading.current_thread())
         try:
-            heard.extend(len(frames[0]) for frames in ours.receive())
+            received.extend(len(frames[0]) for frames in ours.receive())
         except EOFError:
             return True
         return False
 
-    listening = threading.Thread(target=ChannelReader(ours, attend, loop).run)
-    listening.start()
+    reading = threading.Thread(target=ChannelReader(ours, receive, loop).run)
+    reading.start()
     for size in (1, 2, 5_000_000):
         theirs.send([bytes(size)])
     while not theirs.flush():
         time.sleep(0.001)
-    wait_for(lambda: heard == [1, 2, 5_000_000])
+    wait_for(lambda: received == [1, 2, 5_000_000])
     for _ in range(5):
         ours.send([bytes(3_000_000)])
-    n_come = 0
-    while n_come < 5:
-        n_come += len(theirs.receive())
+    n_received = 0
+    while n_received < 5:
+        n_received += len(theirs.receive())
         time.sleep(0.001)
     theirs.close()
-    listening.join(PATIENCE)
-    assert not listening.is_alive()
+    reading.join(PATIENCE)
+    assert not reading.is_alive()
     if loop is not None:
-        assert threads == {turning}
+        assert threads == {loop_thread}
         loop.call_soon_threadsafe(loop.stop)
-        turning.join()
+        loop_thread.join()
         loop.close()
     ours.close()
 
 
-def test_what_goes_wrong_in_the_loop_is_raised_by_who_runs():
+def test_an_exception_in_the_event_loop_is_raised_by_run():
     ours, theirs = (Channel(each) for each in socket.socketpair())
 
     async def run():
-        def attend():
+        def receive():
             raise ValueError("no")
 
         theirs.send([b"x"])
-        await asyncio.to_thread(ChannelReader(ours, attend, asyncio.get_running_loop()).run)
+        await asyncio.to_thread(ChannelReader(ours, receive, asyncio.get_running_loop()).run)
 
     with pytest.raises(ValueError, match="no"):
         asyncio.run(run())
@@ -142,21 +142,21 @@ def test_what_goes_wrong_in_the_loop_is_raised_by_who_runs():
     theirs.close()
 
 
-def test_where_the_loop_is_closed_a_thread_goes_on():
+def test_a_thread_reads_the_channel_if_the_event_loop_is_closed():
     ours, theirs = (Channel(each) for each in socket.socketpair())
     loop = asyncio.new_event_loop()
     loop.close()
     theirs.send([b"x"])
     theirs.close()
-    heard = []
+    received = []
 
-    def attend():
+    def receive():
         try:
-            heard.extend(ours.receive())
+            received.extend(ours.receive())
         except EOFError:
             return True
         return False
 
-    ChannelReader(ours, attend, loop).run()
-    assert len(heard) == 1
+    ChannelReader(ours, receive, loop).run()
+    assert len(received) == 1
     ours.close()

@@ -1,4 +1,4 @@
-"""What is said between the service and an engine process comes out as it went in."""
+"""Tests of the messages between processes: they are decoded unchanged."""
 
 from dataclasses import fields
 
@@ -33,7 +33,7 @@ REPORT = BatchReport(
 
 
 def received(frames):
-    """Return the message at the other end: all that travels is bytes."""
+    """Return a message as the other process receives it."""
     return messages.read([memoryview(bytes(frame)) for frame in frames])
 
 
@@ -55,7 +55,7 @@ def assert_same_system(one, other):
         System([8], [[0, 0, 0]], np.diag([9.1, 0, 1 / 3]), [True, False, True], charge=0.1),
     ],
 )
-def test_requests_arrive_as_they_were(system):
+def test_requests_are_decoded_unchanged(system):
     first = Request(
         "soft",
         system,
@@ -90,7 +90,7 @@ def test_requests_arrive_as_they_were(system):
     assert other.rows == range(3, 9)
 
 
-def test_predictions_arrive_as_they_were():
+def test_predictions_are_decoded_unchanged():
     generator = np.random.default_rng(0)
     full = Prediction(
         energy=-1 / 3,
@@ -112,7 +112,7 @@ def test_predictions_arrive_as_they_were():
         assert (got.timings, got.provenance) == (sent.timings, PROVENANCE)
 
 
-def test_rows_of_a_jacobian_arrive_as_they_were():
+def test_rows_of_a_jacobian_are_decoded_unchanged():
     rows = JacobianRows(np.random.default_rng(0).normal(size=(4, 9)), timings=Timings(0.1, 2, 1, 3))
     report = BatchReport("soft", 1, 3, (0.1,), 2.0, n_rows=4)
     message = received(messages.answers_to_frames([(0, rows)], report))
@@ -121,7 +121,7 @@ def test_rows_of_a_jacobian_arrive_as_they_were():
     assert (got.timings, got.provenance, got_report) == (rows.timings, PROVENANCE, report)
 
 
-def test_errors_arrive_as_they_were():
+def test_errors_are_decoded_unchanged():
     errors = [
         UnsupportedElementError("no neon", system_index=2, field="atomic_numbers"),
         OverloadedError("later", retry_after=1.5),
@@ -132,7 +132,7 @@ def test_errors_arrive_as_they_were():
     assert [each.to_dict() for each in got] == [each.to_dict() for each in errors]
 
 
-def test_what_models_declare_arrives_as_it_was():
+def test_declarations_of_models_are_decoded_unchanged():
     infos = [loaded(Soft(), name).info for name in ("one", "other")]
     assert messages.models_from_message(received(messages.models_to_frames(infos))) == infos
 

@@ -1,4 +1,4 @@
-"""The service outlives its engine processes, and callers hardly notice: with one device and two."""
+"""Tests of a service whose engine processes are killed, with one device and with two."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ RESTARTS = 'twinforce_engine_restarts_total{device="cpu"}'
 PROGRAM = b"twinforce_service.process.engine_process"
 
 
-OF_OTHER_TESTS: set[int] = set()
+PIDS_OF_OTHER_TESTS: set[int] = set()
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +38,23 @@ def models(troubled_model):
 
 @pytest.fixture(scope="module")
 def server(models):
-    OF_OTHER_TESTS.update(engine_pids())
+    PIDS_OF_OTHER_TESTS.update(engine_pids())
     with run_in_thread(free_ports(model=models, device="cpu")) as server:
         yield server
 
 
 def engine_pids():
-    """Return the processes of engines that the tests of this module have started, oldest first."""
+    """Return the ids of the engine processes that the tests of this module have started."""
     pids = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(status.read_text().rpartition(")")[2].split()[1])
             arguments = (status.parent / "cmdline").read_bytes().split(b"\0")
-        except FileNotFoundError:  # it has ended meanwhile
+        except FileNotFoundError:  # the process has exited meanwhile
             continue
         if parent == os.getpid() and PROGRAM in arguments:
             pids.append(int(status.parent.name))
-    return sorted(set(pids) - OF_OTHER_TESTS)
+    return sorted(set(pids) - PIDS_OF_OTHER_TESTS)
 
 
 def wait_for(condition):
@@ -79,8 +79,8 @@ def health(server):
         return stub.Check(health_pb2.HealthCheckRequest()).status
 
 
-def held():
-    """Return a crystal that a closed gate holds up."""
+def gated_crystal():
+    """Return a crystal that is not evaluated while the gate is closed."""
     system = crystal(27)
     return System([HELIUM] + [ARGON] * 26, system.positions, system.cell, system.pbc)
 
@@ -98,7 +98,7 @@ def md(stream, system, n_steps, dt=0.02, after_step=lambda _: None):
     return system.positions
 
 
-def test_molecular_dynamics_goes_on_as_if_the_engine_had_not_been_killed(server, gate):
+def test_molecular_dynamics_over_a_stream_continues_after_the_engine_was_killed(server, gate):
     (pid,) = engine_pids()
     n_before = n_restarts(server)
     seen, is_killed = {}, threading.Event()
@@ -108,7 +108,7 @@ def test_molecular_dynamics_goes_on_as_if_the_engine_had_not_been_killed(server,
             os.kill(pid, signal.SIGKILL)
             is_killed.set()
 
-    def look():
+    def query():
         with gate.starts_held():
             assert is_killed.wait(PATIENCE)
             wait_for(lambda: not is_ready(server))
@@ -117,12 +117,12 @@ def test_molecular_dynamics_goes_on_as_if_the_engine_had_not_been_killed(server,
             wait_for(lambda: health(server) == health_pb2.HealthCheckResponse.NOT_SERVING)
             seen["health"] = "not serving"
 
-    looking = threading.Thread(target=look)
-    looking.start()
+    querying = threading.Thread(target=query)
+    querying.start()
     with Client(server.grpc_url, timeout=2 * PATIENCE) as client, client.stream() as stream:
         disturbed = md(stream, crystal(27), 20, after_step=kill)
         calm = md(stream, crystal(27), 20)
-    looking.join(PATIENCE)
+    querying.join(PATIENCE)
     np.testing.assert_array_equal(disturbed, calm)
     assert seen == {"live": 200, "models": 200, "health": "not serving"}
     assert is_ready(server)
@@ -131,10 +131,10 @@ def test_molecular_dynamics_goes_on_as_if_the_engine_had_not_been_killed(server,
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
-def test_a_propagation_goes_on_as_if_the_engine_had_not_been_killed(server, gate, transport):
+def test_a_propagation_continues_bit_for_bit_after_the_engine_was_killed(server, gate, transport):
     (pid,) = engine_pids()
     n_before = n_restarts(server)
-    begin = Start(held(), np.zeros((27, 3)), Integrator(inner_steps=2), random=0)
+    begin = Start(gated_crystal(), np.zeros((27, 3)), Integrator(inner_steps=2), random=0)
     with Client(server.grpc_url if transport == "grpc" else server.rest_url) as client:
         expected = [each.checkpoint for each in client.propagate(begin, 40, 2)]
         found = []
@@ -149,7 +149,7 @@ def test_a_propagation_goes_on_as_if_the_engine_had_not_been_killed(server, gate
     assert engine_pids() != [pid]
 
 
-def test_who_watches_a_propagation_is_told_that_its_engine_died(server):
+def test_a_bare_stub_of_propagate_gets_unavailable_when_the_engine_is_killed(server):
     (pid,) = engine_pids()
     begin = Start(crystal(27), np.zeros((27, 3)), Integrator(inner_steps=2))
     wanted = propagate_request_to_proto(PropagateRequest("troubled", begin, 400_000, 2))
@@ -163,7 +163,7 @@ def test_who_watches_a_propagation_is_told_that_its_engine_died(server):
     wait_for(lambda: is_ready(server))
 
 
-def test_who_does_not_try_again_is_told_when_to(server, gate):
+def test_a_request_during_a_restart_gets_503_with_retry_after(server, gate):
     (pid,) = engine_pids()
     url = f"{server.rest_url}/v1/models/troubled/energy"
     body = {"systems": [{"atomic_numbers": [18], "positions": [[0, 0, 0]]}]}
@@ -177,7 +177,7 @@ def test_who_does_not_try_again_is_told_when_to(server, gate):
     wait_for(lambda: is_ready(server))
 
 
-def test_two_devices_stand_in_for_each_other(models, gate):
+def test_each_of_two_devices_takes_over_for_the_other(models, gate):
     before = set(engine_pids())
     with run_in_thread(free_ports(model=models, device="cpu,cpu")) as server:
         one, other = set(engine_pids()) - before

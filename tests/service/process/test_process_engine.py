@@ -1,4 +1,4 @@
-"""An engine in a process of its own answers like one in a thread, and outlives its process."""
+"""Tests of an engine in another process: its answers, its restarts and its end."""
 
 import gc
 import os
@@ -45,19 +45,17 @@ from twinforce_service.scheduling.request import JacobianRequest, Limits, Reques
 ENERGY = frozenset({"energy"})
 HYBRID = frozenset({"energy", "conservative_forces", "direct_forces"})
 LIMITS = Limits(max_atoms_per_system=300, max_waiting=8)
-
-
 # Number of atoms of a system that no other test uses.
 LAST = 77
 
 
-class Running:
-    """An engine process, and what it was reported to have done."""
+class RunningEngine:
+    """An engine process with its reports of batches and its restarts."""
 
     def __init__(self):
         self.reports, self.restarts = [], []
 
-    def forget(self):
+    def drop_reports(self):
         """Drop all reports; they may arrive after the answers, so wait for one of a last batch."""
         results(self.engine, request(molecule(LAST)))
         wait_for(lambda: self.reports and self.reports[-1].n_atoms == LAST)
@@ -67,11 +65,13 @@ class Running:
 @pytest.fixture(scope="module")
 def shared(make_spec):
     """Run the engine that most tests share."""
-    told = Running()
+    running_engine = RunningEngine()
     spec = make_spec(limits=LIMITS)
-    with running(spec, on_batch=told.reports.append, on_restart=told.restarts.append) as engine:
-        told.engine = engine
-        yield told
+    with running(
+        spec, on_batch=running_engine.reports.append, on_restart=running_engine.restarts.append
+    ) as engine:
+        running_engine.engine = engine
+        yield running_engine
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ SYSTEMS = [
 
 
 @pytest.mark.parametrize("outputs", [ENERGY, {"direct_forces"}, HYBRID, set(OUTPUTS)], ids=len)
-def test_its_answers_are_those_of_a_thread_bit_for_bit(engine, thread_engine, outputs):
+def test_answers_equal_those_of_a_thread_engine_bit_for_bit(engine, thread_engine, outputs):
     systems = SYSTEMS if len(outputs) <= 3 else [each for each in SYSTEMS if each.pbc.all()]
     for system in systems:
         ask = partial(request, system, frozenset(outputs))
@@ -141,14 +141,14 @@ def test_its_answers_are_those_of_a_thread_bit_for_bit(engine, thread_engine, ou
         assert ours.timings.compute_s > 0
 
 
-def test_it_declares_the_same(engine, thread_engine):
+def test_the_models_are_those_of_a_thread_engine(engine, thread_engine):
     assert engine.models == thread_engine.models
     assert engine.find("lj") == thread_engine.find("lj")
     assert engine.device == "cpu"
 
 
 def test_a_batch_is_answered_and_reported_together(engine, shared, gate):
-    shared.forget()
+    shared.drop_reports()
     with gate.closed():
         first = busy(engine)
         futures = submit(engine, *(request(molecule(n), HYBRID) for n in (1, 2, 3)))
@@ -160,7 +160,7 @@ def test_a_batch_is_answered_and_reported_together(engine, shared, gate):
     report = shared.reports[-1]
     assert (report.model, report.n_systems, report.n_atoms) == ("troubled", 3, 6)
     assert len(report.queue_s) == 3
-    # A lone atom feels no force; the others' two kinds are 0.1 of what they are apart.
+    # A single atom has no forces.
     assert report.disagreements[0].rmse == 0
     prediction = futures[2].result()
     difference = prediction.conservative_forces - prediction.direct_forces
@@ -168,13 +168,13 @@ def test_a_batch_is_answered_and_reported_together(engine, shared, gate):
     assert report.disagreements[2].by_element.keys() == {ARGON}
 
 
-def test_what_it_gives_away_is_read_only_and_not_shared(engine):
+def test_arrays_of_answers_are_read_only_and_not_shared(engine):
     one, other = results(engine, request(outputs=HYBRID), request(outputs=HYBRID))
     assert not one.direct_forces.flags.writeable
     assert not np.shares_memory(one.direct_forces, other.direct_forces)
 
 
-def test_rows_of_a_jacobian_are_those_of_a_thread(engine, thread_engine):
+def test_rows_of_a_jacobian_equal_those_of_a_thread_engine(engine, thread_engine):
     def ask(rows):
         values = {"model": "lj", "system": crystal(), "outputs": frozenset({"direct_forces"})}
         return JacobianRequest(**values, rows=rows)
@@ -196,8 +196,8 @@ def test_rows_of_a_jacobian_are_those_of_a_thread(engine, thread_engine):
         (request(System([ARGON], [[0, 0, 0]], charge=1)), InvalidSystemError),
     ],
 )
-def test_what_a_model_cannot_do_is_refused_before_it_is_sent(engine, shared, bad, error):
-    shared.forget()
+def test_an_unsupported_request_is_refused_before_it_is_sent(engine, shared, bad, error):
+    shared.drop_reports()
     good = request()
     with pytest.raises(error):
         engine.submit([good, bad])
@@ -230,8 +230,8 @@ def test_a_deadline_that_passes_in_the_queue_is_an_error(engine, gate):
     held.result(PATIENCE)
 
 
-def test_what_is_cancelled_while_it_waits_is_never_evaluated(engine, shared, gate):
-    shared.forget()
+def test_a_request_that_is_canceled_in_the_queue_is_not_evaluated(engine, shared, gate):
+    shared.drop_reports()
     with gate.closed():
         held = busy(engine)
         unwanted, wanted = submit(engine, request(molecule(7)), request(molecule(2)))
@@ -254,7 +254,7 @@ def submit_when_there_is_room(engine):
     raise AssertionError("there is never room")
 
 
-def test_a_full_queue_refuses_and_has_room_again_for_what_was_cancelled(engine, gate):
+def test_canceled_requests_make_room_in_a_full_queue(engine, gate):
     with gate.closed():
         held = busy(engine)
         futures = submit(engine, *(request() for _ in range(8)))
@@ -278,16 +278,16 @@ def ask_for(element):
 
 
 @pytest.mark.parametrize(
-    ("die", "cause"),
+    ("fail", "cause"),
     [
         (kill, "its process was killed by SIGKILL"),
         (ask_for(NEON), "its process was killed by SIGKILL"),
         (ask_for(XENON), "the device is gone"),
     ],
-    ids=["killed", "dies in a batch", "loses its device"],
+    ids=["killed", "killed in a batch", "loses its device"],
 )
-def test_it_is_started_again_and_what_was_asked_can_be_asked_again(
-    engine, shared, gate, die, cause
+def test_an_engine_that_fails_is_restarted_and_requests_can_be_sent_again(
+    engine, shared, gate, fail, cause
 ):
     (before,) = results(engine, request(outputs=HYBRID))
     shared.restarts.clear()
@@ -295,11 +295,11 @@ def test_it_is_started_again_and_what_was_asked_can_be_asked_again(
     with gate.starts_held():
         with gate.closed():
             held = busy(engine)
-            if die is not kill:
-                die(engine)
+            if fail is not kill:
+                fail(engine)
             futures = submit(engine, *(request(outputs=HYBRID) for _ in range(4)))
-            if die is kill:  # nothing is accepted once the death is noticed
-                die(engine)
+            if fail is kill:  # nothing is accepted once the exit is noticed
+                fail(engine)
                 futures.append(held)
             else:  # the deadly request comes after the held one
                 gate.open()
@@ -330,7 +330,7 @@ def is_running(pid):
     return True
 
 
-def test_a_model_that_does_not_load_is_an_error_with_the_text_of_a_thread(make_spec):
+def test_a_model_that_cannot_be_loaded_gives_the_error_of_a_thread_engine(make_spec):
     spec = make_spec(models={"mine": "/nowhere"})
     thread = ThreadEngine(partial(load_models, spec))
     texts = []
@@ -345,7 +345,7 @@ def test_a_model_that_does_not_load_is_an_error_with_the_text_of_a_thread(make_s
     assert "/nowhere" in texts[0]
 
 
-def test_a_model_that_kills_its_process_does_not_load(make_spec, troubled_model):
+def test_a_model_that_kills_its_process_is_a_load_error(make_spec, troubled_model):
     deadly = troubled_model[0] / "deadly"
     deadly.touch()
     engine = ProcessEngine(make_spec())
@@ -358,7 +358,7 @@ def test_a_model_that_kills_its_process_does_not_load(make_spec, troubled_model)
         engine.stop()
 
 
-def test_stopping_does_not_wait_for_ever_and_leaves_nothing_behind(
+def test_stopping_obeys_its_timeout_and_removes_the_process_and_its_files(
     make_spec, gate, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -377,7 +377,7 @@ def test_stopping_does_not_wait_for_ever_and_leaves_nothing_behind(
             engine.submit([request()])
     assert not is_running(pid)
     assert list(tmp_path.iterdir()) == []
-    gc.collect()  # what is not closed warns
+    gc.collect()  # unclosed resources warn now
 
 
 PARENT = """
@@ -397,7 +397,7 @@ threading.Event().wait()
 
 
 @pytest.mark.parametrize("moment", ["ready", "starting"])
-def test_it_ends_with_its_parent_however_that_ends(tmp_path, moment):
+def test_the_engine_process_exits_with_its_parent(tmp_path, moment):
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", PARENT, moment]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
@@ -408,7 +408,7 @@ def test_it_ends_with_its_parent_however_that_ends(tmp_path, moment):
     assert list(Path(tmp_path).iterdir()) == []
 
 
-def test_what_cannot_even_be_started_leaves_nothing_behind(make_spec, tmp_path, monkeypatch):
+def test_a_process_that_cannot_be_started_leaves_no_files_behind(make_spec, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
     n_open = len(list(Path("/proc/self/fd").iterdir()))
@@ -424,7 +424,7 @@ def test_what_cannot_even_be_started_leaves_nothing_behind(make_spec, tmp_path, 
 
 @pytest.fixture
 def many_files():
-    """Leave no descriptor below 1100 to whatever is opened next."""
+    """Occupy all file descriptors below 1100."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     _, hard = before
     if hard != resource.RLIM_INFINITY and hard < 2048:
@@ -439,15 +439,15 @@ def many_files():
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_it_is_started_where_a_thousand_connections_are_open(make_spec, many_files):
+def test_an_engine_starts_while_a_thousand_files_are_open(make_spec, many_files):
     del many_files
     with running(make_spec(models={"lj": "toy:lennard-jones"})) as engine:
         (prediction,) = results(engine, request(molecule(3, element=ARGON), model="lj"))
         assert prediction.energy < 0
 
 
-def test_a_request_that_cannot_be_said_fails_alone():
-    """There is no such request over any transport; this is what happens should there be one."""
+def test_a_request_that_cannot_be_encoded_fails_alone():
+    """No transport accepts such a request today."""
     ours, theirs = channel.pair()
     theirs.close()
     with pytest.raises(TypeError):

@@ -1,3 +1,5 @@
+"""Tests of the schedule of restarts."""
+
 import itertools
 
 import pytest
@@ -37,7 +39,7 @@ def test_pauses_double_up_to_half_a_minute(restarts):
     assert found[-3:] == [30.0] * 3
 
 
-def test_a_process_that_did_well_is_started_again_at_once(restarts, clock):
+def test_a_process_that_was_stable_is_restarted_after_the_shortest_pause(restarts, clock):
     pauses(restarts, 8)
     restarts.note_ready()
     clock.now += 59
@@ -47,15 +49,15 @@ def test_a_process_that_did_well_is_started_again_at_once(restarts, clock):
     assert pauses(restarts, 1) == [0.1]
 
 
-def test_one_that_dies_again_and_again_is_given_up(restarts):
+def test_a_process_that_keeps_exiting_is_given_up(restarts):
     pauses(restarts, 12)
     assert not restarts.is_exhausted
     pauses(restarts, 1)
     assert restarts.is_exhausted
 
 
-def test_callers_are_told_to_come_back_when_it_will_be_ready(restarts, clock):
-    clock.now += 7  # how long the first start took
+def test_the_refusal_advises_to_retry_when_the_process_will_be_ready(restarts, clock):
+    clock.now += 7  # duration of the first start
     restarts.note_ready()
     clock.now += 1000
     restarts.note_exit("killed by SIGKILL")

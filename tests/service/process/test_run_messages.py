@@ -1,4 +1,4 @@
-"""What is said of journeys between the service and an engine process comes out as it went in."""
+"""Tests of the messages of runs between processes: they are decoded to the last bit."""
 
 import math
 from dataclasses import fields, replace
@@ -42,14 +42,14 @@ def start(n_atoms=8, **how):
 
 def checkpoint():
     forces = GENERATOR.normal(size=(8, 3))
-    there = Prediction(energy=-1 / 3, conservative_forces=forces, direct_forces=forces / 3)
+    prediction = Prediction(energy=-1 / 3, conservative_forces=forces, direct_forces=forces / 3)
     begin = start()
-    state = complete(Trajectory(begin).begin(), lambda *_: there, lambda *_: there)
+    state = complete(Trajectory(begin).begin(), lambda *_: prediction, lambda *_: prediction)
     return Checkpoint("soft", "0" * 64, begin, state, 24)
 
 
 def assert_same(one, other):
-    """Compare all that they hold, to the last bit."""
+    """Compare two values and everything in them, to the last bit."""
     if hasattr(one, "__dataclass_fields__"):
         assert type(one) is type(other)
         for field in fields(one):
@@ -77,28 +77,30 @@ def assert_same(one, other):
     ],
     ids=["start", "direct", "checkpoint", "relaxation"],
 )
-def test_a_journey_arrives_as_it_was(wanted):
-    told = []
+def test_a_run_is_decoded_to_the_last_bit(wanted):
+    updates = []
     sent = Run(wanted, print, 3, 1e5 / 7, "ü", Walker(), 6)
     message = received(run_to_frames(2**60, sent))
-    number, got = run_from_message(message, lambda *said: told.append(said))
+    number, got = run_from_message(message, lambda *values: updates.append(values))
     assert number == 2**60
     for name in ("request", "credit", "deadline", "request_id", "walker", "urgency", "n_atoms"):
         assert_same(getattr(sent, name), getattr(got, name))
     got.emit("something", is_last=True)
-    assert told == [(2**60, "something", True)]
+    assert updates == [(2**60, "something", True)]
 
 
-@pytest.mark.parametrize("disagree", [True, False])
-def test_a_snapshot_arrives_as_it_was(disagree):
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+@pytest.mark.parametrize("has_disagreement", [True, False])
+@pytest.mark.parametrize("provenance", [PROVENANCE, None])
+def test_a_snapshot_is_decoded_to_the_last_bit(has_disagreement, has_checkpoint, provenance):
     origin = checkpoint()
     snapshot = Trajectory(origin.start).snapshot(origin.state, 24, 0.1)
     sent = replace(
         snapshot,
-        checkpoint=origin.to_bytes(),
-        provenance=PROVENANCE,
-        species_temperatures={"Ar": math.nan},
-        disagreement=snapshot.disagreement if disagree else None,
+        checkpoint=origin.to_bytes() if has_checkpoint else b"",
+        provenance=provenance,
+        species_temperatures={"H": 1 / 3, "Ar": math.nan},
+        disagreement=snapshot.disagreement if has_disagreement else None,
     )
     message = received(update_to_frames(5, sent, is_last=True))
     number, got, is_last = update_from_message(message)
@@ -106,7 +108,7 @@ def test_a_snapshot_arrives_as_it_was(disagree):
     assert_same(sent, got)
 
 
-def test_how_far_a_relaxation_is_arrives_as_it_was():
+def test_a_report_of_a_relaxation_is_decoded_to_the_last_bit():
     sent = Relaxed(
         step=3,
         positions=GENERATOR.normal(size=(4, 3)),
@@ -123,11 +125,11 @@ def test_how_far_a_relaxation_is_arrives_as_it_was():
     assert_same(sent, got)
 
 
-def test_reports_without_answers_arrive_as_they_were():
+def test_reports_without_answers_are_decoded_unchanged():
     message = received(messages.reports_to_frames([REPORT, REPORT]))
     assert messages.reports_from_message(message) == [REPORT, REPORT]
 
 
-def test_what_is_no_checkpoint_makes_no_journey():
+def test_bytes_that_are_not_a_checkpoint_are_refused():
     with pytest.raises(InvalidRequestError):
         Run(PropagateRequest("soft", b"\xff", 4), print, 1)

@@ -1,4 +1,4 @@
-"""A walker that hardly moves is admitted without a closer look; one that jumps is not."""
+"""Tests of admission: it skips checks for walkers that hardly move, and only for those."""
 
 import numpy as np
 import pytest
@@ -21,12 +21,12 @@ N_ATOMS, MAX_PAIRS = 200, 2000
 
 
 def spread():
-    """Return atoms so far apart that they do not see each other."""
+    """Return atoms that are farther apart than the cutoff."""
     grid = np.stack(np.meshgrid(*[np.arange(6.0)] * 3), axis=-1).reshape(-1, 3)[:N_ATOMS]
     return System([ARGON] * N_ATOMS, 4 * INFO.cutoff * grid)
 
 
-def crowded(system):
+def compressed(system):
     return system.moved(0.01 * system.positions)
 
 
@@ -39,41 +39,41 @@ def request(system, walker, outputs=ENERGY, model="soft"):
     return Request(model, system, outputs, walker=walker)
 
 
-def test_a_walker_that_jumps_into_a_crowd_is_refused_at_any_step(admission):
+def test_a_walker_that_jumps_into_a_dense_region_is_refused_at_any_step(admission):
     system, walker = spread(), Walker()
     for n_steps in range(4):
         admission.admit([request(system.moved(system.positions + 0.01 * n_steps), walker)])
     with pytest.raises(SystemTooLargeError, match="neighbor pairs"):
-        admission.admit([request(crowded(system), walker)])
+        admission.admit([request(compressed(system), walker)])
     admission.admit([request(system, walker)])
 
 
-def test_a_walker_that_creeps_into_a_crowd_is_refused_too(admission):
+def test_a_walker_that_slowly_becomes_too_dense_is_refused(admission):
     system, walker = spread(), Walker()
 
-    def creep():
+    def compress_slowly():
         for scale in np.linspace(1.0, 0.01, 2000):
             admission.admit([request(system.moved(scale * system.positions), walker)])
 
     with pytest.raises(SystemTooLargeError):
-        creep()
+        compress_slowly()
 
 
-def test_pairs_are_counted_again_once_an_atom_has_moved_far():
+def test_pairs_are_counted_again_after_an_atom_has_moved_far():
     system, walker = spread(), Walker()
     system = system.moved(0.05 * system.positions)
-    roomy = Admission({"soft": INFO}, 10**9)
+    admission = Admission({"soft": INFO}, 10**9)
     farthest = np.abs(system.positions).max()
     before = estimate_pairs(system, INFO.cutoff)
     for far in (0.0, 0.2, 0.3):
         asked = request(system.moved(system.positions * (1.0 + far / farthest)), walker)
-        roomy.admit([asked])
+        admission.admit([asked])
         now = estimate_pairs(asked.system, INFO.cutoff)
         assert asked.n_pairs == (before if far < 0.25 else now)
     assert now < before
 
 
-def test_what_else_changes_is_looked_at(admission):
+def test_a_change_of_model_outputs_or_elements_is_checked(admission):
     system, walker = spread(), Walker()
     admission.admit([request(system, walker)])
     with pytest.raises(UnknownModelError):

@@ -1,4 +1,4 @@
-"""What fits into the memory of a device is measured, and learned where it was too much."""
+"""Tests of memory budgets, which are measured at start and lowered when memory runs out."""
 
 import pytest
 from hypothesis import given
@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from tests.systems import molecule
 from twinforce_proto import SystemTooLargeError
 from twinforce_service.scheduling.batch_queue import BatchQueue
-from twinforce_service.scheduling.budgets import Budget, Budgets, measured
+from twinforce_service.scheduling.budgets import Budget, Budgets, fit_budget
 from twinforce_service.scheduling.request import Limits, Request
 
 DIRECT, CONSERVATIVE = frozenset({"direct_forces"}), frozenset({"conservative_forces"})
-TRIED = ((512, 9_000), (512, 30_000), (4096, 72_000), (4096, 240_000), (8000, 250_000))
+SIZES = ((512, 9_000), (512, 30_000), (4096, 72_000), (4096, 240_000), (8000, 250_000))
 
 
 def request(n_atoms, outputs=CONSERVATIVE, n_pairs=0, **values):
@@ -21,33 +21,33 @@ def request(n_atoms, outputs=CONSERVATIVE, n_pairs=0, **values):
 @given(
     fixed=st.floats(0, 1e8), per_atom=st.floats(1e3, 1e6), per_pair=st.floats(1e2, 1e5),
 )  # fmt: skip
-def test_what_was_measured_is_found_again_with_headroom(fixed, per_atom, per_pair):
+def test_the_fit_recovers_the_measured_memory_with_headroom(fixed, per_atom, per_pair):
     def taken(n_atoms, n_pairs):
         return fixed + per_atom * n_atoms + per_pair * n_pairs
 
     n_free = 10 * taken(20_000, 2_000_000)
-    samples = [(*size, int(taken(*size))) for size in TRIED]
-    budget = measured(samples, int(n_free))
+    samples = [(*size, int(taken(*size))) for size in SIZES]
+    budget = fit_budget(samples, int(n_free))
     assert budget.batch == pytest.approx(0.8 * (n_free - fixed), rel=1e-3)
     n_atoms = budget.batch / budget.load(1, 50)
     assert taken(n_atoms, 50 * n_atoms) == pytest.approx(0.8 * n_free, rel=0.03)
 
 
 @given(st.lists(st.integers(1, 2**34), min_size=5, max_size=5), st.integers(0, 2**37))
-def test_nothing_that_was_measured_is_taken_for_less_than_it_was(n_bytes, n_free):
-    samples = [(*size, each) for size, each in zip(TRIED, n_bytes, strict=True)]
-    budget = measured(samples, n_free)
+def test_the_fit_never_predicts_less_memory_than_was_measured(n_bytes, n_free):
+    samples = [(*size, each) for size, each in zip(SIZES, n_bytes, strict=True)]
+    budget = fit_budget(samples, n_free)
     if budget is not None:
         for n_atoms, n_pairs, taken in samples:
             if budget.load(n_atoms, n_pairs) < budget.alone:
                 assert taken <= n_free * (1 + 1e-9)
 
 
-def test_too_little_was_tried():
-    assert measured([(512, 9_000, 10**7)] * 2, 10**10) is None
+def test_there_is_no_budget_for_too_few_samples():
+    assert fit_budget([(512, 9_000, 10**7)] * 2, 10**10) is None
 
 
-def test_a_batch_is_what_fits_into_memory():
+def test_a_batch_holds_as_many_requests_as_fit_into_memory():
     budgets = Budgets(Limits())
     budgets.set("model", Budget(1.0, 0.1, 20.0, 25.0), with_autograd=True)
     queue = BatchQueue(Limits(), budgets)
@@ -57,7 +57,7 @@ def test_a_batch_is_what_fits_into_memory():
     assert len(queue.next_batch(0.0).batch) == 4
 
 
-def test_a_system_that_cannot_fit_is_refused_and_told_what_would():
+def test_the_refusal_of_a_system_that_cannot_fit_names_the_size_that_would():
     budgets = Budgets(Limits())
     budgets.set("model", Budget(1.0, 0.1, 20.0, 25.0), with_autograd=True)
     budgets.check([request(10, n_pairs=100)])
@@ -77,7 +77,7 @@ def test_batches_get_smaller_when_memory_runs_out():
     assert not budgets.fits(batch[0], 81, 810)
     budgets.note_out_of_memory(batch[:5])
     assert not budgets.fits(batch[0], 41, 410)
-    budgets.check([request(60, n_pairs=600)])  # which has never been tried
+    budgets.check([request(60, n_pairs=600)])  # this size has not failed yet
     budgets.note_out_of_memory([request(60, n_pairs=600)])
     with pytest.raises(SystemTooLargeError, match="less than about 60 atoms"):
         budgets.check([request(60, n_pairs=600)])

@@ -1,4 +1,4 @@
-"""What a batch costs is learned from few batches, and from bad ones nothing."""
+"""Tests of the cost curve: few batches suffice for the fit, and outliers do not spoil it."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ coefficient = st.floats(1e-6, 1e-2)
 
 
 @given(a=st.floats(1e-4, 0.1), b=coefficient, c=coefficient)
-def test_the_curve_is_found_whatever_it_is(a, b, c):
+def test_the_fit_recovers_any_curve(a, b, c):
     def mixed(random):
         return random.uniform(10, 90)
 
@@ -34,30 +34,30 @@ def test_the_curve_is_found_whatever_it_is(a, b, c):
         assert curve.seconds(n_atoms, n_pairs) == pytest.approx(exact, rel=0.02)
 
 
-def test_the_fixed_cost_is_found_in_noise():
+def test_the_fit_recovers_the_fixed_cost_from_noisy_times():
     curve = learned(CostCurve(), 0.03, 1e-5, 1e-7, 100, noise=0.05)
     assert curve.fixed == pytest.approx(0.03, rel=0.1)
 
 
-def test_no_fixed_cost_is_seen_where_there_is_none():
+def test_the_fit_finds_no_fixed_cost_if_there_is_none():
     curve = learned(CostCurve(), 0.0, 4e-5, 0.0, 100, noise=0.05)
     assert curve.fixed < 0.1 * curve.seconds(192, 9600)
 
 
-def test_one_batch_that_takes_a_hundred_times_as_long_changes_little():
+def test_one_batch_that_takes_a_hundred_times_longer_changes_little():
     curve = learned(CostCurve(), 0.03, 1e-5, 1e-7, 100, noise=0.02)
     before = curve.seconds(1000, 50_000)
     curve.note(1000, 50_000, 100 * before)
     assert curve.seconds(1000, 50_000) == pytest.approx(before, rel=0.2)
 
 
-def test_a_model_that_was_compiled_meanwhile_is_noticed():
+def test_the_fit_follows_a_model_that_becomes_faster():
     curve = learned(CostCurve(), 0.03, 4e-5, 0.0, 100, noise=0.02)
     learned(curve, 0.01, 1e-5, 0.0, 150, noise=0.02, seed=1)
     assert curve.seconds(192, 9600) == pytest.approx(0.012, rel=0.15)
 
 
-def test_a_thousand_batches_of_one_size_wash_nothing_out():
+def test_a_thousand_batches_of_one_size_do_not_erase_the_fixed_cost():
     curve = learned(CostCurve(), 0.03, 1e-5, 0.0, 50, noise=0.02)
     for seconds in 0.06 * (1 + 0.02 * np.random.default_rng(2).standard_normal(1000)):
         curve.note(3000, 150_000, seconds)
@@ -65,7 +65,7 @@ def test_a_thousand_batches_of_one_size_wash_nothing_out():
     assert curve.fixed == pytest.approx(0.03, rel=0.15)
 
 
-def test_while_all_batches_are_alike_all_may_be_fixed_cost():
+def test_all_time_counts_as_fixed_cost_while_all_batches_are_alike():
     curve = CostCurve()
     assert curve.fixed == 0.0
     for _ in range(50):
@@ -83,7 +83,7 @@ def test_while_all_batches_are_alike_all_may_be_fixed_cost():
         max_size=60,
     )
 )  # fmt: skip
-def test_whatever_is_measured_costs_are_finite_and_never_negative(batches):
+def test_costs_are_finite_and_never_negative_for_any_measurements(batches):
     curve = CostCurve()
     for batch in batches:
         curve.note(*batch)

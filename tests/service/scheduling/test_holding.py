@@ -1,4 +1,4 @@
-"""A device waits for walkers only where that pays: simulated, with the decisions of the service."""
+"""Tests of holding, with simulated devices and walkers: batches wait only if that pays."""
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +9,7 @@ from tests.systems import molecule
 from twinforce_service.scheduling.holding import Holding
 from twinforce_service.scheduling.request import Limits, Request, Walker
 
-# A batch costs much however small it is, as on a GPU; or next to nothing besides its atoms.
+# Devices on which the fixed cost of a batch dominates, as on a GPU, or the cost of its atoms.
 STEEP, FLAT = Device(0.03, 1e-5), Device(0.001, 4e-5)
 CONSERVATIVE, DIRECT = frozenset({"conservative_forces"}), frozenset({"direct_forces"})
 MAX_HOLD = 0.05
@@ -36,7 +36,7 @@ def heavy(delay):
 
 
 def compared(device, returns, seconds, n_atoms=192, seed=1):
-    """Return what holding gives, and what dispatching at once does."""
+    """Return the outcomes with holding and without it."""
     sizes = [n_atoms] * len(returns)
     return (simulate(device, returns, sizes, seconds, hold, seed) for hold in (MAX_HOLD, 0.0))
 
@@ -52,7 +52,7 @@ def test_a_lone_walker_never_waits(device, returning, share):
 
 
 @pytest.mark.parametrize(("n_walkers", "gain"), [(2, 1.4), (3, 1.4), (16, 1.25), (32, 1.15)])
-def test_walkers_that_fell_into_two_halves_are_brought_together(n_walkers, gain):
+def test_walkers_that_split_into_two_batches_are_merged_into_one(n_walkers, gain):
     held, at_once = compared(STEEP, [regular(0.1 * STEEP.fixed)] * n_walkers, 6.0)
     assert held.throughput > gain * at_once.throughput
     assert held.latency < at_once.latency
@@ -61,13 +61,13 @@ def test_walkers_that_fell_into_two_halves_are_brought_together(n_walkers, gain)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
-def test_walkers_are_brought_together_up_to_what_a_batch_saves(share):
+def test_walkers_are_merged_if_their_delays_are_shorter_than_a_batch_saves(share):
     held, at_once = compared(STEEP, [uniform(0.5 * share * STEEP.fixed)] * 8, 6.0)
     assert held.throughput > 1.1 * at_once.throughput
 
 
 @pytest.mark.parametrize("share", [1.2, 3.0, 30.0])
-def test_nobody_waits_for_walkers_that_are_away_for_longer(share):
+def test_no_batch_waits_for_walkers_with_long_delays(share):
     outcome, _ = compared(STEEP, [regular(share * STEEP.fixed)] * 8, 6.0)
     assert outcome.held <= 0.001 * outcome.seconds
 
@@ -78,12 +78,12 @@ ERRATIC = [uniform, exponential, two_paces, heavy]
 @pytest.mark.parametrize("device", [STEEP, FLAT])
 @pytest.mark.parametrize("returning", ERRATIC)
 @pytest.mark.parametrize("share", [0.1, 0.3, 1.0])
-def test_walkers_without_rhythm_lose_nothing(device, returning, share):
+def test_holding_costs_walkers_with_irregular_delays_nothing(device, returning, share):
     held, at_once = compared(device, [returning(share * device.fixed)] * 6, 400 * device.fixed)
     assert held.throughput > 0.98 * at_once.throughput
 
 
-def test_some_without_rhythm_do_not_spoil_it_for_the_others():
+def test_some_irregular_walkers_do_not_keep_the_others_from_gaining():
     walkers = [regular(0.1 * STEEP.fixed)] * 8 + [exponential(3 * STEEP.fixed)] * 4
     held, at_once = compared(STEEP, walkers, 8.0)
     assert held.throughput > 1.2 * at_once.throughput
@@ -98,14 +98,14 @@ def test_some_without_rhythm_do_not_spoil_it_for_the_others():
     ),
     st.floats(0.0, 1e-4),
 )
-def test_no_batch_waits_for_longer_than_is_saved_or_allowed(walkers, per_atom):
+def test_no_batch_waits_longer_than_a_batch_costs_or_the_limit_allows(walkers, per_atom):
     device = Device(0.02, per_atom)
     returns = [returning(share * device.fixed) for returning, share in walkers]
     outcome = simulate(device, returns, [50] * len(walkers), 4.0, MAX_HOLD)
     assert outcome.longest_hold <= min(MAX_HOLD, device.fixed + 50 * per_atom)
 
 
-def test_a_limit_of_zero_turns_it_off():
+def test_a_limit_of_zero_turns_holding_off():
     _, at_once = compared(STEEP, [regular(0.1 * STEEP.fixed)] * 4, 3.0)
     assert at_once.held == 0.0
 
@@ -114,8 +114,8 @@ def request(walker, outputs=CONSERVATIVE, **values):
     return Request("model", molecule(10), outputs, walker=walker, **values)
 
 
-def knowing(*walkers, delay=0.002, **limits):
-    """Return decisions of who has seen these walkers ask again and again after so many s."""
+def holding_that_knows(*walkers, delay=0.002, **limits):
+    """Return a `Holding` that has seen these walkers return after `delay` s, and the time."""
     holding = Holding(Limits(max_hold=MAX_HOLD, **limits))
     now = 0.0
     for size in [1, *[len(walkers)] * 20]:
@@ -127,7 +127,7 @@ def knowing(*walkers, delay=0.002, **limits):
 
 def test_the_hold_ends_when_the_walker_is_due():
     one, other = Walker(), Walker()
-    holding, now = knowing(one, other)
+    holding, now = holding_that_knows(one, other)
     back = request(one)
     holding.note_requests([back], now + 0.001)
     hold = holding.hold([back], now + 0.001)
@@ -138,36 +138,36 @@ def test_the_hold_ends_when_the_walker_is_due():
     assert not hold.awaited
 
 
-def test_who_is_overdue_is_not_waited_for():
+def test_no_batch_waits_for_an_overdue_walker():
     one, other = Walker(), Walker()
-    holding, now = knowing(one, other)
+    holding, now = holding_that_knows(one, other)
     assert holding.hold([request(one)], now + 10.0) is None
 
 
-def test_who_asks_for_something_else_is_not_waited_for():
+def test_no_batch_waits_for_a_walker_with_other_outputs():
     one, other = Walker(), Walker()
-    holding, now = knowing(one, other)
+    holding, now = holding_that_knows(one, other)
     assert holding.hold([request(one, DIRECT)], now) is None
 
 
-def test_a_deadline_is_not_missed_for_company():
+def test_a_batch_does_not_wait_if_it_would_miss_a_deadline():
     one, other = Walker(), Walker()
-    holding, now = knowing(one, other)
+    holding, now = holding_that_knows(one, other)
     back = request(one, deadline=now + 0.03)
     holding.note_requests([back], now)
     assert holding.hold([back], now) is None
 
 
-def test_nobody_is_waited_for_who_would_not_fit():
+def test_no_batch_waits_for_a_walker_that_would_not_fit():
     one, other = Walker(), Walker()
-    holding, now = knowing(one, other, max_batch_atoms=19)
+    holding, now = holding_that_knows(one, other, max_batch_atoms=19)
     back = request(one)
     holding.note_requests([back], now)
     assert holding.hold([back], now) is None
 
 
-def test_a_caller_who_comes_once_does_not_wait_for_many():
-    holding, now = knowing(*(Walker() for _ in range(2)))
-    strange = Request("model", molecule(10), CONSERVATIVE)
-    alone = holding.hold([strange], now)
+def test_a_request_without_a_walker_does_not_wait_for_walkers():
+    holding, now = holding_that_knows(*(Walker() for _ in range(2)))
+    single = Request("model", molecule(10), CONSERVATIVE)
+    alone = holding.hold([single], now)
     assert alone is None or alone.until - now < 0.03  # what a batch costs

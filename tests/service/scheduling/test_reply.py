@@ -1,4 +1,4 @@
-"""A reply does what a future does, except that nobody can wait for it."""
+"""Tests of replies, which behave like futures except that no thread can wait for one."""
 
 import threading
 from concurrent.futures import CancelledError, Future, InvalidStateError
@@ -11,7 +11,7 @@ KINDS = pytest.mark.parametrize("make", [Reply, Future])
 
 
 @KINDS
-def test_callbacks_are_called_once_with_the_answer_there(make):
+def test_each_callback_is_called_once_with_the_completed_reply(make):
     reply, seen = make(), []
     reply.add_done_callback(lambda done: seen.append(done.result()))
     assert not reply.done()
@@ -27,7 +27,7 @@ def test_callbacks_are_called_once_with_the_answer_there(make):
 
 
 @KINDS
-def test_an_error_is_raised_by_who_asks(make):
+def test_the_error_of_a_reply_is_raised_by_result(make):
     reply = make()
     reply.set_exception(ValueError("no"))
     assert isinstance(reply.exception(), ValueError)
@@ -36,7 +36,7 @@ def test_an_error_is_raised_by_who_asks(make):
 
 
 @KINDS
-def test_what_was_given_up_is_answered_no_more(make):
+def test_a_canceled_reply_accepts_no_answer(make):
     reply, seen = make(), []
     reply.add_done_callback(lambda done: seen.append(done.cancelled()))
     assert reply.cancel()
@@ -50,12 +50,12 @@ def test_what_was_given_up_is_answered_no_more(make):
         reply.result()
 
 
-def test_there_is_nothing_to_see_before_it_is_done():
+def test_the_result_of_a_pending_reply_is_an_error():
     with pytest.raises(InvalidStateError):
         Reply().result()
 
 
-def test_either_who_cancels_or_who_answers_is_first():
+def test_a_reply_is_either_canceled_or_set_running():
     for _ in range(300):
         reply, begin, won = Reply(), threading.Barrier(2), []
 
@@ -72,7 +72,7 @@ def test_either_who_cancels_or_who_answers_is_first():
 
 
 @KINDS
-def test_a_callback_that_fails_is_logged_and_stops_nobody(make, caplog):
+def test_a_failing_callback_is_logged_and_does_not_stop_the_others(make, caplog):
     reply, seen = make(), []
 
     def fail(_):

@@ -1,4 +1,4 @@
-"""The bodies that a caller of REST sends and reads."""
+"""REST bodies as a client sends and reads them."""
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def protobuf_predictions(reply):
 
 
 def assert_same(predictions, expected, outputs, tolerance=1e-10):
-    """Each prediction holds these outputs and no others, as expected."""
+    """Assert that each prediction holds these outputs and no others, with the expected values."""
     assert len(predictions) == len(expected)
     for ours, theirs in zip(predictions, expected, strict=True):
         given = {name for name in OUTPUTS if getattr(ours, name) is not None}

@@ -1,4 +1,4 @@
-"""What has far too many neighbor pairs is refused, and the next caller is answered."""
+"""Tests that systems with far too many neighbor pairs are refused, and others answered."""
 
 import grpc
 import httpx2
@@ -34,10 +34,10 @@ def in_nm():
     return whole.moved(whole.positions / 10, whole.cell / 10)
 
 
-CROWDED = {
+TOO_DENSE = {
     "nm": in_nm(),
     "collapsed": collapsed(2000),
-    "collapsed but one": collapsed(2000, far=1000.0),
+    "collapsed except one": collapsed(2000, far=1000.0),
     "two in a thin cell": System([NEON], [[0, 0, 0]], np.diag([0.11, 0.11, 1000.0]), pbc=True),
 }
 SPANS = {"short": 0.01, "tiny": 1e-150}
@@ -67,9 +67,9 @@ def refusal(stub, message):
     return error_from_proto(pb.Error.FromString(metadata[ERROR_METADATA_KEY]))
 
 
-@pytest.mark.parametrize("name", CROWDED)
-def test_a_crowd_is_refused_over_rest(server, name):
-    reply = post(server, json_body(crystal(), CROWDED[name]))
+@pytest.mark.parametrize("name", TOO_DENSE)
+def test_a_system_with_too_many_pairs_is_refused_over_rest(server, name):
+    reply = post(server, json_body(crystal(), TOO_DENSE[name]))
     assert reply.status_code == 413
     detail = reply.json()["detail"]
     assert detail.startswith("systems[1]: positions: expected at most 10000 neighbor pairs")
@@ -77,9 +77,9 @@ def test_a_crowd_is_refused_over_rest(server, name):
     assert post(server, json_body(crystal())).status_code == 200
 
 
-@pytest.mark.parametrize("name", CROWDED)
-def test_a_crowd_is_refused_over_grpc(stub, name):
-    error = refusal(stub, system_to_proto(CROWDED[name]))
+@pytest.mark.parametrize("name", TOO_DENSE)
+def test_a_system_with_too_many_pairs_is_refused_over_grpc(stub, name):
+    error = refusal(stub, system_to_proto(TOO_DENSE[name]))
     assert isinstance(error, SystemTooLargeError)
     assert error.field == "positions"
     good = pb.PredictRequest(model="soft", systems=[system_to_proto(crystal())], outputs=[1])
@@ -103,8 +103,8 @@ def test_a_cell_smaller_than_any_atom_is_refused(server, stub, span):
     assert post(server, json_body(crystal())).status_code == 200
 
 
-def test_a_crowd_that_the_estimate_missed_is_refused_alone(server):
-    # Where bins meet, so that each of them holds an eighth of the crowd.
+def test_a_dense_system_that_the_estimate_missed_is_refused_alone(server):
+    # The cluster lies at a corner of eight bins, each of which holds an eighth of its atoms.
     length = 30.0
     positions = np.random.default_rng(0).uniform(-1, 1, (110, 3)) + length / 10
     hidden = System(np.full(110, ARGON), positions, np.eye(3) * length, pbc=True)

@@ -1,4 +1,4 @@
-"""Every error of the tree arrives as itself, on every transport."""
+"""Tests that every class of error arrives unchanged over every transport."""
 
 import grpc
 import httpx2
@@ -25,7 +25,7 @@ def an_error(name):
 
 @pytest.fixture(scope="module")
 def server():
-    """A service with one model per error, which raises it whenever there is neon."""
+    """Run a service with one model per class of error, which raises it for neon."""
     models = {name: loaded(Raising(an_error(name)), name) for name in ERRORS}
     with run_in_thread(free_ports(), lambda: models) as server:
         yield server
@@ -76,7 +76,7 @@ def test_every_error_is_mapped_over_a_stream(stub, name):
     assert_is(refused.value, name, system_index=None)
 
 
-def test_every_error_has_a_status_of_both_kinds():
+def test_every_error_has_an_http_and_a_grpc_status():
     for error in ERRORS.values():
         assert 400 <= error.http_status < 600
         assert error.grpc_status in grpc.StatusCode.__members__

@@ -1,3 +1,5 @@
+"""Tests of the gRPC API."""
+
 import queue
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -72,12 +74,12 @@ def stub(channel):
     return InferenceStub(channel)
 
 
-def asking(*systems, model="soft", outputs=BOTH, **more):
+def predict_request(*systems, model="soft", outputs=BOTH, **more):
     return predict_request_to_proto(PredictRequest(model, systems, frozenset(outputs), **more))
 
 
 def error_of(call_error):
-    """Return the error of the tree that a failed call carries."""
+    """Return the `ServiceError` of a failed call."""
     metadata = dict(call_error.trailing_metadata())
     error = error_from_proto(pb.Error.FromString(metadata[ERROR_METADATA_KEY]))
     assert call_error.code() is grpc.StatusCode[error.grpc_status]
@@ -94,27 +96,27 @@ def refusal(call, message, **options):
 
 def test_a_list_of_systems_is_answered_in_order(stub):
     systems = [crystal(5), crystal(2, seed=1), crystal(8, seed=2)]
-    reply = stub.Predict(asking(*systems, outputs=OUTPUTS))
+    reply = stub.Predict(predict_request(*systems, outputs=OUTPUTS))
     assert reply.model == "soft"
     assert_same(predict_reply_from_proto(reply), predict(Soft(), systems, OUTPUTS), OUTPUTS)
 
 
-def test_arrays_may_come_back_in_single_precision(stub):
-    reply = stub.Predict(asking(crystal(), reply_dtype="float32"))
+def test_arrays_are_returned_in_single_precision_on_request(stub):
+    reply = stub.Predict(predict_request(crystal(), reply_dtype="float32"))
     assert reply.predictions[0].conservative_forces.dtype == pb.FLOAT32
     expected = predict(Soft(), [crystal()], BOTH)
     assert_same(predict_reply_from_proto(reply), expected, BOTH, tolerance=1e-6)
 
 
-def test_a_reply_says_what_made_it_and_where_the_time_went(stub):
-    reply = stub.Predict(asking(crystal(5), crystal(3)))
+def test_a_reply_has_a_provenance_and_timings(stub):
+    reply = stub.Predict(predict_request(crystal(5), crystal(3)))
     assert reply.provenance.model == "soft"
     assert reply.provenance.sha256 == "0" * 64
     assert reply.timings.compute_s > 0
     assert reply.timings.batch_n_systems >= 2
 
 
-def test_models_declare_themselves(stub):
+def test_the_declarations_of_models_are_returned(stub):
     models = stub.ListModels(pb.ListModelsRequest()).models
     assert [each.name for each in models] == ["soft", "plain", "nan", "raising"]
     assert stub.GetModel(pb.GetModelRequest(model="plain")) == models[1]
@@ -123,11 +125,23 @@ def test_models_declare_themselves(stub):
 @pytest.mark.parametrize(
     ("message", "kind", "text"),
     [
-        (asking(molecule(), model="ice"), UnknownModelError, "served: nan, plain"),
-        (asking(molecule(), molecule(element=8)), UnsupportedElementError, "systems[1]: atomic"),
-        (asking(molecule(65)), SystemTooLargeError, "systems[0]: expected at most 64 atoms"),
-        (asking(molecule(element=NEON), model="raising"), PredictionError, "no neon, please"),
-        (asking(molecule(element=NEON), model="nan"), NonFinitePredictionError, "NaN"),
+        (predict_request(molecule(), model="ice"), UnknownModelError, "served: nan, plain"),
+        (
+            predict_request(molecule(), molecule(element=8)),
+            UnsupportedElementError,
+            "systems[1]: atomic",
+        ),
+        (
+            predict_request(molecule(65)),
+            SystemTooLargeError,
+            "systems[0]: expected at most 64 atoms",
+        ),
+        (
+            predict_request(molecule(element=NEON), model="raising"),
+            PredictionError,
+            "no neon, please",
+        ),
+        (predict_request(molecule(element=NEON), model="nan"), NonFinitePredictionError, "NaN"),
         (pb.PredictRequest(model="soft"), InvalidRequestError, "systems: expected at least one"),
         (
             pb.PredictRequest(model="soft", systems=[pb.System()], outputs=[1]),
@@ -142,7 +156,7 @@ def test_an_error_carries_its_class_in_the_trailing_metadata(stub, message, kind
     assert text in str(error)
 
 
-def test_a_long_message_is_cut_rather_than_lost(stub):
+def test_a_long_error_message_is_truncated(stub):
     error = refusal(stub.GetModel, pb.GetModelRequest(model="x" * 10_000))
     assert isinstance(error, UnknownModelError)
     assert 500 < len(str(error)) <= 1000
@@ -153,23 +167,23 @@ def test_an_unknown_model_is_not_found(stub):
 
 
 def test_a_message_that_is_too_large_is_refused(stub):
-    message = asking(*[molecule(64)] * 80)
+    message = predict_request(*[molecule(64)] * 80)
     assert message.ByteSize() > 100_000
     with pytest.raises(grpc.RpcError) as refused:
         stub.Predict(message)
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_a_call_keeps_the_name_that_its_caller_gave_it(stub):
-    for given, sane in (("my-call", True), ("no good", False)):
+def test_a_valid_request_id_is_kept_and_another_replaced(stub):
+    for given, is_valid in (("my-call", True), ("no good", False)):
         metadata = (("x-request-id", given),)
-        _, call = stub.Predict.with_call(asking(molecule()), metadata=metadata)
+        _, call = stub.Predict.with_call(predict_request(molecule()), metadata=metadata)
         name = dict(call.trailing_metadata())["x-request-id"]
-        assert (name == given) is sane
+        assert (name == given) is is_valid
 
 
 class Walker:
-    """A caller of a stream that sends a message and waits for its reply."""
+    """A client of a stream, which sends a message and waits for its reply."""
 
     def __init__(self, stub, model="soft"):
         self.encoder = StreamEncoder(model)
@@ -190,7 +204,7 @@ class Walker:
         self.messages.put(None)
 
 
-def test_a_stream_follows_a_system_that_moves_and_breathes(stub):
+def test_a_stream_accepts_moves_with_and_without_a_new_cell(stub):
     system = crystal(8)
     rng = np.random.default_rng(0)
     with Walker(stub) as walker:
@@ -205,7 +219,7 @@ def test_a_stream_follows_a_system_that_moves_and_breathes(stub):
             assert prediction.timings.batch_n_systems >= 1
 
 
-def test_a_stream_may_change_its_outputs_model_and_system(stub):
+def test_a_stream_may_change_its_outputs_its_model_and_its_system(stub):
     with Walker(stub) as walker:
         assert_same([walker.step(crystal(4))], predict(Soft(), [crystal(4)], BOTH), BOTH)
         outputs = frozenset({"direct_forces"})
@@ -217,7 +231,7 @@ def test_a_stream_may_change_its_outputs_model_and_system(stub):
         assert walker.send(message).provenance.model == "nan"
 
 
-def test_replies_come_in_order_however_fast_the_messages(stub):
+def test_replies_are_in_the_order_of_the_messages(stub):
     systems = [crystal(n) for n in (8, 1, 5, 2, 7, 3)] * 5
     encoder = StreamEncoder("soft")
     replies = stub.PredictStream(iter([encoder.encode(each, BOTH) for each in systems]))
@@ -233,7 +247,7 @@ def refused_step(walker, message, kind):
     return str(error)
 
 
-def test_a_stream_survives_a_bad_message(stub):
+def test_a_stream_continues_after_an_invalid_message(stub):
     with Walker(stub, "raising") as walker:
         walker.step(crystal(4))
         bad = pb.StreamRequest(move=pb.Move(positions=array_to_proto(np.zeros((3, 3)))))
@@ -250,7 +264,7 @@ def test_a_stream_survives_a_bad_message(stub):
         walker.step(crystal(4, seed=2))
 
 
-def test_a_stream_that_does_not_begin_with_a_system_is_told_so(stub):
+def test_a_stream_must_begin_with_a_system(stub):
     with Walker(stub) as walker:
         move = pb.Move(positions=array_to_proto(np.zeros((3, 3))))
         text = refused_step(walker, pb.StreamRequest(model="soft", move=move), InvalidRequestError)
@@ -258,20 +272,20 @@ def test_a_stream_that_does_not_begin_with_a_system_is_told_so(stub):
         assert_same([walker.step(crystal())], predict(Soft(), [crystal()], BOTH), BOTH)
 
 
-def test_a_call_that_names_no_outputs_gets_the_energy_and_its_gradient(stub):
+def test_a_call_without_outputs_gets_energies_and_conservative_forces(stub):
     message = pb.PredictRequest(model="soft", systems=[system_to_proto(crystal())])
     predictions = predict_reply_from_proto(stub.Predict(message))
     assert_same(predictions, predict(Soft(), [crystal()], BOTH), BOTH)
 
 
-def test_a_stream_that_names_no_outputs_gets_the_energy_and_its_gradient(stub):
+def test_a_stream_without_outputs_gets_energies_and_conservative_forces(stub):
     with Walker(stub) as walker:
         message = pb.StreamRequest(system=system_to_proto(crystal()), model="soft")
         prediction = stream_reply_from_proto(walker.send(message))
         assert_same([prediction], predict(Soft(), [crystal()], BOTH), BOTH)
 
 
-def test_a_stream_that_names_no_model_is_told_so(stub):
+def test_a_stream_must_name_a_model(stub):
     system = system_to_proto(molecule())
     with Walker(stub) as walker:
         outputs = outputs_to_proto(BOTH)
@@ -288,7 +302,7 @@ def gated(serve):
     server = serve(soft=potential)
     with open_channel(server) as channel, ThreadPoolExecutor(1) as pool:
         stub = InferenceStub(channel)
-        first = pool.submit(stub.Predict, asking(molecule(3)), timeout=PATIENCE)
+        first = pool.submit(stub.Predict, predict_request(molecule(3)), timeout=PATIENCE)
         for _ in range(3):
             assert potential.entered.acquire(timeout=PATIENCE)
         yield server, potential, stub
@@ -296,25 +310,24 @@ def gated(serve):
         assert first.result(PATIENCE).predictions
 
 
-def test_what_is_late_is_not_computed(gated):
+def test_an_expired_call_is_not_evaluated(gated):
     server, potential, stub = gated
     with pytest.raises(grpc.RpcError) as late:
-        stub.Predict(asking(molecule(1)), timeout=2.0)
+        stub.Predict(predict_request(molecule(1)), timeout=2.0)
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    wait_for(
-        lambda: metric(server, "twinforce_requests_total") == 1
-    )  # the service has given up, too
+    # The service has counted the call, so its system has left the queue.
+    wait_for(lambda: metric(server, "twinforce_requests_total") == 1)
     potential.gate.release(1000)
-    assert stub.Predict(asking(molecule(2)), timeout=PATIENCE).predictions
+    assert stub.Predict(predict_request(molecule(2)), timeout=PATIENCE).predictions
     assert potential.batches[-2:] == [(3,), (2,)]
 
 
-def test_the_more_urgent_is_computed_first(gated):
+def test_urgent_calls_are_evaluated_first(gated):
     server, potential, stub = gated
     calls = []
     for n_atoms, urgency in ((1, None), (2, "7"), (4, "0")):
         metadata = None if urgency is None else (("x-urgency", urgency),)
-        message = asking(molecule(n_atoms))
+        message = predict_request(molecule(n_atoms))
         calls.append(stub.Predict.future(message, timeout=PATIENCE, metadata=metadata))
         wait_for(lambda: queue_depth(server) == len(calls))
     potential.gate.release(1000)
@@ -322,17 +335,17 @@ def test_the_more_urgent_is_computed_first(gated):
     assert potential.batches[-1] == (4, 1, 2)
 
 
-def test_clients_say_how_urgent_they_are(gated):
+def test_clients_send_their_urgency_over_every_transport(gated):
     server, potential, _ = gated
     asked = []
     with ThreadPoolExecutor(4) as pool, ExitStack() as stack:
         stack.callback(potential.gate.release, 1000)
 
         def ask(n_atoms, url, urgency, *, in_stream=False):
-            asking = stack.enter_context(Client(url, urgency=urgency))
+            source = stack.enter_context(Client(url, urgency=urgency))
             if in_stream:
-                asking = stack.enter_context(asking.stream())
-            asked.append(pool.submit(asking.predict, molecule(n_atoms)))
+                source = stack.enter_context(source.stream())
+            asked.append(pool.submit(source.predict, molecule(n_atoms)))
             wait_for(lambda: queue_depth(server) == len(asked))
 
         ask(2, server.grpc_url, 3)
@@ -344,10 +357,10 @@ def test_clients_say_how_urgent_they_are(gated):
     assert potential.batches[-1] == (5, 4, 2, 3)
 
 
-@pytest.mark.parametrize("said", ["", "8", "-1", "1.0", "high", "01"])
-def test_an_urgency_that_is_none_is_refused_by_every_call(stub, said):
-    metadata = (("x-urgency", said),)
-    error = refusal(stub.Predict, asking(molecule()), metadata=metadata)
+@pytest.mark.parametrize("urgency", ["", "8", "-1", "1.0", "high", "01"])
+def test_an_invalid_urgency_is_refused_by_unary_calls_and_streams(stub, urgency):
+    metadata = (("x-urgency", urgency),)
+    error = refusal(stub.Predict, predict_request(molecule()), metadata=metadata)
     assert (type(error), error.field) == (InvalidRequestError, "x-urgency")
     assert "from 0, the most urgent, to 7" in error.message
     call = stub.PredictStream(iter([]), timeout=PATIENCE, metadata=metadata)
@@ -357,10 +370,10 @@ def test_an_urgency_that_is_none_is_refused_by_every_call(stub, said):
 
 
 @pytest.mark.parametrize("kind", ["unary", "stream"])
-def test_what_is_cancelled_is_not_computed(gated, kind):
+def test_a_canceled_call_is_not_evaluated(gated, kind):
     server, potential, stub = gated
     if kind == "unary":
-        call = stub.Predict.future(asking(molecule(1)), timeout=PATIENCE)
+        call = stub.Predict.future(predict_request(molecule(1)), timeout=PATIENCE)
     else:
         call = stub.PredictStream(iter([StreamEncoder("soft").encode(molecule(1), BOTH)]))
     wait_for(lambda: queue_depth(server) == 1)
@@ -369,7 +382,7 @@ def test_what_is_cancelled_is_not_computed(gated, kind):
     labels = f'{{model="soft",outcome="RequestCancelledError",transport="{transport}"}}'
     wait_for(lambda: metric(server, f"twinforce_requests_total{labels}") == 1)
     potential.gate.release(1000)
-    assert stub.Predict(asking(molecule(2)), timeout=PATIENCE).predictions
+    assert stub.Predict(predict_request(molecule(2)), timeout=PATIENCE).predictions
     assert potential.batches[-2:] == [(3,), (2,)]
 
 
@@ -396,7 +409,7 @@ def wait_for(condition):
         time.sleep(0.005)
 
 
-def test_walkers_that_wait_share_the_next_batch(gated):
+def test_waiting_walkers_share_the_next_batch(gated):
     server, potential, stub = gated
     with ThreadPoolExecutor() as pool:
         walkers = [Walker(stub) for _ in range(4)]
@@ -409,7 +422,7 @@ def test_walkers_that_wait_share_the_next_batch(gated):
     assert potential.batches[-1] == (2, 2, 2, 2)
 
 
-def test_health_says_when_the_service_accepts_requests(channel):
+def test_the_health_service_reports_serving(channel):
     health = health_pb2_grpc.HealthStub(channel)
     for name in ("", "twinforce.v1.Inference"):
         assert health.Check(health_pb2.HealthCheckRequest(service=name)).status == SERVING
@@ -418,7 +431,7 @@ def test_health_says_when_the_service_accepts_requests(channel):
     assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_reflection_names_the_services(channel):
+def test_reflection_lists_the_services(channel):
     ask = reflection_pb2.ServerReflectionRequest(list_services="")
     replies = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([ask]))
     (reply,) = replies
@@ -426,7 +439,7 @@ def test_reflection_names_the_services(channel):
     assert {"twinforce.v1.Inference", "grpc.health.v1.Health"} <= names
 
 
-def test_stopping_ends_idle_streams_and_tells_who_watches(serve):
+def test_stopping_ends_idle_streams_and_health_watches(serve):
     server = serve(free_ports(drain_timeout=1000.0), soft=Soft())
     with open_channel(server) as channel, Walker(InferenceStub(channel)) as walker:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
@@ -442,13 +455,13 @@ def test_stopping_ends_idle_streams_and_tells_who_watches(serve):
             next(watch)
 
 
-def test_stopping_answers_what_was_asked(serve):
+def test_stopping_answers_accepted_calls(serve):
     potential = Gated()
     server = serve(soft=potential)
     with open_channel(server) as channel, ThreadPoolExecutor() as pool:
         stub = InferenceStub(channel)
         with Walker(stub) as walker:
-            calls = [pool.submit(stub.Predict, asking(molecule(3)), timeout=PATIENCE)]
+            calls = [pool.submit(stub.Predict, predict_request(molecule(3)), timeout=PATIENCE)]
             for _ in range(3):
                 assert potential.entered.acquire(timeout=PATIENCE)
             calls.append(pool.submit(walker.step, molecule(2)))

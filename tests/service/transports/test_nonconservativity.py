@@ -1,4 +1,4 @@
-"""How far direct forces are from being a gradient: the same number over every transport."""
+"""Tests of the nonconservativity call over every transport."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ LIMITS = {"max_jacobian_atoms": 12, "jacobian_rows": 4}
 
 @pytest.fixture(scope="module")
 def server():
-    """Return a service of several potentials; rows of a Jacobian come four by four."""
+    """Run a service of several potentials that evaluates four rows of a Jacobian per batch."""
     potentials = {
         "lj": LJ,
         "water": load("water").potential,
@@ -74,7 +74,7 @@ def open_client(server, wire="grpc", **options):
 
 
 def by_central_differences(client, model, system, step=1e-4):
-    """Return the Jacobian of the direct forces that the service gives for displaced systems."""
+    """Return the Jacobian of the direct forces, from predictions for displaced systems."""
     n_coordinates = 3 * len(system)
     moves = step * np.eye(n_coordinates).reshape(n_coordinates, -1, 3)
     displaced = [system.moved(system.positions + sign * m) for m in moves for sign in (1, -1)]
@@ -86,7 +86,7 @@ def by_central_differences(client, model, system, step=1e-4):
 
 
 @pytest.mark.parametrize("system", [crystal(8), molecule(5)], ids=["crystal", "molecule"])
-def test_of_the_toy_it_is_the_closed_form_and_what_central_differences_give(client, system):
+def test_the_value_of_a_toy_equals_its_closed_form_and_central_differences(client, system):
     found = client.nonconservativity(system, "lj", pairs=True)
     exact = LJ.direct_jacobian(system)
     odd = (exact - exact.T) / 2
@@ -100,7 +100,7 @@ def test_of_the_toy_it_is_the_closed_form_and_what_central_differences_give(clie
     assert found.value == pytest.approx(np.linalg.norm(odd) / np.linalg.norm(measured), rel=1e-5)
 
 
-def test_pair_norms_are_those_of_blocks_and_add_up(client):
+def test_pair_norms_are_norms_of_blocks_and_add_up(client):
     system = crystal(4)
     found = client.nonconservativity(system, "lj", pairs=True)
     exact = LJ.direct_jacobian(system)
@@ -117,13 +117,13 @@ def test_pair_norms_are_those_of_blocks_and_add_up(client):
         assert np.linalg.norm(norms) == pytest.approx(total, rel=1e-6)
 
 
-def test_pair_norms_come_only_when_asked_for(client):
+def test_pair_norms_are_returned_only_on_request(client):
     found = client.nonconservativity(crystal(4), "lj")
     assert found.pair_norms is None
     assert found.antisymmetric_pair_norms is None
 
 
-def test_of_the_bundled_model_it_is_that_of_its_jacobian(client):
+def test_the_value_of_the_bundled_model_is_that_of_its_jacobian(client):
     system = System(
         [8, 1, 1, 8, 1, 1],
         [[0, 0, 0], [0.97, 0, 0], [-0.24, 0.94, 0], [0, 0, 2.8], [0.6, 0, 3.5], [-0.6, 0.2, 3.5]],
@@ -137,19 +137,19 @@ def test_of_the_bundled_model_it_is_that_of_its_jacobian(client):
     assert found.jacobian_norm == pytest.approx(np.linalg.norm(jacobian), rel=1e-5)
 
 
-def test_conservative_forces_have_none_up_to_rounding(client):
+def test_the_value_of_conservative_forces_is_zero_up_to_rounding(client):
     found = client.nonconservativity(crystal(8), "lj", output="conservative_forces")
     assert found.value < 1e-14
     without_swirl = lennard_jones(swirl=0.0).direct_jacobian(crystal(8))
     assert found.jacobian_norm == pytest.approx(np.linalg.norm(without_swirl), rel=1e-12)
 
 
-def test_a_lone_atom_has_none(client):
+def test_the_value_of_a_single_atom_is_zero(client):
     assert client.nonconservativity(molecule(1), "lj", pairs=True).value == 0.0
     assert client.nonconservativity(molecule(1), "lj", output="conservative_forces").value == 0.0
 
 
-def test_it_says_what_made_it_and_where_the_time_went(client):
+def test_a_reply_has_a_provenance_and_timings(client):
     found = client.nonconservativity(crystal(8), "lj")
     assert found.provenance.model == "lj"
     assert found.provenance.dtype == "float64"
@@ -158,7 +158,7 @@ def test_it_says_what_made_it_and_where_the_time_went(client):
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_it_can_be_asked_for_with_asyncio(server, wire):
+def test_the_async_client_gets_the_same_value(server, wire):
     async def ask():
         url = server.grpc_url if wire == "grpc" else server.rest_url
         options = {} if wire == "grpc" else {"encoding": wire}
@@ -181,7 +181,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_answered_is_an_error_of_that_call(client, case):
+def test_a_failing_call_does_not_affect_the_next(client, case):
     (model, system), kind, text = REFUSED[case]
     with pytest.raises(kind, match=text):
         client.nonconservativity(system, model)
@@ -194,7 +194,7 @@ def test_a_derivative_that_is_not_finite_is_an_error(client):
         client.nonconservativity(collapsed, "lj", output="conservative_forces")
 
 
-def test_only_forces_have_it(server):
+def test_outputs_other_than_forces_are_refused(server):
     body = {"system": json_system(molecule()), "output": "energy"}
     reply = httpx2.post(f"{server.rest_url}/v1/models/lj/nonconservativity", json=body)
     assert reply.status_code == 422
@@ -203,7 +203,7 @@ def test_only_forces_have_it(server):
         client.nonconservativity(molecule(), "lj", output="energy")
 
 
-def test_a_bad_system_is_named_by_its_field(server):
+def test_an_invalid_body_is_refused_with_its_field(server):
     body = {"system": json_system(molecule()) | {"positions": [[0.0, 0.0]]}}
     url = f"{server.rest_url}/v1/models/lj/nonconservativity"
     assert httpx2.post(url, json=body).json()["field"] == "positions"
@@ -216,7 +216,7 @@ def test_a_bad_system_is_named_by_its_field(server):
 
 @pytest.fixture
 def gated(serve):
-    """Return a service whose potential is told when to go on, and that potential."""
+    """Return a service and its potential, which waits at a gate."""
     potential = Gated()
     settings = free_ports(max_waiting_atoms=5, **LIMITS)
     yield serve(settings, soft=potential), potential
@@ -241,7 +241,7 @@ def metric(server, name):
 
 
 @pytest.mark.parametrize("wire", ["grpc", "protobuf"])
-def test_others_are_served_between_rows(gated, wire):
+def test_other_requests_are_evaluated_between_rows(gated, wire):
     server, potential = gated
     with open_client(server, wire) as client, ThreadPoolExecutor(2) as pool:
         measured = pool.submit(client.nonconservativity, molecule(4), "soft")
@@ -262,7 +262,7 @@ def test_others_are_served_between_rows(gated, wire):
     assert metric(server, "twinforce_evaluations_total") == 2
 
 
-def test_a_queue_that_fills_up_meanwhile_only_delays_the_next_rows(gated):
+def test_a_queue_that_becomes_full_only_delays_the_next_rows(gated):
     server, potential = gated
     with open_client(server) as client, ThreadPoolExecutor(3) as pool:
         measured = pool.submit(client.nonconservativity, molecule(4), "soft")
@@ -272,7 +272,7 @@ def test_a_queue_that_fills_up_meanwhile_only_delays_the_next_rows(gated):
         others.append(pool.submit(client.predict, molecule(3), "hybrid", "soft"))
         wait_for(lambda: metric(server, "twinforce_queue_atoms") == 4)
         potential.gate.release()
-        entered(potential)  # the first of them; the second leaves no room for four atoms
+        entered(potential)  # the first of the others; the second leaves no room for four atoms
         assert metric(server, "twinforce_queue_atoms") == 3
         time.sleep(0.2)
         assert not measured.done()
@@ -307,10 +307,10 @@ def closed_rest_connection(server, potential):
     wait_for(lambda: outcome(server, "rest", "RequestCancelledError") == 1)
 
 
-@pytest.mark.parametrize("leave", [canceled_grpc_call, closed_rest_connection])
-def test_nothing_more_is_computed_for_a_caller_that_went_away(gated, leave, caplog):
+@pytest.mark.parametrize("disconnect", [canceled_grpc_call, closed_rest_connection])
+def test_no_more_rows_are_evaluated_after_the_client_has_disconnected(gated, disconnect, caplog):
     server, potential = gated
-    leave(server, potential)
+    disconnect(server, potential)
     potential.gate.release(1000)
     with open_client(server) as client:
         assert client.predict(molecule(2), "energy", "soft").energy > 0
@@ -320,23 +320,22 @@ def test_nothing_more_is_computed_for_a_caller_that_went_away(gated, leave, capl
 
 
 @pytest.mark.parametrize("wire", ["grpc", "protobuf"])
-def test_what_is_late_is_answered_in_time_and_goes_no_further(gated, wire):
+def test_no_more_rows_are_evaluated_after_the_deadline(gated, wire):
     server, potential = gated
     options = {"encoding": wire} if wire != "grpc" else {}
     url = server.grpc_url if wire == "grpc" else server.rest_url
     hurried = Client(url, timeout=2.0, max_retries=0, **options)
     with hurried, pytest.raises(DeadlineExceededError):
         hurried.nonconservativity(molecule(4), "soft")
-    wait_for(
-        lambda: metric(server, "twinforce_requests_total") == 1
-    )  # the service has given up, too
+    # The service has counted the call, so no more rows follow.
+    wait_for(lambda: metric(server, "twinforce_requests_total") == 1)
     potential.gate.release(1000)
     with open_client(server) as client:
         assert client.predict(molecule(2), "energy", "soft").energy > 0
     assert potential.batches[2:] == [(4,), (2,)]
 
 
-def test_one_jacobian_is_made_after_the_other(gated):
+def test_jacobians_are_evaluated_one_after_the_other(gated):
     server, potential = gated
     with open_client(server) as client, ThreadPoolExecutor(2) as pool:
         first = pool.submit(client.nonconservativity, molecule(4), "soft")
@@ -348,7 +347,7 @@ def test_one_jacobian_is_made_after_the_other(gated):
     assert potential.batches[2:] == [(4,)] * 3 + [(3,)] * 3
 
 
-def test_a_service_that_stops_says_so_and_does_not_finish_it(serve, monkeypatch):
+def test_a_service_that_stops_does_not_finish_a_jacobian(serve, monkeypatch):
     potential, engines = Gated(), []
     start = ThreadEngine.start
     monkeypatch.setattr(ThreadEngine, "start", lambda self: engines.append(self) or start(self))

@@ -1,3 +1,5 @@
+"""Tests of the REST API."""
+
 import asyncio
 import json
 import socket
@@ -43,14 +45,14 @@ FIXED = {
 
 
 class Everything(Soft):
-    """As `Soft`, for all elements."""
+    """A `Soft` potential that supports all elements."""
 
     elements = tuple(range(1, 119))
 
 
 @pytest.fixture(scope="module")
 def shared():
-    """Return a caller of a service of several potentials, shared by the tests of this module."""
+    """Return an HTTP client of a service of several potentials, shared by this module."""
     potentials = {
         "soft": Soft(),
         "plain": WithoutDirect(),
@@ -60,11 +62,11 @@ def shared():
     }
     settings = free_ports(max_atoms_per_system=64, max_body_bytes=100_000)
     models = {name: loaded(potential, name) for name, potential in potentials.items()}
-    with run_in_thread(settings, lambda: models) as server, caller(server) as rest:
+    with run_in_thread(settings, lambda: models) as server, open_client(server) as rest:
         yield rest
 
 
-def caller(server):
+def open_client(server):
     return httpx2.Client(base_url=server.rest_url, timeout=PATIENCE)
 
 
@@ -90,14 +92,14 @@ def assert_problem(reply, status, kind=None, **members):
 
 
 @pytest.mark.parametrize("path", FIXED)
-def test_a_path_gives_its_outputs_as_json(shared, path):
+def test_a_path_returns_its_outputs_as_json(shared, path):
     reply = post(shared, path, json=json_body(*SYSTEMS))
     assert reply.status_code == 200
     assert_same(json_predictions(reply), predict(Soft(), SYSTEMS, OUTPUTS), FIXED[path])
 
 
 @pytest.mark.parametrize("path", FIXED)
-def test_a_path_gives_its_outputs_as_protobuf(shared, path):
+def test_a_path_returns_its_outputs_as_protobuf(shared, path):
     reply = post_protobuf(shared, protobuf_body(*SYSTEMS, outputs=FIXED[path]), path)
     assert reply.status_code == 200
     assert reply.headers["content-type"] == PROTOBUF
@@ -114,14 +116,14 @@ def test_a_path_gives_its_outputs_as_protobuf(shared, path):
         (list(OUTPUTS), set(OUTPUTS)),
     ],
 )
-def test_predict_gives_any_outputs(shared, outputs, given):
+def test_predict_returns_any_outputs(shared, outputs, given):
     asked = {} if outputs is None else {"outputs": outputs}
     reply = post(shared, json=json_body(*SYSTEMS, **asked))
     assert reply.status_code == 200
     assert_same(json_predictions(reply), predict(Soft(), SYSTEMS, OUTPUTS), given)
 
 
-def test_protobuf_without_outputs_or_model_gives_those_of_the_path(shared):
+def test_protobuf_without_outputs_or_model_gets_those_of_the_path(shared):
     message = pb.PredictRequest.FromString(protobuf_body(*SYSTEMS))
     message.ClearField("outputs")
     message.ClearField("model")
@@ -130,13 +132,13 @@ def test_protobuf_without_outputs_or_model_gives_those_of_the_path(shared):
         assert_same(protobuf_predictions(reply), predict(Soft(), SYSTEMS, OUTPUTS), outputs)
 
 
-def test_protobuf_may_come_back_in_single_precision(shared):
+def test_protobuf_is_returned_in_single_precision_on_request(shared):
     reply = post_protobuf(shared, protobuf_body(*SYSTEMS, reply_dtype="float32"))
     expected = predict(Soft(), SYSTEMS, OUTPUTS)
     assert_same(protobuf_predictions(reply), expected, OUTPUTS, tolerance=1e-6)
 
 
-def test_a_caller_may_send_one_form_and_accept_the_other(shared):
+def test_a_client_may_send_one_media_type_and_accept_the_other(shared):
     expected = predict(Soft(), SYSTEMS, OUTPUTS)
     outputs = {"energy", "conservative_forces"}
     reply = post(shared, json=json_body(*SYSTEMS), headers={"accept": PROTOBUF})
@@ -146,7 +148,7 @@ def test_a_caller_may_send_one_form_and_accept_the_other(shared):
     assert_same(json_predictions(reply), expected, outputs)
 
 
-def test_a_reply_says_what_made_it_and_where_the_time_went(shared):
+def test_a_reply_has_a_provenance_and_timings(shared):
     reply = post(shared, json=json_body(*SYSTEMS)).json()
     assert reply["model"] == reply["provenance"]["model"] == "soft"
     assert reply["provenance"] == {
@@ -164,7 +166,7 @@ def test_a_reply_says_what_made_it_and_where_the_time_went(shared):
     assert timings["batch_n_atoms"] >= 1
 
 
-def test_models_declare_themselves(shared):
+def test_the_declarations_of_models_are_returned_as_json(shared):
     models = shared.get("/v1/models").json()["models"]
     assert [each["name"] for each in models] == ["soft", "plain", "everything", "nan", "raising"]
     info = shared.get("/v1/models/plain").json()
@@ -173,7 +175,7 @@ def test_models_declare_themselves(shared):
     assert info["units"]["conservative_forces"] == "eV/Å"
 
 
-def test_models_declare_themselves_as_protobuf(shared):
+def test_the_declarations_of_models_are_returned_as_protobuf(shared):
     headers = {"accept": PROTOBUF}
     models = pb.ListModelsReply.FromString(shared.get("/v1/models", headers=headers).content)
     info = pb.ModelInfo.FromString(shared.get("/v1/models/plain", headers=headers).content)
@@ -228,7 +230,7 @@ def broken(**values):
         ),
     ],
 )
-def test_a_bad_body_is_answered_with_what_is_wrong_in_which_system(
+def test_an_invalid_body_is_refused_with_the_field_and_the_system(
     shared, body, kind, members, detail
 ):
     system_index, field = members
@@ -240,8 +242,8 @@ def test_a_bad_body_is_answered_with_what_is_wrong_in_which_system(
         assert problem["detail"].startswith(f"systems[{system_index}]: ")
 
 
-def test_of_many_mistakes_only_the_first_is_looked_for(serve):
-    with caller(serve(soft=Soft())) as rest:
+def test_validation_stops_at_the_first_error(serve):
+    with open_client(serve(soft=Soft())) as rest:
         body = b'{"systems": [' + b",".join([b"{}"] * 100_000) + b"]}"
         reply = post(rest, content=body)
         problem = assert_problem(reply, 422, "InvalidSystemError", system_index=0)
@@ -252,10 +254,10 @@ def test_of_many_mistakes_only_the_first_is_looked_for(serve):
         assert problem["detail"].startswith("systems[0]: atomic_numbers[0]: ")
 
 
-def test_the_service_answers_others_while_it_reads_a_large_body(serve, monkeypatch):
+def test_other_requests_are_answered_while_a_large_body_is_decoded(serve, monkeypatch):
     in_thread, is_reading, may_read = asyncio.to_thread, threading.Event(), threading.Event()
 
-    async def held(work, *arguments):
+    async def to_held_thread(work, *arguments):
         def hold():
             is_reading.set()
             assert may_read.wait(PATIENCE)
@@ -264,9 +266,9 @@ def test_the_service_answers_others_while_it_reads_a_large_body(serve, monkeypat
         return await in_thread(hold)
 
     server = serve(free_ports(max_atoms_per_system=10), soft=Soft())
-    monkeypatch.setattr(asyncio, "to_thread", held)
+    monkeypatch.setattr(asyncio, "to_thread", to_held_thread)
     body = json.dumps(json_body(molecule(20_000)))
-    with caller(server) as rest, caller(server) as other, ThreadPoolExecutor(1) as pool:
+    with open_client(server) as rest, open_client(server) as other, ThreadPoolExecutor(1) as pool:
         large = pool.submit(post, rest, content=body)
         assert is_reading.wait(PATIENCE)
         assert other.get("/health/live").status_code == 200
@@ -275,13 +277,13 @@ def test_the_service_answers_others_while_it_reads_a_large_body(serve, monkeypat
         assert_problem(large.result(), 413, "SystemTooLargeError")
 
 
-def test_a_charge_and_a_spin_that_change_nothing_are_welcome(shared):
+def test_a_charge_of_zero_and_a_spin_multiplicity_of_one_are_accepted(shared):
     system = json_system(molecule()) | {"charge": 0, "spin_multiplicity": 1}
     assert post(shared, json={"systems": [system]}).status_code == 200
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_numbers_that_are_none_are_refused(shared, number):
+def test_numbers_that_are_not_finite_are_refused(shared, number):
     body = json.dumps(json_body(molecule(1))).replace(str(molecule(1).positions[0, 0]), number)
     assert number in body
     kind = "InvalidSystemError"
@@ -289,11 +291,11 @@ def test_numbers_that_are_none_are_refused(shared, number):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"systems": [}', b"null", b"[" * 10000])
-def test_what_is_no_json_is_refused(shared, body):
+def test_a_body_that_is_not_json_is_refused(shared, body):
     assert_problem(post(shared, content=body), 422, "InvalidRequestError", field="body")
 
 
-def test_what_is_no_protobuf_is_refused(shared):
+def test_a_body_that_is_not_protobuf_is_refused(shared):
     assert_problem(post_protobuf(shared, b"\xff\xff"), 422, "InvalidRequestError", field="body")
 
 
@@ -305,12 +307,12 @@ def test_protobuf_must_agree_with_the_path(shared):
     assert_problem(reply, 422, "InvalidRequestError", field="outputs")
 
 
-def test_a_path_with_outputs_of_its_own_takes_no_others(shared):
+def test_a_path_with_fixed_outputs_accepts_no_others(shared):
     reply = post(shared, "energy", json=json_body(molecule(), outputs=["energy"]))
     assert_problem(reply, 422, "InvalidRequestError", field="outputs")
 
 
-def test_a_model_that_lacks_an_output_says_what_it_has(shared):
+def test_the_refusal_of_an_output_lists_those_of_the_model(shared):
     reply = post(shared, "direct-forces", "plain", json=json_body(molecule()))
     problem = assert_problem(reply, 422, "UnsupportedOutputError", field="outputs")
     assert "it has energy, atom_energies, conservative_forces" in problem["detail"]
@@ -325,7 +327,7 @@ def test_an_unknown_model_is_not_found(shared):
         assert "served: everything, nan, plain, raising, soft" in problem["detail"]
 
 
-def test_unknown_paths_and_methods_are_problems_too(shared):
+def test_unknown_paths_and_methods_are_problem_details(shared):
     assert_problem(shared.get("/v2"), 404)
     assert_problem(post(shared, "forces", json=json_body(molecule())), 404)
     reply = shared.get("/v1/models/soft/predict")
@@ -337,7 +339,7 @@ def test_unknown_paths_and_methods_are_problems_too(shared):
     "headers",
     [{"content-type": "text/plain"}, {"content-type": ""}, {"content-encoding": "gzip"}],
 )
-def test_other_forms_of_bodies_are_refused(shared, headers):
+def test_other_media_types_and_encodings_are_refused(shared, headers):
     headers = {"content-type": "application/json", **headers}
     assert_problem(post(shared, content=b"{}", headers=headers), 415)
 
@@ -375,19 +377,19 @@ def test_a_model_that_fails_is_an_error_of_that_system(shared):
     assert "no neon, please" in problem["detail"]
 
 
-def test_a_prediction_that_is_not_finite_is_an_error_and_never_a_number(shared):
+def test_a_prediction_that_is_not_finite_is_an_error(shared):
     reply = post(shared, model="nan", json=json_body(molecule(element=NEON)))
     assert_problem(reply, 500, "NonFinitePredictionError", system_index=0, field="energy")
 
 
 @pytest.mark.parametrize("name", ["my-request", "a.b:c_1", "x" * 128])
-def test_a_request_keeps_the_name_that_its_caller_gave_it(shared, name):
+def test_a_valid_request_id_is_kept(shared, name):
     for path in ("/health/live", "/nowhere"):
         assert shared.get(path, headers={"x-request-id": name}).headers["x-request-id"] == name
 
 
 @pytest.mark.parametrize("name", [None, "", "two words", "x" * 129, 'quote"', "-dash"])
-def test_a_request_without_a_sane_name_gets_one(shared, name):
+def test_a_missing_or_invalid_request_id_is_replaced(shared, name):
     headers = {} if name is None else {"x-request-id": name}
     given = {shared.get("/health/live", headers=headers).headers["x-request-id"] for _ in "ab"}
     assert len(given) == 2
@@ -395,18 +397,18 @@ def test_a_request_without_a_sane_name_gets_one(shared, name):
 
 
 @pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan", "inf"])
-def test_a_timeout_must_be_a_number_of_seconds(shared, seconds):
+def test_a_timeout_must_be_a_positive_number_of_seconds(shared, seconds):
     reply = post(shared, json=json_body(molecule()), headers={"x-timeout-seconds": seconds})
     assert_problem(reply, 422, "InvalidRequestError", field="X-Timeout-Seconds")
 
 
-@pytest.mark.parametrize("said", ["", "8", "-1", "1.0", "high"])
-def test_an_urgency_is_a_whole_number_from_0_to_7(shared, said):
-    reply = post(shared, json=json_body(molecule()), headers={"x-urgency": said})
+@pytest.mark.parametrize("urgency", ["", "8", "-1", "1.0", "high"])
+def test_an_urgency_must_be_a_whole_number_from_0_to_7(shared, urgency):
+    reply = post(shared, json=json_body(molecule()), headers={"x-urgency": urgency})
     assert_problem(reply, 422, "InvalidRequestError", field="x-urgency")
 
 
-def test_a_caller_with_time_enough_gets_its_answer(shared):
+def test_a_request_within_its_timeout_is_answered(shared):
     reply = post(shared, json=json_body(molecule()), headers={"x-timeout-seconds": "20"})
     assert reply.status_code == 200
 
@@ -425,10 +427,10 @@ def metric(rest, name):
 
 @pytest.fixture
 def gated(serve):
-    """Return a busy service with room for two more systems, its potential, and a caller."""
+    """Return a busy service with room for two more systems, its potential, and a client."""
     potential = Gated()
     server = serve(free_ports(max_waiting=2), soft=potential)
-    with caller(server) as rest, ThreadPoolExecutor(1) as pool:
+    with open_client(server) as rest, ThreadPoolExecutor(1) as pool:
         first = pool.submit(post, rest, json=json_body(molecule(3)))
         for _ in range(3):
             assert potential.entered.acquire(timeout=PATIENCE)
@@ -437,7 +439,7 @@ def gated(serve):
         assert first.result(PATIENCE).status_code == 200
 
 
-def test_the_more_urgent_is_computed_first(gated):
+def test_urgent_requests_are_evaluated_first(gated):
     _, potential, rest = gated
     with ThreadPoolExecutor(2) as pool:
         replies = []
@@ -466,7 +468,7 @@ def test_a_full_queue_is_429_with_retry_after(gated):
         assert [each.result(PATIENCE).status_code for each in waiting] == [200, 200]
 
 
-def test_what_is_late_is_answered_in_time_and_not_computed(gated):
+def test_an_expired_request_gets_504_and_is_not_evaluated(gated):
     _, potential, rest = gated
     reply = post(rest, json=json_body(molecule(1)), headers={"x-timeout-seconds": "0.2"})
     assert_problem(reply, 504, "DeadlineExceededError")
@@ -475,7 +477,7 @@ def test_what_is_late_is_answered_in_time_and_not_computed(gated):
     assert potential.batches[-2:] == [(3,), (2,)]
 
 
-def test_what_a_caller_that_went_away_asked_for_is_not_computed(gated):
+def test_the_request_of_a_disconnected_client_is_not_evaluated(gated):
     server, potential, rest = gated
     address = urlsplit(server.rest_url)
     body = json.dumps(json_body(molecule(1))).encode()
@@ -483,33 +485,33 @@ def test_what_a_caller_that_went_away_asked_for_is_not_computed(gated):
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(head.encode() + b"content-type: application/json\r\n\r\n" + body)
         wait_for(lambda: metric(rest, "twinforce_queue_requests") == 1)
-    gone = 'twinforce_requests_total{model="soft",outcome="RequestCancelledError"'
-    wait_for(lambda: metric(rest, gone) == 1)
+    canceled = 'twinforce_requests_total{model="soft",outcome="RequestCancelledError"'
+    wait_for(lambda: metric(rest, canceled) == 1)
     potential.gate.release(1000)
     assert post(rest, json=json_body(molecule(2))).status_code == 200
     assert potential.batches[-2:] == [(3,), (2,)]
 
 
-def test_a_caller_that_went_away_while_half_is_computed_is_no_failure(serve, caplog):
+def test_a_client_that_disconnects_during_an_evaluation_is_not_logged_as_an_error(serve, caplog):
     potential = Gated()
     server = serve(free_ports(max_batch_atoms=4), soft=potential)
     address = urlsplit(server.rest_url)
     body = json.dumps(json_body(*[molecule(4)] * 4)).encode()
     head = f"POST /v1/models/soft/predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
-    with caller(server) as rest:
+    with open_client(server) as rest:
         with socket.create_connection((address.hostname, address.port)) as connection:
             connection.sendall(head.encode() + b"content-type: application/json\r\n\r\n" + body)
             for _ in range(3):
                 assert potential.entered.acquire(timeout=PATIENCE)
-        gone = 'twinforce_requests_total{model="soft",outcome="RequestCancelledError"'
-        wait_for(lambda: metric(rest, gone) == 1)
+        canceled = 'twinforce_requests_total{model="soft",outcome="RequestCancelledError"'
+        wait_for(lambda: metric(rest, canceled) == 1)
         potential.gate.release(1000)
         assert post(rest, json=json_body(molecule(2))).status_code == 200
     assert [batch for batch in potential.batches if batch == (4,)] == [(4,)]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_the_service_is_ready_when_its_models_are(shared):
+def test_the_health_paths_report_a_ready_service(shared):
     assert shared.get("/health/live").json() == {"status": "live"}
     ready = shared.get("/health/ready").json()
     assert ready == {"status": "ready", "models": sorted(ready["models"])}
@@ -529,10 +531,10 @@ def test_calls_are_counted_by_model_and_outcome(shared):
     assert count("unknown", "UnknownModelError") == before[1] + 2
 
 
-def test_metrics_measure_batches(serve):
-    with caller(serve(soft=Soft())) as rest:
+def test_metrics_describe_batches(serve):
+    with open_client(serve(soft=Soft())) as rest:
         post(rest, json=json_body(molecule(2), molecule(3)))
-        # Replies go out before their batch is counted.
+        # Replies are sent before their batch is counted.
         wait_for(lambda: metric(rest, "twinforce_compute_seconds_count") == 1)
         assert metric(rest, "twinforce_atoms_total") == 5
         assert metric(rest, "twinforce_evaluations_total") == 2
@@ -544,11 +546,11 @@ def test_metrics_measure_batches(serve):
     )
 
 
-def test_metrics_measure_how_far_apart_the_two_forces_are(serve):
+def test_metrics_describe_the_disagreement_of_forces(serve):
     potential = Soft()
     system = molecule(5, element=ARGON)
     mixed = System([NEON, *system.atomic_numbers[1:]], system.positions)
-    with caller(serve(soft=potential)) as rest:
+    with open_client(serve(soft=potential)) as rest:
         for asked in (["energy"], ["conservative_forces"], ["direct_forces"], ["hybrid"]):
             body = json_body(system, mixed, outputs=asked)
             assert post(rest, json=body).status_code == 200
@@ -608,8 +610,8 @@ def test_the_documentation_refers_only_to_schemas_that_exist(shared):
     } <= referred | schemas.keys()
 
 
-class Buggy:
-    """An engine with a bug."""
+class FailingEngine:
+    """An engine that raises an unexpected exception."""
 
     models = MappingProxyType({})
     is_ready = True
@@ -619,10 +621,10 @@ class Buggy:
         raise ZeroDivisionError(model)
 
 
-def test_a_bug_of_ours_is_a_problem_too_and_says_nothing_it_should_not():
-    buggy = Buggy()
-    calls = describe_calls(buggy, Jacobians(buggy, 10, 10), Dynamics(buggy, 10, 10))
-    app = create_app(buggy, calls, Metrics("0"), 1000)
+def test_an_unexpected_exception_is_a_problem_without_details():
+    engine = FailingEngine()
+    calls = describe_calls(engine, Jacobians(engine, 10, 10), Dynamics(engine, 10, 10))
+    app = create_app(engine, calls, Metrics("0"), 1000)
 
     async def ask(method, path):
         transport = httpx2.ASGITransport(app)

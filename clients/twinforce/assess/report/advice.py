@@ -8,13 +8,16 @@ from twinforce.assess.report.content import Report, thermostat_of, way_of
 
 Finding = Literal["safe", "unsafe", "not shown"]
 
+# Topic of judgments on geometry optimizations, as report.json has spelled it from the start.
+OPTIMIZATION = "optimisation"
+
 
 @dataclass(frozen=True, slots=True)
 class Judgment:
     """A finding on one subject, with its reason.
 
     Attributes:
-        topic: Topic, such as "energy".
+        topic: Topic, such as "energy" or `OPTIMIZATION`.
         subject: Subject of the finding, such as "nve:direct".
         finding: "safe", "unsafe" or "not shown".
         reason: The numbers from which the finding follows.
@@ -32,10 +35,10 @@ def advice_on(report: Report, judgments: Sequence[Judgment]) -> Iterator[str]:
     yield from _advice_on_temperature(
         report, _by_subject(judgments, "temperature"), _by_subject(judgments, "motion")
     )
-    optimizations = _by_subject(judgments, "optimization")
+    optimizations = _by_subject(judgments, OPTIMIZATION)
     for strategy in ("direct", "hybrid", "conservative"):
         if judgment := optimizations.get(f"optimise:{strategy}"):
-            yield (f"Optimization with {strategy} forces: {judgment.finding} ({judgment.reason}).")
+            yield f"Optimization with {strategy} forces: {judgment.finding} ({judgment.reason})."
     yield from _advice_on_steps(judgments)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from twinforce.assess.report.advice import OPTIMIZATION
 from twinforce.assess.report.content import Report, title_of
 from twinforce.assess.report.explanations import EXPLANATIONS, TITLES
 from twinforce.assess.report.figures import FIGURES
@@ -170,7 +171,7 @@ def _reason(unit: Mapping[str, Any]) -> str:
 
 def _rules(report: Report) -> str:
     rows = tuple(
-        (each["topic"], each["subject"], each["finding"], each["reason"])
+        (_topic(each["topic"]), each["subject"], each["finding"], each["reason"])
         for each in report["verdict"]["judgements"]
     )
     table = _table(ReportTable(("topic", "subject", "finding", "reason"), rows))
@@ -180,6 +181,10 @@ def _rules(report: Report) -> str:
         table,
     )
     return f"<p>{escape(rules_of(Thresholds(**report['thresholds'])))}</p>{table}"
+
+
+def _topic(topic: str) -> str:
+    return "optimization" if topic == OPTIMIZATION else topic
 
 
 def rules_of(thresholds: Thresholds) -> str:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from math import hypot
 
 from twinforce.assess.analysis.motion import period_fs
-from twinforce.assess.report.advice import Finding, Judgment, advice_on
+from twinforce.assess.report.advice import OPTIMIZATION, Finding, Judgment, advice_on
 from twinforce.assess.report.content import Report, thermostat_of, unit_of, units_of, way_of
 from twinforce.assess.report.formatting import with_error
 
@@ -217,7 +217,7 @@ def _optimizations(report: Report, thresholds: Thresholds) -> Iterator[Judgment]
         rate, error = unit["success_rate"], unit["success_error"]
         finding = judge_at_least(rate, error, thresholds.min_success)
         reason = f"{round(rate * unit['n_done'])} of {unit['n_done']} ended at a minimum"
-        yield Judgment("optimization", key, finding, reason)
+        yield Judgment(OPTIMIZATION, key, finding, reason)
 
 
 def _time_step(report: Report, thresholds: Thresholds) -> Iterator[Judgment]:

@@ -59,7 +59,7 @@ def _health(engine: Engine, metrics: Metrics) -> APIRouter:
     async def live() -> Response:
         """Report whether the service works, or will work once it has started."""
         if not engine.is_alive:
-            raise UnavailableError("the engine has died; restart the service")
+            raise UnavailableError("the engine has failed; restart the service")
         return _json({"status": "live"})
 
     @router.get("/health/ready", responses=openapi.READY)

@@ -111,23 +111,23 @@ def add_body_schemas(app: FastAPI) -> None:
 def prediction_docs(path: str) -> dict[str, Any]:
     """Return the description of a path that predicts."""
     kind = PredictBody if path == "predict" else SystemsBody
-    reply = _given(examples.prediction_reply(path), "PredictReply")
+    reply = _reply_docs(examples.prediction_reply(path), "PredictReply")
     return {
         "summary": _SUMMARIES[path],
         "description": _TEXTS[path],
         "responses": {200: reply} | _PREDICTION_PROBLEMS,
-        "openapi_extra": _asked(kind, examples.prediction_requests(path), "PredictRequest"),
+        "openapi_extra": _request_docs(kind, examples.prediction_requests(path), "PredictRequest"),
     }
 
 
-def _asked(kind: type[BaseModel], examples: object, message: str) -> dict[str, Any]:
+def _request_docs(kind: type[BaseModel], examples: object, message: str) -> dict[str, Any]:
     """Return the description of a request: its headers, and its body as JSON or protobuf."""
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
     json_body = {"schema": schema, "examples": examples}
     return {
         "parameters": [
-            {"name": name, "in": "header", "description": text, "schema": {"type": kind_}}
-            for name, kind_, text in _HEADERS
+            {"name": name, "in": "header", "description": text, "schema": {"type": json_type}}
+            for name, json_type, text in _HEADERS
         ],
         "requestBody": {
             "required": True,
@@ -136,7 +136,7 @@ def _asked(kind: type[BaseModel], examples: object, message: str) -> dict[str, A
     }
 
 
-def _given(example: object, message: str = "") -> dict[str, Any]:
+def _reply_docs(example: object, message: str = "") -> dict[str, Any]:
     """Return the description of a reply: as JSON, and as protobuf if there is a message."""
     protobuf = {PROTOBUF: _message(message)} if message else {}
     return {"description": "OK", "content": {JSON: {"example": example}} | protobuf}
@@ -205,9 +205,9 @@ NONCONSERVATIVITY: dict[str, Any] = {
     "description": "Evaluate λ = ‖(J - Jᵀ)/2‖ / ‖J‖ of one system, where J = ∂f/∂r is the Jacobian "
     "of its forces without net force, in eV/Å²; λ is 0 for a gradient. On request, also evaluate "
     "the norm of the 3 x 3 block of each pair of atoms.",
-    "responses": {200: _given(examples.NONCONSERVATIVITY, "NonconservativityReply")}
+    "responses": {200: _reply_docs(examples.NONCONSERVATIVITY, "NonconservativityReply")}
     | _PREDICTION_PROBLEMS,
-    "openapi_extra": _asked(
+    "openapi_extra": _request_docs(
         NonconservativityBody,
         {
             "periodic": {
@@ -230,7 +230,7 @@ PROPAGATE: dict[str, Any] = {
     'during the run is the last line, `{"error": ...}` with problem details; resume from the '
     "checkpoint of the line before. Velocities are in Å/fs.",
     "responses": {200: _lines(examples.SNAPSHOT)} | _PREDICTION_PROBLEMS,
-    "openapi_extra": _asked(
+    "openapi_extra": _request_docs(
         PropagateBody,
         {"start": {"summary": "Multiple time stepping with a thermostat", "value": examples.START}},
         "PropagateRequest",
@@ -242,7 +242,7 @@ RELAX: dict[str, Any] = {
     "`propagate` does: a report at each interval, and one at the end. Hybrid relaxation descends "
     "on direct forces and finishes on conservative forces.",
     "responses": {200: _lines(examples.RELAXED)} | _PREDICTION_PROBLEMS,
-    "openapi_extra": _asked(
+    "openapi_extra": _request_docs(
         RelaxBody,
         {
             "molecule": {
@@ -253,10 +253,13 @@ RELAX: dict[str, Any] = {
         "RelaxRequest",
     ),
 }
-LIVE: Responses = {200: _given({"status": "live"}), **_problems(_STARTING)}
-READY: Responses = {200: _given({"status": "ready", "models": ["water"]}), **_problems(_STARTING)}
+LIVE: Responses = {200: _reply_docs({"status": "live"}), **_problems(_STARTING)}
+READY: Responses = {
+    200: _reply_docs({"status": "ready", "models": ["water"]}),
+    **_problems(_STARTING),
+}
 METRICS: Responses = {
     200: {"description": "OK", "content": {"text/plain": {"example": "twinforce_evaluations …"}}}
 }
-MODELS: Responses = {200: _given({"models": [examples.INFO]})}
-MODEL: Responses = {200: _given(examples.INFO), **_problems(_UNKNOWN, _STARTING)}
+MODELS: Responses = {200: _reply_docs({"models": [examples.INFO]})}
+MODEL: Responses = {200: _reply_docs(examples.INFO), **_problems(_UNKNOWN, _STARTING)}

@@ -13,15 +13,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from twinforce_proto import (
     InvalidRequestError,
     RequestCancelledError,
-    ServiceError,
     SystemTooLargeError,
 )
 from twinforce_proto.headers import JSON, PROTOBUF, REQUEST_ID, TIMEOUT
 from twinforce_service.context import choose_request_id, request_id
+from twinforce_service.logs import internal_error
 from twinforce_service.transports.rest.problems import UnsupportedMediaTypeError, problem_of
 
 logger = logging.getLogger(__name__)
-
 
 _Result = TypeVar("_Result")
 
@@ -53,8 +52,7 @@ class RequestScope:
             await self._app(scope, receive, send_with_id)
         except Exception:
             logger.exception("a request failed", extra={"path": scope["path"]})
-            error = ServiceError("internal error; see the logs of the service for details")
-            await problem_of(error)(scope, receive, send_with_id)
+            await problem_of(internal_error())(scope, receive, send_with_id)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
