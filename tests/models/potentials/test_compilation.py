@@ -236,8 +236,11 @@ def test_a_cached_part_that_does_not_match_its_name_is_built_again(
     folder = shutil.copytree(kept, tmp_path / "copy")
     direct, hybrid = sorted(folder.glob("*.pt2"))
     hybrid.write_bytes(direct.read_bytes())
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with caplog.at_level(logging.WARNING), pytest.raises(ModelLoadError, match="compile"):
+    builder = tmp_path / "builder"
+    builder.write_text("#!/bin/sh\nread spec\necho nothing to build with >&2\nexit 1\n")
+    builder.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(builder))
+    with caplog.at_level(logging.WARNING), pytest.raises(ModelLoadError, match="to build with"):
         compiled(net(hyperparameters=ONE_LAYER), folder, 1, wait=True)
     assert "will be built again" in caplog.text
 
