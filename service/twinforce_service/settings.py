@@ -14,6 +14,24 @@ from twinforce_proto.headers import BUNDLED_MODEL, is_model_name
 
 ENV_PREFIX = "TWINFORCE_"
 
+# First setting of each group of the help -> title of the group.
+_GROUPS = {
+    "host": "addresses",
+    "model": "models",
+    "device": "devices",
+    "compile": "compilation",
+    "max_batch_atoms": "limits",
+    "drain_timeout": "connections",
+    "log_level": "logs",
+}
+_METAVARS: dict[object, str] = {int: "N", float: "SECONDS"}
+_EPILOG = f"""\
+Each flag can also be set by the environment variable {ENV_PREFIX}NAME.
+
+example:
+  twinforce-server --model my-model=path/to/model --device cuda --host 0.0.0.0
+"""
+
 
 class Settings(BaseSettings):
     """The settings of `twinforce-server`."""
@@ -173,11 +191,15 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
     """
     parser = argparse.ArgumentParser(
         prog="twinforce-server",
+        usage="%(prog)s [options]",
         description="Serve machine-learned interatomic potentials over REST and gRPC.",
-        epilog=f"Each flag can also be set by the environment variable {ENV_PREFIX}NAME.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, info in Settings.model_fields.items():
-        _add_flag(parser, name, info)
+        if name in _GROUPS:
+            group = parser.add_argument_group(_GROUPS[name])
+        _add_flag(group, name, info)
     given = vars(parser.parse_args(arguments))
     try:
         settings = Settings(**given)
@@ -212,7 +234,7 @@ def _named_specs(parts: Sequence[str]) -> dict[str, str]:
     return specs
 
 
-def _add_flag(parser: argparse.ArgumentParser, name: str, info: FieldInfo) -> None:
+def _add_flag(group: argparse._ArgumentGroup, name: str, info: FieldInfo) -> None:
     options: dict[str, Any] = {
         "dest": name,
         "default": argparse.SUPPRESS,
@@ -225,8 +247,8 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, info: FieldInfo) -> No
     elif get_origin(info.annotation) is Literal:
         options["metavar"] = "|".join(get_args(info.annotation))
     else:
-        options["metavar"] = name.split("_")[-1].upper()
-    parser.add_argument(f"--{name.replace('_', '-')}", **options)
+        options["metavar"] = _METAVARS.get(info.annotation, name.split("_")[-1].upper())
+    group.add_argument(f"--{name.replace('_', '-')}", **options)
 
 
 def _flag(name: str, info: FieldInfo) -> str:

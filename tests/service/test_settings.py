@@ -29,6 +29,27 @@ def test_every_setting_is_described(name, capsys):
     assert description.split()[0] in text
 
 
+def test_the_help_groups_the_flags_and_its_example_parses(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        parse_settings(["--help"])
+    text = capsys.readouterr().out
+    headings = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
+    assert headings == [
+        "options:",
+        "addresses:",
+        "models:",
+        "devices:",
+        "compilation:",
+        "limits:",
+        "connections:",
+        "logs:",
+        "example:",
+    ]
+    command, *arguments = text.partition("example:\n")[2].split()
+    assert command == "twinforce-server"
+    assert parse_settings(arguments).specs()["my-model"] == "path/to/model"
+
+
 def test_without_arguments_the_bundled_model_is_served_to_this_machine():
     settings = parse_settings([])
     assert (settings.host, settings.rest_port, settings.grpc_port) == ("127.0.0.1", 8000, 8001)
