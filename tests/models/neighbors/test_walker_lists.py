@@ -161,11 +161,11 @@ def test_the_least_recently_used_list_is_dropped():
 
 
 def test_memory_is_bounded_if_walkers_never_return():
-    crowd, lists = System([8], [[0.0, 0.0, 0.0]]), WalkerLists(max_size=5_000)
+    single, lists = System([8], [[0.0, 0.0, 0.0]]), WalkerLists(max_size=5_000)
     many = [system_of([False] * 3)] * 40
     tracemalloc.start()
-    for name in range(400):
-        search_with_lists(lists, [crowd, *many], [f"gone {name}", *[None] * len(many)])
+    for name in range(200):
+        search_with_lists(lists, [single, *many], [f"gone {name}", *[None] * len(many)])
     gc.collect()
     n_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
