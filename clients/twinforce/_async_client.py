@@ -14,6 +14,7 @@ from twinforce._transports.rest import AsyncRestTransport
 from twinforce._transports.transport import AsyncConnection, AsyncTransport, Call
 from twinforce._transports.url import Url, parse_url
 from twinforce_dynamics.relaxation import Relaxed
+from twinforce_dynamics.requests import DEFAULT_FMAX, DEFAULT_MAX_STEPS
 from twinforce_dynamics.start import Start
 from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import (
@@ -122,8 +123,8 @@ class AsyncClient:
         system: System,
         *,
         force_kind: Literal["hybrid", "conservative", "direct"] = "hybrid",
-        fmax: float = 0.05,
-        max_steps: int = 500,
+        fmax: float = DEFAULT_FMAX,
+        max_steps: int = DEFAULT_MAX_STEPS,
         interval: int = 10,
         fixed_atoms: Sequence[int] = (),
         model: str | None = None,

@@ -11,7 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from twinforce_dynamics.codec.integrator import integrator_from_proto, random_state_from_proto
 from twinforce_dynamics.ensembles import FS
 from twinforce_dynamics.relaxation import Relaxed
-from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
+from twinforce_dynamics.requests import (
+    DEFAULT_FMAX,
+    DEFAULT_MAX_STEPS,
+    PropagateRequest,
+    RelaxRequest,
+)
 from twinforce_dynamics.start import Start
 from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import InvalidRequestError, ServiceError
@@ -131,9 +136,12 @@ class RelaxBody(BaseModel):
         "hybrid", description="Hybrid relaxes on direct forces first, then on conservative forces."
     )
     fmax: Number = Field(
-        0.05, description="Largest force on an atom at which the relaxation has converged, in eV/Å."
+        DEFAULT_FMAX,
+        description="Largest force on an atom at which the relaxation has converged, in eV/Å.",
     )
-    max_steps: int = Field(500, description="Number of steps after which the relaxation ends.")
+    max_steps: int = Field(
+        DEFAULT_MAX_STEPS, description="Number of steps after which the relaxation ends."
+    )
     interval: int = Field(10, description="Steps between lines; 0 yields only the last line.")
     fixed_atoms: list[int] = Field([], description=_FIXED_ATOMS)
 
