@@ -168,6 +168,8 @@ def digest_of(atoms: Any) -> str:
         (atoms.get_masses(), np.float64),
     ):
         digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+    for constraint in atoms.constraints:
+        digest.update(np.ascontiguousarray(np.sort(constraint.index), np.int64).tobytes())
     return digest.hexdigest()
 
 

@@ -18,7 +18,7 @@ from twinforce.assess.report.page import page_of
 from twinforce.assess.report.report import provenance_of, report_of
 from twinforce.assess.subject import Conditions, Subject, Unit
 from twinforce.assess.units.start import KEY as START
-from twinforce_proto import ServiceError, UnavailableError
+from twinforce_proto import UnavailableError
 
 _DEFAULT_CONDITIONS = Conditions()
 # The equilibration must leave time for the units that need it.
@@ -56,8 +56,8 @@ def assess(
         progress: Where to show progress; None shows nothing.
 
     Raises:
-        ValueError: The folder holds an assessment of another model or system, or a piece is
-            unknown.
+        ValueError: The folder holds an assessment of another model or system, a piece is unknown,
+            or the atoms have a constraint other than FixAtoms.
         UnavailableError: The service cannot be reached; a later call continues.
     """
     if preset not in PRESETS:
@@ -115,7 +115,12 @@ def _run_units(
 
 
 def _run_unit(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) -> str:
-    """Run a unit as far as time allows; return the reason why it was not run, or ""."""
+    """Run a unit as far as time allows; return the reason why it has no results, or "".
+
+    A unit fails alone: the others are run, and the page says why.
+    """
+    if not len(subject.free):
+        return "not defined: no atom can move"
     if missing := sorted(unit.outputs - set(subject.info.outputs)):
         return f"skipped: the model has no {' and no '.join(missing)}"
     if deadline.is_over:
@@ -136,7 +141,7 @@ def _run_unit(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) 
             results = unit.work(subject, folder.directory(unit.key), deadline)
         except UnavailableError:
             raise
-        except ServiceError as error:
+        except Exception as error:
             return f"failed: {type(error).__name__}: {error}"
         wall_s = before.wall_s + time.monotonic() - begin
         folder.write(

@@ -1,5 +1,6 @@
 """The subject of an assessment, its conditions, and a unit of the work."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,16 @@ from zlib import crc32
 
 import numpy as np
 from ase import Atoms
+from numpy.typing import NDArray
 
 from twinforce._client import Client
 from twinforce.ase import system_of
+from twinforce.ase.checks import check_atoms
+from twinforce.assess.analysis.statistics import Floats
 from twinforce.assess.budget import Deadline
 from twinforce.assess.folder import UnitResults
 from twinforce.assess.progress import Progress
+from twinforce_dynamics.ensembles import NVE
 from twinforce_proto import ModelInfo, Prediction, System
 
 # Limits of one request: enough to fill a device, but few enough for a busy CPU to answer in time.
@@ -32,6 +37,9 @@ class Conditions:
             simulations, in ps.
         fmax: Largest force on an atom at which an optimization has converged, in eV/Å.
         seed: Seed of all random numbers.
+
+    Raises:
+        ValueError: A number is out of range; the message says which one.
     """
 
     temperature_k: float = 300.0
@@ -39,6 +47,14 @@ class Conditions:
     equilibration_ps: float = 1.0
     fmax: float = 0.05
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("temperature_k", "time_step_fs", "fmax"):
+            if not 0.0 < (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name}: expected a positive number, got {value!r}")
+        if not 0.0 <= self.equilibration_ps < math.inf:
+            expected = "expected zero or a positive number"
+            raise ValueError(f"equilibration_ps: {expected}, got {self.equilibration_ps!r}")
 
     def seed_of(self, key: str) -> int:
         """Return the seed of a unit; simulations that shared noise would have correlated errors."""
@@ -52,9 +68,13 @@ class Subject:
     Attributes:
         client: Client of the service.
         info: Capabilities that the model declares.
-        atoms: The system as the caller passed it.
+        atoms: The system as the caller passed it. Atoms that FixAtoms holds neither move nor are
+            displaced, and the forces on them do not count.
         conditions: Conditions that all simulations share.
         progress: Where to show progress.
+
+    Raises:
+        ValueError: The atoms have another constraint than FixAtoms, or no mass.
     """
 
     client: Client
@@ -63,10 +83,24 @@ class Subject:
     conditions: Conditions
     progress: Progress
 
+    def __post_init__(self) -> None:
+        check_atoms(self.atoms, NVE())
+
     @property
     def system(self) -> System:
         """The atoms as a system for the service."""
         return system_of(self.atoms, self.info)
+
+    @property
+    def free(self) -> NDArray[np.intp]:
+        """Indices of the atoms that can move, shape [n_free]."""
+        return free_atoms(self.atoms)
+
+    def displaced(self, rng: np.random.Generator, scale: float) -> Floats:
+        """Return positions with normally distributed displacements of the atoms that can move."""
+        positions: Floats = self.atoms.positions.copy()
+        positions[self.free] += rng.normal(scale=scale, size=(len(self.free), 3))
+        return positions
 
     def predict(self, positions: Iterable[Any], outputs: Sequence[str]) -> list[Prediction]:
         """Evaluate the system at several positions, in one request."""
@@ -77,6 +111,14 @@ class Subject:
     def n_per_request(self) -> int:
         """Number of systems in one request."""
         return int(np.clip(_MOST_ATOMS // len(self.atoms), 1, _MOST_SYSTEMS))
+
+
+def free_atoms(atoms: Atoms) -> NDArray[np.intp]:
+    """Return the indices of the atoms that no FixAtoms holds."""
+    is_free = np.ones(len(atoms), bool)
+    for constraint in atoms.constraints:
+        is_free[constraint.index] = False
+    return np.flatnonzero(is_free)
 
 
 # Works until it is done or the deadline passes; the directory is for files needed to continue.

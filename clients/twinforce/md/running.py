@@ -76,13 +76,13 @@ def follow_on_server(dynamics: Any, settings: MDSettings, interval: int) -> Iter
 
 
 def draw_velocities(atoms: Any, temperature_k: float, rng: np.random.Generator) -> None:
-    """Draw Maxwell-Boltzmann velocities and remove the motion of the center of mass."""
+    """Draw Maxwell-Boltzmann velocities, without motion of the center of mass if all can move."""
     from ase import units
 
     masses = atoms.get_masses()[:, None]
     spread = np.sqrt(units.kB * temperature_k / masses)
     velocities = spread * rng.standard_normal((len(atoms), 3))
-    if len(atoms) > 1:
+    if len(atoms) > 1 and not atoms.constraints:
         velocities -= (masses * velocities).sum(axis=0) / masses.sum()
     atoms.set_velocities(velocities)
 

@@ -58,7 +58,7 @@ def _unit(results: UnitResults | None, note: str) -> dict[str, Any]:
     """Return the values of a unit with its status.
 
     The status is "done", "shortened" (time ran out), "stopped" (it cannot continue), "skipped",
-    "failed" or "not run".
+    "failed", "not defined" or "not run".
     """
     if results is None:
         status = note.partition(":")[0] if note else "not run"
@@ -101,6 +101,7 @@ def _description(subject: Subject) -> dict[str, Any]:
         "formula": atoms.get_chemical_formula(),
         "n_atoms": len(atoms),
         "counts": dict(Counter(atoms.get_chemical_symbols())),
+        "free_counts": dict(Counter(atoms.symbols[subject.free])),
         "masses": {
             symbol: float(atoms.get_masses()[atoms.symbols == symbol].mean())
             for symbol in dict.fromkeys(atoms.get_chemical_symbols())

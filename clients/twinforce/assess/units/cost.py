@@ -111,9 +111,7 @@ def _round(subject: Subject, runs: dict[Way, Any]) -> dict[str, Any]:
         for name, outputs in _OUTPUTS.items():
             durations = []
             for _ in range(2):
-                displaced = subject.atoms.positions + rng.normal(
-                    scale=0.003, size=(len(subject.atoms), 3)
-                )
+                displaced = subject.displaced(rng, 0.003)
                 begin = time.perf_counter()
                 prediction = stream.predict(subject.system.moved(displaced), outputs)
                 durations.append(time.perf_counter() - begin)

@@ -19,7 +19,7 @@ _CHECKPOINT_S = 20.0
 # The system has exploded if its temperature exceeds this multiple of the target.
 _MAX_HEATING = 5.0
 # Errors of the service for a system that has exploded.
-_EXPLOSION_ERRORS = (InvalidSystemError, NonFinitePredictionError, SystemTooLargeError)
+EXPLOSION_ERRORS = (InvalidSystemError, NonFinitePredictionError, SystemTooLargeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,9 @@ def _run(
                     _save(dynamics, recorder, checkpoint)
                     saved_at = time.monotonic()
             _save(dynamics, recorder, checkpoint)
-        except _EXPLOSION_ERRORS as error:
+        except EXPLOSION_ERRORS as error:
+            if not recorder.has_records:  # not even the start can be evaluated
+                raise
             note = f"stopped: {error}"
     return note
 
