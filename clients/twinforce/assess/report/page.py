@@ -117,7 +117,8 @@ def _lead(report: Report) -> str:
         f"{n_atoms} atom{'s' * (n_atoms != 1)} ({atoms['formula']}){fixed} at "
         f"{conditions['temperature_k']:g} K, inner steps of {conditions['time_step_fs']:g} fs. "
         "Direct forces are cheap but are not the gradient of an energy; conservative forces are. "
-        "Multiple time stepping (MTS) takes M steps with direct forces for each correction by conservative forces."
+        "Multiple time stepping (MTS) takes M steps with direct forces for each correction by "
+        "conservative forces."
     )
 
 
