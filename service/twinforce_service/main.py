@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # torch is imported only in the process that loads the models
 # Seconds between checks whether the engine is ready, and later whether it is alive.
 _START_INTERVAL, _WATCH_INTERVAL = 0.02, 0.25
 # Seconds to take the last calls before the engine stops, and to send the last replies after it has.
-_SETTLE_TIME, _REPLY_TIME = 5.0, 5.0
+_SETTLE_TIME, _REPLY_TIME = 10.0, 5.0
 
 # Returns the models of a service, by name.
 LoadModels: TypeAlias = Callable[[], "Mapping[str, LoadedModel]"]
@@ -107,9 +107,11 @@ async def serve(
         engine, calls, metrics, intake, settings.max_body_bytes, settings.grpc_keep_alive
     )
     async with contextlib.AsyncExitStack() as stack:
-        listener = stack.enter_context(listen(settings.host, settings.rest_port, "REST"))
+        listeners = listen(settings.host, settings.rest_port, "REST")
+        for listener in listeners:
+            stack.enter_context(listener)
         grpc_port = await grpc_server.start(settings.host, settings.grpc_port)
-        serving = asyncio.create_task(rest.serve([listener]))
+        serving = asyncio.create_task(rest.serve(listeners))
         stack.push_async_callback(
             _stop, intake, engine, rest, serving, grpc_server, settings.drain_timeout
         )
@@ -120,7 +122,7 @@ async def serve(
             for info in engine.models.values():
                 metrics.show_model(info)
             await grpc_server.set_healthy(is_healthy=True)
-            announce(_ready(settings.host, listener.getsockname()[1], grpc_port, engine))
+            announce(_ready(settings.host, listeners[0].getsockname()[1], grpc_port, engine))
         health = asyncio.create_task(_follow_health(engine, grpc_server))
         stack.callback(health.cancel)
         await _until(lambda: serving.done() or not engine.is_alive, stop, _WATCH_INTERVAL)
@@ -171,7 +173,8 @@ async def _stop(
 ) -> None:
     """Stop in order: readiness, the calls that have arrived, connections, the engine, the ports."""
     await grpc_server.set_healthy(is_healthy=False)
-    await intake.settle(_SETTLE_TIME)  # which /health/ready reports, too
+    async with grpc_server.probe() as probe:
+        await intake.settle(probe, _SETTLE_TIME)  # which /health/ready reports, too
     rest.should_exit = True
     grpc_server.close(timeout + _REPLY_TIME)
     await asyncio.sleep(0)

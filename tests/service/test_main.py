@@ -171,7 +171,7 @@ def test_a_port_in_use_is_reported_on_one_line():
     assert (process.returncode, out) == (1, "")
     (line,) = err.splitlines()
     expected = f"cannot listen on 127.0.0.1:{port} for gRPC: address already in use"
-    assert line == f"twinforce-server: error: {expected}"
+    assert line == f"twinforce-server: error: {expected}; see --host and --grpc-port"
 
 
 def test_a_model_that_cannot_be_loaded_is_reported_on_one_line():

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 
-# The calls that have arrived have begun if none has begun during this many pauses of so many s, in
-# each of which the event loop takes at least one turn.
-_N_PAUSES, _PAUSE = 10, 0.005
+# The calls that have arrived have begun if none has begun during this many rounds: a pause of so
+# many s, and a probe.
+_N_ROUNDS, _PAUSE = 3, 0.01
 
 
 class Intake:
@@ -39,25 +40,27 @@ class Intake:
         """
         await self._may_reply.wait()
 
-    async def settle(self, timeout: float) -> None:
+    async def settle(self, probe: Callable[[], Awaitable[None]], timeout: float) -> None:
         """Announce that the service stops, and return once all calls that have arrived have begun.
 
         Args:
+            probe: Returns when calls that arrived before it was called have begun.
             timeout: Seconds after which it returns even if calls keep coming.
         """
         self._is_closing = True
         self._may_reply.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._quiet()
+                await self._quiet(probe)
 
     def close(self) -> None:
         """Let the outcomes of calls be told, now that their connections take no more calls."""
         self._may_reply.set()
 
-    async def _quiet(self) -> None:
+    async def _quiet(self, probe: Callable[[], Awaitable[None]]) -> None:
         n_quiet, n_before = 0, self._n_begun
-        while n_quiet < _N_PAUSES:
+        while n_quiet < _N_ROUNDS:
             await asyncio.sleep(_PAUSE)
+            await probe()
             n_quiet = n_quiet + 1 if self._n_begun == n_before else 0
             n_before = self._n_begun

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from twinforce_proto import PredictRequest, ServiceError
+from twinforce_proto import PredictRequest, ServiceError, SystemTooLargeError
 from twinforce_proto.codec.messages import (
     ERROR_METADATA_KEY,
     error_to_proto,
@@ -44,13 +44,17 @@ class GrpcServicer(InferenceServicer):
         calls: Calls to serve.
         metrics: Metrics to update.
         intake: Intake of the calls.
+        max_bytes: Size limit of a request and of a reply.
     """
 
-    def __init__(self, engine: Engine, calls: Calls, metrics: Metrics, intake: Intake) -> None:
+    def __init__(
+        self, engine: Engine, calls: Calls, metrics: Metrics, intake: Intake, max_bytes: int
+    ) -> None:
         self._engine = engine
         self._calls = calls
         self._metrics = metrics
         self._intake = intake
+        self._max_bytes = max_bytes
         self._n_calls = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -137,17 +141,27 @@ class GrpcServicer(InferenceServicer):
 
     async def _unary(self, call: UnaryCall[Any, Any], message: Any, context: _Context) -> Any:
         with self._counted(message.model):
-            request = await convert(message.ByteSize(), partial(call.decode, message))
+            request = await self._decode(call, message)
             reply = await call.answer(request, _time_remaining(context))
             return await convert(call.n_bytes(reply), partial(call.encode, request, reply))
 
     async def _stream(self, call: StreamingCall[Any, Any], message: Any, context: _Context) -> None:
         with self._counted(message.model):
-            request = await convert(message.ByteSize(), partial(call.decode, message))
+            request = await self._decode(call, message)
             async with aclosing(call.answer(request, _time_remaining(context))) as replies:
                 async for reply in replies:
                     encode = partial(call.encode, request, reply)
                     await context.write(await convert(call.n_bytes(reply), encode))
+
+    async def _decode(
+        self, call: UnaryCall[Any, Any] | StreamingCall[Any, Any], message: Any
+    ) -> Any:
+        """Return the request in a message, unless it or its reply is too large."""
+        n_bytes = message.ByteSize()
+        _check_size(n_bytes, self._max_bytes)
+        request = await convert(n_bytes, partial(call.decode, message))
+        call.check_reply(request, self._max_bytes)
+        return request
 
     async def _list_models(self) -> pb.ListModelsReply:
         return pb.ListModelsReply(models=map(model_info_to_proto, self._engine.models.values()))
@@ -166,6 +180,7 @@ class GrpcServicer(InferenceServicer):
         self._begin()
         try:
             with counted(self._metrics, "grpc_stream", self._engine, model):
+                _check_size(message.ByteSize(), self._max_bytes)
                 return await self._step(decoder.decode(message), walker, context)
         except ServiceError as error:
             return stream_reply_to_proto(error)
@@ -175,6 +190,7 @@ class GrpcServicer(InferenceServicer):
     async def _step(
         self, request: PredictRequest, walker: Walker, context: _Context
     ) -> pb.StreamReply:
+        self._calls.predict.check_reply(request, self._max_bytes)
         timeout = _time_remaining(context)
         (prediction,) = await predict(self._engine, request, timeout, walker)
         return stream_reply_to_proto(prediction, request.reply_dtype)
@@ -226,6 +242,12 @@ def _set_request_id(context: _Context) -> None:
 def _set_urgency(context: _Context) -> None:
     """Use the urgency of the client, or raise `InvalidRequestError`."""
     set_urgency(dict(context.invocation_metadata() or ()).get(URGENCY))
+
+
+def _check_size(n_bytes: int, max_bytes: int) -> None:
+    if n_bytes > max_bytes:
+        expected = f"at most {max_bytes} bytes (max_body_bytes of the service)"
+        raise SystemTooLargeError.expected("body", expected, f"{n_bytes}; send fewer systems")
 
 
 def _time_remaining(context: _Context) -> float | None:

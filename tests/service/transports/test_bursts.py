@@ -22,7 +22,7 @@ from twinforce_service.main import serve
 
 PATIENCE = 60.0
 # The core of gRPC queues at most 3000 calls by default, and drops many from 1000 on.
-N_CALLS = 2000
+N_CALLS = 1600
 MESSAGE = pb.PredictRequest.FromString(protobuf_body(molecule(2), outputs=["energy"], model="soft"))
 
 
@@ -105,7 +105,7 @@ def test_no_call_of_a_burst_is_lost(call, n_channels):
 
 
 def test_the_calls_of_a_burst_that_find_the_queue_full_may_be_repeated_later():
-    potential, n_calls, n_waiting = Gated(), 1500, 100
+    potential, n_calls, n_waiting = Gated(), 1300, 100
 
     async def run():
         async with (
@@ -131,7 +131,7 @@ def test_the_calls_of_a_burst_that_find_the_queue_full_may_be_repeated_later():
 @pytest.mark.parametrize("call", [predict, step])
 def test_a_call_that_arrived_before_the_service_stopped_is_not_lost(call):
     """Clients call again at once until the service is gone, as optimizations and walkers do."""
-    n_clients = 1200
+    n_clients = 500
 
     async def until_refused(first, stub):
         outcomes = [await first]
@@ -147,8 +147,8 @@ def test_a_call_that_arrived_before_the_service_stopped_is_not_lost(call):
 
     outcomes = [outcome for client in asyncio.run(run()) for outcome in client]
     statuses = Counter(status for status, _ in outcomes)
-    assert statuses["UNAVAILABLE"] == n_clients
     assert set(statuses) == {"OK", "UNAVAILABLE"}
+    assert statuses["UNAVAILABLE"] == n_clients
 
 
 def test_calls_that_the_service_has_no_time_to_finish_end_as_unavailable():
@@ -184,7 +184,7 @@ async def ask(address, head, body=b""):
 
 
 def test_no_connection_of_a_burst_over_rest_is_lost_even_if_the_service_stops():
-    n_connections = 1000
+    n_connections = 500
     request = "POST /v1/models/soft/energy", json.dumps(json_body(molecule(2))).encode()
 
     async def run():

@@ -169,8 +169,11 @@ def test_an_unknown_model_is_not_found(stub):
 def test_a_message_that_is_too_large_is_refused(stub):
     message = predict_request(*[molecule(64)] * 80)
     assert message.ByteSize() > 100_000
-    with pytest.raises(grpc.RpcError) as refused:
-        stub.Predict(message)
+    error = refusal(stub.Predict, message)
+    assert isinstance(error, SystemTooLargeError)
+    assert "body: expected at most 100000 bytes (max_body_bytes" in str(error)
+    with pytest.raises(grpc.RpcError) as refused:  # too large to be read
+        stub.Predict(predict_request(*[molecule(64)] * 800))
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

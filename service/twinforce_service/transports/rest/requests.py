@@ -85,7 +85,9 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             chunks.clear()
             if message.get("more_body", False):
                 await _discard(request, _MAX_DISCARDED * max_bytes)
-            raise SystemTooLargeError(f"body: expected at most {max_bytes} bytes", field="body")
+            expected = f"at most {max_bytes} bytes (max_body_bytes of the service)"
+            text = f"body: expected {expected}; send fewer systems"
+            raise SystemTooLargeError(text, field="body")
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
