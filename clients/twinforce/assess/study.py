@@ -108,16 +108,25 @@ def _run_units(
             deadline = share_of(overall, _SHARE_OF_START, [1 - _SHARE_OF_START])
         else:
             deadline = share_of(overall, shares[index], shares[index + 1 :])
-        if note := _run_unit(subject, folder, unit, deadline):
+        if note := _run_unit(subject, folder, unit, deadline, notes.get(START, "")):
             notes[unit.key] = note
             subject.progress.say(f"{unit.key}: {note}")
     return notes
 
 
-def _run_unit(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) -> str:
+def _run_unit(
+    subject: Subject, folder: Folder, unit: Unit, deadline: Deadline, start_note: str
+) -> str:
     """Run a unit as far as time allows; return the reason why it has no results, or "".
 
     A unit fails alone: the others are run, and the page says why.
+
+    Args:
+        subject: The model and the system to assess.
+        folder: Folder of the assessment.
+        unit: Unit to run.
+        deadline: Time at which to stop.
+        start_note: Reason why there are no equilibrated atoms to start from, if it is known.
     """
     if not len(subject.free):
         return "not defined: no atom can move"
@@ -126,7 +135,7 @@ def _run_unit(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) 
     if deadline.is_over:
         return "" if folder.results(unit.key) else "not run: no time was left"
     if unit.needs_start and not (folder.directory(START) / "start.npz").exists():
-        return "not run: the start is not equilibrated yet"
+        return f"not run: {start_note or 'the start is not equilibrated yet'}"
     lock_deadline = deadline if unit.key == START else EXPIRED
     with folder.locked(unit.key, lock_deadline) as is_ours:
         if not is_ours:

@@ -191,6 +191,8 @@ def test_an_assessment_of_any_model_ends_with_its_page(tmp_path, name):
     assert {unit["status"] for unit in units} - {"done"} == expected
     for status in expected:
         assert status in page
+    if name == "failing early":
+        assert "not run (failed: PredictionError: " in page
     if name == "without direct forces":
         assert findings(report, "optimisation") == {"optimise:conservative": "safe"}
     if name == "heating":

@@ -25,7 +25,7 @@ def nve_unit(way: Way, picoseconds: float, conditions: Conditions) -> Unit:
         forces=way.forces,
         inner_steps=way.inner_steps,
         ensemble="nve",
-        n_steps=round(picoseconds * 1e3 / conditions.time_step_fs),
+        n_steps=max(round(picoseconds * 1e3 / conditions.time_step_fs), 1),
         time_step_fs=conditions.time_step_fs,
         temperature_k=conditions.temperature_k,
         seed=conditions.seed,

@@ -36,7 +36,7 @@ def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: C
         inner_steps=way.inner_steps,
         ensemble=thermostat.ensemble,
         relaxation_fs=thermostat.relaxation_fs,
-        n_steps=round(picoseconds * 1e3 / conditions.time_step_fs),
+        n_steps=max(round(picoseconds * 1e3 / conditions.time_step_fs), 1),
         time_step_fs=conditions.time_step_fs,
         temperature_k=conditions.temperature_k,
         seed=conditions.seed_of(key),

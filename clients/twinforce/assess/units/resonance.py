@@ -44,7 +44,7 @@ def resonance_unit(picoseconds: float, conditions: Conditions) -> Unit:
         forces="hybrid",
         inner_steps=1,
         ensemble="nve",
-        n_steps=round(picoseconds * 1e3 / conditions.time_step_fs),
+        n_steps=max(round(picoseconds * 1e3 / conditions.time_step_fs), 1),
         time_step_fs=conditions.time_step_fs,
         temperature_k=conditions.temperature_k,
         seed=conditions.seed,
