@@ -66,7 +66,7 @@ class Subject:
     @property
     def system(self) -> System:
         """The atoms as a system for the service."""
-        return system_of(self.atoms, self.info)
+        return system_of(self.atoms)
 
     def predict(self, positions: Iterable[Any], outputs: Sequence[str]) -> list[Prediction]:
         """Evaluate the system at several positions, in one request."""

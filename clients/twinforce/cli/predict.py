@@ -86,7 +86,7 @@ def _run(args: argparse.Namespace) -> None:
 def _predict(
     client: Client, info: ModelInfo, all_atoms: Sequence[Any], outputs: Sequence[str]
 ) -> list[Prediction]:
-    systems = [_system(index, atoms, info) for index, atoms in enumerate(all_atoms)]
+    systems = [_system(index, atoms) for index, atoms in enumerate(all_atoms)]
     predictions: list[Prediction] = []
     with require("tqdm").tqdm(total=len(systems), unit="system", disable=None) as bar:
         for chunk in _chunks(systems):
@@ -98,9 +98,9 @@ def _predict(
     return predictions
 
 
-def _system(index: int, atoms: Any, info: ModelInfo) -> System:
+def _system(index: int, atoms: Any) -> System:
     try:
-        system: System = require("twinforce.ase").system_of(atoms, info)
+        system: System = require("twinforce.ase").system_of(atoms)
     except ServiceError as error:
         raise error.at(index) from error
     return system

@@ -14,6 +14,7 @@ from twinforce_dynamics.trajectory import Snapshot, Trajectory
 from twinforce_proto import (
     InvalidRequestError,
     InvalidSystemError,
+    ModelChangedError,
     ModelInfo,
     Prediction,
     PredictionError,
@@ -114,7 +115,7 @@ def _check_model(info: ModelInfo, checkpoint: Checkpoint) -> None:
             f"{name} ({sha256[:12]})"
             for name, sha256 in ((checkpoint.model, checkpoint.sha256), (info.name, info.sha256))
         )
-        raise InvalidRequestError.expected(
+        raise ModelChangedError.expected(
             "checkpoint", f"one made with {served}", f"one made with {made_with}"
         )
 
