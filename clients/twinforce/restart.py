@@ -3,15 +3,17 @@
 A trajectory continues from such a file bit for bit. Reading one does not need ASE.
 """
 
+import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twinforce._files import replace_file
 from twinforce_dynamics.steps import State
 from twinforce_proto import OUTPUTS, Prediction
 
@@ -31,6 +33,7 @@ class Restart:
         n_steps: Number of outer steps taken.
         settings: Settings of the dynamics as text; those that continue it must be the same.
         rng: State of the random numbers, as numpy's bit generators represent it.
+        files: Facts about the files of the run, such as their lengths; see `twinforce.md`.
     """
 
     state: State
@@ -39,34 +42,39 @@ class Restart:
     n_steps: int
     settings: Mapping[str, str]
     rng: Mapping[str, Any]
+    files: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path | str) -> None:
-        """Write the file; an existing one is replaced atomically."""
-        path = Path(path)
+        """Write the file; an existing one is replaced atomically.
+
+        Raises:
+            OSError: The file cannot be written, which leaves the old one; the error names it.
+        """
         state = {
-            field.name: getattr(self.state, field.name)
-            for field in fields(State)
-            if field.name != "prediction"
+            each.name: getattr(self.state, each.name)
+            for each in fields(State)
+            if each.name != "prediction"
         }
         prediction = {
             f"prediction_{name}": value
             for name in OUTPUTS
             if (value := getattr(self.state.prediction, name)) is not None
         }
-        partial = path.with_name(path.name + ".part")
-        with partial.open("wb") as file:
-            np.savez(
-                file,
-                format=_FORMAT,
-                numbers=self.numbers,
-                masses=self.masses,
-                n_steps=self.n_steps,
-                settings=json.dumps(dict(self.settings)),
-                rng=json.dumps(self.rng, default=np.ndarray.tolist),
-                **state,
-                **prediction,
-            )
-        partial.replace(path)
+        files: dict[str, Any] = {"files": json.dumps(dict(self.files))} if self.files else {}
+        content = io.BytesIO()
+        np.savez(
+            content,
+            format=_FORMAT,
+            numbers=self.numbers,
+            masses=self.masses,
+            n_steps=self.n_steps,
+            settings=json.dumps(dict(self.settings)),
+            rng=json.dumps(self.rng, default=np.ndarray.tolist),
+            **files,
+            **state,
+            **prediction,
+        )
+        replace_file(path, content.getvalue())
 
     def check(
         self,
@@ -108,6 +116,7 @@ class Restart:
                 n_steps=int(stored["n_steps"]),
                 settings=json.loads(str(stored["settings"])),
                 rng=json.loads(str(stored["rng"])),
+                files=json.loads(str(stored.get("files", "{}"))),
             )
         except FileNotFoundError:
             raise

@@ -1,7 +1,7 @@
 """Molecular dynamics with multiple time stepping, as a `MolecularDynamics` of ASE."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -206,8 +206,16 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         described: dict[str, Any] = super().todict()
         return described | self._settings()
 
-    def save(self, path: Path | str) -> None:
-        """Save everything that the next step depends on as .npz; `restore` continues from it."""
+    def save(self, path: Path | str, *, files: Mapping[str, Any] | None = None) -> None:
+        """Save everything that the next step depends on as .npz; `restore` continues from it.
+
+        Args:
+            path: File to write; an existing one is replaced atomically.
+            files: Facts about other files of the run to keep with it, as JSON has them.
+
+        Raises:
+            OSError: The file cannot be written, which leaves the old one.
+        """
         Restart(
             state=self._current_state(),
             numbers=self.atoms.numbers,
@@ -215,6 +223,7 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
             n_steps=self.nsteps,
             settings=self._settings(),
             rng=self.rng.bit_generator.state,
+            files=files or {},
         ).save(path)
 
     def restore(self, path: Path | str) -> None:
