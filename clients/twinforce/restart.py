@@ -3,6 +3,7 @@
 A trajectory continues from such a file bit for bit. Reading one does not need ASE.
 """
 
+import io
 import json
 import logging
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from twinforce._files import replace_file
 from twinforce._weights import Weights
 from twinforce_dynamics.steps import State
 from twinforce_proto import OUTPUTS, Prediction
@@ -37,6 +39,7 @@ class Restart:
         system: Periodicity, charge, spin multiplicity and fixed atoms, as JSON values; empty in
             files of earlier versions.
         weights: Weights of the model; None if they are not known.
+        files: Facts about the files of the run, such as their lengths; see `twinforce.md`.
     """
 
     state: State
@@ -47,10 +50,14 @@ class Restart:
     rng: Mapping[str, Any]
     system: Mapping[str, Any] = field(default_factory=dict)
     weights: Weights | None = None
+    files: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path | str) -> None:
-        """Write the file; an existing one is replaced atomically."""
-        path = Path(path)
+        """Write the file; an existing one is replaced atomically.
+
+        Raises:
+            OSError: The file cannot be written, which leaves the old one; the error names it.
+        """
         state = {
             each.name: getattr(self.state, each.name)
             for each in fields(State)
@@ -64,22 +71,22 @@ class Restart:
         known: dict[str, Any] = {
             "system": self.system and json.dumps(dict(self.system)),
             "weights": self.weights and json.dumps(asdict(self.weights)),
+            "files": self.files and json.dumps(dict(self.files)),
         }
-        partial = path.with_name(path.name + ".part")
-        with partial.open("wb") as file:
-            np.savez(
-                file,
-                format=_FORMAT,
-                numbers=self.numbers,
-                masses=self.masses,
-                n_steps=self.n_steps,
-                settings=json.dumps(dict(self.settings)),
-                rng=json.dumps(self.rng, default=np.ndarray.tolist),
-                **{name: text for name, text in known.items() if text},
-                **state,
-                **prediction,
-            )
-        partial.replace(path)
+        content = io.BytesIO()
+        np.savez(
+            content,
+            format=_FORMAT,
+            numbers=self.numbers,
+            masses=self.masses,
+            n_steps=self.n_steps,
+            settings=json.dumps(dict(self.settings)),
+            rng=json.dumps(self.rng, default=np.ndarray.tolist),
+            **{name: text for name, text in known.items() if text},
+            **state,
+            **prediction,
+        )
+        replace_file(path, content.getvalue())
 
     def check(
         self,
@@ -162,6 +169,7 @@ class Restart:
                 rng=json.loads(str(stored["rng"])),
                 system=json.loads(str(stored.get("system", "{}"))),
                 weights=_weights(stored),
+                files=json.loads(str(stored.get("files", "{}"))),
             )
         except FileNotFoundError:
             raise

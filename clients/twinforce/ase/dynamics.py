@@ -245,8 +245,16 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         described: dict[str, Any] = super().todict()
         return described | self._settings()
 
-    def save(self, path: Path | str) -> None:
-        """Save everything that the next step depends on as .npz; `restore` continues from it."""
+    def save(self, path: Path | str, *, files: Mapping[str, Any] | None = None) -> None:
+        """Save everything that the next step depends on as .npz; `restore` continues from it.
+
+        Args:
+            path: File to write; an existing one is replaced atomically.
+            files: Facts about other files of the run to keep with it, as JSON has them.
+
+        Raises:
+            OSError: The file cannot be written, which leaves the old one.
+        """
         state = self._current_state()
         Restart(
             state=state,
@@ -257,6 +265,7 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
             rng=self.rng.bit_generator.state,
             system=self._preparation.described(self.atoms),
             weights=self._preparation.source.weights,
+            files=files or {},
         ).save(path)
 
     def restore(self, path: Path | str) -> None:

@@ -18,7 +18,7 @@ from twinforce_dynamics.trajectory import Stepper, outputs_of
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Preparation:
-    """What the steps of some atoms depend on, read from the atoms once and compared at each step.
+    """All that steps of some atoms depend on, read once and compared with the atoms at each step.
 
     Attributes:
         source: Source of the predictions.
