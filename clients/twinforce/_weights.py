@@ -9,8 +9,8 @@ _SHORT = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """The weights of a model.
+class ServedWeights:
+    """The weights of a served model.
 
     Attributes:
         model: Name of the model.
@@ -21,24 +21,24 @@ class Weights:
     sha256: str
 
     @classmethod
-    def of(cls, source: Provenance | ModelInfo) -> "Weights":
+    def of(cls, source: Provenance | ModelInfo) -> "ServedWeights":
         """Return the weights that made a prediction, or those that a service declares."""
         name = source.name if isinstance(source, ModelInfo) else source.model
         return cls(name, source.sha256)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, str]) -> "Weights":
+    def from_dict(cls, values: Mapping[str, str]) -> "ServedWeights":
         """Return the weights of which `dataclasses.asdict` made these values."""
         return cls(str(values["model"]), str(values["sha256"]))
 
     def __str__(self) -> str:
         return f"{self.model!r} ({self.sha256[:_SHORT]})"
 
-    def changed_to(self, found: "Weights", where: str, remedy: str) -> ModelChangedError:
+    def changed_to(self, found: "ServedWeights", where: str, remedy: str) -> ModelChangedError:
         """Return the error of a run that finds other weights.
 
         Args:
-            found: Weights that the service has now.
+            found: ServedWeights that the service has now.
             where: Phrase that says where these weights are known from.
             remedy: Phrase that says how to go on all the same.
         """

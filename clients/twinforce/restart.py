@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinforce._files import replace_file
-from twinforce._weights import Weights
+from twinforce._weights import ServedWeights
 from twinforce_dynamics.steps import State
 from twinforce_proto import OUTPUTS, Prediction
 
@@ -38,7 +38,7 @@ class Restart:
         rng: State of the random numbers, as numpy's bit generators represent it.
         system: Periodicity, charge, spin multiplicity and fixed atoms, as JSON values; empty in
             files of earlier versions.
-        weights: Weights of the model; None if they are not known.
+        weights: ServedWeights of the model; None if they are not known.
         files: Facts about the files of the run, such as their lengths; see `twinforce.md`.
     """
 
@@ -49,7 +49,7 @@ class Restart:
     settings: Mapping[str, str]
     rng: Mapping[str, Any]
     system: Mapping[str, Any] = field(default_factory=dict)
-    weights: Weights | None = None
+    weights: ServedWeights | None = None
     files: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path | str) -> None:
@@ -116,13 +116,13 @@ class Restart:
                 raise ValueError(f"{path}: saved with {name} {value}; expected the same, got {got}")
 
     def check_weights(
-        self, path: Path | str, weights: Weights | None, *, allow_model_change: bool
+        self, path: Path | str, weights: ServedWeights | None, *, allow_model_change: bool
     ) -> bool:
         """Return True if the stored prediction is that of these weights.
 
         Args:
             path: Path of the file.
-            weights: Weights of the present model; None if the forces come from no service.
+            weights: ServedWeights of the present model; None if the forces come from no service.
             allow_model_change: True to log a warning in place of the error.
 
         Raises:
@@ -177,10 +177,10 @@ class Restart:
             raise ValueError(f"{path}: expected a restart file; {error}") from error
 
 
-def _weights(stored: Mapping[str, Any]) -> Weights | None:
+def _weights(stored: Mapping[str, Any]) -> ServedWeights | None:
     if "weights" not in stored:
         return None
-    return Weights.from_dict(json.loads(str(stored["weights"])))
+    return ServedWeights.from_dict(json.loads(str(stored["weights"])))
 
 
 def _state(stored: Mapping[str, Any]) -> State:

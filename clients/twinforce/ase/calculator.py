@@ -15,7 +15,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from numpy.typing import NDArray
 
 from twinforce._client import Client, Stream
-from twinforce._weights import Weights
+from twinforce._weights import ServedWeights
 from twinforce.ase.misuse import find_misuse
 from twinforce.ase.results import Results, merged, outputs_in
 from twinforce.ase.systems import labels_of, system_of
@@ -104,7 +104,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         self._info: ModelInfo | None = None
         self._labels: dict[str, float | int] = {}
         self._numbers: NDArray[np.int32] = _NO_NUMBERS
-        self._weights: Weights | None = None
+        self._weights: ServedWeights | None = None
         self._requested: frozenset[str] = frozenset()
         self._requested_before: frozenset[str] = frozenset()
         self._has_warned = False
@@ -132,7 +132,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         return getattr(self.results, "prediction", None)
 
     @property
-    def weights(self) -> Weights:
+    def weights(self) -> ServedWeights:
         """The weights that the model began with."""
         self._model_info()
         assert self._weights is not None
@@ -247,7 +247,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         """
         if source is None:
             return
-        found = Weights.of(source)
+        found = ServedWeights.of(source)
         before, self._weights = self._weights or found, found
         if found == before:
             return

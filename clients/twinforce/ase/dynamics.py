@@ -232,7 +232,11 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         checkpoint = Checkpoint.from_bytes(snapshot.checkpoint)
         self.nsteps = checkpoint.step // self.inner_steps
         self.rng.bit_generator.state = self._random_state = checkpoint.start.random_state
-        state, disagreement = checkpoint.state, snapshot.disagreement
+        prediction = replace(checkpoint.state.prediction, provenance=snapshot.provenance)
+        state, disagreement = (
+            replace(checkpoint.state, prediction=prediction),
+            snapshot.disagreement,
+        )
         work = 0.0 if disagreement is None else disagreement.work
         self._set_state(state, state.correction_work - work)
 

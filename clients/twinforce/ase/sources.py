@@ -8,7 +8,7 @@ from ase import Atoms
 from ase.calculators.calculator import all_changes, compare_atoms, equal
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from twinforce._weights import Weights
+from twinforce._weights import ServedWeights
 from twinforce.ase.calculator import TwinForceCalculator
 from twinforce.ase.systems import labels_in, labels_of, system_of
 from twinforce_dynamics.steps import Floats, ForceFunction
@@ -25,8 +25,8 @@ class ForceSource(Protocol):
     """Outputs that the source can compute."""
     metadata: Mapping[str, Any]
     """Metadata of the model."""
-    weights: Weights | None
-    """Weights of the model, if they are known."""
+    weights: ServedWeights | None
+    """ServedWeights of the model, if they are known."""
 
     def is_for(self, atoms: Atoms) -> bool:
         """Return True if predictions are those of these atoms, at whatever coordinates.
@@ -60,7 +60,7 @@ class ServiceSource:
         self._system = system_of(atoms.copy())  # whose arrays nobody changes
         self.outputs = frozenset(info.outputs)
         self.metadata = info.metadata
-        self.weights: Weights | None = calculator.weights
+        self.weights: ServedWeights | None = calculator.weights
 
     def is_for(self, atoms: Atoms) -> bool:
         """Return True if predictions are those of these atoms, at whatever coordinates."""
@@ -90,7 +90,7 @@ class ServiceSource:
         """Raise unless the weights are those of earlier predictions, even if others are allowed."""
         if prediction.provenance is None or self.weights is None:
             return
-        if (found := Weights.of(prediction.provenance)) != self.weights:
+        if (found := ServedWeights.of(prediction.provenance)) != self.weights:
             raise self.weights.changed_to(found, "in the middle of a step", "evaluate all anew")
 
 
@@ -114,7 +114,7 @@ class CalculatorSource:
         }
         self.outputs = frozenset(self._names)
         self.metadata: Mapping[str, Any] = {}
-        self.weights: Weights | None = None
+        self.weights: ServedWeights | None = None
 
     def is_for(self, atoms: Atoms) -> bool:
         """Return True if predictions are those of these atoms, at whatever coordinates."""
