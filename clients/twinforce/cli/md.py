@@ -14,6 +14,7 @@ from twinforce.cli.arguments import (
     add_hydrogen_mass,
     add_model,
     add_service_options,
+    service_options,
     non_negative,
     positive,
 )
@@ -217,7 +218,7 @@ def _run(args: argparse.Namespace) -> None:
         )
     written: list[Instant] = []
     with (
-        ase.TwinForceCalculator(args.url, model=args.model, timeout=args.timeout) as atoms.calc,
+        ase.TwinForceCalculator(args.url, model=args.model, **service_options(args)) as atoms.calc,
         warnings.catch_warnings(),
     ):
         atoms.calc.set(force_kind="direct" if args.forces == "direct" else "conservative")

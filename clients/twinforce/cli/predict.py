@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from twinforce._client import Client
-from twinforce.cli.arguments import add_command, add_file, add_model, add_service_options
+from twinforce.cli.arguments import add_command, add_file, add_model, add_service_options, service_options
 from twinforce.cli.files import read_atoms, require
 from twinforce_proto import (
     DEFAULT_OUTPUTS,
@@ -72,7 +72,7 @@ def add_predict_command(commands: Any) -> None:
 def _run(args: argparse.Namespace) -> None:
     outputs = tuple(parse_outputs(args.outputs.split(",")))
     all_atoms = read_atoms(args.file, args.index)
-    with Client(args.url, timeout=args.timeout) as client:
+    with Client(args.url, **service_options(args)) as client:
         info = client.model(args.model)
         predictions = _predict(client, info, all_atoms, outputs)
     file_format = args.format or _format_of(args.output)
