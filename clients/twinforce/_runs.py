@@ -1,6 +1,5 @@
 """Runs on the server as a client follows them, without I/O; they resume after lost connections."""
 
-import time
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,7 +14,7 @@ from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Start
 from twinforce_dynamics.trajectory import Snapshot
-from twinforce_proto import OverloadedError, ServiceError, System, UnavailableError
+from twinforce_proto import ServiceError, System, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
 
 T = TypeVar("T")
@@ -46,10 +45,8 @@ class ResumingRun(Generic[T]):
     """
 
     def __init__(self, conversation: Conversation, run: Run[T], timeout: float | None) -> None:
-        self._conversation = conversation
         self._run = run
-        self._n_failures = 0
-        self._give_up_at = None if timeout is None else time.monotonic() + timeout
+        self._retries = conversation.run_retries(timeout)
 
     @property
     def is_over(self) -> bool:
@@ -58,12 +55,12 @@ class ResumingRun(Generic[T]):
 
     def next_call(self) -> Call:
         """Return the call that starts or resumes the run."""
-        timeout = self._give_up_at and max(self._give_up_at - time.monotonic(), 0.001)
+        timeout = self._retries.begin()
         return Call(self._run.method, self._run.remaining_request(), timeout)
 
     def take(self, reply: pb.Snapshot | pb.Relaxed) -> T:
         """Decode an update."""
-        self._n_failures = 0
+        self._retries.succeed()
         return self._run.take(reply)
 
     def check_ended(self) -> None:
@@ -81,17 +78,7 @@ class ResumingRun(Generic[T]):
         Raises:
             ServiceError: The given error, if resuming would not help or there is no time left.
         """
-        if self.is_over:
-            return 0.0
-        pause = None
-        if isinstance(error, OverloadedError | UnavailableError):
-            pause = self._conversation.pause_after(error, self._n_failures)
-        if pause is None:
-            raise error
-        if self._give_up_at is not None and time.monotonic() + pause > self._give_up_at:
-            raise error
-        self._n_failures += 1
-        return pause
+        return 0.0 if self.is_over else self._retries.pause_after(error)
 
 
 class PropagateRun:

@@ -12,16 +12,10 @@ import grpc
 from google.protobuf.message import Message
 
 from twinforce._transports.alarm import Alarm
-from twinforce._transports.transport import Call, deadline_exceeded, unreachable
+from twinforce._transports.grpc_errors import service_error
+from twinforce._transports.transport import KEEP_ALIVE, Call, deadline_exceeded
 from twinforce._transports.url import Url
-from twinforce_proto import (
-    RequestCancelledError,
-    ServiceError,
-    SystemTooLargeError,
-    UnavailableError,
-    headers,
-)
-from twinforce_proto.codec.messages import ERROR_METADATA_KEY, error_from_proto
+from twinforce_proto import UnavailableError, headers
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 
@@ -29,21 +23,18 @@ from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    # Pings go on while nothing else is sent: between updates of a run, and between calls.
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
     # The thread that reads a reply waits for it directly instead of being woken by a thread of
     # gRPC, which halves the time of a call. The name is in `grpc.experimental.ChannelOptions`.
     ("SingleThreadedUnaryStream", 1),
 )
 
 _Metadata = tuple[tuple[str, str], ...] | None
-
-_ERRORS_BY_STATUS = {
-    grpc.StatusCode.CANCELLED: RequestCancelledError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: SystemTooLargeError,  # a message above the limit
-}
 
 
 class GrpcTransport:
@@ -61,7 +52,7 @@ class GrpcTransport:
         try:
             return _message(method(call.message, timeout=call.timeout, metadata=self._metadata))
         except grpc.RpcError as error:
-            raise _service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._url, call.timeout) from error
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
@@ -72,7 +63,7 @@ class GrpcTransport:
             for reply in replies:  # noqa: UP028
                 yield reply
         except grpc.RpcError as error:
-            raise _service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._url, call.timeout) from error
         finally:
             replies.cancel()
 
@@ -124,7 +115,7 @@ class GrpcStream:
         except grpc.RpcError as error:
             if alarm.has_rung:
                 raise deadline_exceeded(self._url, call.timeout) from None
-            raise _service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._url, call.timeout) from error
         alarm.set(inf)
         if alarm.has_rung:  # while the reply arrived
             raise deadline_exceeded(self._url, call.timeout)
@@ -158,7 +149,7 @@ class AsyncGrpcTransport:
                 await method(call.message, timeout=call.timeout, metadata=self._metadata)
             )
         except grpc.RpcError as error:
-            raise _service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._url, call.timeout) from error
 
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
@@ -169,7 +160,7 @@ class AsyncGrpcTransport:
             async for reply in replies:
                 yield reply
         except grpc.RpcError as error:
-            raise _service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._url, call.timeout) from error
         finally:
             replies.cancel()
 
@@ -201,7 +192,7 @@ class AsyncGrpcStream:
             if isinstance(error, TimeoutError):
                 raise deadline_exceeded(self._url, call.timeout) from None
             if isinstance(error, grpc.RpcError):
-                raise _service_error(error, self._url, call.timeout) from error
+                raise service_error(error, self._url, call.timeout) from error
             raise
 
     async def close(self) -> None:
@@ -235,33 +226,24 @@ def _end_stream(call: Any, requests: "SimpleQueue[Message | None]", alarm: Alarm
 
 
 def _open_channel(module: Any, url: Url) -> Any:
-    options = (*_OPTIONS, ("grpc.enable_http_proxy", 0 if url.is_loopback else 1))
+    options = (*_OPTIONS, *_keep_alive(), ("grpc.enable_http_proxy", 0 if url.is_loopback else 1))
     if url.is_secure:
         return module.secure_channel(url.netloc, grpc.ssl_channel_credentials(), options=options)
     return module.insecure_channel(url.netloc, options=options)
 
 
+def _keep_alive() -> tuple[tuple[str, int], ...]:
+    """Return the options that notice a dead connection; gRPC sets `TCP_USER_TIMEOUT` by them."""
+    return (
+        ("grpc.keepalive_time_ms", int(1000 * KEEP_ALIVE.interval)),
+        ("grpc.keepalive_timeout_ms", int(1000 * KEEP_ALIVE.patience)),
+        ("grpc.min_reconnect_backoff_ms", int(1000 * KEEP_ALIVE.connect)),
+    )
+
+
 def _message(reply: object) -> Message:
     assert isinstance(reply, Message)
     return reply
-
-
-def _service_error(error: Any, url: Url, timeout: float | None) -> ServiceError:
-    """Return the `ServiceError` that a failed call stands for.
-
-    The service sends its error in the metadata; without that, the status comes from gRPC itself
-    or from a proxy.
-    """
-    for key, value in error.trailing_metadata() or ():
-        if key == ERROR_METADATA_KEY:
-            return error_from_proto(pb.Error.FromString(value))
-    status, details = error.code(), error.details()
-    if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return deadline_exceeded(url, timeout)
-    if status is grpc.StatusCode.UNAVAILABLE:
-        return unreachable(url, details)
-    kind = _ERRORS_BY_STATUS.get(status, ServiceError)
-    return kind(f"{url} answered {status.name}: {details}")
 
 
 def _stream_ended(url: Url) -> UnavailableError:

@@ -10,6 +10,14 @@ from twinforce._transports.url import Url
 from twinforce_proto import DeadlineExceededError, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
 
+# Hints for addresses that are likely wrong.
+HTTP_PORT = "it does not speak gRPC; if this is the port of REST, the url begins with http://"
+GRPC_PORT = "it does not speak HTTP/1.1; if this is the port of gRPC, the url begins with grpc://"
+NO_TLS = "it does not use TLS; the url of such a service begins with {plain}://"
+TLS = "if it uses TLS, the url begins with {scheme}://"
+UNTRUSTED = "its certificate is not trusted"
+NO_SUCH_HOST = "there is no host of this name"
+
 Method = Literal[
     "Predict", "PredictStream", "Nonconservativity", "Propagate", "Relax", "ListModels", "GetModel"
 ]
@@ -70,11 +78,51 @@ class AsyncConnection(AsyncTransport, Protocol):
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
 
 
+class MisdirectedError(UnavailableError):
+    """The address is at fault rather than the service, so that waiting for it makes no sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """The times, in s, after which a connection counts as dead.
+
+    Attributes:
+        interval: Time without traffic after which the other end is asked for a sign of life.
+        patience: Time that it has to give one.
+        connect: Time that opening a connection may take.
+    """
+
+    interval: float = 5.0
+    patience: float = 8.0
+    connect: float = 8.0
+
+
+KEEP_ALIVE = KeepAlive()
+
+
 def deadline_exceeded(url: Url, timeout: float | None) -> DeadlineExceededError:
-    """Return the error for a reply that did not arrive in time."""
-    return DeadlineExceededError(f"no answer from {url} within {timeout or 0.0:.3g} s")
+    """Return the error for a reply that did not arrive in time.
+
+    Args:
+        url: Address of the service.
+        timeout: Time limit of the client, in s; None if the limit was that of somebody else.
+    """
+    within = "in time" if timeout is None else f"within {timeout:.3g} s"
+    return DeadlineExceededError(f"no answer from {url} {within}")
 
 
 def unreachable(url: Url, reason: object) -> UnavailableError:
     """Return the error for a service that cannot be reached."""
     return UnavailableError(f"cannot reach {url}: {reason}")
+
+
+def misdirected(url: Url, reason: object, hint: str) -> MisdirectedError:
+    """Return the error for an address that cannot be that of the service.
+
+    Args:
+        url: Address of the service.
+        reason: Error that was met.
+        hint: What is likely wrong; may hold `{plain}`, the scheme of the url without TLS.
+    """
+    plain = "grpc" if url.transport == "grpc" else "http"
+    return MisdirectedError(f"cannot reach {url}: {hint.format(plain=plain)}: {reason}")

@@ -81,7 +81,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         force_kind: ForceKind = "conservative",
         both_forces: bool = False,
         extra_outputs: Sequence[str] = (),
-        timeout: float = 60.0,
+        timeout: float | None = 60.0,
+        reconnect_timeout: float | None | Literal["timeout"] = "timeout",
         allow_model_change: bool = False,
     ) -> None:
         """Create a calculator; no connection is made yet.
@@ -94,12 +95,19 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
             both_forces: True to compute both kinds of forces in one pass whenever forces are
                 computed.
             extra_outputs: Other quantities, out of `twinforce.OUTPUTS`, to compute with forces.
-            timeout: Seconds that one request may take, for a client that is created from `url`.
+            timeout: Seconds that one request may take; see `Client`. This and the next argument
+                are for a client that is created from `url`.
+            reconnect_timeout: Seconds for which a service that cannot be reached is tried again.
             allow_model_change: True to go on if the service has other weights of the model later.
+
+        Raises:
+            ValueError: The url is not the address of a service, or an argument is invalid.
         """
         self.allow_model_change = allow_model_change
-        self._client = Client(url, timeout=timeout) if isinstance(url, str) else url
         self._owns_client = isinstance(url, str)
+        if isinstance(url, str):
+            url = Client(url, timeout=timeout, reconnect_timeout=reconnect_timeout)
+        self._client = url
         self._stream: Stream | None = None
         self._info: ModelInfo | None = None
         self._labels: dict[str, float | int] = {}

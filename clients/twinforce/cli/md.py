@@ -15,6 +15,7 @@ from twinforce.cli.arguments import (
     add_service_options,
     non_negative,
     positive,
+    service_options,
 )
 from twinforce.cli.files import check_image, check_outputs, read_atoms, require, without_results
 from twinforce.cli.progress import say
@@ -224,8 +225,8 @@ def _run(args: argparse.Namespace) -> None:
         ase.TwinForceCalculator(
             args.url,
             model=args.model,
-            timeout=args.timeout,
             allow_model_change=args.allow_model_change,
+            **service_options(args),
         ) as atoms.calc,
         warnings.catch_warnings(),
     ):

@@ -19,6 +19,7 @@ from twinforce.cli.arguments import (
     add_model,
     add_quiet,
     add_service_options,
+    service_options,
 )
 from twinforce.cli.files import check_outputs, read_atoms, require, without_results
 from twinforce.cli.progress import ProgressMeter
@@ -87,7 +88,7 @@ def _run(args: argparse.Namespace) -> None:
     file_format = _format_of(args.output, args.format)
     outputs = tuple(parse_outputs(args.outputs.split(",")))
     all_atoms = read_atoms(args.file, args.index)
-    with Client(args.url, timeout=args.timeout) as client:
+    with Client(args.url, **service_options(args)) as client:
         info = client.model(args.model)
         predictions = _predict(client, info, all_atoms, outputs, is_quiet=args.quiet)
     write = {"json": _as_json, "extxyz": _as_extxyz, "traj": _as_traj}[file_format]
