@@ -1,11 +1,13 @@
 """Tests of runs whose service comes to have other weights under the same name of a model."""
 
+import asyncio
 import copy
 import dataclasses
 import json
 import logging
 import pickle
 
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms, units
@@ -16,8 +18,9 @@ from tests.clients.proxy import CountingProxy
 from tests.clients.serving import ARGON, port_of, serve
 from tests.potentials import loaded
 from tests.systems import molecule
-from twinforce import Client, Integrator, InvalidRequestError, ModelChangedError, Start
+from twinforce import AsyncClient, Client, Integrator, InvalidRequestError, ModelChangedError, Start
 from twinforce.ase import SVR, MultipleTimeStepping, TwinForceCalculator, system_of
+from twinforce.cli import run
 from twinforce.md import draw_velocities
 from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 from twinforce_models.registry import LoadedModel
@@ -240,16 +243,16 @@ def test_weights_that_change_while_the_server_moves_the_atoms(service, is_allowe
         atoms = argon(calculator)
         ensemble = SVR(temperature_k=60, relaxation=50 * FS)
         dynamics = MultipleTimeStepping(atoms, 2 * FS, inner_steps=2, ensemble=ensemble, seed=1)
-        run = dynamics.irun_on_server(200)
-        next(run), next(run)
+        moving = dynamics.irun_on_server(200)
+        next(moving), next(moving)
         service.switch()
         if is_allowed:
-            assert list(run)[-1]
+            assert list(moving)[-1]
             assert dynamics.get_number_of_steps() == 200
             assert calculator.prediction.provenance.sha256 == NEW
         else:
             with refused():
-                list(run)
+                list(moving)
 
 
 @pytest.mark.parametrize("on_server", [False, True])
@@ -324,11 +327,11 @@ def test_a_run_is_not_resumed_with_other_weights(service):
     atoms = argon()
     start = Start(system_of(atoms), atoms.get_velocities(), INTEGRATOR, random=1)
     with Client(service.url) as client:
-        run = client.propagate(start, 400, 2)
-        next(run), next(run)
+        moving = client.propagate(start, 400, 2)
+        next(moving), next(moving)
         service.switch()
         with pytest.raises(ModelChangedError, match=f"{SHORT_NEW}.*{SHORT_OLD}"):
-            list(run)
+            list(moving)
 
 
 def test_a_relaxation_is_not_resumed_with_other_weights(service):
@@ -336,5 +339,96 @@ def test_a_relaxation_is_not_resumed_with_other_weights(service):
         reports = client.relax(system_of(argon()), fmax=1e-12, max_steps=400, interval=1)
         next(reports), next(reports)
         service.switch()
-        with refused(", which the relaxation began with"):
+        with refused(", which the run began with"):
             list(reports)
+
+
+def test_an_allowed_relaxation_goes_on_with_other_weights(service, caplog):
+    with Client(service.url) as client:
+        reports = client.relax(
+            system_of(argon()), fmax=1e-12, max_steps=200, interval=1, allow_model_change=True
+        )
+        next(reports), next(reports)
+        service.switch()
+        *_, last = reports
+        assert last.provenance.sha256 == NEW
+        assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("encoding", ["protobuf", "json"])
+def test_an_allowed_checkpoint_is_evaluated_anew(service, servers, encoding, caplog):
+    atoms = argon()
+    start = Start(system_of(atoms), atoms.get_velocities(), INTEGRATOR, random=1)
+    with Client(service.url, encoding=encoding) as client:
+        *_, last = client.propagate(start, 4)
+        service.switch()
+        *_, end = client.propagate(last, 4, allow_model_change=True)
+    assert end.step == 8
+    assert end.provenance.sha256 == NEW
+    assert SHORT_OLD in caplog.text
+    again = Start(start.system.moved(last.positions), last.velocities, INTEGRATOR, random=1)
+    with Client(servers[1].grpc_url) as client:
+        *_, expected = client.propagate(again, 4)
+    np.testing.assert_allclose(end.positions, expected.positions, rtol=0, atol=1e-11)
+    assert end.energy == pytest.approx(expected.energy, abs=1e-10)
+    assert end.conserved_energy == pytest.approx(expected.conserved_energy, abs=1e-9)
+
+
+def test_an_allowed_run_is_resumed_with_other_weights(service):
+    atoms = argon()
+    start = Start(system_of(atoms), atoms.get_velocities(), INTEGRATOR, random=1)
+    with Client(service.url) as client:
+        moving = client.propagate(start, 400, 2, allow_model_change=True)
+        next(moving), next(moving)
+        service.switch()
+        *_, end = moving
+    assert (end.step, end.provenance.sha256) == (400, NEW)
+
+
+def test_the_asyncio_client_treats_weights_alike(service):
+    atoms = argon()
+    start = Start(system_of(atoms), atoms.get_velocities(), INTEGRATOR, random=1)
+
+    async def converse():
+        async with AsyncClient(service.url) as client:
+            *_, last = [each async for each in client.propagate(start, 4)]
+            reports = client.relax(system_of(atoms), fmax=1e-12, max_steps=400, interval=1)
+            await anext(reports), await anext(reports)
+            service.switch()
+            with refused(", which the run began with"):
+                [each async for each in reports]
+            with pytest.raises(ModelChangedError, match=f"{SHORT_NEW}.*{SHORT_OLD}"):
+                [each async for each in client.propagate(last, 4)]
+            *_, end = [each async for each in client.propagate(last, 4, allow_model_change=True)]
+            assert end.provenance.sha256 == NEW
+
+    asyncio.run(converse())
+
+
+# The command line
+
+
+def command(service, tmp_path, *options):
+    atoms = argon()
+    ase.io.write(tmp_path / "start.xyz", atoms)
+    restart, log = tmp_path / "run.npz", tmp_path / "log.csv"
+    arguments = ["md", str(tmp_path / "start.xyz"), f"--url={service.url}", "--interval=1"]
+    return run([*arguments, f"--restart={restart}", f"--log={log}", *options])
+
+
+@pytest.mark.parametrize("there", [[], ["--on-server"]])
+def test_the_command_line_refuses_and_accepts_other_weights(service, tmp_path, there, capsys):
+    assert command(service, tmp_path, "--steps=4", *there) == 0
+    before = (tmp_path / "run.npz").read_bytes(), (tmp_path / "log.csv").read_bytes()
+    service.switch()
+    capsys.readouterr()
+    assert command(service, tmp_path, "--steps=8", *there) == 1
+    text = capsys.readouterr().err
+    for part in (SHORT_OLD, SHORT_NEW, "run.npz was saved with", "--allow-model-change", "'lj'"):
+        assert part in text
+    after = (tmp_path / "run.npz").read_bytes(), (tmp_path / "log.csv").read_bytes()
+    assert after == before
+    assert command(service, tmp_path, "--steps=8", "--allow-model-change", *there) == 0
+    with np.load(tmp_path / "run.npz") as stored:
+        assert json.loads(str(stored["weights"]))["sha256"] == NEW
+        assert int(stored["n_steps"]) == 8
