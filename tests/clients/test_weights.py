@@ -20,6 +20,8 @@ from tests.potentials import loaded
 from tests.systems import molecule
 from twinforce import AsyncClient, Client, Integrator, InvalidRequestError, ModelChangedError, Start
 from twinforce.ase import SVR, MultipleTimeStepping, TwinForceCalculator, system_of
+from twinforce.assess import Conditions, Progress, assess
+from twinforce.cli import predict as predict_command
 from twinforce.cli import run
 from twinforce.md import draw_velocities
 from twinforce_models.potentials.toys.lennard_jones import lennard_jones
@@ -432,3 +434,67 @@ def test_the_command_line_refuses_and_accepts_other_weights(service, tmp_path, t
     with np.load(tmp_path / "run.npz") as stored:
         assert json.loads(str(stored["weights"]))["sha256"] == NEW
         assert int(stored["n_steps"]) == 8
+
+
+def test_a_file_of_predictions_is_of_one_model(service, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("twinforce.cli.predict._MAX_SYSTEMS", 1)
+    path = tmp_path / "all.xyz"
+    ase.io.write(path, [argon(), argon()])
+    arguments = ["predict", str(path), f"--url={service.url}", f"--output={tmp_path / 'out.xyz'}"]
+    assert run([*arguments, "--index=:"]) == 0
+    chunks = predict_command._chunks
+
+    def switching(systems):
+        for index, chunk in enumerate(chunks(systems)):
+            if index:
+                service.switch()
+            yield chunk
+
+    monkeypatch.setattr("twinforce.cli.predict._chunks", switching)
+    before = (tmp_path / "out.xyz").read_bytes()
+    assert run([*arguments, "--index=:"]) == 1
+    assert f"which the first systems had, got 'lj' ({SHORT_NEW})" in capsys.readouterr().err
+    assert (tmp_path / "out.xyz").read_bytes() == before
+
+
+# Assessments
+
+
+class Switching:
+    """Shows nothing, but switches to the other service as soon as a unit would show progress."""
+
+    def __init__(self, service):
+        self._service = service
+        self._hidden = Progress(is_shown=False)
+
+    def bar(self, *args, **kwargs):
+        self._service.switch()
+        return self._hidden.bar(*args, **kwargs)
+
+    def say(self, text):
+        self._hidden.say(text)
+
+
+@pytest.mark.parametrize("piece", ["nve:direct", "loops", "lambda"])
+def test_an_assessment_stops_at_other_weights_and_goes_on_with_its_own(service, tmp_path, piece):
+    conditions = Conditions(temperature_k=40.0, time_step_fs=2.0, equilibration_ps=0.01)
+    settings = {"preset": "quick", "pieces": [piece], "conditions": conditions}
+    with Client(service.url) as client:
+        with pytest.raises(ModelChangedError, match=f"{SHORT_OLD}.*{SHORT_NEW}.*--anew"):
+            assess(client, argon(), tmp_path, progress=Switching(service), **settings)
+        with pytest.raises(ValueError, match=f"sha256 {NEW}, got one with {OLD}.*--anew"):
+            assess(client, argon(), tmp_path, **settings)
+        service.switch(0)
+        report = assess(client, argon(), tmp_path, **settings)
+    assert report["provenance"]["sha256"] == OLD
+
+
+def test_the_folder_of_an_assessment_knows_the_charge(service, tmp_path):
+    conditions = Conditions(temperature_k=40.0, time_step_fs=2.0, equilibration_ps=0.01)
+    settings = {"preset": "quick", "pieces": ["loops"], "conditions": conditions}
+    with Client(service.url) as client:
+        assess(client, argon(), tmp_path, **settings)
+        other = argon()
+        other.info["charge"] = 1
+        with pytest.raises(ValueError, match="expected an assessment with atoms"):
+            assess(client, other, tmp_path, **settings)

@@ -13,6 +13,7 @@ import numpy as np
 
 from twinforce._client import Client
 from twinforce._files import replace_file
+from twinforce._weights import ServedWeights
 from twinforce.cli.arguments import (
     add_command,
     add_file,
@@ -115,8 +116,18 @@ def _predict(
                 predictions += client.predict(chunk, outputs, info.name)
             except ServiceError as error:
                 raise _indexed_in_file(error, len(predictions)) from error
+            _check_weights(info, predictions[-1])
             meter.update(len(predictions))
     return predictions
+
+
+def _check_weights(info: ModelInfo, prediction: Prediction) -> None:
+    """Raise if the service has other weights by now, so that a file holds those of one model."""
+    if prediction.provenance is None:
+        return
+    begun, found = ServedWeights.of(info), ServedWeights.of(prediction.provenance)
+    if found != begun:
+        raise begun.changed_to(found, "which the first systems had", "run the command again")
 
 
 def _system(index: int, atoms: Any) -> System:
