@@ -14,9 +14,9 @@ from twinforce.cli.arguments import (
     add_hydrogen_mass,
     add_model,
     add_service_options,
-    service_options,
     non_negative,
     positive,
+    service_options,
 )
 from twinforce.cli.files import read_atoms, require
 from twinforce.md import (

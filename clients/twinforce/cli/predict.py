@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from twinforce._client import Client
-from twinforce.cli.arguments import add_command, add_file, add_model, add_service_options, service_options
+from twinforce.cli.arguments import (
+    add_command,
+    add_file,
+    add_model,
+    add_service_options,
+    service_options,
+)
 from twinforce.cli.files import read_atoms, require
 from twinforce_proto import (
     DEFAULT_OUTPUTS,
