@@ -65,8 +65,7 @@ def test_tls_goes_through_the_proxy_for_https(monkeypatch, transport):
     assert {*proxy.requests} == {("CONNECT", "service.example:443")}
 
 
-@pytest.mark.parametrize("kind", [Client, AsyncClient])
-def test_credentials_are_sent_and_never_shown(monkeypatch, transport, url, kind, caplog):
+def test_credentials_are_sent_and_never_shown(monkeypatch, transport, url, caplog):
     value = base64.b64encode(b"us@er:p:ss w/rd").decode()
     service = f"{SCHEMES[transport]}://service.example:8000"
     with closing(NamingProxy(port_of(url), f"Basic {value}")) as proxy:
