@@ -113,11 +113,12 @@ class AsyncClient:
         interval: int = 0,
         *,
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> AsyncGenerator[Snapshot, None]:
         """Run molecular dynamics on the server and yield snapshots; see `Client.propagate`."""
         timeout = time_limit("timeout", timeout)
-        flow = propagation(self._conversation, origin, n_steps, interval, model)
+        flow = propagation(self._conversation, origin, n_steps, interval, model, allow_model_change)
         async with aclosing(self._follow(await self._execute(flow), timeout)) as snapshots:
             async for snapshot in snapshots:
                 yield snapshot
@@ -132,6 +133,7 @@ class AsyncClient:
         interval: int = 10,
         fixed_atoms: Sequence[int] = (),
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> AsyncGenerator[Relaxed, None]:
         """Relax the positions of a system on the server; see `Client.relax`."""
@@ -140,6 +142,7 @@ class AsyncClient:
             self._conversation,
             system,
             model,
+            allow_model_change,
             force_kind=force_kind,
             fmax=fmax,
             max_steps=max_steps,

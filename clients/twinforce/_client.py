@@ -168,6 +168,7 @@ class Client:
         interval: int = 0,
         *,
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> Generator[Snapshot, None, None]:
         """Run molecular dynamics on the server and yield snapshots as they arrive.
@@ -183,14 +184,17 @@ class Client:
             interval: Inner steps between snapshots; a multiple of those in an outer step. 0 yields
                 only the last snapshot.
             model: Name of the model; None means the model of the checkpoint, if there is one.
+            allow_model_change: True to go on with a logged warning if the service has other weights
+                of the model than the run began with, such as those of a checkpoint.
             timeout: Seconds that the whole run may take; None means no limit.
 
         Raises:
+            ModelChangedError: The service has other weights than the run began with.
             ServiceError: The run failed, after the last snapshot that was yielded.
             ValueError: The timeout is not a positive number.
         """
         timeout = time_limit("timeout", timeout)
-        flow = propagation(self._conversation, origin, n_steps, interval, model)
+        flow = propagation(self._conversation, origin, n_steps, interval, model, allow_model_change)
         return self._follow(self._execute(flow), timeout)
 
     def relax(
@@ -203,6 +207,7 @@ class Client:
         interval: int = 10,
         fixed_atoms: Sequence[int] = (),
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> Generator[Relaxed, None, None]:
         """Relax the positions of a system on the server; yield reports, the final one last.
@@ -220,9 +225,12 @@ class Client:
             interval: Steps between reports; 0 yields only the final one.
             fixed_atoms: Indices of atoms that must not move.
             model: Name of the model.
+            allow_model_change: True to go on with a logged warning if the service has other weights
+                of the model than the relaxation began with.
             timeout: Seconds that the whole relaxation may take; None means no limit.
 
         Raises:
+            ModelChangedError: The service has other weights than the relaxation began with.
             ServiceError: The relaxation failed.
             ValueError: The timeout is not a positive number.
         """
@@ -231,6 +239,7 @@ class Client:
             self._conversation,
             system,
             model,
+            allow_model_change,
             force_kind=force_kind,
             fmax=fmax,
             max_steps=max_steps,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from twinforce.md.columns import take_velocities
 from twinforce.md.instants import Instant
 from twinforce.md.settings import MDSettings, ensemble_of
 
@@ -16,7 +17,8 @@ def molecular_dynamics(
 ) -> Iterator[Instant]:
     """Run molecular dynamics; yield the start and then the state after every outer step.
 
-    If the atoms have no velocities, they are drawn, without net momentum.
+    If the atoms have no velocities, they are drawn, without net momentum. Velocities in a column
+    of another name, such as `vel`, are used; see `twinforce.md.columns`.
 
     Args:
         atoms: Atoms with a calculator, moved in place.
@@ -34,7 +36,7 @@ def dynamics_of(atoms: Any, settings: MDSettings, restart: Path | str | None = N
     from twinforce.ase import MultipleTimeStepping
 
     rng = np.random.default_rng(settings.seed)
-    if not atoms.has("momenta"):
+    if take_velocities(atoms) is None:
         draw_velocities(atoms, settings.temperature_k, rng)
     dynamics = MultipleTimeStepping(
         atoms,
