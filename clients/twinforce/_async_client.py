@@ -41,7 +41,7 @@ class AsyncClient:
         url: str,
         *,
         timeout: float | None = 60.0,
-        reconnect_timeout: float | None | Literal["timeout"] = "timeout",
+        reconnect_timeout: float | Literal["timeout"] | None = "timeout",
         max_retries: int | None = None,
         encoding: Literal["protobuf", "json"] = "protobuf",
         reply_dtype: Literal["float64", "float32"] = "float64",

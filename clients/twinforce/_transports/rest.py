@@ -10,6 +10,7 @@ import httpx2
 from google.protobuf.message import DecodeError, Message
 
 from twinforce._transports.json_bodies import body_of, line_message, reply_message
+from twinforce._transports.proxies import Route, route_to
 from twinforce._transports.rest_errors import reported_error, service_error
 from twinforce._transports.transport import KEEP_ALIVE, Call, Method
 from twinforce._transports.url import Url
@@ -36,8 +37,9 @@ class RestTransport:
 
     def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
         self._url = url
+        self._route = route_to(url)
         self._encoding: Encoding = encoding
-        transport = httpx2.HTTPTransport(**_transport_options(url))
+        transport = httpx2.HTTPTransport(**_transport_options(self._route))
         self._http = httpx2.Client(transport=transport, headers=_headers(urgency))
 
     def send(self, call: Call) -> Message:
@@ -45,8 +47,8 @@ class RestTransport:
         try:
             reply = self._http.request(**_request(call, self._url, self._encoding))
         except httpx2.HTTPError as error:
-            raise service_error(error, self._url, call.timeout) from error
-        return _reply(call, reply, self._url)
+            raise service_error(error, self._route, call.timeout) from error
+        return _reply(call, reply, self._route)
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
@@ -54,11 +56,11 @@ class RestTransport:
             with self._http.stream(**_request(call, self._url, self._encoding)) as reply:
                 if not reply.is_success:
                     reply.read()
-                    raise reported_error(reply, self._url)
+                    raise reported_error(reply, self._route)
                 for line in reply.iter_lines():
                     yield line_message(call.method, line)
         except httpx2.HTTPError as error:
-            raise service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
 
     def stream(self) -> "RestStream":
         """Return a transport for the calls of one walker."""
@@ -93,8 +95,9 @@ class AsyncRestTransport:
 
     def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
         self._url = url
+        self._route = route_to(url)
         self._encoding: Encoding = encoding
-        transport = httpx2.AsyncHTTPTransport(**_transport_options(url))
+        transport = httpx2.AsyncHTTPTransport(**_transport_options(self._route))
         self._http = httpx2.AsyncClient(transport=transport, headers=_headers(urgency))
 
     async def send(self, call: Call) -> Message:
@@ -102,8 +105,8 @@ class AsyncRestTransport:
         try:
             reply = await self._http.request(**_request(call, self._url, self._encoding))
         except httpx2.HTTPError as error:
-            raise service_error(error, self._url, call.timeout) from error
-        return _reply(call, reply, self._url)
+            raise service_error(error, self._route, call.timeout) from error
+        return _reply(call, reply, self._route)
 
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
@@ -111,11 +114,11 @@ class AsyncRestTransport:
             async with self._http.stream(**_request(call, self._url, self._encoding)) as reply:
                 if not reply.is_success:
                     await reply.aread()
-                    raise reported_error(reply, self._url)
+                    raise reported_error(reply, self._route)
                 async for line in reply.aiter_lines():
                     yield line_message(call.method, line)
         except httpx2.HTTPError as error:
-            raise service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
 
     def stream(self) -> "AsyncRestStream":
         """Return a transport for the calls of one walker."""
@@ -150,12 +153,9 @@ def _headers(urgency: int) -> dict[str, str]:
     return {} if urgency == NORMAL_URGENCY else {URGENCY: str(urgency)}
 
 
-def _transport_options(url: Url) -> dict[str, Any]:
-    return {
-        "limits": _LIMITS,
-        "socket_options": _socket_options(),
-        "trust_env": not url.is_loopback,
-    }
+def _transport_options(route: Route) -> dict[str, Any]:
+    proxy = None if route.proxy is None else route.proxy.url
+    return {"limits": _LIMITS, "socket_options": _socket_options(), "proxy": proxy}
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
@@ -205,10 +205,10 @@ def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     }
 
 
-def _reply(call: Call, reply: httpx2.Response, url: Url) -> Message:
+def _reply(call: Call, reply: httpx2.Response, route: Route) -> Message:
     """Return the message in an HTTP reply, or raise the error that it reports."""
     if not reply.is_success:
-        raise reported_error(reply, url)
+        raise reported_error(reply, route)
     media_type = reply.headers.get("content-type", "").partition(";")[0]
     try:
         if media_type == _MEDIA_TYPES["protobuf"]:

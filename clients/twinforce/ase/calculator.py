@@ -82,7 +82,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         both_forces: bool = False,
         extra_outputs: Sequence[str] = (),
         timeout: float | None = 60.0,
-        reconnect_timeout: float | None | Literal["timeout"] = "timeout",
+        reconnect_timeout: float | Literal["timeout"] | None = "timeout",
         allow_model_change: bool = False,
     ) -> None:
         """Create a calculator; no connection is made yet.
