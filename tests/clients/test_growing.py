@@ -163,9 +163,9 @@ def test_a_device_is_written_to_and_has_no_mark():
     with closing(GrowingFile(Path("/dev/null"))) as file:
         fill(file)
         assert file.mark() is None
-    with closing(GrowingFile(Path("/dev/full"))) as file:
-        with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
-            fill(file)
+    full = pytest.raises(OSError, match="No space left on device: '/dev/full'")
+    with closing(GrowingFile(Path("/dev/full"))) as file, full:
+        fill(file)
 
 
 def interrupt_after(_):
