@@ -7,7 +7,8 @@ from typing import Literal, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
-from twinforce._conversation import Conversation, Flow, Options, Pause
+from twinforce._conversation import Conversation, Flow, Pause
+from twinforce._options import Options, time_limit
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._transports.grpc import AsyncGrpcTransport
 from twinforce._transports.rest import AsyncRestTransport
@@ -39,8 +40,9 @@ class AsyncClient:
         self,
         url: str,
         *,
-        timeout: float = 60.0,
-        max_retries: int = 3,
+        timeout: float | None = 60.0,
+        reconnect_timeout: float | Literal["timeout"] | None = "timeout",
+        max_retries: int | None = None,
         encoding: Literal["protobuf", "json"] = "protobuf",
         reply_dtype: Literal["float64", "float32"] = "float64",
         urgency: int = NORMAL_URGENCY,
@@ -49,6 +51,7 @@ class AsyncClient:
         self._url = parse_url(url)
         self._options = Options(
             timeout=timeout,
+            reconnect_timeout=reconnect_timeout,
             max_retries=max_retries,
             encoding=encoding,
             reply_dtype=reply_dtype,
@@ -110,10 +113,12 @@ class AsyncClient:
         interval: int = 0,
         *,
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> AsyncGenerator[Snapshot, None]:
         """Run molecular dynamics on the server and yield snapshots; see `Client.propagate`."""
-        flow = propagation(self._conversation, origin, n_steps, interval, model)
+        timeout = time_limit("timeout", timeout)
+        flow = propagation(self._conversation, origin, n_steps, interval, model, allow_model_change)
         async with aclosing(self._follow(await self._execute(flow), timeout)) as snapshots:
             async for snapshot in snapshots:
                 yield snapshot
@@ -128,13 +133,16 @@ class AsyncClient:
         interval: int = 10,
         fixed_atoms: Sequence[int] = (),
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> AsyncGenerator[Relaxed, None]:
         """Relax the positions of a system on the server; see `Client.relax`."""
+        timeout = time_limit("timeout", timeout)
         flow = relaxation(
             self._conversation,
             system,
             model,
+            allow_model_change,
             force_kind=force_kind,
             fmax=fmax,
             max_steps=max_steps,

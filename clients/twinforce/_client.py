@@ -9,7 +9,8 @@ from typing import Literal, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
-from twinforce._conversation import Conversation, Flow, Options, Pause
+from twinforce._conversation import Conversation, Flow, Pause
+from twinforce._options import Options, time_limit
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._transports.grpc import GrpcTransport
 from twinforce._transports.rest import RestTransport
@@ -48,8 +49,9 @@ class Client:
         self,
         url: str,
         *,
-        timeout: float = 60.0,
-        max_retries: int = 3,
+        timeout: float | None = 60.0,
+        reconnect_timeout: float | Literal["timeout"] | None = "timeout",
+        max_retries: int | None = None,
         encoding: Literal["protobuf", "json"] = "protobuf",
         reply_dtype: Literal["float64", "float32"] = "float64",
         urgency: int = NORMAL_URGENCY,
@@ -59,9 +61,14 @@ class Client:
         Args:
             url: Address of the service, such as grpc://host:8001 or http://host:8000;
                 grpcs:// and https:// use TLS.
-            timeout: Seconds that one request may take, including all retries.
-            max_retries: Maximum number of retries while the service cannot be reached. An
-                overloaded service that says when to retry is retried until the timeout.
+            timeout: Seconds that one request may take, including all retries; None or infinity
+                means no limit.
+            reconnect_timeout: Seconds for which a service that cannot be reached is tried again.
+                "timeout" means as long as `timeout`, against which that time counts. It does not
+                if a number is given; None or infinity means no limit.
+            max_retries: Maximum number of retries while the service cannot be reached; None means
+                as many as there is time for. An overloaded service that says when to retry is
+                retried until the timeout.
             encoding: Encoding of request and reply bodies over HTTP.
             reply_dtype: Precision of the arrays in replies.
             urgency: Level from 0, the most urgent, to 7. In the queue of the service, a request
@@ -69,11 +76,12 @@ class Client:
                 level between them.
 
         Raises:
-            ValueError: The url is not the address of a service, or the urgency is not a level.
+            ValueError: The url is not the address of a service, or an option is invalid.
         """
         self._url = parse_url(url)
         self._options = Options(
             timeout=timeout,
+            reconnect_timeout=reconnect_timeout,
             max_retries=max_retries,
             encoding=encoding,
             reply_dtype=reply_dtype,
@@ -160,6 +168,7 @@ class Client:
         interval: int = 0,
         *,
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> Generator[Snapshot, None, None]:
         """Run molecular dynamics on the server and yield snapshots as they arrive.
@@ -175,12 +184,17 @@ class Client:
             interval: Inner steps between snapshots; a multiple of those in an outer step. 0 yields
                 only the last snapshot.
             model: Name of the model; None means the model of the checkpoint, if there is one.
+            allow_model_change: True to go on with a logged warning if the service has other weights
+                of the model than the run began with, such as those of a checkpoint.
             timeout: Seconds that the whole run may take; None means no limit.
 
         Raises:
+            ModelChangedError: The service has other weights than the run began with.
             ServiceError: The run failed, after the last snapshot that was yielded.
+            ValueError: The timeout is not a positive number.
         """
-        flow = propagation(self._conversation, origin, n_steps, interval, model)
+        timeout = time_limit("timeout", timeout)
+        flow = propagation(self._conversation, origin, n_steps, interval, model, allow_model_change)
         return self._follow(self._execute(flow), timeout)
 
     def relax(
@@ -193,6 +207,7 @@ class Client:
         interval: int = 10,
         fixed_atoms: Sequence[int] = (),
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> Generator[Relaxed, None, None]:
         """Relax the positions of a system on the server; yield reports, the final one last.
@@ -210,15 +225,21 @@ class Client:
             interval: Steps between reports; 0 yields only the final one.
             fixed_atoms: Indices of atoms that must not move.
             model: Name of the model.
+            allow_model_change: True to go on with a logged warning if the service has other weights
+                of the model than the relaxation began with.
             timeout: Seconds that the whole relaxation may take; None means no limit.
 
         Raises:
+            ModelChangedError: The service has other weights than the relaxation began with.
             ServiceError: The relaxation failed.
+            ValueError: The timeout is not a positive number.
         """
+        timeout = time_limit("timeout", timeout)
         flow = relaxation(
             self._conversation,
             system,
             model,
+            allow_model_change,
             force_kind=force_kind,
             fmax=fmax,
             max_steps=max_steps,

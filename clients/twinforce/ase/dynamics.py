@@ -1,36 +1,39 @@
 """Molecular dynamics with multiple time stepping, as a `MolecularDynamics` of ASE."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from ase import Atoms
 from ase.md.md import MolecularDynamics
 
 from twinforce.ase.calculator import DirectForcesWarning
-from twinforce.ase.checks import check_atoms, check_numbers, check_outputs, mobility_of
+from twinforce.ase.checks import check_atoms, check_numbers
 from twinforce.ase.log import StepLog
 from twinforce.ase.on_server import propagate
-from twinforce.ase.sources import force_source_of
+from twinforce.ase.preparation import Preparation
+from twinforce.ase.results import outputs_in
+from twinforce.ase.sources import ForceSource
 from twinforce.restart import Restart
-from twinforce_dynamics.bath import Bath
 from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.disagreement import (
     Disagreement,
     ForceDisagreementWarning,
-    Species,
     disagreement_of,
     exceeded,
 )
 from twinforce_dynamics.ensembles import NVE, Ensemble
 from twinforce_dynamics.start import Integrator
 from twinforce_dynamics.steps import ForceChoice, State, Steps, complete, kinetic_energy, volume
-from twinforce_dynamics.trajectory import Snapshot, Stepper, outputs_of
+from twinforce_dynamics.trajectory import Snapshot
+from twinforce_proto import ModelChangedError
 
 _NVE = NVE()
+_T = TypeVar("_T")
 
 
 class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
@@ -41,15 +44,15 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
     step, in the same ensembles. Evaluations bypass the bookkeeping of ASE; after each outer step
     the atoms and the results of their calculator are up to date.
 
-    Atoms may be changed between steps, also by observers; they are evaluated again if they were
-    moved. Masses and constraints are read once, on construction. Temperatures count momenta
-    relative to the center of mass, unless something changes the total momentum.
+    Atoms may be changed between steps, also by observers and also on the server: coordinates, cell,
+    species, number, charge, spin, calculator or its model, masses, momenta and constraints. The
+    next step notices, evaluates the atoms again if it has to, or says why they cannot be moved.
+    Temperatures count momenta relative to the center of mass, unless something changes the total
+    momentum.
 
     Attributes:
-        ensemble: Ensemble of the simulation.
-        forces: Forces that drive the dynamics.
-        inner_steps: M; 1 unless forces are hybrid.
-        rng: Generator of all random numbers.
+        ensemble: Ensemble of the simulation; may be replaced between steps.
+        rng: Generator of all random numbers; may be replaced between steps.
     """
 
     def __init__(
@@ -89,26 +92,35 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         """
         check_numbers(forces, timestep, inner_steps)
         check_atoms(atoms, ensemble)
-        self._source = force_source_of(atoms)
-        check_outputs(self._source.outputs, forces, ensemble)
-        super().__init__(atoms, timestep, trajectory, None, loginterval, **others)
-        self.forces: ForceChoice = forces
         self.ensemble = ensemble
-        self.inner_steps = int(inner_steps) if forces == "hybrid" else 1
         self.rng = np.random.default_rng(seed) if rng is None else rng
-        bath = Bath(ensemble, self.masses, mobility_of(atoms), self.rng)
-        self._evaluate_inner, self._evaluate_outer = map(
-            self._source.force_function, outputs_of(forces, ensemble)
+        self._integrator = Integrator(
+            time_step=float(timestep),
+            force_kind=forces,
+            inner_steps=int(inner_steps) if forces == "hybrid" else 1,
+            ensemble=ensemble,
         )
-        self._stepper = Stepper(forces, self.inner_steps, timestep, bath)
-        self._species = Species.of(atoms.numbers)
+        self._preparation = Preparation.of(atoms, self._integrator, self.rng)
+        super().__init__(atoms, timestep, trajectory, None, loginterval, **others)
         self._state: State | None = None
+        self._evaluated_by: ForceSource | None = None
         self._disagreement: Disagreement | None = None
+        self._random_state: Mapping[str, Any] = {}
         self._has_warned = False
         if logfile:
             self.attach(self.closelater(StepLog(self, logfile, self.comm)), loginterval)
         if forces == "direct" and isinstance(ensemble, NVE):
             _warn_of_drift()
+
+    @property
+    def forces(self) -> ForceChoice:
+        """Forces that drive the dynamics."""
+        return self._integrator.force_kind
+
+    @property
+    def inner_steps(self) -> int:
+        """M; 1 unless forces are hybrid."""
+        return self._integrator.inner_steps
 
     @property
     def disagreement(self) -> Disagreement | None:
@@ -119,14 +131,16 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
     @property
     def temperature_k(self) -> float:
         """Current temperature, in K."""
-        return self._stepper.bath.temperature_k(self._current_state().momenta)
+        momenta = self._current_state().momenta
+        return self._preparation.stepper.bath.temperature_k(momenta)
 
     @property
     def species_temperatures(self) -> dict[str, float]:
         """Current temperature of each species, by symbol, in K; NaN if all its atoms are fixed."""
-        symbols, indices = self._species.symbols, self._species.indices
         momenta = self._current_state().momenta
-        _, temperatures = self._stepper.bath.temperatures_k(momenta, indices, len(symbols))
+        bath, species = self._preparation.stepper.bath, self._preparation.species
+        symbols = species.symbols
+        _, temperatures = bath.temperatures_k(momenta, species.indices, len(symbols))
         return dict(zip(symbols, temperatures, strict=True))
 
     @property
@@ -153,15 +167,26 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         return self.energy + self.kinetic_energy - self._current_state().supplied
 
     def step(self) -> None:
-        """Take one outer step."""
-        before = self._current_state()
-        self._set_state(self._evaluated(self._stepper.step(before)), before.correction_work)
+        """Take one outer step.
 
-    def irun_on_server(self, n_outer: int, interval: int = 1) -> Iterator[bool]:
+        Raises:
+            ValueError: The atoms were changed so that they cannot be moved; the message says what.
+            ModelChangedError: The service has other weights, and the calculator does not allow it.
+            ServiceError: An evaluation failed. The atoms are as before the step.
+        """
+        self._again_if_allowed(self._step)
+
+    def _step(self) -> None:
+        before = self._current_state()
+        after = self._completed(self._preparation.stepper.step(before))
+        self._set_state(after, before.correction_work)
+
+    def irun_on_server(self, n_outer: int, interval: int = 1) -> Generator[bool, None, None]:
         """Take outer steps on the server, with no data sent between intervals.
 
         Physics and random numbers are those of `irun`. Atoms, results and everything else are up
-        to date at each interval; observers are not called.
+        to date at each interval; observers are not called. If the atoms are changed then, the
+        server continues with the changed ones.
 
         Args:
             n_outer: Number of outer steps to take.
@@ -172,28 +197,46 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
             True at the last step.
 
         Raises:
-            ValueError: The calculator uses no service.
+            ValueError: The calculator uses no service, or the atoms cannot be moved.
+            ModelChangedError: The service has other weights, and the calculator does not allow it.
             ServiceError: The run failed.
         """
         end = self.nsteps + n_outer
-        integrator = Integrator(
-            time_step=float(self.dt),
-            force_kind=self.forces,
-            inner_steps=self.inner_steps,
-            ensemble=self.ensemble,
-        )
+        n_refused = 0
+        while True:
+            try:
+                with closing(self._snapshots(end - self.nsteps, interval)) as snapshots:
+                    for snapshot in snapshots:
+                        self._adopt(snapshot)
+                        n_refused = 0
+                        yield self.nsteps == end
+                        if self._is_changed():  # the server is ahead, without the change
+                            break
+                if self.nsteps >= end:
+                    return
+            except ModelChangedError:
+                n_refused += 1
+                if n_refused > 1 or not self._allows_model_change():
+                    raise
+
+    def _snapshots(self, n_outer: int, interval: int) -> Generator[Snapshot, None, None]:
+        """Start a run on the server from the atoms as they are, and return its snapshots."""
+        self._prepare()
         n_taken = self.nsteps * self.inner_steps
         current = None if self._state is None else (self._current_state(), n_taken)
-        for snapshot in propagate(self.atoms, integrator, self.rng, current, n_outer, interval):
-            self._adopt(snapshot)
-            yield self.nsteps == end
+        fixed_atoms, integrator = self._preparation.fixed_atoms(), self._integrator
+        return propagate(self.atoms, fixed_atoms, integrator, self.rng, current, n_outer, interval)
 
     def _adopt(self, snapshot: Snapshot) -> None:
         """Continue from a snapshot of the server."""
         checkpoint = Checkpoint.from_bytes(snapshot.checkpoint)
         self.nsteps = checkpoint.step // self.inner_steps
-        self.rng.bit_generator.state = checkpoint.start.random_state
-        state, disagreement = checkpoint.state, snapshot.disagreement
+        self.rng.bit_generator.state = self._random_state = checkpoint.start.random_state
+        prediction = replace(checkpoint.state.prediction, provenance=snapshot.provenance)
+        state, disagreement = (
+            replace(checkpoint.state, prediction=prediction),
+            snapshot.disagreement,
+        )
         work = 0.0 if disagreement is None else disagreement.work
         self._set_state(state, state.correction_work - work)
 
@@ -216,13 +259,16 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         Raises:
             OSError: The file cannot be written, which leaves the old one.
         """
+        state = self._current_state()
         Restart(
-            state=self._current_state(),
+            state=state,
             numbers=self.atoms.numbers,
             masses=self.masses[:, 0],
             n_steps=self.nsteps,
             settings=self._settings(),
             rng=self.rng.bit_generator.state,
+            system=self._preparation.described(self.atoms),
+            weights=self._preparation.source.weights,
             files=files or {},
         ).save(path)
 
@@ -231,13 +277,22 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
 
         Raises:
             ValueError: It is not such a file, or was saved with other atoms, masses or settings.
+            ModelChangedError: It was saved with other weights, and the calculator does not allow
+                it. If it does, the saved positions are evaluated again.
         """
         saved = Restart.load(path)
-        saved.check(path, self.atoms.numbers, self.masses[:, 0], self._settings())
+        self._prepare()
+        system = self._preparation.described(self.atoms)
+        saved.check(path, self.atoms.numbers, self.masses[:, 0], self._settings(), system)
+        weights, is_allowed = self._preparation.source.weights, self._allows_model_change()
+        is_current = saved.check_weights(path, weights, allow_model_change=is_allowed)
         self.rng.bit_generator.state = saved.rng
         self.nsteps = saved.n_steps
         self._has_warned = False
         self._set_state(saved.state, saved.state.correction_work)
+        if not is_current:
+            self._evaluated_by = None
+            self._current_state()
 
     def _settings(self) -> dict[str, str]:
         return {
@@ -251,52 +306,100 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         """Evaluate the start before ASE calls the observers."""
         self._current_state()
 
+    def _prepare(self) -> None:
+        """Notice what was changed, and prepare the steps for the atoms as they are now."""
+        if self.dt != self._integrator.time_step:
+            raise ValueError(
+                f"dt: expected {self._integrator.time_step!r}, the time step that the dynamics "
+                f"began with, got {self.dt!r}; create new dynamics to change it"
+            )
+        if self.ensemble is not self._integrator.ensemble:
+            self._integrator = replace(self._integrator, ensemble=self.ensemble)
+        before = self._preparation
+        if before.is_for(self.atoms, self._integrator, self.rng):
+            return
+        self._preparation = Preparation.of(self.atoms, self._integrator, self.rng, before)
+        self.masses = self._preparation.stepper.bath.masses
+        if self._preparation.source is not before.source:
+            self._has_warned = False
+            _remove_labels(self.atoms, before.species.symbols)
+
     def _current_state(self) -> State:
-        """Return the state of the atoms; evaluate them if they were moved since the last step."""
-        momenta = self.atoms.arrays["momenta"].copy()
-        if self._state is not None and self._matches_atoms(self._state):
+        """Return the state of the atoms; evaluate them if they were changed since the last step."""
+        return self._again_if_allowed(self._up_to_date_state)
+
+    def _up_to_date_state(self) -> State:
+        self._prepare()
+        momenta = self._preparation.momenta_of(self.atoms)
+        if self._state is not None and self._holds(self._state):
             self._state = replace(self._state, momenta=momenta)
             return self._state
-        mobile = self._stepper.bath.mobile
-        state = self._evaluated(
-            self._stepper.start(
-                self.atoms.arrays["positions"].copy(),
-                momenta if mobile is None else momenta * mobile,
-                self.atoms.cell.array.copy(),
-            )
-        )
+        atoms, stepper = self.atoms, self._preparation.stepper
+        start = stepper.start(atoms.positions.copy(), momenta, atoms.cell.array.copy())
+        state = self._completed(start)
         before = state if self._state is None else self._state
         work = before.correction_work
         state = replace(state, supplied=before.supplied, correction_work=work)
         return self._set_state(state, work)
 
-    def _evaluated(self, steps: Steps[State]) -> State:
+    def _completed(self, steps: Steps[State]) -> State:
         """Return the state after these steps, with their evaluations made."""
-        return complete(steps, self._evaluate_inner, self._evaluate_outer)
+        return complete(steps, self._preparation.inner, self._preparation.outer)
 
-    def _matches_atoms(self, state: State) -> bool:
-        return np.array_equal(self.atoms.arrays["positions"], state.positions) and np.array_equal(
-            self.atoms.cell.array, state.cell
+    def _again_if_allowed(self, act: Callable[[], _T]) -> _T:
+        """Act; once more, with all evaluated anew, if the service came to have other weights."""
+        try:
+            return act()
+        except ModelChangedError:
+            if not self._allows_model_change():
+                raise
+            return act()
+
+    def _allows_model_change(self) -> bool:
+        return bool(getattr(self.atoms.calc, "allow_model_change", False))
+
+    def _holds(self, state: State) -> bool:
+        """Return True if the state has what a step from the present coordinates needs."""
+        return (
+            self._evaluated_by is self._preparation.source
+            and np.array_equal(self.atoms.positions, state.positions)
+            and np.array_equal(self.atoms.cell.array, state.cell)
+            and self._preparation.outputs <= outputs_in(state.prediction)
+        )
+
+    def _is_changed(self) -> bool:
+        """Return True if anything was changed since the last snapshot of the server."""
+        state, preparation = self._state, self._preparation
+        return not (
+            state is not None
+            and self.ensemble is self._integrator.ensemble
+            and self.dt == self._integrator.time_step
+            and preparation.is_for(self.atoms, self._integrator, self.rng)
+            and self._holds(state)
+            and np.array_equal(self.atoms.get_momenta(), state.momenta)
+            and self.rng.bit_generator.state == self._random_state
         )
 
     def _set_state(self, state: State, work_before: float) -> State:
         """Update the atoms, the results of their calculator and the disagreement to a state."""
         self._state = state
+        self._evaluated_by = self._preparation.source
         atoms = self.atoms
-        atoms.arrays["positions"][:] = state.positions
-        atoms.arrays["momenta"][:] = state.momenta
+        atoms.positions = state.positions
+        atoms.set_array("momenta", state.momenta, float, (3,))
         atoms.cell[:] = state.cell
         if self.forces == "hybrid":
-            self._disagreement = disagreement_of(self._species, state, work_before)
+            species = self._preparation.species
+            self._disagreement = disagreement_of(species, state, work_before)
             atoms.info.update(_labels_of(self._disagreement))
             self._warn_if_exceeded(self._disagreement)
-        self._source.adopt(atoms, state.prediction)
+        self._preparation.source.adopt(atoms, state.prediction)
         return state
 
     def _warn_if_exceeded(self, disagreement: Disagreement) -> None:
         if self._has_warned:
             return
-        if text := exceeded(disagreement, self._source.metadata):
+        if text := exceeded(disagreement, self._preparation.source.metadata):
             self._has_warned = True
             warnings.warn(f"after {self.nsteps} outer steps, {text}", ForceDisagreementWarning, 4)
 
@@ -308,6 +411,12 @@ def _labels_of(disagreement: Disagreement) -> dict[str, float]:
         "force_rmse": disagreement.rmse,
         "correction_work": disagreement.total_work,
     }
+
+
+def _remove_labels(atoms: Atoms, symbols: tuple[str, ...]) -> None:
+    """Remove the entries of `atoms.info` for species that may be there no longer."""
+    for symbol in symbols:
+        atoms.info.pop(f"force_rmse_{symbol}", None)
 
 
 def _warn_of_drift() -> None:

@@ -4,29 +4,43 @@ from typing import Any
 
 from ase import Atoms
 
-from twinforce_proto import ModelInfo, System
+from twinforce_proto import System, checks
 
 
-def system_of(atoms: Atoms, info: ModelInfo | None = None) -> System:
+def system_of(atoms: Atoms) -> System:
     """Return the system for ASE atoms.
+
+    Charge and spin are those in `atoms.info`; see `labels_of`. A model that does not use them
+    refuses a system with a charge or a spin multiplicity other than 1.
 
     Args:
         atoms: Atoms with positions and cell in Å.
-        info: Description of the model; charge and spin are read from `atoms.info` if it uses them.
 
     Raises:
         InvalidSystemError: The atoms are malformed, for example not finite.
     """
-    labels: dict[str, Any] = {} if info is None else labels_of(atoms, info)
-    return System(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, **labels)
+    return System(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, **labels_of(atoms))
 
 
-def labels_of(atoms: Atoms, info: ModelInfo) -> dict[str, float | int]:
-    """Return the charge and spin in `atoms.info`, if they are there and the model uses them."""
-    labels = atoms.info
-    spin = labels.get("spin_multiplicity", labels.get("spin"))
-    used = {
-        "charge": labels.get("charge") if info.uses_charge else None,
-        "spin_multiplicity": spin if info.uses_spin else None,
+def labels_of(atoms: Atoms) -> dict[str, Any]:
+    """Return the charge and the spin multiplicity in `atoms.info`, those that are there.
+
+    They are "charge" and "spin_multiplicity" or, without it, "spin": both 2S + 1. Initial charges
+    and magnetic moments of atoms say nothing about the whole system to a potential.
+
+    Raises:
+        InvalidSystemError: One of them is malformed.
+    """
+    given = labels_in(atoms)
+    labels = {
+        "charge": checks.charge(given["charge"]),
+        "spin_multiplicity": checks.spin_multiplicity(given["spin_multiplicity"]),
     }
-    return {name: value for name, value in used.items() if value is not None}
+    return {name: value for name, value in labels.items() if value is not None}
+
+
+def labels_in(atoms: Atoms) -> dict[str, Any]:
+    """Return the same as `labels_of` as it is, without checks; None stands for what is missing."""
+    info = atoms.info
+    spin = info.get("spin_multiplicity", info.get("spin"))
+    return {"charge": info.get("charge"), "spin_multiplicity": spin}

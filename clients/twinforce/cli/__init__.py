@@ -6,6 +6,7 @@ ended the command: 130 if interrupted, 143 if terminated.
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -27,7 +28,10 @@ exit status: 0 success; 1 the service refused, failed or could not be reached;
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit."""
+    """Run the command line, show the warnings of the client, and exit."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("twinforce: %(message)s"))
+    logging.getLogger("twinforce").addHandler(handler)
     sys.exit(run(arguments))
 
 

@@ -14,6 +14,7 @@ from twinforce.cli.arguments import (
     add_model,
     add_service_options,
     non_negative,
+    service_options,
 )
 from twinforce.cli.files import read_atoms, require
 
@@ -135,7 +136,7 @@ def _run(args: argparse.Namespace) -> None:
         fmax=args.fmax,
         seed=args.seed,
     )
-    with Client(args.url, timeout=args.timeout) as client:
+    with Client(args.url, **service_options(args)) as client:
         report = assess.assess(
             client,
             atoms,

@@ -15,6 +15,7 @@ from twinforce.cli.arguments import (
     add_service_options,
     non_negative,
     positive,
+    service_options,
 )
 from twinforce.cli.files import check_image, check_outputs, read_atoms, require, without_results
 from twinforce.cli.progress import say
@@ -195,6 +196,12 @@ def _add_output(group: Any) -> None:
         help="save the run to this file at each interval; if the file exists, continue that run "
         "until it has taken --steps steps, with its --log and --trajectory",
     )
+    add(
+        "--allow-model-change",
+        action="store_true",
+        help="go on if the service has other weights than those that the run began with, "
+        "also on a restart; without it that is an error",
+    )
     add_quiet(group)
 
 
@@ -215,7 +222,12 @@ def _run(args: argparse.Namespace) -> None:
             "will heat up or cool down"
         )
     with (
-        ase.TwinForceCalculator(args.url, model=args.model, timeout=args.timeout) as atoms.calc,
+        ase.TwinForceCalculator(
+            args.url,
+            model=args.model,
+            allow_model_change=args.allow_model_change,
+            **service_options(args),
+        ) as atoms.calc,
         warnings.catch_warnings(),
     ):
         atoms.calc.set(force_kind="direct" if args.forces == "direct" else "conservative")
@@ -232,7 +244,7 @@ def _taken(atoms: Any, args: argparse.Namespace) -> Iterator[str]:
         yield f"constraints of the file: {', '.join(map(_described, atoms.constraints))}"
     for name in ("charge", "spin", "spin_multiplicity"):
         if name in atoms.info:
-            yield f"{name} {atoms.info[name]} of the file, for models that use it"
+            yield f"{name} {atoms.info[name]} of the file"
     if args.restart is not None and args.restart.exists():
         drop_velocities(atoms)
         yield "velocities: those of the restart file"

@@ -13,12 +13,14 @@ import numpy as np
 
 from twinforce._client import Client
 from twinforce._files import replace_file
+from twinforce._weights import ServedWeights
 from twinforce.cli.arguments import (
     add_command,
     add_file,
     add_model,
     add_quiet,
     add_service_options,
+    service_options,
 )
 from twinforce.cli.files import check_outputs, read_atoms, require, without_results
 from twinforce.cli.progress import ProgressMeter
@@ -87,7 +89,7 @@ def _run(args: argparse.Namespace) -> None:
     file_format = _format_of(args.output, args.format)
     outputs = tuple(parse_outputs(args.outputs.split(",")))
     all_atoms = read_atoms(args.file, args.index)
-    with Client(args.url, timeout=args.timeout) as client:
+    with Client(args.url, **service_options(args)) as client:
         info = client.model(args.model)
         predictions = _predict(client, info, all_atoms, outputs, is_quiet=args.quiet)
     write = {"json": _as_json, "extxyz": _as_extxyz, "traj": _as_traj}[file_format]
@@ -106,7 +108,7 @@ def _predict(
     *,
     is_quiet: bool,
 ) -> list[Prediction]:
-    systems = [_system(index, atoms, info) for index, atoms in enumerate(all_atoms)]
+    systems = [_system(index, atoms) for index, atoms in enumerate(all_atoms)]
     predictions: list[Prediction] = []
     with ProgressMeter(len(systems), "systems", is_quiet=is_quiet) as meter:
         for chunk in _chunks(systems):
@@ -114,13 +116,23 @@ def _predict(
                 predictions += client.predict(chunk, outputs, info.name)
             except ServiceError as error:
                 raise _indexed_in_file(error, len(predictions)) from error
+            _check_weights(info, predictions[-1])
             meter.update(len(predictions))
     return predictions
 
 
-def _system(index: int, atoms: Any, info: ModelInfo) -> System:
+def _check_weights(info: ModelInfo, prediction: Prediction) -> None:
+    """Raise if the service has other weights by now, so that a file holds those of one model."""
+    if prediction.provenance is None:
+        return
+    begun, found = ServedWeights.of(info), ServedWeights.of(prediction.provenance)
+    if found != begun:
+        raise begun.changed_to(found, "which the first systems had", "run the command again")
+
+
+def _system(index: int, atoms: Any) -> System:
     try:
-        system: System = require("twinforce.ase").system_of(atoms, info)
+        system: System = require("twinforce.ase").system_of(atoms)
     except ServiceError as error:
         raise error.at(index) from error
     return system

@@ -16,6 +16,7 @@ from twinforce_proto import (
     SystemTooLargeError,
 )
 from twinforce_proto.headers import JSON, PROTOBUF, REQUEST_ID, TIMEOUT
+from twinforce_service.calls.intake import Intake
 from twinforce_service.context import choose_request_id, request_id
 from twinforce_service.logs import internal_error
 from twinforce_service.transports.rest.problems import UnsupportedMediaTypeError, problem_of
@@ -30,22 +31,32 @@ _MAX_DISCARDED, _DISCARD_TIMEOUT = 4, 10.0
 
 
 class RequestScope:
-    """ASGI middleware that gives each request an id, and an answer if an exception escapes."""
+    """ASGI middleware that gives each request an id, and an answer if an exception escapes.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: Application that answers the requests.
+        intake: Intake of the calls; when it closes, so do the connections that are answered.
+    """
+
+    def __init__(self, app: ASGIApp, intake: Intake) -> None:
         self._app = app
+        self._intake = intake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        self._intake.note_call()
         chosen = choose_request_id(Request(scope).headers.get(REQUEST_ID))
         request_id.set(chosen)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID] = chosen
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = chosen
+                if self._intake.is_closing:
+                    headers["Connection"] = "close"
             await send(message)
 
         try:
