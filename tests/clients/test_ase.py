@@ -626,7 +626,7 @@ def test_a_model_can_be_chosen_by_name(url):
 def test_an_unreachable_service_raises_unavailable():
     atoms = atoms_without_cell()
     with (
-        TwinForceCalculator("grpc://127.0.0.1:9") as atoms.calc,
+        TwinForceCalculator("grpc://127.0.0.1:9", reconnect_timeout=0.1) as atoms.calc,
         pytest.raises(UnavailableError, match="cannot reach"),
     ):
         atoms.get_forces()
