@@ -66,7 +66,7 @@ def take_velocities(atoms: Any, unit: VelocityUnit | None = None) -> str | None:
     drop_velocities(atoms)
     atoms.set_velocities(velocities)
     reason = "as given" if unit else f"as {program} writes them"
-    return f"column {name}, taken as {_symbol(chosen)} {reason}"
+    return f"column {name}, taken as {_symbol(chosen)}, {reason}"
 
 
 def drop_velocities(atoms: Any, *, momenta: bool = True) -> bool:
