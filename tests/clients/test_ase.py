@@ -8,10 +8,11 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms, units
+from ase.build import fcc111
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.filters import UnitCellFilter
+from ase.filters import ExpCellFilter, FrechetCellFilter, UnitCellFilter
 from ase.md.bussi import Bussi
 from ase.md.langevin import Langevin
 from ase.md.verlet import VelocityVerlet
@@ -23,7 +24,7 @@ from ase.vibrations import Vibrations
 from tests.clients.conftest import url_of
 from tests.clients.serving import ARGON, TOY, serve
 from tests.dynamics.counting import CountingService
-from tests.potentials import loaded
+from tests.potentials import Soft, loaded
 from tests.systems import molecule
 from twinforce import Client, Integrator, InvalidSystemError, Start, UnavailableError
 from twinforce.ase import (
@@ -233,16 +234,107 @@ def test_a_stress_after_forces_is_computed_alone_and_then_with_them(server):
         for seed in (1, 2):
             atoms.rattle(0.01, seed=seed)
             atoms.get_forces()
-        assert counting.requested[forces] == 2
+        assert (counting.requested[forces], counting.requested.total()) == (3, 6)
         assert calculator.prediction.conservative_stress is None
 
 
-def test_a_stress_requires_a_periodic_system(calculator):
+@pytest.mark.parametrize("cell", [None, [8.0, 8.0, 0.0], [[8, 0, 0], [0, 8, 0], [8, 8, 0]]])
+def test_a_stress_requires_a_volume(calculator, cell):
     atoms = atoms_without_cell()
+    if cell is not None:
+        atoms.set_cell(cell)
+        atoms.pbc = [True, True, False]
     atoms.calc = calculator
-    with pytest.raises(PropertyNotImplementedError, match="periodic in all three directions"):
+    with pytest.raises(PropertyNotImplementedError, match="expected a cell with a volume"):
         atoms.get_stress()
+    with pytest.raises(PropertyNotImplementedError, match="expected a cell with a volume"):
+        calculator.get_property("conservative_stress", atoms)
     assert atoms.get_forces().shape == (8, 3)
+
+
+PERIODICITIES = {
+    "crystal": [True, True, True],
+    "slab": [True, True, False],
+    "slab standing": [False, True, True],
+    "wire": [False, True, False],
+    "in a box": [False, False, False],
+}
+
+
+@pytest.mark.parametrize("pbc", PERIODICITIES.values(), ids=PERIODICITIES)
+def test_stress_is_per_the_volume_of_the_cell_whatever_is_periodic(calculator, pbc):
+    atoms = atoms_in_a_cell()
+    atoms.pbc = pbc
+    atoms.calc = calculator
+    found = atoms.get_stress()
+    numerical = []
+    for first, second in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)):  # the order of Voigt
+        energies = []
+        for size in (-1e-4, 1e-4):
+            strain = np.eye(3)
+            strain[first, second] += size / 2
+            strain[second, first] += size / 2
+            strained = atoms.copy()
+            strained.set_cell(atoms.cell.array @ strain, scale_atoms=False)
+            strained.positions = atoms.positions @ strain
+            strained.calc = calculator
+            energies.append(strained.get_potential_energy())
+        numerical.append((energies[1] - energies[0]) / 2e-4 / atoms.get_volume())
+    assert np.abs(numerical).min() > 1e-6
+    np.testing.assert_allclose(found, numerical, atol=1e-8)
+    full = calculator.get_property("conservative_stress", atoms)
+    np.testing.assert_allclose(full_3x3_to_voigt_6_stress(full), found)
+    atoms.set_momenta(np.ones((8, 3)))
+    assert atoms.get_stress(include_ideal_gas=True) == pytest.approx(
+        found + atoms.get_kinetic_stress()
+    )
+
+
+def slab():
+    atoms = fcc111("Ar", (2, 2, 2), a=5.0, vacuum=6.0)
+    atoms.pbc = [True, True, False]
+    atoms.rattle(0.05, seed=1)
+    return atoms
+
+
+@pytest.mark.parametrize("filter_type", [FrechetCellFilter, UnitCellFilter, ExpCellFilter])
+def test_a_slab_is_relaxed_in_its_plane_with_a_mask(calculator, filter_type):
+    def relaxed(calculator):
+        atoms = slab()
+        atoms.calc = calculator
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            masked = filter_type(atoms, mask=[True, True, False, False, False, True])
+        FIRE(masked, logfile=None).run(fmax=0.01, steps=15)
+        return atoms
+
+    found, expected = relaxed(calculator), relaxed(InProcess("conservative"))
+    height = slab().cell.array[2]
+    np.testing.assert_allclose(found.cell.array[2], height, atol=1e-9)
+    assert np.abs(found.cell.array - slab().cell.array).max() > 1e-3
+    np.testing.assert_allclose(found.cell.array, expected.cell.array, atol=1e-9)
+    np.testing.assert_allclose(found.positions, expected.positions, atol=1e-8)
+
+
+def test_a_stress_that_the_model_refuses_costs_no_forces():
+    """A model whose direct stress is defined for periodic systems only, as exported ones."""
+
+    class IfPeriodic(Soft):
+        outputs_if_periodic = frozenset({"direct_stress"})
+
+    with (
+        serve({"soft": loaded(IfPeriodic())}) as server,
+        TwinForceCalculator(server.grpc_url, force_kind="direct") as calculator,
+    ):
+        atoms = atoms_in_a_cell()
+        atoms.calc = calculator
+        assert atoms.get_stress() is not None
+        atoms.pbc = [True, True, False]
+        assert atoms.get_forces().shape == (8, 3)
+        with pytest.raises(PropertyNotImplementedError, match="direct_stress"):
+            atoms.get_stress()
+        atoms.rattle(0.01)
+        assert atoms.get_forces().shape == (8, 3)
 
 
 def test_a_system_that_is_no_longer_periodic_needs_no_stress(calculator):
@@ -534,7 +626,7 @@ def test_a_model_can_be_chosen_by_name(url):
 def test_an_unreachable_service_raises_unavailable():
     atoms = atoms_without_cell()
     with (
-        TwinForceCalculator("grpc://127.0.0.1:9") as atoms.calc,
+        TwinForceCalculator("grpc://127.0.0.1:9", reconnect_timeout=0.1) as atoms.calc,
         pytest.raises(UnavailableError, match="cannot reach"),
     ):
         atoms.get_forces()

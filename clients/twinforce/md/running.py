@@ -82,9 +82,16 @@ def follow_on_server(
 
 
 def draw_velocities(atoms: Any, temperature_k: float, rng: np.random.Generator) -> None:
-    """Draw Maxwell-Boltzmann velocities and remove the motion of the center of mass."""
+    """Draw Maxwell-Boltzmann velocities and remove the motion of the center of mass.
+
+    Raises:
+        ValueError: A mass is not a positive, finite number.
+    """
     from ase import units
 
+    from twinforce.ase.checks import check_masses
+
+    check_masses(atoms)
     masses = atoms.get_masses()[:, None]
     spread = np.sqrt(units.kB * temperature_k / masses)
     velocities = spread * rng.standard_normal((len(atoms), 3))
