@@ -68,7 +68,7 @@ def test_the_columns_of_known_programs_are_read_in_their_unit(velocities, tmp_pa
     assert f"start at {kelvin:.0f} K" in err
 
 
-@pytest.mark.parametrize("name", ["velocities", "velocity", "Velocity"])
+@pytest.mark.parametrize("name", ["velocities", "velocity", "Velocity", "vels"])
 def test_an_ambiguous_column_needs_a_unit(velocities, tmp_path, capsys, name):
     for unit, factor in UNITS.items():
         start = written(tmp_path / "start.xyz", **{name: velocities / factor})
@@ -99,6 +99,23 @@ def test_momenta_of_ase_win_and_must_agree_with_other_columns(velocities, tmp_pa
         assert f"column {name}: expected the same" in refusal(capsys, start)
     start = written(tmp_path / "start.xyz", vel=velocities, velo=-velocities)
     assert "expected the same" in refusal(capsys, start, "--velocity-units=ase")
+
+
+def test_momenta_under_another_name_are_not_guessed(velocities, tmp_path, capsys):
+    momenta = 39.948 * velocities
+    start = written(tmp_path / "start.xyz", momentum=momenta)
+    assert "column momentum: expected velocities in a known unit" in refusal(capsys, start)
+    assert "column momentum" in refusal(capsys, start, "--velocity-units=ase")
+    first_frame(written(tmp_path / "start.xyz", momenta, momentum=momenta), tmp_path)
+
+
+def test_a_unit_without_a_column_is_refused(velocities, tmp_path, capsys):
+    start = written(tmp_path / "start.xyz")
+    assert "--velocity-units: expected a column of velocities, got none" in (
+        refusal(capsys, start, "--velocity-units=A/fs")
+    )
+    start = written(tmp_path / "start.xyz", 39.948 * velocities)
+    assert "got momenta, which are in ASE's unit" in refusal(capsys, start, "--velocity-units=A/fs")
 
 
 def test_a_unit_that_would_burn_the_system_is_asked_for(velocities, tmp_path, capsys):
