@@ -11,7 +11,7 @@ from twinforce.md.settings import MDSettings
 _TIME, _TEMPERATURE, _CONSERVED, _DISAGREEMENT = range(4)
 _SECONDS_PER_DAY = 86_400.0
 # Errors below this, in meV/atom/ps, would be rounded to zero.
-_SMALL_ERROR = 0.01
+_SMALL_ERROR = 0.0005
 
 
 class RunSummary:
