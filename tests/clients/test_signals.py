@@ -10,13 +10,17 @@ from twinforce.cli import signals
 from twinforce.cli.signals import Interrupted, StopRequest, interruptible
 
 
+def wait_after(number):
+    os.kill(os.getpid(), number)
+    threading.Event().wait(60)
+
+
 def test_a_step_without_end_is_interrupted_after_a_while(monkeypatch):
     monkeypatch.setattr(signals, "_GRACE_S", 0.01)
     before = signal.getsignal(signal.SIGTERM)
     stop = StopRequest()
     with pytest.raises(Interrupted, match="terminated"), stop.listening():
-        os.kill(os.getpid(), signal.SIGTERM)
-        threading.Event().wait(60)
+        wait_after(signal.SIGTERM)
     assert stop.number == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
@@ -24,8 +28,7 @@ def test_a_step_without_end_is_interrupted_after_a_while(monkeypatch):
 
 def test_other_commands_are_interrupted_at_once():
     with pytest.raises(Interrupted, match="hung up"), interruptible():
-        os.kill(os.getpid(), signal.SIGHUP)
-        threading.Event().wait(60)
+        wait_after(signal.SIGHUP)
 
 
 def test_outside_the_main_thread_signals_are_left_alone():
