@@ -11,9 +11,9 @@ import numpy as np
 from ase import Atoms
 from ase.md.md import MolecularDynamics
 
-from twinforce.ase.calculator import DirectForcesWarning
 from twinforce.ase.checks import check_atoms, check_numbers
 from twinforce.ase.log import StepLog
+from twinforce.ase.misuse import DirectForcesWarning
 from twinforce.ase.moving import MovingAtoms
 from twinforce.ase.on_server import propagate
 from twinforce.restart import Restart
