@@ -1,7 +1,7 @@
 """The client for asyncio: executes the same flows as the blocking one."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from typing import Literal, Self, TypeVar, cast, overload
 
@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from twinforce._conversation import Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
+from twinforce._systems import SystemLike, is_one_system
 from twinforce._transports.grpc import AsyncGrpcTransport
 from twinforce._transports.rest import AsyncRestTransport
 from twinforce._transports.transport import AsyncConnection, AsyncTransport, Call
@@ -24,7 +25,6 @@ from twinforce_proto import (
     Nonconservativity,
     Prediction,
     ServiceError,
-    System,
     parse_outputs,
 )
 from twinforce_proto.codec.stream import StreamEncoder
@@ -68,24 +68,28 @@ class AsyncClient:
 
     @overload
     async def predict(
-        self, systems: System, outputs: str | Sequence[str] = ..., model: str | None = ...
+        self, systems: SystemLike, outputs: str | Sequence[str] = ..., model: str | None = ...
     ) -> Prediction: ...
 
     @overload
     async def predict(
-        self, systems: Sequence[System], outputs: str | Sequence[str] = ..., model: str | None = ...
+        self,
+        systems: Iterable[SystemLike],
+        outputs: str | Sequence[str] = ...,
+        model: str | None = ...,
     ) -> list[Prediction]: ...
 
     async def predict(
         self,
-        systems: System | Sequence[System],
+        systems: SystemLike | Iterable[SystemLike],
         outputs: str | Sequence[str] = DEFAULT_OUTPUTS,
         model: str | None = None,
     ) -> Prediction | list[Prediction]:
         """Evaluate one system, or several in one request; see `Client.predict`."""
-        if isinstance(systems, System):
-            return (await self._execute(self._conversation.predict([systems], outputs, model)))[0]
-        return await self._execute(self._conversation.predict(systems, outputs, model))
+        is_one = is_one_system(systems)
+        several = cast(Iterable[SystemLike], [systems] if is_one else systems)
+        predictions = await self._execute(self._conversation.predict(several, outputs, model))
+        return predictions[0] if is_one else predictions
 
     def stream(
         self, model: str | None = None, outputs: str | Sequence[str] = DEFAULT_OUTPUTS
@@ -95,7 +99,7 @@ class AsyncClient:
 
     async def nonconservativity(
         self,
-        system: System,
+        system: SystemLike,
         model: str | None = None,
         pairs: bool = False,
         *,
@@ -125,7 +129,7 @@ class AsyncClient:
 
     async def relax(
         self,
-        system: System,
+        system: SystemLike,
         *,
         force_kind: Literal["hybrid", "conservative", "direct"] = "hybrid",
         fmax: float = DEFAULT_FMAX,
@@ -213,7 +217,7 @@ class AsyncStream:
         self._lock = asyncio.Lock()
 
     async def predict(
-        self, system: System, outputs: str | Sequence[str] | None = None
+        self, system: SystemLike, outputs: str | Sequence[str] | None = None
     ) -> Prediction:
         """Evaluate the next system; see `Stream.predict`."""
         parsed_outputs = self._outputs if outputs is None else parse_outputs(outputs)

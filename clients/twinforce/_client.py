@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from threading import Lock
 from typing import Literal, Self, TypeVar, cast, overload
@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from twinforce._conversation import Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
+from twinforce._systems import SystemLike, is_one_system
 from twinforce._transports.grpc import GrpcTransport
 from twinforce._transports.rest import RestTransport
 from twinforce._transports.transport import Call, Connection, Transport
@@ -26,7 +27,6 @@ from twinforce_proto import (
     Nonconservativity,
     Prediction,
     ServiceError,
-    System,
     parse_outputs,
 )
 from twinforce_proto.codec.stream import StreamEncoder
@@ -96,24 +96,28 @@ class Client:
 
     @overload
     def predict(
-        self, systems: System, outputs: str | Sequence[str] = ..., model: str | None = ...
+        self, systems: SystemLike, outputs: str | Sequence[str] = ..., model: str | None = ...
     ) -> Prediction: ...
 
     @overload
     def predict(
-        self, systems: Sequence[System], outputs: str | Sequence[str] = ..., model: str | None = ...
+        self,
+        systems: Iterable[SystemLike],
+        outputs: str | Sequence[str] = ...,
+        model: str | None = ...,
     ) -> list[Prediction]: ...
 
     def predict(
         self,
-        systems: System | Sequence[System],
+        systems: SystemLike | Iterable[SystemLike],
         outputs: str | Sequence[str] = DEFAULT_OUTPUTS,
         model: str | None = None,
     ) -> Prediction | list[Prediction]:
         """Evaluate one system, or several in one request.
 
         Args:
-            systems: One system, for one prediction; or a list, for a list in the same order.
+            systems: One system, for one prediction; or any iterable of systems, for a list in the
+                same order. The `Atoms` of ASE will do; charge and spin are read from `atoms.info`.
             outputs: Quantities to compute, out of `OUTPUTS`; "hybrid" stands for the energy and
                 both kinds of forces.
             model: Name of the model.
@@ -122,9 +126,10 @@ class Client:
             ServiceError: The request failed. If one of several systems fails, nothing is returned
                 for the others.
         """
-        if isinstance(systems, System):
-            return self._execute(self._conversation.predict([systems], outputs, model))[0]
-        return self._execute(self._conversation.predict(systems, outputs, model))
+        is_one = is_one_system(systems)
+        several = cast(Iterable[SystemLike], [systems] if is_one else systems)
+        predictions = self._execute(self._conversation.predict(several, outputs, model))
+        return predictions[0] if is_one else predictions
 
     def stream(
         self, model: str | None = None, outputs: str | Sequence[str] = DEFAULT_OUTPUTS
@@ -139,7 +144,7 @@ class Client:
 
     def nonconservativity(
         self,
-        system: System,
+        system: SystemLike,
         model: str | None = None,
         pairs: bool = False,
         *,
@@ -199,7 +204,7 @@ class Client:
 
     def relax(
         self,
-        system: System,
+        system: SystemLike,
         *,
         force_kind: Literal["hybrid", "conservative", "direct"] = "hybrid",
         fmax: float = DEFAULT_FMAX,
@@ -331,7 +336,7 @@ class Stream:
         self._transport: Transport | None = None
         self._lock = Lock()
 
-    def predict(self, system: System, outputs: str | Sequence[str] | None = None) -> Prediction:
+    def predict(self, system: SystemLike, outputs: str | Sequence[str] | None = None) -> Prediction:
         """Evaluate the next system.
 
         Args:

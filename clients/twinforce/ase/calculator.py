@@ -15,10 +15,10 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from numpy.typing import NDArray
 
 from twinforce._client import Client, Stream
+from twinforce._systems import labels_of, system_of
 from twinforce._weights import ServedWeights
 from twinforce.ase.misuse import find_misuse
 from twinforce.ase.results import Results, merged, outputs_in
-from twinforce.ase.systems import labels_of, system_of
 from twinforce_dynamics.steps import volume
 from twinforce_proto import (
     OUTPUTS,
