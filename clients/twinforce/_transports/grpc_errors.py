@@ -3,8 +3,7 @@
 import re
 from typing import Any
 
-import grpc
-
+from twinforce._transports.grpc_loading import grpc
 from twinforce._transports.transport import (
     HTTP_PORT,
     NO_SUCH_HOST,
