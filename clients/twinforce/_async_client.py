@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Literal, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
+from twinforce._async_connection import LoopConnection, close_in
 from twinforce._conversation import Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
+from twinforce._ownership import OfLoop
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._systems import SystemLike, is_one_system
 from twinforce._transports.grpc import AsyncGrpcTransport
@@ -34,7 +37,12 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """The asyncio counterpart of `Client`; each event loop needs its own."""
+    """The asyncio counterpart of `Client`.
+
+    It opens a connection in each event loop that it is used in, one after another or at the same
+    time in several threads, and closes it with the loop. Its streams and iterators go on in
+    another loop as well.
+    """
 
     def __init__(
         self,
@@ -59,7 +67,8 @@ class AsyncClient:
         )
         self._conversation = Conversation(self._options)
         self._is_closed = False
-        self._transport: AsyncConnection | None = None
+        connect = partial(_connect, self._url, self._options)
+        self._connections = OfLoop(partial(LoopConnection, connect))
 
     @property
     def url(self) -> str:
@@ -166,10 +175,10 @@ class AsyncClient:
         return await self._execute(self._conversation.model(name))
 
     async def close(self) -> None:
-        """Close the connection and its streams."""
+        """Close the connections and their streams; those of another process stay open."""
         self._is_closed = True
-        if self._transport is not None:
-            await self._transport.close()
+        for loop, connection in self._connections.items():
+            await close_in(loop, connection.close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -180,27 +189,32 @@ class AsyncClient:
     def __repr__(self) -> str:
         return f"AsyncClient({self.url!r})"
 
-    def _connection(self) -> AsyncConnection:
+    async def _connection(self) -> AsyncConnection:
         if self._is_closed:
             raise RuntimeError(f"{self!r} is closed")
-        if self._transport is None:
-            self._transport = _connect(self._url, self._options)
-        return self._transport
+        return await self._connections.get().get()
 
     async def _follow(self, run: Run[T], timeout: float | None) -> AsyncGenerator[T, None]:
-        connection = self._connection()
         resuming = ResumingRun(self._conversation, run, timeout)
         while not resuming.is_over:
+            loop, connection = asyncio.get_running_loop(), await self._connection()
             try:
-                async with aclosing(connection.receive(resuming.next_call())) as replies:
+                replies = connection.receive(resuming.next_call())
+                try:
                     async for reply in replies:
                         yield resuming.take(reply)
-                resuming.check_ended()
+                        if asyncio.get_running_loop() is not loop:
+                            break  # the iterator went on in another loop, and resumes there
+                    else:
+                        resuming.check_ended()
+                finally:
+                    if asyncio.get_running_loop() is loop:
+                        await replies.aclose()
             except ServiceError as error:
                 await asyncio.sleep(resuming.pause_after(error))
 
     async def _execute(self, flow: Flow[T]) -> T:
-        return await _execute(flow, self._connection())
+        return await _execute(flow, await self._connection())
 
 
 class AsyncStream:
@@ -212,26 +226,34 @@ class AsyncStream:
         self._client = client
         self._model = model
         self._outputs = parse_outputs(outputs)
-        self._encoder: StreamEncoder | None = None
-        self._transport: AsyncTransport | None = None
-        self._lock = asyncio.Lock()
+        self._turns = OfLoop(_AsyncTurns)
 
     async def predict(
         self, system: SystemLike, outputs: str | Sequence[str] | None = None
     ) -> Prediction:
         """Evaluate the next system; see `Stream.predict`."""
         parsed_outputs = self._outputs if outputs is None else parse_outputs(outputs)
-        async with self._lock:
-            encoder, transport = await self._open()
+        turns = self._turns.get()
+        connection = await self._client._connection()
+        async with turns.lock:
+            n_closed = turns.n_closed
+            walker, turns.walker = turns.walker, None
+            encoder, transport = walker or await self._open(connection)
             flow = self._client._conversation.step(encoder, system, parsed_outputs)
-            return await _execute(flow, transport)
+            prediction = await _execute(flow, transport)
+            if turns.n_closed == n_closed:
+                turns.walker = encoder, transport
+            else:
+                await transport.close()
+            return prediction
 
     async def close(self) -> None:
         """End the stream; a later `predict` starts a new one."""
-        async with self._lock:
-            if self._transport is not None:
-                await self._transport.close()
-            self._encoder = self._transport = None
+        for loop, turns in self._turns.items():
+            turns.n_closed += 1
+            walker, turns.walker = turns.walker, None
+            if walker is not None:
+                await close_in(loop, walker[1].close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -239,14 +261,22 @@ class AsyncStream:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _open(self) -> tuple[StreamEncoder, AsyncTransport]:
-        connection = self._client._connection()
-        if self._encoder is None or self._transport is None:
-            flow = self._client._conversation.resolve_model(self._model)
-            model = await self._client._execute(flow)
-            self._encoder = StreamEncoder(model, self._client._options.reply_dtype)
-            self._transport = connection.stream()
-        return self._encoder, self._transport
+    async def _open(self, connection: AsyncConnection) -> "_AsyncWalker":
+        flow = self._client._conversation.resolve_model(self._model)
+        model = await self._client._execute(flow)
+        return StreamEncoder(model, self._client._options.reply_dtype), connection.stream()
+
+
+_AsyncWalker = tuple[StreamEncoder, AsyncTransport]
+
+
+class _AsyncTurns:
+    """The state of a stream in one event loop, and the lock of the task whose turn it is."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.n_closed = 0
+        self.walker: _AsyncWalker | None = None
 
 
 def _connect(url: Url, options: Options) -> AsyncConnection:

@@ -1,16 +1,19 @@
 """The blocking client: executes the flows of a `Conversation` over a transport."""
 
+import os
 import time
-import weakref
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from threading import Lock
+from functools import partial
+from threading import RLock
 from typing import Literal, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
+from twinforce._connections import Connections
 from twinforce._conversation import Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
+from twinforce._ownership import OfProcess
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._systems import SystemLike, is_one_system
 from twinforce._transports.grpc import GrpcTransport
@@ -39,7 +42,8 @@ class Client:
     """A client of a TwinForce service, which threads may share.
 
     It connects when it is first used. A pickled or copied client is a new client of the same
-    service.
+    service. A process that was forked opens its own connections; see "Several processes" in the
+    tutorial.
 
     Where `model` is None, a method uses the only model that is served, or else the one called
     `water`.
@@ -266,11 +270,9 @@ class Client:
         return self._execute(self._conversation.model(name))
 
     def close(self) -> None:
-        """Close the connection and its streams."""
-        with self._lock:
-            self._is_closed = True
-            if self._transport is not None:
-                self._close_transport()
+        """Close the connections and their streams; those of another process stay open."""
+        self._is_closed = True
+        self._connections.get().close()
 
     def __enter__(self) -> Self:
         return self
@@ -290,34 +292,42 @@ class Client:
 
     def _start(self) -> None:
         self._conversation = Conversation(self._options)
-        self._lock = Lock()
         self._is_closed = False
-        self._transport: Connection | None = None
+        connect = partial(_connect, self._url, self._options)
+        self._connections = OfProcess(partial(Connections, connect))
 
-    def _connection(self) -> Connection:
-        with self._lock:
-            if self._is_closed:
-                raise RuntimeError(f"{self!r} is closed")
-            if self._transport is None:
-                self._transport = _connect(self._url, self._options)
-                # Not __del__: at exit it would wait for threads that are already gone.
-                self._close_transport = weakref.finalize(self, self._transport.close)
-            return self._transport
+    def _opened(self) -> Connections:
+        if self._is_closed:
+            raise RuntimeError(f"{self!r} is closed")
+        return self._connections.get()
 
     def _follow(self, run: Run[T], timeout: float | None) -> Generator[T, None, None]:
-        connection = self._connection()
         resuming = ResumingRun(self._conversation, run, timeout)
         while not resuming.is_over:
+            pid, connections = os.getpid(), self._opened()
+            connection = connections.take()
             try:
                 with closing(connection.receive(resuming.next_call())) as replies:
                     for reply in replies:
                         yield resuming.take(reply)
-                resuming.check_ended()
+                        if os.getpid() != pid:
+                            break  # the iterator was forked, and resumes with its own connection
+                    else:
+                        resuming.check_ended()
             except ServiceError as error:
                 time.sleep(resuming.pause_after(error))
+            connections.put_back(connection)
 
     def _execute(self, flow: Flow[T]) -> T:
-        return _execute(flow, self._connection())
+        connections = self._opened()
+        connection = connections.take()
+        try:
+            result = _execute(flow, connection)
+        except ServiceError:
+            connections.put_back(connection)
+            raise
+        connections.put_back(connection)
+        return result
 
 
 class Stream:
@@ -332,9 +342,7 @@ class Stream:
         self._client = client
         self._model = model
         self._outputs = parse_outputs(outputs)
-        self._encoder: StreamEncoder | None = None
-        self._transport: Transport | None = None
-        self._lock = Lock()
+        self._turns = OfProcess(_Turns)
 
     def predict(self, system: SystemLike, outputs: str | Sequence[str] | None = None) -> Prediction:
         """Evaluate the next system.
@@ -347,17 +355,27 @@ class Stream:
             ServiceError: The request failed; the stream remains usable.
         """
         parsed_outputs = self._outputs if outputs is None else parse_outputs(outputs)
-        with self._lock:
-            encoder, transport = self._open()
+        turns = self._turns.get()
+        connections = self._client._opened()
+        with turns.lock:
+            n_closed = turns.n_closed
+            (encoder, transport), turns.walker = turns.walker or self._open(connections), None
             flow = self._client._conversation.step(encoder, system, parsed_outputs)
-            return _execute(flow, transport)
+            prediction = _execute(flow, transport)
+            # An exception, whatever it interrupted, leaves a walker that is not used again.
+            if turns.n_closed == n_closed:
+                turns.walker = encoder, transport
+            else:
+                transport.close()
+            return prediction
 
     def close(self) -> None:
         """End the stream; a later `predict` starts a new one."""
-        with self._lock:
-            if self._transport is not None:
-                self._transport.close()
-            self._encoder = self._transport = None
+        turns = self._turns.get()
+        turns.n_closed += 1
+        walker, turns.walker = turns.walker, None
+        if walker is not None:
+            walker[1].close()
 
     def __enter__(self) -> Self:
         return self
@@ -365,13 +383,26 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self) -> tuple[StreamEncoder, Transport]:
-        connection = self._client._connection()
-        if self._encoder is None or self._transport is None:
-            model = self._client._execute(self._client._conversation.resolve_model(self._model))
-            self._encoder = StreamEncoder(model, self._client._options.reply_dtype)
-            self._transport = connection.stream()
-        return self._encoder, self._transport
+    def _open(self, connections: Connections) -> "_Walker":
+        model = self._client._execute(self._client._conversation.resolve_model(self._model))
+        encoder = StreamEncoder(model, self._client._options.reply_dtype)
+        return encoder, connections.shared().stream()
+
+
+_Walker = tuple[StreamEncoder, Transport]
+
+
+class _Turns:
+    """The state of a stream in one process, and the lock of the thread whose turn it is.
+
+    Closing takes no lock, because a signal handler may close a stream during a turn; the turn
+    then ends it. For the same reason the lock is reentrant.
+    """
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        self.n_closed = 0
+        self.walker: _Walker | None = None
 
 
 def _connect(url: Url, options: Options) -> Connection:

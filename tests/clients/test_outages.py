@@ -4,16 +4,15 @@ import asyncio
 import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 
 import grpc
 import numpy as np
 import pytest
 
-from tests.clients.conftest import url_of
 from tests.clients.proxy import CountingProxy
 from tests.clients.refusing import RefusingProxy, RefusingServer
-from tests.clients.serving import free_port, port_of
+from tests.clients.serving import port_of
 from tests.clients.test_client import wait_until
 from tests.systems import molecule
 from twinforce import (
@@ -35,6 +34,8 @@ from twinforce_proto import OverloadedError
 SCHEMES = {"grpc": "grpc", "rest": "http"}
 # More attempts than a client once made before it gave up.
 SEVERAL = 5
+# Seconds after which a test with a clock of its own no longer waits.
+FOREVER = 10_000.0
 
 
 @pytest.fixture
@@ -312,8 +313,8 @@ def clock(monkeypatch):
 def waited(clock, retries, error, attempt=0.0):
     """Return the seconds until the retries end, with attempts that take so long."""
     began = clock.now
-    with pytest.raises(ServiceError):
-        while clock.now < began + 1e4:
+    with suppress(ServiceError):
+        while clock.now < began + FOREVER:
             retries.begin()
             clock.now += attempt
             clock.now += retries.pause_after(error)
@@ -343,17 +344,14 @@ def of_run(timeout=None, **options):
         (lambda: of_run(), 60),
         (lambda: of_run(timeout=20.0), 20),
         (lambda: of_run(reconnect_timeout=3600), 3600),
-        (lambda: of_call(timeout=None), math.inf),
-        (lambda: of_call(timeout=7.0, reconnect_timeout=None), math.inf),
-        (lambda: of_run(reconnect_timeout=math.inf), math.inf),
+        (lambda: of_call(timeout=None), FOREVER),
+        (lambda: of_call(timeout=7.0, reconnect_timeout=None), FOREVER),
+        (lambda: of_run(reconnect_timeout=math.inf), FOREVER),
     ],
 )
 def test_an_outage_is_ridden_through_for_as_long_as_asked(clock, retries, expected):
-    if expected == math.inf:
-        with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
-            waited(clock, retries(), AWAY)
-    else:
-        assert expected - 0.5 < waited(clock, retries(), AWAY) <= expected
+    found = waited(clock, retries(), AWAY)
+    assert expected - 0.5 < found <= expected or found >= FOREVER == expected
 
 
 def test_a_service_that_is_back_is_found_soon(clock):
@@ -398,7 +396,7 @@ def test_retries_can_be_counted(clock):
         retries.pause_after(AWAY)
 
 
-def test_an_address_that_was_right_before_is_tried_again(clock):
+def test_an_address_that_was_right_before_is_tried_again():
     error = MisdirectedError("no host of this name")
     outage = Outage()
     retries = Retries(Options(), outage, 60.0, counts_outages=True)
