@@ -40,7 +40,7 @@ FOREVER = 10_000.0
 
 @pytest.fixture
 def quick_keep_alive(monkeypatch):
-    for transport in ("grpc", "rest", "rest_errors"):
+    for transport in ("grpc", "rest", "rest_errors", "watch"):
         keep_alive = KeepAlive(interval=0.2, patience=0.2, connect=2.0)
         monkeypatch.setattr(f"twinforce._transports.{transport}.KEEP_ALIVE", keep_alive)
 
@@ -124,10 +124,10 @@ def test_a_walker_and_a_run_go_on_after_a_restart(url, transport):
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.usefixtures("quick_keep_alive")
-def test_a_silent_path_is_noticed_and_replaced(server, call):
-    expected = outcome(server.grpc_url, call)
-    with closing(CountingProxy(port_of(server.grpc_url))) as proxy:
-        with Client(f"grpc://127.0.0.1:{proxy.port}") as client:
+def test_a_silent_path_is_noticed_and_replaced(url, transport, call):
+    expected = outcome(url, call)
+    with closing(CountingProxy(port_of(url))) as proxy:
+        with Client(f"{SCHEMES[transport]}://127.0.0.1:{proxy.port}", timeout=None) as client:
             client.models()
             proxy.silence()
             assert CALLS[call](client) == expected
@@ -135,29 +135,27 @@ def test_a_silent_path_is_noticed_and_replaced(server, call):
 
 
 @pytest.mark.usefixtures("quick_keep_alive")
-def test_an_async_client_notices_a_silent_path(server):
+def test_an_async_client_notices_a_silent_path(url, transport):
     async def energies(proxy):
-        async with (
-            AsyncClient(f"grpc://127.0.0.1:{proxy.port}") as client,
-            client.stream() as stream,
-        ):
+        address = f"{SCHEMES[transport]}://127.0.0.1:{proxy.port}"
+        async with AsyncClient(address, timeout=None) as client, client.stream() as stream:
             found = [(await stream.predict(molecule())).energy]
             proxy.silence()
             found.append((await stream.predict(molecule())).energy)
             proxy.silence()
             return [*found, (await client.predict(molecule())).energy]
 
-    with closing(CountingProxy(port_of(server.grpc_url))) as proxy:
+    with closing(CountingProxy(port_of(url))) as proxy:
         assert len({*asyncio.run(energies(proxy))}) == 1
         assert proxy.n_connections >= 3
 
 
 @pytest.mark.usefixtures("quick_keep_alive")
-def test_a_run_goes_on_after_its_path_fell_silent(server):
-    with Client(server.grpc_url) as client:
+def test_a_run_goes_on_after_its_path_fell_silent(url, transport):
+    with Client(url) as client:
         expected = [each.checkpoint for each in client.propagate(start(), 40, 2)]
-    with closing(CountingProxy(port_of(server.grpc_url))) as proxy:
-        with Client(f"grpc://127.0.0.1:{proxy.port}") as client:
+    with closing(CountingProxy(port_of(url))) as proxy:
+        with Client(f"{SCHEMES[transport]}://127.0.0.1:{proxy.port}") as client:
             run = client.propagate(start(), 40, 2)
             seen = [next(run)]
             proxy.silence()

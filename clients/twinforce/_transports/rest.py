@@ -4,13 +4,16 @@ import json
 import os
 import socket
 import ssl
+import uuid
 import weakref
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, ExitStack
+from functools import cache, partial
 from typing import Any, Literal
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
+import httpcore2
 import httpx2
 from google.protobuf.message import DecodeError, Message
 
@@ -21,8 +24,9 @@ from twinforce._transports.proxies import Route, route_to
 from twinforce._transports.rest_errors import reported_error, service_error
 from twinforce._transports.transport import KEEP_ALIVE, Call, Method
 from twinforce._transports.url import Url
+from twinforce._transports.watch import AsyncWatchedBackend, WatchedBackend, answer_in, watched
 from twinforce_proto import PredictionError, ServiceError
-from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, TIMEOUT, URGENCY
+from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, REQUEST_ID, TIMEOUT, URGENCY
 from twinforce_proto.v1 import inference_pb2 as pb
 
 Encoding = Literal["protobuf", "json"]
@@ -47,7 +51,9 @@ class RestTransport:
         self._route = route_to(url)
         self._encoding: Encoding = encoding
         self._urgency = urgency
-        transport = httpx2.HTTPTransport(**_transport_options(self._route))
+        options = _transport_options(self._route)
+        backend = WatchedBackend(partial(_ask, self._url, options))
+        transport = watched(httpx2.HTTPTransport(**options), backend)
         self._http = httpx2.Client(transport=transport, headers=_headers(urgency))
         self._streams: WeakValueDictionary[int, RestTransport] = WeakValueDictionary()
         self._close = weakref.finalize(self, Closer(self._http.close))
@@ -120,7 +126,9 @@ class AsyncRestTransport:
         self._url = url
         self._route = route_to(url)
         self._encoding: Encoding = encoding
-        transport = httpx2.AsyncHTTPTransport(**_transport_options(self._route))
+        options = _transport_options(self._route)
+        backend = AsyncWatchedBackend(partial(_ask_async, self._url, options))
+        transport = watched(httpx2.AsyncHTTPTransport(**options), backend)
         self._http = httpx2.AsyncClient(transport=transport, headers=_headers(urgency))
 
     async def send(self, call: Call) -> Message:
@@ -176,6 +184,27 @@ class AsyncRestStream:
         """Do nothing: no stream is open."""
 
 
+def _ask(url: Url, options: dict[str, Any], request_id: str) -> Any:
+    """Return what the service says, over a connection of its own, about an open request."""
+    try:
+        with httpx2.Client(transport=httpx2.HTTPTransport(**options)) as http:
+            return answer_in(
+                http.get(f"{url}/v1/requests/{request_id}", timeout=KEEP_ALIVE.patience)
+            )
+    except (httpx2.TransportError, ValueError) as error:
+        raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
+
+
+async def _ask_async(url: Url, options: dict[str, Any], request_id: str) -> Any:
+    """Do the same with asyncio."""
+    try:
+        async with httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(**options)) as http:
+            address = f"{url}/v1/requests/{request_id}"
+            return answer_in(await http.get(address, timeout=KEEP_ALIVE.patience))
+    except (httpx2.TransportError, ValueError) as error:
+        raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
+
+
 def _headers(urgency: int) -> dict[str, str]:
     """Return the headers of each request; none if the service would assume the same."""
     return {} if urgency == NORMAL_URGENCY else {URGENCY: str(urgency)}
@@ -191,6 +220,7 @@ def _transport_options(route: Route) -> dict[str, Any]:
     }
 
 
+@cache
 def _tls() -> ssl.SSLContext:
     """Return the certificates to trust, which take 50 ms to load."""
     return httpx2.create_ssl_context()
@@ -221,7 +251,7 @@ def _socket_options() -> list[tuple[int, int, int]]:
 
 def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     """Return the arguments of the HTTP request that makes a call."""
-    headers = {"accept": _MEDIA_TYPES[encoding]}
+    headers = {"accept": _MEDIA_TYPES[encoding], REQUEST_ID: uuid.uuid4().hex}
     if call.timeout is not None:
         # The service may drop the request once the client no longer waits for the reply.
         headers[TIMEOUT] = repr(call.timeout)
