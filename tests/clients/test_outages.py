@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 
@@ -12,8 +13,9 @@ import pytest
 
 from tests.clients.proxy import CountingProxy
 from tests.clients.refusing import RefusingProxy, RefusingServer
-from tests.clients.serving import port_of
+from tests.clients.serving import port_of, serve
 from tests.clients.test_client import wait_until
+from tests.potentials import Gated, loaded
 from tests.systems import molecule
 from twinforce import (
     AsyncClient,
@@ -162,6 +164,62 @@ def test_a_run_goes_on_after_its_path_fell_silent(url, transport):
             seen += run
         assert proxy.n_connections >= 2
     assert [each.checkpoint for each in seen] == expected
+
+
+class DividingProxy(CountingProxy):
+    """A load balancer: each connection goes to the next of the given ports, or to the last."""
+
+    def __init__(self, *ports):
+        self.ports = list(ports)
+        super().__init__(ports[0])
+
+    def _connect(self, near):
+        self.target = self.ports.pop(0) if len(self.ports) > 1 else self.ports[0]
+        super()._connect(near)
+
+
+@pytest.fixture
+def gated():
+    """A service that is held while it evaluates, and its potential."""
+    potential = Gated()
+    with serve({"soft": loaded(potential)}) as server:
+        for _ in range(2):  # the warm-up
+            assert potential.entered.acquire(timeout=60)
+        yield server, potential
+        potential.gate.release(1000)
+
+
+@pytest.mark.usefixtures("quick_keep_alive")
+def test_a_request_that_takes_long_is_sent_once_over_http(gated):
+    server, potential = gated
+    with (
+        closing(CountingProxy(port_of(server.rest_url))) as proxy,
+        ThreadPoolExecutor(1) as pool,
+        Client(f"http://127.0.0.1:{proxy.port}") as client,
+    ):
+        found = pool.submit(client.predict, molecule(), model="soft")
+        assert potential.entered.acquire(timeout=60)
+        wait_until(lambda: proxy.n_connections >= 4)  # three of them ask about the first
+        potential.gate.release(1000)
+        assert found.result(60).energy is not None
+    assert not potential.entered.acquire(blocking=False)
+
+
+@pytest.mark.usefixtures("quick_keep_alive")
+def test_a_request_that_another_replica_does_not_know_is_sent_twice(gated, server):
+    first, potential = gated
+    ports = [port_of(each.rest_url) for each in (first, server, server, first)]
+    with (
+        closing(DividingProxy(*ports)) as proxy,
+        ThreadPoolExecutor(1) as pool,
+        Client(f"http://127.0.0.1:{proxy.port}") as client,
+    ):
+        found = pool.submit(client.predict, molecule(), model="soft")
+        wait_until(lambda: proxy.n_connections >= 4)
+        time.sleep(1.0)  # longer than it takes to ask
+        assert proxy.n_connections == 4
+        potential.gate.release(1000)
+        assert found.result(60).energy is not None
 
 
 REFUSALS = {
