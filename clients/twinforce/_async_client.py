@@ -1,7 +1,8 @@
 """The client for asyncio: executes the same flows as the blocking one."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Literal, Self, TypeVar, cast, overload
@@ -9,7 +10,7 @@ from typing import Literal, Self, TypeVar, cast, overload
 from google.protobuf.message import Message
 
 from twinforce._async_connection import LoopConnection, close_in
-from twinforce._conversation import Conversation, Flow, Pause
+from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
 from twinforce._ownership import OfLoop
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
@@ -190,9 +191,19 @@ class AsyncClient:
         return f"AsyncClient({self.url!r})"
 
     async def _connection(self) -> AsyncConnection:
+        self._check_open()
+        return await self._connections.get().get()
+
+    def _check_open(self) -> None:
         if self._is_closed:
             raise RuntimeError(f"{self!r} is closed")
-        return await self._connections.get().get()
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait between two attempts, unless the client is closed meanwhile."""
+        ends_at = time.monotonic() + seconds
+        while (left := ends_at - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, LONGEST_SLEEP_S))
+            self._check_open()
 
     async def _follow(self, run: Run[T], timeout: float | None) -> AsyncGenerator[T, None]:
         resuming = ResumingRun(self._conversation, run, timeout)
@@ -211,10 +222,10 @@ class AsyncClient:
                     if asyncio.get_running_loop() is loop:
                         await replies.aclose()
             except ServiceError as error:
-                await asyncio.sleep(resuming.pause_after(error))
+                await self._wait(resuming.pause_after(error))
 
     async def _execute(self, flow: Flow[T]) -> T:
-        return await _execute(flow, await self._connection())
+        return await _execute(flow, await self._connection(), self._wait)
 
 
 class AsyncStream:
@@ -240,7 +251,7 @@ class AsyncStream:
             walker, turns.walker = turns.walker, None
             encoder, transport = walker or await self._open(connection)
             flow = self._client._conversation.step(encoder, system, parsed_outputs)
-            prediction = await _execute(flow, transport)
+            prediction = await _execute(flow, transport, self._client._wait)
             if turns.n_closed == n_closed:
                 turns.walker = encoder, transport
             else:
@@ -285,13 +296,15 @@ def _connect(url: Url, options: Options) -> AsyncConnection:
     return AsyncRestTransport(url, options.encoding, options.urgency)
 
 
-async def _execute(flow: Flow[T], transport: AsyncTransport) -> T:
+async def _execute(
+    flow: Flow[T], transport: AsyncTransport, wait: Callable[[float], Awaitable[None]]
+) -> T:
     """Execute a flow with asyncio and return its result."""
     try:
         step = next(flow)
         while True:
             try:
-                reply = await _perform(step, transport)
+                reply = await _perform(step, transport, wait)
             except BaseException as error:
                 step = flow.throw(error)
             else:
@@ -300,8 +313,10 @@ async def _execute(flow: Flow[T], transport: AsyncTransport) -> T:
         return cast(T, end.value)
 
 
-async def _perform(step: Call | Pause, transport: AsyncTransport) -> Message | None:
+async def _perform(
+    step: Call | Pause, transport: AsyncTransport, wait: Callable[[float], Awaitable[None]]
+) -> Message | None:
     if isinstance(step, Pause):
-        await asyncio.sleep(step.seconds)
+        await wait(step.seconds)
         return None
     return await transport.send(step)

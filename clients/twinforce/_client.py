@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from threading import RLock
@@ -11,7 +11,7 @@ from typing import Literal, Self, TypeVar, cast, overload
 from google.protobuf.message import Message
 
 from twinforce._connections import Connections
-from twinforce._conversation import Conversation, Flow, Pause
+from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
 from twinforce._ownership import OfProcess
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
@@ -301,6 +301,13 @@ class Client:
             raise RuntimeError(f"{self!r} is closed")
         return self._connections.get()
 
+    def _wait(self, seconds: float) -> None:
+        """Wait between two attempts, unless the client is closed meanwhile."""
+        ends_at = time.monotonic() + seconds
+        while (left := ends_at - time.monotonic()) > 0:
+            time.sleep(min(left, LONGEST_SLEEP_S))
+            self._opened()
+
     def _follow(self, run: Run[T], timeout: float | None) -> Generator[T, None, None]:
         resuming = ResumingRun(self._conversation, run, timeout)
         while not resuming.is_over:
@@ -315,14 +322,14 @@ class Client:
                     else:
                         resuming.check_ended()
             except ServiceError as error:
-                time.sleep(resuming.pause_after(error))
+                self._wait(resuming.pause_after(error))
             connections.put_back(connection)
 
     def _execute(self, flow: Flow[T]) -> T:
         connections = self._opened()
         connection = connections.take()
         try:
-            result = _execute(flow, connection)
+            result = _execute(flow, connection, self._wait)
         except ServiceError:
             connections.put_back(connection)
             raise
@@ -361,7 +368,7 @@ class Stream:
             n_closed = turns.n_closed
             (encoder, transport), turns.walker = turns.walker or self._open(connections), None
             flow = self._client._conversation.step(encoder, system, parsed_outputs)
-            prediction = _execute(flow, transport)
+            prediction = _execute(flow, transport, self._client._wait)
             # An exception, whatever it interrupted, leaves a walker that is not used again.
             if turns.n_closed == n_closed:
                 turns.walker = encoder, transport
@@ -411,13 +418,13 @@ def _connect(url: Url, options: Options) -> Connection:
     return RestTransport(url, options.encoding, options.urgency)
 
 
-def _execute(flow: Flow[T], transport: Transport) -> T:
+def _execute(flow: Flow[T], transport: Transport, wait: Callable[[float], None]) -> T:
     """Execute a flow with blocking I/O and return its result."""
     try:
         step = next(flow)
         while True:
             try:
-                reply = _perform(step, transport)
+                reply = _perform(step, transport, wait)
             except BaseException as error:
                 step = flow.throw(error)
             else:
@@ -426,8 +433,10 @@ def _execute(flow: Flow[T], transport: Transport) -> T:
         return cast(T, end.value)
 
 
-def _perform(step: Call | Pause, transport: Transport) -> Message | None:
+def _perform(
+    step: Call | Pause, transport: Transport, wait: Callable[[float], None]
+) -> Message | None:
     if isinstance(step, Pause):
-        time.sleep(step.seconds)
+        wait(step.seconds)
         return None
     return transport.send(step)

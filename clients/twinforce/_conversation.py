@@ -39,6 +39,9 @@ from twinforce_proto.codec.stream import StreamEncoder, stream_reply_from_proto
 from twinforce_proto.headers import BUNDLED_MODEL, is_model_name
 from twinforce_proto.v1 import inference_pb2 as pb
 
+# Seconds after which a client that waits looks whether it was closed.
+LONGEST_SLEEP_S = 0.1
+
 T = TypeVar("T")
 
 

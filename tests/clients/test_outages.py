@@ -296,16 +296,45 @@ def test_other_statuses_of_http_are_not_repeated(server, status):
         assert proxy.n_connections == 1
 
 
-def test_a_closed_client_ends_its_calls(server):
-    with closing(CountingProxy(port_of(server.grpc_url))) as proxy, ThreadPoolExecutor(2) as pool:
-        client = Client(f"grpc://127.0.0.1:{proxy.port}")
-        client.models()
-        proxy.hold()
-        before = proxy.n_bytes_sent
-        call = pool.submit(client.predict, molecule(), model="lj")
-        wait_until(lambda: proxy.n_bytes_sent > before)
+@pytest.mark.parametrize("call", ["predict", "stream", "relax"])
+def test_closing_a_client_ends_its_calls(url, transport, call):
+    with closing(CountingProxy(port_of(url))) as proxy, ThreadPoolExecutor(1) as pool:
+        client = Client(f"{SCHEMES[transport]}://127.0.0.1:{proxy.port}", timeout=None)
+        pool.submit(client.models).result(60)
+        before, _ = proxy.n_bytes_sent, proxy.hold()
+        found = pool.submit(CALLS[call], client)
+        wait_until(lambda: proxy.n_bytes_sent > before + 100)
         client.close()
-        assert isinstance(call.exception(60), RequestCancelledError | RuntimeError)
+        with pytest.raises((RuntimeError, RequestCancelledError), match="closed"):
+            found.result(60)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_closing_a_client_ends_its_wait(transport, call):
+    with closing(CountingProxy(None)) as proxy, ThreadPoolExecutor(1) as pool:
+        address = f"{SCHEMES[transport]}://127.0.0.1:{proxy.port}"
+        client = Client(address, timeout=None)
+        found = pool.submit(CALLS[call], client)
+        wait_until(lambda: proxy.n_connections >= 2)
+        client.close()
+        with pytest.raises((RuntimeError, RequestCancelledError), match="closed"):
+            found.result(60)
+
+
+def test_closing_or_canceling_ends_the_wait_of_an_async_client(transport):
+    async def waits(proxy):
+        async with AsyncClient(f"{SCHEMES[transport]}://127.0.0.1:{proxy.port}") as client:
+            calls = [asyncio.ensure_future(client.predict(molecule())) for _ in range(2)]
+            while proxy.n_connections < 2:
+                await asyncio.sleep(0.01)
+            calls[0].cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await calls[0]
+        with pytest.raises((RuntimeError, ServiceError)):
+            await calls[1]
+
+    with closing(CountingProxy(None)) as proxy:
+        asyncio.run(waits(proxy))
 
 
 HINTS = {

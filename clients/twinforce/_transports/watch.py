@@ -5,9 +5,12 @@ long. So once a reply is silent for a while, the service is asked over another c
 it still works on the request, and how much of the reply it has sent.
 """
 
+import os
 import re
+import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import httpcore2
@@ -118,6 +121,7 @@ class WatchedStream(httpcore2.NetworkStream):
         self._suspicion = suspicion
         self._watch = ReplyWatch(suspicion)
         self._ask = ask
+        self._pid = os.getpid()
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Return the next data; ask about them if they are late."""
@@ -142,7 +146,10 @@ class WatchedStream(httpcore2.NetworkStream):
         self._stream.write(buffer, timeout)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and wake the thread that waits for its data, if there is one."""
+        if os.getpid() == self._pid:
+            with suppress(OSError):
+                self._stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         self._stream.close()
 
     def start_tls(self, *args: Any, **options: Any) -> httpcore2.NetworkStream:
