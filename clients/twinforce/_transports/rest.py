@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import ssl
-import weakref
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, ExitStack
 from functools import cache
@@ -49,7 +48,7 @@ class RestTransport:
         transport = httpx2.HTTPTransport(**_transport_options(url))
         self._http = httpx2.Client(transport=transport, headers=_headers(urgency))
         self._streams: WeakValueDictionary[int, RestTransport] = WeakValueDictionary()
-        self._close = weakref.finalize(self, Closer(self._http.close))
+        self._close = Closer(self, self._http.close)
 
     def send(self, call: Call) -> Message:
         """Send a call and wait for the reply."""
