@@ -237,15 +237,14 @@ class AsyncStream:
         self._client = client
         self._model = model
         self._outputs = parse_outputs(outputs)
-        self._turns = OfLoop(_AsyncTurns)
 
     async def predict(
         self, system: SystemLike, outputs: str | Sequence[str] | None = None
     ) -> Prediction:
         """Evaluate the next system; see `Stream.predict`."""
         parsed_outputs = self._outputs if outputs is None else parse_outputs(outputs)
-        turns = self._turns.get()
         connection = await self._client._connection()
+        turns = self._client._connections.get().turns_of(self)
         async with turns.lock:
             n_closed = turns.n_closed
             walker, turns.walker = turns.walker, None
@@ -260,7 +259,8 @@ class AsyncStream:
 
     async def close(self) -> None:
         """End the stream; a later `predict` starts a new one."""
-        for loop, turns in self._turns.items():
+        for loop, connection in self._client._connections.items():
+            turns = connection.turns_of(self)
             turns.n_closed += 1
             walker, turns.walker = turns.walker, None
             if walker is not None:
@@ -272,22 +272,10 @@ class AsyncStream:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _open(self, connection: AsyncConnection) -> "_AsyncWalker":
+    async def _open(self, connection: AsyncConnection) -> tuple[StreamEncoder, AsyncTransport]:
         flow = self._client._conversation.resolve_model(self._model)
         model = await self._client._execute(flow)
         return StreamEncoder(model, self._client._options.reply_dtype), connection.stream()
-
-
-_AsyncWalker = tuple[StreamEncoder, AsyncTransport]
-
-
-class _AsyncTurns:
-    """The state of a stream in one event loop, and the lock of the task whose turn it is."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.n_closed = 0
-        self.walker: _AsyncWalker | None = None
 
 
 def _connect(url: Url, options: Options) -> AsyncConnection:

@@ -2,13 +2,15 @@
 
 import asyncio
 import os
+import weakref
 from asyncio import AbstractEventLoop
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
-from types import AsyncGeneratorType
-from typing import Any, cast
+from typing import Any
+from weakref import WeakKeyDictionary
 
-from twinforce._transports.transport import AsyncConnection
+from twinforce._transports.transport import AsyncConnection, AsyncTransport
+from twinforce_proto.codec.stream import StreamEncoder
 
 
 class LoopConnection:
@@ -16,7 +18,7 @@ class LoopConnection:
 
     Sockets and calls of asyncio belong to a loop and cannot be closed after it. So the connection
     is held by an asynchronous generator, since `asyncio.run` closes these before it closes the
-    loop.
+    loop. Nothing else keeps it alive.
 
     Args:
         connect: Function that makes a connection.
@@ -24,15 +26,21 @@ class LoopConnection:
 
     def __init__(self, connect: Callable[[], AsyncConnection]) -> None:
         self._connect = connect
-        self._holder: AsyncGeneratorType[AsyncConnection, None] | None = None
-        self._connection: AsyncConnection | None = None
+        self._holder: AsyncGenerator[AsyncConnection, None] | None = None
+        self._held: Callable[[], AsyncConnection | None] = lambda: None
+        self.turns: WeakKeyDictionary[object, Turns] = WeakKeyDictionary()
 
     async def get(self) -> AsyncConnection:
         """Return the connection, and make it if there is none that is open."""
-        if self._connection is None or self._holder is None or self._holder.ag_frame is None:
-            self._holder = cast(AsyncGeneratorType[AsyncConnection, None], _hold(self._connect))
-            self._connection = await anext(self._holder)
-        return self._connection
+        if (connection := self._held()) is None:
+            self._holder = _hold(self._connect, self.turns)
+            connection = await anext(self._holder)
+            self._held = weakref.ref(connection)
+        return connection
+
+    def turns_of(self, stream: object) -> "Turns":
+        """Return the state of a stream in this loop."""
+        return self.turns.setdefault(stream, Turns())
 
     async def close(self) -> None:
         """Close the connection."""
@@ -40,8 +48,17 @@ class LoopConnection:
             await self._holder.aclose()
 
 
+class Turns:
+    """The state of a stream in one event loop, and the lock of the task whose turn it is."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.n_closed = 0
+        self.walker: tuple[StreamEncoder, AsyncTransport] | None = None
+
+
 async def _hold(
-    connect: Callable[[], AsyncConnection],
+    connect: Callable[[], AsyncConnection], turns: WeakKeyDictionary[object, Turns]
 ) -> AsyncGenerator[AsyncConnection, None]:
     pid = os.getpid()
     connection = connect()
@@ -49,6 +66,7 @@ async def _hold(
         yield connection
     finally:
         if os.getpid() == pid:
+            turns.clear()
             await connection.close()
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import weakref
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
@@ -44,8 +43,7 @@ class GrpcTransport:
         self._metadata = _metadata(urgency)
         channel = _open_channel(grpc, self._route)
         self._stub = InferenceStub(channel)
-        # Not __del__: at exit it would wait for threads that are already gone.
-        self._close = weakref.finalize(self, Closer(channel.close))
+        self._close = Closer(self, channel.close)
 
     def send(self, call: Call) -> Message:
         """Send a call and wait for the reply."""

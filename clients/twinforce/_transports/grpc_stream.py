@@ -1,9 +1,10 @@
 """The stream of one walker over gRPC, for a blocking client."""
 
+import _thread
 import weakref
 from collections.abc import Generator
 from queue import Empty, SimpleQueue
-from threading import TIMEOUT_MAX, Thread
+from threading import TIMEOUT_MAX
 from typing import Any
 
 from google.protobuf.message import Message
@@ -70,8 +71,9 @@ class _Correspondence:
         self._replies: SimpleQueue[Message | Exception | None] = SimpleQueue()
         # A finalizer also runs at exit, before the threads of gRPC are gone.
         self.end = weakref.finalize(self, self._requests.put, None)
+        # Not by `Thread.start`, which waits for the thread by a condition that an interrupt breaks.
         arguments = (stub, metadata, self._requests, self._replies)
-        Thread(target=_correspond, args=arguments, name="stream", daemon=True).start()
+        _thread.start_new_thread(_correspond, arguments)
 
     def exchange(self, call: Call) -> Message | Exception | None:
         """Return the reply to a message, or what came instead; `Empty` if nothing did in time."""

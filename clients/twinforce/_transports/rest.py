@@ -5,7 +5,6 @@ import os
 import socket
 import ssl
 import uuid
-import weakref
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, ExitStack
 from functools import cache, partial
@@ -56,7 +55,7 @@ class RestTransport:
         transport = watched(httpx2.HTTPTransport(**options), backend)
         self._http = httpx2.Client(transport=transport, headers=_headers(urgency))
         self._streams: WeakValueDictionary[int, RestTransport] = WeakValueDictionary()
-        self._close = weakref.finalize(self, Closer(self._http.close))
+        self._close = Closer(self, self._http.close)
 
     def send(self, call: Call) -> Message:
         """Send a call and wait for the reply."""
