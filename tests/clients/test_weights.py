@@ -70,6 +70,13 @@ def service(servers, transport):
     switchable.close()
 
 
+@pytest.fixture
+def grpc_service(servers):
+    switchable = Switchable(servers, "grpc")
+    yield switchable
+    switchable.close()
+
+
 def argon(calculator=None):
     atoms = Atoms([ARGON] * 8, molecule(8).positions, cell=7.6 * np.eye(3), pbc=True)
     atoms.info |= LABELS
@@ -476,23 +483,25 @@ class Switching:
 
 
 @pytest.mark.parametrize("piece", ["nve:direct", "loops", "lambda"])
-def test_an_assessment_stops_at_other_weights_and_goes_on_with_its_own(service, tmp_path, piece):
+def test_an_assessment_stops_at_other_weights_and_goes_on_with_its_own(
+    grpc_service, tmp_path, piece
+):
     conditions = Conditions(temperature_k=40.0, time_step_fs=2.0, equilibration_ps=0.01)
     settings = {"preset": "quick", "pieces": [piece], "conditions": conditions}
-    with Client(service.url) as client:
+    with Client(grpc_service.url) as client:
         with pytest.raises(ModelChangedError, match=f"{SHORT_OLD}.*{SHORT_NEW}.*--anew"):
-            assess(client, argon(), tmp_path, progress=Switching(service), **settings)
+            assess(client, argon(), tmp_path, progress=Switching(grpc_service), **settings)
         with pytest.raises(ValueError, match=f"sha256 {NEW}, got one with {OLD}.*--anew"):
             assess(client, argon(), tmp_path, **settings)
-        service.switch(0)
+        grpc_service.switch(0)
         report = assess(client, argon(), tmp_path, **settings)
     assert report["provenance"]["sha256"] == OLD
 
 
-def test_the_folder_of_an_assessment_knows_the_charge(service, tmp_path):
+def test_the_folder_of_an_assessment_knows_the_charge(grpc_service, tmp_path):
     conditions = Conditions(temperature_k=40.0, time_step_fs=2.0, equilibration_ps=0.01)
     settings = {"preset": "quick", "pieces": ["loops"], "conditions": conditions}
-    with Client(service.url) as client:
+    with Client(grpc_service.url) as client:
         assess(client, argon(), tmp_path, **settings)
         other = argon()
         other.info["charge"] = 1

@@ -1,6 +1,7 @@
 """Dynamics of atoms that are changed between steps, on the client and on the server alike."""
 
 import dataclasses
+import io
 import warnings
 
 import ase.io
@@ -23,6 +24,7 @@ from twinforce.ase import (
     TwinForceCalculator,
     repartition_hydrogen_mass,
 )
+from twinforce.md import LogWriter, MDSettings, molecular_dynamics
 from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 from twinforce_models.registry import LoadedModel
 
@@ -395,6 +397,50 @@ def test_constant_pressure_refuses_what_it_cannot_do_at_any_step(calculator, on_
         change(atoms)
         with pytest.raises(ValueError, match=text):
             steps(dynamics, 1, on_server)
+
+
+def test_a_change_in_the_middle_of_a_step_is_never_overwritten(calculator):
+    """A calculator that changes the atoms while it evaluates them, as a thread could."""
+
+    class Meddling(TwinForceCalculator):
+        meddle = staticmethod(lambda: None)
+
+        def evaluate(self, system, outputs):
+            prediction = super().evaluate(system, outputs)
+            self.meddle()
+            return prediction
+
+    for change in CHANGES[:-2]:
+        atoms = argon(Meddling(calculator.client, model="ion"))
+        dynamics = MultipleTimeStepping(atoms, 2 * FS, inner_steps=2)
+        dynamics.run(1)
+        if change is fix_none:
+            continue
+        atoms.calc.meddle = lambda change=change, atoms=atoms: (
+            change(atoms),
+            setattr(atoms.calc, "meddle", lambda: None),
+        )
+        with pytest.raises(RuntimeError, match="no change in the middle of a step"):
+            dynamics.run(1)
+        assert dynamics.get_number_of_steps() == 1
+        expected = fresh_copy(atoms)
+        dynamics.run(2)
+        MultipleTimeStepping(expected, 2 * FS, inner_steps=2).run(2)
+        np.testing.assert_allclose(atoms.positions, expected.positions, rtol=0, atol=1e-10)
+
+
+def test_a_log_of_values_keeps_its_columns(calculator):
+    atoms = argon(calculator)
+    file = io.StringIO()
+    log = LogWriter(file)
+    states = molecular_dynamics(atoms, MDSettings(n_steps=4, time_step_fs=2.0))
+    log.write(next(states))
+    log.write(next(states))
+    atoms.symbols[:] = "Ar"
+    changed = next(states)
+    with pytest.raises(ValueError, match=r"log: expected the columns .*temperature_Kr_k.*; got "):
+        log.write(changed)
+    assert len(file.getvalue().splitlines()) == 3
 
 
 # The dynamics' own attributes

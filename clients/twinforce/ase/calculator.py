@@ -19,7 +19,6 @@ from twinforce._systems import labels_of, system_of
 from twinforce._weights import ServedWeights
 from twinforce.ase.misuse import find_misuse
 from twinforce.ase.results import Results, merged, outputs_in
-from twinforce_dynamics.steps import volume
 from twinforce_proto import (
     OUTPUTS,
     STRESSES,
@@ -27,6 +26,8 @@ from twinforce_proto import (
     Prediction,
     Provenance,
     System,
+    UnsupportedOutputError,
+    checks,
     parse_outputs,
 )
 
@@ -218,11 +219,18 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
             self.results = {}
             self._requested, self._requested_before = frozenset(), self._requested
         outputs = self._outputs_of(properties)
-        self._requested |= outputs
         known = outputs_in(self.prediction)
-        if missing := (outputs | self._expected_outputs()) - known:
-            self._warn_of_misuse(missing)
+        missing, expected = outputs - known, self._expected_outputs() - known
+        self._warn_of_misuse(missing | expected)
+        try:
+            self._add(missing | expected, known)
+        except UnsupportedOutputError as error:
+            if not outputs.isdisjoint(STRESSES):
+                raise PropertyNotImplementedError(str(error)) from error
+            if expected <= missing:
+                raise
             self._add(missing, known)
+        self._requested |= outputs
 
     @property
     def info(self) -> ModelInfo:
@@ -326,8 +334,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
     def _check_stress(self, output: str) -> None:
         if not self._has_volume():
             raise PropertyNotImplementedError(
-                "stress: expected a cell with a volume, to which a stress refers, got cell "
-                f"{self.atoms.cell.tolist()}"
+                "stress: expected a cell with a volume, periodic or not, as a stress is per "
+                f"volume, got cell {self.atoms.cell.tolist()}"
             )
         info = self._model_info()
         if output not in info.outputs:
@@ -335,7 +343,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
             raise PropertyNotImplementedError(f"model {info.name!r} has no {output}; it has {has}")
 
     def _has_volume(self) -> bool:
-        return volume(self.atoms.cell.array) > 0.0
+        return bool(self.atoms.pbc.all() or checks.has_volume(self.atoms.cell.array))
 
     def _expected_outputs(self) -> frozenset[str]:
         """Return the outputs requested of the last system, which ASE will likely request again."""
@@ -343,6 +351,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
 
     def _add(self, missing: frozenset[str], known: frozenset[str]) -> None:
         """Compute what is missing and add it to the results; other weights compute all anew."""
+        if not missing:
+            return
         before = self._weights
         prediction = self._predict(missing)
         if known and self._weights != before:

@@ -1,11 +1,11 @@
 """Molecular dynamics with multiple time stepping, as a `MolecularDynamics` of ASE."""
 
 import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import numpy as np
 from ase import Atoms
@@ -14,26 +14,19 @@ from ase.md.md import MolecularDynamics
 from twinforce.ase.calculator import DirectForcesWarning
 from twinforce.ase.checks import check_atoms, check_numbers
 from twinforce.ase.log import StepLog
+from twinforce.ase.moving import MovingAtoms
 from twinforce.ase.on_server import propagate
-from twinforce.ase.preparation import Preparation
-from twinforce.ase.results import outputs_in
-from twinforce.ase.sources import ForceSource
 from twinforce.restart import Restart
+from twinforce_dynamics.bath import Bath
 from twinforce_dynamics.codec.checkpoint import Checkpoint
-from twinforce_dynamics.disagreement import (
-    Disagreement,
-    ForceDisagreementWarning,
-    disagreement_of,
-    exceeded,
-)
+from twinforce_dynamics.disagreement import Disagreement, ForceDisagreementWarning
 from twinforce_dynamics.ensembles import NVE, Ensemble
 from twinforce_dynamics.start import Integrator
-from twinforce_dynamics.steps import ForceChoice, State, Steps, complete, kinetic_energy, volume
+from twinforce_dynamics.steps import ForceChoice, State, kinetic_energy, volume
 from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import ModelChangedError
 
 _NVE = NVE()
-_T = TypeVar("_T")
 
 
 class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
@@ -49,10 +42,6 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
     next step notices, evaluates the atoms again if it has to, or says why they cannot be moved.
     Temperatures count momenta relative to the center of mass, unless something changes the total
     momentum.
-
-    Attributes:
-        ensemble: Ensemble of the simulation; may be replaced between steps.
-        rng: Generator of all random numbers; may be replaced between steps.
     """
 
     def __init__(
@@ -92,21 +81,15 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         """
         check_numbers(forces, timestep, inner_steps)
         check_atoms(atoms, ensemble)
-        self.ensemble = ensemble
-        self.rng = np.random.default_rng(seed) if rng is None else rng
-        self._integrator = Integrator(
+        integrator = Integrator(
             time_step=float(timestep),
             force_kind=forces,
             inner_steps=int(inner_steps) if forces == "hybrid" else 1,
             ensemble=ensemble,
         )
-        self._preparation = Preparation.of(atoms, self._integrator, self.rng)
+        rng = np.random.default_rng(seed) if rng is None else rng
+        self._moving = MovingAtoms(atoms, integrator, rng)
         super().__init__(atoms, timestep, trajectory, None, loginterval, **others)
-        self._state: State | None = None
-        self._evaluated_by: ForceSource | None = None
-        self._disagreement: Disagreement | None = None
-        self._random_state: Mapping[str, Any] = {}
-        self._has_warned = False
         if logfile:
             self.attach(self.closelater(StepLog(self, logfile, self.comm)), loginterval)
         if forces == "direct" and isinstance(ensemble, NVE):
@@ -115,32 +98,50 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
     @property
     def forces(self) -> ForceChoice:
         """Forces that drive the dynamics."""
-        return self._integrator.force_kind
+        return self._moving.integrator.force_kind
 
     @property
     def inner_steps(self) -> int:
         """M; 1 unless forces are hybrid."""
-        return self._integrator.inner_steps
+        return self._moving.integrator.inner_steps
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """Ensemble of the simulation; may be replaced between steps."""
+        return self._moving.integrator.ensemble
+
+    @ensemble.setter
+    def ensemble(self, ensemble: Ensemble) -> None:
+        self._moving.integrator = replace(self._moving.integrator, ensemble=ensemble)
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """Generator of all random numbers; may be replaced between steps."""
+        return self._moving.rng
+
+    @rng.setter
+    def rng(self, rng: np.random.Generator) -> None:
+        self._moving.rng = rng
 
     @property
     def disagreement(self) -> Disagreement | None:
         """Disagreement of both forces after the last outer step; None unless forces are hybrid."""
         self._current_state()
-        return self._disagreement
+        return self._moving.disagreement
 
     @property
     def temperature_k(self) -> float:
         """Current temperature, in K."""
         momenta = self._current_state().momenta
-        return self._preparation.stepper.bath.temperature_k(momenta)
+        return self._bath.temperature_k(momenta)
 
     @property
     def species_temperatures(self) -> dict[str, float]:
         """Current temperature of each species, by symbol, in K; NaN if all its atoms are fixed."""
         momenta = self._current_state().momenta
-        bath, species = self._preparation.stepper.bath, self._preparation.species
+        species = self._moving.preparation.species
         symbols = species.symbols
-        _, temperatures = bath.temperatures_k(momenta, species.indices, len(symbols))
+        _, temperatures = self._bath.temperatures_k(momenta, species.indices, len(symbols))
         return dict(zip(symbols, temperatures, strict=True))
 
     @property
@@ -174,12 +175,9 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
             ModelChangedError: The service has other weights, and the calculator does not allow it.
             ServiceError: An evaluation failed. The atoms are as before the step.
         """
-        self._again_if_allowed(self._step)
-
-    def _step(self) -> None:
-        before = self._current_state()
-        after = self._completed(self._preparation.stepper.step(before))
-        self._set_state(after, before.correction_work)
+        self._check_time_step()
+        self._moving.step()
+        self._note_changes()
 
     def irun_on_server(self, n_outer: int, interval: int = 1) -> Generator[bool, None, None]:
         """Take outer steps on the server, with no data sent between intervals.
@@ -207,38 +205,48 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
             try:
                 with closing(self._snapshots(end - self.nsteps, interval)) as snapshots:
                     for snapshot in snapshots:
-                        self._adopt(snapshot)
+                        adopted = self._adopt(snapshot)
                         n_refused = 0
                         yield self.nsteps == end
-                        if self._is_changed():  # the server is ahead, without the change
+                        if self._is_changed_since(adopted):  # the server is ahead, without it
                             break
                 if self.nsteps >= end:
                     return
             except ModelChangedError:
                 n_refused += 1
-                if n_refused > 1 or not self._allows_model_change():
+                if n_refused > 1 or not self._moving.allows_model_change:
                     raise
 
     def _snapshots(self, n_outer: int, interval: int) -> Generator[Snapshot, None, None]:
         """Start a run on the server from the atoms as they are, and return its snapshots."""
-        self._prepare()
-        n_taken = self.nsteps * self.inner_steps
-        current = None if self._state is None else (self._current_state(), n_taken)
-        fixed_atoms, integrator = self._preparation.fixed_atoms(), self._integrator
-        return propagate(self.atoms, fixed_atoms, integrator, self.rng, current, n_outer, interval)
+        self._check_time_step()
+        moving, n_taken = self._moving, self.nsteps * self.inner_steps
+        fixed_atoms = moving.prepared().fixed_atoms()
+        current = None if moving.state is None else (self._current_state(), n_taken)
+        return propagate(
+            self.atoms, fixed_atoms, moving.integrator, self.rng, current, n_outer, interval
+        )
 
-    def _adopt(self, snapshot: Snapshot) -> None:
-        """Continue from a snapshot of the server."""
+    def _adopt(self, snapshot: Snapshot) -> Checkpoint:
+        """Continue from a snapshot of the server, and return its checkpoint."""
         checkpoint = Checkpoint.from_bytes(snapshot.checkpoint)
         self.nsteps = checkpoint.step // self.inner_steps
-        self.rng.bit_generator.state = self._random_state = checkpoint.start.random_state
+        self.rng.bit_generator.state = checkpoint.start.random_state
         prediction = replace(checkpoint.state.prediction, provenance=snapshot.provenance)
-        state, disagreement = (
-            replace(checkpoint.state, prediction=prediction),
-            snapshot.disagreement,
+        state = replace(checkpoint.state, prediction=prediction)
+        work = 0.0 if snapshot.disagreement is None else snapshot.disagreement.work
+        self._moving.set(state, state.correction_work - work)
+        self._note_changes()
+        return checkpoint
+
+    def _is_changed_since(self, adopted: Checkpoint) -> bool:
+        """Return True if the server has gone on from other atoms or random numbers than these."""
+        random_state = adopted.start.random_state
+        return (
+            self.dt != self._moving.integrator.time_step
+            or not self._moving.is_in(self._moving.state)
+            or self.rng.bit_generator.state != random_state
         )
-        work = 0.0 if disagreement is None else disagreement.work
-        self._set_state(state, state.correction_work - work)
 
     def get_time(self) -> float:
         """Return the simulated time, in ASE's unit."""
@@ -259,7 +267,7 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         Raises:
             OSError: The file cannot be written, which leaves the old one.
         """
-        state = self._current_state()
+        state, preparation = self._current_state(), self._moving.preparation
         Restart(
             state=state,
             numbers=self.atoms.numbers,
@@ -267,8 +275,8 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
             n_steps=self.nsteps,
             settings=self._settings(),
             rng=self.rng.bit_generator.state,
-            system=self._preparation.described(self.atoms),
-            weights=self._preparation.source.weights,
+            system=preparation.described(self.atoms),
+            weights=preparation.source.weights,
             files=files or {},
         ).save(path)
 
@@ -281,18 +289,19 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
                 it. If it does, the saved positions are evaluated again.
         """
         saved = Restart.load(path)
-        self._prepare()
-        system = self._preparation.described(self.atoms)
-        saved.check(path, self.atoms.numbers, self.masses[:, 0], self._settings(), system)
-        weights, is_allowed = self._preparation.source.weights, self._allows_model_change()
-        is_current = saved.check_weights(path, weights, allow_model_change=is_allowed)
+        moving, preparation = self._moving, self._moving.prepared()
+        system, masses = preparation.described(self.atoms), preparation.stepper.bath.masses
+        saved.check(path, self.atoms.numbers, masses[:, 0], self._settings(), system)
+        is_current = saved.check_weights(
+            path, preparation.source.weights, allow_model_change=moving.allows_model_change
+        )
         self.rng.bit_generator.state = saved.rng
         self.nsteps = saved.n_steps
-        self._has_warned = False
-        self._set_state(saved.state, saved.state.correction_work)
-        if not is_current:
-            self._evaluated_by = None
-            self._current_state()
+        if is_current:
+            moving.set(saved.state, saved.state.correction_work)
+        else:
+            moving.set_coordinates(saved.state)
+        self._current_state()
 
     def _settings(self) -> dict[str, str]:
         return {
@@ -306,117 +315,30 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         """Evaluate the start before ASE calls the observers."""
         self._current_state()
 
-    def _prepare(self) -> None:
-        """Notice what was changed, and prepare the steps for the atoms as they are now."""
-        if self.dt != self._integrator.time_step:
-            raise ValueError(
-                f"dt: expected {self._integrator.time_step!r}, the time step that the dynamics "
-                f"began with, got {self.dt!r}; create new dynamics to change it"
-            )
-        if self.ensemble is not self._integrator.ensemble:
-            self._integrator = replace(self._integrator, ensemble=self.ensemble)
-        before = self._preparation
-        if before.is_for(self.atoms, self._integrator, self.rng):
-            return
-        self._preparation = Preparation.of(self.atoms, self._integrator, self.rng, before)
-        self.masses = self._preparation.stepper.bath.masses
-        if self._preparation.source is not before.source:
-            self._has_warned = False
-            _remove_labels(self.atoms, before.species.symbols)
+    @property
+    def _bath(self) -> Bath:
+        return self._moving.preparation.stepper.bath
 
     def _current_state(self) -> State:
         """Return the state of the atoms; evaluate them if they were changed since the last step."""
-        return self._again_if_allowed(self._up_to_date_state)
-
-    def _up_to_date_state(self) -> State:
-        self._prepare()
-        momenta = self._preparation.momenta_of(self.atoms)
-        if self._state is not None and self._holds(self._state):
-            self._state = replace(self._state, momenta=momenta)
-            return self._state
-        atoms, stepper = self.atoms, self._preparation.stepper
-        start = stepper.start(atoms.positions.copy(), momenta, atoms.cell.array.copy())
-        state = self._completed(start)
-        before = state if self._state is None else self._state
-        work = before.correction_work
-        state = replace(state, supplied=before.supplied, correction_work=work)
-        return self._set_state(state, work)
-
-    def _completed(self, steps: Steps[State]) -> State:
-        """Return the state after these steps, with their evaluations made."""
-        return complete(steps, self._preparation.inner, self._preparation.outer)
-
-    def _again_if_allowed(self, act: Callable[[], _T]) -> _T:
-        """Act; once more, with all evaluated anew, if the service came to have other weights."""
-        try:
-            return act()
-        except ModelChangedError:
-            if not self._allows_model_change():
-                raise
-            return act()
-
-    def _allows_model_change(self) -> bool:
-        return bool(getattr(self.atoms.calc, "allow_model_change", False))
-
-    def _holds(self, state: State) -> bool:
-        """Return True if the state has what a step from the present coordinates needs."""
-        return (
-            self._evaluated_by is self._preparation.source
-            and np.array_equal(self.atoms.positions, state.positions)
-            and np.array_equal(self.atoms.cell.array, state.cell)
-            and self._preparation.outputs <= outputs_in(state.prediction)
-        )
-
-    def _is_changed(self) -> bool:
-        """Return True if anything was changed since the last snapshot of the server."""
-        state, preparation = self._state, self._preparation
-        return not (
-            state is not None
-            and self.ensemble is self._integrator.ensemble
-            and self.dt == self._integrator.time_step
-            and preparation.is_for(self.atoms, self._integrator, self.rng)
-            and self._holds(state)
-            and np.array_equal(self.atoms.get_momenta(), state.momenta)
-            and self.rng.bit_generator.state == self._random_state
-        )
-
-    def _set_state(self, state: State, work_before: float) -> State:
-        """Update the atoms, the results of their calculator and the disagreement to a state."""
-        self._state = state
-        self._evaluated_by = self._preparation.source
-        atoms = self.atoms
-        atoms.positions = state.positions
-        atoms.set_array("momenta", state.momenta, float, (3,))
-        atoms.cell[:] = state.cell
-        if self.forces == "hybrid":
-            species = self._preparation.species
-            self._disagreement = disagreement_of(species, state, work_before)
-            atoms.info.update(_labels_of(self._disagreement))
-            self._warn_if_exceeded(self._disagreement)
-        self._preparation.source.adopt(atoms, state.prediction)
+        self._check_time_step()
+        state = self._moving.current()
+        self._note_changes()
         return state
 
-    def _warn_if_exceeded(self, disagreement: Disagreement) -> None:
-        if self._has_warned:
-            return
-        if text := exceeded(disagreement, self._preparation.source.metadata):
-            self._has_warned = True
+    def _check_time_step(self) -> None:
+        expected = self._moving.integrator.time_step
+        if self.dt != expected:
+            raise ValueError(
+                f"dt: expected {expected!r}, the time step that the dynamics began with, got "
+                f"{self.dt!r}; create new dynamics to change it"
+            )
+
+    def _note_changes(self) -> None:
+        """Tell ASE the masses, and the user if forces differ more than in the model's tests."""
+        self.masses = self._bath.masses
+        if text := self._moving.excess():
             warnings.warn(f"after {self.nsteps} outer steps, {text}", ForceDisagreementWarning, 4)
-
-
-def _labels_of(disagreement: Disagreement) -> dict[str, float]:
-    """Return the entries for `atoms.info`, which ASE writes into trajectories."""
-    species = {f"force_rmse_{name}": rmse for name, rmse in disagreement.species_rmse.items()}
-    return species | {
-        "force_rmse": disagreement.rmse,
-        "correction_work": disagreement.total_work,
-    }
-
-
-def _remove_labels(atoms: Atoms, symbols: tuple[str, ...]) -> None:
-    """Remove the entries of `atoms.info` for species that may be there no longer."""
-    for symbol in symbols:
-        atoms.info.pop(f"force_rmse_{symbol}", None)
 
 
 def _warn_of_drift() -> None:

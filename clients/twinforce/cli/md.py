@@ -214,8 +214,6 @@ def _run(args: argparse.Namespace) -> None:
         check_image(args.plot)
     ase = require("twinforce.ase")
     remarks = [f"{args.file}: {len(atoms)} atoms", *_taken(atoms, args)]
-    if args.hydrogen_mass:
-        ase.repartition_hydrogen_mass(atoms, args.hydrogen_mass)
     if args.forces == "direct" and args.ensemble == "nve":
         _show_warning(
             "direct forces are not the gradient of an energy: without a thermostat the system "
@@ -240,6 +238,8 @@ def _taken(atoms: Any, args: argparse.Namespace) -> Iterator[str]:
     """Use what the file says beyond positions, and yield what was done with it."""
     if masses := take_masses(atoms):
         yield masses
+    if args.hydrogen_mass:
+        require("twinforce.ase").repartition_hydrogen_mass(atoms, args.hydrogen_mass)
     if atoms.constraints:
         yield f"constraints of the file: {', '.join(map(_described, atoms.constraints))}"
     for name in ("charge", "spin", "spin_multiplicity"):

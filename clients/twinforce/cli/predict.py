@@ -203,8 +203,16 @@ def _as_traj(all_atoms: Sequence[Any], predictions: Sequence[Prediction]) -> byt
     file = io.BytesIO()
     trajectory = require("ase.io.trajectory").TrajectoryWriter(file, "w")
     for atoms, prediction in zip(all_atoms, predictions, strict=True):
-        trajectory.write(_labeled(atoms, prediction))
+        trajectory.write(_without_columns(_labeled(atoms, prediction)))
     return file.getvalue()
+
+
+def _without_columns(labeled: Any) -> Any:
+    """Move outputs per atom into `info`, because a .traj file has no columns of its own."""
+    for name in OUTPUTS:
+        if name in labeled.arrays:
+            labeled.info[name] = labeled.arrays.pop(name)
+    return labeled
 
 
 def _labeled(atoms: Any, prediction: Prediction) -> Any:

@@ -17,7 +17,7 @@ _ENDING = tuple(_WORDS)
 _ALARM = (signal.SIGALRM,) if hasattr(signal, "SIGALRM") else ()
 
 # A batch system grants ten seconds or more between SIGTERM and SIGKILL.
-_GRACE_S = 5
+_GRACE_S = 5.0
 
 _Handler = Callable[[int, FrameType | None], Any]
 
@@ -66,14 +66,14 @@ class StopRequest:
                 yield
         finally:
             if self.number is not None and _ALARM:
-                signal.alarm(0)
+                signal.setitimer(signal.ITIMER_REAL, 0.0)
 
     def _hear(self, number: int, _: FrameType | None) -> None:
         if self.number is not None:
             raise Interrupted(self.number)
         self.number = number
         if _ALARM:
-            signal.alarm(_GRACE_S)
+            signal.setitimer(signal.ITIMER_REAL, _GRACE_S)
 
 
 @contextmanager

@@ -37,7 +37,9 @@ class Simulation:
         if not self._is_continued:
             _check_motion(atoms, settings)
         self._states = (
-            follow_on_server(self._dynamics, settings, args.interval)
+            follow_on_server(
+                self._dynamics, settings, args.interval, is_restored=self._is_continued
+            )
             if args.on_server
             else follow(self._dynamics, settings)
         )

@@ -13,7 +13,7 @@ _PROGRAMS: Mapping[str, tuple[str, VelocityUnit]] = {
     "vel": ("GPUMD", "A/fs"),
     "velo": ("QUIP", "A/fs"),
 }
-_AMBIGUOUS = ("velocities", "velocity", "v", "momentum")
+_MOMENTA = ("momentum", "momenta")
 _COMPONENTS = ("vx", "vy", "vz")
 
 # Columns of text files have few digits.
@@ -43,12 +43,15 @@ def take_velocities(atoms: Any, unit: VelocityUnit | None = None) -> str | None:
         The source of the velocities; None if there are none.
 
     Raises:
-        ValueError: The unit is not clear, or two columns disagree.
+        ValueError: The unit is not clear, two columns disagree, or a unit is given for none.
     """
     columns = _velocity_columns(atoms)
+    if unit and not columns:
+        found = "momenta, which are in ASE's unit" if atoms.has("momenta") else "none"
+        raise ValueError(f"--velocity-units: expected a column of velocities, got {found}")
     if atoms.has("momenta"):
         for name, column in columns.items():
-            _check_agreement(name, column, atoms.get_velocities(), unit)
+            _check_agreement(name, column, atoms, unit)
         drop_velocities(atoms, momenta=False)
         return "momenta of the file"
     if not columns:
@@ -56,17 +59,17 @@ def take_velocities(atoms: Any, unit: VelocityUnit | None = None) -> str | None:
     (name, column), *others = columns.items()
     program, own_unit = _PROGRAMS.get(name.lower(), ("", None))
     chosen = unit or own_unit
-    if chosen is None or name.lower() == "momentum":
+    if chosen is None or name.lower() in _MOMENTA:
         raise ValueError(f"column {name}: expected velocities in a known unit; {_ADVICE}")
-    velocities = column * _factor(chosen)
+    momenta = atoms.get_masses()[:, None] * column * _factor(chosen)
+    atoms.set_momenta(momenta, apply_constraint=False)
     for other, values in others:
-        _check_agreement(other, values, velocities, unit)
+        _check_agreement(other, values, atoms, unit)
     if unit is None:
-        _check_temperature(name, chosen, atoms, velocities)
-    drop_velocities(atoms)
-    atoms.set_velocities(velocities)
+        _check_temperature(name, chosen, atoms)
+    drop_velocities(atoms, momenta=False)
     reason = "as given" if unit else f"as {program} writes them"
-    return f"column {name}, taken as {_symbol(chosen)} {reason}"
+    return f"column {name}, taken as {_symbol(chosen)}, {reason}"
 
 
 def drop_velocities(atoms: Any, *, momenta: bool = True) -> bool:
@@ -106,10 +109,18 @@ def take_masses(atoms: Any) -> str | None:
 
 
 def _array_names(atoms: Any) -> list[str]:
-    known = (*_PROGRAMS, *_AMBIGUOUS)
-    names = [name for name in atoms.arrays if name.lower() in known]
+    names = [name for name in atoms.arrays if _means_velocities(name, atoms.arrays[name])]
     has_components = all(name in atoms.arrays for name in _COMPONENTS)
     return names + [*_COMPONENTS] * has_components
+
+
+def _means_velocities(name: str, column: NDArray[Any]) -> bool:
+    lower = name.lower()
+    if lower in _PROGRAMS or lower == "v":
+        return True
+    is_vector = column.ndim == 2 and column.shape[1] == 3
+    is_momentum = lower in _MOMENTA and name != "momenta"
+    return is_momentum or (is_vector and lower.startswith("vel"))
 
 
 def _velocity_columns(atoms: Any) -> dict[str, NDArray[np.float64]]:
@@ -125,19 +136,17 @@ def _velocity_columns(atoms: Any) -> dict[str, NDArray[np.float64]]:
 
 
 def _check_agreement(
-    name: str,
-    column: NDArray[np.float64],
-    velocities: NDArray[np.float64],
-    unit: VelocityUnit | None,
+    name: str, column: NDArray[np.float64], atoms: Any, unit: VelocityUnit | None
 ) -> None:
-    """Check that a column has these velocities, in one of the units that it may have."""
+    """Check that a column has the velocities of atoms, in one of the units that it may have."""
+    expected = atoms.get_velocities()
+    if name.lower() in _MOMENTA:
+        column, unit = column / atoms.get_masses()[:, None], "ase"
     _, own_unit = _PROGRAMS.get(name.lower(), ("", None))
     chosen = unit or own_unit
-    possible = [chosen] if chosen else get_args(VelocityUnit)
-    scale = np.abs(velocities).max()
-    for each in possible:
-        difference = column * _factor(each) - velocities
-        if name.lower() != "momentum" and np.abs(difference).max() <= _TOLERANCE * scale:
+    for each in [chosen] if chosen else get_args(VelocityUnit):
+        difference = np.abs(column * _factor(each) - expected)
+        if difference.max() <= _TOLERANCE * np.abs(expected).max():
             return
     raise ValueError(
         f"column {name}: expected the same velocities as in the other columns, got others; "
@@ -145,13 +154,10 @@ def _check_agreement(
     )
 
 
-def _check_temperature(
-    name: str, unit: VelocityUnit, atoms: Any, velocities: NDArray[np.float64]
-) -> None:
+def _check_temperature(name: str, unit: VelocityUnit, atoms: Any) -> None:
     from ase import units
 
-    kinetic_energy = 0.5 * np.sum(atoms.get_masses()[:, None] * velocities**2)
-    temperature = kinetic_energy / (1.5 * len(atoms) * units.kB)
+    temperature = atoms.get_kinetic_energy() / (1.5 * len(atoms) * units.kB)
     if temperature > _HOTTEST_K:
         raise ValueError(
             f"column {name}: expected velocities in {_symbol(unit)}, but then the temperature is "

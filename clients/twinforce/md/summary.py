@@ -10,6 +10,8 @@ from twinforce.md.settings import MDSettings
 
 _TIME, _TEMPERATURE, _CONSERVED, _DISAGREEMENT = range(4)
 _SECONDS_PER_DAY = 86_400.0
+# Errors below this, in meV/atom/ps, would be rounded to zero.
+_SMALL_ERROR = 0.0005
 
 
 class RunSummary:
@@ -87,9 +89,10 @@ class RunSummary:
         drift = self.drift
         if drift is None:
             return "too few states for the drift of the conserved energy"
+        digits = ".3f" if drift.error >= _SMALL_ERROR else ".1e"
         return (
-            f"drift of the conserved energy {drift.rate:+.3f} ± {drift.error:.3f} meV/atom/ps"
-            + (" (the total energy)" if self._settings.ensemble == "nve" else "")
+            f"drift of the conserved energy {drift.rate:+{digits}} ± {drift.error:{digits}} "
+            "meV/atom/ps" + (" (the total energy)" if self._settings.ensemble == "nve" else "")
         )
 
     def _evaluations(self, first: Instant, last: Instant) -> str:
