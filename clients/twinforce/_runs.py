@@ -6,6 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from google.protobuf.message import Message
 
 from twinforce._conversation import Conversation, Flow
+from twinforce._systems import SystemLike, as_system
 from twinforce._transports.transport import Call, Method
 from twinforce._weights import KeptWeights, ServedWeights
 from twinforce_dynamics.codec.checkpoint import CheckpointSummary
@@ -15,7 +16,7 @@ from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Start
 from twinforce_dynamics.trajectory import Snapshot
-from twinforce_proto import ServiceError, System, UnavailableError
+from twinforce_proto import ServiceError, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
 
 T = TypeVar("T")
@@ -160,14 +161,14 @@ def propagation(
 
 def relaxation(
     conversation: Conversation,
-    system: System,
+    system: SystemLike,
     model: str | None,
     allow_model_change: bool,
     **settings: Any,
 ) -> Flow[RelaxRun]:
     """Return the run that `Client.relax` follows; `settings` are those of `RelaxRequest`."""
     name = yield from conversation.resolve_model(model)
-    request = RelaxRequest(name, system, **settings)
+    request = RelaxRequest(name, as_system(system), **settings)
     return RelaxRun(request, allow_model_change=allow_model_change)
 
 

@@ -66,11 +66,14 @@ class CountingProxy:
                 self.n_connections += 1
                 if self.target is None:
                     near.close()
-                    continue
-                far = socket.create_connection(("127.0.0.1", self.target))
-                self._sockets += [near, far]
-                self._start(self._forward_requests, near, far)
-                self._start(self._forward_replies, far, near, next(self._limits, math.inf))
+                else:
+                    self._connect(near)
+
+    def _connect(self, near):
+        far = socket.create_connection(("127.0.0.1", self.target))
+        self._sockets += [near, far]
+        self._start(self._forward_requests, near, far)
+        self._start(self._forward_replies, far, near, next(self._limits, math.inf))
 
     @staticmethod
     def _start(forward, *arguments):

@@ -383,6 +383,8 @@ def test_charge_and_spin_are_read_from_the_info_of_the_atoms():
     assert (system_of(atoms).charge, system_of(atoms).spin_multiplicity) == (-1, 3)
     del atoms.info["spin_multiplicity"]
     assert system_of(atoms).spin_multiplicity == 2
+    atoms.info["spin"] = np.float64(3.0)
+    assert system_of(atoms).spin_multiplicity == 3
     atoms.info.update(charge=None, spin=np.int64(1))
     assert (system_of(atoms).charge, system_of(atoms).spin_multiplicity) == (None, 1)
     del atoms.info["spin"]

@@ -1,22 +1,21 @@
 """Calls over gRPC, blocking and with asyncio."""
 
 import asyncio
-import time
-import weakref
+import os
 from collections.abc import AsyncGenerator, Generator
-from math import inf
-from queue import SimpleQueue
 from typing import Any
 
-import grpc
 from google.protobuf.message import Message
 
-from twinforce._transports.alarm import Alarm
+from twinforce._ownership import abandon
+from twinforce._transports.closer import Closer
 from twinforce._transports.grpc_errors import service_error
+from twinforce._transports.grpc_loading import check_asyncio, grpc, own
+from twinforce._transports.grpc_stream import GrpcStream, Metadata, stream_ended
 from twinforce._transports.proxies import Route, route_to
 from twinforce._transports.transport import KEEP_ALIVE, Call, deadline_exceeded
 from twinforce._transports.url import Url
-from twinforce_proto import UnavailableError, headers
+from twinforce_proto import headers
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 
@@ -35,8 +34,6 @@ _OPTIONS = (
     ("SingleThreadedUnaryStream", 1),
 )
 
-_Metadata = tuple[tuple[str, str], ...] | None
-
 
 class GrpcTransport:
     """Unary calls, and streams beside them, over one channel."""
@@ -44,8 +41,9 @@ class GrpcTransport:
     def __init__(self, url: Url, urgency: int) -> None:
         self._route = route_to(url)
         self._metadata = _metadata(urgency)
-        self._channel = _open_channel(grpc, self._route)
-        self._stub = InferenceStub(self._channel)
+        channel = _open_channel(grpc, self._route)
+        self._stub = InferenceStub(channel)
+        self._close = Closer(self, channel.close)
 
     def send(self, call: Call) -> Message:
         """Send a call and wait for the reply."""
@@ -57,6 +55,7 @@ class GrpcTransport:
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
+        pid = os.getpid()
         replies = getattr(self._stub, call.method)(
             call.message, timeout=call.timeout, metadata=self._metadata
         )
@@ -66,71 +65,15 @@ class GrpcTransport:
         except grpc.RpcError as error:
             raise service_error(error, self._route, call.timeout) from error
         finally:
-            replies.cancel()
+            replies.cancel() if os.getpid() == pid else abandon(replies)
 
-    def stream(self) -> "GrpcStream":
+    def stream(self) -> GrpcStream:
         """Return a transport for the calls of one walker."""
         return GrpcStream(self._stub, self._route, self._metadata)
 
     def close(self) -> None:
         """Close the channel."""
-        self._channel.close()
-
-
-class GrpcStream:
-    """The calls of one walker over one `PredictStream`, which is reopened after an error."""
-
-    def __init__(self, stub: InferenceStub, route: Route, metadata: _Metadata) -> None:
-        self._stub = stub
-        self._route = route
-        self._metadata = metadata
-        self._requests: SimpleQueue[Message | None] = SimpleQueue()
-        self._replies: Any = None
-        self._alarm: Alarm | None = None
-        self._finalizer: weakref.finalize[..., GrpcStream] | None = None
-
-    def send(self, call: Call) -> Message:
-        """Send a message and wait for its reply; any error closes the stream."""
-        try:
-            return self._exchange(call)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """End the stream, if there is one."""
-        if self._finalizer is not None:
-            self._finalizer()
-            self._finalizer = None
-
-    def _exchange(self, call: Call) -> Message:
-        if self._finalizer is None or self._alarm is None:
-            self._alarm = self._open()
-        alarm = self._alarm
-        alarm.set(inf if call.timeout is None else time.monotonic() + call.timeout)
-        self._requests.put(call.message)
-        try:
-            reply: Message = next(self._replies)
-        except StopIteration:
-            raise _stream_ended(self._route) from None
-        except grpc.RpcError as error:
-            if alarm.has_rung:
-                raise deadline_exceeded(self._route, call.timeout) from None
-            raise service_error(error, self._route, call.timeout) from error
-        alarm.set(inf)
-        if alarm.has_rung:  # while the reply arrived
-            raise deadline_exceeded(self._route, call.timeout)
-        return reply
-
-    def _open(self) -> Alarm:
-        self._requests = SimpleQueue()
-        self._replies = self._stub.PredictStream(
-            iter(self._requests.get, None), metadata=self._metadata
-        )
-        alarm = Alarm(self._replies.cancel)
-        # A finalizer also runs at exit, before the threads of gRPC are gone.
-        self._finalizer = weakref.finalize(self, _end_stream, self._replies, self._requests, alarm)
-        return alarm
+        self._close()
 
 
 class AsyncGrpcTransport:
@@ -139,7 +82,9 @@ class AsyncGrpcTransport:
     def __init__(self, url: Url, urgency: int) -> None:
         self._route = route_to(url)
         self._metadata = _metadata(urgency)
+        check_asyncio(url)
         self._channel = _open_channel(grpc.aio, self._route)
+        own(self._channel, self)
         self._stub = InferenceStub(self._channel)
 
     async def send(self, call: Call) -> Message:
@@ -154,6 +99,7 @@ class AsyncGrpcTransport:
 
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
+        pid = os.getpid()
         replies = getattr(self._stub, call.method)(
             call.message, timeout=call.timeout, metadata=self._metadata
         )
@@ -163,7 +109,8 @@ class AsyncGrpcTransport:
         except grpc.RpcError as error:
             raise service_error(error, self._route, call.timeout) from error
         finally:
-            replies.cancel()
+            if os.getpid() == pid:
+                replies.cancel()
 
     def stream(self) -> "AsyncGrpcStream":
         """Return a transport for the calls of one walker."""
@@ -177,7 +124,7 @@ class AsyncGrpcTransport:
 class AsyncGrpcStream:
     """The asyncio counterpart of `GrpcStream`."""
 
-    def __init__(self, stub: InferenceStub, route: Route, metadata: _Metadata) -> None:
+    def __init__(self, stub: InferenceStub, route: Route, metadata: Metadata) -> None:
         self._stub = stub
         self._route = route
         self._metadata = metadata
@@ -208,22 +155,16 @@ class AsyncGrpcStream:
         try:
             await self._call.write(call.message)
         except (asyncio.InvalidStateError, grpc.RpcError) as error:  # the stream has ended
-            raise _stream_ended(self._route) from error
+            raise stream_ended(self._route) from error
         reply = await self._call.read()
         if reply is grpc.aio.EOF:
-            raise _stream_ended(self._route)
+            raise stream_ended(self._route)
         return _message(reply)
 
 
-def _metadata(urgency: int) -> _Metadata:
+def _metadata(urgency: int) -> Metadata:
     """Return the metadata of each call; None if the service would assume the same."""
     return None if urgency == headers.NORMAL_URGENCY else ((headers.URGENCY, str(urgency)),)
-
-
-def _end_stream(call: Any, requests: "SimpleQueue[Message | None]", alarm: Alarm) -> None:
-    alarm.stop()
-    requests.put(None)
-    call.cancel()
 
 
 def _open_channel(module: Any, route: Route) -> Any:
@@ -255,7 +196,3 @@ def _keep_alive() -> tuple[tuple[str, int], ...]:
 def _message(reply: object) -> Message:
     assert isinstance(reply, Message)
     return reply
-
-
-def _stream_ended(route: Route) -> UnavailableError:
-    return UnavailableError(f"{route} ended the stream")

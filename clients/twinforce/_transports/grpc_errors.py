@@ -3,8 +3,7 @@
 import re
 from typing import Any
 
-import grpc
-
+from twinforce._transports.grpc_loading import grpc
 from twinforce._transports.proxies import Route
 from twinforce._transports.transport import (
     HTTP_PORT,

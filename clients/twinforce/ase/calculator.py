@@ -13,11 +13,11 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from numpy.typing import NDArray
 
 from twinforce._client import Client, Stream
+from twinforce._systems import labels_of, system_of
 from twinforce._weights import KeptWeights, ServedWeights
 from twinforce.ase.misuse import warn_of_misuse
 from twinforce.ase.outputs import check_stress, has_volume, outputs_for
 from twinforce.ase.results import Results, merged, outputs_in
-from twinforce.ase.systems import labels_of, system_of
 from twinforce_proto import (
     OUTPUTS,
     STRESSES,
@@ -287,7 +287,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"_client": copy.copy(self._client), "_owns_client": True, "_stream": None}
-        return self.__dict__ | own
+        return self.__dict__ | own | {"_weights": copy.copy(self._weights)}
 
     def _get_name(self) -> str:
         return "twinforce"
@@ -302,9 +302,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
 
     def _expected_outputs(self) -> frozenset[str]:
         """Return the outputs requested of the last system, which ASE will likely request again."""
-        return (
-            self._requested_before if has_volume(self.atoms) else self._requested_before - STRESSES
-        )
+        impossible = frozenset() if has_volume(self.atoms) else STRESSES
+        return self._requested_before - impossible
 
     def _add(self, missing: frozenset[str], known: frozenset[str]) -> None:
         """Compute what is missing and add it to the results; other weights compute all anew."""

@@ -6,8 +6,8 @@ from contextlib import closing
 import numpy as np
 from ase import Atoms
 
+from twinforce._systems import system_of
 from twinforce.ase.calculator import TwinForceCalculator
-from twinforce.ase.systems import system_of
 from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.start import Integrator, Start
 from twinforce_dynamics.steps import State

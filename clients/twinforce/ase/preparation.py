@@ -6,9 +6,9 @@ from typing import Any, Self
 import numpy as np
 from ase import Atoms
 
+from twinforce._systems import labels_in
 from twinforce.ase.checks import check_atoms, check_outputs, mobility_of
 from twinforce.ase.sources import ForceSource, force_source_of
-from twinforce.ase.systems import labels_in
 from twinforce_dynamics.bath import Bath
 from twinforce_dynamics.disagreement import Species
 from twinforce_dynamics.start import Integrator

@@ -8,9 +8,9 @@ from ase import Atoms
 from ase.calculators.calculator import all_changes, compare_atoms, equal
 from ase.stress import voigt_6_to_full_3x3_stress
 
+from twinforce._systems import labels_in, labels_of, system_of
 from twinforce._weights import ServedWeights
 from twinforce.ase.calculator import TwinForceCalculator
-from twinforce.ase.systems import labels_in, labels_of, system_of
 from twinforce_dynamics.steps import Floats, ForceFunction
 from twinforce_proto import OUTPUTS, Prediction
 

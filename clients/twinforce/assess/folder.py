@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from twinforce.ase.systems import labels_of
+from twinforce._systems import labels_of
 from twinforce.assess.budget import EXPIRED, Deadline
 
 _FORMAT = 1

@@ -258,6 +258,7 @@ READY: Responses = {
     200: _reply_docs({"status": "ready", "models": ["water"]}),
     **_problems(_STARTING),
 }
+OPEN_REQUEST: Responses = {200: _reply_docs({"is_open": True, "n_lines_sent": 0})}
 METRICS: Responses = {
     200: {"description": "OK", "content": {"text/plain": {"example": "twinforce_evaluations …"}}}
 }
