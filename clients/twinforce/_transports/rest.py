@@ -1,20 +1,31 @@
 """Calls over HTTP, blocking and with asyncio, with protobuf or JSON bodies."""
 
 import json
+import os
 import socket
+import ssl
+import uuid
 from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, ExitStack
+from functools import cache, partial
 from typing import Any, Literal
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
+import httpcore2
 import httpx2
 from google.protobuf.message import DecodeError, Message
 
+from twinforce._ownership import abandon
+from twinforce._transports.closer import Closer
 from twinforce._transports.json_bodies import body_of, line_message, reply_message
-from twinforce._transports.transport import Call, Method, deadline_exceeded, unreachable
+from twinforce._transports.proxies import Route, route_to
+from twinforce._transports.rest_errors import reported_error, service_error
+from twinforce._transports.transport import KEEP_ALIVE, Call, Method
 from twinforce._transports.url import Url
+from twinforce._transports.watch import AsyncWatchedBackend, WatchedBackend, answer_in, watched
 from twinforce_proto import PredictionError, ServiceError
-from twinforce_proto.codec.problem import error_from_problem
-from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, TIMEOUT, URGENCY
+from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, REQUEST_ID, TIMEOUT, URGENCY
 from twinforce_proto.v1 import inference_pb2 as pb
 
 Encoding = Literal["protobuf", "json"]
@@ -26,11 +37,9 @@ _REPLIES: dict[Method, type[Message]] = {
     "ListModels": pb.ListModelsReply,
     "GetModel": pb.ModelInfo,
 }
-_LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0)
-_SOCKET_OPTIONS = (
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-)
+# Unanswered probes after which a connection is dead.
+_N_PROBES = 4
+_LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30.0)
 
 
 class RestTransport:
@@ -38,37 +47,55 @@ class RestTransport:
 
     def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
         self._url = url
+        self._route = route_to(url)
         self._encoding: Encoding = encoding
-        transport = httpx2.HTTPTransport(**_transport_options(url))
+        self._urgency = urgency
+        options = _transport_options(self._route)
+        backend = WatchedBackend(partial(_ask, self._url, options))
+        transport = watched(httpx2.HTTPTransport(**options), backend)
         self._http = httpx2.Client(transport=transport, headers=_headers(urgency))
+        self._streams: WeakValueDictionary[int, RestTransport] = WeakValueDictionary()
+        self._close = Closer(self, self._http.close)
 
     def send(self, call: Call) -> Message:
         """Send a call and wait for the reply."""
         try:
             reply = self._http.request(**_request(call, self._url, self._encoding))
         except httpx2.HTTPError as error:
-            raise _service_error(error, self._url, call.timeout) from error
-        return _reply(call, reply)
+            raise service_error(error, self._route, call.timeout) from error
+        return _reply(call, reply, self._route)
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
+        pid, opened = os.getpid(), ExitStack()
         try:
-            with self._http.stream(**_request(call, self._url, self._encoding)) as reply:
-                if not reply.is_success:
-                    reply.read()
-                    raise _reported_error(reply)
-                for line in reply.iter_lines():
-                    yield line_message(call.method, line)
+            request = self._http.stream(**_request(call, self._url, self._encoding))
+            reply = opened.enter_context(request)
+            if not reply.is_success:
+                reply.read()
+                raise reported_error(reply, self._route)
+            for line in reply.iter_lines():
+                yield line_message(call.method, line)
         except httpx2.HTTPError as error:
-            raise _service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
+        finally:
+            opened.close() if os.getpid() == pid else abandon(opened)
 
     def stream(self) -> "RestStream":
-        """Return a transport for the calls of one walker."""
-        return RestStream(self)
+        """Return a transport for the calls of one walker, which uses a connection of its own.
+
+        An interrupted call may leave a lock held that all calls of a pool need.
+        """
+        transport = RestTransport(self._url, self._encoding, self._urgency)
+        self._streams[id(transport)] = transport
+        return RestStream(transport)
 
     def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        """Close the connections, and those of the streams."""
+        self._close()
+        for reference in self._streams.valuerefs():
+            if (transport := reference()) is not None:
+                transport.close()
 
 
 class RestStream:
@@ -87,7 +114,8 @@ class RestStream:
         return _as_stream_reply(reply)
 
     def close(self) -> None:
-        """Do nothing: no stream is open."""
+        """Close the connection."""
+        self._transport.close()
 
 
 class AsyncRestTransport:
@@ -95,8 +123,11 @@ class AsyncRestTransport:
 
     def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
         self._url = url
+        self._route = route_to(url)
         self._encoding: Encoding = encoding
-        transport = httpx2.AsyncHTTPTransport(**_transport_options(url))
+        options = _transport_options(self._route)
+        backend = AsyncWatchedBackend(partial(_ask_async, self._url, options))
+        transport = watched(httpx2.AsyncHTTPTransport(**options), backend)
         self._http = httpx2.AsyncClient(transport=transport, headers=_headers(urgency))
 
     async def send(self, call: Call) -> Message:
@@ -104,20 +135,25 @@ class AsyncRestTransport:
         try:
             reply = await self._http.request(**_request(call, self._url, self._encoding))
         except httpx2.HTTPError as error:
-            raise _service_error(error, self._url, call.timeout) from error
-        return _reply(call, reply)
+            raise service_error(error, self._route, call.timeout) from error
+        return _reply(call, reply, self._route)
 
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
+        pid, opened = os.getpid(), AsyncExitStack()
         try:
-            async with self._http.stream(**_request(call, self._url, self._encoding)) as reply:
-                if not reply.is_success:
-                    await reply.aread()
-                    raise _reported_error(reply)
-                async for line in reply.aiter_lines():
-                    yield line_message(call.method, line)
+            request = self._http.stream(**_request(call, self._url, self._encoding))
+            reply = await opened.enter_async_context(request)
+            if not reply.is_success:
+                await reply.aread()
+                raise reported_error(reply, self._route)
+            async for line in reply.aiter_lines():
+                yield line_message(call.method, line)
         except httpx2.HTTPError as error:
-            raise _service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
+        finally:
+            if os.getpid() == pid:
+                await opened.aclose()
 
     def stream(self) -> "AsyncRestStream":
         """Return a transport for the calls of one walker."""
@@ -147,26 +183,80 @@ class AsyncRestStream:
         """Do nothing: no stream is open."""
 
 
+def _ask(url: Url, options: dict[str, Any], request_id: str) -> Any:
+    """Return what the service says, over a connection of its own, about an open request."""
+    try:
+        with httpx2.Client(transport=httpx2.HTTPTransport(**options)) as http:
+            return answer_in(
+                http.get(f"{url}/v1/requests/{request_id}", timeout=KEEP_ALIVE.patience)
+            )
+    except (httpx2.TransportError, ValueError) as error:
+        raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
+
+
+async def _ask_async(url: Url, options: dict[str, Any], request_id: str) -> Any:
+    """Do the same with asyncio."""
+    try:
+        async with httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(**options)) as http:
+            address = f"{url}/v1/requests/{request_id}"
+            return answer_in(await http.get(address, timeout=KEEP_ALIVE.patience))
+    except (httpx2.TransportError, ValueError) as error:
+        raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
+
+
 def _headers(urgency: int) -> dict[str, str]:
     """Return the headers of each request; none if the service would assume the same."""
     return {} if urgency == NORMAL_URGENCY else {URGENCY: str(urgency)}
 
 
-def _transport_options(url: Url) -> dict[str, Any]:
+def _transport_options(route: Route) -> dict[str, Any]:
+    proxy = None if route.proxy is None else route.proxy.url
     return {
         "limits": _LIMITS,
-        "socket_options": _SOCKET_OPTIONS,
-        "trust_env": not url.is_loopback,
+        "socket_options": _socket_options(),
+        "proxy": proxy,
+        "verify": _tls(),
     }
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Return the certificates to trust, which take 50 ms to load."""
+    return httpx2.create_ssl_context()
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    """Return the options that send small messages at once and notice a dead connection.
+
+    Systems other than Linux may lack some of them.
+    """
+    probes = {
+        "TCP_KEEPIDLE": KEEP_ALIVE.interval,
+        "TCP_KEEPALIVE": KEEP_ALIVE.interval,  # the same, on macOS
+        "TCP_KEEPINTVL": KEEP_ALIVE.patience / _N_PROBES,
+        "TCP_KEEPCNT": _N_PROBES,
+        "TCP_USER_TIMEOUT": 1000 * (KEEP_ALIVE.interval + KEEP_ALIVE.patience),  # in ms
+    }
+    return [
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        *(
+            (socket.IPPROTO_TCP, getattr(socket, name), max(round(value), 1))
+            for name, value in probes.items()
+            if hasattr(socket, name)
+        ),
+    ]
 
 
 def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     """Return the arguments of the HTTP request that makes a call."""
-    headers = {"accept": _MEDIA_TYPES[encoding]}
+    headers = {"accept": _MEDIA_TYPES[encoding], REQUEST_ID: uuid.uuid4().hex}
     if call.timeout is not None:
         # The service may drop the request once the client no longer waits for the reply.
-        headers[TIMEOUT] = f"{call.timeout:.6f}"
-    options: dict[str, Any] = {"method": "GET", "headers": headers, "timeout": call.timeout}
+        headers[TIMEOUT] = repr(call.timeout)
+    connect = min(KEEP_ALIVE.connect, call.timeout or KEEP_ALIVE.connect)
+    timeout = httpx2.Timeout(call.timeout, connect=connect)
+    options: dict[str, Any] = {"method": "GET", "headers": headers, "timeout": timeout}
     message: Any = call.message
     if call.method == "ListModels":
         return options | {"url": f"{url}/v1/models"}
@@ -182,10 +272,10 @@ def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     }
 
 
-def _reply(call: Call, reply: httpx2.Response) -> Message:
+def _reply(call: Call, reply: httpx2.Response, route: Route) -> Message:
     """Return the message in an HTTP reply, or raise the error that it reports."""
     if not reply.is_success:
-        raise _reported_error(reply)
+        raise reported_error(reply, route)
     media_type = reply.headers.get("content-type", "").partition(";")[0]
     try:
         if media_type == _MEDIA_TYPES["protobuf"]:
@@ -194,26 +284,6 @@ def _reply(call: Call, reply: httpx2.Response) -> Message:
     except (DecodeError, ValueError) as error:
         text = f"{reply.url} answered with {media_type or 'bytes'} that cannot be decoded: {error}"
         raise PredictionError(text) from error
-
-
-def _reported_error(reply: httpx2.Response) -> ServiceError:
-    try:
-        problem = reply.json()
-    except ValueError:
-        problem = None
-    if not isinstance(problem, dict) or "detail" not in problem:
-        problem = {"detail": f"{reply.url} answered {reply.status_code} {reply.reason_phrase}"}
-    retry_after = reply.headers.get("retry-after", "")
-    if "retry_after" not in problem and retry_after.isdecimal():
-        problem["retry_after"] = float(retry_after)
-    return error_from_problem(problem, reply.status_code)
-
-
-def _service_error(error: httpx2.HTTPError, url: Url, timeout: float | None) -> ServiceError:
-    """Return the `ServiceError` that a failed request stands for."""
-    if isinstance(error, httpx2.TimeoutException):
-        return deadline_exceeded(url, timeout)
-    return unreachable(url, str(error) or type(error).__name__)
 
 
 def _as_predict_call(call: Call, last: pb.PredictRequest) -> Call:

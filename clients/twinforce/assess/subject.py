@@ -9,17 +9,18 @@ from zlib import crc32
 
 import numpy as np
 from ase import Atoms
+from ase.constraints import FixAtoms
 from numpy.typing import NDArray
 
 from twinforce._client import Client
-from twinforce.ase import system_of
-from twinforce.ase.checks import check_atoms
+from twinforce._weights import ServedWeights
+from twinforce.ase import ForceKind, TwinForceCalculator, system_of
+from twinforce.ase.checks import check_masses
 from twinforce.assess.analysis.statistics import Floats
 from twinforce.assess.budget import Deadline
 from twinforce.assess.folder import UnitResults
 from twinforce.assess.progress import Progress
-from twinforce_dynamics.ensembles import NVE
-from twinforce_proto import ModelInfo, Prediction, System
+from twinforce_proto import ModelInfo, Prediction, Provenance, System
 
 # Limits of one request: enough to fill a device, but few enough for a busy CPU to answer in time.
 _MOST_SYSTEMS = 64
@@ -84,17 +85,23 @@ class Subject:
     progress: Progress
 
     def __post_init__(self) -> None:
-        check_atoms(self.atoms, NVE())
+        free_atoms(self.atoms)  # raises if there is another constraint
+        check_masses(self.atoms)
 
     @property
     def system(self) -> System:
         """The atoms as a system for the service."""
-        return system_of(self.atoms, self.info)
+        return system_of(self.atoms)
 
     @property
     def free(self) -> NDArray[np.intp]:
         """Indices of the atoms that can move, shape [n_free]."""
         return free_atoms(self.atoms)
+
+    @property
+    def is_held(self) -> bool:
+        """True if some atoms are fixed, so that the system cannot move as a whole."""
+        return len(self.free) < len(self.atoms)
 
     def displaced(self, rng: np.random.Generator, scale: float) -> Floats:
         """Return positions with normally distributed displacements of the atoms that can move."""
@@ -105,7 +112,27 @@ class Subject:
     def predict(self, positions: Iterable[Any], outputs: Sequence[str]) -> list[Prediction]:
         """Evaluate the system at several positions, in one request."""
         systems = [self.system.moved(each) for each in positions]
-        return self.client.predict(systems, outputs, self.info.name)
+        predictions = self.client.predict(systems, outputs, self.info.name)
+        for prediction in predictions:
+            self.check(prediction.provenance)
+        return predictions
+
+    def calculator(self, force_kind: ForceKind = "conservative") -> TwinForceCalculator:
+        """Return a calculator that refuses other weights than those that are assessed."""
+        calculator = TwinForceCalculator(self.client, model=self.info.name, force_kind=force_kind)
+        calculator.check_weights(self.info)
+        return calculator
+
+    def check(self, source: Provenance | ModelInfo | None) -> None:
+        """Check that a reply is from the weights that are assessed.
+
+        Raises:
+            ModelChangedError: The service has other weights by now.
+        """
+        assessed = ServedWeights.of(self.info)
+        if source is not None and (found := ServedWeights.of(source)) != assessed:
+            remedy = "serve those again to continue, or start over with --anew"
+            raise assessed.changed_to(found, "which the assessment began with", remedy)
 
     @property
     def n_per_request(self) -> int:
@@ -114,9 +141,16 @@ class Subject:
 
 
 def free_atoms(atoms: Atoms) -> NDArray[np.intp]:
-    """Return the indices of the atoms that no FixAtoms holds."""
+    """Return the indices of the atoms that no FixAtoms holds.
+
+    Raises:
+        ValueError: There is another constraint.
+    """
     is_free = np.ones(len(atoms), bool)
     for constraint in atoms.constraints:
+        if not isinstance(constraint, FixAtoms):
+            kind = type(constraint).__name__
+            raise ValueError(f"constraints: expected FixAtoms only, got {kind}")
         is_free[constraint.index] = False
     return np.flatnonzero(is_free)
 

@@ -226,8 +226,8 @@ def broken(**values):
         (
             json_body(crystal(), molecule(), outputs=["conservative_stress"]),
             "UnsupportedOutputError",
-            (1, "pbc"),
-            "periodic",
+            (1, "cell"),
+            "volume",
         ),
     ],
 )
@@ -438,6 +438,19 @@ def gated(serve):
         yield server, potential, rest
         potential.gate.release(1000)
         assert first.result(PATIENCE).status_code == 200
+
+
+def test_a_client_can_ask_about_its_request(gated):
+    _, potential, rest = gated
+    address = "/v1/requests/mine"
+    assert rest.get(address).json() == {"is_open": False, "n_lines_sent": 0}
+    with ThreadPoolExecutor(1) as pool:
+        headers = {"x-request-id": "mine"}
+        reply = pool.submit(post, rest, json=json_body(molecule()), headers=headers)
+        wait_for(lambda: rest.get(address).json() == {"is_open": True, "n_lines_sent": 0})
+        potential.gate.release(1000)
+        assert reply.result(PATIENCE).status_code == 200
+    wait_for(lambda: rest.get(address).json() == {"is_open": False, "n_lines_sent": 0})
 
 
 def test_urgent_requests_are_evaluated_first(gated):

@@ -96,7 +96,7 @@ def _measure(
 
 
 def _one_loop(subject: Subject, amplitude: float, rng: np.random.Generator) -> dict[str, Any]:
-    free = subject.free if subject.atoms.constraints else None
+    free = subject.free if subject.is_held else None
     u, v = directions(len(subject.atoms), rng, free)
     points, tangents = path_around(subject.atoms.positions, u, v, amplitude, _N_POINTS)
     outputs = ("conservative_forces", "direct_forces")

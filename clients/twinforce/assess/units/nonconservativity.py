@@ -101,13 +101,14 @@ def _compute_on_service(subject: Subject, directory: Path, deadline: Deadline) -
     timeout = float(np.clip(_TIMEOUT_OVER_SHARE * deadline.seconds_left, *_TIMEOUTS_S))
     with Client(subject.client.url, timeout=timeout) as client:
         answer = client.nonconservativity(subject.system, subject.info.name, pairs=True)
+        subject.check(answer.provenance)
     assert answer.pair_norms is not None
     assert answer.antisymmetric_pair_norms is not None
     chosen = np.ix_(subject.free, subject.free)
     norms = answer.pair_norms.astype(np.float64)[chosen]
     antisymmetric_norms = answer.antisymmetric_pair_norms.astype(np.float64)[chosen]
     values = _values(subject, norms, antisymmetric_norms)
-    if not subject.atoms.constraints:  # these have more digits than those of pairs
+    if not subject.is_held:  # these have more digits than those of pairs
         values["lambda"] = answer.value if answer.jacobian_norm > 0 else math.nan
         values["jacobian_norm"] = answer.jacobian_norm
         values["antisymmetric_norm"] = answer.antisymmetric_norm

@@ -112,7 +112,7 @@ def motion(record: Record, atoms: Atoms, settings: MDSettings) -> dict[str, Any]
     symbols = np.array(atoms.get_chemical_symbols())
     is_free = np.isin(np.arange(len(atoms)), free_atoms(atoms))
     members = {each: is_free & (symbols == each) for each in layout.symbols}
-    masses = None if atoms.constraints else atoms.get_masses()
+    masses = atoms.get_masses() if is_free.all() else None
     spectra = {
         each: velocity_spectrum(velocities[:, chosen[layout.traced]], steps[1])
         for each, chosen in members.items()

@@ -21,7 +21,7 @@ from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import CONTENT_TYPE, Metrics
 from twinforce_service.transports.rest import openapi, problems
 from twinforce_service.transports.rest.paths import call_router
-from twinforce_service.transports.rest.requests import RequestScope, reply_type
+from twinforce_service.transports.rest.requests import OpenRequests, RequestScope, reply_type
 from twinforce_service.version import service_version
 
 
@@ -51,7 +51,9 @@ def create_app(
     app.include_router(call_router(engine, calls, metrics, max_body_bytes))
     app.include_router(_models(engine))
     app.include_router(_health(engine, metrics, intake))
-    app.add_middleware(RequestScope, intake=intake)
+    open_requests = OpenRequests()
+    app.include_router(_requests(open_requests))
+    app.add_middleware(RequestScope, intake=intake, open_requests=open_requests)
     openapi.add_body_schemas(app)
     return app
 
@@ -77,6 +79,17 @@ def _health(engine: Engine, metrics: Metrics, intake: Intake) -> APIRouter:
     async def show_metrics() -> Response:
         """Return the metrics in the text format of Prometheus."""
         return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+
+    return router
+
+
+def _requests(open_requests: OpenRequests) -> APIRouter:
+    router = APIRouter(tags=["service"])
+
+    @router.get("/v1/requests/{request_id}", responses=openapi.OPEN_REQUEST)
+    async def show_request(request_id: str) -> Response:
+        """Report whether a request, named by its X-Request-Id, is still being answered here."""
+        return _json(open_requests.state_of(request_id))
 
     return router
 

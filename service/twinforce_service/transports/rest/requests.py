@@ -30,17 +30,46 @@ _Result = TypeVar("_Result")
 _MAX_DISCARDED, _DISCARD_TIMEOUT = 4, 10.0
 
 
+class OpenRequests:
+    """The requests that are being answered, and the parts of each reply that were sent.
+
+    HTTP/1.1 has no pings, so a client that waits long for a reply asks about its request over
+    another connection.
+    """
+
+    def __init__(self) -> None:
+        self._n_sent: dict[str, int] = {}
+
+    def begin(self, name: str) -> None:
+        """Note that a request is being answered."""
+        self._n_sent[name] = 0
+
+    def note_part(self, name: str) -> None:
+        """Note that a part of the body, such as a line, is sent."""
+        self._n_sent[name] = self._n_sent.get(name, 0) + 1
+
+    def end(self, name: str) -> None:
+        """Note that the request was answered."""
+        self._n_sent.pop(name, None)
+
+    def state_of(self, name: str) -> dict[str, bool | int]:
+        """Return the state of a request for its client."""
+        return {"is_open": name in self._n_sent, "n_lines_sent": self._n_sent.get(name, 0)}
+
+
 class RequestScope:
     """ASGI middleware that gives each request an id, and an answer if an exception escapes.
 
     Args:
         app: Application that answers the requests.
         intake: Intake of the calls; when it closes, so do the connections that are answered.
+        open_requests: Where to note the requests that are being answered.
     """
 
-    def __init__(self, app: ASGIApp, intake: Intake) -> None:
+    def __init__(self, app: ASGIApp, intake: Intake, open_requests: OpenRequests) -> None:
         self._app = app
         self._intake = intake
+        self._open = open_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -57,13 +86,18 @@ class RequestScope:
                 headers[REQUEST_ID] = chosen
                 if self._intake.is_closing:
                     headers["Connection"] = "close"
+            elif message.get("more_body"):
+                self._open.note_part(chosen)
             await send(message)
 
+        self._open.begin(chosen)
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
             logger.exception("a request failed", extra={"path": scope["path"]})
             await problem_of(internal_error())(scope, receive, send_with_id)
+        finally:
+            self._open.end(chosen)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
