@@ -14,13 +14,14 @@ from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
+from twinforce_service.transports.grpc_health import HealthService
 from twinforce_service.transports.grpc_servicer import GrpcServicer
 from twinforce_service.transports.ports import address_of, listen, no_ipv6
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 
-# Seconds that open health watches have to end when the server stops.
-_LAST_GRACE = 1.0
+# Seconds that the last replies have to reach their clients when the server stops.
+_LAST_GRACE = 5.0
 # Messages up to this multiple of their limit are read, for a refusal that says what to do.
 _MAX_READ = 4
 # Largest number that an option of gRPC can hold.
@@ -49,7 +50,7 @@ class GrpcServer:
         keep_alive: float,
     ) -> None:
         self._servicer = GrpcServicer(engine, calls, metrics, intake, max_message_bytes)
-        self._health = health.aio.HealthServicer()
+        self._health = HealthService()
         self._address = ""
         self._stopped: asyncio.Future[None] | None = None
         self._server = grpc.aio.server(options=_options(max_message_bytes, keep_alive))
@@ -109,8 +110,8 @@ class GrpcServer:
         """Answer the open calls within `timeout` s, and return once the port is closed."""
         assert self._stopped is not None
         await self._servicer.drain(timeout)
-        # Calls that are still open, such as health watches, would never end otherwise.
-        await self._server.stop(_LAST_GRACE)
+        self._health.end_watches()
+        await self._server.stop(_LAST_GRACE)  # for replies that are on their way
         await self._stopped
 
 

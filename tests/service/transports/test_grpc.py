@@ -12,6 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from tests.clients.proxy import CountingProxy
 from tests.conftest import free_ports
 from tests.potentials import NEON, Gated, NonFinite, Raising, Soft, WithoutDirect, loaded
 from tests.service.transports.rest_bodies import assert_same
@@ -25,6 +26,7 @@ from twinforce_proto import (
     NonFinitePredictionError,
     PredictionError,
     PredictRequest,
+    System,
     SystemTooLargeError,
     UnavailableError,
     UnknownModelError,
@@ -456,6 +458,35 @@ def test_stopping_ends_idle_streams_and_health_watches(serve):
         assert isinstance(error_of(ended.value), UnavailableError)
         with pytest.raises(grpc.RpcError):
             next(watch)
+
+
+def test_stopping_waits_for_a_reply_that_takes_long_to_arrive(serve):
+    server = serve(soft=Soft())
+    proxy = CountingProxy(int(server.grpc_url.rpartition(":")[2]))
+    try:
+        channel = grpc.insecure_channel(f"127.0.0.1:{proxy.port}")
+        with channel, ThreadPoolExecutor() as pool:
+            stub = InferenceStub(channel)
+            stub.ListModels(pb.ListModelsRequest(), timeout=PATIENCE)
+            proxy.hold()
+            apart = System(np.full(2000, NEON), 50.0 * np.arange(6000.0).reshape(-1, 3))
+            request = predict_request(*[apart] * 100)  # more than fits into the buffers on the way
+            call = pool.submit(stub.Predict, request, timeout=PATIENCE)
+            wait_for(lambda: n_answered(server) == 1)
+            stopping = pool.submit(server.stop)
+            wait_for(lambda: not is_listening(server))
+            time.sleep(1.5)  # longer than the server used to wait
+            proxy.resume()
+            assert len(call.result(PATIENCE).predictions) == 100
+            stopping.result(PATIENCE)
+    finally:
+        proxy.close()
+
+
+def n_answered(server):
+    lines = httpx2.get(f"{server.rest_url}/metrics").text.splitlines()
+    counts = [line for line in lines if line.startswith("twinforce_requests_total{")]
+    return sum(float(line.split()[-1]) for line in counts)
 
 
 def test_stopping_answers_accepted_calls(serve):
