@@ -469,7 +469,8 @@ def test_stopping_waits_for_a_reply_that_takes_long_to_arrive(serve):
             stub = InferenceStub(channel)
             stub.ListModels(pb.ListModelsRequest(), timeout=PATIENCE)
             proxy.hold()
-            apart = System(np.full(2000, NEON), 50.0 * np.arange(6000.0).reshape(-1, 3))
+            grid = np.stack(np.meshgrid(*[np.arange(10)] * 3), axis=-1).reshape(-1, 3)
+            apart = System(np.full(1000, NEON), 7.0 * grid)  # no pairs
             request = predict_request(*[apart] * 100)  # more than fits into the buffers on the way
             call = pool.submit(stub.Predict, request, timeout=PATIENCE)
             wait_for(lambda: n_answered(server) == 1)
