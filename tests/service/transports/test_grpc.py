@@ -461,26 +461,30 @@ def test_stopping_ends_idle_streams_and_health_watches(serve):
 
 
 def test_stopping_waits_for_a_reply_that_takes_long_to_arrive(serve):
-    server = serve(soft=Soft())
+    grid = np.stack(np.meshgrid(*[np.arange(10)] * 3), axis=-1).reshape(-1, 3)
+    apart = System(np.full(1000, NEON), 7.0 * grid)  # no pairs
+    request = predict_request(*[apart] * 300)  # the reply does not fit into buffers on the way
+    potential = Gated()
+    server = serve(soft=potential)
     proxy = CountingProxy(int(server.grpc_url.rpartition(":")[2]))
     try:
-        channel = grpc.insecure_channel(f"127.0.0.1:{proxy.port}")
+        options = [("grpc.max_receive_message_length", -1)]
+        channel = grpc.insecure_channel(f"127.0.0.1:{proxy.port}", options)
         with channel, ThreadPoolExecutor() as pool:
-            stub = InferenceStub(channel)
-            stub.ListModels(pb.ListModelsRequest(), timeout=PATIENCE)
+            call = pool.submit(InferenceStub(channel).Predict, request, timeout=PATIENCE)
+            for _ in range(3):
+                assert potential.entered.acquire(timeout=PATIENCE)
             proxy.hold()
-            grid = np.stack(np.meshgrid(*[np.arange(10)] * 3), axis=-1).reshape(-1, 3)
-            apart = System(np.full(1000, NEON), 7.0 * grid)  # no pairs
-            request = predict_request(*[apart] * 100)  # more than fits into the buffers on the way
-            call = pool.submit(stub.Predict, request, timeout=PATIENCE)
+            potential.gate.release(1000)
             wait_for(lambda: n_answered(server) == 1)
             stopping = pool.submit(server.stop)
             wait_for(lambda: not is_listening(server))
             time.sleep(1.5)  # longer than the server used to wait
             proxy.resume()
-            assert len(call.result(PATIENCE).predictions) == 100
+            assert len(call.result(PATIENCE).predictions) == 300
             stopping.result(PATIENCE)
     finally:
+        potential.gate.release(1000)
         proxy.close()
 
 
