@@ -117,6 +117,20 @@ def labels_in(atoms: AtomsLike) -> dict[str, Any]:
     return {"charge": info.get("charge"), "spin_multiplicity": spin}
 
 
+def fixed_atoms_of(atoms: SystemLike) -> list[int]:
+    """Return the indices of the atoms that the constraints of ASE atoms fix, in ascending order.
+
+    Raises:
+        ValueError: There is a constraint other than FixAtoms.
+    """
+    fixed: set[int] = set()
+    for constraint in getattr(atoms, "constraints", ()):
+        if (kind := type(constraint).__name__) != "FixAtoms":
+            raise ValueError(f"constraints: expected FixAtoms only, got {kind}")
+        fixed.update(np.arange(len(as_system(atoms)))[constraint.index].tolist())
+    return sorted(fixed)
+
+
 def _whole(value: Any) -> Any:
     """Return 3.0, as some files have it, as 3, and everything else as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

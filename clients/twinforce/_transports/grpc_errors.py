@@ -28,7 +28,7 @@ from twinforce_proto.v1 import inference_pb2 as pb
 # Seconds after which to try again if the transport itself refuses calls.
 _RETRY_AFTER = 0.5
 
-_OWN_CANCELLATION = re.compile("Locally cancelled by application|Channel closed")
+_OWN_CANCELLATION = re.compile("Locally cancel|Channel closed")
 # Connections and streams that a server or a proxy broke off, under statuses other than
 # UNAVAILABLE.
 _BROKEN_OFF = re.compile("RST_STREAM|Stream removed|GOAWAY|http2 header with status: (408|499|5..)")

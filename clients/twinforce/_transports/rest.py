@@ -25,7 +25,7 @@ from twinforce._transports.transport import KEEP_ALIVE, Call, Method
 from twinforce._transports.url import Url
 from twinforce._transports.watch import AsyncWatchedBackend, WatchedBackend, answer_in, watched
 from twinforce_proto import PredictionError, ServiceError
-from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, REQUEST_ID, TIMEOUT, URGENCY
+from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, TIMEOUT, URGENCY, WATCH_ID
 from twinforce_proto.v1 import inference_pb2 as pb
 
 Encoding = Literal["protobuf", "json"]
@@ -183,22 +183,20 @@ class AsyncRestStream:
         """Do nothing: no stream is open."""
 
 
-def _ask(url: Url, options: dict[str, Any], request_id: str) -> Any:
+def _ask(url: Url, options: dict[str, Any], watch_id: str) -> Any:
     """Return what the service says, over a connection of its own, about an open request."""
     try:
         with httpx2.Client(transport=httpx2.HTTPTransport(**options)) as http:
-            return answer_in(
-                http.get(f"{url}/v1/requests/{request_id}", timeout=KEEP_ALIVE.patience)
-            )
+            return answer_in(http.get(f"{url}/v1/requests/{watch_id}", timeout=KEEP_ALIVE.patience))
     except (httpx2.TransportError, ValueError) as error:
         raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
 
 
-async def _ask_async(url: Url, options: dict[str, Any], request_id: str) -> Any:
+async def _ask_async(url: Url, options: dict[str, Any], watch_id: str) -> Any:
     """Do the same with asyncio."""
     try:
         async with httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(**options)) as http:
-            address = f"{url}/v1/requests/{request_id}"
+            address = f"{url}/v1/requests/{watch_id}"
             return answer_in(await http.get(address, timeout=KEEP_ALIVE.patience))
     except (httpx2.TransportError, ValueError) as error:
         raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
@@ -250,7 +248,7 @@ def _socket_options() -> list[tuple[int, int, int]]:
 
 def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     """Return the arguments of the HTTP request that makes a call."""
-    headers = {"accept": _MEDIA_TYPES[encoding], REQUEST_ID: uuid.uuid4().hex}
+    headers = {"accept": _MEDIA_TYPES[encoding], WATCH_ID: uuid.uuid4().hex}
     if call.timeout is not None:
         # The service may drop the request once the client no longer waits for the reply.
         headers[TIMEOUT] = repr(call.timeout)

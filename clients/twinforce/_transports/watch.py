@@ -17,9 +17,9 @@ import httpcore2
 import httpx2
 
 from twinforce._transports.transport import KEEP_ALIVE
-from twinforce_proto.headers import REQUEST_ID
+from twinforce_proto.headers import WATCH_ID
 
-_REQUEST_ID = re.compile(rf"\r\n{REQUEST_ID}: (\S+)\r\n".encode(), re.IGNORECASE)
+_WATCH_ID = re.compile(rf"\r\n{WATCH_ID}: (\S+)\r\n".encode(), re.IGNORECASE)
 # Share of the interval that a reply which was sent has to arrive.
 _GRACE = 0.2
 
@@ -63,16 +63,16 @@ class ReplyWatch:
 
     def __init__(self, suspicion: Suspicion) -> None:
         self._suspicion = suspicion
-        self._request_id = ""
+        self._watch_id = ""
         self._n_lines = 0
         self._end_of_data = b""
         self._is_doubtful = False
 
     def note_sent(self, data: bytes) -> None:
         """Note the head of a request, which holds its id, or a part of its body."""
-        if found := _REQUEST_ID.search(data, 0, 8192):
+        if found := _WATCH_ID.search(data, 0, 8192):
             is_watched = self._suspicion.watches_next()
-            self._request_id = found[1].decode() if is_watched else ""
+            self._watch_id = found[1].decode() if is_watched else ""
             self._n_lines, self._is_doubtful = 0, False
 
     def note_received(self, data: bytes) -> None:
@@ -84,15 +84,15 @@ class ReplyWatch:
 
     def wait(self, n_waits: int) -> float | None:
         """Return the seconds to wait for data before the service is asked; None means for ever."""
-        if not self._request_id:
+        if not self._watch_id:
             return None
         interval = KEEP_ALIVE.interval
         return interval * _GRACE if self._is_doubtful else interval * (1 if n_waits else 2)
 
     @property
-    def request_id(self) -> str:
+    def watch_id(self) -> str:
         """Id of the request, about which the service is asked."""
-        return self._request_id
+        return self._watch_id
 
     def note_answer(self, answer: Any) -> None:
         """Note what the service says about the request.
@@ -101,7 +101,7 @@ class ReplyWatch:
             httpcore2.ReadError: It has sent more than has arrived, for a second time.
         """
         if not isinstance(answer, dict) or not answer.keys() >= {"is_open", "n_lines_sent"}:
-            self._request_id = ""  # the service cannot be asked
+            self._watch_id = ""  # the service cannot be asked
             return
         if answer["is_open"] and answer["n_lines_sent"] <= self._n_lines:
             self._is_doubtful = False
@@ -135,7 +135,7 @@ class WatchedStream(httpcore2.NetworkStream):
                 if is_last:
                     raise
                 n_waits += 1
-                self._watch.note_answer(self._ask(self._watch.request_id))
+                self._watch.note_answer(self._ask(self._watch.watch_id))
             else:
                 self._watch.note_received(data)
                 return data
@@ -184,7 +184,7 @@ class AsyncWatchedStream(httpcore2.AsyncNetworkStream):
                 if is_last:
                     raise
                 n_waits += 1
-                self._watch.note_answer(await self._ask(self._watch.request_id))
+                self._watch.note_answer(await self._ask(self._watch.watch_id))
             else:
                 self._watch.note_received(data)
                 return data

@@ -445,7 +445,7 @@ def test_a_client_can_ask_about_its_request(gated):
     address = "/v1/requests/mine"
     assert rest.get(address).json() == {"is_open": False, "n_lines_sent": 0}
     with ThreadPoolExecutor(1) as pool:
-        headers = {"x-request-id": "mine"}
+        headers = {"x-watch-id": "mine"}
         reply = pool.submit(post, rest, json=json_body(molecule()), headers=headers)
         wait_for(lambda: rest.get(address).json() == {"is_open": True, "n_lines_sent": 0})
         potential.gate.release(1000)

@@ -86,10 +86,10 @@ def _health(engine: Engine, metrics: Metrics, intake: Intake) -> APIRouter:
 def _requests(open_requests: OpenRequests) -> APIRouter:
     router = APIRouter(tags=["service"])
 
-    @router.get("/v1/requests/{request_id}", responses=openapi.OPEN_REQUEST)
-    async def show_request(request_id: str) -> Response:
-        """Report whether a request, named by its X-Request-Id, is still being answered here."""
-        return _json(open_requests.state_of(request_id))
+    @router.get("/v1/requests/{watch_id}", responses=openapi.OPEN_REQUEST)
+    async def show_request(watch_id: str) -> Response:
+        """Report whether the request with this X-Watch-Id is being answered, and what was sent."""
+        return _json(open_requests.state_of(watch_id))
 
     return router
 

@@ -68,6 +68,7 @@ _HEADERS = (
         "Seconds to wait for the reply; systems that are late are not evaluated.",
     ),
     ("X-Urgency", "integer", "Urgency from 0, the most urgent, to 7; 3 by default."),
+    ("X-Watch-Id", "string", "Name under which `/v1/requests/{watch_id}` describes the request."),
     (
         "X-Request-ID",
         "string",

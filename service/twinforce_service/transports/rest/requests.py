@@ -15,7 +15,7 @@ from twinforce_proto import (
     RequestCancelledError,
     SystemTooLargeError,
 )
-from twinforce_proto.headers import JSON, PROTOBUF, REQUEST_ID, TIMEOUT
+from twinforce_proto.headers import JSON, PROTOBUF, REQUEST_ID, TIMEOUT, WATCH_ID
 from twinforce_service.calls.intake import Intake
 from twinforce_service.context import choose_request_id, request_id
 from twinforce_service.logs import internal_error
@@ -34,27 +34,30 @@ class OpenRequests:
     """The requests that are being answered, and the parts of each reply that were sent.
 
     HTTP/1.1 has no pings, so a client that waits long for a reply asks about its request over
-    another connection.
+    another connection. It names the request in a header; requests without one are not noted.
     """
 
     def __init__(self) -> None:
         self._n_sent: dict[str, int] = {}
 
-    def begin(self, name: str) -> None:
+    def begin(self, watch_id: str | None) -> None:
         """Note that a request is being answered."""
-        self._n_sent[name] = 0
+        if watch_id:
+            self._n_sent[watch_id] = 0
 
-    def note_part(self, name: str) -> None:
+    def note_part(self, watch_id: str | None) -> None:
         """Note that a part of the body, such as a line, is sent."""
-        self._n_sent[name] = self._n_sent.get(name, 0) + 1
+        if watch_id in self._n_sent:
+            self._n_sent[watch_id] += 1
 
-    def end(self, name: str) -> None:
+    def end(self, watch_id: str | None) -> None:
         """Note that the request was answered."""
-        self._n_sent.pop(name, None)
+        if watch_id:
+            self._n_sent.pop(watch_id, None)
 
-    def state_of(self, name: str) -> dict[str, bool | int]:
+    def state_of(self, watch_id: str) -> dict[str, bool | int]:
         """Return the state of a request for its client."""
-        return {"is_open": name in self._n_sent, "n_lines_sent": self._n_sent.get(name, 0)}
+        return {"is_open": watch_id in self._n_sent, "n_lines_sent": self._n_sent.get(watch_id, 0)}
 
 
 class RequestScope:
@@ -77,7 +80,8 @@ class RequestScope:
             await self._app(scope, receive, send)
             return
         self._intake.note_call()
-        chosen = choose_request_id(Request(scope).headers.get(REQUEST_ID))
+        headers = Request(scope).headers
+        chosen, watch_id = choose_request_id(headers.get(REQUEST_ID)), headers.get(WATCH_ID)
         request_id.set(chosen)
 
         async def send_with_id(message: Message) -> None:
@@ -87,17 +91,17 @@ class RequestScope:
                 if self._intake.is_closing:
                     headers["Connection"] = "close"
             elif message.get("more_body"):
-                self._open.note_part(chosen)
+                self._open.note_part(watch_id)
             await send(message)
 
-        self._open.begin(chosen)
+        self._open.begin(watch_id)
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
             logger.exception("a request failed", extra={"path": scope["path"]})
             await problem_of(internal_error())(scope, receive, send_with_id)
         finally:
-            self._open.end(chosen)
+            self._open.end(watch_id)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
