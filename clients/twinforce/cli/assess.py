@@ -12,6 +12,7 @@ from twinforce.cli.arguments import (
     add_file,
     add_hydrogen_mass,
     add_model,
+    add_quiet,
     add_service_options,
     non_negative,
     service_options,
@@ -54,6 +55,7 @@ def add_assess_command(commands: Any) -> None:
         action="store_true",
         help="delete an assessment of another model, system or conditions in the folder",
     )
+    add_quiet(output)
     add_service_options(parser)
     parser.set_defaults(command=_run)
 
@@ -147,7 +149,7 @@ def _run(args: argparse.Namespace) -> None:
             conditions=conditions,
             budget_minutes=args.budget or math.inf,
             anew=args.anew,
-            progress=assess.Progress(),
+            progress=assess.Progress(is_shown=not args.quiet),
         )
     sys.stdout.write("\n".join(report["verdict"]["advice"]) + "\n")
     sys.stdout.write(f"{args.output / 'report.html'}\n")
