@@ -1,4 +1,4 @@
-"""Programs that are interrupted, for `test_interrupts`: python -m tests.clients.interrupting NAME URL."""
+"""Programs for `test_interrupts`: python -m tests.clients.interrupting NAME URL."""
 
 import faulthandler
 import itertools
@@ -19,7 +19,7 @@ class Stop(BaseException):
     """An exception that a signal handler raises."""
 
 
-class Alarm(Exception):
+class TimesUpError(Exception):
     """One that code below might take for an error of its own."""
 
 
@@ -38,7 +38,7 @@ class Storm:
                 for distance in np.linspace(3.5, 4.5, 7)
             }
         self._distances = itertools.cycle(self._energies)
-        self._kinds = itertools.cycle([Stop, Alarm, KeyboardInterrupt])
+        self._kinds = itertools.cycle([Stop, TimesUpError, KeyboardInterrupt])
         signal.signal(signal.SIGALRM, self._strike)
 
     def check(self, predict):
@@ -63,7 +63,7 @@ class Storm:
                 self._endure(call, depth - 1)
             while self._n_left:
                 call()
-        except (Stop, Alarm, KeyboardInterrupt):
+        except (Stop, TimesUpError, KeyboardInterrupt):
             pass
 
     def _strike(self, *_):
