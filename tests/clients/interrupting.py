@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 
-from twinforce import Client, System
+from twinforce import Client, ServiceError, System
 
 ARGON = 18
 N_STORMS, N_STRIKES = 100, 3
@@ -63,8 +63,8 @@ class Storm:
                 self._endure(call, depth - 1)
             while self._n_left:
                 call()
-        except (Stop, TimesUpError, KeyboardInterrupt):
-            pass
+        except (Stop, TimesUpError, KeyboardInterrupt, ServiceError):
+            pass  # gRPC takes some exceptions for its own and reports them
 
     def _strike(self, *_):
         self._n_left -= 1
