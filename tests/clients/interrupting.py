@@ -1,4 +1,4 @@
-"""Programs that are interrupted, for `test_interrupts`: python -m tests.clients.interrupting NAME URL."""
+"""Programs for `test_interrupts`: python -m tests.clients.interrupting NAME URL."""
 
 import faulthandler
 import itertools
@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 
-from twinforce import Client, System
+from twinforce import Client, ServiceError, System
 
 ARGON = 18
 N_STORMS, N_STRIKES = 100, 3
@@ -19,7 +19,7 @@ class Stop(BaseException):
     """An exception that a signal handler raises."""
 
 
-class Alarm(Exception):
+class TimesUpError(Exception):
     """One that code below might take for an error of its own."""
 
 
@@ -38,7 +38,7 @@ class Storm:
                 for distance in np.linspace(3.5, 4.5, 7)
             }
         self._distances = itertools.cycle(self._energies)
-        self._kinds = itertools.cycle([Stop, Alarm, KeyboardInterrupt])
+        self._kinds = itertools.cycle([Stop, TimesUpError, KeyboardInterrupt])
         signal.signal(signal.SIGALRM, self._strike)
 
     def check(self, predict):
@@ -63,8 +63,8 @@ class Storm:
                 self._endure(call, depth - 1)
             while self._n_left:
                 call()
-        except (Stop, Alarm, KeyboardInterrupt):
-            pass
+        except (Stop, TimesUpError, KeyboardInterrupt, ServiceError):
+            pass  # gRPC takes some exceptions for its own and reports them
 
     def _strike(self, *_):
         self._n_left -= 1

@@ -6,7 +6,6 @@ import socket
 import ssl
 import uuid
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, ExitStack
 from functools import cache, partial
 from typing import Any, Literal
 from urllib.parse import quote
@@ -67,10 +66,10 @@ class RestTransport:
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
-        pid, opened = os.getpid(), ExitStack()
+        pid, reply = os.getpid(), None
         try:
-            request = self._http.stream(**_request(call, self._url, self._encoding))
-            reply = opened.enter_context(request)
+            request = self._http.build_request(**_request(call, self._url, self._encoding))
+            reply = self._http.send(request, stream=True)
             if not reply.is_success:
                 reply.read()
                 raise reported_error(reply, self._route)
@@ -79,7 +78,10 @@ class RestTransport:
         except httpx2.HTTPError as error:
             raise service_error(error, self._route, call.timeout) from error
         finally:
-            opened.close() if os.getpid() == pid else abandon(opened)
+            if os.getpid() != pid:
+                abandon(reply)
+            elif reply is not None:
+                reply.close()
 
     def stream(self) -> "RestStream":
         """Return a transport for the calls of one walker, which uses a connection of its own.
@@ -140,10 +142,10 @@ class AsyncRestTransport:
 
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
-        pid, opened = os.getpid(), AsyncExitStack()
+        pid, reply = os.getpid(), None
         try:
-            request = self._http.stream(**_request(call, self._url, self._encoding))
-            reply = await opened.enter_async_context(request)
+            request = self._http.build_request(**_request(call, self._url, self._encoding))
+            reply = await self._http.send(request, stream=True)
             if not reply.is_success:
                 await reply.aread()
                 raise reported_error(reply, self._route)
@@ -152,8 +154,8 @@ class AsyncRestTransport:
         except httpx2.HTTPError as error:
             raise service_error(error, self._route, call.timeout) from error
         finally:
-            if os.getpid() == pid:
-                await opened.aclose()
+            if os.getpid() == pid and reply is not None:
+                await reply.aclose()
 
     def stream(self) -> "AsyncRestStream":
         """Return a transport for the calls of one walker."""
