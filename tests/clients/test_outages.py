@@ -115,7 +115,7 @@ def test_a_walker_and_a_run_go_on_after_a_restart(url, transport):
             before = proxy.n_connections
             energy = threads.submit(lambda: stream.predict(molecule()).energy)
             rest = threads.submit(lambda: list(run))
-            wait_until(lambda: proxy.n_connections >= before + 2 * SEVERAL)
+            wait_until(lambda: proxy.n_connections >= before + SEVERAL)
             proxy.target = port_of(url)
             assert energy.result(60) == first
             seen += rest.result(60)
