@@ -42,9 +42,9 @@ FOREVER = 10_000.0
 
 @pytest.fixture
 def quick_keep_alive(monkeypatch):
-    for transport in ("grpc", "rest", "rest_errors", "watch"):
+    for module in ("grpc", "rest", "rest_errors", "rest_pools", "watch"):
         keep_alive = KeepAlive(interval=0.2, patience=0.2, connect=2.0)
-        monkeypatch.setattr(f"twinforce._transports.{transport}.KEEP_ALIVE", keep_alive)
+        monkeypatch.setattr(f"twinforce._transports.{module}.KEEP_ALIVE", keep_alive)
 
 
 def start():
