@@ -1,17 +1,19 @@
 """The client for asyncio: executes the same flows as the blocking one."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
-from twinforce._async_connection import Ending, LoopConnection, close_in
-from twinforce._conversation import Conversation, Flow, Pause
+from twinforce._async_connection import IterationInLoop, LoopConnection, close_in
+from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
 from twinforce._ownership import OfLoop
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
+from twinforce._systems import SystemLike, is_one_system
 from twinforce._transports.grpc import AsyncGrpcTransport
 from twinforce._transports.rest import AsyncRestTransport
 from twinforce._transports.transport import AsyncConnection, AsyncTransport, Call
@@ -26,7 +28,6 @@ from twinforce_proto import (
     Nonconservativity,
     Prediction,
     ServiceError,
-    System,
     parse_outputs,
 )
 from twinforce_proto.codec.stream import StreamEncoder
@@ -48,7 +49,7 @@ class AsyncClient:
         url: str,
         *,
         timeout: float | None = 60.0,
-        reconnect_timeout: float | None | Literal["timeout"] = "timeout",
+        reconnect_timeout: float | Literal["timeout"] | None = "timeout",
         max_retries: int | None = None,
         encoding: Literal["protobuf", "json"] = "protobuf",
         reply_dtype: Literal["float64", "float32"] = "float64",
@@ -76,24 +77,28 @@ class AsyncClient:
 
     @overload
     async def predict(
-        self, systems: System, outputs: str | Sequence[str] = ..., model: str | None = ...
+        self, systems: SystemLike, outputs: str | Sequence[str] = ..., model: str | None = ...
     ) -> Prediction: ...
 
     @overload
     async def predict(
-        self, systems: Sequence[System], outputs: str | Sequence[str] = ..., model: str | None = ...
+        self,
+        systems: Iterable[SystemLike],
+        outputs: str | Sequence[str] = ...,
+        model: str | None = ...,
     ) -> list[Prediction]: ...
 
     async def predict(
         self,
-        systems: System | Sequence[System],
+        systems: SystemLike | Iterable[SystemLike],
         outputs: str | Sequence[str] = DEFAULT_OUTPUTS,
         model: str | None = None,
     ) -> Prediction | list[Prediction]:
         """Evaluate one system, or several in one request; see `Client.predict`."""
-        if isinstance(systems, System):
-            return (await self._execute(self._conversation.predict([systems], outputs, model)))[0]
-        return await self._execute(self._conversation.predict(systems, outputs, model))
+        is_one = is_one_system(systems)
+        several = cast(Iterable[SystemLike], [systems] if is_one else systems)
+        predictions = await self._execute(self._conversation.predict(several, outputs, model))
+        return predictions[0] if is_one else predictions
 
     def stream(
         self, model: str | None = None, outputs: str | Sequence[str] = DEFAULT_OUTPUTS
@@ -103,7 +108,7 @@ class AsyncClient:
 
     async def nonconservativity(
         self,
-        system: System,
+        system: SystemLike,
         model: str | None = None,
         pairs: bool = False,
         *,
@@ -121,18 +126,19 @@ class AsyncClient:
         interval: int = 0,
         *,
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> AsyncGenerator[Snapshot, None]:
         """Run molecular dynamics on the server and yield snapshots; see `Client.propagate`."""
         timeout = time_limit("timeout", timeout)
-        flow = propagation(self._conversation, origin, n_steps, interval, model)
-        async with Ending(self._follow(await self._execute(flow), timeout)) as snapshots:
+        flow = propagation(self._conversation, origin, n_steps, interval, model, allow_model_change)
+        async with IterationInLoop(self._follow(await self._execute(flow), timeout)) as snapshots:
             async for snapshot in snapshots:
                 yield snapshot
 
     async def relax(
         self,
-        system: System,
+        system: SystemLike,
         *,
         force_kind: Literal["hybrid", "conservative", "direct"] = "hybrid",
         fmax: float = DEFAULT_FMAX,
@@ -140,6 +146,7 @@ class AsyncClient:
         interval: int = 10,
         fixed_atoms: Sequence[int] = (),
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> AsyncGenerator[Relaxed, None]:
         """Relax the positions of a system on the server; see `Client.relax`."""
@@ -148,13 +155,14 @@ class AsyncClient:
             self._conversation,
             system,
             model,
+            allow_model_change,
             force_kind=force_kind,
             fmax=fmax,
             max_steps=max_steps,
             interval=interval,
             fixed_atoms=fixed_atoms,
         )
-        async with Ending(self._follow(await self._execute(flow), timeout)) as reports:
+        async with IterationInLoop(self._follow(await self._execute(flow), timeout)) as reports:
             async for relaxed in reports:
                 yield relaxed
 
@@ -182,16 +190,26 @@ class AsyncClient:
         return f"AsyncClient({self.url!r})"
 
     async def _connection(self) -> AsyncConnection:
+        self._check_open()
+        return await self._connections.get().get()
+
+    def _check_open(self) -> None:
         if self._is_closed:
             raise RuntimeError(f"{self!r} is closed")
-        return await self._connections.get().get()
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait between two attempts, unless the client is closed meanwhile."""
+        ends_at = time.monotonic() + seconds
+        while (left := ends_at - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, LONGEST_SLEEP_S))
+            self._check_open()
 
     async def _follow(self, run: Run[T], timeout: float | None) -> AsyncGenerator[T, None]:
         resuming = ResumingRun(self._conversation, run, timeout)
         while not resuming.is_over:
             loop, connection = asyncio.get_running_loop(), await self._connection()
             try:
-                async with Ending(connection.receive(resuming.next_call())) as replies:
+                async with IterationInLoop(connection.receive(resuming.next_call())) as replies:
                     async for reply in replies:
                         yield resuming.take(reply)
                         if asyncio.get_running_loop() is not loop:
@@ -199,10 +217,10 @@ class AsyncClient:
                     else:
                         resuming.check_ended()
             except ServiceError as error:
-                await asyncio.sleep(resuming.pause_after(error))
+                await self._wait(resuming.pause_after(error))
 
     async def _execute(self, flow: Flow[T]) -> T:
-        return await _execute(flow, await self._connection())
+        return await _execute(flow, await self._connection(), self._wait)
 
 
 class AsyncStream:
@@ -216,7 +234,7 @@ class AsyncStream:
         self._outputs = parse_outputs(outputs)
 
     async def predict(
-        self, system: System, outputs: str | Sequence[str] | None = None
+        self, system: SystemLike, outputs: str | Sequence[str] | None = None
     ) -> Prediction:
         """Evaluate the next system; see `Stream.predict`."""
         parsed_outputs = self._outputs if outputs is None else parse_outputs(outputs)
@@ -227,7 +245,7 @@ class AsyncStream:
             walker, turns.walker = turns.walker, None
             encoder, transport = walker or await self._open(connection)
             flow = self._client._conversation.step(encoder, system, parsed_outputs)
-            prediction = await _execute(flow, transport)
+            prediction = await _execute(flow, transport, self._client._wait)
             if turns.n_closed == n_closed:
                 turns.walker = encoder, transport
             else:
@@ -261,13 +279,15 @@ def _connect(url: Url, options: Options) -> AsyncConnection:
     return AsyncRestTransport(url, options.encoding, options.urgency)
 
 
-async def _execute(flow: Flow[T], transport: AsyncTransport) -> T:
+async def _execute(
+    flow: Flow[T], transport: AsyncTransport, wait: Callable[[float], Awaitable[None]]
+) -> T:
     """Execute a flow with asyncio and return its result."""
     try:
         step = next(flow)
         while True:
             try:
-                reply = await _perform(step, transport)
+                reply = await _perform(step, transport, wait)
             except BaseException as error:
                 step = flow.throw(error)
             else:
@@ -276,8 +296,10 @@ async def _execute(flow: Flow[T], transport: AsyncTransport) -> T:
         return cast(T, end.value)
 
 
-async def _perform(step: Call | Pause, transport: AsyncTransport) -> Message | None:
+async def _perform(
+    step: Call | Pause, transport: AsyncTransport, wait: Callable[[float], Awaitable[None]]
+) -> Message | None:
     if isinstance(step, Pause):
-        await asyncio.sleep(step.seconds)
+        await wait(step.seconds)
         return None
     return await transport.send(step)

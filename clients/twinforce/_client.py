@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from threading import RLock
@@ -11,10 +11,11 @@ from typing import Literal, Self, TypeVar, cast, overload
 from google.protobuf.message import Message
 
 from twinforce._connections import Connections
-from twinforce._conversation import Conversation, Flow, Pause
+from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
 from twinforce._ownership import OfProcess
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
+from twinforce._systems import SystemLike, is_one_system
 from twinforce._transports.grpc import GrpcTransport
 from twinforce._transports.rest import RestTransport
 from twinforce._transports.transport import Call, Connection, Transport
@@ -29,7 +30,6 @@ from twinforce_proto import (
     Nonconservativity,
     Prediction,
     ServiceError,
-    System,
     parse_outputs,
 )
 from twinforce_proto.codec.stream import StreamEncoder
@@ -54,7 +54,7 @@ class Client:
         url: str,
         *,
         timeout: float | None = 60.0,
-        reconnect_timeout: float | None | Literal["timeout"] = "timeout",
+        reconnect_timeout: float | Literal["timeout"] | None = "timeout",
         max_retries: int | None = None,
         encoding: Literal["protobuf", "json"] = "protobuf",
         reply_dtype: Literal["float64", "float32"] = "float64",
@@ -100,24 +100,28 @@ class Client:
 
     @overload
     def predict(
-        self, systems: System, outputs: str | Sequence[str] = ..., model: str | None = ...
+        self, systems: SystemLike, outputs: str | Sequence[str] = ..., model: str | None = ...
     ) -> Prediction: ...
 
     @overload
     def predict(
-        self, systems: Sequence[System], outputs: str | Sequence[str] = ..., model: str | None = ...
+        self,
+        systems: Iterable[SystemLike],
+        outputs: str | Sequence[str] = ...,
+        model: str | None = ...,
     ) -> list[Prediction]: ...
 
     def predict(
         self,
-        systems: System | Sequence[System],
+        systems: SystemLike | Iterable[SystemLike],
         outputs: str | Sequence[str] = DEFAULT_OUTPUTS,
         model: str | None = None,
     ) -> Prediction | list[Prediction]:
         """Evaluate one system, or several in one request.
 
         Args:
-            systems: One system, for one prediction; or a list, for a list in the same order.
+            systems: One system, for one prediction; or any iterable of systems, for a list in the
+                same order. The `Atoms` of ASE will do; charge and spin are read from `atoms.info`.
             outputs: Quantities to compute, out of `OUTPUTS`; "hybrid" stands for the energy and
                 both kinds of forces.
             model: Name of the model.
@@ -126,9 +130,10 @@ class Client:
             ServiceError: The request failed. If one of several systems fails, nothing is returned
                 for the others.
         """
-        if isinstance(systems, System):
-            return self._execute(self._conversation.predict([systems], outputs, model))[0]
-        return self._execute(self._conversation.predict(systems, outputs, model))
+        is_one = is_one_system(systems)
+        several = cast(Iterable[SystemLike], [systems] if is_one else systems)
+        predictions = self._execute(self._conversation.predict(several, outputs, model))
+        return predictions[0] if is_one else predictions
 
     def stream(
         self, model: str | None = None, outputs: str | Sequence[str] = DEFAULT_OUTPUTS
@@ -143,7 +148,7 @@ class Client:
 
     def nonconservativity(
         self,
-        system: System,
+        system: SystemLike,
         model: str | None = None,
         pairs: bool = False,
         *,
@@ -172,6 +177,7 @@ class Client:
         interval: int = 0,
         *,
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> Generator[Snapshot, None, None]:
         """Run molecular dynamics on the server and yield snapshots as they arrive.
@@ -187,19 +193,22 @@ class Client:
             interval: Inner steps between snapshots; a multiple of those in an outer step. 0 yields
                 only the last snapshot.
             model: Name of the model; None means the model of the checkpoint, if there is one.
+            allow_model_change: True to go on with a logged warning if the service has other weights
+                of the model than the run began with, such as those of a checkpoint.
             timeout: Seconds that the whole run may take; None means no limit.
 
         Raises:
+            ModelChangedError: The service has other weights than the run began with.
             ServiceError: The run failed, after the last snapshot that was yielded.
             ValueError: The timeout is not a positive number.
         """
         timeout = time_limit("timeout", timeout)
-        flow = propagation(self._conversation, origin, n_steps, interval, model)
+        flow = propagation(self._conversation, origin, n_steps, interval, model, allow_model_change)
         return self._follow(self._execute(flow), timeout)
 
     def relax(
         self,
-        system: System,
+        system: SystemLike,
         *,
         force_kind: Literal["hybrid", "conservative", "direct"] = "hybrid",
         fmax: float = DEFAULT_FMAX,
@@ -207,6 +216,7 @@ class Client:
         interval: int = 10,
         fixed_atoms: Sequence[int] = (),
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> Generator[Relaxed, None, None]:
         """Relax the positions of a system on the server; yield reports, the final one last.
@@ -224,9 +234,12 @@ class Client:
             interval: Steps between reports; 0 yields only the final one.
             fixed_atoms: Indices of atoms that must not move.
             model: Name of the model.
+            allow_model_change: True to go on with a logged warning if the service has other weights
+                of the model than the relaxation began with.
             timeout: Seconds that the whole relaxation may take; None means no limit.
 
         Raises:
+            ModelChangedError: The service has other weights than the relaxation began with.
             ServiceError: The relaxation failed.
             ValueError: The timeout is not a positive number.
         """
@@ -235,6 +248,7 @@ class Client:
             self._conversation,
             system,
             model,
+            allow_model_change,
             force_kind=force_kind,
             fmax=fmax,
             max_steps=max_steps,
@@ -287,6 +301,13 @@ class Client:
             raise RuntimeError(f"{self!r} is closed")
         return self._connections.get()
 
+    def _wait(self, seconds: float) -> None:
+        """Wait between two attempts, unless the client is closed meanwhile."""
+        ends_at = time.monotonic() + seconds
+        while (left := ends_at - time.monotonic()) > 0:
+            time.sleep(min(left, LONGEST_SLEEP_S))
+            self._opened()
+
     def _follow(self, run: Run[T], timeout: float | None) -> Generator[T, None, None]:
         resuming = ResumingRun(self._conversation, run, timeout)
         while not resuming.is_over:
@@ -301,14 +322,14 @@ class Client:
                     else:
                         resuming.check_ended()
             except ServiceError as error:
-                time.sleep(resuming.pause_after(error))
+                self._wait(resuming.pause_after(error))
             connections.put_back(connection)
 
     def _execute(self, flow: Flow[T]) -> T:
         connections = self._opened()
         connection = connections.take()
         try:
-            result = _execute(flow, connection)
+            result = _execute(flow, connection, self._wait)
         except ServiceError:
             connections.put_back(connection)
             raise
@@ -330,7 +351,7 @@ class Stream:
         self._outputs = parse_outputs(outputs)
         self._turns = OfProcess(_Turns)
 
-    def predict(self, system: System, outputs: str | Sequence[str] | None = None) -> Prediction:
+    def predict(self, system: SystemLike, outputs: str | Sequence[str] | None = None) -> Prediction:
         """Evaluate the next system.
 
         Args:
@@ -347,7 +368,7 @@ class Stream:
             n_closed = turns.n_closed
             (encoder, transport), turns.walker = turns.walker or self._open(connections), None
             flow = self._client._conversation.step(encoder, system, parsed_outputs)
-            prediction = _execute(flow, transport)
+            prediction = _execute(flow, transport, self._client._wait)
             # An exception, whatever it interrupted, leaves a walker that is not used again.
             if turns.n_closed == n_closed:
                 turns.walker = encoder, transport
@@ -397,13 +418,13 @@ def _connect(url: Url, options: Options) -> Connection:
     return RestTransport(url, options.encoding, options.urgency)
 
 
-def _execute(flow: Flow[T], transport: Transport) -> T:
+def _execute(flow: Flow[T], transport: Transport, wait: Callable[[float], None]) -> T:
     """Execute a flow with blocking I/O and return its result."""
     try:
         step = next(flow)
         while True:
             try:
-                reply = _perform(step, transport)
+                reply = _perform(step, transport, wait)
             except BaseException as error:
                 step = flow.throw(error)
             else:
@@ -412,8 +433,10 @@ def _execute(flow: Flow[T], transport: Transport) -> T:
         return cast(T, end.value)
 
 
-def _perform(step: Call | Pause, transport: Transport) -> Message | None:
+def _perform(
+    step: Call | Pause, transport: Transport, wait: Callable[[float], None]
+) -> Message | None:
     if isinstance(step, Pause):
-        time.sleep(step.seconds)
+        wait(step.seconds)
         return None
     return transport.send(step)

@@ -5,7 +5,7 @@ or thrown the error, or a `Pause`, and returns the result. `Client` executes flo
 I/O, `AsyncClient` with asyncio.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from twinforce._options import Options
 from twinforce._retries import Outage, Retries
+from twinforce._systems import SystemLike, as_system, as_systems
 from twinforce._transports.transport import Call, Method
 from twinforce_proto import (
     InvalidRequestError,
@@ -23,7 +24,6 @@ from twinforce_proto import (
     PredictionError,
     PredictRequest,
     ServiceError,
-    System,
     parse_outputs,
 )
 from twinforce_proto.codec.messages import (
@@ -38,6 +38,9 @@ from twinforce_proto.codec.nonconservativity import (
 from twinforce_proto.codec.stream import StreamEncoder, stream_reply_from_proto
 from twinforce_proto.headers import BUNDLED_MODEL, is_model_name
 from twinforce_proto.v1 import inference_pb2 as pb
+
+# Seconds after which a client that waits looks whether it was closed.
+LONGEST_SLEEP_S = 0.1
 
 T = TypeVar("T")
 
@@ -61,10 +64,11 @@ class Conversation:
         self._default_model = ""
 
     def predict(
-        self, systems: Sequence[System], outputs: str | Sequence[str], model: str | None
+        self, given: Iterable[SystemLike], outputs: str | Sequence[str], model: str | None
     ) -> Flow[list[Prediction]]:
         """Evaluate systems in one request; an empty list makes no call."""
         parsed_outputs = parse_outputs(outputs)
+        systems = as_systems(given)
         if not systems:
             return []
         name = yield from self.resolve_model(model)
@@ -73,12 +77,13 @@ class Conversation:
         return (yield from self._call("Predict", lambda: message, _predictions(len(systems))))
 
     def step(
-        self, encoder: StreamEncoder, system: System, outputs: frozenset[str]
+        self, encoder: StreamEncoder, given: SystemLike, outputs: frozenset[str]
     ) -> Flow[Prediction]:
         """Evaluate the next system of a walker.
 
         After any error, the next message holds the whole system.
         """
+        system = as_system(given)
         try:
             return (
                 yield from self._call(
@@ -93,9 +98,10 @@ class Conversation:
             raise
 
     def nonconservativity(
-        self, system: System, model: str | None, pairs: bool, output: str
+        self, given: SystemLike, model: str | None, pairs: bool, output: str
     ) -> Flow[Nonconservativity]:
         """Measure how far forces are from being a gradient."""
+        system = as_system(given)
         name = yield from self.resolve_model(model)
         request = NonconservativityRequest(name, system, output, pairs)
         message = nonconservativity_request_to_proto(request)

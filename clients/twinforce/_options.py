@@ -26,7 +26,7 @@ class Options:
     """
 
     timeout: float | None = 60.0
-    reconnect_timeout: float | None | Literal["timeout"] = "timeout"
+    reconnect_timeout: float | Literal["timeout"] | None = "timeout"
     max_retries: int | None = None
     encoding: Encoding = "protobuf"
     reply_dtype: ReplyDtype = "float64"

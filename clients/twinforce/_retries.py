@@ -15,8 +15,9 @@ from twinforce_proto import (
 
 logger = logging.getLogger("twinforce")
 
-# A pause lasts at most a quarter of the wait so far, within these bounds.
+# An attempt begins at most a quarter of the wait so far after the last one, within these bounds.
 _SHORTEST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 5.0
+_SHORTEST_PAUSE_S = 0.02
 # Seconds of waiting after which the log says so, and until it says so again.
 _PATIENCE_S, _REMINDER_S = 1.0, 60.0
 # An attempt that lasted longer before it failed had reached the service.
@@ -126,9 +127,10 @@ class Retries:
         self._error = error
         self._n_failures += 1
         self._outage.note_failure(error, self._waits_since, limit)
-        backoff = min(max((now - self._waits_since) / 4, _SHORTEST_BACKOFF_S), _LONGEST_BACKOFF_S)
+        spacing = min(max((now - self._waits_since) / 4, _SHORTEST_BACKOFF_S), _LONGEST_BACKOFF_S)
+        pause = random.uniform(spacing / 2, spacing) - (now - self._started)
         # The last attempts are made shortly before the limit.
-        return wait + min(random.uniform(backoff / 2, backoff), left / 2)
+        return wait + min(max(pause, _SHORTEST_PAUSE_S), left / 2)
 
     def _may_help(self, error: ServiceError) -> bool:
         """Return True if another attempt may succeed."""

@@ -1,12 +1,15 @@
 """Runs on the server as a client follows them, without I/O; they resume after lost connections."""
 
+import logging
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
 from twinforce._conversation import Conversation, Flow
+from twinforce._systems import SystemLike, as_system
 from twinforce._transports.transport import Call, Method
+from twinforce._weights import ServedWeights
 from twinforce_dynamics.codec.checkpoint import CheckpointSummary
 from twinforce_dynamics.codec.propagation import propagate_request_to_proto, snapshot_from_proto
 from twinforce_dynamics.codec.relaxation import relax_request_to_proto, relaxed_from_proto
@@ -14,8 +17,10 @@ from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Start
 from twinforce_dynamics.trajectory import Snapshot
-from twinforce_proto import ServiceError, System, UnavailableError
+from twinforce_proto import Provenance, ServiceError, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
+
+_LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Update = TypeVar("Update", covariant=True)
@@ -81,6 +86,38 @@ class ResumingRun(Generic[T]):
         return 0.0 if self.is_over else self._retries.pause_after(error)
 
 
+class KeptWeights:
+    """The weights that a run began with, which later updates must have too.
+
+    Args:
+        weights: Weights of the checkpoint that the run resumes; None means those of the first
+            update.
+        allow_others: True to log a warning in place of the error.
+    """
+
+    def __init__(self, weights: ServedWeights | None, *, allow_others: bool) -> None:
+        self._weights = weights
+        self._allow_others = allow_others
+
+    def check(self, provenance: Provenance | None) -> None:
+        """Check the weights of an update.
+
+        Raises:
+            ModelChangedError: They are not those that the run began with, and must be.
+        """
+        if provenance is None:
+            return
+        found = ServedWeights.of(provenance)
+        if self._weights not in (None, found):
+            error = self._weights.changed_to(
+                found, "which the run began with", "allow_model_change=True goes on with them"
+            )
+            if not self._allow_others:
+                raise error
+            _LOG.warning("%s", error)
+        self._weights = found
+
+
 class PropagateRun:
     """A trajectory, resumed from the checkpoint of its last snapshot."""
 
@@ -88,6 +125,9 @@ class PropagateRun:
 
     def __init__(self, request: PropagateRequest) -> None:
         self._request = request
+        self._weights = KeptWeights(
+            _weights_of(request.origin), allow_others=request.allow_model_change
+        )
         self._last_step = _step_of(request.origin) + request.n_steps
         self.is_over = False
 
@@ -99,6 +139,7 @@ class PropagateRun:
         """Decode a snapshot; the run resumes from it after an error."""
         assert isinstance(reply, pb.Snapshot)
         snapshot = snapshot_from_proto(reply)
+        self._weights.check(snapshot.provenance)
         n_left = self._last_step - snapshot.step
         self.is_over = n_left <= 0
         if not self.is_over:
@@ -111,8 +152,9 @@ class RelaxRun:
 
     method: Method = "Relax"
 
-    def __init__(self, request: RelaxRequest) -> None:
+    def __init__(self, request: RelaxRequest, *, allow_model_change: bool) -> None:
         self._request = request
+        self._weights = KeptWeights(None, allow_others=allow_model_change)
         self._system = request.system
         self._step = 0
         self._first_step = 0
@@ -129,6 +171,7 @@ class RelaxRun:
         """Decode a report; the run resumes from it after an error."""
         assert isinstance(reply, pb.Relaxed)
         report = relaxed_from_proto(reply)
+        self._weights.check(report.provenance)
         relaxed = replace(report, step=report.step + self._first_step)
         self._step = relaxed.step
         self._system = self._system.moved(relaxed.positions)
@@ -142,26 +185,40 @@ def propagation(
     n_steps: int,
     interval: int,
     model: str | None,
+    allow_model_change: bool,
 ) -> Flow[PropagateRun]:
     """Return the run that `Client.propagate` follows."""
     if isinstance(origin, Snapshot):
         origin = origin.checkpoint
     name = yield from conversation.resolve_model(model or _model_of(origin))
-    request = PropagateRequest(name, origin, n_steps, interval)
+    request = PropagateRequest(name, origin, n_steps, interval, allow_model_change)
     return PropagateRun(request)
 
 
 def relaxation(
-    conversation: Conversation, system: System, model: str | None, **settings: Any
+    conversation: Conversation,
+    system: SystemLike,
+    model: str | None,
+    allow_model_change: bool,
+    **settings: Any,
 ) -> Flow[RelaxRun]:
     """Return the run that `Client.relax` follows; `settings` are those of `RelaxRequest`."""
     name = yield from conversation.resolve_model(model)
-    return RelaxRun(RelaxRequest(name, system, **settings))
+    request = RelaxRequest(name, as_system(system), **settings)
+    return RelaxRun(request, allow_model_change=allow_model_change)
 
 
 def _model_of(origin: Start | bytes) -> str | None:
     """Return the name of the model that made a checkpoint; None for a start."""
     return CheckpointSummary.from_bytes(origin).model if isinstance(origin, bytes) else None
+
+
+def _weights_of(origin: Start | bytes) -> ServedWeights | None:
+    """Return the weights that made a checkpoint; None for a start."""
+    if not isinstance(origin, bytes):
+        return None
+    summary = CheckpointSummary.from_bytes(origin)
+    return ServedWeights(summary.model, summary.sha256)
 
 
 def _step_of(origin: Start | bytes) -> int:

@@ -62,7 +62,11 @@ class FusedHeads:
 
 
 class Potential(Protocol):
-    """An object that assigns energies to the atoms of a batch; it need not be a torch module."""
+    """An object that assigns energies to the atoms of a batch; it need not be a torch module.
+
+    If it has some of its `outputs` for systems that are periodic in all three directions only, it
+    names them in the attribute `outputs_if_periodic`, a frozenset.
+    """
 
     @property
     def cutoff(self) -> float:
@@ -96,7 +100,8 @@ class Potential(Protocol):
         """Evaluate a batch once.
 
         Args:
-            batch: The atom energies must depend differentiably on its positions and cells.
+            batch: The atom energies must depend differentiably on its positions and cells, for
+                example by way of its `displacements`, which keep more digits than positions.
             direct: True if the direct heads are to be evaluated as well.
         """
 
@@ -136,6 +141,12 @@ class Fused(Protocol):
         Returns:
             None if this batch, or these outputs, must be evaluated by `Potential.forward_heads`.
         """
+
+
+def outputs_if_periodic(potential: object) -> frozenset[str]:
+    """Return the outputs that need a system that is periodic in all three directions."""
+    names: frozenset[str] = getattr(potential, "outputs_if_periodic", frozenset())
+    return names
 
 
 # These three run for every batch. `isinstance` of a protocol would take as long as a small batch.

@@ -12,6 +12,7 @@ from twinforce._transports.closer import Closer
 from twinforce._transports.grpc_errors import service_error
 from twinforce._transports.grpc_loading import check_asyncio, grpc, own
 from twinforce._transports.grpc_stream import GrpcStream, Metadata, stream_ended
+from twinforce._transports.proxies import Route, route_to
 from twinforce._transports.transport import KEEP_ALIVE, Call, deadline_exceeded
 from twinforce._transports.url import Url
 from twinforce_proto import headers
@@ -38,9 +39,9 @@ class GrpcTransport:
     """Unary calls, and streams beside them, over one channel."""
 
     def __init__(self, url: Url, urgency: int) -> None:
-        self._url = url
+        self._route = route_to(url)
         self._metadata = _metadata(urgency)
-        channel = _open_channel(grpc, url)
+        channel = _open_channel(grpc, self._route)
         self._stub = InferenceStub(channel)
         self._close = Closer(self, channel.close)
 
@@ -50,7 +51,7 @@ class GrpcTransport:
         try:
             return _message(method(call.message, timeout=call.timeout, metadata=self._metadata))
         except grpc.RpcError as error:
-            raise service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
@@ -62,13 +63,13 @@ class GrpcTransport:
             for reply in replies:  # noqa: UP028
                 yield reply
         except grpc.RpcError as error:
-            raise service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
         finally:
             replies.cancel() if os.getpid() == pid else abandon(replies)
 
     def stream(self) -> GrpcStream:
         """Return a transport for the calls of one walker."""
-        return GrpcStream(self._stub, self._url, self._metadata)
+        return GrpcStream(self._stub, self._route, self._metadata)
 
     def close(self) -> None:
         """Close the channel."""
@@ -79,10 +80,10 @@ class AsyncGrpcTransport:
     """The asyncio counterpart of `GrpcTransport`."""
 
     def __init__(self, url: Url, urgency: int) -> None:
-        self._url = url
+        self._route = route_to(url)
         self._metadata = _metadata(urgency)
         check_asyncio(url)
-        self._channel = _open_channel(grpc.aio, url)
+        self._channel = _open_channel(grpc.aio, self._route)
         own(self._channel, self)
         self._stub = InferenceStub(self._channel)
 
@@ -94,7 +95,7 @@ class AsyncGrpcTransport:
                 await method(call.message, timeout=call.timeout, metadata=self._metadata)
             )
         except grpc.RpcError as error:
-            raise service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
 
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
@@ -106,14 +107,14 @@ class AsyncGrpcTransport:
             async for reply in replies:
                 yield reply
         except grpc.RpcError as error:
-            raise service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
         finally:
             if os.getpid() == pid:
                 replies.cancel()
 
     def stream(self) -> "AsyncGrpcStream":
         """Return a transport for the calls of one walker."""
-        return AsyncGrpcStream(self._stub, self._url, self._metadata)
+        return AsyncGrpcStream(self._stub, self._route, self._metadata)
 
     async def close(self) -> None:
         """Close the channel."""
@@ -123,9 +124,9 @@ class AsyncGrpcTransport:
 class AsyncGrpcStream:
     """The asyncio counterpart of `GrpcStream`."""
 
-    def __init__(self, stub: InferenceStub, url: Url, metadata: Metadata) -> None:
+    def __init__(self, stub: InferenceStub, route: Route, metadata: Metadata) -> None:
         self._stub = stub
-        self._url = url
+        self._route = route
         self._metadata = metadata
         self._call: Any = None
 
@@ -137,9 +138,9 @@ class AsyncGrpcStream:
         except BaseException as error:
             await self.close()
             if isinstance(error, TimeoutError):
-                raise deadline_exceeded(self._url, call.timeout) from None
+                raise deadline_exceeded(self._route, call.timeout) from None
             if isinstance(error, grpc.RpcError):
-                raise service_error(error, self._url, call.timeout) from error
+                raise service_error(error, self._route, call.timeout) from error
             raise
 
     async def close(self) -> None:
@@ -154,10 +155,10 @@ class AsyncGrpcStream:
         try:
             await self._call.write(call.message)
         except (asyncio.InvalidStateError, grpc.RpcError) as error:  # the stream has ended
-            raise stream_ended(self._url) from error
+            raise stream_ended(self._route) from error
         reply = await self._call.read()
         if reply is grpc.aio.EOF:
-            raise stream_ended(self._url)
+            raise stream_ended(self._route)
         return _message(reply)
 
 
@@ -166,11 +167,19 @@ def _metadata(urgency: int) -> Metadata:
     return None if urgency == headers.NORMAL_URGENCY else ((headers.URGENCY, str(urgency)),)
 
 
-def _open_channel(module: Any, url: Url) -> Any:
-    options = (*_OPTIONS, *_keep_alive(), ("grpc.enable_http_proxy", 0 if url.is_loopback else 1))
+def _open_channel(module: Any, route: Route) -> Any:
+    url = route.url
+    options = (*_OPTIONS, *_keep_alive(), *_proxy_options(route))
     if url.is_secure:
         return module.secure_channel(url.netloc, grpc.ssl_channel_credentials(), options=options)
     return module.insecure_channel(url.netloc, options=options)
+
+
+def _proxy_options(route: Route) -> tuple[tuple[str, int | str], ...]:
+    """Return the options that use the proxy of the route, whatever gRPC reads itself."""
+    if route.proxy is None:
+        return (("grpc.enable_http_proxy", 0),)
+    return (("grpc.http_proxy", route.proxy.url),)
 
 
 def _keep_alive() -> tuple[tuple[str, int], ...]:
@@ -178,6 +187,8 @@ def _keep_alive() -> tuple[tuple[str, int], ...]:
     return (
         ("grpc.keepalive_time_ms", int(1000 * KEEP_ALIVE.interval)),
         ("grpc.keepalive_timeout_ms", int(1000 * KEEP_ALIVE.patience)),
+        # Of the pings that measure the bandwidth, beside which no others are sent.
+        ("grpc.http2.ping_timeout_ms", int(1000 * KEEP_ALIVE.patience)),
         ("grpc.min_reconnect_backoff_ms", int(1000 * KEEP_ALIVE.connect)),
     )
 

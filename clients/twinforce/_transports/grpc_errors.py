@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from twinforce._transports.grpc_loading import grpc
+from twinforce._transports.proxies import Route
 from twinforce._transports.transport import (
     HTTP_PORT,
     NO_SUCH_HOST,
@@ -13,8 +14,8 @@ from twinforce._transports.transport import (
     deadline_exceeded,
     misdirected,
     unreachable,
+    with_schemes,
 )
-from twinforce._transports.url import Url
 from twinforce_proto import (
     OverloadedError,
     RequestCancelledError,
@@ -27,7 +28,7 @@ from twinforce_proto.v1 import inference_pb2 as pb
 # Seconds after which to try again if the transport itself refuses calls.
 _RETRY_AFTER = 0.5
 
-_OWN_CANCELLATION = re.compile("Locally cancelled by application|Channel closed")
+_OWN_CANCELLATION = re.compile("Locally cancel|Channel closed")
 # Connections and streams that a server or a proxy broke off, under statuses other than
 # UNAVAILABLE.
 _BROKEN_OFF = re.compile("RST_STREAM|Stream removed|GOAWAY|http2 header with status: (408|499|5..)")
@@ -42,7 +43,7 @@ _WRONG = (
 _CLOSED_AT_ONCE = re.compile("failed to connect.*(reset by peer|Socket closed|closed connection)")
 
 
-def service_error(error: Any, url: Url, timeout: float | None) -> ServiceError:
+def service_error(error: Any, route: Route, timeout: float | None) -> ServiceError:
     """Return the `ServiceError` that a failed call stands for.
 
     The service sends its error in the metadata; without that, the status comes from gRPC itself
@@ -51,21 +52,21 @@ def service_error(error: Any, url: Url, timeout: float | None) -> ServiceError:
     for key, value in error.trailing_metadata() or ():
         if key == ERROR_METADATA_KEY:
             return error_from_proto(pb.Error.FromString(value))
-    return _error_of_status(error.code(), error.details() or "", url, timeout)
+    return _error_of_status(error.code(), error.details() or "", route, timeout)
 
 
 def _error_of_status(
-    status: grpc.StatusCode, details: str, url: Url, timeout: float | None
+    status: grpc.StatusCode, details: str, route: Route, timeout: float | None
 ) -> ServiceError:
-    answer = f"{url} answered {status.name}: {details}"
+    answer = f"{route} answered {status.name}: {details}"
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return deadline_exceeded(url, timeout)
+        return deadline_exceeded(route, timeout)
     if status is grpc.StatusCode.CANCELLED and _OWN_CANCELLATION.search(details):
-        return RequestCancelledError(f"the call of {url} was canceled: {details}")
+        return RequestCancelledError(f"the call of {route} was canceled: {details}")
     if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-        return _connection_error(details, url)
+        return _connection_error(details, route)
     if _BROKEN_OFF.search(details):
-        return unreachable(url, details)
+        return unreachable(route, details)
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
         if "larger than max" in details:
             return SystemTooLargeError(answer)
@@ -74,10 +75,10 @@ def _error_of_status(
     return ServiceError(answer)
 
 
-def _connection_error(details: str, url: Url) -> ServiceError:
+def _connection_error(details: str, route: Route) -> ServiceError:
     for pattern, hint in _WRONG:
         if re.search(pattern, details):
-            return misdirected(url, details, hint)
-    if not url.is_secure and _CLOSED_AT_ONCE.search(details):
-        details = f"{details} ({TLS.format(scheme='grpcs')})"
-    return unreachable(url, details)
+            return misdirected(route, details, hint)
+    if not route.url.is_secure and _CLOSED_AT_ONCE.search(details):
+        details = f"{details} ({with_schemes(TLS, route)})"
+    return unreachable(route, details)

@@ -11,8 +11,8 @@ from google.protobuf.message import Message
 
 from twinforce._transports.grpc_errors import service_error
 from twinforce._transports.grpc_loading import grpc
+from twinforce._transports.proxies import Route
 from twinforce._transports.transport import Call, deadline_exceeded
-from twinforce._transports.url import Url
 from twinforce_proto import UnavailableError
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 
@@ -22,9 +22,9 @@ Metadata = tuple[tuple[str, str], ...] | None
 class GrpcStream:
     """The calls of one walker over one `PredictStream`, which is reopened after an error."""
 
-    def __init__(self, stub: InferenceStub, url: Url, metadata: Metadata) -> None:
+    def __init__(self, stub: InferenceStub, route: Route, metadata: Metadata) -> None:
         self._stub = stub
-        self._url = url
+        self._route = route
         self._metadata = metadata
         self._open: _Correspondence | None = None
 
@@ -50,11 +50,11 @@ class GrpcStream:
         if isinstance(reply, Message):
             return reply
         if reply is None:
-            raise stream_ended(self._url)
+            raise stream_ended(self._route)
         if isinstance(reply, Empty):
-            raise deadline_exceeded(self._url, call.timeout)
+            raise deadline_exceeded(self._route, call.timeout)
         if isinstance(reply, grpc.RpcError):
-            raise service_error(reply, self._url, call.timeout) from reply
+            raise service_error(reply, self._route, call.timeout) from reply
         raise reply
 
 
@@ -112,6 +112,6 @@ def _messages(
     opened.get().cancel()
 
 
-def stream_ended(url: Url) -> UnavailableError:
+def stream_ended(route: Route) -> UnavailableError:
     """Return the error for a stream that the service ended."""
-    return UnavailableError(f"{url} ended the stream")
+    return UnavailableError(f"{route} ended the stream")

@@ -4,23 +4,27 @@ import json
 import os
 import socket
 import ssl
+import uuid
 from collections.abc import AsyncGenerator, Generator
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
+import httpcore2
 import httpx2
 from google.protobuf.message import DecodeError, Message
 
 from twinforce._ownership import abandon
 from twinforce._transports.closer import Closer
 from twinforce._transports.json_bodies import body_of, line_message, reply_message
+from twinforce._transports.proxies import Route, route_to
 from twinforce._transports.rest_errors import reported_error, service_error
 from twinforce._transports.transport import KEEP_ALIVE, Call, Method
 from twinforce._transports.url import Url
+from twinforce._transports.watch import AsyncWatchedBackend, WatchedBackend, answer_in, watched
 from twinforce_proto import PredictionError, ServiceError
-from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, TIMEOUT, URGENCY
+from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, TIMEOUT, URGENCY, WATCH_ID
 from twinforce_proto.v1 import inference_pb2 as pb
 
 Encoding = Literal["protobuf", "json"]
@@ -42,9 +46,12 @@ class RestTransport:
 
     def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
         self._url = url
+        self._route = route_to(url)
         self._encoding: Encoding = encoding
         self._urgency = urgency
-        transport = httpx2.HTTPTransport(**_transport_options(url))
+        options = _transport_options(self._route)
+        backend = WatchedBackend(partial(_ask, self._url, options))
+        transport = watched(httpx2.HTTPTransport(**options), backend)
         self._http = httpx2.Client(transport=transport, headers=_headers(urgency))
         self._streams: WeakValueDictionary[int, RestTransport] = WeakValueDictionary()
         self._close = Closer(self, self._http.close)
@@ -54,25 +61,26 @@ class RestTransport:
         try:
             reply = self._http.request(**_request(call, self._url, self._encoding))
         except httpx2.HTTPError as error:
-            raise service_error(error, self._url, call.timeout) from error
-        return _reply(call, reply, self._url)
+            raise service_error(error, self._route, call.timeout) from error
+        return _reply(call, reply, self._route)
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
-        pid, reply = os.getpid(), None
+        pid, reply, lines = os.getpid(), None, None
         try:
             request = self._http.build_request(**_request(call, self._url, self._encoding))
             reply = self._http.send(request, stream=True)
             if not reply.is_success:
                 reply.read()
-                raise reported_error(reply, self._url)
-            for line in reply.iter_lines():
+                raise reported_error(reply, self._route)
+            lines = reply.iter_lines()
+            for line in lines:
                 yield line_message(call.method, line)
         except httpx2.HTTPError as error:
-            raise service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
         finally:
             if os.getpid() != pid:
-                abandon(reply)
+                abandon((reply, lines))
             elif reply is not None:
                 reply.close()
 
@@ -118,8 +126,11 @@ class AsyncRestTransport:
 
     def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
         self._url = url
+        self._route = route_to(url)
         self._encoding: Encoding = encoding
-        transport = httpx2.AsyncHTTPTransport(**_transport_options(url))
+        options = _transport_options(self._route)
+        backend = AsyncWatchedBackend(partial(_ask_async, self._url, options))
+        transport = watched(httpx2.AsyncHTTPTransport(**options), backend)
         self._http = httpx2.AsyncClient(transport=transport, headers=_headers(urgency))
 
     async def send(self, call: Call) -> Message:
@@ -127,8 +138,8 @@ class AsyncRestTransport:
         try:
             reply = await self._http.request(**_request(call, self._url, self._encoding))
         except httpx2.HTTPError as error:
-            raise service_error(error, self._url, call.timeout) from error
-        return _reply(call, reply, self._url)
+            raise service_error(error, self._route, call.timeout) from error
+        return _reply(call, reply, self._route)
 
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
@@ -138,11 +149,11 @@ class AsyncRestTransport:
             reply = await self._http.send(request, stream=True)
             if not reply.is_success:
                 await reply.aread()
-                raise reported_error(reply, self._url)
+                raise reported_error(reply, self._route)
             async for line in reply.aiter_lines():
                 yield line_message(call.method, line)
         except httpx2.HTTPError as error:
-            raise service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
         finally:
             if os.getpid() == pid and reply is not None:
                 await reply.aclose()
@@ -175,24 +186,44 @@ class AsyncRestStream:
         """Do nothing: no stream is open."""
 
 
+def _ask(url: Url, options: dict[str, Any], watch_id: str) -> Any:
+    """Return what the service says, over a connection of its own, about an open request."""
+    try:
+        with httpx2.Client(transport=httpx2.HTTPTransport(**options)) as http:
+            return answer_in(http.get(f"{url}/v1/requests/{watch_id}", timeout=KEEP_ALIVE.patience))
+    except (httpx2.TransportError, ValueError) as error:
+        raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
+
+
+async def _ask_async(url: Url, options: dict[str, Any], watch_id: str) -> Any:
+    """Do the same with asyncio."""
+    try:
+        async with httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(**options)) as http:
+            address = f"{url}/v1/requests/{watch_id}"
+            return answer_in(await http.get(address, timeout=KEEP_ALIVE.patience))
+    except (httpx2.TransportError, ValueError) as error:
+        raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
+
+
 def _headers(urgency: int) -> dict[str, str]:
     """Return the headers of each request; none if the service would assume the same."""
     return {} if urgency == NORMAL_URGENCY else {URGENCY: str(urgency)}
 
 
-def _transport_options(url: Url) -> dict[str, Any]:
+def _transport_options(route: Route) -> dict[str, Any]:
+    proxy = None if route.proxy is None else route.proxy.url
     return {
         "limits": _LIMITS,
         "socket_options": _socket_options(),
-        "trust_env": not url.is_loopback,
-        "verify": _tls(not url.is_loopback),
+        "proxy": proxy,
+        "verify": _tls(),
     }
 
 
 @cache
-def _tls(trust_env: bool) -> ssl.SSLContext:
+def _tls() -> ssl.SSLContext:
     """Return the certificates to trust, which take 50 ms to load."""
-    return httpx2.create_ssl_context(trust_env=trust_env)
+    return httpx2.create_ssl_context()
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
@@ -220,7 +251,7 @@ def _socket_options() -> list[tuple[int, int, int]]:
 
 def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     """Return the arguments of the HTTP request that makes a call."""
-    headers = {"accept": _MEDIA_TYPES[encoding]}
+    headers = {"accept": _MEDIA_TYPES[encoding], WATCH_ID: uuid.uuid4().hex}
     if call.timeout is not None:
         # The service may drop the request once the client no longer waits for the reply.
         headers[TIMEOUT] = repr(call.timeout)
@@ -242,10 +273,10 @@ def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     }
 
 
-def _reply(call: Call, reply: httpx2.Response, url: Url) -> Message:
+def _reply(call: Call, reply: httpx2.Response, route: Route) -> Message:
     """Return the message in an HTTP reply, or raise the error that it reports."""
     if not reply.is_success:
-        raise reported_error(reply, url)
+        raise reported_error(reply, route)
     media_type = reply.headers.get("content-type", "").partition(";")[0]
     try:
         if media_type == _MEDIA_TYPES["protobuf"]:

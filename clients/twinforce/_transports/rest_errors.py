@@ -4,6 +4,7 @@ import re
 
 import httpx2
 
+from twinforce._transports.proxies import Route
 from twinforce._transports.transport import (
     GRPC_PORT,
     KEEP_ALIVE,
@@ -14,8 +15,8 @@ from twinforce._transports.transport import (
     deadline_exceeded,
     misdirected,
     unreachable,
+    with_schemes,
 )
-from twinforce._transports.url import Url
 from twinforce_proto import OverloadedError, ServiceError, UnavailableError
 from twinforce_proto.codec.problem import error_from_problem
 
@@ -37,7 +38,7 @@ _WRONG = (
 )
 
 
-def reported_error(reply: httpx2.Response, url: Url) -> ServiceError:
+def reported_error(reply: httpx2.Response, route: Route) -> ServiceError:
     """Return the error that the service, or a proxy before it, answered with."""
     try:
         problem = reply.json()
@@ -49,36 +50,36 @@ def reported_error(reply: httpx2.Response, url: Url) -> ServiceError:
     if is_own:
         return error_from_problem({"retry_after": retry_after} | problem, reply.status_code)
     if reply.status_code in _NOT_REACHED:
-        return UnavailableError(f"cannot reach {url}: {answer}", retry_after=retry_after)
+        return UnavailableError(f"cannot reach {route}: {answer}", retry_after=retry_after)
     if reply.status_code == 429:
         return OverloadedError(answer, retry_after=retry_after or _RETRY_AFTER)
     if reply.status_code == 407:
-        return misdirected(url, answer, "the proxy refuses to connect")
+        return misdirected(route, answer, "the proxy refuses to connect")
     if reply.status_code == 400 and "HTTPS" in reply.text:
-        return misdirected(url, answer, TLS.format(scheme="https"))
+        return misdirected(route, answer, TLS)
     return error_from_problem({"detail": answer}, reply.status_code)
 
 
-def service_error(error: httpx2.HTTPError, url: Url, timeout: float | None) -> ServiceError:
+def service_error(error: httpx2.HTTPError, route: Route, timeout: float | None) -> ServiceError:
     """Return the `ServiceError` that a request without an answer stands for."""
     text = _text_of(error)
     has_time = timeout is None or timeout > KEEP_ALIVE.connect
     if isinstance(error, httpx2.ConnectTimeout) and has_time:
-        return unreachable(url, f"no connection within {KEEP_ALIVE.connect:g} s")
+        return unreachable(route, f"no connection within {KEEP_ALIVE.connect:g} s")
     if isinstance(error, httpx2.TimeoutException):
-        return deadline_exceeded(url, timeout)
+        return deadline_exceeded(route, timeout)
     for pattern, hint in _WRONG:
         if re.search(pattern, text):
-            return misdirected(url, error, hint)
+            return misdirected(route, error, hint)
     if isinstance(error, httpx2.ProxyError):
         status = re.match(r"\d+", text)
         if status and int(status[0]) in _PROXY_REFUSES:
-            return misdirected(url, error, "the proxy refuses to connect")
+            return misdirected(route, error, "the proxy refuses to connect")
     elif not isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
-        return ServiceError(f"the request to {url} failed: {text}")
-    if not url.is_secure and re.search("reset by peer|without sending a response", text):
-        text = f"{text} ({TLS.format(scheme='https')})"
-    return unreachable(url, text)
+        return ServiceError(f"the request to {route} failed: {text}")
+    if not route.url.is_secure and re.search("reset by peer|without sending a response", text):
+        text = f"{text} ({with_schemes(TLS, route)})"
+    return unreachable(route, text)
 
 
 def _retry_after(reply: httpx2.Response) -> float | None:

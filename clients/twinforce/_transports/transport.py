@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from google.protobuf.message import Message
 
-from twinforce._transports.url import Url
+from twinforce._transports.proxies import Route
 from twinforce_proto import DeadlineExceededError, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
 
@@ -14,7 +14,7 @@ from twinforce_proto.v1 import inference_pb2 as pb
 HTTP_PORT = "it does not speak gRPC; if this is the port of REST, the url begins with http://"
 GRPC_PORT = "it does not speak HTTP/1.1; if this is the port of gRPC, the url begins with grpc://"
 NO_TLS = "it does not use TLS; the url of such a service begins with {plain}://"
-TLS = "if it uses TLS, the url begins with {scheme}://"
+TLS = "if it uses TLS, the url begins with {secure}://"
 UNTRUSTED = "its certificate is not trusted"
 NO_SUCH_HOST = "there is no host of this name"
 
@@ -100,29 +100,34 @@ class KeepAlive:
 KEEP_ALIVE = KeepAlive()
 
 
-def deadline_exceeded(url: Url, timeout: float | None) -> DeadlineExceededError:
+def deadline_exceeded(route: Route, timeout: float | None) -> DeadlineExceededError:
     """Return the error for a reply that did not arrive in time.
 
     Args:
-        url: Address of the service.
+        route: Way to the service.
         timeout: Time limit of the client, in s; None if the limit was that of somebody else.
     """
     within = "in time" if timeout is None else f"within {timeout:.3g} s"
-    return DeadlineExceededError(f"no answer from {url} {within}")
+    return DeadlineExceededError(f"no answer from {route} {within}")
 
 
-def unreachable(url: Url, reason: object) -> UnavailableError:
+def unreachable(route: Route, reason: object) -> UnavailableError:
     """Return the error for a service that cannot be reached."""
-    return UnavailableError(f"cannot reach {url}: {reason}")
+    return UnavailableError(f"cannot reach {route}: {reason}")
 
 
-def misdirected(url: Url, reason: object, hint: str) -> MisdirectedError:
+def misdirected(route: Route, reason: object, hint: str) -> MisdirectedError:
     """Return the error for an address that cannot be that of the service.
 
     Args:
-        url: Address of the service.
+        route: Way to the service.
         reason: Error that was met.
-        hint: What is likely wrong; may hold `{plain}`, the scheme of the url without TLS.
+        hint: What is likely wrong; may hold `{plain}` and `{secure}`, the schemes of the transport.
     """
-    plain = "grpc" if url.transport == "grpc" else "http"
-    return MisdirectedError(f"cannot reach {url}: {hint.format(plain=plain)}: {reason}")
+    return MisdirectedError(f"cannot reach {route}: {with_schemes(hint, route)}: {reason}")
+
+
+def with_schemes(hint: str, route: Route) -> str:
+    """Return a hint with the schemes of the transport filled in."""
+    plain = "grpc" if route.url.transport == "grpc" else "http"
+    return hint.format(plain=plain, secure=f"{plain}s")

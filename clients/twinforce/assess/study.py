@@ -18,7 +18,7 @@ from twinforce.assess.report.page import page_of
 from twinforce.assess.report.report import provenance_of, report_of
 from twinforce.assess.subject import Conditions, Subject, Unit
 from twinforce.assess.units.start import KEY as START
-from twinforce_proto import ServiceError, UnavailableError
+from twinforce_proto import ModelChangedError, ServiceError, UnavailableError
 
 _DEFAULT_CONDITIONS = Conditions()
 # The equilibration must leave time for the units that need it.
@@ -58,6 +58,7 @@ def assess(
     Raises:
         ValueError: The folder holds an assessment of another model or system, or a piece is
             unknown.
+        ModelChangedError: The service came to have other weights; nothing of them is kept.
         UnavailableError: The service cannot be reached; a later call continues.
     """
     if preset not in PRESETS:
@@ -134,6 +135,9 @@ def _run_unit(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) 
         begin = time.monotonic()
         try:
             results = unit.work(subject, folder.directory(unit.key), deadline)
+        except ModelChangedError:
+            subject.check(subject.client.model(subject.info.name))  # says how to continue
+            raise
         except UnavailableError:
             raise
         except ServiceError as error:

@@ -10,11 +10,12 @@ import numpy as np
 from ase import Atoms
 
 from twinforce._client import Client
-from twinforce.ase import system_of
+from twinforce._weights import ServedWeights
+from twinforce.ase import ForceKind, TwinForceCalculator, system_of
 from twinforce.assess.budget import Deadline
 from twinforce.assess.folder import UnitResults
 from twinforce.assess.progress import Progress
-from twinforce_proto import ModelInfo, Prediction, System
+from twinforce_proto import ModelInfo, Prediction, Provenance, System
 
 # Limits of one request: enough to fill a device, but few enough for a busy CPU to answer in time.
 _MOST_SYSTEMS = 64
@@ -66,12 +67,32 @@ class Subject:
     @property
     def system(self) -> System:
         """The atoms as a system for the service."""
-        return system_of(self.atoms, self.info)
+        return system_of(self.atoms)
 
     def predict(self, positions: Iterable[Any], outputs: Sequence[str]) -> list[Prediction]:
         """Evaluate the system at several positions, in one request."""
         systems = [self.system.moved(each) for each in positions]
-        return self.client.predict(systems, outputs, self.info.name)
+        predictions = self.client.predict(systems, outputs, self.info.name)
+        for prediction in predictions:
+            self.check(prediction.provenance)
+        return predictions
+
+    def calculator(self, force_kind: ForceKind = "conservative") -> TwinForceCalculator:
+        """Return a calculator that refuses other weights than those that are assessed."""
+        calculator = TwinForceCalculator(self.client, model=self.info.name, force_kind=force_kind)
+        calculator.check_weights(self.info)
+        return calculator
+
+    def check(self, source: Provenance | ModelInfo | None) -> None:
+        """Check that a reply is from the weights that are assessed.
+
+        Raises:
+            ModelChangedError: The service has other weights by now.
+        """
+        assessed = ServedWeights.of(self.info)
+        if source is not None and (found := ServedWeights.of(source)) != assessed:
+            remedy = "serve those again to continue, or start over with --anew"
+            raise assessed.changed_to(found, "which the assessment began with", remedy)
 
     @property
     def n_per_request(self) -> int:

@@ -92,6 +92,16 @@ def add_hydrogen_mass(group: Any) -> None:
     )
 
 
+def add_quiet(group: Any) -> None:
+    """Add the option that silences everything but warnings and errors."""
+    group.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="show no progress and no summary, only warnings and errors",
+    )
+
+
 def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     """Return an `argparse` type for positive numbers of a kind."""
 

@@ -13,8 +13,8 @@ from twinforce.cli.arguments import (
     add_hydrogen_mass,
     add_model,
     add_service_options,
-    service_options,
     non_negative,
+    service_options,
 )
 from twinforce.cli.files import read_atoms, require
 
@@ -29,7 +29,7 @@ def add_assess_command(commands: Any) -> None:
         "assess",
         "FILE",
         summary="measure how safe direct forces and multiple time stepping are",
-        example="twinforce assess water.xyz --preset quick --budget 20 --out assessment",
+        example="twinforce assess water.xyz --preset quick --budget 20 --output assessment",
     )
     system = parser.add_argument_group("system")
     add_file(
@@ -42,7 +42,8 @@ def add_assess_command(commands: Any) -> None:
     _add_conditions(parser.add_argument_group("conditions"))
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--out",
+        "-o",
+        "--output",
         type=Path,
         default=Path("assessment"),
         metavar="FOLDER",
@@ -139,7 +140,7 @@ def _run(args: argparse.Namespace) -> None:
         report = assess.assess(
             client,
             atoms,
-            args.out,
+            args.output,
             model=args.model,
             preset=args.preset,
             pieces=[piece.strip() for piece in args.pieces.split(",") if piece.strip()],
@@ -149,4 +150,4 @@ def _run(args: argparse.Namespace) -> None:
             progress=assess.Progress(),
         )
     sys.stdout.write("\n".join(report["verdict"]["advice"]) + "\n")
-    sys.stdout.write(f"{args.out / 'report.html'}\n")
+    sys.stdout.write(f"{args.output / 'report.html'}\n")

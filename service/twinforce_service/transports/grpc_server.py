@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import add_InferenceServicer_to_server
 from twinforce_service.calls.descriptions import Calls
+from twinforce_service.calls.intake import Intake
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
 from twinforce_service.transports.grpc_servicer import GrpcServicer
@@ -18,6 +19,8 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 
 # Seconds that open health watches have to end when the server stops.
 _LAST_GRACE = 1.0
+# Largest number that an option of gRPC can hold.
+_UNLIMITED = 2**31 - 1
 
 
 class GrpcServer:
@@ -27,6 +30,7 @@ class GrpcServer:
         engine: Evaluates systems and declares the models.
         calls: Calls to serve.
         metrics: Metrics to update.
+        intake: Intake of the calls.
         max_message_bytes: Size limit of a request and of a reply.
         keep_alive: Seconds between pings on an idle connection.
     """
@@ -36,11 +40,13 @@ class GrpcServer:
         engine: Engine,
         calls: Calls,
         metrics: Metrics,
+        intake: Intake,
         max_message_bytes: int,
         keep_alive: float,
     ) -> None:
-        self._servicer = GrpcServicer(engine, calls, metrics)
+        self._servicer = GrpcServicer(engine, calls, metrics, intake)
         self._health = health.aio.HealthServicer()
+        self._stopped: asyncio.Future[None] | None = None
         self._server = grpc.aio.server(options=_options(max_message_bytes, keep_alive))
         add_InferenceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -68,14 +74,17 @@ class GrpcServer:
         for name in ("", SERVICE_NAME):
             await self._health.set(name, status.SERVING if is_healthy else status.NOT_SERVING)
 
-    async def stop(self, timeout: float) -> None:
-        """Accept no more calls, answer the open ones within `timeout` s, and stop."""
-        await self._health.enter_graceful_shutdown()
-        stopped = asyncio.ensure_future(self._server.stop(timeout))
+    def close(self, timeout: float) -> None:
+        """Refuse connections and send the clients away; open calls may take `timeout` s more."""
+        self._stopped = asyncio.ensure_future(self._server.stop(timeout))
+
+    async def drain(self, timeout: float) -> None:
+        """Answer the open calls within `timeout` s, and return once the port is closed."""
+        assert self._stopped is not None
         await self._servicer.drain(timeout)
         # Calls that are still open, such as health watches, would never end otherwise.
         await self._server.stop(_LAST_GRACE)
-        await stopped
+        await self._stopped
 
 
 def _options(max_message_bytes: int, keep_alive: float) -> list[tuple[str, int]]:
@@ -85,6 +94,11 @@ def _options(max_message_bytes: int, keep_alive: float) -> list[tuple[str, int]]
         ("grpc.max_send_message_length", max_message_bytes),
         # Without this, a second service could share the port unnoticed.
         ("grpc.so_reuseport", 0),
+        # The core ends calls as CANCELLED if too many of them wait for the event loop, or for too
+        # many seconds. Admission, which says when to try again, refuses calls instead.
+        ("grpc.server.max_pending_requests", _UNLIMITED),
+        ("grpc.server.max_pending_requests_hard_limit", _UNLIMITED),
+        ("grpc.server_max_unrequested_time_in_server", _UNLIMITED),
         ("grpc.keepalive_time_ms", keep_alive_ms),
         ("grpc.keepalive_timeout_ms", keep_alive_ms),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -20,6 +20,7 @@ from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceServicer
 from twinforce_service.calls.conversion import convert
 from twinforce_service.calls.descriptions import Calls, StreamingCall, UnaryCall
+from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.outcomes import counted
 from twinforce_service.calls.predictions import predict
 from twinforce_service.context import choose_request_id, request_id, set_urgency
@@ -42,12 +43,14 @@ class GrpcServicer(InferenceServicer):
         engine: Evaluates systems and declares the models.
         calls: Calls to serve.
         metrics: Metrics to update.
+        intake: Intake of the calls.
     """
 
-    def __init__(self, engine: Engine, calls: Calls, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, calls: Calls, metrics: Metrics, intake: Intake) -> None:
         self._engine = engine
         self._calls = calls
         self._metrics = metrics
+        self._intake = intake
         self._n_calls = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -63,6 +66,7 @@ class GrpcServicer(InferenceServicer):
     ) -> AsyncIterator[pb.StreamReply]:
         """Evaluate one system after another."""
         del request_iterator  # waiting for it cannot be interrupted when the service stops
+        self._intake.note_call()
         _set_request_id(context)
         try:
             _set_urgency(context)
@@ -72,7 +76,9 @@ class GrpcServicer(InferenceServicer):
         model = ""
         while (message := await self._read(context)) is not grpc.aio.EOF:
             model = message.model or model
-            yield await self._stream_reply(decoder, walker, message, model, context)
+            reply = await self._stream_reply(decoder, walker, message, model, context)
+            await self._intake.may_reply()
+            yield reply
 
     async def Nonconservativity(  # noqa: N802
         self, request: pb.NonconservativityRequest, context: _Context
@@ -117,13 +123,17 @@ class GrpcServicer(InferenceServicer):
 
     async def _answer(self, context: _Context, work: Coroutine[Any, Any, _Reply]) -> _Reply:
         """Return the reply of a call, or end the call with its error."""
+        self._intake.note_call()
         _set_request_id(context)
         try:
             _set_urgency(context)
-            return await work
+            reply = await work
         except ServiceError as error:
             work.close()  # it has not started if the urgency is invalid
+            await self._intake.may_reply()
             await _abort(context, error)
+        await self._intake.may_reply()
+        return reply
 
     async def _unary(self, call: UnaryCall[Any, Any], message: Any, context: _Context) -> Any:
         with self._counted(message.model):

@@ -30,6 +30,7 @@ from twinforce_proto import OUTPUTS, System
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.calls.descriptions import describe_calls
 from twinforce_service.calls.dynamics import Dynamics
+from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.embedded import run_in_thread
 from twinforce_service.metrics import Metrics
@@ -225,8 +226,8 @@ def broken(**values):
         (
             json_body(crystal(), molecule(), outputs=["conservative_stress"]),
             "UnsupportedOutputError",
-            (1, "pbc"),
-            "periodic",
+            (1, "cell"),
+            "volume",
         ),
     ],
 )
@@ -439,6 +440,19 @@ def gated(serve):
         assert first.result(PATIENCE).status_code == 200
 
 
+def test_a_client_can_ask_about_its_request(gated):
+    _, potential, rest = gated
+    address = "/v1/requests/mine"
+    assert rest.get(address).json() == {"is_open": False, "n_lines_sent": 0}
+    with ThreadPoolExecutor(1) as pool:
+        headers = {"x-watch-id": "mine"}
+        reply = pool.submit(post, rest, json=json_body(molecule()), headers=headers)
+        wait_for(lambda: rest.get(address).json() == {"is_open": True, "n_lines_sent": 0})
+        potential.gate.release(1000)
+        assert reply.result(PATIENCE).status_code == 200
+    wait_for(lambda: rest.get(address).json() == {"is_open": False, "n_lines_sent": 0})
+
+
 def test_urgent_requests_are_evaluated_first(gated):
     _, potential, rest = gated
     with ThreadPoolExecutor(2) as pool:
@@ -624,7 +638,7 @@ class FailingEngine:
 def test_an_unexpected_exception_is_a_problem_without_details():
     engine = FailingEngine()
     calls = describe_calls(engine, Jacobians(engine, 10, 10), Dynamics(engine, 10, 10))
-    app = create_app(engine, calls, Metrics("0"), 1000)
+    app = create_app(engine, calls, Metrics("0"), Intake(), 1000)
 
     async def ask(method, path):
         transport = httpx2.ASGITransport(app)

@@ -78,6 +78,7 @@ def provenance_of(subject: Subject) -> dict[str, Any]:
     """Return the versions and settings of model, service and client, from one evaluation."""
     prediction = subject.client.predict(subject.system, ("energy",), subject.info.name)
     assert prediction.provenance is not None
+    subject.check(prediction.provenance)
     return asdict(prediction.provenance) | {
         "architecture": subject.info.architecture,
         "n_parameters": subject.info.n_parameters,

@@ -101,6 +101,7 @@ def _compute_on_service(subject: Subject, directory: Path, deadline: Deadline) -
     timeout = float(np.clip(_TIMEOUT_OVER_SHARE * deadline.seconds_left, *_TIMEOUTS_S))
     with Client(subject.client.url, timeout=timeout) as client:
         answer = client.nonconservativity(subject.system, subject.info.name, pairs=True)
+        subject.check(answer.provenance)
     assert answer.pair_norms is not None
     assert answer.antisymmetric_pair_norms is not None
     distances = subject.atoms.get_all_distances(mic=bool(subject.atoms.pbc.any()))

@@ -19,7 +19,7 @@ import numpy as np
 from ase import Atoms
 from ase.optimize import FIRE
 
-from twinforce.ase import DirectForcesWarning, ForceKind, TwinForceCalculator
+from twinforce.ase import DirectForcesWarning, ForceKind
 from twinforce.assess.analysis.statistics import mean_of_independent
 from twinforce.assess.budget import Deadline
 from twinforce.assess.folder import UnitResults, as_json, write_json
@@ -199,7 +199,7 @@ def _optimize_on(
     """Optimize on one kind of forces; return the number of evaluations and whether it converged."""
     smallest, n_since, n_calls = np.inf, 0, 0
     with (
-        TwinForceCalculator(subject.client, model=subject.info.name, force_kind=kind) as atoms.calc,
+        subject.calculator(kind) as atoms.calc,
         FIRE(atoms, logfile=None) as optimizer,
     ):
         for is_converged in optimizer.irun(fmax=fmax, steps=max_steps):

@@ -8,7 +8,7 @@ from typing import Any
 
 from ase import Atoms
 
-from twinforce.ase import DirectForcesWarning, ForceDisagreementWarning, TwinForceCalculator
+from twinforce.ase import DirectForcesWarning, ForceDisagreementWarning
 from twinforce.assess.budget import Deadline
 from twinforce.assess.subject import Subject
 from twinforce.assess.units.recording import Layout, Record, Recorder
@@ -71,7 +71,7 @@ def simulate(
     checkpoint = directory / "checkpoint.npz"
     with (
         warnings.catch_warnings(),
-        TwinForceCalculator(subject.client, model=subject.info.name) as atoms.calc,
+        subject.calculator() as atoms.calc,
     ):
         warnings.simplefilter("ignore", DirectForcesWarning)
         warnings.simplefilter("ignore", ForceDisagreementWarning)
