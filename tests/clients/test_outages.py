@@ -321,6 +321,23 @@ def test_closing_a_client_ends_its_wait(transport, call):
             found.result(60)
 
 
+@pytest.mark.parametrize("call", ASYNC_CALLS)
+def test_closing_an_async_client_ends_its_calls_with_an_error(url, transport, call):
+    async def closed(proxy):
+        client = AsyncClient(f"{SCHEMES[transport]}://127.0.0.1:{proxy.port}", timeout=None)
+        await ASYNC_CALLS[call](client)
+        before, _ = proxy.n_bytes_sent, proxy.hold()
+        found = asyncio.ensure_future(ASYNC_CALLS[call](client))
+        while proxy.n_bytes_sent < before + 100:
+            await asyncio.sleep(0.01)
+        await client.close()
+        with pytest.raises((RuntimeError, RequestCancelledError), match="closed"):
+            await found
+
+    with closing(CountingProxy(port_of(url))) as proxy:
+        asyncio.run(closed(proxy))
+
+
 def test_closing_or_canceling_ends_the_wait_of_an_async_client(transport):
     async def waits(proxy):
         async with AsyncClient(f"{SCHEMES[transport]}://127.0.0.1:{proxy.port}") as client:
