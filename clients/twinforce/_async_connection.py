@@ -72,7 +72,7 @@ async def _hold(
             await connection.close()
 
 
-class Ending(Generic[T]):
+class IterationInLoop(Generic[T]):
     """A context that closes an iterator, if this is the loop that it belongs to.
 
     A loop that ends closes all iterators at once, those within others too. So it is no error if

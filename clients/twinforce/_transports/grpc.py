@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from twinforce._ownership import abandon
 from twinforce._transports.closer import Closer
 from twinforce._transports.grpc_errors import service_error
-from twinforce._transports.grpc_loading import check_asyncio, grpc, own
+from twinforce._transports.grpc_loading import check_asyncio, check_process, grpc, own
 from twinforce._transports.grpc_stream import GrpcStream, Metadata, stream_ended
 from twinforce._transports.proxies import Route, route_to
 from twinforce._transports.transport import KEEP_ALIVE, Call, deadline_exceeded
@@ -185,6 +185,7 @@ def _metadata(urgency: int) -> Metadata:
 
 def _open_channel(module: Any, route: Route) -> Any:
     url = route.url
+    check_process(url)
     options = (*_OPTIONS, *_keep_alive(), *_proxy_options(route))
     if url.is_secure:
         return module.secure_channel(url.netloc, grpc.ssl_channel_credentials(), options=options)

@@ -56,20 +56,21 @@ class RestTransport:
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
-        pid, reply = os.getpid(), None
+        pid, reply, lines = os.getpid(), None, None
         try:
             request = self._http.build_request(**_request(call, self._url, self._encoding))
             reply = self._http.send(request, stream=True)
             if not reply.is_success:
                 reply.read()
                 raise reported_error(reply, self._route)
-            for line in reply.iter_lines():
+            lines = reply.iter_lines()
+            for line in lines:
                 yield line_message(call.method, line)
         except httpx2.HTTPError as error:
             raise service_error(error, self._route, call.timeout) from error
         finally:
             if os.getpid() != pid:
-                abandon(reply)
+                abandon((reply, lines))
             elif reply is not None:
                 reply.close()
 
