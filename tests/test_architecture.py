@@ -27,8 +27,8 @@ ALLOWED = {
     ),
     "twinforce": (
         "clients",
-        {"ase", "google", "grpc", "httpcore2", "httpx2", "matplotlib", "numpy", "tqdm", "twinforce_dynamics",
-         "twinforce_proto"},
+        {"ase", "google", "grpc", "httpcore2", "httpx2", "matplotlib", "numpy", "tqdm",
+         "twinforce_dynamics", "twinforce_proto"},
     ),
 }  # fmt: skip
 

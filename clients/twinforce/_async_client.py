@@ -3,13 +3,12 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing
 from functools import partial
 from typing import Literal, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
-from twinforce._async_connection import LoopConnection, close_in
+from twinforce._async_connection import IterationInLoop, LoopConnection, close_in
 from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
 from twinforce._ownership import OfLoop
@@ -133,7 +132,7 @@ class AsyncClient:
         """Run molecular dynamics on the server and yield snapshots; see `Client.propagate`."""
         timeout = time_limit("timeout", timeout)
         flow = propagation(self._conversation, origin, n_steps, interval, model, allow_model_change)
-        async with aclosing(self._follow(await self._execute(flow), timeout)) as snapshots:
+        async with IterationInLoop(self._follow(await self._execute(flow), timeout)) as snapshots:
             async for snapshot in snapshots:
                 yield snapshot
 
@@ -163,7 +162,7 @@ class AsyncClient:
             interval=interval,
             fixed_atoms=fixed_atoms,
         )
-        async with aclosing(self._follow(await self._execute(flow), timeout)) as reports:
+        async with IterationInLoop(self._follow(await self._execute(flow), timeout)) as reports:
             async for relaxed in reports:
                 yield relaxed
 
@@ -210,17 +209,13 @@ class AsyncClient:
         while not resuming.is_over:
             loop, connection = asyncio.get_running_loop(), await self._connection()
             try:
-                replies = connection.receive(resuming.next_call())
-                try:
+                async with IterationInLoop(connection.receive(resuming.next_call())) as replies:
                     async for reply in replies:
                         yield resuming.take(reply)
                         if asyncio.get_running_loop() is not loop:
                             break  # the iterator went on in another loop, and resumes there
                     else:
                         resuming.check_ended()
-                finally:
-                    if asyncio.get_running_loop() is loop:
-                        await replies.aclose()
             except ServiceError as error:
                 await self._wait(resuming.pause_after(error))
 

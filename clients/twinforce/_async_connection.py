@@ -6,11 +6,13 @@ import weakref
 from asyncio import AbstractEventLoop
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from twinforce._transports.transport import AsyncConnection, AsyncTransport
 from twinforce_proto.codec.stream import StreamEncoder
+
+T = TypeVar("T")
 
 
 class LoopConnection:
@@ -68,6 +70,29 @@ async def _hold(
         if os.getpid() == pid:
             turns.clear()
             await connection.close()
+
+
+class IterationInLoop(Generic[T]):
+    """A context that closes an iterator, if this is the loop that it belongs to.
+
+    A loop that ends closes all iterators at once, those within others too. So it is no error if
+    one is being closed already.
+
+    Args:
+        iterator: The iterator.
+    """
+
+    def __init__(self, iterator: AsyncGenerator[T, None]) -> None:
+        self._iterator = iterator
+        self._loop = asyncio.get_running_loop()
+
+    async def __aenter__(self) -> AsyncGenerator[T, None]:
+        return self._iterator
+
+    async def __aexit__(self, *_: object) -> None:
+        with suppress(RuntimeError):  # also raised if no loop runs any more
+            if asyncio.get_running_loop() is self._loop:
+                await self._iterator.aclose()
 
 
 async def close_in(loop: AbstractEventLoop, close: Callable[[], Coroutine[Any, Any, None]]) -> None:

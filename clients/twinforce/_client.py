@@ -42,8 +42,7 @@ class Client:
     """A client of a TwinForce service, which threads may share.
 
     It connects when it is first used. A pickled or copied client is a new client of the same
-    service. A process that was forked opens its own connections; see "Several processes" in the
-    tutorial.
+    service. A process that was forked opens its own connections.
 
     Where `model` is None, a method uses the only model that is served, or else the one called
     `water`.

@@ -1,4 +1,4 @@
-"""What belongs to one process or one event loop, and must be left alone in another."""
+"""Values that belong to one process or one event loop, and must be left alone in another."""
 
 import asyncio
 import ctypes

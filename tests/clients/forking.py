@@ -253,5 +253,19 @@ def a_fork_inside_of_a_coroutine(url):
     asyncio.run(main())
 
 
+def grpc_does_not_support_forks(url):
+    """The environment tells gRPC so."""
+    with Client(url) as client:
+        client.models()
+
+        def work():
+            with contextlib.suppress(RuntimeError):
+                Client(url).models()
+                raise AssertionError("expected an error that says what to do instead")
+
+        join(in_a_child(work))
+        client.models()
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](sys.argv[2])

@@ -1,5 +1,6 @@
 """A process that was forked opens its own connections and leaves those of its parent alone."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,19 @@ PROGRAMS = [
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 def test_a_program_that_forks(program, url):
+    run(program, url)
+
+
+def test_a_fork_that_grpc_was_told_not_to_survive_is_reported(server):
+    run(forking.grpc_does_not_support_forks, server.grpc_url, GRPC_ENABLE_FORK_SUPPORT="0")
+
+
+def run(program, url, **environment):
     command = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning"]
     done = subprocess.run(
         [*command, "-m", forking.__name__, program.__name__, url],
         capture_output=True,
+        env=os.environ | environment,
         cwd=Path(__file__).parents[2],
         text=True,
         timeout=300,

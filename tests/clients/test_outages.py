@@ -42,9 +42,9 @@ FOREVER = 10_000.0
 
 @pytest.fixture
 def quick_keep_alive(monkeypatch):
-    for transport in ("grpc", "rest", "rest_errors", "watch"):
+    for module in ("grpc", "rest", "rest_errors", "rest_pools", "watch"):
         keep_alive = KeepAlive(interval=0.2, patience=0.2, connect=2.0)
-        monkeypatch.setattr(f"twinforce._transports.{transport}.KEEP_ALIVE", keep_alive)
+        monkeypatch.setattr(f"twinforce._transports.{module}.KEEP_ALIVE", keep_alive)
 
 
 def start():
@@ -115,7 +115,7 @@ def test_a_walker_and_a_run_go_on_after_a_restart(url, transport):
             before = proxy.n_connections
             energy = threads.submit(lambda: stream.predict(molecule()).energy)
             rest = threads.submit(lambda: list(run))
-            wait_until(lambda: proxy.n_connections >= before + 2 * SEVERAL)
+            wait_until(lambda: proxy.n_connections >= before + SEVERAL)
             proxy.target = port_of(url)
             assert energy.result(60) == first
             seen += rest.result(60)
@@ -319,6 +319,23 @@ def test_closing_a_client_ends_its_wait(transport, call):
         client.close()
         with pytest.raises((RuntimeError, RequestCancelledError), match="closed"):
             found.result(60)
+
+
+@pytest.mark.parametrize("call", ASYNC_CALLS)
+def test_closing_an_async_client_ends_its_calls_with_an_error(url, transport, call):
+    async def closed(proxy):
+        client = AsyncClient(f"{SCHEMES[transport]}://127.0.0.1:{proxy.port}", timeout=None)
+        await ASYNC_CALLS[call](client)
+        before, _ = proxy.n_bytes_sent, proxy.hold()
+        found = asyncio.ensure_future(ASYNC_CALLS[call](client))
+        while proxy.n_bytes_sent < before + 100:
+            await asyncio.sleep(0.01)
+        await client.close()
+        with pytest.raises((RuntimeError, RequestCancelledError), match="closed"):
+            await found
+
+    with closing(CountingProxy(port_of(url))) as proxy:
+        asyncio.run(closed(proxy))
 
 
 def test_closing_or_canceling_ends_the_wait_of_an_async_client(transport):

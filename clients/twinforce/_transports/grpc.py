@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from google.protobuf.message import Message
@@ -10,12 +11,12 @@ from google.protobuf.message import Message
 from twinforce._ownership import abandon
 from twinforce._transports.closer import Closer
 from twinforce._transports.grpc_errors import service_error
-from twinforce._transports.grpc_loading import check_asyncio, grpc, own
+from twinforce._transports.grpc_loading import check_asyncio, check_process, grpc, own
 from twinforce._transports.grpc_stream import GrpcStream, Metadata, stream_ended
 from twinforce._transports.proxies import Route, route_to
 from twinforce._transports.transport import KEEP_ALIVE, Call, deadline_exceeded
 from twinforce._transports.url import Url
-from twinforce_proto import headers
+from twinforce_proto import RequestCancelledError, headers
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 
@@ -91,9 +92,10 @@ class AsyncGrpcTransport:
         """Send a call and wait for the reply."""
         method = getattr(self._stub, call.method)
         try:
-            return _message(
-                await method(call.message, timeout=call.timeout, metadata=self._metadata)
-            )
+            with _cancellation_by_close(self._route):
+                return _message(
+                    await method(call.message, timeout=call.timeout, metadata=self._metadata)
+                )
         except grpc.RpcError as error:
             raise service_error(error, self._route, call.timeout) from error
 
@@ -104,8 +106,9 @@ class AsyncGrpcTransport:
             call.message, timeout=call.timeout, metadata=self._metadata
         )
         try:
-            async for reply in replies:
-                yield reply
+            with _cancellation_by_close(self._route):
+                async for reply in replies:
+                    yield reply
         except grpc.RpcError as error:
             raise service_error(error, self._route, call.timeout) from error
         finally:
@@ -134,7 +137,8 @@ class AsyncGrpcStream:
         """Send a message and wait for its reply; any error closes the stream."""
         try:
             async with asyncio.timeout(call.timeout):
-                return await self._exchange(call)
+                with _cancellation_by_close(self._route):
+                    return await self._exchange(call)
         except BaseException as error:
             await self.close()
             if isinstance(error, TimeoutError):
@@ -162,6 +166,18 @@ class AsyncGrpcStream:
         return _message(reply)
 
 
+@contextmanager
+def _cancellation_by_close(route: Route) -> Iterator[None]:
+    """Raise an error if gRPC cancels a call whose task nobody canceled: the channel was closed."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RequestCancelledError(f"the call of {route} was canceled: closed") from error
+
+
 def _metadata(urgency: int) -> Metadata:
     """Return the metadata of each call; None if the service would assume the same."""
     return None if urgency == headers.NORMAL_URGENCY else ((headers.URGENCY, str(urgency)),)
@@ -169,6 +185,7 @@ def _metadata(urgency: int) -> Metadata:
 
 def _open_channel(module: Any, route: Route) -> Any:
     url = route.url
+    check_process(url)
     options = (*_OPTIONS, *_keep_alive(), *_proxy_options(route))
     if url.is_secure:
         return module.secure_channel(url.netloc, grpc.ssl_channel_credentials(), options=options)

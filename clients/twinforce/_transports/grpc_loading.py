@@ -13,8 +13,26 @@ import grpc as grpc
 
 from twinforce._ownership import abandon
 
+# The processes, this one and those that it was forked from, that used gRPC.
+_USERS: set[int] = set()
 # The channels for asyncio, and the processes that opened them.
 _CHANNELS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+
+def check_process(url: object) -> None:
+    """Check that gRPC can be used in this process.
+
+    Raises:
+        RuntimeError: The process was forked from one that used gRPC with its support of forks
+            switched off, so that calls would never end.
+    """
+    _USERS.add(os.getpid())
+    switch = os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "")
+    if len(_USERS) > 1 and switch.lower() in ("0", "f", "false", "n", "no"):
+        raise RuntimeError(
+            f"{url}: expected GRPC_ENABLE_FORK_SUPPORT to be unset in a program that forks, got "
+            f"{switch!r}: unset it, use http://, or start processes by 'spawn' or 'forkserver'"
+        )
 
 
 def own(channel: Any, owner: object) -> None:

@@ -11,10 +11,9 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import httpcore2
-import httpx2
 
 from twinforce._transports.transport import KEEP_ALIVE
 from twinforce_proto.headers import WATCH_ID
@@ -23,6 +22,7 @@ _WATCH_ID = re.compile(rf"\r\n{WATCH_ID}: (\S+)\r\n".encode(), re.IGNORECASE)
 # Share of the interval that a reply which was sent has to arrive.
 _GRACE = 0.2
 
+T = TypeVar("T")
 Question = Callable[[str], Any]
 AsyncQuestion = Callable[[str], Awaitable[Any]]
 
@@ -237,19 +237,15 @@ class AsyncWatchedBackend(httpcore2.AnyIOBackend):
         return AsyncWatchedStream(stream, self._suspicion, self._ask)
 
 
-def watched(transport: Any, backend: object) -> Any:
+def watched(transport: T, backend: object) -> T:
     """Return a transport of `httpx2` that opens its connections by a backend.
 
     `httpx2` has no argument for it; without the attribute, replies are not watched.
     """
-    if hasattr(getattr(transport, "_pool", None), "_network_backend"):
-        transport._pool._network_backend = backend
+    pool: Any = getattr(transport, "_pool", None)
+    if hasattr(pool, "_network_backend"):
+        pool._network_backend = backend
     return transport
-
-
-def answer_in(reply: httpx2.Response) -> Any:
-    """Return what the service says about a request; None if it cannot be asked."""
-    return reply.json() if reply.status_code == httpx2.codes.OK else None
 
 
 def _shorter(wait: float | None, give_up_at: float | None) -> tuple[float | None, bool]:

@@ -184,7 +184,7 @@ def reply_type(request: Request) -> str:
 
 
 def timeout_of(request: Request) -> float | None:
-    """Return the timeout of a request, in s, or None if there is none.
+    """Return the timeout of a request, in s, or None if there is none or it is infinite.
 
     Raises:
         InvalidRequestError: The timeout is not a positive number.
@@ -196,9 +196,9 @@ def timeout_of(request: Request) -> float | None:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not (0 < seconds < math.inf):
+    if not seconds > 0:
         raise InvalidRequestError.expected(TIMEOUT, "a positive number of seconds", repr(text))
-    return seconds
+    return None if seconds == math.inf else seconds
 
 
 def _disconnected() -> RequestCancelledError:
