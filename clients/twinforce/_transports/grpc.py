@@ -77,6 +77,10 @@ class GrpcTransport:
         self._close()
 
 
+# The canceled calls of a channel have ended after a millisecond, and later on a busy machine.
+_LAST_EVENTS_S = 0.05
+
+
 class AsyncGrpcTransport:
     """The asyncio counterpart of `GrpcTransport`."""
 
@@ -120,8 +124,12 @@ class AsyncGrpcTransport:
         return AsyncGrpcStream(self._stub, self._route, self._metadata)
 
     async def close(self) -> None:
-        """Close the channel."""
+        """Close the channel, and return once its threads have told this loop the last events.
+
+        gRPC would tell them to the next event loop otherwise, which then reports an error.
+        """
         await self._channel.close()
+        await asyncio.sleep(_LAST_EVENTS_S)
 
 
 class AsyncGrpcStream:

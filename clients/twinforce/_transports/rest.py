@@ -1,5 +1,6 @@
 """Calls over HTTP, blocking and with asyncio, with protobuf or JSON bodies."""
 
+import asyncio
 import json
 import os
 import uuid
@@ -17,13 +18,17 @@ from twinforce._transports.json_bodies import body_of, line_message, reply_messa
 from twinforce._transports.proxies import Route, route_to
 from twinforce._transports.rest_errors import reported_error, service_error
 from twinforce._transports.rest_pools import async_pool_to, pool_to
-from twinforce._transports.transport import KEEP_ALIVE, Call, Method
+from twinforce._transports.transport import KEEP_ALIVE, Call, Method, deadline_exceeded
 from twinforce._transports.url import Url
 from twinforce_proto import PredictionError, ServiceError
 from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, TIMEOUT, URGENCY, WATCH_ID
 from twinforce_proto.v1 import inference_pb2 as pb
 
 Encoding = Literal["protobuf", "json"]
+
+# Calls of an asyncio client that are open at once. The pool of connections looks through all of
+# them for each, so thousands would take minutes.
+_MOST_OPEN_CALLS = 256
 
 _MEDIA_TYPES = {"protobuf": PROTOBUF, "json": JSON}
 _REPLIES: dict[Method, type[Message]] = {
@@ -120,11 +125,15 @@ class AsyncRestTransport:
         self._encoding: Encoding = encoding
         transport = async_pool_to(self._route)
         self._http = httpx2.AsyncClient(transport=transport, headers=_headers(urgency))
+        self._turns = asyncio.Semaphore(_MOST_OPEN_CALLS)
 
     async def send(self, call: Call) -> Message:
-        """Send a call and wait for the reply."""
+        """Send a call and wait for the reply; calls beyond the most that may be open wait first."""
         try:
-            reply = await self._http.request(**_request(call, self._url, self._encoding))
+            async with asyncio.timeout(call.timeout), self._turns:
+                reply = await self._http.request(**_request(call, self._url, self._encoding))
+        except TimeoutError:
+            raise deadline_exceeded(self._route, call.timeout) from None
         except httpx2.HTTPError as error:
             raise service_error(error, self._route, call.timeout) from error
         return _reply(call, reply, self._route)
