@@ -231,7 +231,8 @@ class Client:
             max_steps: Number of steps after which to stop without convergence; see
                 `Relaxed.is_converged`.
             interval: Steps between reports; 0 yields only the final one.
-            fixed_atoms: Indices of atoms that must not move.
+            fixed_atoms: Indices of atoms that must not move, besides those that a FixAtoms among
+                the constraints of ASE atoms fixes.
             model: Name of the model.
             allow_model_change: True to go on with a logged warning if the service has other weights
                 of the model than the relaxation began with.

@@ -1,15 +1,14 @@
 """Runs on the server as a client follows them, without I/O; they resume after lost connections."""
 
-import logging
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
 from twinforce._conversation import Conversation, Flow
-from twinforce._systems import SystemLike, as_system
+from twinforce._systems import SystemLike, as_system, fixed_atoms_of
 from twinforce._transports.transport import Call, Method
-from twinforce._weights import ServedWeights
+from twinforce._weights import KeptWeights, ServedWeights
 from twinforce_dynamics.codec.checkpoint import CheckpointSummary
 from twinforce_dynamics.codec.propagation import propagate_request_to_proto, snapshot_from_proto
 from twinforce_dynamics.codec.relaxation import relax_request_to_proto, relaxed_from_proto
@@ -17,10 +16,8 @@ from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Start
 from twinforce_dynamics.trajectory import Snapshot
-from twinforce_proto import Provenance, ServiceError, UnavailableError
+from twinforce_proto import ServiceError, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
-
-_LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Update = TypeVar("Update", covariant=True)
@@ -61,7 +58,8 @@ class ResumingRun(Generic[T]):
     def next_call(self) -> Call:
         """Return the call that starts or resumes the run."""
         timeout = self._retries.begin()
-        return Call(self._run.method, self._run.remaining_request(), timeout)
+        message = self._run.remaining_request()
+        return Call(self._run.method, message, timeout, self._retries.n_lost)
 
     def take(self, reply: pb.Snapshot | pb.Relaxed) -> T:
         """Decode an update."""
@@ -86,38 +84,6 @@ class ResumingRun(Generic[T]):
         return 0.0 if self.is_over else self._retries.pause_after(error)
 
 
-class KeptWeights:
-    """The weights that a run began with, which later updates must have too.
-
-    Args:
-        weights: Weights of the checkpoint that the run resumes; None means those of the first
-            update.
-        allow_others: True to log a warning in place of the error.
-    """
-
-    def __init__(self, weights: ServedWeights | None, *, allow_others: bool) -> None:
-        self._weights = weights
-        self._allow_others = allow_others
-
-    def check(self, provenance: Provenance | None) -> None:
-        """Check the weights of an update.
-
-        Raises:
-            ModelChangedError: They are not those that the run began with, and must be.
-        """
-        if provenance is None:
-            return
-        found = ServedWeights.of(provenance)
-        if self._weights not in (None, found):
-            error = self._weights.changed_to(
-                found, "which the run began with", "allow_model_change=True goes on with them"
-            )
-            if not self._allow_others:
-                raise error
-            _LOG.warning("%s", error)
-        self._weights = found
-
-
 class PropagateRun:
     """A trajectory, resumed from the checkpoint of its last snapshot."""
 
@@ -125,9 +91,7 @@ class PropagateRun:
 
     def __init__(self, request: PropagateRequest) -> None:
         self._request = request
-        self._weights = KeptWeights(
-            _weights_of(request.origin), allow_others=request.allow_model_change
-        )
+        self._weights = _kept(_weights_of(request.origin))
         self._last_step = _step_of(request.origin) + request.n_steps
         self.is_over = False
 
@@ -139,7 +103,7 @@ class PropagateRun:
         """Decode a snapshot; the run resumes from it after an error."""
         assert isinstance(reply, pb.Snapshot)
         snapshot = snapshot_from_proto(reply)
-        self._weights.check(snapshot.provenance)
+        self._weights.check(snapshot.provenance, allow_others=self._request.allow_model_change)
         n_left = self._last_step - snapshot.step
         self.is_over = n_left <= 0
         if not self.is_over:
@@ -154,7 +118,8 @@ class RelaxRun:
 
     def __init__(self, request: RelaxRequest, *, allow_model_change: bool) -> None:
         self._request = request
-        self._weights = KeptWeights(None, allow_others=allow_model_change)
+        self._weights = _kept()
+        self._allow_model_change = allow_model_change
         self._system = request.system
         self._step = 0
         self._first_step = 0
@@ -171,7 +136,7 @@ class RelaxRun:
         """Decode a report; the run resumes from it after an error."""
         assert isinstance(reply, pb.Relaxed)
         report = relaxed_from_proto(reply)
-        self._weights.check(report.provenance)
+        self._weights.check(report.provenance, allow_others=self._allow_model_change)
         relaxed = replace(report, step=report.step + self._first_step)
         self._step = relaxed.step
         self._system = self._system.moved(relaxed.positions)
@@ -204,6 +169,8 @@ def relaxation(
 ) -> Flow[RelaxRun]:
     """Return the run that `Client.relax` follows; `settings` are those of `RelaxRequest`."""
     name = yield from conversation.resolve_model(model)
+    if fixed := fixed_atoms_of(system):
+        settings["fixed_atoms"] = [*settings.get("fixed_atoms", ()), *fixed]
     request = RelaxRequest(name, as_system(system), **settings)
     return RelaxRun(request, allow_model_change=allow_model_change)
 
@@ -211,6 +178,11 @@ def relaxation(
 def _model_of(origin: Start | bytes) -> str | None:
     """Return the name of the model that made a checkpoint; None for a start."""
     return CheckpointSummary.from_bytes(origin).model if isinstance(origin, bytes) else None
+
+
+def _kept(weights: ServedWeights | None = None) -> KeptWeights:
+    remedy = "allow_model_change=True goes on with them"
+    return KeptWeights("which the run began with", remedy, weights)
 
 
 def _weights_of(origin: Start | bytes) -> ServedWeights | None:

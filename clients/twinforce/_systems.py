@@ -105,7 +105,7 @@ def labels_of(atoms: AtomsLike) -> dict[str, Any]:
     given = labels_in(atoms)
     labels = {
         "charge": checks.charge(given["charge"]),
-        "spin_multiplicity": checks.spin_multiplicity(given["spin_multiplicity"]),
+        "spin_multiplicity": checks.spin_multiplicity(_whole(given["spin_multiplicity"])),
     }
     return {name: value for name, value in labels.items() if value is not None}
 
@@ -115,3 +115,22 @@ def labels_in(atoms: AtomsLike) -> dict[str, Any]:
     info = getattr(atoms, "info", {})
     spin = info.get("spin_multiplicity", info.get("spin"))
     return {"charge": info.get("charge"), "spin_multiplicity": spin}
+
+
+def fixed_atoms_of(atoms: SystemLike) -> list[int]:
+    """Return the indices of the atoms that the constraints of ASE atoms fix, in ascending order.
+
+    Raises:
+        ValueError: There is a constraint other than FixAtoms.
+    """
+    fixed: set[int] = set()
+    for constraint in getattr(atoms, "constraints", ()):
+        if (kind := type(constraint).__name__) != "FixAtoms":
+            raise ValueError(f"constraints: expected FixAtoms only, got {kind}")
+        fixed.update(np.arange(len(as_system(atoms)))[constraint.index].tolist())
+    return sorted(fixed)
+
+
+def _whole(value: Any) -> Any:
+    """Return 3.0, as some files have it, as 3, and everything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

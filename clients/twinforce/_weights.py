@@ -1,11 +1,13 @@
 """The weights that a run began with, to notice others, under the same name of a model or not."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from twinforce_proto import ModelChangedError, ModelInfo, Provenance
 
 _SHORT = 12
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +46,43 @@ class ServedWeights:
         """
         text = f"model: expected the weights of {self}, {where}, got {found}; {remedy}"
         return ModelChangedError(text, field="model")
+
+
+class KeptWeights:
+    """The weights that something began with, which later replies must have too.
+
+    Args:
+        where: Phrase that says where these weights are known from.
+        remedy: Phrase that says how to go on with others all the same.
+        weights: The weights; None means those of the first reply.
+
+    Attributes:
+        weights: Weights of the last reply that was accepted; None before the first.
+    """
+
+    def __init__(self, where: str, remedy: str, weights: ServedWeights | None = None) -> None:
+        self.weights = weights
+        self._where = where
+        self._remedy = remedy
+
+    def check(self, source: Provenance | ModelInfo | None, *, allow_others: bool) -> bool:
+        """Check the weights of a reply; return True if it has others, which are kept from now on.
+
+        Args:
+            source: Provenance of the reply, if it has one.
+            allow_others: True to log a warning in place of the error.
+
+        Raises:
+            ModelChangedError: They are others, which is not allowed.
+        """
+        if source is None:
+            return False
+        found = ServedWeights.of(source)
+        before, is_other = self.weights, self.weights not in (None, found)
+        if before is not None and is_other:
+            error = before.changed_to(found, self._where, self._remedy)
+            if not allow_others:
+                raise error
+            _LOG.warning("%s", error)
+        self.weights = found
+        return is_other

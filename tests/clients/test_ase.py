@@ -12,6 +12,7 @@ from ase.build import fcc111
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms, FixBondLength
 from ase.filters import ExpCellFilter, FrechetCellFilter, UnitCellFilter
 from ase.md.bussi import Bussi
 from ase.md.langevin import Langevin
@@ -383,6 +384,8 @@ def test_charge_and_spin_are_read_from_the_info_of_the_atoms():
     assert (system_of(atoms).charge, system_of(atoms).spin_multiplicity) == (-1, 3)
     del atoms.info["spin_multiplicity"]
     assert system_of(atoms).spin_multiplicity == 2
+    atoms.info["spin"] = np.float64(3.0)
+    assert system_of(atoms).spin_multiplicity == 3
     atoms.info.update(charge=None, spin=np.int64(1))
     assert (system_of(atoms).charge, system_of(atoms).spin_multiplicity) == (None, 1)
     del atoms.info["spin"]
@@ -439,12 +442,12 @@ def test_charge_and_spin_that_a_model_does_not_use_are_refused_on_every_path(
         paths = [
             atoms.get_forces,
             atoms.get_stress,
-            lambda: client.predict(system_of(atoms)),
-            lambda: client.stream().predict(system_of(atoms)),
-            lambda: client.nonconservativity(system_of(atoms)),
+            lambda: client.predict(atoms),
+            lambda: client.stream().predict(atoms),
+            lambda: client.nonconservativity(atoms),
             lambda: moved(on_server=False),
             lambda: moved(on_server=True),
-            lambda: list(client.relax(system_of(atoms))),
+            lambda: list(client.relax(atoms)),
             lambda: list(
                 client.propagate(Start(system_of(atoms), atoms.get_velocities(), Integrator()), 8)
             ),
@@ -456,6 +459,18 @@ def test_charge_and_spin_that_a_model_does_not_use_are_refused_on_every_path(
     for command in (["predict"], ["md"], ["md", "--on-server"]):
         assert run([*command, str(path), f"--url={url}"]) == 1
         assert text in capsys.readouterr().err
+
+
+def test_atoms_that_are_relaxed_on_the_server_keep_their_constraints(url):
+    atoms = atoms_without_cell()
+    atoms.set_constraint(FixAtoms([0, -1]))
+    with Client(url) as client:
+        *_, last = client.relax(atoms, fmax=1e-3, fixed_atoms=[2])
+        atoms.set_constraint(FixBondLength(0, 1))
+        with pytest.raises(ValueError, match="expected FixAtoms only, got FixBondLength"):
+            list(client.relax(atoms))
+    moved = np.abs(last.positions - atoms.positions).max(axis=1) > 0
+    np.testing.assert_array_equal(moved, [False, True, False, True, True, True, True, False])
 
 
 def test_neutral_singlets_are_fine_for_any_model(calculator):

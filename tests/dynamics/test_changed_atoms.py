@@ -443,6 +443,20 @@ def test_a_log_of_values_keeps_its_columns(calculator):
     assert len(file.getvalue().splitlines()) == 3
 
 
+@pytest.mark.parametrize("is_begun", [False, True])
+@pytest.mark.parametrize("name", ["svr", "local"])
+def test_stopped_atoms_are_refused_by_thermostats_that_rescale(calculator, name, is_begun):
+    for on_server in (False, True):
+        atoms = argon(calculator)
+        dynamics = MultipleTimeStepping(atoms, 2 * FS, ensemble=ENSEMBLES[name], seed=0)
+        if is_begun:
+            steps(dynamics, 1, on_server)
+        stop(atoms)
+        with pytest.raises(ValueError, match="momenta: expected nonzero momenta"):
+            steps(dynamics, 1, on_server)
+        assert dynamics.get_number_of_steps() == is_begun
+
+
 # The dynamics' own attributes
 
 

@@ -2,16 +2,11 @@
 
 import json
 import os
-import socket
-import ssl
-import uuid
 from collections.abc import AsyncGenerator, Generator
-from functools import cache, partial
 from typing import Any, Literal
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
-import httpcore2
 import httpx2
 from google.protobuf.message import DecodeError, Message
 
@@ -20,9 +15,10 @@ from twinforce._transports.closer import Closer
 from twinforce._transports.json_bodies import body_of, line_message, reply_message
 from twinforce._transports.proxies import Route, route_to
 from twinforce._transports.rest_errors import reported_error, service_error
+from twinforce._transports.rest_pools import async_pool_to, pool_to
 from twinforce._transports.transport import KEEP_ALIVE, Call, Method
 from twinforce._transports.url import Url
-from twinforce._transports.watch import AsyncWatchedBackend, WatchedBackend, answer_in, watched
+from twinforce._transports.watch import watch_id
 from twinforce_proto import PredictionError, ServiceError
 from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, TIMEOUT, URGENCY, WATCH_ID
 from twinforce_proto.v1 import inference_pb2 as pb
@@ -36,9 +32,6 @@ _REPLIES: dict[Method, type[Message]] = {
     "ListModels": pb.ListModelsReply,
     "GetModel": pb.ModelInfo,
 }
-# Unanswered probes after which a connection is dead.
-_N_PROBES = 4
-_LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30.0)
 
 
 class RestTransport:
@@ -49,10 +42,7 @@ class RestTransport:
         self._route = route_to(url)
         self._encoding: Encoding = encoding
         self._urgency = urgency
-        options = _transport_options(self._route)
-        backend = WatchedBackend(partial(_ask, self._url, options))
-        transport = watched(httpx2.HTTPTransport(**options), backend)
-        self._http = httpx2.Client(transport=transport, headers=_headers(urgency))
+        self._http = httpx2.Client(transport=pool_to(self._route), headers=_headers(urgency))
         self._streams: WeakValueDictionary[int, RestTransport] = WeakValueDictionary()
         self._close = Closer(self, self._http.close)
 
@@ -113,7 +103,7 @@ class RestStream:
         try:
             reply = self._transport.send(_as_predict_call(call, self._last_request))
         except ServiceError as error:
-            raise _without_system_index(error) from error
+            raise error.at(None) from error  # as over gRPC, where a message holds one system
         return _as_stream_reply(reply)
 
     def close(self) -> None:
@@ -128,9 +118,7 @@ class AsyncRestTransport:
         self._url = url
         self._route = route_to(url)
         self._encoding: Encoding = encoding
-        options = _transport_options(self._route)
-        backend = AsyncWatchedBackend(partial(_ask_async, self._url, options))
-        transport = watched(httpx2.AsyncHTTPTransport(**options), backend)
+        transport = async_pool_to(self._route)
         self._http = httpx2.AsyncClient(transport=transport, headers=_headers(urgency))
 
     async def send(self, call: Call) -> Message:
@@ -179,30 +167,11 @@ class AsyncRestStream:
         try:
             reply = await self._transport.send(_as_predict_call(call, self._last_request))
         except ServiceError as error:
-            raise _without_system_index(error) from error
+            raise error.at(None) from error  # as over gRPC, where a message holds one system
         return _as_stream_reply(reply)
 
     async def close(self) -> None:
         """Do nothing: no stream is open."""
-
-
-def _ask(url: Url, options: dict[str, Any], watch_id: str) -> Any:
-    """Return what the service says, over a connection of its own, about an open request."""
-    try:
-        with httpx2.Client(transport=httpx2.HTTPTransport(**options)) as http:
-            return answer_in(http.get(f"{url}/v1/requests/{watch_id}", timeout=KEEP_ALIVE.patience))
-    except (httpx2.TransportError, ValueError) as error:
-        raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
-
-
-async def _ask_async(url: Url, options: dict[str, Any], watch_id: str) -> Any:
-    """Do the same with asyncio."""
-    try:
-        async with httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(**options)) as http:
-            address = f"{url}/v1/requests/{watch_id}"
-            return answer_in(await http.get(address, timeout=KEEP_ALIVE.patience))
-    except (httpx2.TransportError, ValueError) as error:
-        raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
 
 
 def _headers(urgency: int) -> dict[str, str]:
@@ -210,48 +179,9 @@ def _headers(urgency: int) -> dict[str, str]:
     return {} if urgency == NORMAL_URGENCY else {URGENCY: str(urgency)}
 
 
-def _transport_options(route: Route) -> dict[str, Any]:
-    proxy = None if route.proxy is None else route.proxy.url
-    return {
-        "limits": _LIMITS,
-        "socket_options": _socket_options(),
-        "proxy": proxy,
-        "verify": _tls(),
-    }
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    """Return the certificates to trust, which take 50 ms to load."""
-    return httpx2.create_ssl_context()
-
-
-def _socket_options() -> list[tuple[int, int, int]]:
-    """Return the options that send small messages at once and notice a dead connection.
-
-    Systems other than Linux may lack some of them.
-    """
-    probes = {
-        "TCP_KEEPIDLE": KEEP_ALIVE.interval,
-        "TCP_KEEPALIVE": KEEP_ALIVE.interval,  # the same, on macOS
-        "TCP_KEEPINTVL": KEEP_ALIVE.patience / _N_PROBES,
-        "TCP_KEEPCNT": _N_PROBES,
-        "TCP_USER_TIMEOUT": 1000 * (KEEP_ALIVE.interval + KEEP_ALIVE.patience),  # in ms
-    }
-    return [
-        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        *(
-            (socket.IPPROTO_TCP, getattr(socket, name), max(round(value), 1))
-            for name, value in probes.items()
-            if hasattr(socket, name)
-        ),
-    ]
-
-
 def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     """Return the arguments of the HTTP request that makes a call."""
-    headers = {"accept": _MEDIA_TYPES[encoding], WATCH_ID: uuid.uuid4().hex}
+    headers = {"accept": _MEDIA_TYPES[encoding], WATCH_ID: watch_id(call.n_lost)}
     if call.timeout is not None:
         # The service may drop the request once the client no longer waits for the reply.
         headers[TIMEOUT] = repr(call.timeout)
@@ -305,7 +235,7 @@ def _as_predict_call(call: Call, last: pb.PredictRequest) -> Call:
         last.systems.append(message.system)
     else:
         _move(last.systems[0], message.move)
-    return Call("Predict", last, call.timeout)
+    return Call("Predict", last, call.timeout, call.n_lost)
 
 
 def _move(system: pb.System, move: pb.Move) -> None:
@@ -323,8 +253,3 @@ def _as_stream_reply(message: Any) -> pb.StreamReply:
         provenance=message.provenance if message.HasField("provenance") else None,
         timings=message.timings if message.HasField("timings") else None,
     )
-
-
-def _without_system_index(error: ServiceError) -> ServiceError:
-    """Return the error as a gRPC stream reports it: a message holds one system only."""
-    return ServiceError.from_dict(error.to_dict() | {"system_index": None})

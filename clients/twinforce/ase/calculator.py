@@ -4,8 +4,6 @@ atoms.calc = TwinForceCalculator("grpc://127.0.0.1:8001", force_kind="conservati
 """
 
 import copy
-import logging
-import warnings
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,8 +14,9 @@ from numpy.typing import NDArray
 
 from twinforce._client import Client, Stream
 from twinforce._systems import labels_of, system_of
-from twinforce._weights import ServedWeights
-from twinforce.ase.misuse import find_misuse
+from twinforce._weights import KeptWeights, ServedWeights
+from twinforce.ase.misuse import warn_of_misuse
+from twinforce.ase.outputs import check_stress, has_volume, outputs_for
 from twinforce.ase.results import Results, merged, outputs_in
 from twinforce_proto import (
     OUTPUTS,
@@ -27,18 +26,12 @@ from twinforce_proto import (
     Provenance,
     System,
     UnsupportedOutputError,
-    checks,
     parse_outputs,
 )
 
 ForceKind = Literal["conservative", "direct"]
 
 _NO_NUMBERS = np.zeros(0, dtype=np.int32)
-_LOG = logging.getLogger(__name__)
-
-
-class DirectForcesWarning(UserWarning):
-    """Direct forces are used where a gradient is needed."""
 
 
 class TwinForceCalculator(Calculator):  # type: ignore[misc]
@@ -113,7 +106,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         self._info: ModelInfo | None = None
         self._labels: dict[str, float | int] = {}
         self._numbers: NDArray[np.int32] = _NO_NUMBERS
-        self._weights: ServedWeights | None = None
+        self._weights = _kept_weights()
         self._requested: frozenset[str] = frozenset()
         self._requested_before: frozenset[str] = frozenset()
         self._has_warned = False
@@ -144,8 +137,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
     def weights(self) -> ServedWeights:
         """The weights that the model began with."""
         self._model_info()
-        assert self._weights is not None
-        return self._weights
+        assert self._weights.weights is not None
+        return self._weights.weights
 
     def set(self, **parameters: Any) -> dict[str, Any]:
         """Change `model`, `force_kind`, `both_forces` or `extra_outputs`, and discard results."""
@@ -158,16 +151,18 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
             parse_outputs(parameters["extra_outputs"])
         changed: dict[str, Any] = super().set(**parameters)
         if changed:
-            weights = None if "model" in changed else self._weights
+            weights = self._weights
             self.reset()
-            self._weights = weights
+            if "model" not in changed:
+                self._weights = weights
         return changed
 
     def reset(self) -> None:
         """Discard all results, and accept whichever weights the service has at the next use."""
         super().reset()
         self._end_stream()
-        self._info = self._weights = None
+        self._info = None
+        self._weights = _kept_weights()
         self._numbers = _NO_NUMBERS
         self._requested = self._requested_before = frozenset()
         self._has_warned = False
@@ -218,10 +213,13 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         if system_changes:
             self.results = {}
             self._requested, self._requested_before = frozenset(), self._requested
-        outputs = self._outputs_of(properties)
+        outputs = outputs_for(properties, self.parameters)
+        if outputs & STRESSES:
+            check_stress(self.atoms, outputs, self.info)
         known = outputs_in(self.prediction)
         missing, expected = outputs - known, self._expected_outputs() - known
-        self._warn_of_misuse(missing | expected)
+        if self.force_kind == "direct" and "direct_forces" in missing | expected:
+            self._has_warned = self._has_warned or warn_of_misuse()
         try:
             self._add(missing | expected, known)
         except UnsupportedOutputError as error:
@@ -261,19 +259,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         Raises:
             ModelChangedError: It is from others, and `allow_model_change` is False.
         """
-        if source is None:
-            return
-        found = ServedWeights.of(source)
-        before, self._weights = self._weights or found, found
-        if found == before:
-            return
-        remedy = "allow_model_change=True goes on with them, and reset() starts anew"
-        error = before.changed_to(found, "which this calculator began with", remedy)
-        if not self.allow_model_change:
-            self._weights = before
-            raise error
-        self._info = None
-        _LOG.warning("%s", error)
+        if self._weights.check(source, allow_others=self.allow_model_change):
+            self._info = None
 
     def find_model(self) -> ModelInfo:
         """Ask the service for the model again, and return its description.
@@ -300,7 +287,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"_client": copy.copy(self._client), "_owns_client": True, "_stream": None}
-        return self.__dict__ | own
+        return self.__dict__ | own | {"_weights": copy.copy(self._weights)}
 
     def _get_name(self) -> str:
         return "twinforce"
@@ -313,49 +300,18 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
     def _model_info(self) -> ModelInfo:
         return self.find_model() if self._info is None else self._info
 
-    def _outputs_of(self, properties: Collection[str]) -> frozenset[str]:
-        outputs = {"energy"}.union(properties).intersection(OUTPUTS)
-        if "energies" in properties:
-            outputs.add("atom_energies")
-        if "forces" in properties:
-            outputs |= self._forces_outputs()
-        if "stress" in properties:
-            outputs.add(f"{self.force_kind}_stress")
-        for output in outputs & STRESSES:
-            self._check_stress(output)
-        return frozenset(outputs)
-
-    def _forces_outputs(self) -> frozenset[str]:
-        kinds = ("conservative", "direct") if self.parameters["both_forces"] else (self.force_kind,)
-        return parse_outputs(
-            [f"{kind}_forces" for kind in kinds] + [*self.parameters["extra_outputs"]]
-        )
-
-    def _check_stress(self, output: str) -> None:
-        if not self._has_volume():
-            raise PropertyNotImplementedError(
-                "stress: expected a cell with a volume, periodic or not, as a stress is per "
-                f"volume, got cell {self.atoms.cell.tolist()}"
-            )
-        info = self._model_info()
-        if output not in info.outputs:
-            has = ", ".join(info.outputs)
-            raise PropertyNotImplementedError(f"model {info.name!r} has no {output}; it has {has}")
-
-    def _has_volume(self) -> bool:
-        return bool(self.atoms.pbc.all() or checks.has_volume(self.atoms.cell.array))
-
     def _expected_outputs(self) -> frozenset[str]:
         """Return the outputs requested of the last system, which ASE will likely request again."""
-        return self._requested_before if self._has_volume() else self._requested_before - STRESSES
+        impossible = frozenset() if has_volume(self.atoms) else STRESSES
+        return self._requested_before - impossible
 
     def _add(self, missing: frozenset[str], known: frozenset[str]) -> None:
         """Compute what is missing and add it to the results; other weights compute all anew."""
         if not missing:
             return
-        before = self._weights
+        before = self._weights.weights
         prediction = self._predict(missing)
-        if known and self._weights != before:
+        if known and self._weights.weights != before:
             prediction = self._predict(missing | known)
         elif known:
             prediction = merged(self.prediction, prediction)
@@ -372,14 +328,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         self.check_weights(prediction.provenance)
         return prediction
 
-    def _warn_of_misuse(self, outputs: frozenset[str]) -> None:
-        if self.force_kind != "direct" or self._has_warned or "direct_forces" not in outputs:
-            return
-        if misuse := find_misuse():
-            self._has_warned = True
-            warnings.warn(
-                f"Direct forces are not the gradient of an energy: {misuse.purpose} will drift or "
-                "not converge. Use force_kind='conservative', or a thermostat.",
-                DirectForcesWarning,
-                stacklevel=misuse.stacklevel,
-            )
+
+def _kept_weights() -> KeptWeights:
+    remedy = "allow_model_change=True goes on with them, and reset() starts anew"
+    return KeptWeights("which this calculator began with", remedy)

@@ -11,9 +11,9 @@ import numpy as np
 from ase import Atoms
 from ase.md.md import MolecularDynamics
 
-from twinforce.ase.calculator import DirectForcesWarning
 from twinforce.ase.checks import check_atoms, check_numbers
 from twinforce.ase.log import StepLog
+from twinforce.ase.misuse import DirectForcesWarning
 from twinforce.ase.moving import MovingAtoms
 from twinforce.ase.on_server import propagate
 from twinforce.restart import Restart
@@ -221,7 +221,9 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         """Start a run on the server from the atoms as they are, and return its snapshots."""
         self._check_time_step()
         moving, n_taken = self._moving, self.nsteps * self.inner_steps
-        fixed_atoms = moving.prepared().fixed_atoms()
+        preparation = moving.prepared()
+        preparation.stepper.bath.check_motion(preparation.momenta_of(self.atoms))
+        fixed_atoms = preparation.fixed_atoms()
         current = None if moving.state is None else (self._current_state(), n_taken)
         return propagate(
             self.atoms, fixed_atoms, moving.integrator, self.rng, current, n_outer, interval
