@@ -149,7 +149,7 @@ class Conversation:
         while True:
             timeout = retries.begin()
             try:
-                value = parse((yield Call(method, make_message(), timeout)))
+                value = parse((yield Call(method, make_message(), timeout, retries.n_lost)))
             except ServiceError as error:
                 pause = retries.pause_after(error)
             else:

@@ -5,7 +5,7 @@ import random
 import time
 
 from twinforce._options import Options
-from twinforce._transports.transport import MisdirectedError
+from twinforce._transports.transport import LostReplyError, MisdirectedError
 from twinforce_proto import (
     DeadlineExceededError,
     OverloadedError,
@@ -82,6 +82,8 @@ class Retries:
         self._error: ServiceError | None = None
         self._waits_since: float | None = None
         self._n_failures = self._n_losses = 0
+        self.n_lost = 0
+        """Number of attempts whose reply was given up as lost."""
 
     def begin(self) -> float | None:
         """Begin an attempt and return the seconds that it may take; None means no limit.
@@ -126,6 +128,7 @@ class Retries:
             raise error
         self._error = error
         self._n_failures += 1
+        self.n_lost += isinstance(error, LostReplyError)
         self._outage.note_failure(error, self._waits_since, limit)
         spacing = min(max((now - self._waits_since) / 4, _SHORTEST_BACKOFF_S), _LONGEST_BACKOFF_S)
         pause = random.uniform(spacing / 2, spacing) - (now - self._started)

@@ -58,7 +58,8 @@ class ResumingRun(Generic[T]):
     def next_call(self) -> Call:
         """Return the call that starts or resumes the run."""
         timeout = self._retries.begin()
-        return Call(self._run.method, self._run.remaining_request(), timeout)
+        message = self._run.remaining_request()
+        return Call(self._run.method, message, timeout, self._retries.n_lost)
 
     def take(self, reply: pb.Snapshot | pb.Relaxed) -> T:
         """Decode an update."""

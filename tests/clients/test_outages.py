@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 
@@ -31,6 +30,7 @@ from twinforce import (
 from twinforce._options import Options
 from twinforce._retries import Outage, Retries
 from twinforce._transports.transport import KeepAlive, MisdirectedError
+from twinforce._transports.watch import ReplyWatch, watch_id
 from twinforce_proto import OverloadedError
 
 SCHEMES = {"grpc": "grpc", "rest": "http"}
@@ -205,19 +205,28 @@ def test_a_request_that_takes_long_is_sent_once_over_http(gated):
     assert not potential.entered.acquire(blocking=False)
 
 
+def test_each_attempt_is_watched_with_twice_the_patience_of_the_one_before():
+    waits = []
+    for n_lost in (0, 1, 2, 5000):
+        watch = ReplyWatch()
+        watch.note_sent(f"POST / HTTP/1.1\r\nX-Watch-Id: {watch_id(n_lost)}\r\n\r\n".encode())
+        waits.append(watch.wait(0))
+    assert waits[:3] == [10.0, 20.0, 40.0]
+    assert 1e6 < waits[3] < math.inf
+
+
 @pytest.mark.usefixtures("quick_keep_alive")
-def test_a_request_that_another_replica_does_not_know_is_sent_twice(gated, server):
+def test_a_request_that_another_replica_does_not_know_is_sent_again(gated, server):
     first, potential = gated
-    ports = [port_of(each.rest_url) for each in (first, server, server, first)]
+    order = [first, server, server, first, server, server, first]
+    ports = [port_of(each.rest_url) for each in order]
     with (
         closing(DividingProxy(*ports)) as proxy,
         ThreadPoolExecutor(1) as pool,
         Client(f"http://127.0.0.1:{proxy.port}") as client,
     ):
         found = pool.submit(client.predict, molecule(), model="soft")
-        wait_until(lambda: proxy.n_connections >= 4)
-        time.sleep(1.0)  # longer than it takes to ask
-        assert proxy.n_connections == 4
+        wait_until(lambda: proxy.n_connections >= len(order))
         potential.gate.release(1000)
         assert found.result(60).energy is not None
 
@@ -379,14 +388,15 @@ def test_a_wrong_scheme_or_port_fails_at_once_with_a_hint(server, case):
                 call()
 
 
+@pytest.mark.parametrize("call", ["models", "stream", "relax"])
 @pytest.mark.parametrize("scheme", ["grpc", "http", "grpcs", "https"])
-def test_an_unknown_host_fails_at_once(scheme):
+def test_an_unknown_host_fails_at_once(scheme, call):
     url = f"{scheme}://nothing.invalid:8001"
     with (
         Client(url, timeout=None) as client,
         pytest.raises(UnavailableError, match="there is no host of this name"),
     ):
-        client.models()
+        CALLS[call](client)
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http", "grpcs", "https"])

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import uuid
 from collections.abc import AsyncGenerator, Generator
 from typing import Any, Literal
 from urllib.parse import quote
@@ -20,6 +19,7 @@ from twinforce._transports.rest_errors import reported_error, service_error
 from twinforce._transports.rest_pools import async_pool_to, pool_to
 from twinforce._transports.transport import KEEP_ALIVE, Call, Method, deadline_exceeded
 from twinforce._transports.url import Url
+from twinforce._transports.watch import watch_id
 from twinforce_proto import PredictionError, ServiceError
 from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, TIMEOUT, URGENCY, WATCH_ID
 from twinforce_proto.v1 import inference_pb2 as pb
@@ -108,7 +108,7 @@ class RestStream:
         try:
             reply = self._transport.send(_as_predict_call(call, self._last_request))
         except ServiceError as error:
-            raise _without_system_index(error) from error
+            raise error.at(None) from error  # as over gRPC, where a message holds one system
         return _as_stream_reply(reply)
 
     def close(self) -> None:
@@ -176,7 +176,7 @@ class AsyncRestStream:
         try:
             reply = await self._transport.send(_as_predict_call(call, self._last_request))
         except ServiceError as error:
-            raise _without_system_index(error) from error
+            raise error.at(None) from error  # as over gRPC, where a message holds one system
         return _as_stream_reply(reply)
 
     async def close(self) -> None:
@@ -190,7 +190,7 @@ def _headers(urgency: int) -> dict[str, str]:
 
 def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     """Return the arguments of the HTTP request that makes a call."""
-    headers = {"accept": _MEDIA_TYPES[encoding], WATCH_ID: uuid.uuid4().hex}
+    headers = {"accept": _MEDIA_TYPES[encoding], WATCH_ID: watch_id(call.n_lost)}
     if call.timeout is not None:
         # The service may drop the request once the client no longer waits for the reply.
         headers[TIMEOUT] = repr(call.timeout)
@@ -244,7 +244,7 @@ def _as_predict_call(call: Call, last: pb.PredictRequest) -> Call:
         last.systems.append(message.system)
     else:
         _move(last.systems[0], message.move)
-    return Call("Predict", last, call.timeout)
+    return Call("Predict", last, call.timeout, call.n_lost)
 
 
 def _move(system: pb.System, move: pb.Move) -> None:
@@ -262,8 +262,3 @@ def _as_stream_reply(message: Any) -> pb.StreamReply:
         provenance=message.provenance if message.HasField("provenance") else None,
         timings=message.timings if message.HasField("timings") else None,
     )
-
-
-def _without_system_index(error: ServiceError) -> ServiceError:
-    """Return the error as a gRPC stream reports it: a message holds one system only."""
-    return ServiceError.from_dict(error.to_dict() | {"system_index": None})

@@ -12,11 +12,13 @@ from twinforce._transports.transport import (
     NO_TLS,
     TLS,
     UNTRUSTED,
+    LostReplyError,
     deadline_exceeded,
     misdirected,
     unreachable,
     with_schemes,
 )
+from twinforce._transports.watch import LOST_REPLY
 from twinforce_proto import OverloadedError, ServiceError, UnavailableError
 from twinforce_proto.codec.problem import error_from_problem
 
@@ -79,6 +81,8 @@ def service_error(error: httpx2.HTTPError, route: Route, timeout: float | None) 
         return ServiceError(f"the request to {route} failed: {text}")
     if not route.url.is_secure and re.search("reset by peer|without sending a response", text):
         text = f"{text} ({with_schemes(TLS, route)})"
+    if LOST_REPLY in text:
+        return LostReplyError(f"cannot reach {route}: {text}")
     return unreachable(route, text)
 
 

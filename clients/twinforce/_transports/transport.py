@@ -31,11 +31,13 @@ class Call:
         method: Name of the method, as in `inference.proto`.
         message: The request.
         timeout: Seconds to wait for the reply; None means no limit.
+        n_lost: Number of earlier attempts whose reply was given up as lost.
     """
 
     method: Method
     message: Message
     timeout: float | None
+    n_lost: int = 0
 
 
 class Transport(Protocol):
@@ -80,6 +82,10 @@ class AsyncConnection(AsyncTransport, Protocol):
 
 class MisdirectedError(UnavailableError):
     """The address is at fault rather than the service, so that waiting for it makes no sense."""
+
+
+class LostReplyError(UnavailableError):
+    """The service has answered, or does not know the request, and no reply has arrived."""
 
 
 @dataclass(frozen=True, slots=True)

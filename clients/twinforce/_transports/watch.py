@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -21,49 +22,29 @@ from twinforce_proto.headers import WATCH_ID
 _WATCH_ID = re.compile(rf"\r\n{WATCH_ID}: (\S+)\r\n".encode(), re.IGNORECASE)
 # Share of the interval that a reply which was sent has to arrive.
 _GRACE = 0.2
+_MOST_DOUBLINGS = 20
+LOST_REPLY = "the reply was sent, or nothing is known of the request, and nothing arrived"
 
 T = TypeVar("T")
 Question = Callable[[str], Any]
 AsyncQuestion = Callable[[str], Awaitable[Any]]
 
 
-class Suspicion:
-    """The doubts of one transport about its replies.
-
-    If several services share an address, the one that is asked may not know the request. So after
-    a request was given up, the next one, which repeats it, is left in peace.
-    """
-
-    def __init__(self) -> None:
-        self._n_left_in_peace = 0
-
-    def raise_error(self, reason: str) -> None:
-        """Give up the request.
-
-        Raises:
-            httpcore2.ReadError: Always.
-        """
-        self._n_left_in_peace += 1
-        raise httpcore2.ReadError(reason)
-
-    def watches_next(self) -> bool:
-        """Return True if the next request is watched."""
-        if self._n_left_in_peace:
-            self._n_left_in_peace -= 1
-            return False
-        return True
+def watch_id(n_lost: int) -> str:
+    """Return a new name for a request, which ends with the number of its replies that were lost."""
+    return f"{uuid.uuid4().hex}-{n_lost}"
 
 
 class ReplyWatch:
     """The progress of the reply to the last request on a connection.
 
-    Args:
-        suspicion: The doubts of the transport.
+    If several services share an address, the one that is asked may not know the request. So after
+    each reply that was given up, the next attempt has twice the time.
     """
 
-    def __init__(self, suspicion: Suspicion) -> None:
-        self._suspicion = suspicion
+    def __init__(self) -> None:
         self._watch_id = ""
+        self._interval = KEEP_ALIVE.interval
         self._n_lines = 0
         self._end_of_data = b""
         self._is_doubtful = False
@@ -71,8 +52,9 @@ class ReplyWatch:
     def note_sent(self, data: bytes) -> None:
         """Note the head of a request, which holds its id, or a part of its body."""
         if found := _WATCH_ID.search(data, 0, 8192):
-            is_watched = self._suspicion.watches_next()
-            self._watch_id = found[1].decode() if is_watched else ""
+            self._watch_id = found[1].decode()
+            n_lost = int(self._watch_id.rpartition("-")[2])
+            self._interval = KEEP_ALIVE.interval * 2.0 ** min(n_lost, _MOST_DOUBLINGS)
             self._n_lines, self._is_doubtful = 0, False
 
     def note_received(self, data: bytes) -> None:
@@ -86,8 +68,9 @@ class ReplyWatch:
         """Return the seconds to wait for data before the service is asked; None means for ever."""
         if not self._watch_id:
             return None
-        interval = KEEP_ALIVE.interval
-        return interval * _GRACE if self._is_doubtful else interval * (1 if n_waits else 2)
+        if self._is_doubtful:
+            return KEEP_ALIVE.interval * _GRACE
+        return self._interval * (1 if n_waits else 2)
 
     @property
     def watch_id(self) -> str:
@@ -106,7 +89,7 @@ class ReplyWatch:
         if answer["is_open"] and answer["n_lines_sent"] <= self._n_lines:
             self._is_doubtful = False
         elif self._is_doubtful:
-            self._suspicion.raise_error("the reply was sent but did not arrive")
+            raise httpcore2.ReadError(LOST_REPLY)
         else:
             self._is_doubtful = True
 
@@ -114,12 +97,9 @@ class ReplyWatch:
 class WatchedStream(httpcore2.NetworkStream):
     """A connection whose replies are watched."""
 
-    def __init__(
-        self, stream: httpcore2.NetworkStream, suspicion: Suspicion, ask: Question
-    ) -> None:
+    def __init__(self, stream: httpcore2.NetworkStream, ask: Question) -> None:
         self._stream = stream
-        self._suspicion = suspicion
-        self._watch = ReplyWatch(suspicion)
+        self._watch = ReplyWatch()
         self._ask = ask
         self._pid = os.getpid()
 
@@ -154,7 +134,7 @@ class WatchedStream(httpcore2.NetworkStream):
 
     def start_tls(self, *args: Any, **options: Any) -> httpcore2.NetworkStream:
         """Return the same connection with TLS."""
-        return WatchedStream(self._stream.start_tls(*args, **options), self._suspicion, self._ask)
+        return WatchedStream(self._stream.start_tls(*args, **options), self._ask)
 
     def get_extra_info(self, info: str) -> Any:
         """Return information about the connection."""
@@ -164,12 +144,9 @@ class WatchedStream(httpcore2.NetworkStream):
 class AsyncWatchedStream(httpcore2.AsyncNetworkStream):
     """The asyncio counterpart of `WatchedStream`."""
 
-    def __init__(
-        self, stream: httpcore2.AsyncNetworkStream, suspicion: Suspicion, ask: AsyncQuestion
-    ) -> None:
+    def __init__(self, stream: httpcore2.AsyncNetworkStream, ask: AsyncQuestion) -> None:
         self._stream = stream
-        self._suspicion = suspicion
-        self._watch = ReplyWatch(suspicion)
+        self._watch = ReplyWatch()
         self._ask = ask
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -201,7 +178,7 @@ class AsyncWatchedStream(httpcore2.AsyncNetworkStream):
     async def start_tls(self, *args: Any, **options: Any) -> httpcore2.AsyncNetworkStream:
         """Return the same connection with TLS."""
         stream = await self._stream.start_tls(*args, **options)
-        return AsyncWatchedStream(stream, self._suspicion, self._ask)
+        return AsyncWatchedStream(stream, self._ask)
 
     def get_extra_info(self, info: str) -> Any:
         """Return information about the connection."""
@@ -216,25 +193,23 @@ class WatchedBackend(httpcore2.SyncBackend):
     """
 
     def __init__(self, ask: Question) -> None:
-        self._suspicion = Suspicion()
         self._ask = ask
 
     def connect_tcp(self, *args: Any, **options: Any) -> httpcore2.NetworkStream:
         """Open a connection."""
-        return WatchedStream(super().connect_tcp(*args, **options), self._suspicion, self._ask)
+        return WatchedStream(super().connect_tcp(*args, **options), self._ask)
 
 
 class AsyncWatchedBackend(httpcore2.AnyIOBackend):
     """The asyncio counterpart of `WatchedBackend`."""
 
     def __init__(self, ask: AsyncQuestion) -> None:
-        self._suspicion = Suspicion()
         self._ask = ask
 
     async def connect_tcp(self, *args: Any, **options: Any) -> httpcore2.AsyncNetworkStream:
         """Open a connection."""
         stream = await super().connect_tcp(*args, **options)
-        return AsyncWatchedStream(stream, self._suspicion, self._ask)
+        return AsyncWatchedStream(stream, self._ask)
 
 
 def watched(transport: T, backend: object) -> T:
