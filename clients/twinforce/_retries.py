@@ -131,14 +131,14 @@ class Retries:
         self.n_lost += isinstance(error, LostReplyError)
         self._outage.note_failure(error, self._waits_since, limit)
         spacing = min(max((now - self._waits_since) / 4, _SHORTEST_BACKOFF_S), _LONGEST_BACKOFF_S)
-        pause = random.uniform(spacing / 2, spacing) - (now - self._started)
+        pause = random.uniform(0.0, spacing) - (now - self._started)
         # The last attempts are made shortly before the limit.
         return wait + min(max(pause, _SHORTEST_PAUSE_S), left / 2)
 
     def _may_help(self, error: ServiceError) -> bool:
         """Return True if another attempt may succeed."""
-        if not isinstance(error, OverloadedError | UnavailableError):
-            return False
+        if not isinstance(error, UnavailableError):
+            return isinstance(error, OverloadedError) and error.retry_after is not None
         if isinstance(error, MisdirectedError) and not self._outage.has_reached:
             return False
         most = self._options.max_retries
