@@ -3,10 +3,11 @@
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 from google.protobuf.message import Message
 
 from twinforce._conversation import Conversation, Flow
-from twinforce._systems import SystemLike, as_system, fixed_atoms_of
+from twinforce._systems import SystemLike, are_fixed, as_system
 from twinforce._transports.transport import Call, Method
 from twinforce._weights import KeptWeights, ServedWeights
 from twinforce_dynamics.codec.checkpoint import CheckpointSummary
@@ -169,9 +170,10 @@ def relaxation(
 ) -> Flow[RelaxRun]:
     """Return the run that `Client.relax` follows; `settings` are those of `RelaxRequest`."""
     name = yield from conversation.resolve_model(model)
-    if fixed := fixed_atoms_of(system):
+    start = as_system(system)
+    if (fixed := np.flatnonzero(are_fixed(system))).size:
         settings["fixed_atoms"] = [*settings.get("fixed_atoms", ()), *fixed]
-    request = RelaxRequest(name, as_system(system), **settings)
+    request = RelaxRequest(name, start, **settings)
     return RelaxRun(request, allow_model_change=allow_model_change)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twinforce_proto import InvalidSystemError, System, checks
 
@@ -117,18 +118,19 @@ def labels_in(atoms: AtomsLike) -> dict[str, Any]:
     return {"charge": info.get("charge"), "spin_multiplicity": spin}
 
 
-def fixed_atoms_of(atoms: SystemLike) -> list[int]:
-    """Return the indices of the atoms that the constraints of ASE atoms fix, in ascending order.
+def are_fixed(atoms: SystemLike) -> NDArray[np.bool_]:
+    """Return True for each atom that the constraints of ASE atoms fix, shape [n_atoms].
 
     Raises:
         ValueError: There is a constraint other than FixAtoms.
     """
-    fixed: set[int] = set()
+    fixed = np.zeros(len(atoms) if isinstance(atoms, System) else len(atoms.numbers), bool)
     for constraint in getattr(atoms, "constraints", ()):
-        if (kind := type(constraint).__name__) != "FixAtoms":
+        if all(each.__name__ != "FixAtoms" for each in type(constraint).__mro__):
+            kind = type(constraint).__name__
             raise ValueError(f"constraints: expected FixAtoms only, got {kind}")
-        fixed.update(np.arange(len(as_system(atoms)))[constraint.index].tolist())
-    return sorted(fixed)
+        fixed[constraint.index] = True
+    return fixed
 
 
 def _whole(value: Any) -> Any:

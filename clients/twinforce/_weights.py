@@ -40,7 +40,7 @@ class ServedWeights:
         """Return the error of a run that finds other weights.
 
         Args:
-            found: ServedWeights that the service has now.
+            found: Weights that the service has now.
             where: Phrase that says where these weights are known from.
             remedy: Phrase that says how to go on all the same.
         """

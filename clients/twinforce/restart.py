@@ -38,7 +38,7 @@ class Restart:
         rng: State of the random numbers, as numpy's bit generators represent it.
         system: Periodicity, charge, spin multiplicity and fixed atoms, as JSON values; empty in
             files of earlier versions.
-        weights: ServedWeights of the model; None if they are not known.
+        weights: Weights of the model; None if they are not known.
         files: Facts about the files of the run, such as their lengths; see `twinforce.md`.
     """
 
@@ -122,7 +122,7 @@ class Restart:
 
         Args:
             path: Path of the file.
-            weights: ServedWeights of the present model; None if the forces come from no service.
+            weights: Weights of the present model; None if the forces come from no service.
             allow_model_change: True to log a warning in place of the error.
 
         Raises:

@@ -2,8 +2,8 @@
 
 import numpy as np
 from ase import Atoms
-from ase.constraints import FixAtoms
 
+from twinforce._systems import are_fixed
 from twinforce_dynamics.ensembles import NPT, Ensemble
 from twinforce_dynamics.steps import Floats, ForceChoice
 from twinforce_dynamics.trajectory import outputs_of
@@ -80,15 +80,10 @@ def mobility_of(atoms: Atoms) -> Floats | None:
     """
     if not atoms.constraints:
         return None
-    mobile = np.ones((len(atoms), 1))
-    for constraint in atoms.constraints:
-        if not isinstance(constraint, FixAtoms):
-            kind = type(constraint).__name__
-            raise ValueError(f"constraints: expected FixAtoms only, got {kind}")
-        mobile[constraint.index] = 0.0
-    if not mobile.any():
+    fixed = are_fixed(atoms)
+    if fixed.all():
         raise ValueError("constraints: expected an atom that can move, got all of them fixed")
-    return None if mobile.all() else mobile
+    return np.where(fixed, 0.0, 1.0)[:, None] if fixed.any() else None
 
 
 def _check_constant_pressure(atoms: Atoms) -> None:

@@ -26,7 +26,7 @@ class ForceSource(Protocol):
     metadata: Mapping[str, Any]
     """Metadata of the model."""
     weights: ServedWeights | None
-    """ServedWeights of the model, if they are known."""
+    """Weights of the model, if they are known."""
 
     def is_for(self, atoms: Atoms) -> bool:
         """Return True if predictions are those of these atoms, at whatever coordinates.

@@ -23,7 +23,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from twinforce._systems import labels_of
+from twinforce._files import replace_file
+from twinforce._systems import are_fixed, labels_of
 from twinforce.assess.budget import EXPIRED, Deadline
 
 _FORMAT = 1
@@ -138,9 +139,8 @@ def read_results(directory: Path) -> UnitResults | None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON to a file, replacing it atomically."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    temporary.replace(path)
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    replace_file(path, text.encode())
 
 
 def as_json(value: Any) -> Any:
@@ -169,7 +169,7 @@ def digest_of(atoms: Any) -> str:
         (atoms.get_masses(), np.float64),
     ):
         digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
-    if fixed := sorted({int(index) for each in atoms.constraints for index in each.index}):
+    if fixed := np.flatnonzero(are_fixed(atoms)).tolist():
         digest.update(repr(fixed).encode())
     if labels := labels_of(atoms):
         digest.update(repr(labels).encode())

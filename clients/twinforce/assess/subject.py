@@ -9,10 +9,10 @@ from zlib import crc32
 
 import numpy as np
 from ase import Atoms
-from ase.constraints import FixAtoms
 from numpy.typing import NDArray
 
 from twinforce._client import Client
+from twinforce._systems import are_fixed
 from twinforce._weights import ServedWeights
 from twinforce.ase import ForceKind, TwinForceCalculator, system_of
 from twinforce.ase.checks import check_masses
@@ -146,13 +146,7 @@ def free_atoms(atoms: Atoms) -> NDArray[np.intp]:
     Raises:
         ValueError: There is another constraint.
     """
-    is_free = np.ones(len(atoms), bool)
-    for constraint in atoms.constraints:
-        if not isinstance(constraint, FixAtoms):
-            kind = type(constraint).__name__
-            raise ValueError(f"constraints: expected FixAtoms only, got {kind}")
-        is_free[constraint.index] = False
-    return np.flatnonzero(is_free)
+    return np.flatnonzero(~are_fixed(atoms))
 
 
 # Works until it is done or the deadline passes; the directory is for files needed to continue.

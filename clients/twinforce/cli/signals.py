@@ -77,9 +77,7 @@ class StopRequest:
 
 
 @contextmanager
-def _heard(
-    numbers: Iterable[int], handle: Callable[[int, FrameType | None], Any]
-) -> Iterator[None]:
+def _heard(numbers: Iterable[int], handle: _Handler) -> Iterator[None]:
     """Handle signals inside this context, except those that are ignored, as under `nohup`."""
     before = {}
     if threading.current_thread() is threading.main_thread():

@@ -131,8 +131,7 @@ def _check_motion(atoms: Any, settings: MDSettings) -> None:
         mobile,
         np.random.default_rng(settings.seed),
     )
-    if not bath.can_rescale(momenta if mobile is None else momenta * mobile):
-        raise ValueError(
-            "momenta: expected nonzero momenta for every mobile atom, because velocity rescaling "
-            "multiplies them, got zero; draw velocities with --new-velocities"
-        )
+    try:
+        bath.check_motion(momenta if mobile is None else momenta * mobile)
+    except ValueError as error:
+        raise ValueError(f"{error}, for example with --new-velocities") from error

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from twinforce._systems import are_fixed
 from twinforce.assess.analysis.motion import diffusion, velocity_spectrum
 from twinforce.assess.analysis.radial import radial_distributions
 from twinforce.assess.analysis.statistics import block_average
 from twinforce.assess.budget import Deadline
 from twinforce.assess.folder import UnitResults, read_results
-from twinforce.assess.subject import Conditions, Subject, Unit, free_atoms
+from twinforce.assess.subject import Conditions, Subject, Unit
 from twinforce.assess.units.recording import Record
 from twinforce.assess.units.simulation import outer_fs, record_of, simulate
 from twinforce.assess.units.start import KEY, expected_temperature_shifts, starting_atoms
@@ -110,7 +111,7 @@ def motion(record: Record, atoms: Atoms, settings: MDSettings) -> dict[str, Any]
     velocities = velocities[int(_SETTLING * len(velocities)) :]
     steps = outer_fs(settings) * np.array([layout.position_interval, layout.velocity_interval])
     symbols = np.array(atoms.get_chemical_symbols())
-    is_free = np.isin(np.arange(len(atoms)), free_atoms(atoms))
+    is_free = ~are_fixed(atoms)
     members = {each: is_free & (symbols == each) for each in layout.symbols}
     masses = atoms.get_masses() if is_free.all() else None
     spectra = {
