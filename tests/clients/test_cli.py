@@ -214,9 +214,9 @@ def test_md_warns_of_direct_forces_without_a_thermostat(file, capsys):
         (["md", "{file}", "--trajectory", "run.pdf"], 2, r"expected a name that ends in \.traj"),
         (["models", "--url", "http:/host"], 2, "expected a url"),
         (
-            ["models", "--url", "grpc://127.0.0.1:{port}", "--timeout=1"],
+            ["models", "--url", "grpc://127.0.0.1:{port}", "--reconnect-timeout=0.1"],
             1,
-            "UnavailableError: cannot",
+            "UnavailableError: cannot reach",
         ),
     ],
 )

@@ -42,8 +42,10 @@ FOREVER = 10_000.0
 
 @pytest.fixture
 def quick_keep_alive(monkeypatch):
-    for module in ("grpc", "rest", "rest_errors", "rest_pools", "watch"):
-        keep_alive = KeepAlive(interval=0.2, patience=0.2, connect=2.0)
+    """Over HTTP another connection answers, so that no silence is as long as the patience."""
+    patiences = {"grpc": 0.2, "rest": 60.0, "rest_errors": 60.0, "rest_pools": 60.0, "watch": 60.0}
+    for module, patience in patiences.items():
+        keep_alive = KeepAlive(interval=0.2, patience=patience, connect=2.0)
         monkeypatch.setattr(f"twinforce._transports.{module}.KEEP_ALIVE", keep_alive)
 
 
