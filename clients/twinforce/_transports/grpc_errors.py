@@ -9,6 +9,7 @@ from twinforce._transports.transport import (
     HTTP_PORT,
     NO_SUCH_HOST,
     NO_TLS,
+    PROXY_REFUSES,
     TLS,
     UNTRUSTED,
     deadline_exceeded,
@@ -38,7 +39,7 @@ _WRONG = (
     ("WRONG_VERSION_NUMBER|HTTP_REQUEST|HTTPS_PROXY_REQUEST", NO_TLS),
     ("CERTIFICATE_VERIFY_FAILED|(Host|Peer) ?name .*(failed|not in)", UNTRUSTED),
     ("Domain name not found|answer with no data", NO_SUCH_HOST),
-    ("HTTP proxy returned response code 40[0-57]", "the proxy refuses to connect"),
+    ("HTTP proxy returned response code 40[0-57]", PROXY_REFUSES),
 )
 _CLOSED_AT_ONCE = re.compile("failed to connect.*(reset by peer|Socket closed|closed connection)")
 

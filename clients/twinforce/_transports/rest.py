@@ -4,13 +4,14 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncGenerator, Generator
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
 import httpx2
 from google.protobuf.message import DecodeError, Message
 
+from twinforce._options import Encoding
 from twinforce._ownership import abandon
 from twinforce._transports.closer import Closer
 from twinforce._transports.json_bodies import body_of, line_message, reply_message
@@ -23,8 +24,6 @@ from twinforce._transports.watch import watch_id
 from twinforce_proto import PredictionError, ServiceError
 from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, TIMEOUT, URGENCY, WATCH_ID
 from twinforce_proto.v1 import inference_pb2 as pb
-
-Encoding = Literal["protobuf", "json"]
 
 # Calls of an asyncio client that are open at once. The pool of connections looks through all of
 # them for each, so thousands would take minutes.

@@ -10,6 +10,7 @@ from twinforce._transports.transport import (
     KEEP_ALIVE,
     NO_SUCH_HOST,
     NO_TLS,
+    PROXY_REFUSES,
     TLS,
     UNTRUSTED,
     LostReplyError,
@@ -27,7 +28,7 @@ _RETRY_AFTER = 0.5
 
 # Statuses of proxies that do not reach the service: timeouts, bad gateways, closed connections.
 _NOT_REACHED = {408, 499, 502, 503, 504, *range(520, 525), 530}
-_PROXY_REFUSES = {400, 401, 403, 404, 405, 407}
+_REFUSALS_OF_PROXIES = {400, 401, 403, 404, 405, 407}
 # Texts of the resolvers, of TLS and of the HTTP parsers for an address that is wrong.
 _WRONG = (
     ("illegal (request|status) line", GRPC_PORT),
@@ -56,7 +57,7 @@ def reported_error(reply: httpx2.Response, route: Route) -> ServiceError:
     if reply.status_code == 429:
         return OverloadedError(answer, retry_after=retry_after or _RETRY_AFTER)
     if reply.status_code == 407:
-        return misdirected(route, answer, "the proxy refuses to connect")
+        return misdirected(route, answer, PROXY_REFUSES)
     if reply.status_code == 400 and "HTTPS" in reply.text:
         return misdirected(route, answer, TLS)
     return error_from_problem({"detail": answer}, reply.status_code)
@@ -75,8 +76,8 @@ def service_error(error: httpx2.HTTPError, route: Route, timeout: float | None) 
             return misdirected(route, error, hint)
     if isinstance(error, httpx2.ProxyError):
         status = re.match(r"\d+", text)
-        if status and int(status[0]) in _PROXY_REFUSES:
-            return misdirected(route, error, "the proxy refuses to connect")
+        if status and int(status[0]) in _REFUSALS_OF_PROXIES:
+            return misdirected(route, error, PROXY_REFUSES)
     elif not isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
         return ServiceError(f"the request to {route} failed: {text}")
     if not route.url.is_secure and re.search("reset by peer|without sending a response", text):
