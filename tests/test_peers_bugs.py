@@ -6,7 +6,6 @@ systems (nvalchemi-toolkit#106, torch-sim#575, fairchem#2134, ...) are in tests/
 """
 
 import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -20,6 +19,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from tests.clients.serving import serve
 from tests.potentials import ARGON, NEON, Gated, NonFinite, Raising, Soft, WithoutDirect, loaded
 from tests.systems import crystal, molecule
+from tests.waiting import wait_until
 from twinforce import (
     Client,
     DeadlineExceededError,
@@ -52,13 +52,6 @@ class Drifting(Soft):
         push = torch.zeros_like(batch.positions)
         push[:, 0] = 1.0 + batch.system_index
         return Heads(heads.atom_energies, heads.direct_forces + push, heads.direct_stress)
-
-
-def wait_until(condition, seconds=60.0):
-    give_up_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

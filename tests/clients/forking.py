@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import sys
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor
 from urllib.parse import urlsplit
 
@@ -15,12 +14,12 @@ import numpy as np
 from ase import Atoms
 
 from tests.clients.proxy import CountingProxy
+from tests.waiting import wait_until
 from twinforce import AsyncClient, Client, Integrator, Start, System
 from twinforce.ase import TwinForceCalculator
 
 # The service and its libraries are not loaded, so that the children end quickly.
 ARGON = 18
-PATIENCE = 60.0
 
 
 def pair(distance):
@@ -157,10 +156,10 @@ def a_fork_while_a_thread_waits_for_a_reply(url):
     ]
     for thread in threads:
         thread.start()
-    wait_for(lambda: proxy.n_bytes_sent > n_bytes)
+    wait_until(lambda: proxy.n_bytes_sent > n_bytes)
     n_connections = proxy.n_connections
     pid = in_a_child(everything, client, stream, truth)
-    wait_for(lambda: proxy.n_connections > n_connections)
+    wait_until(lambda: proxy.n_connections > n_connections)
     proxy.resume()
     join(pid)
     for thread in threads:
@@ -168,13 +167,6 @@ def a_fork_while_a_thread_waits_for_a_reply(url):
     everything(client, stream, truth)
     client.close()
     proxy.close()
-
-
-def wait_for(condition):
-    give_up_at = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.001)
 
 
 def a_calculator_and_pools(url):

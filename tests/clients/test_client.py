@@ -17,6 +17,7 @@ from tests.clients.proxy import CountingProxy
 from tests.clients.serving import ARGON, TOY, free_port, port_of, serve
 from tests.potentials import Soft, loaded
 from tests.systems import crystal, molecule
+from tests.waiting import wait_until
 from twinforce import (
     AsyncClient,
     Client,
@@ -286,13 +287,6 @@ def test_a_client_retries_until_the_service_starts(server, transport):
         proxy.target = port_of(url_of(server, transport))
         assert future.result(60).energy is not None
     proxy.close()
-
-
-def wait_until(condition, seconds=60.0):
-    give_up_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.005)
 
 
 def test_a_client_retries_an_overloaded_service(transport):

@@ -10,6 +10,7 @@ import pytest
 
 from tests.clients.test_client import connections_of_this_process
 from tests.systems import molecule
+from tests.waiting import wait_until
 from twinforce import AsyncClient, Client, Integrator, Start
 
 
@@ -78,14 +79,6 @@ def test_a_client_that_is_never_closed_leaves_no_connection(client, energies):
     before = len(list(connections_of_this_process()))
     assert [asyncio.run(use()) for _ in range(3)] == [1, 1, 1]
     wait_until(lambda: len(list(connections_of_this_process())) <= before)
-
-
-def wait_until(condition):
-    for _ in range(6000):
-        if condition():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError
 
 
 def test_a_run_that_is_left_in_the_middle_ends_with_its_loop(client, energies):

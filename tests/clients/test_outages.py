@@ -13,9 +13,9 @@ import pytest
 from tests.clients.proxy import CountingProxy
 from tests.clients.refusing import RefusingProxy, RefusingServer
 from tests.clients.serving import port_of, serve
-from tests.clients.test_client import wait_until
 from tests.potentials import Gated, loaded
 from tests.systems import molecule
+from tests.waiting import wait_until
 from twinforce import (
     AsyncClient,
     Client,

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,6 +21,7 @@ from tests.potentials import Gated, Raising, Soft, loaded
 from tests.service.transports.rest_bodies import json_body, protobuf_body
 from tests.service.troubled import HELIUM
 from tests.systems import molecule
+from tests.waiting import wait_until
 from twinforce_proto import ModelLoadError, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
@@ -95,9 +95,9 @@ def test_a_signal_stops_the_server_after_it_has_answered_accepted_requests(
         threads = [threading.Thread(target=ask) for ask in (ask_rest, ask_grpc)]
         for thread in threads:
             thread.start()
-        wait_for(lambda: queue_depth(rest_url) == 7)  # one of the eight is on the device
+        wait_until(lambda: queue_depth(rest_url) == 7)  # one of the eight is on the device
         process.send_signal(signal.SIGTERM)
-        wait_for(lambda: not is_reachable(rest_url))
+        wait_until(lambda: not is_reachable(rest_url))
         gate.open()
         for thread in threads:
             thread.join(PATIENCE)
@@ -112,13 +112,6 @@ def queue_depth(rest_url):
     lines = httpx2.get(f"{rest_url}/metrics").text.splitlines()
     (line,) = (line for line in lines if line.startswith("twinforce_queue_requests "))
     return float(line.split()[1])
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_the_server_may_open_as_many_connections_as_its_limits_need():
@@ -195,7 +188,7 @@ def test_a_starting_service_is_alive_but_not_ready():
 
     def query():
         url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: is_reachable(url))
+        wait_until(lambda: is_reachable(url))
         body = json_body(molecule())
         seen["live"] = httpx2.get(f"{url}/health/live")
         seen["ready"] = httpx2.get(f"{url}/health/ready")
@@ -230,7 +223,7 @@ def test_a_service_stops_if_its_engine_fails():
     reply = httpx2.post(f"{server.rest_url}/v1/models/soft/predict", json=body, timeout=PATIENCE)
     assert reply.status_code == 503
     assert "the engine thread failed" in reply.json()["detail"]
-    wait_for(lambda: not is_reachable(server.rest_url))
+    wait_until(lambda: not is_reachable(server.rest_url))
     with pytest.raises(UnavailableError, match="the engine has failed"):
         server.stop()
 

@@ -16,6 +16,7 @@ from tests.clients.serving import ARGON, port_of, serve
 from tests.potentials import NEON, Gated, NonFinite, Soft, loaded
 from tests.service.calls.conftest import start
 from tests.systems import crystal
+from tests.waiting import wait_until
 from twinforce import (
     AsyncClient,
     Client,
@@ -39,14 +40,6 @@ def soft_start(n_atoms=8, seed=0, element=ARGON, integrator=MTS):
     rng = np.random.default_rng(seed)
     velocities = 0.01 * rng.standard_normal((n_atoms, 3))
     return Start(crystal(n_atoms, seed, element), velocities, integrator, random=seed)
-
-
-def wait_until(is_reached, seconds=60.0):
-    """Wait for a condition that another thread or process fulfills; fail after a while."""
-    end = time.monotonic() + seconds
-    while not is_reached():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def outcome(snapshots):

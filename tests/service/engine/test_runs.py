@@ -15,6 +15,7 @@ from tests.potentials import ARGON, Gated, Soft, loaded
 from tests.service.conftest import PATIENCE, running
 from tests.service.troubled import HELIUM
 from tests.systems import crystal
+from tests.waiting import wait_until
 from twinforce import Client
 from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.ensembles import FS
@@ -78,13 +79,6 @@ def run(n_steps, interval=1, origin=None, model=MODEL, **values):
     return PropagateRequest(model, origin or start(**values), n_steps, interval)
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 def finish_another_run(engine):
     """Complete a short run; the engine has then handled everything that came before."""
     assert RecordedRun(run(3)).start_run(engine).result()[-1].step == 3
@@ -131,7 +125,7 @@ def reports(both, kind, engine):
     last = Request(MODEL, crystal(LAST), frozenset({"energy"}))
     engine.submit([last])
     last.future.result(PATIENCE)
-    wait_for(lambda: reports and reports[-1].n_atoms == LAST)
+    wait_until(lambda: reports and reports[-1].n_atoms == LAST)
     reports.clear()
     return reports
 
@@ -140,7 +134,7 @@ def test_a_run_sends_its_start_each_interval_and_its_end(engine, reports):
     updates = RecordedRun(run(10, 4)).start_run(engine).result()
     assert [each.step for each in updates] == [0, 4, 8, 10]
     assert updates[-1].provenance.model == MODEL
-    wait_for(lambda: sum(report.n_systems for report in reports) == 11)
+    wait_until(lambda: sum(report.n_systems for report in reports) == 11)
     assert {report.n_atoms for report in reports} == {8}
 
 
@@ -170,15 +164,15 @@ def test_a_relaxation_sends_its_start_each_interval_and_its_end(engine):
 
 def test_nothing_is_computed_beyond_the_credit(engine, reports):
     recorded = RecordedRun(run(1_000_000), credit=3).start_run(engine)
-    wait_for(lambda: recorded.steps == [0, 1, 2])
+    wait_until(lambda: recorded.steps == [0, 1, 2])
     finish_another_run(engine)  # other runs continue
     assert recorded.steps == [0, 1, 2]
     recorded.add_credit(2)
-    wait_for(lambda: recorded.steps == [0, 1, 2, 3, 4])
+    wait_until(lambda: recorded.steps == [0, 1, 2, 3, 4])
     finish_another_run(engine)
     assert recorded.steps == [0, 1, 2, 3, 4]
     recorded.run.future.cancel()
-    wait_for(lambda: sum(report.n_systems for report in reports) == 5 + 2 * 4)
+    wait_until(lambda: sum(report.n_systems for report in reports) == 5 + 2 * 4)
     recorded.add_credit(1)  # the run is over
     finish_another_run(engine)
     assert recorded.steps == [0, 1, 2, 3, 4]
@@ -186,13 +180,13 @@ def test_nothing_is_computed_beyond_the_credit(engine, reports):
 
 def test_a_canceled_run_ends(engine):
     recorded = RecordedRun(run(1_000_000_000)).start_run(engine)
-    wait_for(lambda: recorded.steps)
+    wait_until(lambda: recorded.steps)
     recorded.run.future.cancel()
     finish_another_run(engine)
     n_updates = len(recorded.steps)
     finish_another_run(engine)
     assert len(recorded.steps) == n_updates < 1_000_000
-    wait_for(lambda: engine.n_waiting == 0)
+    wait_until(lambda: engine.n_waiting == 0)
 
 
 def test_a_deadline_ends_a_run(engine):
@@ -228,17 +222,17 @@ def test_bytes_that_are_not_a_checkpoint_are_refused_immediately():
 
 def test_a_full_queue_refuses_new_runs_but_active_ones_continue(engine, gate):
     recorded = RecordedRun(run(1_000_000_000), credit=2).start_run(engine)
-    wait_for(lambda: recorded.steps == [0, 1])
+    wait_until(lambda: recorded.steps == [0, 1])
     with gate.closed():
         held = Request(MODEL, crystal(1, element=HELIUM), frozenset({"energy"}))
         engine.submit([held])
-        wait_for(lambda: engine.n_waiting == 0)
+        wait_until(lambda: engine.n_waiting == 0)
         waiting = [Request(MODEL, crystal(2), frozenset({"energy"})) for _ in range(8)]
         engine.submit(waiting)
         with pytest.raises(OverloadedError):
             engine.start_run(RecordedRun(run(4)).run)
         recorded.add_credit(10)
-    wait_for(lambda: recorded.steps[-1] == 11)
+    wait_until(lambda: recorded.steps[-1] == 11)
     recorded.run.future.cancel()
     for each in (held, *waiting):
         each.future.result(PATIENCE)
@@ -311,7 +305,7 @@ def test_an_engine_that_stops_ends_all_runs(make_spec):
         for engine in (thread, process):
             moving = RecordedRun(run(1_000_000_000)).start_run(engine)
             waiting = RecordedRun(run(1_000_000_000), credit=1).start_run(engine)
-            wait_for(lambda moving=moving, waiting=waiting: moving.steps and waiting.steps)
+            wait_until(lambda moving=moving, waiting=waiting: moving.steps and waiting.steps)
             engine.stop(PATIENCE)
             for recorded in (moving, waiting):
                 with pytest.raises(UnavailableError, match="shutting down"):
@@ -331,19 +325,19 @@ def test_a_run_stays_on_its_device_and_ends_when_that_fails(make_spec):
         ]
         pool = EnginePool(engines)
         many, few = (RecordedRun(run(1_000_000_000, n_atoms=n)).start_run(pool) for n in (9, 8))
-        wait_for(lambda: len(many.steps) > 20 and len(few.steps) > 20)
-        wait_for(lambda: all(batches))
+        wait_until(lambda: len(many.steps) > 20 and len(few.steps) > 20)
+        wait_until(lambda: all(batches))
         assert [set(each) for each in batches] == [{9}, {8}]
         assert [engine.n_pending_atoms for engine in engines] == [9, 8]
         os.kill(engines[0].pid, signal.SIGKILL)
         with pytest.raises(UnavailableError, match="killed by SIGKILL"):
             many.run.future.result(PATIENCE)
         n_updates = len(few.steps)
-        wait_for(lambda: len(few.steps) > n_updates + 20)
+        wait_until(lambda: len(few.steps) > n_updates + 20)
         rest = run(10, 10, origin=many.updates[-1].checkpoint)
         assert RecordedRun(rest).start_run(pool).result()[-1].step == many.steps[-1] + 10
         few.run.future.cancel()
-        wait_for(lambda: engines[1].n_pending_atoms == 0)
+        wait_until(lambda: engines[1].n_pending_atoms == 0)
 
 
 def test_many_short_and_canceled_runs_leave_the_queue_empty(engine):
@@ -360,7 +354,7 @@ def test_many_short_and_canceled_runs_leave_the_queue_empty(engine):
         thread.start()
     for thread in threads:
         thread.join(PATIENCE)
-    wait_for(lambda: engine.n_waiting == engine.n_waiting_atoms == 0)
+    wait_until(lambda: engine.n_waiting == engine.n_waiting_atoms == 0)
     checkpoint = Checkpoint.from_bytes(
         RecordedRun(run(1)).start_run(engine).result()[-1].checkpoint
     )

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from contextlib import ExitStack
 
 import pytest
@@ -11,6 +10,7 @@ from tests.potentials import ARGON
 from tests.service.conftest import PATIENCE, running
 from tests.service.troubled import HELIUM
 from tests.systems import molecule
+from tests.waiting import wait_until
 from twinforce_proto import (
     ModelLoadError,
     OverloadedError,
@@ -41,7 +41,7 @@ class Pair:
         """Drop all reports; they may arrive after the answers, so wait for one of a last batch."""
         for engine, done in zip(self.engines, self.batches, strict=True):
             evaluate(engine, request(LAST))
-            wait_for(lambda done=done: done and done[-1] == LAST)
+            wait_until(lambda done=done: done and done[-1] == LAST)
             done.clear()
 
 
@@ -68,13 +68,6 @@ def evaluate(pool, *requests):
     return [each.future.result(PATIENCE).energy for each in requests]
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 def test_the_models_of_a_pool_are_those_of_its_engines(pair):
     assert pair.pool.models == pair.engines[0].models
     assert (pair.pool.is_ready, pair.pool.is_alive) == (True, True)
@@ -99,7 +92,7 @@ def test_walkers_are_spread_over_the_engines_and_stay(pair):
         evaluate(pair.pool, request(8, walker=big))
         evaluate(pair.pool, request(3, walker=small))
         evaluate(pair.pool, request(4, walker=third))
-    wait_for(lambda: [len(done) for done in pair.batches] == [3, 6])
+    wait_until(lambda: [len(done) for done in pair.batches] == [3, 6])
     assert pair.batches == ([8, 8, 8], [3, 4, 3, 4, 3, 4])
 
 
@@ -110,7 +103,7 @@ def test_a_call_is_accepted_as_a_whole_or_not_at_all(pair, gate):
     with gate.closed():
         held = [request(1, HELIUM), request(1, HELIUM)]
         pair.pool.submit(held)
-        wait_for(lambda: pair.pool.n_waiting == 0)
+        wait_until(lambda: pair.pool.n_waiting == 0)
         waiting = [request(n) for n in (3, 1, 1, 1)]
         pair.pool.submit(waiting)
         assert [engine.n_waiting for engine in pair.engines] == [1, 3]
@@ -128,13 +121,13 @@ def test_each_engine_takes_over_for_the_other(pair, gate):
         evaluate(pair.pool, request(5, walker=walker))
     with gate.starts_held():
         os.kill(pair.engines[0].pid, signal.SIGKILL)
-        wait_for(lambda: not pair.engines[0].is_ready)
+        wait_until(lambda: not pair.engines[0].is_ready)
         pair.batches[0].clear()
         assert (pair.pool.is_ready, pair.pool.is_alive) == (True, True)
         for walker in (*walkers, None):
             evaluate(pair.pool, request(5, walker=walker))
         os.kill(pair.engines[1].pid, signal.SIGKILL)
-        wait_for(lambda: not pair.pool.is_ready)
+        wait_until(lambda: not pair.pool.is_ready)
         assert pair.pool.is_alive
         with pytest.raises(UnavailableError, match="being restarted"):
             pair.pool.submit([request()])

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.waiting import wait_until
 from twinforce_service.process import messages
 from twinforce_service.process.channel import Channel
 from twinforce_service.process.channel_reader import ChannelReader
@@ -27,13 +28,6 @@ def mailbox_on(channel):
     mailbox, received = Mailbox(channel), []
     mailbox.start(lambda message: received.append(message.head))
     return mailbox, received
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_a_message_wakes_the_waiting_thread(ends):
@@ -66,7 +60,7 @@ def test_messages_are_handled_during_a_long_batch(ends):
     for _ in range(2):  # the second time after the second thread was idle
         received.clear()
         ours.send(messages.plain(Kind.CANCEL, 1))
-        wait_for(lambda: received == [[1]])
+        wait_until(lambda: received == [[1]])
         mailbox.wait(0)
         time.sleep(0.1)
 
@@ -108,7 +102,7 @@ def test_a_reader_receives_all_messages_and_sends_unsent_bytes(has_loop):
         theirs.send([bytes(size)])
     while not theirs.flush():
         time.sleep(0.001)
-    wait_for(lambda: received == [1, 2, 5_000_000])
+    wait_until(lambda: received == [1, 2, 5_000_000])
     for _ in range(5):
         ours.send([bytes(3_000_000)])
     n_received = 0

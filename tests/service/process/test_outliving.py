@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from collections import deque
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tests.conftest import free_ports
 from tests.service.conftest import PATIENCE
 from tests.service.troubled import ARGON, HELIUM
 from tests.systems import crystal
+from tests.waiting import wait_until
 from twinforce import Client, Integrator, Start
 from twinforce_dynamics.codec.propagation import propagate_request_to_proto
 from twinforce_dynamics.requests import PropagateRequest
@@ -55,13 +55,6 @@ def engine_pids():
         if parent == os.getpid() and PROGRAM in arguments:
             pids.append(int(status.parent.name))
     return sorted(set(pids) - PIDS_OF_OTHER_TESTS)
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def is_ready(server):
@@ -111,10 +104,10 @@ def test_molecular_dynamics_over_a_stream_continues_after_the_engine_was_killed(
     def query():
         with gate.starts_held():
             assert is_killed.wait(PATIENCE)
-            wait_for(lambda: not is_ready(server))
+            wait_until(lambda: not is_ready(server))
             seen["live"] = httpx2.get(f"{server.rest_url}/health/live").status_code
             seen["models"] = httpx2.get(f"{server.rest_url}/v1/models/troubled").status_code
-            wait_for(lambda: health(server) == health_pb2.HealthCheckResponse.NOT_SERVING)
+            wait_until(lambda: health(server) == health_pb2.HealthCheckResponse.NOT_SERVING)
             seen["health"] = "not serving"
 
     querying = threading.Thread(target=query)
@@ -127,7 +120,7 @@ def test_molecular_dynamics_over_a_stream_continues_after_the_engine_was_killed(
     assert seen == {"live": 200, "models": 200, "health": "not serving"}
     assert is_ready(server)
     assert n_restarts(server) == n_before + 1
-    wait_for(lambda: health(server) == health_pb2.HealthCheckResponse.SERVING)
+    wait_until(lambda: health(server) == health_pb2.HealthCheckResponse.SERVING)
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
@@ -160,7 +153,7 @@ def test_a_bare_stub_of_propagate_gets_unavailable_when_the_engine_is_killed(ser
         with pytest.raises(grpc.RpcError, match="being restarted") as caught:
             deque(snapshots, maxlen=0)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    wait_for(lambda: is_ready(server))
+    wait_until(lambda: is_ready(server))
 
 
 def test_a_request_during_a_restart_gets_503_with_retry_after(server, gate):
@@ -169,12 +162,12 @@ def test_a_request_during_a_restart_gets_503_with_retry_after(server, gate):
     body = {"systems": [{"atomic_numbers": [18], "positions": [[0, 0, 0]]}]}
     with gate.starts_held():
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not is_ready(server))
+        wait_until(lambda: not is_ready(server))
         reply = httpx2.post(url, json=body)
     assert reply.status_code == 503
     assert "being restarted" in reply.json()["detail"]
     assert int(reply.headers["retry-after"]) >= 1
-    wait_for(lambda: is_ready(server))
+    wait_until(lambda: is_ready(server))
 
 
 def test_each_of_two_devices_takes_over_for_the_other(models, gate):
@@ -185,14 +178,14 @@ def test_each_of_two_devices_takes_over_for_the_other(models, gate):
             energies = [client.predict(crystal()).energy, stream.predict(crystal()).energy]
             with gate.starts_held():
                 os.kill(one, signal.SIGKILL)
-                wait_for(lambda: not exists(one))
+                wait_until(lambda: not exists(one))
                 energies += [client.predict(crystal()).energy, stream.predict(crystal()).energy]
                 assert is_ready(server)
                 os.kill(other, signal.SIGKILL)
-                wait_for(lambda: not is_ready(server))
+                wait_until(lambda: not is_ready(server))
             energies += [client.predict(crystal()).energy, stream.predict(crystal()).energy]
         assert len(set(energies[::2])) == len(set(energies[1::2])) == 1
-        wait_for(lambda: n_restarts(server) == 2)
+        wait_until(lambda: n_restarts(server) == 2)
     assert set(engine_pids()) == before
 
 

@@ -20,6 +20,7 @@ from tests.potentials import ARGON, NEON
 from tests.service.conftest import PATIENCE, running
 from tests.service.troubled import HELIUM, KRYPTON, XENON
 from tests.systems import crystal, molecule
+from tests.waiting import wait_until
 from twinforce_proto import (
     OUTPUTS,
     DeadlineExceededError,
@@ -58,7 +59,7 @@ class RunningEngine:
     def drop_reports(self):
         """Drop all reports; they may arrive after the answers, so wait for one of a last batch."""
         results(self.engine, request(molecule(LAST)))
-        wait_for(lambda: self.reports and self.reports[-1].n_atoms == LAST)
+        wait_until(lambda: self.reports and self.reports[-1].n_atoms == LAST)
         self.reports.clear()
 
 
@@ -104,17 +105,10 @@ def results(engine, *requests):
     return [future.result(PATIENCE) for future in submit(engine, *requests)]
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 def busy(engine, **values):
     """Occupy the device until the gate is opened, and return the future."""
     (future,) = submit(engine, request(molecule(element=HELIUM), **values))
-    wait_for(lambda: engine.n_waiting == 0)
+    wait_until(lambda: engine.n_waiting == 0)
     return future
 
 
@@ -156,7 +150,7 @@ def test_a_batch_is_answered_and_reported_together(engine, shared, gate):
         assert future.result(PATIENCE).direct_forces.shape == (n_atoms, 3)
         assert future.result().timings.batch_n_systems == 3
         assert future.result().timings.queue_s > 0
-    wait_for(lambda: len(shared.reports) == 2)
+    wait_until(lambda: len(shared.reports) == 2)
     report = shared.reports[-1]
     assert (report.model, report.n_systems, report.n_atoms) == ("troubled", 3, 6)
     assert len(report.queue_s) == 3
@@ -203,7 +197,7 @@ def test_an_unsupported_request_is_refused_before_it_is_sent(engine, shared, bad
         engine.submit([good, bad])
     assert (good.future.done(), engine.n_pending_atoms) == (False, 0)
     results(engine, request())
-    wait_for(lambda: shared.reports)
+    wait_until(lambda: shared.reports)
     assert [report.n_systems for report in shared.reports] == [1]
 
 
@@ -241,7 +235,7 @@ def test_a_request_that_is_canceled_in_the_queue_is_not_evaluated(engine, shared
     wanted.result(PATIENCE)
     with pytest.raises(CancelledError):
         unwanted.result(PATIENCE)
-    wait_for(lambda: len(shared.reports) == 2)
+    wait_until(lambda: len(shared.reports) == 2)
     assert [report.n_atoms for report in shared.reports] == [3, 2]
 
 
@@ -258,7 +252,7 @@ def test_canceled_requests_make_room_in_a_full_queue(engine, gate):
     with gate.closed():
         held = busy(engine)
         futures = submit(engine, *(request() for _ in range(8)))
-        wait_for(lambda: (engine.n_waiting, engine.n_waiting_atoms) == (8, 24))
+        wait_until(lambda: (engine.n_waiting, engine.n_waiting_atoms) == (8, 24))
         with pytest.raises(OverloadedError, match="8 systems of 24 atoms") as refused:
             engine.submit([request()])
         assert refused.value.retry_after > 0
@@ -404,7 +398,7 @@ def test_the_engine_process_exits_with_its_parent(tmp_path, moment):
         pid = int(parent.stdout.readline())
         assert is_running(pid)
         parent.kill()
-    wait_for(lambda: not is_running(pid))
+    wait_until(lambda: not is_running(pid))
     assert list(Path(tmp_path).iterdir()) == []
 
 

@@ -17,6 +17,7 @@ from tests.conftest import free_ports
 from tests.potentials import NEON, Gated, NonFinite, Raising, Soft, WithoutDirect, loaded
 from tests.service.transports.rest_bodies import assert_same
 from tests.systems import crystal, molecule
+from tests.waiting import wait_until
 from twinforce import Client
 from twinforce_models.prediction import predict
 from twinforce_proto import (
@@ -321,7 +322,7 @@ def test_an_expired_call_is_not_evaluated(gated):
         stub.Predict(predict_request(molecule(1)), timeout=2.0)
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     # The service has counted the call, so its system has left the queue.
-    wait_for(lambda: metric(server, "twinforce_requests_total") == 1)
+    wait_until(lambda: metric(server, "twinforce_requests_total") == 1)
     potential.gate.release(1000)
     assert stub.Predict(predict_request(molecule(2)), timeout=PATIENCE).predictions
     assert potential.batches[-2:] == [(3,), (2,)]
@@ -334,7 +335,7 @@ def test_urgent_calls_are_evaluated_first(gated):
         metadata = None if urgency is None else (("x-urgency", urgency),)
         message = predict_request(molecule(n_atoms))
         calls.append(stub.Predict.future(message, timeout=PATIENCE, metadata=metadata))
-        wait_for(lambda: queue_depth(server) == len(calls))
+        wait_until(lambda: queue_depth(server) == len(calls))
     potential.gate.release(1000)
     assert all(call.result().predictions for call in calls)
     assert potential.batches[-1] == (4, 1, 2)
@@ -351,7 +352,7 @@ def test_clients_send_their_urgency_over_every_transport(gated):
             if in_stream:
                 source = stack.enter_context(source.stream())
             asked.append(pool.submit(source.predict, molecule(n_atoms)))
-            wait_for(lambda: queue_depth(server) == len(asked))
+            wait_until(lambda: queue_depth(server) == len(asked))
 
         ask(2, server.grpc_url, 3)
         ask(3, server.rest_url, 6)
@@ -381,11 +382,11 @@ def test_a_canceled_call_is_not_evaluated(gated, kind):
         call = stub.Predict.future(predict_request(molecule(1)), timeout=PATIENCE)
     else:
         call = stub.PredictStream(iter([StreamEncoder("soft").encode(molecule(1), BOTH)]))
-    wait_for(lambda: queue_depth(server) == 1)
+    wait_until(lambda: queue_depth(server) == 1)
     call.cancel()
     transport = {"unary": "grpc", "stream": "grpc_stream"}[kind]
     labels = f'{{model="soft",outcome="RequestCancelledError",transport="{transport}"}}'
-    wait_for(lambda: metric(server, f"twinforce_requests_total{labels}") == 1)
+    wait_until(lambda: metric(server, f"twinforce_requests_total{labels}") == 1)
     potential.gate.release(1000)
     assert stub.Predict(predict_request(molecule(2)), timeout=PATIENCE).predictions
     assert potential.batches[-2:] == [(3,), (2,)]
@@ -407,19 +408,12 @@ def queue_depth(server):
     return metric(server, "twinforce_queue_requests")
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_waiting_walkers_share_the_next_batch(gated):
     server, potential, stub = gated
     with ThreadPoolExecutor() as pool:
         walkers = [Walker(stub) for _ in range(4)]
         steps = [pool.submit(walker.step, molecule(2)) for walker in walkers]
-        wait_for(lambda: queue_depth(server) == 4)
+        wait_until(lambda: queue_depth(server) == 4)
         potential.gate.release(1000)
         assert {step.result(PATIENCE).timings.batch_n_systems for step in steps} == {4}
         for walker in walkers:
@@ -476,9 +470,9 @@ def test_stopping_waits_for_a_reply_that_takes_long_to_arrive(serve):
                 assert potential.entered.acquire(timeout=PATIENCE)
             proxy.hold()
             potential.gate.release(1000)
-            wait_for(lambda: n_answered(server) == 1)
+            wait_until(lambda: n_answered(server) == 1)
             stopping = pool.submit(server.stop)
-            wait_for(lambda: not is_listening(server))
+            wait_until(lambda: not is_listening(server))
             time.sleep(1.5)  # longer than the server used to wait
             proxy.resume()
             assert len(call.result(PATIENCE).predictions) == 300
@@ -504,9 +498,9 @@ def test_stopping_answers_accepted_calls(serve):
             for _ in range(3):
                 assert potential.entered.acquire(timeout=PATIENCE)
             calls.append(pool.submit(walker.step, molecule(2)))
-            wait_for(lambda: queue_depth(server) == 1)
+            wait_until(lambda: queue_depth(server) == 1)
             stopping = pool.submit(server.stop)
-            wait_for(lambda: not is_listening(server))
+            wait_until(lambda: not is_listening(server))
             assert not stopping.done()
             potential.gate.release(1000)
             assert calls[0].result(PATIENCE).predictions

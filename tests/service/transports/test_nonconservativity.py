@@ -16,6 +16,7 @@ from tests.conftest import free_ports
 from tests.potentials import NEON, Gated, NonFinite, Raising, Soft, WithoutDirect, loaded
 from tests.service.transports.rest_bodies import json_system
 from tests.systems import crystal, molecule
+from tests.waiting import wait_until
 from twinforce import (
     AsyncClient,
     Client,
@@ -228,13 +229,6 @@ def entered(potential, n=1):
         assert potential.entered.acquire(timeout=PATIENCE)
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def metric(server, name):
     lines = httpx2.get(f"{server.rest_url}/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
@@ -248,7 +242,7 @@ def test_other_requests_are_evaluated_between_rows(gated, wire):
         entered(potential, 3)  # two for the warm-up
         for _ in range(2):
             walker = pool.submit(client.predict, molecule(2), "energy", "soft")
-            wait_for(lambda: metric(server, "twinforce_queue_requests") == 1)
+            wait_until(lambda: metric(server, "twinforce_queue_requests") == 1)
             potential.gate.release()
             entered(potential)
             potential.gate.release()
@@ -258,7 +252,7 @@ def test_other_requests_are_evaluated_between_rows(gated, wire):
         potential.gate.release(1000)
         assert measured.result(PATIENCE).value < 1e-12
     assert potential.batches[2:] == [(4,), (2,), (4,), (2,), (4,)]
-    wait_for(lambda: metric(server, "twinforce_jacobian_rows_total") == 12)
+    wait_until(lambda: metric(server, "twinforce_jacobian_rows_total") == 12)
     assert metric(server, "twinforce_evaluations_total") == 2
 
 
@@ -268,9 +262,9 @@ def test_a_queue_that_becomes_full_only_delays_the_next_rows(gated):
         measured = pool.submit(client.nonconservativity, molecule(4), "soft")
         entered(potential, 3)
         others = [pool.submit(client.predict, molecule(1), "energy", "soft")]
-        wait_for(lambda: metric(server, "twinforce_queue_atoms") == 1)
+        wait_until(lambda: metric(server, "twinforce_queue_atoms") == 1)
         others.append(pool.submit(client.predict, molecule(3), "hybrid", "soft"))
-        wait_for(lambda: metric(server, "twinforce_queue_atoms") == 4)
+        wait_until(lambda: metric(server, "twinforce_queue_atoms") == 4)
         potential.gate.release()
         entered(potential)  # the first of the others; the second leaves no room for four atoms
         assert metric(server, "twinforce_queue_atoms") == 3
@@ -292,7 +286,7 @@ def canceled_grpc_call(server, potential):
         call = InferenceStub(channel).Nonconservativity.future(message, timeout=PATIENCE)
         entered(potential, 3)
         call.cancel()
-        wait_for(lambda: outcome(server, "grpc", "RequestCancelledError") == 1)
+        wait_until(lambda: outcome(server, "grpc", "RequestCancelledError") == 1)
 
 
 def closed_rest_connection(server, potential):
@@ -304,7 +298,7 @@ def closed_rest_connection(server, potential):
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(head.encode() + b"\r\n\r\n" + body)
         entered(potential, 3)
-    wait_for(lambda: outcome(server, "rest", "RequestCancelledError") == 1)
+    wait_until(lambda: outcome(server, "rest", "RequestCancelledError") == 1)
 
 
 @pytest.mark.parametrize("disconnect", [canceled_grpc_call, closed_rest_connection])
@@ -328,7 +322,7 @@ def test_no_more_rows_are_evaluated_after_the_deadline(gated, wire):
     with hurried, pytest.raises(DeadlineExceededError):
         hurried.nonconservativity(molecule(4), "soft")
     # The service has counted the call, so no more rows follow.
-    wait_for(lambda: metric(server, "twinforce_requests_total") == 1)
+    wait_until(lambda: metric(server, "twinforce_requests_total") == 1)
     potential.gate.release(1000)
     with open_client(server) as client:
         assert client.predict(molecule(2), "energy", "soft").energy > 0
@@ -356,7 +350,7 @@ def test_a_service_that_stops_does_not_finish_a_jacobian(serve, monkeypatch):
         measured = pool.submit(client.nonconservativity, molecule(4), "soft")
         entered(potential, 3)
         stopping = pool.submit(server.stop)
-        wait_for(lambda: not engines[0].is_ready)
+        wait_until(lambda: not engines[0].is_ready)
         potential.gate.release(1000)
         with pytest.raises(ServiceError):
             measured.result(PATIENCE)

@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from urllib.parse import urlsplit
@@ -25,6 +24,7 @@ from tests.service.transports.rest_bodies import (
     protobuf_predictions,
 )
 from tests.systems import crystal, molecule
+from tests.waiting import wait_until
 from twinforce_models.prediction import predict
 from twinforce_proto import OUTPUTS, System
 from twinforce_proto.v1 import inference_pb2 as pb
@@ -415,13 +415,6 @@ def test_a_request_within_its_timeout_is_answered(shared, seconds):
     assert reply.status_code == 200
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def metric(rest, name):
     lines = rest.get("/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
@@ -448,10 +441,10 @@ def test_a_client_can_ask_about_its_request(gated):
     with ThreadPoolExecutor(1) as pool:
         headers = {"x-watch-id": "mine"}
         reply = pool.submit(post, rest, json=json_body(molecule()), headers=headers)
-        wait_for(lambda: rest.get(address).json() == {"is_open": True, "n_lines_sent": 0})
+        wait_until(lambda: rest.get(address).json() == {"is_open": True, "n_lines_sent": 0})
         potential.gate.release(1000)
         assert reply.result(PATIENCE).status_code == 200
-    wait_for(lambda: rest.get(address).json() == {"is_open": False, "n_lines_sent": 0})
+    wait_until(lambda: rest.get(address).json() == {"is_open": False, "n_lines_sent": 0})
 
 
 def test_urgent_requests_are_evaluated_first(gated):
@@ -461,7 +454,7 @@ def test_urgent_requests_are_evaluated_first(gated):
         for n_atoms, urgency in ((1, "4"), (2, "2")):
             body, headers = json_body(molecule(n_atoms)), {"x-urgency": urgency}
             replies.append(pool.submit(post, rest, json=body, headers=headers))
-            wait_for(lambda: metric(rest, "twinforce_queue_requests") == len(replies))
+            wait_until(lambda: metric(rest, "twinforce_queue_requests") == len(replies))
         potential.gate.release(1000)
         assert [reply.result(PATIENCE).status_code for reply in replies] == [200, 200]
     assert potential.batches[-1] == (2, 1)
@@ -473,7 +466,7 @@ def test_a_full_queue_is_429_with_retry_after(gated):
     assert_problem(reply, 504, "DeadlineExceededError")
     with ThreadPoolExecutor() as pool:
         waiting = [pool.submit(post, rest, json=json_body(molecule(n))) for n in (1, 2)]
-        wait_for(lambda: metric(rest, "twinforce_queue_atoms") == 3)
+        wait_until(lambda: metric(rest, "twinforce_queue_atoms") == 3)
         assert metric(rest, "twinforce_queue_requests") == 2
         reply = post(rest, json=json_body(molecule()))
         problem = assert_problem(reply, 429, "OverloadedError")
@@ -499,9 +492,9 @@ def test_the_request_of_a_disconnected_client_is_not_evaluated(gated):
     head = f"POST /v1/models/soft/predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(head.encode() + b"content-type: application/json\r\n\r\n" + body)
-        wait_for(lambda: metric(rest, "twinforce_queue_requests") == 1)
+        wait_until(lambda: metric(rest, "twinforce_queue_requests") == 1)
     canceled = 'twinforce_requests_total{model="soft",outcome="RequestCancelledError"'
-    wait_for(lambda: metric(rest, canceled) == 1)
+    wait_until(lambda: metric(rest, canceled) == 1)
     potential.gate.release(1000)
     assert post(rest, json=json_body(molecule(2))).status_code == 200
     assert potential.batches[-2:] == [(3,), (2,)]
@@ -519,7 +512,7 @@ def test_a_client_that_disconnects_during_an_evaluation_is_not_logged_as_an_erro
             for _ in range(3):
                 assert potential.entered.acquire(timeout=PATIENCE)
         canceled = 'twinforce_requests_total{model="soft",outcome="RequestCancelledError"'
-        wait_for(lambda: metric(rest, canceled) == 1)
+        wait_until(lambda: metric(rest, canceled) == 1)
         potential.gate.release(1000)
         assert post(rest, json=json_body(molecule(2))).status_code == 200
     assert [batch for batch in potential.batches if batch == (4,)] == [(4,)]
@@ -550,7 +543,7 @@ def test_metrics_describe_batches(serve):
     with open_client(serve(soft=Soft())) as rest:
         post(rest, json=json_body(molecule(2), molecule(3)))
         # Replies are sent before their batch is counted.
-        wait_for(lambda: metric(rest, "twinforce_compute_seconds_count") == 1)
+        wait_until(lambda: metric(rest, "twinforce_compute_seconds_count") == 1)
         assert metric(rest, "twinforce_atoms_total") == 5
         assert metric(rest, "twinforce_evaluations_total") == 2
         text = rest.get("/metrics").text
@@ -570,7 +563,7 @@ def test_metrics_describe_the_disagreement_of_forces(serve):
             body = json_body(system, mixed, outputs=asked)
             assert post(rest, json=body).status_code == 200
         count = 'twinforce_force_disagreement_count{model="soft"}'
-        wait_for(lambda: metric(rest, count) == 2)
+        wait_until(lambda: metric(rest, count) == 2)
         differences = [
             each.conservative_forces - each.direct_forces
             for each in predict(potential, [system, mixed], OUTPUTS[:4])
