@@ -31,14 +31,14 @@ from twinforce_service.calls.conversion import (
     snapshot_bytes,
 )
 from twinforce_service.calls.dynamics import Dynamics
-from twinforce_service.calls.nonconservativity import Jacobians
-from twinforce_service.calls.predictions import predict
-from twinforce_service.calls.reply_sizes import (
+from twinforce_service.calls.message_sizes import (
     accept_reports,
     check_pair_norms,
     check_predictions,
     check_snapshots,
 )
+from twinforce_service.calls.nonconservativity import Jacobians
+from twinforce_service.calls.predictions import predict
 from twinforce_service.engine.engine import Engine
 
 _Request = TypeVar("_Request")

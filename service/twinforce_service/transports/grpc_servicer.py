@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from twinforce_proto import PredictRequest, ServiceError, SystemTooLargeError
+from twinforce_proto import PredictRequest, ServiceError
 from twinforce_proto.codec.messages import (
     ERROR_METADATA_KEY,
     error_to_proto,
@@ -21,6 +21,7 @@ from twinforce_proto.v1.inference_pb2_grpc import InferenceServicer
 from twinforce_service.calls.conversion import convert
 from twinforce_service.calls.descriptions import Calls, StreamingCall, UnaryCall
 from twinforce_service.calls.intake import Intake
+from twinforce_service.calls.message_sizes import request_too_large
 from twinforce_service.calls.outcomes import counted
 from twinforce_service.calls.predictions import predict
 from twinforce_service.context import choose_request_id, request_id, set_urgency
@@ -246,8 +247,7 @@ def _set_urgency(context: _Context) -> None:
 
 def _check_size(n_bytes: int, max_bytes: int) -> None:
     if n_bytes > max_bytes:
-        expected = f"at most {max_bytes} bytes (max_body_bytes of the service)"
-        raise SystemTooLargeError.expected("body", expected, f"{n_bytes}; send fewer systems")
+        raise request_too_large(max_bytes, n_bytes)
 
 
 def _time_remaining(context: _Context) -> float | None:

@@ -18,7 +18,7 @@ from twinforce_proto import (
     System,
     SystemTooLargeError,
 )
-from twinforce_service.calls import reply_sizes
+from twinforce_service.calls import message_sizes
 from twinforce_service.embedded import run_in_thread
 
 LIMIT = 60_000
@@ -124,10 +124,10 @@ def test_the_size_is_that_of_the_reply(server, outputs, dtype):
         predictions = client.predict(request.systems, outputs)
     arrays = [getattr(each, name) for each in predictions for name in outputs if name != "energy"]
     n_bytes = sum(array.size for array in arrays) * {"float32": 4, "float64": 8}[dtype]
-    reply_sizes.check_predictions(request, n_bytes)
+    message_sizes.check_predictions(request, n_bytes)
     if n_bytes:
         with pytest.raises(InvalidRequestError):
-            reply_sizes.check_predictions(request, n_bytes - 1)
+            message_sizes.check_predictions(request, n_bytes - 1)
 
 
 def test_snapshots_are_at_most_as_large_as_expected(server):
@@ -140,8 +140,10 @@ def test_snapshots_are_at_most_as_large_as_expected(server):
     n_bytes = snapshot.positions.nbytes + snapshot.velocities.nbytes + len(snapshot.checkpoint)
     expected = 64 * 160
     assert 0.8 * expected < n_bytes < expected + 2000
-    reply_sizes.check_snapshots(PropagateRequest("soft", start, 2), expected)
+    message_sizes.check_snapshots(PropagateRequest("soft", start, 2), expected)
     with pytest.raises(SystemTooLargeError):
-        reply_sizes.check_snapshots(PropagateRequest("soft", snapshot.checkpoint, 2), expected - 1)
+        message_sizes.check_snapshots(
+            PropagateRequest("soft", snapshot.checkpoint, 2), expected - 1
+        )
     norms = NonconservativityRequest("soft", system, "direct_forces", pairs=True)
-    reply_sizes.check_pair_norms(norms, 64 * 64 * 8)
+    message_sizes.check_pair_norms(norms, 64 * 64 * 8)

@@ -13,10 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from twinforce_proto import (
     InvalidRequestError,
     RequestCancelledError,
-    SystemTooLargeError,
 )
 from twinforce_proto.headers import JSON, PROTOBUF, REQUEST_ID, TIMEOUT, WATCH_ID
 from twinforce_service.calls.intake import Intake
+from twinforce_service.calls.message_sizes import request_too_large
 from twinforce_service.context import choose_request_id, request_id
 from twinforce_service.logs import internal_error
 from twinforce_service.transports.rest.problems import UnsupportedMediaTypeError, problem_of
@@ -123,9 +123,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             chunks.clear()
             if message.get("more_body", False):
                 await _discard(request, _MAX_DISCARDED * max_bytes)
-            expected = f"at most {max_bytes} bytes (max_body_bytes of the service)"
-            text = f"body: expected {expected}; send fewer systems"
-            raise SystemTooLargeError(text, field="body")
+            raise request_too_large(max_bytes)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 

@@ -1,7 +1,7 @@
-"""Refuse calls whose replies would exceed the limit of a message, before anything is computed.
+"""The sizes of messages: of requests, and of replies before anything is computed.
 
-The sizes of the arrays follow from the number of atoms and the outputs alone. The rest of a message
-is small and does not count.
+The sizes of the arrays in a reply follow from the number of atoms and the outputs alone. The rest
+of a message is small and does not count.
 """
 
 from collections.abc import Set
@@ -25,6 +25,13 @@ _SNAPSHOT_FLOATS = 6 + 6 + 6 + 1
 # Bytes per atom of atomic numbers and of the indices of fixed atoms in a checkpoint.
 _SNAPSHOT_INTEGERS = 8
 _SETTING = "or raise max_body_bytes of the service"
+
+
+def request_too_large(max_bytes: int, n_bytes: int | None = None) -> SystemTooLargeError:
+    """Return the error for a request above the limit; its size may not be known."""
+    expected = f"at most {max_bytes} bytes (max_body_bytes of the service)"
+    got = f"{n_bytes or 'more'}; send fewer systems"
+    return SystemTooLargeError.expected("body", expected, got)
 
 
 def check_predictions(request: PredictRequest, max_bytes: int) -> None:
