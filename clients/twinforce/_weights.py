@@ -1,4 +1,4 @@
-"""The weights that a run began with, to notice others, under the same name of a model or not."""
+"""The weights of a model that a run began with, and the check that later replies have them too."""
 
 import logging
 from collections.abc import Mapping

@@ -65,7 +65,7 @@ class ReplyWatch:
         self._is_doubtful = False
 
     def wait(self, n_waits: int) -> float | None:
-        """Return the seconds to wait for data before the service is asked; None means for ever."""
+        """Return the seconds to wait for data before the service is asked; None means forever."""
         if not self._watch_id:
             return None
         if self._is_doubtful:
