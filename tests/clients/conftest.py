@@ -41,7 +41,7 @@ def choosy_url(choosy_server, transport):
 
 @pytest.fixture
 def hangups_count():
-    """Let programs hear SIGHUP even if the tests are run by nohup, which tells them to ignore it."""
+    """Let programs hear SIGHUP, which they ignore if the tests are run by nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
