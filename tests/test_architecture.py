@@ -17,7 +17,8 @@ ALLOWED = {
     "twinforce_models": (
         "models",
         {"ase", "matplotlib", "numpy", "nvalchemiops", "safetensors", "torch", "tqdm", "triton",
-         "vesin", "metatensor", "metatomic", "metatrain", "twinforce_proto"},
+         "vesin", "metatensor", "metatomic", "metatrain", "cached_path", "e3nn",
+         "huggingface_hub", "mace", "orb_models", "twinforce_proto"},
     ),
     "twinforce_service": (
         "service",
@@ -39,7 +40,9 @@ ROOMS = [
     ("twinforce_models", {"triton"}, ["tables.kernels"]),
     ("twinforce_models", {"metatensor", "metatomic"},
      ["potentials.metatomic", "potentials.pet"]),
-    ("twinforce_models", {"metatrain"}, ["potentials.pet"]),
+    ("twinforce_models", {"huggingface_hub", "metatrain"}, ["potentials.pet"]),
+    ("twinforce_models", {"cached_path", "orb_models"}, ["potentials.orb"]),
+    ("twinforce_models", {"e3nn", "mace"}, ["potentials.mace"]),
     ("twinforce_service", {"fastapi", "starlette", "grpc", "grpc_health", "grpc_reflection"},
      ["transports", "main"]),
     ("twinforce_service", {"uvicorn"}, ["transports", "main"]),

@@ -217,6 +217,7 @@ def _spec(settings: Settings, device: str) -> EngineSpec:
         models=settings.specs(),
         device=device,
         dtype=settings.dtype,
+        trust_pickles=settings.trust_pickles,
         n_threads=settings.n_threads or _default_threads(len(settings.devices())),
         matmul_precision=settings.matmul_precision,
         compile=settings.compile,

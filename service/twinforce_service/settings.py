@@ -48,8 +48,14 @@ class Settings(BaseSettings):
     model: Annotated[dict[str, str], NoDecode] = Field(
         default={},
         description="Model to serve, as NAME=SPEC, where SPEC is a directory, a .ckpt or .pt file, "
-        "upet:NAME@VERSION, toy:NAME, or two specs as conservative:A+direct:B. Repeat the flag to "
-        "serve several models; in the environment variable, separate them by commas.",
+        "FAMILY:FILE or FAMILY:PUBLISHED-NAME, such as orb:orb-v2, toy:NAME, or two specs as "
+        "conservative:A+direct:B. Repeat the flag to serve several models; in the environment "
+        "variable, separate them by commas.",
+    )
+    trust_pickles: bool = Field(
+        False,
+        description="Load files of models even if reading them could run code that they contain. "
+        "Without it, such a file is loaded only if its spec names its hash, #sha256=.",
     )
     water: bool = Field(True, description="Serve the bundled model `water`.")
     device: str = Field(

@@ -37,7 +37,7 @@ def load_models(
     device = choose_device(spec.device)
     dtype = None if spec.dtype == "auto" else spec.dtype
     loaded = {
-        name: load(source, device=device, dtype=dtype, name=name)
+        name: load(source, device=device, dtype=dtype, name=name, trust_pickles=spec.trust_pickles)
         for name, source in spec.models.items()
     }
     if spec.compile != "off":

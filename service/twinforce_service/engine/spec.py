@@ -16,6 +16,7 @@ class EngineSpec:
         models: Specification of each model by name, as `twinforce_models.registry.load` takes it.
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "auto", "float32" or "float64".
+        trust_pickles: True if files of models that could run code may be loaded.
         n_threads: Number of CPU threads that one operation may use.
         matmul_precision: "highest", or "high" for TF32 on GPUs that have it.
         compile: Compilation of native models: "auto", "on" or "off".
@@ -28,6 +29,7 @@ class EngineSpec:
     models: Mapping[str, str]
     device: str = "auto"
     dtype: str = "auto"
+    trust_pickles: bool = False
     n_threads: int = 1
     matmul_precision: str = "highest"
     compile: str = "off"
