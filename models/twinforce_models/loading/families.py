@@ -8,8 +8,10 @@ A family is a function, its loader. It takes a `Source` and, by keyword, the opt
 Third parties add families under the entry point group `twinforce.families`.
 """
 
+import contextlib
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -104,7 +106,7 @@ def load_family(family: Family, source: Source) -> FoundModel:
     Raises:
         ModelLoadError: If the model cannot be loaded, or the package that reads it is missing.
     """
-    with undone_side_effects():
+    with undone_side_effects(), contextlib.redirect_stdout(sys.stderr):
         loader = _import(family)
         _check_options(family, loader, source.spec)
         try:

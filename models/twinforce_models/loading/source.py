@@ -1,4 +1,4 @@
-"""Where a model comes from, as the loader of a family receives it."""
+"""The source of a model, as the loader of a family receives it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
