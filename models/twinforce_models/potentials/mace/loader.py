@@ -18,7 +18,7 @@ def load(source: Source, *, variant: str | None = None) -> tuple[MacePotential, 
 
     Args:
         source: A file of a network, or a published name of MACE-MP, such as "small".
-        variant: Name of one of several heads. None selects the only one, or the one named "default".
+        variant: Name of one of several heads. None selects the only one, or "default".
 
     Raises:
         ModelLoadError: If the model cannot be found, or is not one that can be served.
@@ -63,10 +63,6 @@ def _choose(heads: list[str], variant: str | None) -> str:
     else:
         candidates = [head for head in heads if len(heads) == 1 or head.lower() == "default"]
     if len(candidates) != 1:
-        known = ", ".join(heads)
-        if variant is None:
-            raise ModelLoadError(
-                f"variant: this model has several heads, name one of them: {known}"
-            )
-        raise ModelLoadError(f"variant: expected one of {known}, got {variant!r}")
+        got = "none" if variant is None else repr(variant)
+        raise ModelLoadError(f"variant: expected one of the heads {', '.join(heads)}, got {got}")
     return candidates[0]

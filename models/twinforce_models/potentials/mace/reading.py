@@ -5,7 +5,6 @@ replaced by one that does nothing but hold attributes, and the network is built 
 """
 
 import io
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,6 +50,7 @@ class Values(tuple[Any, ...]):
     __slots__ = ()
 
     def __new__(cls, *values: object) -> "Values":
+        """Return the values."""
         return super().__new__(cls, values)
 
 
@@ -75,9 +75,10 @@ def read_network(file: ModelFile, dtype: torch.dtype | None) -> torch.nn.Module:
         config[key] = _class_named(config[key], interaction_classes, file)
     config["readout_cls"] = _class_named(config["readout_cls"], readout_classes, file)
     torch.set_default_dtype(saved.r_max.dtype)  # restored with other side effects of loading
-    network = ScaleShiftMACE(**config)
+    network: torch.nn.Module = ScaleShiftMACE(**config)
     _copy_weights(saved, network, file)
-    return network.to(dtype or saved.r_max.dtype)
+    network.to(dtype or saved.r_max.dtype)
+    return network
 
 
 def _allowed(file: ModelFile) -> Iterator[tuple[Any, str]]:
