@@ -54,8 +54,7 @@ class CompiledWater(Calculator):  # type: ignore[misc]
         """Return the arguments of the network, and the reference energies of the atoms."""
         batch = to_batch([atoms], self.potential.cutoff)
         kinds = self.potential.kind_of_element[batch.atomic_numbers]
-        index, offsets, reverse = tabulate(batch, self.potential.cutoff, TABLE_WIDTH)
-        vectors = batch.positions[index] - batch.positions[:, None] + offsets
+        index, vectors, reverse = tabulate(batch, self.potential.cutoff, TABLE_WIDTH)
         references = self.potential.reference_energies[kinds]
         membership = torch.ones(1, len(kinds))
         return (kinds, vectors.float(), index, reverse, membership), references

@@ -26,25 +26,27 @@ _ALIGNMENT = 16
 class Batch:
     """The atoms of many systems, concatenated; `system_index` maps each atom to its system.
 
-    Positions are folded into the cell along periodic directions and centered along open ones, in
-    float64 before they are rounded. No potential may depend on this, and float32 keeps its digits
-    however far an MD run has drifted.
+    Coordinates are float64, whatever a potential computes in: float32 has seven digits for a
+    position in the box, and they must not be lost to the size of the box or to a far origin. Only
+    `displacements`, which are as short as the cutoff, are rounded. Positions are folded into the
+    cell along periodic directions and centered along open ones; no potential may depend on this.
 
     Attributes:
+        dtype: Data type that the potential computes in: that of `displacements` and of `charge`.
         atomic_numbers: Shape [n_atoms].
-        positions: Shape [n_atoms, 3], in Å.
-        cells: Lattice vectors as rows, shape [n_systems, 3, 3], in Å.
+        positions: Shape [n_atoms, 3], in Å, float64.
+        cells: Lattice vectors as rows, shape [n_systems, 3, 3], in Å, float64.
         pbc: Shape [n_systems, 3].
         system_index: Shape [n_atoms], non-decreasing.
         pairs: Center i and neighbor j, shape [2, n_pairs]; a full list, sorted by center.
-        shifts: Whole cells by which the neighbor is moved, shape [n_pairs, 3], in the dtype of
-            the positions.
+        shifts: Whole cells by which the neighbor is moved, shape [n_pairs, 3], float64.
         charge: Total charge, shape [n_systems], in e; 0 where the system does not specify it.
         spin_multiplicity: 2S + 1, shape [n_systems]; 1 where the system does not specify it.
         n_atoms_per_system: Number of atoms of each system, on the host.
         n_pairs_per_system: Number of pairs of each system, on the host.
     """
 
+    dtype: torch.dtype
     atomic_numbers: Tensor
     positions: Tensor
     cells: Tensor
@@ -73,20 +75,19 @@ class Batch:
         Args:
             systems: At least one system.
             cutoff: Cutoff of the neighbor list, in Å.
-            dtype: Data type of every tensor that holds real numbers.
+            dtype: Data type that the potential computes in.
             device: Target device; it is reached with one copy.
             lists: Neighbor lists kept from earlier steps of walkers; not used if the device itself
                 searches for neighbors.
             walkers: With `lists`, the walker of each system; None for a system without one.
         """
-        real = np.float64 if dtype == torch.float64 else np.float32
         device = torch.device(device)
         if lists is None or not any(walkers) or can_search_on(device):
             lists = None
         geometry = fold(systems, cutoff if lists is None else cutoff + lists.skin)
-        arrays = _system_arrays(systems, geometry, real)
+        arrays = _system_arrays(systems, geometry)
         if can_search_on(device):
-            tensors = copy_to_device(arrays | _search_arrays(geometry, real), device)
+            tensors = copy_to_device(arrays | _search_arrays(geometry), device)
             positions, cells, basis = (tensors.pop(name) for name in _SEARCH)
             pairs, shifts, n_pairs = search_on_device(
                 positions, cells, basis, geometry.n_atoms_per_system, cutoff
@@ -98,9 +99,11 @@ class Batch:
             else:
                 neighbors = lists.search(geometry, cutoff, walkers)
             n_pairs = neighbors.n_pairs_per_system
-            listed = {"pairs": neighbors.pairs, "shifts": neighbors.shifts.astype(real)}
+            listed = {"pairs": neighbors.pairs, "shifts": neighbors.shifts}
             tensors = copy_to_device(arrays | listed, device)
+        tensors["charge"] = tensors["charge"].to(dtype)
         return cls(
+            dtype,
             **tensors,
             n_atoms_per_system=geometry.n_atoms_per_system,
             n_pairs_per_system=n_pairs,
@@ -130,13 +133,20 @@ class Batch:
     def displacements(self) -> Tensor:
         """Return the vectors from center to neighbor, shape [n_pairs, 3], in Å; differentiable.
 
+        They are subtracted in float64 and returned in `dtype`.
+        """
+        return self._apart().to(self.dtype)
+
+    def _apart(self) -> Tensor:
+        """Return the displacements in float64.
+
         Uses index_select because the backward pass of advanced indexing is slow on a CPU.
         """
         i, j = self.pairs
         apart = self.positions.index_select(0, j) - self.positions.index_select(0, i)
-        return apart + self.offsets()
+        return apart + self._offsets()
 
-    def offsets(self) -> Tensor:
+    def _offsets(self) -> Tensor:
         """Return `shifts` in Å, shape [n_pairs, 3]; differentiable."""
         if self.n_systems == 1:
             return self.shifts @ self.cells[0]
@@ -149,12 +159,16 @@ class Batch:
         return total.index_add(0, self.pairs[0], values)
 
     def sum_over_atoms(self, values: Tensor) -> Tensor:
-        """Return the sums of `values`, shape [n_atoms, ...], over each system's atoms."""
+        """Return the sums of `values`, shape [n_atoms, ...], over each system's atoms, in float64.
+
+        In float32, the sum of many atoms would lose digits that each of them has.
+        """
+        values = values.to(torch.float64)
         total = values.new_zeros(self.n_systems, *values.shape[1:])
         return total.index_add(0, self.system_index, values)
 
     def mean_over_atoms(self, values: Tensor) -> Tensor:
-        """Return the means of `values`, shape [n_atoms, m], over each system's atoms."""
+        """Return the means of `values`, shape [n_atoms, m], over the atoms of each system."""
         n_atoms = self.sum_over_atoms(torch.ones_like(values[:, :1]))
         return self.sum_over_atoms(values) / n_atoms
 
@@ -167,10 +181,10 @@ class Batch:
         return replace(self, positions=positions)
 
     def within(self, cutoff: float) -> Batch:
-        """Return the batch with only the pairs whose distance is at most `cutoff`, in Å."""
+        """Return the batch with only the pairs that are closer than `cutoff`, in Å."""
         with torch.no_grad():
-            squared = self.displacements().square().sum(dim=1)
-            near = (squared <= cutoff * cutoff).nonzero().squeeze(1)
+            squared = self._apart().square().sum(dim=1)
+            near = (squared < cutoff * cutoff).nonzero().squeeze(1)
         pairs = self.pairs.index_select(1, near)
         owner = self.system_index.index_select(0, pairs[0])
         n_pairs = torch.bincount(owner, minlength=self.n_systems).tolist()
@@ -188,7 +202,7 @@ class Batch:
         return replace(self, positions=self.positions + per_atom, cells=cells)
 
 
-def _system_arrays(systems: Sequence[System], geometry: Geometry, real: type) -> Arrays:
+def _system_arrays(systems: Sequence[System], geometry: Geometry) -> Arrays:
     n_atoms = geometry.n_atoms_per_system
     if len(systems) == 1:  # a fast path for the most frequent case
         numbers, index = systems[0].atomic_numbers, np.zeros(n_atoms, dtype=np.int64)
@@ -197,17 +211,17 @@ def _system_arrays(systems: Sequence[System], geometry: Geometry, real: type) ->
         index = np.repeat(np.arange(len(systems), dtype=np.int64), n_atoms)
     return {
         "atomic_numbers": numbers.astype(np.int64),
-        "positions": geometry.positions.astype(real),
-        "cells": geometry.cells.astype(real),
+        "positions": geometry.positions.copy(),
+        "cells": geometry.cells.copy(),
         "pbc": geometry.pbc.copy(),
         "system_index": index,
-        "charge": np.array([system.charge or 0.0 for system in systems], dtype=real),
+        "charge": np.array([system.charge or 0.0 for system in systems]),
         "spin_multiplicity": np.array([system.spin_multiplicity or 1 for system in systems]),
     }
 
 
-def _search_arrays(geometry: Geometry, real: type) -> Arrays:
-    return {name: getattr(geometry, name).astype(real) for name in _SEARCH}
+def _search_arrays(geometry: Geometry) -> Arrays:
+    return {name: getattr(geometry, name) for name in _SEARCH}
 
 
 def copy_to_device(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:

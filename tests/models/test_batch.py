@@ -22,10 +22,11 @@ def test_a_batch_concatenates_its_systems():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_real_numbers_have_the_requested_dtype(dtype):
+def test_coordinates_are_float64_and_displacements_have_the_requested_dtype(dtype):
     batch = Batch.from_systems([crystal()], 5.0, dtype)
-    for name in ("positions", "cells", "shifts", "charge"):
-        assert getattr(batch, name).dtype == dtype
+    assert batch.dtype == batch.displacements().dtype == batch.charge.dtype == dtype
+    for name in ("positions", "cells", "shifts"):
+        assert getattr(batch, name).dtype == torch.float64
     for name in ("atomic_numbers", "system_index", "pairs", "spin_multiplicity"):
         assert getattr(batch, name).dtype == torch.int64
 

@@ -131,9 +131,10 @@ class MetatomicPotential:
         """Return the systems of a batch with all the inputs that the model requests."""
         if not torch.is_grad_enabled():  # metatomic warns if only positions require grad
             batch = replace(batch, positions=batch.positions.detach(), cells=batch.cells.detach())
+        batch = gathered(batch)
         types = batch.atomic_numbers.to(torch.int32).split(list(batch.n_atoms_per_system))
-        positions = batch.positions.split(list(batch.n_atoms_per_system))
-        cells = batch.cells * batch.pbc.unsqueeze(-1)
+        positions = batch.positions.to(self.dtype).split(list(batch.n_atoms_per_system))
+        cells = (batch.cells * batch.pbc.unsqueeze(-1)).to(self.dtype)
         systems = [
             MetatomicSystem(*parts)
             for parts in zip(types, positions, cells, batch.pbc, strict=True)
@@ -143,10 +144,28 @@ class MetatomicPotential:
             for system, block in zip(systems, blocks, strict=True):
                 system.add_neighbor_list(options, block)
         for name in self._inputs:
-            numbers = whole_number_per_system(batch, name).to(batch.positions.dtype)
+            numbers = whole_number_per_system(batch, name).to(self.dtype)
             for system, number in zip(systems, numbers, strict=True):
                 system.add_data(name, _one_number(name, number))
         return systems
+
+
+def gathered(batch: Batch) -> Batch:
+    """Return the batch with the first atom of each system at the origin and the nearest images of
+    the others around it.
+
+    An exported model may subtract positions again, in its own precision; so they should be small.
+    """
+    with torch.no_grad():
+        periods = batch.cells * batch.pbc.unsqueeze(-1)
+        apart = batch.positions - batch.to_atoms(batch.positions.index_select(0, _firsts(batch)))
+        inverses = batch.to_atoms(torch.linalg.pinv(periods))
+        jumps = (apart.unsqueeze(1) @ inverses).squeeze(1).round()
+        i, j = batch.pairs
+        shifts = batch.shifts + jumps.index_select(0, j) - jumps.index_select(0, i)
+        constant = apart - batch.positions
+    moved = (jumps.unsqueeze(1) @ batch.to_atoms(batch.cells)).squeeze(1)
+    return replace(batch, positions=batch.positions + constant - moved, shifts=shifts)
 
 
 def neighbor_blocks(batch: Batch, options: NeighborListOptions) -> list[TensorBlock]:
@@ -160,8 +179,7 @@ def neighbor_blocks(batch: Batch, options: NeighborListOptions) -> list[TensorBl
     vectors = batch.displacements()
     shifts = batch.shifts.round().to(torch.int32)
     owner = batch.system_index.index_select(0, i)
-    starts = torch.tensor([0, *batch.n_atoms_per_system[:-1]], device=i.device).cumsum(0)
-    local = (batch.pairs - starts.index_select(0, owner)).T.to(torch.int32)
+    local = (batch.pairs - _firsts(batch).index_select(0, owner)).T.to(torch.int32)
     samples, counts = torch.cat([local, shifts], dim=1), list(batch.n_pairs_per_system)
     keep = vectors.detach().norm(dim=1) < options.engine_cutoff("angstrom")
     if not options.full_list:
@@ -237,9 +255,14 @@ def _values(result: TensorMap, requested: _RequestedOutput, batch: Batch) -> Ten
     system = block.samples.column("system").to(torch.int64)
     if requested.sample_kind == "system":
         return rows.new_zeros(batch.n_systems, *rows.shape[1:]).index_add(0, system, rows)
-    starts = torch.tensor([0, *batch.n_atoms_per_system[:-1]], device=rows.device).cumsum(0)
-    atom = starts[system] + block.samples.column("atom")
+    atom = _firsts(batch)[system] + block.samples.column("atom")
     return rows.new_zeros(batch.n_atoms, *rows.shape[1:]).index_add(0, atom, rows)
+
+
+def _firsts(batch: Batch) -> Tensor:
+    """Return the index of the first atom of each system."""
+    sizes = [0, *batch.n_atoms_per_system[:-1]]
+    return torch.tensor(sizes, device=batch.pairs.device).cumsum(0)
 
 
 def _direct_heads(values: dict[Quantity, Tensor]) -> DirectHeads:

@@ -19,12 +19,12 @@ _BLOCK = 128
 
 
 def search(
-    places: Places, cutoff: float, width: int
+    places: Places, cutoff: float, width: int, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return neighbors, offsets, shifts and counts, as in `Table`."""
+    """Return neighbors, vectors, shifts and counts, as in `Table`."""
     n_atoms, like = len(places.positions), places.positions
     neighbors = torch.empty(n_atoms, width, dtype=torch.int64, device=like.device)
-    offsets = like.new_empty(n_atoms, width, 3)
+    vectors = torch.empty(n_atoms, width, 3, dtype=dtype, device=like.device)
     shifts = torch.empty(n_atoms, width, dtype=torch.int32, device=like.device)
     counts = torch.empty(n_atoms, dtype=torch.int32, device=like.device)
     _search[(n_atoms,)](
@@ -36,7 +36,7 @@ def search(
         places.inverses,
         places.reach,
         neighbors,
-        offsets,
+        vectors,
         shifts,
         counts,
         *_halves(cutoff),
@@ -44,7 +44,7 @@ def search(
         BLOCK=_BLOCK,
         num_warps=1,
     )
-    return neighbors, offsets, shifts, counts
+    return neighbors, vectors, shifts, counts
 
 
 def _halves(number: float) -> tuple[float, float]:
@@ -75,7 +75,7 @@ def _search(
     inverses,
     reach,
     neighbors,
-    offsets,
+    vectors,
     shifts,
     counts,
     cutoff,
@@ -92,7 +92,7 @@ def _search(
         tl.load(positions + 3 * i + 1),
         tl.load(positions + 3 * i + 2),
     )
-    longest = x * 0 + cutoff + rest  # in the precision of the positions
+    longest = x * 0 + cutoff + rest  # in float64, as all lengths until they are stored
     c = cells + 9 * system
     ax, ay, az = tl.load(c), tl.load(c + 1), tl.load(c + 2)
     bx, by, bz = tl.load(c + 3), tl.load(c + 4), tl.load(c + 5)
@@ -121,10 +121,9 @@ def _search(
                     na = nearest_a + image_a
                     nb = nearest_b + image_b
                     nc = nearest_c + image_c
-                    ox = na * ax + nb * bx + nc * cx
-                    oy = na * ay + nb * by + nc * cy
-                    oz = na * az + nb * bz + nc * cz
-                    px, py, pz = dx + ox, dy + oy, dz + oz
+                    px = dx + (na * ax + nb * bx + nc * cx)
+                    py = dy + (na * ay + nb * by + nc * cy)
+                    pz = dz + (na * az + nb * bz + nc * cz)
                     shift = ((na * 128 + nb) * 128 + nc).to(tl.int32)
                     is_near = is_there & (px * px + py * py + pz * pz < longest * longest)
                     is_near = is_near & ((j != i) | (shift != 0))
@@ -134,9 +133,9 @@ def _search(
                         is_kept = is_near & (place < width)
                         tl.store(neighbors + row + place, j.to(tl.int64), mask=is_kept)
                         tl.store(shifts + row + place, shift, mask=is_kept)
-                        tl.store(offsets + 3 * (row + place), ox, mask=is_kept)
-                        tl.store(offsets + 3 * (row + place) + 1, oy, mask=is_kept)
-                        tl.store(offsets + 3 * (row + place) + 2, oz, mask=is_kept)
+                        tl.store(vectors + 3 * (row + place), px, mask=is_kept)
+                        tl.store(vectors + 3 * (row + place) + 1, py, mask=is_kept)
+                        tl.store(vectors + 3 * (row + place) + 2, pz, mask=is_kept)
                         n_found += n_near
     tl.store(counts + i, n_found)
     for start in range(0, width, BLOCK):
@@ -145,9 +144,9 @@ def _search(
         nothing = longest * 0 + tl.zeros([BLOCK], dtype=tl.float32)
         tl.store(neighbors + row + k, (i + tl.zeros([BLOCK], dtype=tl.int64)), mask=is_left)
         tl.store(shifts + row + k, tl.zeros([BLOCK], dtype=tl.int32), mask=is_left)
-        tl.store(offsets + 3 * (row + k), nothing + longest, mask=is_left)
-        tl.store(offsets + 3 * (row + k) + 1, nothing, mask=is_left)
-        tl.store(offsets + 3 * (row + k) + 2, nothing, mask=is_left)
+        tl.store(vectors + 3 * (row + k), nothing + longest, mask=is_left)
+        tl.store(vectors + 3 * (row + k) + 1, nothing, mask=is_left)
+        tl.store(vectors + 3 * (row + k) + 2, nothing, mask=is_left)
 
 
 @triton.jit

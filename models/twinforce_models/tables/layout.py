@@ -56,16 +56,15 @@ class Staging:
 
     Args:
         size: Capacity of the block.
-        dtype: Data type of real numbers.
         device: Device of the copy.
 
     Attributes:
         places: Views of the copy.
     """
 
-    def __init__(self, size: Size, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, size: Size, device: torch.device) -> None:
         is_cuda = device.type == "cuda"
-        like = _arrays_like(size, np.float64 if dtype == torch.float64 else np.float32)
+        like = _arrays_like(size)
         self._here = torch.zeros(packed_size(like), dtype=torch.uint8, pin_memory=is_cuda)
         self._there = torch.zeros_like(self._here, device=device) if is_cuda else self._here
         self.places = Places(**unpack(self._there, like))
@@ -104,16 +103,16 @@ class Staging:
             self._there.copy_(self._here, non_blocking=True)
 
 
-def _arrays_like(size: Size, real: type) -> Arrays:
+def _arrays_like(size: Size) -> Arrays:
     """Return uninitialized arrays with the shapes and dtypes of the layout."""
     n, m = size.n_atoms, size.n_systems
     return {
         "atomic_numbers": np.empty(n, np.int64),
-        "positions": np.empty((n, 3), real),
+        "positions": np.empty((n, 3)),
         "owner": np.empty(n, np.int32),
         "first": np.empty(m, np.int32),
         "stop": np.empty(m, np.int32),
-        "cells": np.empty((m, 3, 3), real),
-        "inverses": np.empty((m, 3, 3), real),
+        "cells": np.empty((m, 3, 3)),
+        "inverses": np.empty((m, 3, 3)),
         "reach": np.empty((m, 3), np.int32),
     }

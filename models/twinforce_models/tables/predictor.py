@@ -130,7 +130,7 @@ class TablePredictor:
         if p.device.type == "cuda" and size.n_atoms <= MAX_RECORDED_ATOMS:
             recording = self._recording(key, evaluate, size, batch)
         if recording is None:
-            staging = Staging(size, p.dtype, p.device)
+            staging = Staging(size, p.device)
             staging.fill(*batch)
             return run_unrecorded(evaluate, staging)
         recording.staging.fill(*batch)
@@ -154,7 +154,7 @@ class TablePredictor:
         """Record an evaluation; None, also for later batches, if recording fails."""
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        staging = Staging(size, self._potential.dtype, self._potential.device)
+        staging = Staging(size, self._potential.device)
         staging.fill(*batch)
         recording: Recording | None = None
         try:
@@ -187,7 +187,7 @@ def _evaluate(
 ) -> Tensor:
     """Return the required capacities and all results per atom, as one flat tensor."""
     with torch.no_grad():
-        table = search(places, potential.cutoff, width)
+        table = search(places, potential.cutoff, width, potential.dtype)
         values = tabular.evaluate_table(table, wanted, max_seen)
         return _flatten(values, wanted, table.counts, potential.dtype)
 

@@ -26,13 +26,13 @@ class Places:
 
     Attributes:
         atomic_numbers: Shape [n_atoms], int64.
-        positions: Shape [n_atoms, 3], in Å.
+        positions: Shape [n_atoms, 3], in Å, float64.
         owner: System of each atom, shape [n_atoms], int32.
         first: First atom of each system, shape [n_systems], int32.
         stop: One past the last atom of each system, shape [n_systems], int32.
         cells: Rows are lattice vectors, long enough along open directions to keep images apart;
-            shape [n_systems, 3, 3], in Å.
-        inverses: Inverses of the cells, shape [n_systems, 3, 3].
+            shape [n_systems, 3, 3], in Å, float64.
+        inverses: Inverses of the cells, shape [n_systems, 3, 3], float64.
         reach: How many cells beyond the nearest image a neighbor may be, shape [n_systems, 3],
             int32.
     """
@@ -53,20 +53,19 @@ class Table:
 
     Attributes:
         atomic_numbers: Shape [n_atoms], int64.
-        positions: Shape [n_atoms, 3], in Å.
         neighbors: In an arbitrary but reproducible order; padding points at the atom itself.
             Shape [n_atoms, width], int64.
-        offsets: From the neighbor's position to the image that is meant, shape
-            [n_atoms, width, 3], in Å; padding lies one cutoff away.
-        shifts: The same in whole cells, packed: see `packed`. Shape [n_atoms, width], int32.
+        vectors: From each atom to its neighbors, shape [n_atoms, width, 3], in Å, in the data type
+            that the potential computes in; padding lies one cutoff away.
+        shifts: Whole cells by which each neighbor is moved, packed: see `packed`. Shape
+            [n_atoms, width], int32.
         counts: Number of neighbors of each atom, int32; greater than the width if the capacity
             was too small and the row is incomplete.
     """
 
     atomic_numbers: Tensor
-    positions: Tensor
     neighbors: Tensor
-    offsets: Tensor
+    vectors: Tensor
     shifts: Tensor
     counts: Tensor
 
@@ -75,10 +74,6 @@ class Table:
         """True for entries that are not padding, shape [n_atoms, width]."""
         width = self.neighbors.shape[1]
         return torch.arange(width, device=self.counts.device) < self.counts.unsqueeze(1)
-
-    def vectors(self) -> Tensor:
-        """Return the vectors from each atom to its neighbors, shape [n_atoms, width, 3], in Å."""
-        return self.positions[self.neighbors] - self.positions.unsqueeze(1) + self.offsets
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,9 @@ class Sample:
 
     Attributes:
         kinds: Index of each atom's element in the elements of the model. Shape [n_atoms].
-        positions: Shape [n_atoms, 3], in Å.
         index: Neighbor in each entry of the table; for padding, the atom itself. Shape
             [n_atoms, k].
-        offsets: Periodic shift of each neighbor; for padding, a vector as long as the cutoff.
+        vectors: From each atom to its neighbors; for padding, a vector as long as the cutoff.
             Shape [n_atoms, k, 3], in Å.
         reverse: Entry of the flat table that holds the same pair from its other atom. Shape
             [n_atoms * k].
@@ -50,9 +49,8 @@ class Sample:
     """
 
     kinds: Tensor
-    positions: Tensor
     index: Tensor
-    offsets: Tensor
+    vectors: Tensor
     reverse: Tensor
     membership: Tensor
     energy_labels: Tensor
@@ -66,10 +64,6 @@ class Sample:
         """The shape of the table; samples of the same shape share a compiled step."""
         n_systems, n_atoms = self.membership.shape
         return TableShape(n_atoms, self.index.shape[1], n_systems)
-
-    def vectors(self) -> Tensor:
-        """Return the vectors from each atom to its neighbors, shape [n_atoms, k, 3], in Å."""
-        return self.positions[self.index] - self.positions[:, None] + self.offsets
 
     def per_system(self, values: Tensor) -> Tensor:
         """Return the mean of `values` [n_atoms] over each system; 0 for a system without atoms."""
@@ -179,7 +173,7 @@ class Tabulator:
         examples = [example for group in groups for example in group]
         batch = to_batch(examples, self.cutoff)
         n_padding = table.n_atoms - batch.n_atoms
-        index, offsets, reverse = tabulate(batch, self.cutoff, table.n_neighbors, n_padding)
+        index, vectors, reverse = tabulate(batch, self.cutoff, table.n_neighbors, n_padding)
         kind_of = {z: kind for kind, z in enumerate(self.elements)}
         kinds = np.array([kind_of[int(z)] for example in examples for z in example.numbers])
         references = [
@@ -194,9 +188,8 @@ class Tabulator:
         membership[batch.system_index, torch.arange(batch.n_atoms)] = 1.0
         return Sample(
             kinds=_padded(kinds, table.n_atoms),
-            positions=_padded(batch.positions.numpy(), table.n_atoms).float(),
             index=index,
-            offsets=offsets.float(),
+            vectors=vectors.float(),
             reverse=reverse,
             membership=membership,
             energy_labels=_padded(np.array(energies), table.n_systems).float(),
@@ -255,7 +248,7 @@ def max_neighbors(example: ase.Atoms, cutoff: float) -> int:
 def tabulate(
     batch: Batch, cutoff: float, width: int, n_padding: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `index`, `offsets` and `reverse` of a `Sample` for the pairs of a batch.
+    """Return `index`, `vectors` and `reverse` of a `Sample` for the pairs of a batch.
 
     Args:
         batch: Batch of one or more systems.
@@ -264,16 +257,15 @@ def tabulate(
         n_padding: Number of atoms without neighbors that are appended.
     """
     n = batch.n_atoms + n_padding
-    i, j = batch.pairs
     entry = places_in_table(batch, width)
     index = torch.arange(n).repeat_interleave(width)
-    index[entry] = j
-    offsets = torch.zeros(n * width, 3, dtype=batch.positions.dtype)
-    offsets[:, 0] = cutoff
-    offsets[entry] = (batch.shifts[:, None] @ batch.cells[batch.system_index[i]])[:, 0]
+    index[entry] = batch.pairs[1]
+    vectors = torch.zeros(n * width, 3, dtype=batch.dtype)
+    vectors[:, 0] = cutoff
+    vectors[entry] = batch.displacements()
     reverse = torch.arange(n * width)
     reverse[entry] = entry[reverse_pairs(batch)]
-    return index.view(n, width), offsets.view(n, width, 3), reverse
+    return index.view(n, width), vectors.view(n, width, 3), reverse
 
 
 def reverse_pairs(batch: Batch) -> Tensor:

@@ -42,7 +42,7 @@ Evaluate = Callable[[Sequence[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor], 
 
 def inputs(sample: Sample) -> Inputs:
     """Return the arguments of an evaluation: kinds, vectors, index, reverse and membership."""
-    return sample.kinds, sample.vectors(), sample.index, sample.reverse, sample.membership
+    return sample.kinds, sample.vectors, sample.index, sample.reverse, sample.membership
 
 
 def make_evaluate(core: HybridCore, *, conservative: bool) -> Evaluate:

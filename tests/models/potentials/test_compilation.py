@@ -25,7 +25,7 @@ from twinforce_models.potentials.hybrid_net.compilation.compiling import PARTS, 
 from twinforce_models.potentials.hybrid_net.compilation.potential import CompiledHybridNet
 from twinforce_models.potentials.hybrid_net.compilation.spec import Spec, named_weights
 from twinforce_models.potentials.hybrid_net.core import HybridCore, Hyperparameters
-from twinforce_models.potentials.hybrid_net.potential import HybridNet, lay_out
+from twinforce_models.potentials.hybrid_net.potential import HybridNet, tabulate
 from twinforce_models.prediction import predict, predict_batch
 from twinforce_proto import OUTPUTS, ModelLoadError, System
 from twinforce_service.embedded import run_in_thread
@@ -119,13 +119,13 @@ def test_the_form_for_compilers_keeps_the_contract():
 def test_padding_does_not_change_the_results():
     core = net().core
     batch = Batch.from_systems([water()], TINY.cutoff)
-    neighbors, offsets = lay_out(batch, TINY.cutoff)
+    neighbors, vectors = tabulate(batch, TINY.cutoff)
     kinds = torch.tensor([1, 0, 0] * 8)
     itself = torch.arange(batch.n_atoms)[:, None].expand(-1, 9)
     far = torch.tensor([TINY.cutoff, 0, 0], dtype=torch.float64).expand(batch.n_atoms, 9, 3)
-    narrow = fused.Inputs(kinds, batch.positions, neighbors, offsets)
+    narrow = fused.Inputs(kinds, neighbors, vectors)
     wide = narrow._replace(
-        neighbors=torch.cat([neighbors, itself], 1), offsets=torch.cat([offsets, far], 1)
+        neighbors=torch.cat([neighbors, itself], 1), vectors=torch.cat([vectors, far], 1)
     )
     for one, other in zip(fused.hybrid(core, narrow), fused.hybrid(core, wide), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-14)

@@ -55,10 +55,10 @@ def hard_systems():
     return [*waters(), *special, *far]
 
 
-def places_of(systems, cutoff=CUTOFF, dtype=torch.float64, device=CPU):
+def places_of(systems, cutoff=CUTOFF, device=CPU):
     geometry = fold(systems, cutoff)
     size = size_for(len(geometry.positions), len(systems))
-    staging = Staging(size, dtype, device)
+    staging = Staging(size, device)
     staging.fill(systems, geometry, reach_of(geometry.periods, cutoff))
     staging.send()
     return staging.places, geometry
@@ -84,8 +84,8 @@ def checkpoints(tmp_path_factory):
 @pytest.mark.parametrize("cutoff", [2.0, 4.5, 5.2])
 def test_a_table_has_the_pairs_of_the_neighbor_list(cutoff, dtype, device):
     systems = hard_systems()
-    places, geometry = places_of(systems, cutoff, dtype, torch.device(device))
-    table = search(places, cutoff, 400)
+    places, geometry = places_of(systems, cutoff, torch.device(device))
+    table = search(places, cutoff, 400, dtype)
     expected = neighbor_list(systems, cutoff)
     i, j = expected.pairs
     shifts = expected.shifts - geometry.folds[i] + geometry.folds[j]
@@ -97,7 +97,7 @@ def test_a_table_has_the_pairs_of_the_neighbor_list(cutoff, dtype, device):
     assert sorted(zip(*(each.tolist() for each in found), strict=True)) == wanted
     n_real = len(geometry.positions)
     assert not table.counts[n_real:].any()
-    lengths = table.vectors().norm(dim=-1)
+    lengths = table.vectors.norm(dim=-1)
     assert (lengths[table.is_real] < cutoff * (1 + 1e-5)).all()
     torch.testing.assert_close(
         lengths[~table.is_real], torch.full_like(lengths[~table.is_real], cutoff)
@@ -107,11 +107,11 @@ def test_a_table_has_the_pairs_of_the_neighbor_list(cutoff, dtype, device):
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_reverse_index_is_its_own_inverse(device):
     places, _ = places_of(hard_systems(), device=torch.device(device))
-    table = search(places, CUTOFF, 200)
+    table = search(places, CUTOFF, 200, torch.float32)
     back = reversed_places(table.neighbors, table.shifts, table.counts).view(-1)
     assert torch.equal(back[back], torch.arange(len(back), device=back.device))
     is_real = table.is_real.view(-1)
-    vectors = table.vectors().view(-1, 3)
+    vectors = table.vectors.view(-1, 3)
     assert torch.equal(vectors[back][is_real], -vectors[is_real])
     assert torch.equal(table.neighbors.view(-1)[back], torch.arange(len(back), device=back.device)
                        // table.neighbors.shape[1])  # fmt: skip
@@ -124,7 +124,7 @@ def test_the_search_self_check_passes(device):
 
 def test_neighbors_beyond_the_capacity_are_counted():
     places, _ = places_of(waters())
-    full, cut = (search(places, CUTOFF, width) for width in (200, 5))
+    full, cut = (search(places, CUTOFF, width, torch.float64) for width in (200, 5))
     assert torch.equal(full.counts, cut.counts)
     assert torch.equal(full.neighbors[:, :5], cut.neighbors)
 

@@ -1,11 +1,9 @@
 """The network of `core`, written for a compiler: the same function by other operations.
 
-Three things differ; none of them would speed up an eager evaluation:
+Two things differ; none of them would speed up an eager evaluation:
 
 * Components come first, v [3, n_atoms, f] and t [5, n_atoms, f], and are written out, so that a
   compiler fuses the operations on each component into one loop over the features.
-* Displacements are computed here, from positions and a table of neighbors, so that the table is the
-  only input with an entry per pair.
 * Message passing is its own transpose. With W(r_ij) = W(r_ji), u_ij = -u_ji and a list that
   contains each pair from both ends, the contributions of an atom's features to all others are again
   a sum over the neighbors of that atom. The derivative therefore needs no scatter;
@@ -39,20 +37,18 @@ class Inputs(NamedTuple):
 
     Attributes:
         kinds: Indices into the elements of the network, shape [n_atoms].
-        positions: Shape [n_atoms, 3], in Å.
         neighbors: Index of each neighbor; padding points at the atom itself. Shape [n_atoms, k].
             Each pair must be listed from both ends.
-        offsets: From the neighbor's position to the image that is meant, shape [n_atoms, k, 3],
-            in Å; padding lies one cutoff away.
+        vectors: From the atom to the neighbor; padding lies one cutoff away. Shape
+            [n_atoms, k, 3], in Å.
         reverse: The reverse index of each pair in the flattened table, shape [n_atoms, k]. With it,
             the forces on the other ends are gathered. Without it, they are scattered, which a GPU
             does in an order that varies from run to run.
     """
 
     kinds: Tensor
-    positions: Tensor
     neighbors: Tensor
-    offsets: Tensor
+    vectors: Tensor
     reverse: Tensor | None = None
 
 
@@ -77,12 +73,12 @@ class HybridHeads(NamedTuple):
 
 def direct(core: HybridCore, inputs: Inputs) -> CoreHeads:
     """Evaluate the heads without building a graph."""
-    return _heads(core, inputs.kinds, inputs.neighbors, _displacements(inputs))
+    return _heads(core, inputs.kinds, inputs.neighbors, inputs.vectors)
 
 
 def hybrid(core: HybridCore, inputs: Inputs) -> HybridHeads:
     """Evaluate the heads and the gradient of the energy, traceable into a single graph."""
-    vectors = _displacements(inputs).detach().requires_grad_()
+    vectors = inputs.vectors.detach().requires_grad_()
     with torch.enable_grad():
         heads = _heads(core, inputs.kinds, inputs.neighbors, vectors)
         (gradient,) = torch.autograd.grad(heads.local_energies.sum(), vectors)
@@ -98,15 +94,11 @@ def hybrid(core: HybridCore, inputs: Inputs) -> HybridHeads:
 
 def _sum_at_neighbors(inputs: Inputs, gradient: Tensor) -> Tensor:
     """Return, for each atom, the sum of gradients over the pairs in which it is the neighbor."""
-    gradient = gradient.reshape(-1, 3)
+    of_pairs = gradient.reshape(-1, 3)
     if inputs.reverse is not None:
-        return gradient[inputs.reverse].sum(1)
-    return torch.zeros_like(inputs.positions).index_add(0, inputs.neighbors.reshape(-1), gradient)
-
-
-def _displacements(inputs: Inputs) -> Tensor:
-    positions, neighbors, offsets = inputs[1:4]
-    return positions[neighbors] - positions.unsqueeze(1) + offsets
+        return of_pairs[inputs.reverse].sum(1)
+    total = torch.zeros_like(gradient[:, 0])
+    return total.index_add(0, inputs.neighbors.reshape(-1), of_pairs)
 
 
 def _heads(core: HybridCore, kinds: Tensor, neighbors: Tensor, vectors: Tensor) -> CoreHeads:

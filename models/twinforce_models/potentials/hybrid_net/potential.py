@@ -81,7 +81,7 @@ class HybridNet(nn.Module):
         reverse = None
         if with_reverse:
             reverse = reversed_places(table.neighbors, table.shifts, table.counts)
-        return Inputs(kinds, table.positions, table.neighbors, table.offsets, reverse)
+        return Inputs(kinds, table.neighbors, table.vectors, reverse)
 
     def values_of(self, kinds: Tensor, heads: CoreHeads | HybridHeads) -> AtomValues:
         """Return the results of the network as those of the potential."""
@@ -100,40 +100,28 @@ class HybridNet(nn.Module):
         )
 
 
-def tabulate(batch: Batch, cutoff: float) -> NeighborTable:
-    """Return the pairs of a batch as a `NeighborTable`, as wide as the densest atom requires."""
+def tabulate(batch: Batch, cutoff: float, min_width: int = 1) -> NeighborTable:
+    """Return the pairs of a batch as a `NeighborTable`, as wide as the densest atom requires.
+
+    Args:
+        batch: The batch; the vectors depend differentiably on its positions and cells.
+        cutoff: Distance of the padding, in Å.
+        min_width: Smallest number of entries per atom.
+    """
     counts = neighbor_counts(batch)
-    width = max(int(counts.max()), 1)
+    width = max(int(counts.max()), min_width)
     place = places_in_table(batch, width, counts)
-    index = torch.arange(batch.n_atoms, device=place.device).repeat_interleave(width)
-    index = index.index_copy(0, place, batch.pairs[1])
-    vectors = batch.positions.new_zeros(batch.n_atoms * width, 3)
+    index = torch.arange(batch.n_atoms, device=place.device).unsqueeze(1).expand(-1, width)
+    index = index.reshape(-1).index_copy(0, place, batch.pairs[1])
+    apart = batch.displacements()
+    vectors = apart.new_zeros(batch.n_atoms * width, 3)
     vectors[:, 0] = cutoff
-    vectors = vectors.index_copy(0, place, batch.displacements())
+    vectors = vectors.index_copy(0, place, apart)
     return NeighborTable(index.view(-1, width), vectors.view(-1, width, 3))
 
 
-def lay_out(batch: Batch, cutoff: float, min_width: int = 1) -> tuple[Tensor, Tensor]:
-    """Return the pairs of a batch as a table that does not depend on the positions.
-
-    Returns:
-        Neighbors, shape [n_atoms, k]; padding points at the atom itself. Offsets, shape
-        [n_atoms, k, 3], in Å, from a neighbor's position to the image that is meant; padding lies
-        at the cutoff.
-    """
-    counts, device = neighbor_counts(batch), batch.pairs.device
-    width = max(int(counts.max()), min_width)
-    place = places_in_table(batch, width, counts)
-    index = torch.arange(batch.n_atoms, device=device).unsqueeze(1).expand(-1, width).reshape(-1)
-    index.index_copy_(0, place, batch.pairs[1])
-    offsets = batch.positions.new_zeros(batch.n_atoms * width, 3)
-    offsets[:, 0] = cutoff
-    offsets.index_copy_(0, place, batch.offsets())
-    return index.view(-1, width), offsets.view(-1, width, 3)
-
-
-def lay_out_reverse(batch: Batch, width: int) -> Tensor:
-    """Return the reverse index of the pairs in the table of `lay_out`, shape [n_atoms, width]."""
+def reverse_index(batch: Batch, width: int) -> Tensor:
+    """Return the reverse index of the pairs in the table of `tabulate`, shape [n_atoms, width]."""
     place = places_in_table(batch, width)
     reverse = torch.arange(batch.n_atoms * width, device=place.device)
     back = reversed_pairs(batch.pairs[0], batch.pairs[1], batch.shifts)

@@ -106,7 +106,7 @@ class PetPotential:
 
     def evaluate_table(self, table: Table, wanted: Wanted, max_seen: int) -> AtomValues:
         """Evaluate a table of neighbors."""
-        vectors = table.vectors().detach().requires_grad_(wanted.gradient)
+        vectors = table.vectors.detach().requires_grad_(wanted.gradient)
         with torch.set_grad_enabled(wanted.gradient):
             edges, n_seen = edges_of(self._backend, table, vectors, self._adaptive_width, max_seen)
             features = self._network.features(edges, None)

@@ -54,7 +54,7 @@ def build(spec: Spec, path: Path) -> None:
         )
         n_atoms, width = Dim("n_atoms", min=MIN_SIZE), Dim("width", min=MIN_SIZE)
         atoms, table = {0: n_atoms}, {0: n_atoms, 1: width}
-        shapes = ([None] * len(weights), atoms, atoms, *([table] * (len(example) - 2)))
+        shapes = ([None] * len(weights), atoms, *([table] * (len(example) - 1)))
         program = torch.export.export(graph, (weights, *example), dynamic_shapes=shapes)
     torch._inductor.aoti_compile_and_package(
         program,
@@ -108,7 +108,6 @@ def _example(core: HybridCore, has_reverse: bool) -> tuple[Tensor, ...]:
     neighbors = torch.zeros(n_atoms, width, dtype=torch.int64, device=weight.device)
     return (
         neighbors[:, 0].clone(),
-        weight.new_ones(n_atoms, 3),
         neighbors,
         weight.new_ones(n_atoms, width, 3),
         *([neighbors.clone()] if has_reverse else []),

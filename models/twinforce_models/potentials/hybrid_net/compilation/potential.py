@@ -16,7 +16,7 @@ from twinforce_models.potentials.hybrid_net.compilation.spec import (
 )
 from twinforce_models.potentials.hybrid_net.core import CoreHeads
 from twinforce_models.potentials.hybrid_net.fused import HybridHeads
-from twinforce_models.potentials.hybrid_net.potential import HybridNet, lay_out, lay_out_reverse
+from twinforce_models.potentials.hybrid_net.potential import HybridNet, reverse_index, tabulate
 from twinforce_models.tables.table import AtomValues, Table, Wanted
 from twinforce_proto import needs_autograd
 
@@ -57,14 +57,13 @@ class CompiledHybridNet:
         if part is None or batch.n_atoms < MIN_SIZE:
             return None
         spec, compiled = part
-        neighbors, offsets = lay_out(batch, self.cutoff, MIN_SIZE)
+        neighbors, vectors = tabulate(batch, self.cutoff, MIN_SIZE)
         if neighbors.numel() > spec.max_slots:
             return None
         kinds = self.plain.kind_of_element.index_select(0, batch.atomic_numbers)
-        positions = batch.positions.contiguous()
-        inputs = [kinds, positions, neighbors, offsets]
+        inputs = [kinds, neighbors, vectors]
         if spec.has_reverse:
-            inputs.append(lay_out_reverse(batch, neighbors.shape[1]))
+            inputs.append(reverse_index(batch, neighbors.shape[1]))
         results = compiled([*self._weights, *inputs])
         heads = CoreHeads(*results[: len(CoreHeads._fields)])
         references = self.plain.reference_energies.index_select(0, kinds)
