@@ -49,4 +49,5 @@ class ModelSpec:
             if not value or key in options:
                 raise ModelLoadError(f"model {text!r}: expected KEY=VALUE once per key, got {part}")
             options[key] = value
-        return cls(text, family, place, options.pop("sha256", None), options)
+        sha256 = options.pop("sha256", "").lower() or None
+        return cls(text, family, place, sha256, options)

@@ -319,7 +319,9 @@ def test_files_that_are_not_pet_checkpoints_are_refused(saved, tmp_path):
         registry.load(tmp_path / "gone.ckpt")
     with pytest.raises(ModelLoadError, match=r"its SHA-256 is \w+, expected 00"):
         registry.load(f"{checkpoint}#sha256=00")
-    with pytest.raises(ModelLoadError, match="expected sha256 or variant after #, for the family pet, got size"):
+    with pytest.raises(
+        ModelLoadError, match="expected sha256 or variant after #, for the family pet, got size"
+    ):
         registry.load(f"{checkpoint}#size=4")
     with pytest.raises(ModelLoadError, match="exported in float64, got float32"):
         registry.load(exported, dtype="float32")

@@ -79,7 +79,7 @@ class MacePotential:
         kinds = self._kinds.index_select(0, batch.atomic_numbers)
         one_hot = torch.nn.functional.one_hot(kinds, len(self.elements)).to(self.dtype)
         sizes = torch.tensor((0, *batch.n_atoms_per_system), device=self.device)
-        vectors = -batch.displacements().to(self.dtype)
+        vectors = -batch.displacements()
         conditions = {name: _CONDITIONS[name](batch) for name in self._conditions}
         return conditions | {
             "positions": torch.zeros(batch.n_atoms, 3, dtype=self.dtype, device=self.device),

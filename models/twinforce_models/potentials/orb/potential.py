@@ -95,7 +95,7 @@ class OrbPotential:
 
     def _graphs(self, batch: Batch) -> AtomGraphs:
         """Return a batch as the network takes it, with the nearest neighbors of each atom."""
-        vectors = batch.displacements().to(self.dtype)
+        vectors = batch.displacements()
         rows = nearest(batch.pairs[0], vectors.detach(), batch.n_atoms, self.max_neighbors)
         pairs = batch.pairs.index_select(1, rows)
         n_atoms = torch.tensor(batch.n_atoms_per_system, device=self.device)
