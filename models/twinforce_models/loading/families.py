@@ -13,7 +13,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -121,7 +121,7 @@ def load_family(family: Family, source: Source) -> FoundModel:
             ) from error
     if isinstance(potential, torch.nn.Module):
         potential.eval().requires_grad_(False)
-    return FoundModel(potential, _default_facts(family, source) | _known(facts, source))
+    return FoundModel(potential, _default_facts(family, source) | _known(potential, facts, source))
 
 
 def _default_facts(family: Family, source: Source) -> dict[str, Any]:
@@ -132,10 +132,13 @@ def _default_facts(family: Family, source: Source) -> dict[str, Any]:
     return facts | {"name": source.file.path.stem, "version": sha256[:12], "sha256": sha256}
 
 
-def _known(facts: dict[str, Any], source: Source) -> dict[str, Any]:
-    """Return the facts of a loader that are not empty, with the options in the metadata."""
-    file = {} if source.file is None else {"file": source.file.path.name}
-    metadata = {**facts.get("metadata", {}), **file, **source.spec.options}
+def _known(potential: Potential, facts: dict[str, Any], source: Source) -> dict[str, Any]:
+    """Return the facts of a loader that are not empty, and complete the metadata."""
+    metadata = {**facts.get("metadata", {}), **source.spec.options}
+    if source.file is not None:
+        metadata["file"] = source.file.path.name
+    if exemptions := getattr(potential, "exemptions", ()):
+        metadata["exemptions"] = [asdict(each) for each in exemptions]
     return {key: value for key, value in facts.items() if value} | {"metadata": metadata}
 
 

@@ -1,0 +1,206 @@
+"""ORB models agree with orb-models' own ASE calculator on published weights."""
+
+import functools
+import os
+import warnings
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("orb_models", reason="orb-models is not installed: pip install -e '.[orb]'")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from orb_models.forcefield import pretrained
+    from orb_models.forcefield.calculator import ORBCalculator
+    from orb_models.forcefield.conservative_regressor import ConservativeForcefieldRegressor
+
+from tests.conftest import free_ports
+from tests.models.families.agreement import assert_agree
+from tests.models.families.systems import open_systems, ours, periodic, slab
+from tests.models.families.weights import WEIGHTS, weights
+from twinforce import Client
+from twinforce_models import registry
+from twinforce_models.contract import check_potential
+from twinforce_models.potentials.orb import loader
+from twinforce_models.potentials.orb.potential import nearest
+from twinforce_models.prediction import predict
+from twinforce_proto import (
+    OUTPUTS,
+    ModelLoadError,
+    System,
+    UnsupportedElementError,
+    UnsupportedOutputError,
+)
+from twinforce_service.embedded import run_in_thread
+
+FILE = "orb-d3-xs-v2-20241011.ckpt"
+DTYPES = ["float32", "float64"]
+DIRECT = {"direct_forces", "direct_stress"}
+EVERYTHING = DIRECT | {"energy", "conservative_forces", "conservative_stress"}
+
+pytestmark = [pytest.mark.models, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def file():
+    return weights(FILE)
+
+
+@functools.cache
+def load(file, dtype="float32", options="#untrained=conservative"):
+    return registry.load(f"orb:{file}{options}", dtype=dtype)
+
+
+@contextmanager
+def default_dtype(dtype):
+    """The package computes in the default dtype of the process."""
+    torch.set_default_dtype(getattr(torch, dtype))
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@functools.cache
+def calculator(file, dtype, kind):
+    """Return the package's calculator of direct or conservative forces."""
+    precision = "float64" if dtype == "float64" else "float32-highest"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = pretrained.orb_d3_xs_v2(
+            weights_path=str(file), device="cpu", precision=precision, compile=False
+        )
+    if kind == "conservative":
+        heads = {name: head for name, head in model.heads.items() if name != "stress"}
+        model = ConservativeForcefieldRegressor(
+            heads=heads,
+            model=model.model,
+            ensure_grad_loss_weights=False,
+            system_config=model.system_config,
+        )
+        model = model.to(getattr(torch, dtype)).eval().requires_grad_(False)
+    return ORBCalculator(model, device="cpu")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["direct", "conservative"])
+@pytest.mark.parametrize("systems", [periodic, open_systems])
+def test_a_batch_agrees_with_the_calculator(file, dtype, kind, systems):
+    potential = load(file, dtype).potential
+    with default_dtype(dtype):
+        assert_agree(potential, calculator(file, dtype, kind), systems(), kind)
+
+
+@pytest.mark.parametrize("kind", ["direct", "conservative"])
+def test_both_kinds_of_forces_come_from_one_pass(file, kind):
+    potential = load(file, "float64").potential
+    with default_dtype("float64"):
+        calc = calculator(file, "float64", kind)
+        assert_agree(potential, calc, periodic(), kind, outputs=EVERYTHING)
+
+
+def test_a_slab_is_as_the_same_slab_with_a_vacuum(file):
+    potential = load(file, "float64").potential
+    atoms, padded = slab()
+    outputs = {"energy", "conservative_forces", "direct_forces"}
+    batch = [ours(atoms), ours(padded), System([8], [[0, 0, 0]])]
+    mine, same, _ = predict(potential, batch, outputs)
+    for name in outputs:
+        np.testing.assert_allclose(getattr(mine, name), getattr(same, name), atol=1e-10)
+    with default_dtype("float64"):
+        assert_agree(potential, calculator(file, "float64", "direct"), {"Cu": padded}, "direct")
+
+
+def test_the_contract_is_kept_but_for_declared_exceptions(file):
+    report = check_potential(load(file, "float64").potential)
+    report.raise_if_broken()
+    exempt = {check.name for check in report.checks if check.is_exempt}
+    assert "unchanged by permutation" in exempt
+    assert exempt <= {exemption.check for exemption in load(file).potential.exemptions}
+    assert "20 nearest neighbors" in str(report)
+    declared = load(file).info.metadata["exemptions"]
+    assert {each["check"] for each in declared} >= exempt
+
+
+def test_atoms_have_no_energies(file):
+    potential = load(file).potential
+    assert load(file).info.outputs == tuple(name for name in OUTPUTS if name in EVERYTHING)
+    with pytest.raises(UnsupportedOutputError, match="has no atom_energies"):
+        predict(potential, [System([8], [[0, 0, 0]])], {"atom_energies"})
+
+
+def test_untrained_forces_must_be_asked_for(file):
+    info = load(file, options="").info
+    assert set(info.outputs) == DIRECT | {"energy"}
+    assert info.metadata["trained_for"] == "direct"
+    message = "untrained: expected conservative for orb-d3-xs-v2.*trained for direct.*got 'direct'"
+    with pytest.raises(ModelLoadError, match=message):
+        load(file, options="#untrained=direct")
+
+
+def test_elements_that_the_data_lack_are_refused(file):
+    for number in (86, 118):
+        with pytest.raises(UnsupportedElementError, match=f"got {number}"):
+            predict(load(file).potential, [System([number], [[0, 0, 0]])], {"energy"})
+
+
+def test_an_architecture_is_told_by_the_name_of_the_file_or_asked_for(file, tmp_path):
+    (tmp_path / "mine.ckpt").symlink_to(file)
+    mine = tmp_path / "mine.ckpt"
+    with pytest.raises(ModelLoadError, match=r"add #arch= with one of .*orb-d3-xs-v2"):
+        registry.load(f"orb:{mine}")
+    info = registry.load(f"orb:{mine}#arch=orb-d3-xs-v2&sha256={WEIGHTS[FILE]}").info
+    assert (info.metadata["arch"], info.sha256) == ("orb-d3-xs-v2", WEIGHTS[FILE])
+    with pytest.raises(ModelLoadError, match=r"not weights of orb-d3-v2: Missing key"):
+        registry.load(f"orb:{mine}#arch=orb-d3-v2")
+    with pytest.raises(ModelLoadError, match=r"arch: expected one of .*got 'nonsense'"):
+        registry.load(f"orb:{mine}#arch=nonsense")
+    torch.save([1], tmp_path / "list.ckpt")
+    with pytest.raises(ModelLoadError, match="expected the weights of an ORB model"):
+        registry.load(f"orb:{tmp_path / 'list.ckpt'}#arch=orb-v2")
+
+
+def test_a_published_name_is_looked_up_in_the_cache_of_the_package(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "find_latest_cached", lambda _: str(file))
+    info = registry.load("orb:orb-d3-xs-v2").info
+    assert (info.name, info.version) == ("orb-d3-xs-v2", WEIGHTS[FILE][:12])
+    monkeypatch.setattr(loader, "find_latest_cached", lambda _: None)
+    monkeypatch.setattr(loader, "cached_path", lambda _: 1 / 0)
+    message = r"could not be downloaded.*https://\S+/orb-v2-\d+.ckpt.*NAME=orb:orb-v2-\d+.ckpt"
+    with pytest.raises(ModelLoadError, match=message):
+        registry.load("orb:orb-v2")
+    with pytest.raises(ModelLoadError, match=r"no such file, and orb-models publishes no such"):
+        registry.load(f"orb:{tmp_path / 'gone.ckpt'}")
+
+
+def test_loading_and_evaluating_leave_global_state_alone(file):
+    def state():
+        return dict(os.environ), torch.get_default_dtype(), torch.get_float32_matmul_precision()
+
+    before = state()
+    predict(registry.load(f"orb:{file}", dtype="float64").potential, [ours(slab()[0])], {"energy"})
+    assert state() == before
+
+
+def test_the_nearest_neighbors_of_each_atom_are_kept():
+    torch.manual_seed(1)
+    centers = torch.tensor([0, 0, 0, 2, 2])
+    vectors = torch.tensor([3.0, 1.0, 2.0, 5.0, 4.0])[:, None] * torch.tensor([[0.6, 0.0, 0.8]])
+    assert nearest(centers, vectors, 4, 2).tolist() == [1, 2, 4, 3]
+    assert nearest(centers, vectors, 4, 9).tolist() == [1, 2, 0, 4, 3]
+    assert nearest(centers[:0], vectors[:0], 4, 2).tolist() == []
+
+
+def test_a_service_answers_with_both_kinds_of_forces(file):
+    expected = predict(load(file).potential, [ours(slab()[0])], {"energy", "direct_forces"})[0]
+    settings = free_ports(model={"orb": f"orb:{file}#untrained=conservative"})
+    with run_in_thread(settings) as server:
+        for url in (server.grpc_url, server.rest_url):
+            with Client(url) as client:
+                system = ours(slab()[0])
+                answer = client.predict(
+                    system, model="orb", outputs=("energy", "direct_forces", "conservative_forces")
+                )
+                assert answer.energy == pytest.approx(expected.energy, abs=1e-5)
+                np.testing.assert_allclose(answer.direct_forces, expected.direct_forces, atol=1e-5)
