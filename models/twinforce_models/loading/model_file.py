@@ -73,8 +73,8 @@ class ModelFile:
 
     def _why_unsafe(self, allowed: Sequence[Any], error: UnpicklingError) -> str:
         return (
-            f"{self.path}: the file contains {self._unknown(allowed) or error}, and loading it "
-            "could run arbitrary code. If you trust its author, add #sha256= with the hash that "
+            f"{self.path}: the file contains {self._unknown(allowed) or _short(error)}, and loading "
+            "it could run arbitrary code. If you trust its author, add #sha256= with the hash that "
             "the author publishes, or start the server with --trust-pickles"
         )
 
@@ -112,6 +112,12 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _short(error: UnpicklingError) -> str:
+    """Return the reason in an error of torch, without its advice."""
+    reason = str(error).rpartition("WeightsUnpickler error:")[2]
+    return " ".join(reason.partition("Check the documentation")[0].split())
 
 
 def _name(allowed: Any) -> str:

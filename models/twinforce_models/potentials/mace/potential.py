@@ -80,7 +80,7 @@ class MacePotential:
         one_hot = torch.nn.functional.one_hot(kinds, len(self.elements)).to(self.dtype)
         sizes = torch.tensor((0, *batch.n_atoms_per_system), device=self.device)
         vectors = -batch.displacements()
-        conditions = {name: _CONDITIONS[name](batch) for name in self._conditions}
+        conditions = {name: _CONDITIONS[name](batch).to(self.dtype) for name in self._conditions}
         return conditions | {
             "positions": torch.zeros(batch.n_atoms, 3, dtype=self.dtype, device=self.device),
             "node_attrs": one_hot,

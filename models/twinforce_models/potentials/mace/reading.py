@@ -5,6 +5,7 @@ replaced by one that does nothing but hold attributes, and the network is built 
 """
 
 import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,8 +34,12 @@ _KEPT = {
 }
 """Values and functions without side effects that settings are made of."""
 
-_FLAGS = "_zeroed"
-"""Ending of the names of flags, not weights, that files of former versions of mace lack."""
+_NUMBERS = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32")]
+"""Classes that numpy makes the types of numbers of."""
+
+_DERIVED = re.compile(r"\._compiled_main|_zeroed$")
+"""Names of constants of compiled code, and of flags that files of former versions lack: they follow
+from settings and weights."""
 
 
 class Part(torch.nn.Module):
@@ -64,7 +69,7 @@ def read_network(file: ModelFile, dtype: torch.dtype | None) -> torch.nn.Module:
     Raises:
         ModelLoadError: If the file is not a network that can be built anew.
     """
-    saved = file.unpickle(list(_allowed(file)))
+    saved = file.unpickle([*_NUMBERS, *_allowed(file)])
     if (kind := type(saved).__name__) != "ScaleShiftMACE":
         raise ModelLoadError(
             f"{file.path}: expected a network of the class ScaleShiftMACE, as the published models "
@@ -110,7 +115,7 @@ def _class_named(found: type, known: dict[str, Any], file: ModelFile) -> Any:
 def _copy_weights(saved: torch.nn.Module, network: torch.nn.Module, file: ModelFile) -> None:
     """Copy all weights, and raise unless the two networks have the same."""
     missing, unexpected = network.load_state_dict(saved.state_dict(), strict=False)
-    if wrong := [*unexpected, *(key for key in missing if not key.endswith(_FLAGS))]:
+    if wrong := [*unexpected, *(key for key in missing if not _DERIVED.search(key))]:
         raise ModelLoadError(
             f"{file.path}: the network that the installed mace builds from the settings in this "
             f"file has other weights than the file: {', '.join(wrong[:5])}"
