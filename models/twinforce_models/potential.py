@@ -86,7 +86,8 @@ class Exemption:
 class Potential(Protocol):
     """An object that assigns energies to the atoms or systems of a batch.
 
-    It need not be a torch module.
+    It need not be a torch module. If it has some of its `outputs` for systems that are periodic in
+    all three directions only, it names them in the attribute `outputs_if_periodic`, a frozenset.
     """
 
     @property
@@ -161,6 +162,12 @@ class Fused(Protocol):
         Returns:
             None if this batch, or these outputs, must be evaluated by `Potential.forward_heads`.
         """
+
+
+def outputs_if_periodic(potential: object) -> frozenset[str]:
+    """Return the outputs that need a system that is periodic in all three directions."""
+    names: frozenset[str] = getattr(potential, "outputs_if_periodic", frozenset())
+    return names
 
 
 # These three run for every batch. `isinstance` of a protocol would take as long as a small batch.

@@ -56,7 +56,7 @@ def predict(
 
     Raises:
         UnsupportedOutputError: If the potential does not have an output, or a stress is requested
-            for a system that is not periodic in all three directions.
+            for a system without a volume.
         UnsupportedElementError: If the potential does not support an element.
     """
     names = frozenset(outputs)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from twinforce_proto.errors import InvalidSystemError
 
 MAX_ATOMIC_NUMBER = 118
-# In Å. A larger coordinate is a mistake, and float32 could not resolve a bond there.
+# In Å. A larger coordinate is a mistake.
 MAX_LENGTH = 1e6
 # In Å: shortest periodic lattice vector, and shortest side of the square or cube that has the area
 # or volume that two or three of them span. If atoms are closer to their own images, the units are
@@ -102,6 +102,16 @@ def cell(values: ArrayLike | None, periodic: NDArray[np.bool_]) -> NDArray[np.fl
     if len(vectors):
         _check_span(vectors, lengths)
     return kept
+
+
+def has_volume(cell: NDArray[np.float64]) -> bool:
+    """Return True if lattice vectors, shape [3, 3], span a volume, periodic or not.
+
+    It must be at least `MIN_PERIOD`³, and `MIN_UNIT_VOLUME` for vectors scaled to length 1.
+    """
+    lengths = np.linalg.norm(cell, axis=1)
+    volume = abs(float(np.linalg.det(cell)))
+    return volume >= MIN_PERIOD**3 and volume >= MIN_UNIT_VOLUME * float(lengths.prod())
 
 
 def charge(value: float | None) -> float | None:

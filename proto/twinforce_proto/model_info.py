@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from twinforce_proto.checks import MAX_ATOMIC_NUMBER
+from twinforce_proto.checks import MAX_ATOMIC_NUMBER, MIN_PERIOD, has_volume
 from twinforce_proto.errors import (
     InvalidSystemError,
     ServiceError,
@@ -85,6 +85,7 @@ class Support:
     ) -> None:
         self._title = f"model {name!r}" if name else "this model"
         self._outputs = frozenset(model.outputs)
+        self._if_periodic: frozenset[str] = getattr(model, "outputs_if_periodic", frozenset())
         self._elements = model.elements
         self._uses_charge = uses_charge
         self._uses_spin = uses_spin
@@ -121,12 +122,15 @@ class Support:
                 f"elements that {self._title} supports ({_listed(self._elements)})",
                 _listed(sorted(unknown)),
             )
-        if not (STRESSES.isdisjoint(outputs) or system.pbc.all()):
+        if not (STRESSES.isdisjoint(outputs) or system.pbc.all() or has_volume(system.cell)):
             return UnsupportedOutputError.expected(
-                "pbc",
-                "a system that is periodic in all three directions, as a stress needs a volume",
-                system.pbc.tolist(),
+                "cell",
+                f"vectors, periodic or not, that span at least {MIN_PERIOD**3:.3g} Å³, as a stress "
+                "is per volume",
+                system.cell.tolist() if system.cell.any() else "no cell",
             )
+        if (undefined := reason_if_open(system, outputs & self._if_periodic)) is not None:
+            return undefined
         if system.charge and not self._uses_charge:
             return self._ignored("charge", "none or 0", f"{system.charge:g}")
         if system.spin_multiplicity not in (None, 1) and not self._uses_spin:
@@ -138,11 +142,26 @@ class Support:
         return InvalidSystemError.expected(field, f"{expected}, {reason}", got)
 
 
+def reason_if_open(system: System, if_periodic: frozenset[str]) -> ServiceError | None:
+    """Return why a model lacks outputs that it has for periodic systems only, or None.
+
+    Args:
+        system: System to evaluate.
+        if_periodic: Outputs that need a system that is periodic in all three directions.
+    """
+    if not if_periodic or system.pbc.all():
+        return None
+    names = _listed(sorted(if_periodic))
+    expected = f"a system periodic in all three directions, as this model has no {names} otherwise"
+    return UnsupportedOutputError.expected("pbc", expected, system.pbc.tolist())
+
+
 def check_supported(model: Declares, systems: Sequence[System], outputs: frozenset[str]) -> None:
     """Raise unless the model supports these outputs for each of these systems.
 
     Raises:
-        UnsupportedOutputError: The model lacks an output, or a system has no stress.
+        UnsupportedOutputError: The model lacks an output, or a system without a volume has no
+            stress.
         UnsupportedElementError: The model does not support an element of a system.
     """
     support = Support(model)

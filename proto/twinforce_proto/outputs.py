@@ -16,7 +16,7 @@ OUTPUTS = (
 # Derivatives of the energy, which need a backward pass.
 AUTOGRAD_OUTPUTS = frozenset({"conservative_forces", "conservative_stress"})
 
-# Outputs that are defined only for systems that are periodic in all three directions.
+# Outputs per volume, which are defined only for systems with a cell, periodic or not.
 STRESSES = frozenset({"conservative_stress", "direct_stress"})
 
 # Outputs that have a Jacobian: the two kinds of forces.

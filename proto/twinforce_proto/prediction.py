@@ -56,7 +56,8 @@ class Prediction:
         conservative_forces: -dE/dr, shape [n_atoms, 3], in eV/Å.
         direct_forces: Output of the force head, not a gradient, without net force; shape
             [n_atoms, 3], in eV/Å.
-        conservative_stress: (1/V) dE/dstrain, shape [3, 3], in eV/Å³; tension > 0.
+        conservative_stress: (1/V) dE/dstrain with the volume V of the cell, whatever is periodic;
+            shape [3, 3], in eV/Å³; tension > 0.
         direct_stress: Output of the stress head, not a derivative; shape [3, 3], in eV/Å³.
         provenance: Origin of the prediction.
         timings: Time that the prediction took.

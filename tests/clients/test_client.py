@@ -134,7 +134,7 @@ FAULTS = {
     "a stress without a volume": (
         lambda client: client.predict([crystal(), molecule()], ["conservative_stress"]),
         UnsupportedOutputError,
-        r"systems\[1\].*periodic",
+        r"systems\[1\]: cell: .*volume, got no cell",
     ),
     "bad positions": (
         lambda client: client.predict(System([ARGON], [[0, 0, np.nan]])),

@@ -102,7 +102,7 @@ def test_a_bad_step_fails_alone(choosy_url):
         with pytest.raises(UnsupportedElementError, match=r"^atomic_numbers: "):
             stream.predict(molecule(element=54))
         assert_same(stream.predict(moved(good, 1)), client.predict(moved(good, 1)))
-        with pytest.raises(UnsupportedOutputError, match=r"^pbc: "):
+        with pytest.raises(UnsupportedOutputError, match=r"^cell: "):
             stream.predict(good, ["conservative_stress"])
         with pytest.raises(InvalidSystemError, match=r"^positions: "):
             stream.predict(good.moved(np.full((3, 3), np.inf)))

@@ -184,12 +184,22 @@ def test_a_declared_output_that_is_not_returned_raises_a_prediction_error():
 
 
 @pytest.mark.parametrize("output", ["conservative_stress", "direct_stress"])
-@pytest.mark.parametrize("pbc", [False, [True, True, False]])
-def test_a_stress_of_a_system_that_is_not_fully_periodic_is_refused(output, pbc):
-    partial = System([18], np.zeros((1, 3)), np.eye(3) * 9, pbc)
-    with pytest.raises(UnsupportedOutputError, match="periodic in all three") as caught:
-        predict(lennard_jones(), [crystal(), crystal(), partial], [output])
-    assert caught.value.system_index == 2
+@pytest.mark.parametrize(
+    ("cell", "pbc", "got"),
+    [
+        (None, False, "no cell"),
+        (np.diag([9.0, 9.0, 0.0]), [True, True, False], r"\[\[9.0, 0.0, 0.0\], "),
+        (np.diag([9.0, 9.0, 1e-6]), [True, True, False], r"\[\[9.0, 0.0, 0.0\], "),
+        ([[9, 0, 0], [0, 9, 0], [9e4, 9e4, 1e-2]], [True, True, False], r"\[\[9.0, 0.0, 0.0\], "),
+    ],
+    ids=["none", "flat", "too thin", "nearly singular"],
+)
+def test_a_stress_of_a_system_without_a_volume_is_refused(output, cell, pbc, got):
+    flat = System([18], np.zeros((1, 3)), cell, pbc)
+    text = rf"^systems\[2\]: cell: expected vectors, .* at least 0.001 Å³, .* per volume, got {got}"
+    with pytest.raises(UnsupportedOutputError, match=text) as caught:
+        predict(lennard_jones(), [crystal(), crystal(), flat], [output])
+    assert (caught.value.system_index, caught.value.field) == (2, "cell")
 
 
 def test_an_unsupported_element_is_refused_with_system_and_elements():

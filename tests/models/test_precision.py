@@ -149,7 +149,7 @@ def test_atoms_of_a_perfect_crystal_feel_no_force(name):
     atoms = CRYSTALS[name]
     potential = registry.load("elements6", device="cpu", dtype="float32").potential
     here = System(atoms.numbers, atoms.positions, atoms.cell.array, True)
-    away = here.moved(here.positions + [1e3, -7e4, 0.1])
+    away = here.moved(here.positions + np.array([1e3, -7e4, 0.1]))
     skewed = here.moved(here.positions, SKEW @ here.cell)
     for system in (here, away, skewed):
         for way in (flat, in_compiled_form, in_a_batch):

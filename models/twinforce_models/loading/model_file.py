@@ -73,9 +73,9 @@ class ModelFile:
 
     def _why_unsafe(self, allowed: Sequence[Any], error: UnpicklingError) -> str:
         return (
-            f"{self.path}: the file contains {self._unknown(allowed) or _short(error)}, and loading "
-            "it could run arbitrary code. If you trust its author, add #sha256= with the hash that "
-            "the author publishes, or start the server with --trust-pickles"
+            f"{self.path}: the file contains {self._unknown(allowed) or _short(error)}, and "
+            "loading it could run arbitrary code. If you trust its author, add #sha256= with the "
+            "hash that the author publishes, or start the server with --trust-pickles"
         )
 
     def _unknown(self, allowed: Sequence[Any]) -> str:

@@ -19,6 +19,7 @@ from twinforce_models.potential import (
     DirectHeads,
     Heads,
     Potential,
+    outputs_if_periodic,
 )
 from twinforce_proto import ModelInfo, ModelLoadError
 
@@ -54,6 +55,9 @@ class Composed:
                 f"{_listed(direct.elements)} in the direct one"
             )
         self.outputs = (conservative.outputs - DIRECT_OUTPUTS) | (direct.outputs & DIRECT_OUTPUTS)
+        self.outputs_if_periodic = (outputs_if_periodic(conservative) - DIRECT_OUTPUTS) | (
+            outputs_if_periodic(direct) & DIRECT_OUTPUTS
+        )
         self.uses_charge, self.uses_spin = conservative.uses_charge, conservative.uses_spin
 
     @property

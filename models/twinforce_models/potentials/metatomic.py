@@ -62,7 +62,11 @@ class MetatomicPotential:
     Attributes:
         cutoff: Cutoff of the longest neighbor list that the model requests, in Å.
         outputs: The declared outputs, under the names of `OUTPUTS`.
+        outputs_if_periodic: The direct stress: along open directions, an exported model receives
+            lattice vectors of zero, and so it knows no volume.
     """
+
+    outputs_if_periodic = frozenset({"direct_stress"})
 
     def __init__(
         self, model: AtomisticModel, device: torch.device, variant: str | None = None
@@ -151,10 +155,10 @@ class MetatomicPotential:
 
 
 def gathered(batch: Batch) -> Batch:
-    """Return the batch with the first atom of each system at the origin and the nearest images of
-    the others around it.
+    """Return the batch with the atoms of each system at their images nearest to the first atom.
 
-    An exported model may subtract positions again, in its own precision; so they should be small.
+    The first atom is at the origin, because an exported model may subtract positions again, in its
+    own precision, which is better the smaller they are.
     """
     with torch.no_grad():
         periods = batch.cells * batch.pbc.unsqueeze(-1)

@@ -9,7 +9,7 @@ import torch
 
 from twinforce_models.batch import Batch
 from twinforce_models.nonconservativity import jacobian_rows
-from twinforce_models.potential import DIRECT_OUTPUTS, is_separable
+from twinforce_models.potential import DIRECT_OUTPUTS, is_separable, outputs_if_periodic
 from twinforce_models.prediction import predict_batch, split
 from twinforce_models.registry import LoadedModel
 from twinforce_proto import (
@@ -21,6 +21,7 @@ from twinforce_proto import (
     System,
     SystemTooLargeError,
 )
+from twinforce_proto.model_info import reason_if_open
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Limits, Request
 
 _SHAPES: dict[str, tuple[int, ...]] = {
@@ -39,8 +40,10 @@ class DeviceLostError(Exception):
 
 def evaluate(
     model: LoadedModel, requests: Sequence[Request[Prediction]], limits: Limits
-) -> list[Prediction | NonFinitePredictionError]:
+) -> list[Prediction | ServiceError]:
     """Evaluate requests together; predictions may hold more outputs than were requested.
+
+    In the place of a prediction is an error if the model has none for that system.
 
     Args:
         model: The model of all requests.
@@ -54,7 +57,7 @@ def evaluate(
     """
     if not is_separable(model.potential):
         return _evaluate_together(model, requests, limits)
-    answers: dict[int, Prediction | NonFinitePredictionError] = {}
+    answers: dict[int, Prediction | ServiceError] = {}
     for indices in _indices_by_heads(requests):
         chosen = [requests[index] for index in indices]
         answers |= zip(indices, _evaluate_together(model, chosen, limits), strict=True)
@@ -163,7 +166,7 @@ def _indices_by_heads(requests: Sequence[Request[Prediction]]) -> Iterable[Seque
 
 def _evaluate_together(
     model: LoadedModel, requests: Sequence[Request[Prediction]], limits: Limits
-) -> list[Prediction | NonFinitePredictionError]:
+) -> list[Prediction | ServiceError]:
     outputs = requests[0].outputs.union(*(request.outputs for request in requests[1:]))
     systems = [request.system for request in requests]
     predictions = _predict_by_table(model, systems, outputs)
@@ -171,8 +174,10 @@ def _evaluate_together(
         batch = make_batch(model, systems, [request.walker for request in requests])
         _check_room(batch, limits)
         predictions = _predict_batch(model, batch, outputs)
+    if_periodic = outputs_if_periodic(model.potential)
     return [
-        _checked(request, prediction)
+        reason_if_open(request.system, request.outputs & if_periodic)
+        or _checked(request, prediction)
         for request, prediction in zip(requests, predictions, strict=True)
     ]
 

@@ -39,9 +39,9 @@ class BatchQueue:
 
     Requests share a batch if they are for the same model, if all or none of them need autograd, so
     that a direct prediction never pays for the gradient of another, and if all or none of them ask
-    for a stress, which only periodic systems have. Among them, the request that is due first goes
-    first: it is due at its deadline or one second after it came. A request that is one level more
-    urgent goes before those that have not waited a minute longer.
+    for a stress, which only systems with a volume have. Among them, the request that is due first
+    goes first: it is due at its deadline or one second after it came. A request that is one level
+    more urgent goes before those that have not waited a minute longer.
 
     Each model has three shares of the device: its small systems, its big ones, and the rows of
     Jacobians. The next batch comes from the share that has used the least device time (start-time

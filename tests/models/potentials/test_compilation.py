@@ -57,12 +57,16 @@ def batches():
     """Return batches of one and of several systems: dense ones, open ones, one with a cell smaller
     than twice the cutoff, and a single atom."""
     molecule = System([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    boxed = System(molecule.atomic_numbers, molecule.positions, np.diag([3.0, 4.0, -5.0]))
+    slab = water(seed=3)
+    slab = System(slab.atomic_numbers, slab.positions, slab.cell, [True, False, True])
     lone = System([8], [[0.0, 0.0, 0.0]])
     return [
         [water()],
         [water(n_molecules=27, length=9.3)],
         [molecule],
         [lone, lone],
+        [water(seed=2), slab, boxed],
         [water(seed=2), molecule, lone, water(n_molecules=1, length=3.5)],
     ]
 
@@ -85,7 +89,7 @@ def assert_same(fused, plain, tolerance):
     for systems in batches():
         batch = Batch.from_systems(systems, plain.cutoff, plain.dtype, plain.device)
         for outputs in ASKED:
-            wanted = {name for name in outputs if "stress" not in name or batch.pbc.all()}
+            wanted = {name for name in outputs if "stress" not in name or batch.volumes.all()}
             if not wanted:
                 continue
             expected = predict_batch(plain, batch, wanted)

@@ -33,6 +33,7 @@ from twinforce_proto import (
     NonFinitePredictionError,
     OverloadedError,
     PredictionError,
+    System,
     SystemTooLargeError,
     UnavailableError,
     UnknownModelError,
@@ -196,7 +197,7 @@ def test_predictions_have_a_provenance_and_timings(start):
         (
             request(outputs=frozenset({"conservative_stress"})),
             UnsupportedOutputError,
-            "periodic in all three directions",
+            "cell: expected vectors, .* per volume, got no cell",
         ),
         (request(molecule(9)), SystemTooLargeError, "at most 8 atoms, got 9"),
     ],
@@ -254,6 +255,23 @@ def test_outputs_that_were_not_requested_need_not_be_finite(start):
     engine = start(NonFinite())
     outputs = frozenset({"direct_forces"})
     assert results(engine, neon(outputs=outputs))[0].direct_forces is not None
+
+
+def test_an_output_that_a_model_has_for_periodic_systems_only_is_refused_to_others(start):
+    potential = Soft()
+    potential.outputs_if_periodic = frozenset({"direct_stress"})
+    engine = start(potential)
+    slab = System(
+        crystal().atomic_numbers, crystal().positions, crystal().cell, [True, True, False]
+    )
+    both, own = (frozenset({"energy", f"{kind}_stress"}) for kind in ("direct", "conservative"))
+    one, two, three = submit(
+        engine, request(crystal(), both), request(slab, both, system_index=1), request(slab, own)
+    )
+    with pytest.raises(UnsupportedOutputError, match=r"^systems\[1\]: pbc: .* no direct_stress"):
+        two.result(PATIENCE)
+    assert one.result(PATIENCE).direct_stress is not None
+    assert three.result(PATIENCE).conservative_stress is not None
 
 
 def test_a_system_that_does_not_fit_into_memory_is_too_large(start):

@@ -225,8 +225,8 @@ def broken(**values):
         (
             json_body(crystal(), molecule(), outputs=["conservative_stress"]),
             "UnsupportedOutputError",
-            (1, "pbc"),
-            "periodic",
+            (1, "cell"),
+            "volume",
         ),
     ],
 )

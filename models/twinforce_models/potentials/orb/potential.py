@@ -41,7 +41,10 @@ class OrbPotential:
         cutoff: Cutoff radius, in Å.
         max_neighbors: Number of nearest neighbors of an atom that its features are made of.
         exemptions: Known exceptions to the contract of potentials.
+        outputs_if_periodic: The direct stress, as the head has seen crystals only.
     """
+
+    outputs_if_periodic = frozenset({"direct_stress"})
 
     def __init__(
         self,

@@ -32,10 +32,10 @@ Responses = dict[int | str, dict[str, Any]]
 DESCRIPTION = """\
 Energies and forces of atomistic systems from machine-learned interatomic potentials.
 
-Lengths are in Å, energies in eV, forces in eV/Å, stresses in eV/Å³ (tension > 0). A model may have
-two kinds of forces: *conservative* forces are the negative gradient of its energy; *direct* forces
-come from a separate, cheaper head and are not a gradient. `hybrid` returns both from one
-evaluation.
+Lengths are in Å, energies in eV, forces in eV/Å, stresses in eV/Å³ (tension > 0), per the volume of
+the cell whether the system is periodic or not. A model may have two kinds of forces: *conservative*
+forces are the negative gradient of its energy; *direct* forces come from a separate, cheaper head
+and are not a gradient. `hybrid` returns both from one evaluation.
 
 Every path that takes JSON also takes a serialized message of the gRPC API as
 `application/x-protobuf`; predictions, for example, take a `twinforce.v1.PredictRequest` and return
