@@ -23,6 +23,7 @@ from tests.models.families.systems import open_systems, ours, periodic, slab
 from tests.models.families.weights import WEIGHTS, weights
 from twinforce import Client
 from twinforce_models import registry
+from twinforce_models.batch import Batch
 from twinforce_models.contract import check_potential
 from twinforce_models.potentials.orb import loader
 from twinforce_models.potentials.orb.potential import nearest
@@ -116,8 +117,10 @@ def test_the_contract_is_kept_but_for_declared_exceptions(file):
     report = check_potential(load(file, "float64").potential)
     report.raise_if_broken()
     exempt = {check.name for check in report.checks if check.is_exempt}
-    assert "unchanged by permutation" in exempt
-    assert exempt <= {exemption.check for exemption in load(file).potential.exemptions}
+    assert exempt == {
+        "energy and forces continuous at the cutoff",
+        "conservative stress = dE/dstrain / V",
+    }
     assert "20 nearest neighbors" in str(report)
     declared = load(file).info.metadata["exemptions"]
     assert {each["check"] for each in declared} >= exempt
@@ -184,12 +187,25 @@ def test_loading_and_evaluating_leave_global_state_alone(file):
 
 
 def test_the_nearest_neighbors_of_each_atom_are_kept():
-    torch.manual_seed(1)
-    centers = torch.tensor([0, 0, 0, 2, 2])
-    vectors = torch.tensor([3.0, 1.0, 2.0, 5.0, 4.0])[:, None] * torch.tensor([[0.6, 0.0, 0.8]])
-    assert nearest(centers, vectors, 4, 2).tolist() == [1, 2, 4, 3]
-    assert nearest(centers, vectors, 4, 9).tolist() == [1, 2, 0, 4, 3]
-    assert nearest(centers[:0], vectors[:0], 4, 2).tolist() == []
+    """An atom has six images in a cubic cell, and twelve more along the diagonals of its faces."""
+    atoms = System([8], [[0, 0, 0]], 2.0 * np.eye(3), True)
+    batch = Batch.from_systems([atoms, System([8], [[0, 0, 0]]), atoms], 2.9)
+    vectors = batch.displacements()
+    kept = nearest(batch, vectors, 7)
+    assert batch.pairs[0][kept].tolist() == [0] * 7 + [2] * 7
+    assert vectors[kept].norm(dim=1).tolist() == pytest.approx(([2.0] * 6 + [8**0.5]) * 2)
+    assert len(nearest(batch, vectors, 99)) == batch.n_pairs == 36
+    alone = Batch.from_systems([System([8], [[0, 0, 0]])], 2.9)
+    assert nearest(alone, alone.displacements(), 7).tolist() == []
+
+
+def test_of_equally_near_images_the_same_one_is_kept():
+    atoms = System([8], [[0.1, 0.2, 0.3]], np.diag([2.0, 2.1, 2.2]), True)
+    kept = []
+    for step in (0.0, 0.3, 1.7):
+        batch = Batch.from_systems([atoms.moved(atoms.positions + step)], 2.15)
+        kept.append(batch.shifts[nearest(batch, batch.displacements(), 3)].tolist())
+    assert kept[0] == kept[1] == kept[2] == [[-1, 0, 0], [1, 0, 0], [0, -1, 0]]
 
 
 def test_a_service_answers_with_both_kinds_of_forces(file):

@@ -22,12 +22,15 @@ _N_COLUMNS = 118
 _FULL_MATRIX = [0, 5, 4, 5, 1, 3, 4, 3, 2]
 """Entry of (xx, yy, zz, yz, xz, xy) in each place of a 3x3 matrix."""
 
-_NEAREST = "it keeps the {} nearest neighbors, and which of equally near ones is arbitrary"
+_NEAREST = (
+    "only the {} nearest neighbors count, so the energy jumps where others become the nearest"
+)
 _TORQUE = "the torque that is removed from the direct forces of a molecule depends on all its atoms"
 _BY_NEAREST = (
     "unchanged by translation",
     "unchanged by permutation",
     "unchanged by lattice vectors (unwrapped atoms)",
+    "conservative stress = dE/dstrain / V",
 )
 
 
@@ -99,7 +102,7 @@ class OrbPotential:
     def _graphs(self, batch: Batch) -> AtomGraphs:
         """Return a batch as the network takes it, with the nearest neighbors of each atom."""
         vectors = batch.displacements()
-        rows = nearest(batch.pairs[0], vectors.detach(), batch.n_atoms, self.max_neighbors)
+        rows = nearest(batch, vectors.detach(), self.max_neighbors)
         pairs = batch.pairs.index_select(1, rows)
         n_atoms = torch.tensor(batch.n_atoms_per_system, device=self.device)
         owners = batch.system_index.index_select(0, pairs[0])
@@ -159,24 +162,38 @@ class OrbPotential:
         return DirectHeads(forces, stress)
 
 
-def nearest(centers: Tensor, vectors: Tensor, n_atoms: int, most: int) -> Tensor:
+def nearest(batch: Batch, vectors: Tensor, most: int) -> Tensor:
     """Return the rows of the pairs that are kept: of each center, the nearest ones.
 
+    The periodic images of an atom are equally far from it in opposite directions. One of them may
+    have to go, and it must be the same one in every step, or the energy would not be smooth.
+
     Args:
-        centers: The center of each pair, shape [n_pairs], sorted.
+        batch: The batch with its pairs.
         vectors: From center to neighbor, shape [n_pairs, 3], in Å.
-        n_atoms: Number of atoms.
         most: Number of pairs to keep per center.
 
     Returns:
         Sorted by center, then by distance.
     """
-    by_distance = vectors.square().sum(dim=1).argsort(stable=True)
-    order = by_distance[centers[by_distance].argsort(stable=True)]
-    counts = torch.bincount(centers, minlength=n_atoms)
+    centers, device = batch.pairs[0], vectors.device
+    order = _in_fixed_order(batch)
+    for key in (vectors.square().sum(dim=1), centers):
+        order = order[key[order].argsort(stable=True)]
+    counts = torch.bincount(centers, minlength=batch.n_atoms)
     first = counts.cumsum(0) - counts
-    rank = torch.arange(len(centers), device=centers.device) - first[centers[order]]
+    rank = torch.arange(len(centers), device=device) - first[centers[order]]
     return order[rank < most]
+
+
+def _in_fixed_order(batch: Batch) -> Tensor:
+    """Return the rows of the pairs, sorted by what does not change in a step: the shifts."""
+    shifts = batch.shifts.round().to(torch.int64)
+    if not len(shifts):
+        return shifts.new_zeros(0)
+    size = 2 * int(shifts.abs().max()) + 1
+    x, y, z = shifts.unbind(1)
+    return ((x * size + y) * size + z).argsort(stable=True)
 
 
 def _cells(batch: Batch) -> Tensor:
