@@ -35,7 +35,8 @@ ALLOWED = {
 
 # What belongs to some rooms of a package only, and those rooms.
 ROOMS = [
-    ("twinforce_models", {"ase", "matplotlib", "tqdm"}, ["training"]),
+    ("twinforce_models", {"matplotlib", "tqdm"}, ["training"]),
+    ("twinforce_models", {"ase"}, ["training", "potentials.ase_calculator"]),
     ("twinforce_models", {"nvalchemiops", "vesin"}, ["neighbors"]),
     ("twinforce_models", {"triton"}, ["tables.kernels"]),
     ("twinforce_models", {"metatensor", "metatomic"},

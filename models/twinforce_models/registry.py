@@ -18,7 +18,7 @@ import torch
 
 from twinforce_models.loading.families import find_family, load_family
 from twinforce_models.loading.model_file import file_sha256
-from twinforce_models.loading.source import Source
+from twinforce_models.loading.source import NO_TRUST, Source, Trust
 from twinforce_models.loading.spec import ModelSpec
 from twinforce_models.neighbors.walker_lists import WalkerLists
 from twinforce_models.potential import Potential
@@ -70,7 +70,7 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
     name: str | None = None,
-    trust_pickles: bool = False,
+    trust: Trust = NO_TRUST,
 ) -> LoadedModel:
     """Load a model.
 
@@ -82,7 +82,7 @@ def load(
         device: Device to compute on.
         dtype: Data type to compute in. None uses the one that the model specifies.
         name: Name by which clients request the model. None uses the model's own name.
-        trust_pickles: True if files that cannot be read without running code may be loaded.
+        trust: Permissions to run code that the model brings along.
 
     Raises:
         ModelLoadError: If there is no such model, or it is damaged.
@@ -91,15 +91,14 @@ def load(
     parsed_dtype = None if dtype is None else _parse_dtype(dtype)
     if (parts := parse_composed_spec(str(spec))) is not None:
         conservative, direct = (
-            load(part, device=device, dtype=parsed_dtype, trust_pickles=trust_pickles)
-            for part in parts
+            load(part, device=device, dtype=parsed_dtype, trust=trust) for part in parts
         )
         return _compose(conservative, direct, name)
     if str(spec) in _TOYS:
         return _load_toy(str(spec), device, parsed_dtype, name)
     parsed = ModelSpec.parse(str(spec))
     if parsed.family != _TOY and (family := find_family(parsed)) is not None:
-        found = load_family(family, Source(parsed, device, parsed_dtype, trust_pickles))
+        found = load_family(family, Source(parsed, device, parsed_dtype, trust))
         facts = found.facts | ({"name": name} if name else {})
         return LoadedModel(_describe(found.potential, **facts), found.potential)
     return _load_directory(_find_directory(spec), device, parsed_dtype, name)

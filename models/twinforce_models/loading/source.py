@@ -1,6 +1,6 @@
 """The source of a model, as the loader of a family receives it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,22 @@ from twinforce_models.loading.spec import ModelSpec
 from twinforce_proto import ModelLoadError
 
 
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Permissions to run code that a model brings along, granted by the user of this process.
+
+    Attributes:
+        pickles: True if files may be unpickled even if that could run code in them.
+        packages: Packages whose code a spec may name besides the families.
+    """
+
+    pickles: bool = False
+    packages: Sequence[str] = ()
+
+
+NO_TRUST = Trust()
+
+
 @dataclass(slots=True, eq=False)
 class Source:
     """The place of a model, and how it is to be loaded.
@@ -20,14 +36,14 @@ class Source:
         spec: The parsed spec; its options arrive at the loader as keyword arguments.
         device: Device to compute on.
         dtype: Data type to compute in. None keeps that of the file.
-        trust_pickles: True if files that could run code may be unpickled.
+        trust: Permissions to run code that the model brings along.
         file: The file that `read` has read; None before that.
     """
 
     spec: ModelSpec
     device: torch.device
     dtype: torch.dtype | None = None
-    trust_pickles: bool = False
+    trust: Trust = NO_TRUST
     file: ModelFile | None = field(default=None, init=False)
 
     @property
@@ -52,7 +68,7 @@ class Source:
         if not path.is_file():
             raise ModelLoadError(f"{path}: there is no such file")
         self.file = read_file(
-            path, self.spec.sha256, trusted=self.trust_pickles, published=is_published
+            path, self.spec.sha256, trusted=self.trust.pickles, published=is_published
         )
         return self.file
 

@@ -24,6 +24,7 @@ from tests.models.families.weights import WEIGHTS, weights
 from twinforce import Client
 from twinforce_models import registry
 from twinforce_models.contract import check_potential
+from twinforce_models.loading.source import Trust
 from twinforce_models.potentials.mace import loader
 from twinforce_models.prediction import predict
 from twinforce_proto import OUTPUTS, InvalidSystemError, ModelLoadError, System
@@ -251,7 +252,7 @@ def test_a_malicious_file_is_refused_without_running_it(folder, tmp_path):
     with pytest.raises(ModelLoadError, match=r"contains .*pathlib.*--trust-pickles"):
         load(path)
     assert not owned.exists()
-    registry.load(f"mace:{path}", trust_pickles=True)
+    registry.load(f"mace:{path}", trust=Trust(pickles=True))
     assert owned.exists()
 
 
