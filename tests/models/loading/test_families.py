@@ -1,21 +1,27 @@
 """Specs lead to the loader of their family, or to an error that says what to do."""
 
 import hashlib
+import json
 import sys
 
 import numpy as np
 import pytest
 import torch
 
+from tests.conftest import free_ports
+from tests.docs.pages import ROOT, blocks_of
 from tests.models.loading.packages import install
 from tests.systems import molecule
+from twinforce import Client
 from twinforce_models import registry
+from twinforce_models.contract import check_potential
 from twinforce_models.loading.families import families
 from twinforce_models.loading.source import download
 from twinforce_models.loading.spec import ModelSpec
 from twinforce_models.potential import Heads
 from twinforce_models.prediction import predict
 from twinforce_proto import ModelLoadError, PredictionError, UnsupportedOutputError
+from twinforce_service.embedded import run_in_thread
 
 CODE = '''
 import torch
@@ -202,3 +208,40 @@ def test_each_part_of_a_composed_model_may_be_of_a_family(weights):
 
 def test_the_dtype_reaches_the_family(weights):
     assert registry.load(f"counting:{weights}", dtype="float32").potential.dtype == torch.float32
+
+
+@pytest.fixture
+def springs(monkeypatch, tmp_path):
+    """Install the example of the documentation, and return a file of it."""
+    blocks = blocks_of(ROOT / "docs" / "models.md")
+    (code,) = (each.code for each in blocks if each.language == "python" and "Springs" in each.code)
+    (points,) = (each.code for each in blocks if each.language == "toml")
+    points = points.replace('project.entry-points."twinforce.families"', "twinforce.families")
+    (tmp_path / "documented").mkdir()
+    install(monkeypatch, tmp_path / "documented", "springs", code, points.replace('"', ""))
+    path = tmp_path / "argon.json"
+    settings = {"name": "argon", "version": "3", "cutoff": 4.5, "elements": [18]}
+    path.write_text(json.dumps(settings))
+    return path
+
+
+def test_the_example_of_the_documentation_keeps_the_contract(springs):
+    model = registry.load(f"springs:{springs}#stiffness=0.5")
+    assert (model.info.name, model.info.version, model.info.architecture) == (
+        "argon",
+        "3",
+        "springs",
+    )
+    check_potential(model.potential).raise_if_broken()
+
+
+def test_the_example_of_the_documentation_is_served(springs):
+    settings = free_ports(model={"mine": f"springs:{springs}#stiffness=0.5"}, engine="thread")
+    one, other = (registry.load(f"springs:{springs}#stiffness={k}").potential for k in ("0.5", "1"))
+    system = molecule()
+    with run_in_thread(settings) as server, Client(server.grpc_url) as client:
+        answer = client.predict(system, model="mine", outputs=("energy",))
+    ((mine,), (double,)) = (predict(each, [system], {"energy"}) for each in (one, other))
+    assert answer.energy == pytest.approx(mine.energy)
+    assert double.energy == pytest.approx(2 * mine.energy)
+    assert mine.energy < 0
