@@ -17,7 +17,7 @@ ALLOWED = {
     "twinforce_models": (
         "models",
         {"ase", "matplotlib", "numpy", "nvalchemiops", "safetensors", "torch", "tqdm", "triton",
-         "vesin", "metatensor", "metatomic", "metatrain", "cached_path", "e3nn",
+         "vesin", "metatensor", "metatomic", "metatrain", "cached_path", "chgnet", "e3nn",
          "huggingface_hub", "mace", "orb_models", "twinforce_proto"},
     ),
     "twinforce_service": (
@@ -43,6 +43,7 @@ ROOMS = [
      ["potentials.metatomic", "potentials.pet"]),
     ("twinforce_models", {"huggingface_hub", "metatrain"}, ["potentials.pet"]),
     ("twinforce_models", {"cached_path", "orb_models"}, ["potentials.orb"]),
+    ("twinforce_models", {"chgnet"}, ["potentials.chgnet"]),
     ("twinforce_models", {"e3nn", "mace"}, ["potentials.mace"]),
     ("twinforce_service", {"fastapi", "starlette", "grpc", "grpc_health", "grpc_reflection"},
      ["transports", "main"]),

@@ -52,6 +52,7 @@ class Family:
 _POTENTIALS = "twinforce_models.potentials"
 _BUILT_IN = (
     Family("ase", f"{_POTENTIALS}.ase_calculator:load", "ase"),
+    Family("chgnet", f"{_POTENTIALS}.chgnet:load", "chgnet"),
     Family("mace", f"{_POTENTIALS}.mace.loader:load", "mace"),
     Family("metatomic", f"{_POTENTIALS}.metatomic:load", "metatomic", ".pt"),
     Family("orb", f"{_POTENTIALS}.orb.loader:load", "orb"),
