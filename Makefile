@@ -31,7 +31,7 @@ test: $(STAMP)  ## run the tests (ARGS="-k name", WORKERS=0 to run them in one p
 		--dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Families of models, each tested in an environment of its own, as some cannot share one.
-FAMILIES ?= orb mace
+FAMILIES ?= orb mace chgnet sevenn
 FAMILY_VENVS := .venv-models
 
 test-models: $(FAMILIES:%=test-models-%)  ## compare families with their own calculators on published weights (FAMILIES="orb mace")

@@ -18,7 +18,7 @@ ALLOWED = {
         "models",
         {"ase", "matplotlib", "numpy", "nvalchemiops", "safetensors", "torch", "tqdm", "triton",
          "vesin", "metatensor", "metatomic", "metatrain", "cached_path", "chgnet", "e3nn",
-         "huggingface_hub", "mace", "orb_models", "twinforce_proto"},
+         "huggingface_hub", "mace", "orb_models", "sevenn", "twinforce_proto"},
     ),
     "twinforce_service": (
         "service",
@@ -45,6 +45,7 @@ ROOMS = [
     ("twinforce_models", {"cached_path", "orb_models"}, ["potentials.orb"]),
     ("twinforce_models", {"chgnet"}, ["potentials.chgnet"]),
     ("twinforce_models", {"e3nn", "mace"}, ["potentials.mace"]),
+    ("twinforce_models", {"sevenn"}, ["potentials.sevennet"]),
     ("twinforce_service", {"fastapi", "starlette", "grpc", "grpc_health", "grpc_reflection"},
      ["transports", "main"]),
     ("twinforce_service", {"uvicorn"}, ["transports", "main"]),

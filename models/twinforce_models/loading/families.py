@@ -57,6 +57,7 @@ _BUILT_IN = (
     Family("metatomic", f"{_POTENTIALS}.metatomic:load", "metatomic", ".pt"),
     Family("orb", f"{_POTENTIALS}.orb.loader:load", "orb"),
     Family("pet", f"{_POTENTIALS}.pet.potential:load", "pet", ".ckpt"),
+    Family("sevenn", f"{_POTENTIALS}.sevennet:load", "sevenn"),
     Family("upet", f"{_POTENTIALS}.pet.published:load", "pet"),
 )
 

@@ -11,9 +11,20 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 
 from twinforce_proto import ModelLoadError
+
+_SCALAR = np.float64(0).__reduce__()[0]
+_ARRAY = np.zeros(0).__reduce__()[0]
+NUMPY: list[Any] = [
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *(np.dtype, np.ndarray),
+    *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
+]
+"""Numbers and arrays of numpy, for `ModelFile.unpickle`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,13 +9,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from e3nn import o3
 from mace.modules import ScaleShiftMACE, interaction_classes, readout_classes
 from mace.tools.scripts_utils import extract_config_mace_model
 
-from twinforce_models.loading.model_file import ModelFile
+from twinforce_models.loading.model_file import NUMPY, ModelFile
 from twinforce_proto import ModelLoadError
 
 _REPLACED = ("mace.", "e3nn.", "torch.fx.")
@@ -28,14 +27,8 @@ _KEPT = {
     "torch.nn.functional.silu": torch.nn.functional.silu,
     "torch.tanh": torch.tanh,
     "torch.abs": torch.abs,
-    "numpy.dtype": np.dtype,
-    "numpy.core.multiarray.scalar": np.float64(0).__reduce__()[0],
-    "numpy._core.multiarray.scalar": np.float64(0).__reduce__()[0],
 }
 """Values and functions without side effects that settings are made of."""
-
-_NUMBERS = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32")]
-"""Classes that numpy makes the types of numbers of."""
 
 _DERIVED = re.compile(r"\._compiled_main|_zeroed$")
 """Names of constants of compiled code, and of flags that files of former versions lack: they follow
@@ -69,7 +62,7 @@ def read_network(file: ModelFile, dtype: torch.dtype | None) -> torch.nn.Module:
     Raises:
         ModelLoadError: If the file is not a network that can be built anew.
     """
-    saved = file.unpickle([*_NUMBERS, *_allowed(file)])
+    saved = file.unpickle([*NUMPY, *_allowed(file)])
     if (kind := type(saved).__name__) != "ScaleShiftMACE":
         raise ModelLoadError(
             f"{file.path}: expected a network of the class ScaleShiftMACE, as the published models "
