@@ -1,5 +1,6 @@
 """Tests of the default service with the bundled model `water`."""
 
+import dataclasses
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -114,3 +115,15 @@ def test_remote_dynamics_conserve_the_energy(server):
     assert len(run) == 31
     assert np.ptp([each.energy for each in run]) / len(atoms) > 1e-3
     assert np.abs(energies - energies[0]).max() < 1e-3
+
+
+@pytest.mark.parametrize("ask", [over_a_stream, over_grpc, over_rest_in_json])
+def test_forces_in_float32_are_as_exact_in_a_large_box_and_far_from_the_origin(server, system, ask):
+    double = registry.load("water", dtype="float64").potential
+    numbers, positions = system.atomic_numbers[:24], system.positions[:24]
+    in_a_box = System(numbers, positions + 7e4, 1e5 * np.eye(3), True)
+    for far in (in_a_box, System(numbers, positions - 1e5)):
+        found = ask(server, far)
+        (expected,) = predict(double, [far], FORCES)
+        assert found.provenance.dtype == "float32"
+        assert_same(found, dataclasses.replace(expected, energy=found.energy))

@@ -21,6 +21,9 @@ Arrays = dict[str, NDArray[Any]]
 _SEARCH = ("search_positions", "search_cells", "search_basis")
 _ALIGNMENT = 16
 
+_MANY_PAIRS = 150
+"""Pairs per system, on average, from which a product per system beats one per pair on a CPU."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
@@ -150,7 +153,13 @@ class Batch:
         """Return `shifts` in Å, shape [n_pairs, 3]; differentiable."""
         if self.n_systems == 1:
             return self.shifts @ self.cells[0]
+        is_on_cpu = self.shifts.device.type == "cpu"
+        if is_on_cpu and self.n_pairs >= _MANY_PAIRS * self.n_systems:
+            parts = self.shifts.split(list(self.n_pairs_per_system))
+            return torch.cat([s @ cell for s, cell in zip(parts, self.cells.unbind(), strict=True)])
         cells = self.cells.index_select(0, self.system_index.index_select(0, self.pairs[0]))
+        if is_on_cpu:  # three times as fast there as the sum
+            return torch.bmm(self.shifts.unsqueeze(1), cells).squeeze(1)
         return (self.shifts.unsqueeze(-1) * cells).sum(dim=1)
 
     def sum_over_pairs(self, values: Tensor) -> Tensor:

@@ -65,9 +65,18 @@ def test_displacements_point_from_the_center_to_the_neighbor():
     )
 
 
-def test_displacements_are_twice_differentiable_by_positions_and_cells():
+@pytest.mark.parametrize("cutoff", [4.5, 9.0], ids=["few pairs", "many pairs"])
+def test_displacements_in_a_batch_are_those_of_each_system_alone(cutoff):
+    systems = [crystal(8), molecule(3), crystal(7, seed=1)]
+    batch = Batch.from_systems(systems, cutoff)
+    alone = [Batch.from_systems([system], cutoff).displacements() for system in systems]
+    torch.testing.assert_close(batch.displacements(), torch.cat(alone), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("cutoff", [4.5, 9.0], ids=["few pairs", "many pairs"])
+def test_displacements_are_twice_differentiable_by_positions_and_cells(cutoff):
     systems = [crystal(4), molecule(3)]
-    batch = Batch.from_systems(systems, 4.5)
+    batch = Batch.from_systems(systems, cutoff)
 
     def lengths(positions, strain):
         return batch.at(positions).strained(strain).displacements().square().sum(dim=1)

@@ -1,7 +1,6 @@
 """CHGNet models, with the network of the package chgnet on our neighbor list.
 
-B. Deng et al., CHGNet as a pretrained universal neural network potential for charge-informed
-atomistic modelling, Nature Machine Intelligence 5, 1031 (2023). Energies carry the corrections of
+B. Deng et al., Nature Machine Intelligence 5, 1031 (2023), arXiv 2302.14231. Energies carry the corrections of
 the Materials Project. Magnetic moments are not served.
 """
 
