@@ -40,6 +40,7 @@ test-models-%: $(FAMILY_VENVS)/%/.installed
 	OMP_NUM_THREADS=1 $(FAMILY_VENVS)/$*/bin/python -m pytest -m "models or not models" \
 		tests/models/families/test_$*.py $(ARGS)
 
+.PRECIOUS: $(FAMILY_VENVS)/%/.installed
 # Some families need another huggingface_hub than the one that the tests of this project run with.
 $(FAMILY_VENVS)/%/.installed: pyproject.toml constraints.txt
 	@echo "Setting up $(@D), which takes some minutes the first time and none later."

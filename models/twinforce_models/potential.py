@@ -122,8 +122,8 @@ class Potential(Protocol):
         """Evaluate a batch once.
 
         Args:
-            batch: The energies must depend differentiably on its positions and cells, for example by
-                way of its `displacements`, which keep more digits than positions.
+            batch: The energies must depend differentiably on its positions and cells, for example
+                by way of its `displacements`, which keep more digits than positions.
             direct: True if the direct heads are to be evaluated as well.
         """
 

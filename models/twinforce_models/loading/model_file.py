@@ -35,19 +35,16 @@ class ModelFile:
         path: Path that the bytes were read from, for messages. Do not read it again: the file may
             have changed.
         content: The bytes.
+        sha256: SHA-256 of the bytes, in hexadecimal.
         is_trusted: True if the user vouches for the file, by its hash or for all pickles.
         is_published: True if the file was found by a published name.
     """
 
     path: Path
     content: bytes
+    sha256: str
     is_trusted: bool = False
     is_published: bool = False
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the bytes, in hexadecimal."""
-        return hashlib.sha256(self.content).hexdigest()
 
     def unpickle(self, allowed: Sequence[Any] = ()) -> Any:
         """Return what the file holds, on the CPU, without running any code that it names.
@@ -64,12 +61,14 @@ class ModelFile:
         try:
             with torch.serialization.safe_globals(list(allowed)):
                 return self._load(weights_only=True)
-        except UnpicklingError as error:
-            if not self.is_trusted:
-                raise ModelLoadError(self._why_unsafe(allowed, error)) from error
         except Exception as error:  # of many classes, if the bytes are no checkpoint
-            raise ModelLoadError(f"{self.path}: expected a checkpoint: {error}") from error
-        return self._load(weights_only=False)
+            if self.is_trusted:
+                return self._load(weights_only=False)
+            is_unsafe = isinstance(error, UnpicklingError)
+            why = (
+                self._why_unsafe(allowed, error) if is_unsafe else f"expected a checkpoint: {error}"
+            )
+            raise ModelLoadError(f"{self.path}: {why}") from error
 
     @contextlib.contextmanager
     def private_copy(self) -> Iterator[Path]:
@@ -82,9 +81,9 @@ class ModelFile:
     def _load(self, *, weights_only: bool) -> Any:
         return torch.load(io.BytesIO(self.content), map_location="cpu", weights_only=weights_only)
 
-    def _why_unsafe(self, allowed: Sequence[Any], error: UnpicklingError) -> str:
+    def _why_unsafe(self, allowed: Sequence[Any], error: Exception) -> str:
         return (
-            f"{self.path}: the file contains {self._unknown(allowed) or _short(error)}, and "
+            f"the file contains {self._unknown(allowed) or _short(error)}, and "
             "loading it could run arbitrary code. If you trust its author, add #sha256= with the "
             "hash that the author publishes, or start the server with --trust-pickles"
         )
@@ -113,10 +112,10 @@ def read_file(path: Path, sha256: str | None, *, trusted: bool, published: bool)
         content = path.read_bytes()
     except OSError as error:
         raise ModelLoadError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from error
-    file = ModelFile(path, content, trusted or sha256 is not None, published)
-    if sha256 not in (None, file.sha256):
-        raise ModelLoadError(f"{path}: its SHA-256 is {file.sha256}, expected {sha256}")
-    return file
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 not in (None, found):
+        raise ModelLoadError(f"{path}: its SHA-256 is {found}, expected {sha256}")
+    return ModelFile(path, content, found, trusted or sha256 is not None, published)
 
 
 def file_sha256(path: Path) -> str:
@@ -125,7 +124,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _short(error: UnpicklingError) -> str:
+def _short(error: Exception) -> str:
     """Return the reason in an error of torch, without its advice."""
     reason = str(error).rpartition("WeightsUnpickler error:")[2]
     return " ".join(reason.partition("Check the documentation")[0].split())

@@ -1,7 +1,7 @@
 """CHGNet models, with the network of the package chgnet on our neighbor list.
 
-B. Deng et al., Nature Machine Intelligence 5, 1031 (2023), arXiv 2302.14231. Energies carry the corrections of
-the Materials Project. Magnetic moments are not served.
+B. Deng et al., Nature Machine Intelligence 5, 1031 (2023), arXiv 2302.14231. Energies carry the
+corrections of the Materials Project. Magnetic moments are not served.
 """
 
 from pathlib import Path

@@ -101,6 +101,69 @@ def test_both_kinds_of_forces_come_from_one_pass(file, kind):
         assert_agree(potential, calc, periodic(), kind, outputs=EVERYTHING)
 
 
+@functools.cache
+def random_weights(arch, folder):
+    """Write weights for an architecture that has none in any package; return the file."""
+    torch.manual_seed(3)
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patched:
+        warnings.simplefilter("ignore")
+        patched.setattr(pretrained, "load_model", lambda model, *_, **__: model)
+        model = pretrained.ORB_PRETRAINED_MODELS[arch](device="cpu", compile=False)
+    torch.save(model.state_dict(), folder / f"{arch}.ckpt")
+    return folder / f"{arch}.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("arch", "kind"),
+    [
+        ("orb-v3-direct-20-omat", "direct"),
+        ("orb-v3-conservative-inf-omat", "conservative"),
+        ("orb-v3-direct-omol", "direct"),
+    ],
+)
+def test_the_third_version_agrees_with_the_calculator(arch, kind, tmp_path):
+    path = random_weights(arch, tmp_path)
+    model = registry.load(f"orb:{path}#arch={arch}", dtype="float64")
+    assert model.info.metadata["trained_for"] == kind
+    assert model.info.uses_charge == model.info.uses_spin == ("omol" in arch)
+    is_bulk = "omol" not in arch
+    systems = {name: atoms for name, atoms in periodic().items() if name in ("Cu", "water")}
+    systems = systems if is_bulk else open_systems()
+    for atoms in systems.values():
+        atoms.positions[:2] = atoms.positions[0] + [[0, 0, 0], [0.3, 0.4, 0.1]][: len(atoms)]
+        atoms.info.update(charge=0, spin=1)
+    theirs = published(arch, path)
+    with default_dtype("float64"):
+        assert_agree(model.potential, theirs, systems, kind)
+
+
+def published(arch, path):
+    """Return the package's calculator in float64, made as in a process that does nothing else."""
+    torch.set_default_dtype(torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = pretrained.ORB_PRETRAINED_MODELS[arch](
+            weights_path=str(path), device="cpu", precision="float64", compile=False
+        )
+    torch.set_default_dtype(torch.float32)
+    return ORBCalculator(model, device="cpu")
+
+
+def test_charge_and_spin_reach_a_network_that_takes_them(tmp_path):
+    path = random_weights("orb-v3-direct-omol", tmp_path)
+    model = registry.load(f"orb:{path}#arch=orb-v3-direct-omol", dtype="float64")
+    atoms = open_systems()["ethanol"]
+    theirs = published("orb-v3-direct-omol", path)
+    with default_dtype("float64"):
+        for charge, spin in ((0, 1), (-1, 2)):
+            system = System(atoms.numbers, atoms.positions, None, False, charge, spin)
+            atoms.info.update(charge=charge, spin=spin)
+            theirs.calculate(atoms)
+            (mine,) = predict(model.potential, [system], {"energy", "direct_forces"})
+            assert mine.energy == pytest.approx(theirs.results["energy"], abs=1e-8)
+            np.testing.assert_allclose(mine.direct_forces, theirs.results["forces"], atol=1e-8)
+
+
 def test_a_slab_is_as_the_same_slab_with_a_vacuum(file):
     potential = load(file, "float64").potential
     atoms, padded = slab()
