@@ -62,9 +62,9 @@ class Source:
             ModelLoadError: If there is no such file, or it has another hash than expected.
         """
         path = Path(self.place).expanduser()
-        is_published = not path.exists() and find_published is not None
-        if is_published and find_published is not None:
-            path = find_published(self.place)
+        is_published = False
+        if find_published is not None and not path.is_file():
+            path, is_published = find_published(self.place), True
         if not path.is_file():
             raise ModelLoadError(f"{path}: there is no such file")
         self.file = read_file(

@@ -192,6 +192,32 @@ def test_one_of_several_heads_must_be_named(small, folder):
     assert load(default).info.metadata["head"] == "default"
 
 
+NON_LINEAR = modules.interaction_classes["RealAgnosticResidualNonLinearInteractionBlock"]
+SETTINGS = {
+    "as in MACE-MP-0b and MPA-0": {
+        "pair_repulsion": True,
+        "distance_transform": "Agnesi",
+        "radial_MLP": [8, 8],
+    },
+    "as in MACE-MH": {
+        "interaction_cls": NON_LINEAR,
+        "interaction_cls_first": NON_LINEAR,
+        "edge_irreps": o3.Irreps("4x0e + 4x1o"),
+        "use_reduced_cg": True,
+        "use_agnostic_product": True,
+        "use_last_readout_only": True,
+        "radial_MLP": [8, 8, 8],
+    },
+    "three layers": {"num_interactions": 3, "correlation": 3, "hidden_irreps": o3.Irreps("4x0e")},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_networks_with_other_settings_are_rebuilt(folder, name):
+    path = save(network(**SETTINGS[name]), folder / f"{name}.model")
+    assert_agree(load(path).potential, calculator(path), {"mixture": mixture()}, "conservative")
+
+
 def test_charge_and_spin_reach_a_network_that_takes_them(folder):
     path = save(network(embedding_specs=CHARGED), folder / "charged.model")
     model, atoms = load(path), mixture()

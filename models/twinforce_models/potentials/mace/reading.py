@@ -20,13 +20,15 @@ from twinforce_proto import ModelLoadError
 _REPLACED = ("mace.", "e3nn.", "torch.fx.")
 """Beginnings of the names that are replaced; torch.fx holds source code that e3nn has compiled."""
 
-_KEPT = {
+_KEPT: dict[str, Any] = {
     "e3nn.o3._irreps.Irrep": o3.Irrep,
     "e3nn.o3._irreps.Irreps": o3.Irreps,
     "e3nn.o3._irreps._MulIr": type(o3.Irreps("0e")[0]),
-    "torch.nn.functional.silu": torch.nn.functional.silu,
-    "torch.tanh": torch.tanh,
-    "torch.abs": torch.abs,
+    **{f"torch.{name}": getattr(torch, name) for name in ("abs", "sigmoid", "tanh")},
+    **{
+        f"torch.nn.functional.{name}": getattr(torch.nn.functional, name)
+        for name in ("elu", "gelu", "relu", "sigmoid", "silu", "softplus", "tanh")
+    },
 }
 """Values and functions without side effects that settings are made of."""
 
