@@ -6,6 +6,7 @@ replaced by one that does nothing but hold attributes, and the network is built 
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,7 +76,9 @@ def read_network(file: ModelFile, dtype: torch.dtype | None) -> torch.nn.Module:
         config[key] = _class_named(config[key], interaction_classes, file)
     config["readout_cls"] = _class_named(config["readout_cls"], readout_classes, file)
     torch.set_default_dtype(saved.r_max.dtype)  # restored with other side effects of loading
-    network: torch.nn.Module = ScaleShiftMACE(**config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TorchScript, about the code of e3nn
+        network: torch.nn.Module = ScaleShiftMACE(**config)
     _copy_weights(saved, network, file)
     network.to(dtype or saved.r_max.dtype)
     return network
