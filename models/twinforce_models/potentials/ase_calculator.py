@@ -210,7 +210,7 @@ def _import(source: Source) -> Callable[..., Any]:
             f"model {source.spec.text!r}: expected ase:package.module:Factory, such as "
             "ase:ase.calculators.emt:EMT"
         )
-    if package not in {"ase", *source.trust.packages}:
+    if not module.startswith("ase.calculators.") and package not in source.trust.packages:
         raise ModelLoadError(
             f"model {source.spec.text!r}: making this calculator runs code of the package "
             f"{package}. If you trust it, start the server with --trust-packages {package}"

@@ -168,7 +168,8 @@ def test_code_of_other_packages_needs_trust(monkeypatch, tmp_path):
     ("spec", "message"),
     [
         ("ase:emt", "expected ase:package.module:Factory"),
-        ("ase:ase.nothing:EMT", "No module named 'ase.nothing'"),
+        ("ase:ase.calculators.nothing:EMT", "No module named 'ase.calculators.nothing'"),
+        ("ase:ase.cli.main:main", "--trust-packages ase"),
         ("ase:ase.calculators.emt:XMT", "no attribute 'XMT'"),
         ("ase:ase.calculators.mixing:SumCalculator", "TypeError: .*calcs"),
         ("ase:ase.calculators.emt:EMT#elements=Cu-Xx", "elements: expected symbols.*got Xx"),
