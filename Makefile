@@ -41,14 +41,12 @@ test-models-%: $(FAMILY_VENVS)/%/.installed
 		tests/models/families/test_$*.py $(ARGS)
 
 .PRECIOUS: $(FAMILY_VENVS)/%/.installed
-# Some families need another huggingface_hub than the one that the tests of this project run with.
 $(FAMILY_VENVS)/%/.installed: pyproject.toml constraints.txt
 	@echo "Setting up $(@D), which takes some minutes the first time and none later."
 	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-	@grep -v '^huggingface_hub=' constraints.txt > $(@D)/constraints.txt
-	@$(@D)/bin/pip --disable-pip-version-check install --quiet --constraint $(@D)/constraints.txt \
+	@$(@D)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt \
 		--no-deps --retries 1 --extra-index-url $(TORCH_INDEX) torch
-	@$(@D)/bin/pip --disable-pip-version-check install --quiet --constraint $(@D)/constraints.txt \
+	@$(@D)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt \
 		--editable ".[cli,server,$*]" hypothesis pytest
 	@touch $@
 
