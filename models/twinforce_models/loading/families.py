@@ -122,6 +122,8 @@ def load_family(family: Family, source: Source) -> FoundModel:
             raise ModelLoadError(
                 f"model {source.spec.text!r}: {type(error).__name__}: {error}"
             ) from error
+    if source.spec.sha256 is not None and source.file is None:
+        raise ModelLoadError(f"model {source.spec.text!r}: sha256: this model is not a file")
     if isinstance(potential, torch.nn.Module):
         potential.eval().requires_grad_(False)
     return FoundModel(potential, _default_facts(family, source) | _known(potential, facts, source))

@@ -17,6 +17,7 @@ with warnings.catch_warnings():
 from tests.conftest import free_ports
 from tests.models.families.agreement import assert_agree
 from tests.models.families.systems import open_systems, ours, periodic, slab
+from tests.models.families.weights import WEIGHTS, weights
 from twinforce import Client
 from twinforce_models import registry
 from twinforce_models.contract import check_potential
@@ -89,6 +90,14 @@ def test_a_published_name_is_looked_up_by_the_package(monkeypatch):
         registry.load("sevenn:7net-omni-i8")
     with pytest.raises(ModelLoadError, match=r"sevenn publishes no such model.*7net-0"):
         registry.load("sevenn:8net")
+
+
+def test_a_file_is_read_without_running_code_in_it():
+    path = weights("sevennet_0.pth")
+    model = registry.load(f"sevenn:{path}")
+    assert (model.info.name, model.info.sha256) == ("sevennet_0", WEIGHTS["sevennet_0.pth"])
+    systems = {"NaCl": periodic()["NaCl"]}
+    assert_agree(model.potential, calculator(str(path)), systems, "conservative")
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):

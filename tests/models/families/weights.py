@@ -17,6 +17,7 @@ import pytest
 SOURCE = "janus-core==0.8.2"
 SOURCE_SHA256 = "7e6bd7e5c1fd0e03936f0fb19821375d9a36651b0a07c84ab372cd3beda4634d"
 WEIGHTS = {
+    "sevennet_0.pth": "bc62b31907e2613b8f6a1bf50bc5ca21e16c1fe0350966149c68b5933d581809",
     "mace_mp_small.model": "2ddb079cee0e131eaaf6912ba581b394551ead283e95c99cfe78c605d10b5736",
     "orb-d3-xs-v2-20241011.ckpt": (
         "623f2fe8c1a3993325df101081c919ef62fdf11fa4fa9b47e21bea4cec36eb56"

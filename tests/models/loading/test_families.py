@@ -153,6 +153,7 @@ def test_a_known_hash_is_compared(weights):
         ("counting:{}#factor=", r"expected KEY=VALUE once per key, got factor="),
         ("counting:{}#factor=1&factor=2", r"expected KEY=VALUE once per key, got factor=2"),
         ("counting:{}#factor=x", r"ValueError: could not convert string to float"),
+        ("nofile:x#sha256=00", r"sha256: this model is not a file"),
         ("bad:x", r"model 'bad:x': KeyError: 'layers.0.weight'"),
         ("gone:x", r"cannot import the loader of gone, no_such_module:load: No module named"),
         ("halfway:x", r"cannot import the loader of halfway.*No module named 'no_such_package'"),
