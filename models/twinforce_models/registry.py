@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from twinforce_models.loading.families import find_family, load_family
+from twinforce_models.loading.families import FoundModel, find_family, load_family
 from twinforce_models.loading.model_file import file_sha256
 from twinforce_models.loading.source import NO_TRUST, Source, Trust
 from twinforce_models.loading.spec import ModelSpec
@@ -38,7 +38,7 @@ Loader: TypeAlias = Callable[[Path, dict[str, Any], torch.device, torch.dtype], 
 _BUNDLED = Path(__file__).parent / "bundled"
 _BUILT_IN = {"hybrid_net": "twinforce_models.potentials.hybrid_net.potential:load"}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
-_TOY = "toy"
+_TOY = "toy:"
 _TOYS: dict[str, Callable[..., PairPotential | IdealGas]] = {
     "toy:harmonic": harmonic,
     "toy:ideal-gas": ideal_gas,
@@ -96,12 +96,22 @@ def load(
         return _compose(conservative, direct, name)
     if str(spec) in _TOYS:
         return _load_toy(str(spec), device, parsed_dtype, name)
-    parsed = ModelSpec.parse(str(spec))
-    if parsed.family != _TOY and (family := find_family(parsed)) is not None:
-        found = load_family(family, Source(parsed, device, parsed_dtype, trust))
+    if (found := _load_of_family(str(spec), device, parsed_dtype, trust)) is not None:
         facts = found.facts | ({"name": name} if name else {})
         return LoadedModel(_describe(found.potential, **facts), found.potential)
     return _load_directory(_find_directory(spec), device, parsed_dtype, name)
+
+
+def _load_of_family(
+    spec: str, device: torch.device, dtype: torch.dtype | None, trust: Trust
+) -> FoundModel | None:
+    """Return the model of a family that a spec names; None if it names a toy or a directory."""
+    if spec.startswith(_TOY) or Path(spec).expanduser().is_dir():
+        return None
+    parsed = ModelSpec.parse(spec)
+    if (family := find_family(parsed)) is None:
+        return None
+    return load_family(family, Source(parsed, device, dtype, trust))
 
 
 def bundled_models() -> tuple[str, ...]:

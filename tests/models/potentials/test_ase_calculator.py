@@ -164,6 +164,17 @@ def test_code_of_other_packages_needs_trust(monkeypatch, tmp_path):
     assert info.name == "mine"
 
 
+def test_the_server_trusts_the_packages_that_its_user_names(monkeypatch, tmp_path):
+    code = "from ase.calculators.emt import EMT as Mine\n"
+    install(monkeypatch, tmp_path, "mycalc", code)
+    settings = free_ports(
+        model={"mine": "ase:mycalc:Mine#elements=Cu"}, trust_packages="tblite, mycalc"
+    )
+    with run_in_thread(settings) as server, Client(server.grpc_url) as client:
+        answer = client.predict(ours(metals()[0]), model="mine", outputs=("energy",))
+    assert np.isfinite(answer.energy)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
