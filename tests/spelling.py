@@ -40,7 +40,7 @@ BRITISH = re.compile(
 )
 # Spelled so by Python and gRPC, or kept because files and flags have it.
 _KEPT = re.compile(
-    r"""\.cancelled\(\) | \bdef\ cancelled\b | \w*_cancelled | CancelledError | CANCELLED
+    r"""\.cancell(?:ed|ing)\(\) | \bdef\ cancelled\b | \w*_cancelled | CancelledError | CANCELLED
       | \boptimise (?= [:\"`',] | \.png | $ ) | "optimisation" | \bjudgements\b
       | [\"'.] licence\b | ^\s* licence\b | \blicence (?= \s?[=:,)] )""",
     re.VERBOSE,

@@ -28,8 +28,8 @@ ALLOWED = {
     ),
     "twinforce": (
         "clients",
-        {"ase", "google", "grpc", "httpx2", "matplotlib", "numpy", "tqdm", "twinforce_dynamics",
-         "twinforce_proto"},
+        {"ase", "google", "grpc", "httpcore2", "httpx2", "matplotlib", "numpy", "tqdm",
+         "twinforce_dynamics", "twinforce_proto"},
     ),
 }  # fmt: skip
 
@@ -207,4 +207,4 @@ def test_public_names_are_sorted_and_complete(package):
 def test_thin_by_default():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     required = {line.partition(">=")[0] for line in project["dependencies"]}
-    assert required == {"grpcio", "httpx2", "numpy", "protobuf"}
+    assert required == {"grpcio", "httpcore2", "httpx2", "numpy", "protobuf"}

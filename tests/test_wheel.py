@@ -69,12 +69,12 @@ def test_the_wheel_holds_the_bundled_models_and_they_are_small(wheel, model):
     assert sum(sizes.values()) <= 2 * 1024**2, sizes
 
 
-def test_the_wheel_requires_four_packages_and_states_its_license(wheel):
+def test_the_wheel_requires_five_packages_and_states_its_license(wheel):
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = email.message_from_bytes(wheel.read(name))
     required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     assert {line.partition(">=")[0] for line in required} == {
-        "grpcio", "httpx2", "numpy", "protobuf",
+        "grpcio", "httpcore2", "httpx2", "numpy", "protobuf",
     }  # fmt: skip
     assert metadata["License-Expression"] == "BSD-3-Clause"
 

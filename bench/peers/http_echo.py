@@ -39,7 +39,7 @@ def main() -> None:
     config = uvicorn.Config(
         HttpEcho(int(sys.argv[1])), lifespan="off", access_log=False, log_level="warning"
     )
-    listening = listen("127.0.0.1", 0, "HTTP")
+    (listening,) = listen("127.0.0.1", 0, "HTTP")
     print(listening.getsockname()[1], flush=True)
     uvicorn.Server(config).run(sockets=[listening])
 

@@ -1,14 +1,19 @@
 """The client for asyncio: executes the same flows as the blocking one."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Literal, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
-from twinforce._conversation import Conversation, Flow, Options, Pause
+from twinforce._async_connection import IterationInLoop, LoopConnection, close_in
+from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
+from twinforce._options import Options, time_limit
+from twinforce._ownership import OfLoop
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
+from twinforce._systems import SystemLike, is_one_system
 from twinforce._transports.grpc import AsyncGrpcTransport
 from twinforce._transports.rest import AsyncRestTransport
 from twinforce._transports.transport import AsyncConnection, AsyncTransport, Call
@@ -23,7 +28,6 @@ from twinforce_proto import (
     Nonconservativity,
     Prediction,
     ServiceError,
-    System,
     parse_outputs,
 )
 from twinforce_proto.codec.stream import StreamEncoder
@@ -33,14 +37,20 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """The asyncio counterpart of `Client`; each event loop needs its own."""
+    """The asyncio counterpart of `Client`.
+
+    It opens a connection in each event loop that it is used in, one after another or at the same
+    time in several threads, and closes it with the loop. Its streams and iterators go on in
+    another loop as well.
+    """
 
     def __init__(
         self,
         url: str,
         *,
-        timeout: float = 60.0,
-        max_retries: int = 3,
+        timeout: float | None = 60.0,
+        reconnect_timeout: float | Literal["timeout"] | None = "timeout",
+        max_retries: int | None = None,
         encoding: Literal["protobuf", "json"] = "protobuf",
         reply_dtype: Literal["float64", "float32"] = "float64",
         urgency: int = NORMAL_URGENCY,
@@ -49,6 +59,7 @@ class AsyncClient:
         self._url = parse_url(url)
         self._options = Options(
             timeout=timeout,
+            reconnect_timeout=reconnect_timeout,
             max_retries=max_retries,
             encoding=encoding,
             reply_dtype=reply_dtype,
@@ -56,7 +67,8 @@ class AsyncClient:
         )
         self._conversation = Conversation(self._options)
         self._is_closed = False
-        self._transport: AsyncConnection | None = None
+        connect = partial(_connect, self._url, self._options)
+        self._connections = OfLoop(partial(LoopConnection, connect))
 
     @property
     def url(self) -> str:
@@ -65,24 +77,28 @@ class AsyncClient:
 
     @overload
     async def predict(
-        self, systems: System, outputs: str | Sequence[str] = ..., model: str | None = ...
+        self, systems: SystemLike, outputs: str | Sequence[str] = ..., model: str | None = ...
     ) -> Prediction: ...
 
     @overload
     async def predict(
-        self, systems: Sequence[System], outputs: str | Sequence[str] = ..., model: str | None = ...
+        self,
+        systems: Iterable[SystemLike],
+        outputs: str | Sequence[str] = ...,
+        model: str | None = ...,
     ) -> list[Prediction]: ...
 
     async def predict(
         self,
-        systems: System | Sequence[System],
+        systems: SystemLike | Iterable[SystemLike],
         outputs: str | Sequence[str] = DEFAULT_OUTPUTS,
         model: str | None = None,
     ) -> Prediction | list[Prediction]:
         """Evaluate one system, or several in one request; see `Client.predict`."""
-        if isinstance(systems, System):
-            return (await self._execute(self._conversation.predict([systems], outputs, model)))[0]
-        return await self._execute(self._conversation.predict(systems, outputs, model))
+        is_one = is_one_system(systems)
+        several = cast(Iterable[SystemLike], [systems] if is_one else systems)
+        predictions = await self._execute(self._conversation.predict(several, outputs, model))
+        return predictions[0] if is_one else predictions
 
     def stream(
         self, model: str | None = None, outputs: str | Sequence[str] = DEFAULT_OUTPUTS
@@ -92,7 +108,7 @@ class AsyncClient:
 
     async def nonconservativity(
         self,
-        system: System,
+        system: SystemLike,
         model: str | None = None,
         pairs: bool = False,
         *,
@@ -110,17 +126,19 @@ class AsyncClient:
         interval: int = 0,
         *,
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> AsyncGenerator[Snapshot, None]:
         """Run molecular dynamics on the server and yield snapshots; see `Client.propagate`."""
-        flow = propagation(self._conversation, origin, n_steps, interval, model)
-        async with aclosing(self._follow(await self._execute(flow), timeout)) as snapshots:
+        timeout = time_limit("timeout", timeout)
+        flow = propagation(self._conversation, origin, n_steps, interval, model, allow_model_change)
+        async with IterationInLoop(self._follow(await self._execute(flow), timeout)) as snapshots:
             async for snapshot in snapshots:
                 yield snapshot
 
     async def relax(
         self,
-        system: System,
+        system: SystemLike,
         *,
         force_kind: Literal["hybrid", "conservative", "direct"] = "hybrid",
         fmax: float = DEFAULT_FMAX,
@@ -128,20 +146,23 @@ class AsyncClient:
         interval: int = 10,
         fixed_atoms: Sequence[int] = (),
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> AsyncGenerator[Relaxed, None]:
         """Relax the positions of a system on the server; see `Client.relax`."""
+        timeout = time_limit("timeout", timeout)
         flow = relaxation(
             self._conversation,
             system,
             model,
+            allow_model_change,
             force_kind=force_kind,
             fmax=fmax,
             max_steps=max_steps,
             interval=interval,
             fixed_atoms=fixed_atoms,
         )
-        async with aclosing(self._follow(await self._execute(flow), timeout)) as reports:
+        async with IterationInLoop(self._follow(await self._execute(flow), timeout)) as reports:
             async for relaxed in reports:
                 yield relaxed
 
@@ -154,10 +175,10 @@ class AsyncClient:
         return await self._execute(self._conversation.model(name))
 
     async def close(self) -> None:
-        """Close the connection and its streams."""
+        """Close the connections and their streams; those of another process stay open."""
         self._is_closed = True
-        if self._transport is not None:
-            await self._transport.close()
+        for loop, connection in self._connections.items():
+            await close_in(loop, connection.close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -168,27 +189,38 @@ class AsyncClient:
     def __repr__(self) -> str:
         return f"AsyncClient({self.url!r})"
 
-    def _connection(self) -> AsyncConnection:
+    async def _connection(self) -> AsyncConnection:
+        self._check_open()
+        return await self._connections.get().get()
+
+    def _check_open(self) -> None:
         if self._is_closed:
             raise RuntimeError(f"{self!r} is closed")
-        if self._transport is None:
-            self._transport = _connect(self._url, self._options)
-        return self._transport
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait between two attempts, unless the client is closed meanwhile."""
+        ends_at = time.monotonic() + seconds
+        while (left := ends_at - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, LONGEST_SLEEP_S))
+            self._check_open()
 
     async def _follow(self, run: Run[T], timeout: float | None) -> AsyncGenerator[T, None]:
-        connection = self._connection()
         resuming = ResumingRun(self._conversation, run, timeout)
         while not resuming.is_over:
+            loop, connection = asyncio.get_running_loop(), await self._connection()
             try:
-                async with aclosing(connection.receive(resuming.next_call())) as replies:
+                async with IterationInLoop(connection.receive(resuming.next_call())) as replies:
                     async for reply in replies:
                         yield resuming.take(reply)
-                resuming.check_ended()
+                        if asyncio.get_running_loop() is not loop:
+                            break  # the iterator went on in another loop, and resumes there
+                    else:
+                        resuming.check_ended()
             except ServiceError as error:
-                await asyncio.sleep(resuming.pause_after(error))
+                await self._wait(resuming.pause_after(error))
 
     async def _execute(self, flow: Flow[T]) -> T:
-        return await _execute(flow, self._connection())
+        return await _execute(flow, await self._connection(), self._wait)
 
 
 class AsyncStream:
@@ -200,26 +232,34 @@ class AsyncStream:
         self._client = client
         self._model = model
         self._outputs = parse_outputs(outputs)
-        self._encoder: StreamEncoder | None = None
-        self._transport: AsyncTransport | None = None
-        self._lock = asyncio.Lock()
 
     async def predict(
-        self, system: System, outputs: str | Sequence[str] | None = None
+        self, system: SystemLike, outputs: str | Sequence[str] | None = None
     ) -> Prediction:
         """Evaluate the next system; see `Stream.predict`."""
         parsed_outputs = self._outputs if outputs is None else parse_outputs(outputs)
-        async with self._lock:
-            encoder, transport = await self._open()
+        connection = await self._client._connection()
+        turns = self._client._connections.get().turns_of(self)
+        async with turns.lock:
+            n_closed = turns.n_closed
+            walker, turns.walker = turns.walker, None
+            encoder, transport = walker or await self._open(connection)
             flow = self._client._conversation.step(encoder, system, parsed_outputs)
-            return await _execute(flow, transport)
+            prediction = await _execute(flow, transport, self._client._wait)
+            if turns.n_closed == n_closed:
+                turns.walker = encoder, transport
+            else:
+                await transport.close()
+            return prediction
 
     async def close(self) -> None:
         """End the stream; a later `predict` starts a new one."""
-        async with self._lock:
-            if self._transport is not None:
-                await self._transport.close()
-            self._encoder = self._transport = None
+        for loop, connection in self._client._connections.items():
+            turns = connection.turns_of(self)
+            turns.n_closed += 1
+            walker, turns.walker = turns.walker, None
+            if walker is not None:
+                await close_in(loop, walker[1].close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -227,14 +267,10 @@ class AsyncStream:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _open(self) -> tuple[StreamEncoder, AsyncTransport]:
-        connection = self._client._connection()
-        if self._encoder is None or self._transport is None:
-            flow = self._client._conversation.resolve_model(self._model)
-            model = await self._client._execute(flow)
-            self._encoder = StreamEncoder(model, self._client._options.reply_dtype)
-            self._transport = connection.stream()
-        return self._encoder, self._transport
+    async def _open(self, connection: AsyncConnection) -> tuple[StreamEncoder, AsyncTransport]:
+        flow = self._client._conversation.resolve_model(self._model)
+        model = await self._client._execute(flow)
+        return StreamEncoder(model, self._client._options.reply_dtype), connection.stream()
 
 
 def _connect(url: Url, options: Options) -> AsyncConnection:
@@ -243,13 +279,15 @@ def _connect(url: Url, options: Options) -> AsyncConnection:
     return AsyncRestTransport(url, options.encoding, options.urgency)
 
 
-async def _execute(flow: Flow[T], transport: AsyncTransport) -> T:
+async def _execute(
+    flow: Flow[T], transport: AsyncTransport, wait: Callable[[float], Awaitable[None]]
+) -> T:
     """Execute a flow with asyncio and return its result."""
     try:
         step = next(flow)
         while True:
             try:
-                reply = await _perform(step, transport)
+                reply = await _perform(step, transport, wait)
             except BaseException as error:
                 step = flow.throw(error)
             else:
@@ -258,8 +296,10 @@ async def _execute(flow: Flow[T], transport: AsyncTransport) -> T:
         return cast(T, end.value)
 
 
-async def _perform(step: Call | Pause, transport: AsyncTransport) -> Message | None:
+async def _perform(
+    step: Call | Pause, transport: AsyncTransport, wait: Callable[[float], Awaitable[None]]
+) -> Message | None:
     if isinstance(step, Pause):
-        await asyncio.sleep(step.seconds)
+        await wait(step.seconds)
         return None
     return await transport.send(step)

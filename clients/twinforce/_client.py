@@ -1,16 +1,21 @@
 """The blocking client: executes the flows of a `Conversation` over a transport."""
 
+import os
 import time
-import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from threading import Lock
+from functools import partial
+from threading import RLock
 from typing import Literal, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
-from twinforce._conversation import Conversation, Flow, Options, Pause
+from twinforce._connections import Connections
+from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
+from twinforce._options import Options, time_limit
+from twinforce._ownership import OfProcess
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
+from twinforce._systems import SystemLike, is_one_system
 from twinforce._transports.grpc import GrpcTransport
 from twinforce._transports.rest import RestTransport
 from twinforce._transports.transport import Call, Connection, Transport
@@ -25,7 +30,6 @@ from twinforce_proto import (
     Nonconservativity,
     Prediction,
     ServiceError,
-    System,
     parse_outputs,
 )
 from twinforce_proto.codec.stream import StreamEncoder
@@ -38,7 +42,7 @@ class Client:
     """A client of a TwinForce service, which threads may share.
 
     It connects when it is first used. A pickled or copied client is a new client of the same
-    service.
+    service. A process that was forked opens its own connections.
 
     Where `model` is None, a method uses the only model that is served, or else the one called
     `water`.
@@ -48,8 +52,9 @@ class Client:
         self,
         url: str,
         *,
-        timeout: float = 60.0,
-        max_retries: int = 3,
+        timeout: float | None = 60.0,
+        reconnect_timeout: float | Literal["timeout"] | None = "timeout",
+        max_retries: int | None = None,
         encoding: Literal["protobuf", "json"] = "protobuf",
         reply_dtype: Literal["float64", "float32"] = "float64",
         urgency: int = NORMAL_URGENCY,
@@ -59,9 +64,14 @@ class Client:
         Args:
             url: Address of the service, such as grpc://host:8001 or http://host:8000;
                 grpcs:// and https:// use TLS.
-            timeout: Seconds that one request may take, including all retries.
-            max_retries: Maximum number of retries while the service cannot be reached. An
-                overloaded service that says when to retry is retried until the timeout.
+            timeout: Seconds that one request may take, including all retries; None or infinity
+                means no limit.
+            reconnect_timeout: Seconds for which a service that cannot be reached is tried again.
+                "timeout" means as long as `timeout`, against which that time counts. It does not
+                if a number is given; None or infinity means no limit.
+            max_retries: Maximum number of retries while the service cannot be reached; None means
+                as many as there is time for. An overloaded service that says when to retry is
+                retried until the timeout.
             encoding: Encoding of request and reply bodies over HTTP.
             reply_dtype: Precision of the arrays in replies.
             urgency: Level from 0, the most urgent, to 7. In the queue of the service, a request
@@ -69,11 +79,12 @@ class Client:
                 level between them.
 
         Raises:
-            ValueError: The url is not the address of a service, or the urgency is not a level.
+            ValueError: The url is not the address of a service, or an option is invalid.
         """
         self._url = parse_url(url)
         self._options = Options(
             timeout=timeout,
+            reconnect_timeout=reconnect_timeout,
             max_retries=max_retries,
             encoding=encoding,
             reply_dtype=reply_dtype,
@@ -88,24 +99,28 @@ class Client:
 
     @overload
     def predict(
-        self, systems: System, outputs: str | Sequence[str] = ..., model: str | None = ...
+        self, systems: SystemLike, outputs: str | Sequence[str] = ..., model: str | None = ...
     ) -> Prediction: ...
 
     @overload
     def predict(
-        self, systems: Sequence[System], outputs: str | Sequence[str] = ..., model: str | None = ...
+        self,
+        systems: Iterable[SystemLike],
+        outputs: str | Sequence[str] = ...,
+        model: str | None = ...,
     ) -> list[Prediction]: ...
 
     def predict(
         self,
-        systems: System | Sequence[System],
+        systems: SystemLike | Iterable[SystemLike],
         outputs: str | Sequence[str] = DEFAULT_OUTPUTS,
         model: str | None = None,
     ) -> Prediction | list[Prediction]:
         """Evaluate one system, or several in one request.
 
         Args:
-            systems: One system, for one prediction; or a list, for a list in the same order.
+            systems: One system, for one prediction; or any iterable of systems, for a list in the
+                same order. The `Atoms` of ASE will do; charge and spin are read from `atoms.info`.
             outputs: Quantities to compute, out of `OUTPUTS`; "hybrid" stands for the energy and
                 both kinds of forces.
             model: Name of the model.
@@ -114,9 +129,10 @@ class Client:
             ServiceError: The request failed. If one of several systems fails, nothing is returned
                 for the others.
         """
-        if isinstance(systems, System):
-            return self._execute(self._conversation.predict([systems], outputs, model))[0]
-        return self._execute(self._conversation.predict(systems, outputs, model))
+        is_one = is_one_system(systems)
+        several = cast(Iterable[SystemLike], [systems] if is_one else systems)
+        predictions = self._execute(self._conversation.predict(several, outputs, model))
+        return predictions[0] if is_one else predictions
 
     def stream(
         self, model: str | None = None, outputs: str | Sequence[str] = DEFAULT_OUTPUTS
@@ -131,7 +147,7 @@ class Client:
 
     def nonconservativity(
         self,
-        system: System,
+        system: SystemLike,
         model: str | None = None,
         pairs: bool = False,
         *,
@@ -160,6 +176,7 @@ class Client:
         interval: int = 0,
         *,
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> Generator[Snapshot, None, None]:
         """Run molecular dynamics on the server and yield snapshots as they arrive.
@@ -175,17 +192,22 @@ class Client:
             interval: Inner steps between snapshots; a multiple of those in an outer step. 0 yields
                 only the last snapshot.
             model: Name of the model; None means the model of the checkpoint, if there is one.
+            allow_model_change: True to go on with a logged warning if the service has other weights
+                of the model than the run began with, such as those of a checkpoint.
             timeout: Seconds that the whole run may take; None means no limit.
 
         Raises:
+            ModelChangedError: The service has other weights than the run began with.
             ServiceError: The run failed, after the last snapshot that was yielded.
+            ValueError: The timeout is not a positive number.
         """
-        flow = propagation(self._conversation, origin, n_steps, interval, model)
+        timeout = time_limit("timeout", timeout)
+        flow = propagation(self._conversation, origin, n_steps, interval, model, allow_model_change)
         return self._follow(self._execute(flow), timeout)
 
     def relax(
         self,
-        system: System,
+        system: SystemLike,
         *,
         force_kind: Literal["hybrid", "conservative", "direct"] = "hybrid",
         fmax: float = DEFAULT_FMAX,
@@ -193,6 +215,7 @@ class Client:
         interval: int = 10,
         fixed_atoms: Sequence[int] = (),
         model: str | None = None,
+        allow_model_change: bool = False,
         timeout: float | None = None,
     ) -> Generator[Relaxed, None, None]:
         """Relax the positions of a system on the server; yield reports, the final one last.
@@ -208,17 +231,24 @@ class Client:
             max_steps: Number of steps after which to stop without convergence; see
                 `Relaxed.is_converged`.
             interval: Steps between reports; 0 yields only the final one.
-            fixed_atoms: Indices of atoms that must not move.
+            fixed_atoms: Indices of atoms that must not move, besides those that a FixAtoms among
+                the constraints of ASE atoms fixes.
             model: Name of the model.
+            allow_model_change: True to go on with a logged warning if the service has other weights
+                of the model than the relaxation began with.
             timeout: Seconds that the whole relaxation may take; None means no limit.
 
         Raises:
+            ModelChangedError: The service has other weights than the relaxation began with.
             ServiceError: The relaxation failed.
+            ValueError: The timeout is not a positive number.
         """
+        timeout = time_limit("timeout", timeout)
         flow = relaxation(
             self._conversation,
             system,
             model,
+            allow_model_change,
             force_kind=force_kind,
             fmax=fmax,
             max_steps=max_steps,
@@ -240,11 +270,9 @@ class Client:
         return self._execute(self._conversation.model(name))
 
     def close(self) -> None:
-        """Close the connection and its streams."""
-        with self._lock:
-            self._is_closed = True
-            if self._transport is not None:
-                self._close_transport()
+        """Close the connections and their streams; those of another process stay open."""
+        self._is_closed = True
+        self._connections.get().close()
 
     def __enter__(self) -> Self:
         return self
@@ -264,34 +292,49 @@ class Client:
 
     def _start(self) -> None:
         self._conversation = Conversation(self._options)
-        self._lock = Lock()
         self._is_closed = False
-        self._transport: Connection | None = None
+        connect = partial(_connect, self._url, self._options)
+        self._connections = OfProcess(partial(Connections, connect))
 
-    def _connection(self) -> Connection:
-        with self._lock:
-            if self._is_closed:
-                raise RuntimeError(f"{self!r} is closed")
-            if self._transport is None:
-                self._transport = _connect(self._url, self._options)
-                # Not __del__: at exit it would wait for threads that are already gone.
-                self._close_transport = weakref.finalize(self, self._transport.close)
-            return self._transport
+    def _opened(self) -> Connections:
+        if self._is_closed:
+            raise RuntimeError(f"{self!r} is closed")
+        return self._connections.get()
+
+    def _wait(self, seconds: float) -> None:
+        """Wait between two attempts, unless the client is closed meanwhile."""
+        ends_at = time.monotonic() + seconds
+        while (left := ends_at - time.monotonic()) > 0:
+            time.sleep(min(left, LONGEST_SLEEP_S))
+            self._opened()
 
     def _follow(self, run: Run[T], timeout: float | None) -> Generator[T, None, None]:
-        connection = self._connection()
         resuming = ResumingRun(self._conversation, run, timeout)
         while not resuming.is_over:
+            pid, connections = os.getpid(), self._opened()
+            connection = connections.take()
             try:
                 with closing(connection.receive(resuming.next_call())) as replies:
                     for reply in replies:
                         yield resuming.take(reply)
-                resuming.check_ended()
+                        if os.getpid() != pid:
+                            break  # the iterator was forked, and resumes with its own connection
+                    else:
+                        resuming.check_ended()
             except ServiceError as error:
-                time.sleep(resuming.pause_after(error))
+                self._wait(resuming.pause_after(error))
+            connections.put_back(connection)
 
     def _execute(self, flow: Flow[T]) -> T:
-        return _execute(flow, self._connection())
+        connections = self._opened()
+        connection = connections.take()
+        try:
+            result = _execute(flow, connection, self._wait)
+        except ServiceError:
+            connections.put_back(connection)
+            raise
+        connections.put_back(connection)
+        return result
 
 
 class Stream:
@@ -306,11 +349,9 @@ class Stream:
         self._client = client
         self._model = model
         self._outputs = parse_outputs(outputs)
-        self._encoder: StreamEncoder | None = None
-        self._transport: Transport | None = None
-        self._lock = Lock()
+        self._turns = OfProcess(_Turns)
 
-    def predict(self, system: System, outputs: str | Sequence[str] | None = None) -> Prediction:
+    def predict(self, system: SystemLike, outputs: str | Sequence[str] | None = None) -> Prediction:
         """Evaluate the next system.
 
         Args:
@@ -321,17 +362,27 @@ class Stream:
             ServiceError: The request failed; the stream remains usable.
         """
         parsed_outputs = self._outputs if outputs is None else parse_outputs(outputs)
-        with self._lock:
-            encoder, transport = self._open()
+        turns = self._turns.get()
+        connections = self._client._opened()
+        with turns.lock:
+            n_closed = turns.n_closed
+            (encoder, transport), turns.walker = turns.walker or self._open(connections), None
             flow = self._client._conversation.step(encoder, system, parsed_outputs)
-            return _execute(flow, transport)
+            prediction = _execute(flow, transport, self._client._wait)
+            # An exception, whatever it interrupted, leaves a walker that is not used again.
+            if turns.n_closed == n_closed:
+                turns.walker = encoder, transport
+            else:
+                transport.close()
+            return prediction
 
     def close(self) -> None:
         """End the stream; a later `predict` starts a new one."""
-        with self._lock:
-            if self._transport is not None:
-                self._transport.close()
-            self._encoder = self._transport = None
+        turns = self._turns.get()
+        turns.n_closed += 1
+        walker, turns.walker = turns.walker, None
+        if walker is not None:
+            walker[1].close()
 
     def __enter__(self) -> Self:
         return self
@@ -339,13 +390,26 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self) -> tuple[StreamEncoder, Transport]:
-        connection = self._client._connection()
-        if self._encoder is None or self._transport is None:
-            model = self._client._execute(self._client._conversation.resolve_model(self._model))
-            self._encoder = StreamEncoder(model, self._client._options.reply_dtype)
-            self._transport = connection.stream()
-        return self._encoder, self._transport
+    def _open(self, connections: Connections) -> "_Walker":
+        model = self._client._execute(self._client._conversation.resolve_model(self._model))
+        encoder = StreamEncoder(model, self._client._options.reply_dtype)
+        return encoder, connections.shared().stream()
+
+
+_Walker = tuple[StreamEncoder, Transport]
+
+
+class _Turns:
+    """The state of a stream in one process, and the lock of the thread whose turn it is.
+
+    Closing takes no lock, because a signal handler may close a stream during a turn; the turn
+    then ends it. For the same reason the lock is reentrant.
+    """
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        self.n_closed = 0
+        self.walker: _Walker | None = None
 
 
 def _connect(url: Url, options: Options) -> Connection:
@@ -354,13 +418,13 @@ def _connect(url: Url, options: Options) -> Connection:
     return RestTransport(url, options.encoding, options.urgency)
 
 
-def _execute(flow: Flow[T], transport: Transport) -> T:
+def _execute(flow: Flow[T], transport: Transport, wait: Callable[[float], None]) -> T:
     """Execute a flow with blocking I/O and return its result."""
     try:
         step = next(flow)
         while True:
             try:
-                reply = _perform(step, transport)
+                reply = _perform(step, transport, wait)
             except BaseException as error:
                 step = flow.throw(error)
             else:
@@ -369,8 +433,10 @@ def _execute(flow: Flow[T], transport: Transport) -> T:
         return cast(T, end.value)
 
 
-def _perform(step: Call | Pause, transport: Transport) -> Message | None:
+def _perform(
+    step: Call | Pause, transport: Transport, wait: Callable[[float], None]
+) -> Message | None:
     if isinstance(step, Pause):
-        time.sleep(step.seconds)
+        wait(step.seconds)
         return None
     return transport.send(step)

@@ -5,27 +5,25 @@ or thrown the error, or a `Pause`, and returns the result. `Client` executes flo
 I/O, `AsyncClient` with asyncio.
 """
 
-import random
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from twinforce._options import Options
+from twinforce._retries import Outage, Retries
+from twinforce._systems import SystemLike, as_system, as_systems
 from twinforce._transports.transport import Call, Method
 from twinforce_proto import (
     InvalidRequestError,
     ModelInfo,
     Nonconservativity,
     NonconservativityRequest,
-    OverloadedError,
     Prediction,
     PredictionError,
     PredictRequest,
     ServiceError,
-    System,
-    UnavailableError,
     parse_outputs,
 )
 from twinforce_proto.codec.messages import (
@@ -38,11 +36,11 @@ from twinforce_proto.codec.nonconservativity import (
     nonconservativity_request_to_proto,
 )
 from twinforce_proto.codec.stream import StreamEncoder, stream_reply_from_proto
-from twinforce_proto.headers import BUNDLED_MODEL, LEAST_URGENT, NORMAL_URGENCY, is_model_name
+from twinforce_proto.headers import BUNDLED_MODEL, is_model_name
 from twinforce_proto.v1 import inference_pb2 as pb
 
-_FIRST_BACKOFF_S = 0.1
-_LONGEST_BACKOFF_S = 5.0
+# Seconds after which a client that waits looks whether it was closed.
+LONGEST_SLEEP_S = 0.1
 
 T = TypeVar("T")
 
@@ -57,40 +55,20 @@ class Pause:
 Flow = Generator[Call | Pause, Any, T]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The options of a client; `Client` documents them.
-
-    Raises:
-        ValueError: The urgency is not one of the levels.
-    """
-
-    timeout: float = 60.0
-    max_retries: int = 3
-    encoding: Literal["protobuf", "json"] = "protobuf"
-    reply_dtype: Literal["float64", "float32"] = "float64"
-    urgency: int = NORMAL_URGENCY
-
-    def __post_init__(self) -> None:
-        if self.urgency not in range(LEAST_URGENT + 1):
-            raise ValueError(
-                f"urgency: expected a whole number from 0, the most urgent, to {LEAST_URGENT}, "
-                f"got {self.urgency!r}"
-            )
-
-
 class Conversation:
     """The flows of one client."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
+        self._outage = Outage()
         self._default_model = ""
 
     def predict(
-        self, systems: Sequence[System], outputs: str | Sequence[str], model: str | None
+        self, given: Iterable[SystemLike], outputs: str | Sequence[str], model: str | None
     ) -> Flow[list[Prediction]]:
         """Evaluate systems in one request; an empty list makes no call."""
         parsed_outputs = parse_outputs(outputs)
+        systems = as_systems(given)
         if not systems:
             return []
         name = yield from self.resolve_model(model)
@@ -99,12 +77,13 @@ class Conversation:
         return (yield from self._call("Predict", lambda: message, _predictions(len(systems))))
 
     def step(
-        self, encoder: StreamEncoder, system: System, outputs: frozenset[str]
+        self, encoder: StreamEncoder, given: SystemLike, outputs: frozenset[str]
     ) -> Flow[Prediction]:
         """Evaluate the next system of a walker.
 
         After any error, the next message holds the whole system.
         """
+        system = as_system(given)
         try:
             return (
                 yield from self._call(
@@ -119,9 +98,10 @@ class Conversation:
             raise
 
     def nonconservativity(
-        self, system: System, model: str | None, pairs: bool, output: str
+        self, given: SystemLike, model: str | None, pairs: bool, output: str
     ) -> Flow[Nonconservativity]:
         """Measure how far forces are from being a gradient."""
+        system = as_system(given)
         name = yield from self.resolve_model(model)
         request = NonconservativityRequest(name, system, output, pairs)
         message = nonconservativity_request_to_proto(request)
@@ -164,32 +144,30 @@ class Conversation:
         Repeating a request is always safe, since it changes nothing at the service. It is done
         only after errors that mean that the request was not processed.
         """
-        give_up_at = time.monotonic() + self._options.timeout
-        n_failures = 0
+        counts_outages = self._options.counts_outages
+        retries = self._retries(self._options.timeout, counts_outages=counts_outages)
         while True:
+            timeout = retries.begin()
             try:
-                timeout = max(give_up_at - time.monotonic(), 0.001)
-                return parse((yield Call(method, make_message(), timeout)))
-            except (OverloadedError, UnavailableError) as error:
-                pause = self.pause_after(error, n_failures)
-                if pause is None or time.monotonic() + pause > give_up_at:
-                    raise
-            n_failures += 1
+                value = parse((yield Call(method, make_message(), timeout, retries.n_lost)))
+            except ServiceError as error:
+                pause = retries.pause_after(error)
+            else:
+                retries.succeed()
+                return value
             before_retry()
             yield Pause(pause)
 
-    def pause_after(self, error: ServiceError, n_failures: int) -> float | None:
-        """Return the time to wait before the next attempt, in s; None means do not retry.
+    def run_retries(self, timeout: float | None) -> Retries:
+        """Return the attempts to follow a run.
 
-        The wait is a capped exponential back-off with full jitter, on top of the `retry_after` of
-        the error. An overloaded service that gives a `retry_after` is retried without a limit.
+        Args:
+            timeout: Seconds until the end of the run; None means no limit.
         """
-        longest = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0**n_failures)
-        if error.retry_after is not None:
-            return error.retry_after + random.uniform(0.0, longest)
-        if isinstance(error, OverloadedError) or n_failures >= self._options.max_retries:
-            return None
-        return random.uniform(0.0, longest)
+        return self._retries(timeout, counts_outages=True)
+
+    def _retries(self, timeout: float | None, *, counts_outages: bool) -> Retries:
+        return Retries(self._options, self._outage, timeout, counts_outages=counts_outages)
 
 
 def _predictions(n_systems: int) -> Callable[[pb.PredictReply], list[Prediction]]:

@@ -1,13 +1,14 @@
 """Runs on the server as a client follows them, without I/O; they resume after lost connections."""
 
-import time
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
 from twinforce._conversation import Conversation, Flow
+from twinforce._systems import SystemLike, as_system, fixed_atoms_of
 from twinforce._transports.transport import Call, Method
+from twinforce._weights import KeptWeights, ServedWeights
 from twinforce_dynamics.codec.checkpoint import CheckpointSummary
 from twinforce_dynamics.codec.propagation import propagate_request_to_proto, snapshot_from_proto
 from twinforce_dynamics.codec.relaxation import relax_request_to_proto, relaxed_from_proto
@@ -15,7 +16,7 @@ from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Start
 from twinforce_dynamics.trajectory import Snapshot
-from twinforce_proto import OverloadedError, ServiceError, System, UnavailableError
+from twinforce_proto import ServiceError, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
 
 T = TypeVar("T")
@@ -46,10 +47,8 @@ class ResumingRun(Generic[T]):
     """
 
     def __init__(self, conversation: Conversation, run: Run[T], timeout: float | None) -> None:
-        self._conversation = conversation
         self._run = run
-        self._n_failures = 0
-        self._give_up_at = None if timeout is None else time.monotonic() + timeout
+        self._retries = conversation.run_retries(timeout)
 
     @property
     def is_over(self) -> bool:
@@ -58,12 +57,13 @@ class ResumingRun(Generic[T]):
 
     def next_call(self) -> Call:
         """Return the call that starts or resumes the run."""
-        timeout = self._give_up_at and max(self._give_up_at - time.monotonic(), 0.001)
-        return Call(self._run.method, self._run.remaining_request(), timeout)
+        timeout = self._retries.begin()
+        message = self._run.remaining_request()
+        return Call(self._run.method, message, timeout, self._retries.n_lost)
 
     def take(self, reply: pb.Snapshot | pb.Relaxed) -> T:
         """Decode an update."""
-        self._n_failures = 0
+        self._retries.succeed()
         return self._run.take(reply)
 
     def check_ended(self) -> None:
@@ -81,17 +81,7 @@ class ResumingRun(Generic[T]):
         Raises:
             ServiceError: The given error, if resuming would not help or there is no time left.
         """
-        if self.is_over:
-            return 0.0
-        pause = None
-        if isinstance(error, OverloadedError | UnavailableError):
-            pause = self._conversation.pause_after(error, self._n_failures)
-        if pause is None:
-            raise error
-        if self._give_up_at is not None and time.monotonic() + pause > self._give_up_at:
-            raise error
-        self._n_failures += 1
-        return pause
+        return 0.0 if self.is_over else self._retries.pause_after(error)
 
 
 class PropagateRun:
@@ -101,6 +91,7 @@ class PropagateRun:
 
     def __init__(self, request: PropagateRequest) -> None:
         self._request = request
+        self._weights = _kept(_weights_of(request.origin))
         self._last_step = _step_of(request.origin) + request.n_steps
         self.is_over = False
 
@@ -112,6 +103,7 @@ class PropagateRun:
         """Decode a snapshot; the run resumes from it after an error."""
         assert isinstance(reply, pb.Snapshot)
         snapshot = snapshot_from_proto(reply)
+        self._weights.check(snapshot.provenance, allow_others=self._request.allow_model_change)
         n_left = self._last_step - snapshot.step
         self.is_over = n_left <= 0
         if not self.is_over:
@@ -124,8 +116,10 @@ class RelaxRun:
 
     method: Method = "Relax"
 
-    def __init__(self, request: RelaxRequest) -> None:
+    def __init__(self, request: RelaxRequest, *, allow_model_change: bool) -> None:
         self._request = request
+        self._weights = _kept()
+        self._allow_model_change = allow_model_change
         self._system = request.system
         self._step = 0
         self._first_step = 0
@@ -142,6 +136,7 @@ class RelaxRun:
         """Decode a report; the run resumes from it after an error."""
         assert isinstance(reply, pb.Relaxed)
         report = relaxed_from_proto(reply)
+        self._weights.check(report.provenance, allow_others=self._allow_model_change)
         relaxed = replace(report, step=report.step + self._first_step)
         self._step = relaxed.step
         self._system = self._system.moved(relaxed.positions)
@@ -155,26 +150,47 @@ def propagation(
     n_steps: int,
     interval: int,
     model: str | None,
+    allow_model_change: bool,
 ) -> Flow[PropagateRun]:
     """Return the run that `Client.propagate` follows."""
     if isinstance(origin, Snapshot):
         origin = origin.checkpoint
     name = yield from conversation.resolve_model(model or _model_of(origin))
-    request = PropagateRequest(name, origin, n_steps, interval)
+    request = PropagateRequest(name, origin, n_steps, interval, allow_model_change)
     return PropagateRun(request)
 
 
 def relaxation(
-    conversation: Conversation, system: System, model: str | None, **settings: Any
+    conversation: Conversation,
+    system: SystemLike,
+    model: str | None,
+    allow_model_change: bool,
+    **settings: Any,
 ) -> Flow[RelaxRun]:
     """Return the run that `Client.relax` follows; `settings` are those of `RelaxRequest`."""
     name = yield from conversation.resolve_model(model)
-    return RelaxRun(RelaxRequest(name, system, **settings))
+    if fixed := fixed_atoms_of(system):
+        settings["fixed_atoms"] = [*settings.get("fixed_atoms", ()), *fixed]
+    request = RelaxRequest(name, as_system(system), **settings)
+    return RelaxRun(request, allow_model_change=allow_model_change)
 
 
 def _model_of(origin: Start | bytes) -> str | None:
     """Return the name of the model that made a checkpoint; None for a start."""
     return CheckpointSummary.from_bytes(origin).model if isinstance(origin, bytes) else None
+
+
+def _kept(weights: ServedWeights | None = None) -> KeptWeights:
+    remedy = "allow_model_change=True goes on with them"
+    return KeptWeights("which the run began with", remedy, weights)
+
+
+def _weights_of(origin: Start | bytes) -> ServedWeights | None:
+    """Return the weights that made a checkpoint; None for a start."""
+    if not isinstance(origin, bytes):
+        return None
+    summary = CheckpointSummary.from_bytes(origin)
+    return ServedWeights(summary.model, summary.sha256)
 
 
 def _step_of(origin: Start | bytes) -> int:

@@ -94,6 +94,15 @@ class Bath:
         moves = (momenta != 0.0).any(axis=1)
         return bool((moves if self.mobile is None else moves | (self.mobile[:, 0] == 0.0)).all())
 
+    def check_motion(self, momenta: Floats) -> None:
+        """Check that this ensemble does not rescale momenta that are zero.
+
+        Raises:
+            ValueError: It does.
+        """
+        if not self.can_rescale(momenta):
+            raise ValueError(_NO_MOTION)
+
     def rescale_momenta(self, state: State, duration: float) -> State:
         """Apply stochastic velocity rescaling for this long; other ensembles do nothing here."""
         thermostat = thermostat_of(self.ensemble)

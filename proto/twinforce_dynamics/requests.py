@@ -24,6 +24,7 @@ class PropagateRequest:
         origin: Initial state of a new run, or the checkpoint of a run to resume.
         n_steps: Number of inner steps to take from here, a multiple of the integrator's stride.
         interval: Inner steps between snapshots, a multiple of the stride. 0: the last one only.
+        allow_model_change: True to resume a checkpoint of other weights, evaluated anew.
 
     Raises:
         InvalidRequestError: A number of steps is out of range.
@@ -33,6 +34,7 @@ class PropagateRequest:
     origin: Start | bytes
     n_steps: int
     interval: int = 0
+    allow_model_change: bool = False
 
     def __post_init__(self) -> None:
         if self.n_steps < 1:

@@ -1,7 +1,7 @@
 """The trajectory of a run: its steps, and snapshots of its states."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twinforce_dynamics.bath import Bath
 from twinforce_dynamics.disagreement import Disagreement, Species, disagreement_of
@@ -143,6 +143,11 @@ class Trajectory:
             )
             raise InvalidRequestError.expected("velocities", expected, "zero")
         return self._stepper.start(start.system.positions, momenta, start.system.cell)
+
+    def again(self, state: State) -> Steps[State]:
+        """Yield the evaluation of a state's positions; return the state with that prediction."""
+        start = yield from self._stepper.start(state.positions, state.momenta, state.cell)
+        return replace(state, prediction=start.prediction)
 
     def step(self, state: State) -> Steps[State]:
         """Yield the evaluations of one outer step; return the state after it."""

@@ -2,6 +2,7 @@
 
 * ServiceError                     500  UNKNOWN              any error that the service reports
   - InvalidRequestError            422  INVALID_ARGUMENT     malformed body, unknown output, ...
+    + ModelChangedError            422  FAILED_PRECONDITION  a run goes on with other weights
   - InvalidSystemError             422  INVALID_ARGUMENT     a system in the request is malformed
     + UnsupportedElementError      422  FAILED_PRECONDITION  the model does not know an element
   - UnsupportedOutputError         422  FAILED_PRECONDITION  the model cannot give this output
@@ -104,6 +105,15 @@ class InvalidRequestError(ServiceError):
     grpc_status = "INVALID_ARGUMENT"
 
 
+class ModelChangedError(InvalidRequestError):
+    """A run would continue with other weights than it began with, under the same model name or not.
+
+    Calls that continue a run take `allow_model_change=True`, with which it goes on.
+    """
+
+    grpc_status = "FAILED_PRECONDITION"
+
+
 class InvalidSystemError(ServiceError):
     """A system in the request is malformed."""
 
@@ -192,6 +202,7 @@ ERRORS: Mapping[str, type[ServiceError]] = {
         InvalidRequestError,
         InvalidSystemError,
         UnsupportedOutputError,
+        ModelChangedError,
         UnsupportedElementError,
         UnknownModelError,
         SystemTooLargeError,

@@ -9,6 +9,9 @@ import re
 REQUEST_ID = "x-request-id"
 TIMEOUT = "X-Timeout-Seconds"
 URGENCY = "x-urgency"
+# Name under which a client asks about a request while it waits; REST only. Proxies replace request
+# ids of their own accord.
+WATCH_ID = "x-watch-id"
 
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"

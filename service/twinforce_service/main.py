@@ -17,6 +17,7 @@ from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_service import logs
 from twinforce_service.calls.descriptions import Calls, describe_calls
 from twinforce_service.calls.dynamics import Dynamics
+from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.engine.engine import OwnedEngine
 from twinforce_service.engine.spec import EngineSpec
@@ -26,7 +27,7 @@ from twinforce_service.process.process_engine import ProcessEngine
 from twinforce_service.scheduling.request import Limits
 from twinforce_service.settings import Settings, parse_settings
 from twinforce_service.transports.grpc_server import GrpcServer
-from twinforce_service.transports.ports import address_of, listen
+from twinforce_service.transports.ports import BACKLOG, address_of, allow_connections, listen
 from twinforce_service.transports.rest.app import create_app
 from twinforce_service.version import service_version
 
@@ -35,8 +36,8 @@ if TYPE_CHECKING:  # torch is imported only in the process that loads the models
 
 # Seconds between checks whether the engine is ready, and later whether it is alive.
 _START_INTERVAL, _WATCH_INTERVAL = 0.02, 0.25
-# Seconds to send the last replies after the engine has stopped.
-_REPLY_TIME = 5.0
+# Seconds to take the last calls before the engine stops, and to send the last replies after it has.
+_SETTLE_TIME, _REPLY_TIME = 10.0, 5.0
 
 # Returns the models of a service, by name.
 LoadModels: TypeAlias = Callable[[], "Mapping[str, LoadedModel]"]
@@ -100,15 +101,20 @@ async def serve(
     dynamics = Dynamics(engine, settings.max_propagations, settings.max_propagation_steps)
     metrics.watch_runs(lambda: dynamics.n_running)
     calls = describe_calls(engine, jacobians, dynamics)
-    rest = _rest_server(engine, calls, metrics, settings)
+    intake = Intake()
+    rest = _rest_server(engine, calls, metrics, intake, settings)
     grpc_server = GrpcServer(
-        engine, calls, metrics, settings.max_body_bytes, settings.grpc_keep_alive
+        engine, calls, metrics, intake, settings.max_body_bytes, settings.grpc_keep_alive
     )
     async with contextlib.AsyncExitStack() as stack:
-        listener = stack.enter_context(listen(settings.host, settings.rest_port, "REST"))
+        listeners = listen(settings.host, settings.rest_port, "REST")
+        for listener in listeners:
+            stack.enter_context(listener)
         grpc_port = await grpc_server.start(settings.host, settings.grpc_port)
-        serving = asyncio.create_task(rest.serve([listener]))
-        stack.push_async_callback(_stop, engine, rest, serving, grpc_server, settings.drain_timeout)
+        serving = asyncio.create_task(rest.serve(listeners))
+        stack.push_async_callback(
+            _stop, intake, engine, rest, serving, grpc_server, settings.drain_timeout
+        )
         engine.start()
         await _until(lambda: engine.is_ready or not engine.is_alive, stop, _START_INTERVAL)
         if not stop.is_set():
@@ -116,7 +122,7 @@ async def serve(
             for info in engine.models.values():
                 metrics.show_model(info)
             await grpc_server.set_healthy(is_healthy=True)
-            announce(_ready(settings.host, listener.getsockname()[1], grpc_port, engine))
+            announce(_ready(settings.host, listeners[0].getsockname()[1], grpc_port, engine))
         health = asyncio.create_task(_follow_health(engine, grpc_server))
         stack.callback(health.cancel)
         await _until(lambda: serving.done() or not engine.is_alive, stop, _WATCH_INTERVAL)
@@ -129,6 +135,7 @@ def main() -> int:
     """Run `twinforce-server`; return its exit code."""
     settings = parse_settings()
     logs.configure(settings.log_level, settings.log_format)
+    allow_connections(settings.max_waiting + settings.max_propagations)
     try:
         asyncio.run(_serve_until_signaled(settings))
     except (OSError, ServiceError) as error:
@@ -157,17 +164,24 @@ def _print(ready: Ready) -> None:
 
 
 async def _stop(
+    intake: Intake,
     engine: OwnedEngine,
     rest: RestServer,
     serving: "asyncio.Task[None]",
     grpc_server: GrpcServer,
     timeout: float,
 ) -> None:
-    """Refuse new requests, finish and answer the accepted ones, and close the ports."""
+    """Stop in order: readiness, the calls that have arrived, connections, the engine, the ports."""
+    await grpc_server.set_healthy(is_healthy=False)
+    async with grpc_server.probe() as probe:
+        await intake.settle(probe, _SETTLE_TIME)  # which /health/ready reports, too
     rest.should_exit = True
+    grpc_server.close(timeout + _REPLY_TIME)
+    await asyncio.sleep(0)
+    intake.close()
     await asyncio.gather(
         asyncio.to_thread(engine.stop, timeout),
-        grpc_server.stop(timeout + _REPLY_TIME),
+        grpc_server.drain(timeout + _REPLY_TIME),
         serving,
     )
 
@@ -248,11 +262,12 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _rest_server(
-    engine: OwnedEngine, calls: Calls, metrics: Metrics, settings: Settings
+    engine: OwnedEngine, calls: Calls, metrics: Metrics, intake: Intake, settings: Settings
 ) -> RestServer:
     config = uvicorn.Config(
-        create_app(engine, calls, metrics, settings.max_body_bytes),
+        create_app(engine, calls, metrics, intake, settings.max_body_bytes),
         access_log=False,
+        backlog=BACKLOG,
         lifespan="off",
         log_config=None,
         server_header=False,

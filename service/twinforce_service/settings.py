@@ -38,7 +38,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address or name to listen on, the same for REST with its metrics and gRPC: "
+        "0.0.0.0 means all IPv4 addresses, :: all addresses of both families, and a name all "
+        "addresses that it stands for.",
+    )
     rest_port: int = Field(
         8000, ge=0, le=65535, description="Port of the REST API; 0 picks a free port."
     )
@@ -146,7 +151,10 @@ class Settings(BaseSettings):
         "batch with them is cheaper than two; 0 turns waiting off.",
     )
     max_body_bytes: int = Field(
-        64 * 2**20, ge=1024, description="Maximum bytes of a REST body or a gRPC message."
+        64 * 2**20,
+        ge=1024,
+        description="Maximum bytes of the body of a REST request or of a gRPC message; gRPC calls "
+        "whose replies would be larger are refused before they are computed.",
     )
     drain_timeout: float = Field(
         30.0, ge=0, description="Seconds to finish accepted requests when the server stops."
@@ -170,6 +178,15 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             value = [part for part in value.split(",") if part.strip()]
         return value if isinstance(value, dict) else _named_specs(value)
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, value: str) -> str:
+        """Remove the brackets that an IPv6 address has in a URL."""
+        host = value.strip().removeprefix("[").removesuffix("]")
+        if not host:
+            raise ValueError(f"expected an address or a name, got {value!r}")
+        return host
 
     @field_validator("device")
     @classmethod

@@ -1,4 +1,4 @@
-"""A TCP proxy that counts connections and bytes and can cut connections."""
+"""A TCP proxy that counts connections and bytes and can cut connections or silence them."""
 
 import contextlib
 import math
@@ -21,6 +21,7 @@ class CountingProxy:
         self._limits = iter(cut_after)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets = []
+        self._silent = set()
         self._is_flowing = threading.Event()
         self._is_flowing.set()
         self.n_bytes_sent = 0
@@ -38,6 +39,10 @@ class CountingProxy:
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
         self._sockets.clear()
+
+    def silence(self):
+        """Drop whatever is sent over the present connections from now on, and keep them open."""
+        self._silent.update(self._sockets)
 
     def hold(self):
         """Hold back all replies from now on."""
@@ -61,11 +66,14 @@ class CountingProxy:
                 self.n_connections += 1
                 if self.target is None:
                     near.close()
-                    continue
-                far = socket.create_connection(("127.0.0.1", self.target))
-                self._sockets += [near, far]
-                self._start(self._forward_requests, near, far)
-                self._start(self._forward_replies, far, near, next(self._limits, math.inf))
+                else:
+                    self._connect(near)
+
+    def _connect(self, near):
+        far = socket.create_connection(("127.0.0.1", self.target))
+        self._sockets += [near, far]
+        self._start(self._forward_requests, near, far)
+        self._start(self._forward_replies, far, near, next(self._limits, math.inf))
 
     @staticmethod
     def _start(forward, *arguments):
@@ -75,7 +83,8 @@ class CountingProxy:
         with contextlib.suppress(OSError):
             while data := near.recv(65536):
                 self.n_bytes_sent += len(data)
-                far.sendall(data)
+                if near not in self._silent:
+                    far.sendall(data)
         _shut(near, far)
 
     def _forward_replies(self, far, near, n_left):
@@ -83,7 +92,8 @@ class CountingProxy:
             while n_left > 0 and (data := far.recv(min(65536, n_left))):
                 n_left -= len(data)
                 self._is_flowing.wait()
-                near.sendall(data)
+                if near not in self._silent:
+                    near.sendall(data)
         _shut(near, far)
 
 

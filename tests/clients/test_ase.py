@@ -1,16 +1,19 @@
 import copy
 import dataclasses
 import pickle
+import re
 import warnings
 
 import ase.io
 import numpy as np
 import pytest
 from ase import Atoms, units
+from ase.build import fcc111
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.filters import UnitCellFilter
+from ase.constraints import FixAtoms, FixBondLength
+from ase.filters import ExpCellFilter, FrechetCellFilter, UnitCellFilter
 from ase.md.bussi import Bussi
 from ase.md.langevin import Langevin
 from ase.md.verlet import VelocityVerlet
@@ -21,10 +24,18 @@ from ase.vibrations import Vibrations
 
 from tests.clients.conftest import url_of
 from tests.clients.serving import ARGON, TOY, serve
-from tests.potentials import loaded
+from tests.dynamics.counting import CountingService
+from tests.potentials import Soft, loaded
 from tests.systems import molecule
-from twinforce import Client, InvalidSystemError, ModelInfo, UnavailableError
-from twinforce.ase import DirectForcesWarning, TwinForceCalculator, system_of
+from twinforce import Client, Integrator, InvalidSystemError, Start, UnavailableError
+from twinforce.ase import (
+    DirectForcesWarning,
+    MultipleTimeStepping,
+    TwinForceCalculator,
+    system_of,
+)
+from twinforce.assess import assess
+from twinforce.cli import run
 from twinforce.md import draw_velocities
 from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 from twinforce_models.prediction import predict
@@ -127,9 +138,9 @@ def test_force_kind_selects_the_forces_and_stress_that_ase_sees(calculator, dire
     assert np.abs(here.get_forces() - there.get_forces()).max() > 1e-4
     for atoms, kind in ((here, "conservative"), (there, "direct")):
         atoms.get_stress()
-        results = atoms.calc.results
-        np.testing.assert_array_equal(results["forces"], results[f"{kind}_forces"])
-        voigt = full_3x3_to_voigt_6_stress(results[f"{kind}_stress"])
+        results, prediction = atoms.calc.results, atoms.calc.prediction
+        np.testing.assert_array_equal(results["forces"], getattr(prediction, f"{kind}_forces"))
+        voigt = full_3x3_to_voigt_6_stress(getattr(prediction, f"{kind}_stress"))
         np.testing.assert_array_equal(results["stress"], voigt)
 
 
@@ -141,8 +152,7 @@ def test_both_forces_come_from_one_pass(url):
         assert prediction.conservative_forces is not None
         assert prediction.direct_forces is not None
         assert prediction.energy is not None
-        np.testing.assert_array_equal(results["forces"], results["conservative_forces"])
-        np.testing.assert_array_equal(results["direct_forces"], prediction.direct_forces)
+        np.testing.assert_array_equal(results["forces"], prediction.conservative_forces)
 
 
 def test_extra_outputs_come_with_the_forces(url):
@@ -150,8 +160,8 @@ def test_extra_outputs_come_with_the_forces(url):
     extra = ["atom_energies", "direct_stress"]
     with TwinForceCalculator(url, extra_outputs=extra) as atoms.calc:
         atoms.get_forces()
-        assert atoms.calc.results.keys() >= {"atom_energies", "energies", "direct_stress"}
-        assert "stress" not in atoms.calc.results
+        assert atoms.calc.results.keys() == {"energy", "free_energy", "energies", "forces"}
+        assert atoms.calc.prediction.direct_stress.shape == (3, 3)
 
 
 # Number and content of requests
@@ -200,36 +210,132 @@ def test_requesting_the_energy_computes_no_forces(calculator):
     assert calculator.prediction.conservative_forces is None
 
 
-def test_a_stress_after_forces_is_computed_alone_and_then_with_them(calculator):
-    atoms = atoms_in_a_cell()
-    atoms.calc = calculator
-    atoms.get_forces()
-    atoms.get_stress()
-    assert calculator.prediction.conservative_stress is not None
-    assert calculator.prediction.conservative_forces is None
-    assert "forces" in calculator.results
-    prediction = calculator.prediction
-    atoms.get_stress()
-    atoms.get_forces()
-    assert calculator.prediction is prediction
-    atoms.rattle(0.01)
-    atoms.get_forces()
-    assert calculator.prediction.conservative_stress is not None
-    prediction = calculator.prediction
-    atoms.get_stress()
-    assert calculator.prediction is prediction
-    for seed in (1, 2):
-        atoms.rattle(0.01, seed=seed)
-        atoms.get_forces()
-    assert calculator.prediction.conservative_stress is None
-
-
-def test_a_stress_requires_a_periodic_system(calculator):
-    atoms = atoms_without_cell()
-    atoms.calc = calculator
-    with pytest.raises(PropertyNotImplementedError, match="periodic in all three directions"):
+def test_a_stress_after_forces_is_computed_alone_and_then_with_them(server):
+    with (
+        CountingService(server.grpc_url) as counting,
+        TwinForceCalculator(counting.url) as calculator,
+    ):
+        atoms = atoms_in_a_cell()
+        atoms.calc = calculator
+        for seed in range(2):  # the second goes over the stream, which counts what is requested
+            atoms.rattle(0.01, seed=seed)
+            atoms.get_forces()
         atoms.get_stress()
+        forces, stress = "conservative_forces energy", "conservative_stress"
+        assert counting.requested == {"unary": 1, forces: 1, stress: 1}
+        assert calculator.prediction.conservative_forces is not None
+        assert calculator.prediction.conservative_stress is not None
+        assert "forces" in calculator.results
+        atoms.get_stress(), atoms.get_forces()
+        assert counting.requested.total() == 3
+        atoms.rattle(0.01)
+        atoms.get_forces(), atoms.get_stress()
+        both = "conservative_forces conservative_stress energy"
+        assert (counting.requested[both], counting.requested.total()) == (1, 4)
+        for seed in (1, 2):
+            atoms.rattle(0.01, seed=seed)
+            atoms.get_forces()
+        assert (counting.requested[forces], counting.requested.total()) == (3, 6)
+        assert calculator.prediction.conservative_stress is None
+
+
+@pytest.mark.parametrize("cell", [None, [8.0, 8.0, 0.0], [[8, 0, 0], [0, 8, 0], [8, 8, 0]]])
+def test_a_stress_requires_a_volume(calculator, cell):
+    atoms = atoms_without_cell()
+    if cell is not None:
+        atoms.set_cell(cell)
+        atoms.pbc = [True, True, False]
+    atoms.calc = calculator
+    with pytest.raises(PropertyNotImplementedError, match="expected a cell with a volume"):
+        atoms.get_stress()
+    with pytest.raises(PropertyNotImplementedError, match="expected a cell with a volume"):
+        calculator.get_property("conservative_stress", atoms)
     assert atoms.get_forces().shape == (8, 3)
+
+
+PERIODICITIES = {
+    "crystal": [True, True, True],
+    "slab": [True, True, False],
+    "slab standing": [False, True, True],
+    "wire": [False, True, False],
+    "in a box": [False, False, False],
+}
+
+
+@pytest.mark.parametrize("pbc", PERIODICITIES.values(), ids=PERIODICITIES)
+def test_stress_is_per_the_volume_of_the_cell_whatever_is_periodic(calculator, pbc):
+    atoms = atoms_in_a_cell()
+    atoms.pbc = pbc
+    atoms.calc = calculator
+    found = atoms.get_stress()
+    numerical = []
+    for first, second in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)):  # the order of Voigt
+        energies = []
+        for size in (-1e-4, 1e-4):
+            strain = np.eye(3)
+            strain[first, second] += size / 2
+            strain[second, first] += size / 2
+            strained = atoms.copy()
+            strained.set_cell(atoms.cell.array @ strain, scale_atoms=False)
+            strained.positions = atoms.positions @ strain
+            strained.calc = calculator
+            energies.append(strained.get_potential_energy())
+        numerical.append((energies[1] - energies[0]) / 2e-4 / atoms.get_volume())
+    assert np.abs(numerical).min() > 1e-6
+    np.testing.assert_allclose(found, numerical, atol=1e-8)
+    full = calculator.get_property("conservative_stress", atoms)
+    np.testing.assert_allclose(full_3x3_to_voigt_6_stress(full), found)
+    atoms.set_momenta(np.ones((8, 3)))
+    assert atoms.get_stress(include_ideal_gas=True) == pytest.approx(
+        found + atoms.get_kinetic_stress()
+    )
+
+
+def slab():
+    atoms = fcc111("Ar", (2, 2, 2), a=5.0, vacuum=6.0)
+    atoms.pbc = [True, True, False]
+    atoms.rattle(0.05, seed=1)
+    return atoms
+
+
+@pytest.mark.parametrize("filter_type", [FrechetCellFilter, UnitCellFilter, ExpCellFilter])
+def test_a_slab_is_relaxed_in_its_plane_with_a_mask(calculator, filter_type):
+    def relaxed(calculator):
+        atoms = slab()
+        atoms.calc = calculator
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            masked = filter_type(atoms, mask=[True, True, False, False, False, True])
+        FIRE(masked, logfile=None).run(fmax=0.01, steps=15)
+        return atoms
+
+    found, expected = relaxed(calculator), relaxed(InProcess("conservative"))
+    height = slab().cell.array[2]
+    np.testing.assert_allclose(found.cell.array[2], height, atol=1e-9)
+    assert np.abs(found.cell.array - slab().cell.array).max() > 1e-3
+    np.testing.assert_allclose(found.cell.array, expected.cell.array, atol=1e-9)
+    np.testing.assert_allclose(found.positions, expected.positions, atol=1e-8)
+
+
+def test_a_stress_that_the_model_refuses_costs_no_forces():
+    """A model whose direct stress is defined for periodic systems only, as exported ones."""
+
+    class IfPeriodic(Soft):
+        outputs_if_periodic = frozenset({"direct_stress"})
+
+    with (
+        serve({"soft": loaded(IfPeriodic())}) as server,
+        TwinForceCalculator(server.grpc_url, force_kind="direct") as calculator,
+    ):
+        atoms = atoms_in_a_cell()
+        atoms.calc = calculator
+        assert atoms.get_stress() is not None
+        atoms.pbc = [True, True, False]
+        assert atoms.get_forces().shape == (8, 3)
+        with pytest.raises(PropertyNotImplementedError, match="direct_stress"):
+            atoms.get_stress()
+        atoms.rattle(0.01)
+        assert atoms.get_forces().shape == (8, 3)
 
 
 def test_a_system_that_is_no_longer_periodic_needs_no_stress(calculator):
@@ -253,7 +359,7 @@ def test_results_are_not_shared_between_systems(calculator):
         np.testing.assert_array_equal(results[name], value)
     results["forces"][:] = 0.0
     np.testing.assert_array_equal(forces, kept["forces"])
-    np.testing.assert_array_equal(results["conservative_forces"], kept["conservative_forces"])
+    np.testing.assert_array_equal(results.prediction.conservative_forces, kept["forces"])
 
 
 def test_an_error_leaves_the_calculator_usable(calculator):
@@ -271,23 +377,21 @@ def test_an_error_leaves_the_calculator_usable(calculator):
 # Charge and spin
 
 
-def test_charge_and_spin_are_read_if_the_model_uses_them():
+def test_charge_and_spin_are_read_from_the_info_of_the_atoms():
     atoms = atoms_without_cell()
+    assert (system_of(atoms).charge, system_of(atoms).spin_multiplicity) == (None, None)
     atoms.info.update(charge=-1, spin=2, spin_multiplicity=3)
-    uses_both = model_info(uses_charge=True, uses_spin=True)
-    assert (system_of(atoms, uses_both).charge, system_of(atoms, uses_both).spin_multiplicity) == (
-        -1,
-        3,
-    )
+    assert (system_of(atoms).charge, system_of(atoms).spin_multiplicity) == (-1, 3)
     del atoms.info["spin_multiplicity"]
-    assert system_of(atoms, uses_both).spin_multiplicity == 2
-    assert system_of(atoms, model_info(uses_spin=True)).charge is None
-    assert system_of(atoms, model_info()).spin_multiplicity is None
-    assert system_of(atoms).charge is None
-
-
-def model_info(**uses):
-    return ModelInfo("m", "1", "", "", 5.0, (ARGON,), "float64", "cpu", ("energy",), **uses)
+    assert system_of(atoms).spin_multiplicity == 2
+    atoms.info["spin"] = np.float64(3.0)
+    assert system_of(atoms).spin_multiplicity == 3
+    atoms.info.update(charge=None, spin=np.int64(1))
+    assert (system_of(atoms).charge, system_of(atoms).spin_multiplicity) == (None, 1)
+    del atoms.info["spin"]
+    atoms.set_initial_charges([1.0] * 8)
+    atoms.set_initial_magnetic_moments([1.0] * 8)
+    assert (system_of(atoms).charge, system_of(atoms).spin_multiplicity) == (None, None)
 
 
 def test_charge_and_spin_reach_the_model_and_their_changes_are_detected(transport):
@@ -309,14 +413,72 @@ def test_charge_and_spin_reach_the_model_and_their_changes_are_detected(transpor
         assert atoms.calc.prediction is prediction
 
 
-def test_labels_that_the_model_ignores_cause_no_calculation(calculator):
-    atoms = atoms_without_cell()
+@pytest.mark.parametrize(
+    ("info", "text"),
+    [
+        ({"charge": 1}, "charge: expected none or 0, as model 'lj' does not use it, got 1"),
+        ({"spin": 3}, "spin_multiplicity: expected none or 1, as model 'lj' does not use it"),
+        ({"charge": "plus"}, "charge: expected a finite number, got 'plus'"),
+        ({"spin": 0}, "spin_multiplicity: expected a whole number from 1"),
+    ],
+)
+def test_charge_and_spin_that_a_model_does_not_use_are_refused_on_every_path(
+    url, calculator, tmp_path, capsys, info, text
+):
+    """One text for the calculator, dynamics here and there, relaxation and the command line."""
+    atoms = atoms_in_a_cell()
+    draw_velocities(atoms, 50, np.random.default_rng(0))
     atoms.calc = calculator
     atoms.get_forces()
-    prediction = calculator.prediction
-    atoms.info["charge"] = 1
-    atoms.get_forces()
-    assert calculator.prediction is prediction
+    atoms.info |= info
+    path = tmp_path / "atoms.xyz"
+    ase.io.write(path, atoms.copy())
+
+    def moved(on_server):
+        dynamics = MultipleTimeStepping(atoms, units.fs)
+        list(dynamics.irun_on_server(1) if on_server else dynamics.irun(1))
+
+    with Client(url) as client:
+        paths = [
+            atoms.get_forces,
+            atoms.get_stress,
+            lambda: client.predict(atoms),
+            lambda: client.stream().predict(atoms),
+            lambda: client.nonconservativity(atoms),
+            lambda: moved(on_server=False),
+            lambda: moved(on_server=True),
+            lambda: list(client.relax(atoms)),
+            lambda: list(
+                client.propagate(Start(system_of(atoms), atoms.get_velocities(), Integrator()), 8)
+            ),
+            lambda: assess(client, atoms, tmp_path / "assessed", pieces=["loops"]),
+        ]
+        for act in paths:
+            with pytest.raises(InvalidSystemError, match=re.escape(text)):
+                act()
+    for command in (["predict"], ["md"], ["md", "--on-server"]):
+        assert run([*command, str(path), f"--url={url}"]) == 1
+        assert text in capsys.readouterr().err
+
+
+def test_atoms_that_are_relaxed_on_the_server_keep_their_constraints(url):
+    atoms = atoms_without_cell()
+    atoms.set_constraint(FixAtoms([0, -1]))
+    with Client(url) as client:
+        *_, last = client.relax(atoms, fmax=1e-3, fixed_atoms=[2])
+        atoms.set_constraint(FixBondLength(0, 1))
+        with pytest.raises(ValueError, match="expected FixAtoms only, got FixBondLength"):
+            list(client.relax(atoms))
+    moved = np.abs(last.positions - atoms.positions).max(axis=1) > 0
+    np.testing.assert_array_equal(moved, [False, True, False, True, True, True, True, False])
+
+
+def test_neutral_singlets_are_fine_for_any_model(calculator):
+    atoms = atoms_in_a_cell()
+    atoms.calc = calculator
+    expected = atoms.get_potential_energy()
+    atoms.info |= {"charge": 0, "spin": 1}
+    assert atoms.get_potential_energy() == pytest.approx(expected)
 
 
 # Drivers
@@ -479,7 +641,7 @@ def test_a_model_can_be_chosen_by_name(url):
 def test_an_unreachable_service_raises_unavailable():
     atoms = atoms_without_cell()
     with (
-        TwinForceCalculator("grpc://127.0.0.1:9") as atoms.calc,
+        TwinForceCalculator("grpc://127.0.0.1:9", reconnect_timeout=0.1) as atoms.calc,
         pytest.raises(UnavailableError, match="cannot reach"),
     ):
         atoms.get_forces()

@@ -207,7 +207,7 @@ def test_a_stalled_connection_ends_with_the_timeout(url):
 def test_the_error_names_the_address_that_cannot_be_reached(transport):
     port = free_port()
     with (
-        Client(f"{scheme(transport)}://127.0.0.1:{port}") as client,
+        Client(f"{scheme(transport)}://127.0.0.1:{port}", max_retries=1) as client,
         pytest.raises(UnavailableError, match=rf"cannot reach {scheme(transport)}://.*:{port}"),
     ):
         client.models()

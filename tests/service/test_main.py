@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import grpc
@@ -120,6 +121,30 @@ def wait_for(condition):
         time.sleep(0.002)
 
 
+def test_the_server_may_open_as_many_connections_as_its_limits_need():
+    """It raises the soft limit on open files, and warns if the hard one is too low."""
+    n_before, n_allowed = 512, 1024
+    code = (
+        "import resource, runpy; "
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({n_before}, {n_allowed})); "
+        "runpy.run_module('twinforce_service.main', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, *FREE_PORTS, *TOYS]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline().startswith("TwinForce")
+        limits = Path(f"/proc/{process.pid}/limits").read_text().splitlines()
+        (files,) = (line.split() for line in limits if line.startswith("Max open files"))
+        assert files[3] == str(n_allowed)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+    assert process.returncode == 0
+    assert f"at most {n_allowed} files may be open" in err
+
+
 def test_logs_are_structured_and_contain_the_id_of_the_request():
     with running(*TOYS, "--log-level", "debug", "--log-format", "json") as (process, lines):
         rest_url, _ = urls(lines)
@@ -146,7 +171,7 @@ def test_a_port_in_use_is_reported_on_one_line():
     assert (process.returncode, out) == (1, "")
     (line,) = err.splitlines()
     expected = f"cannot listen on 127.0.0.1:{port} for gRPC: address already in use"
-    assert line == f"twinforce-server: error: {expected}"
+    assert line == f"twinforce-server: error: {expected}; see --host and --grpc-port"
 
 
 def test_a_model_that_cannot_be_loaded_is_reported_on_one_line():

@@ -1,27 +1,22 @@
 """Calls over gRPC, blocking and with asyncio."""
 
 import asyncio
-import time
-import weakref
-from collections.abc import AsyncGenerator, Generator
-from math import inf
-from queue import SimpleQueue
+import os
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import grpc
 from google.protobuf.message import Message
 
-from twinforce._transports.alarm import Alarm
-from twinforce._transports.transport import Call, deadline_exceeded, unreachable
+from twinforce._ownership import abandon
+from twinforce._transports.closer import Closer
+from twinforce._transports.grpc_errors import service_error
+from twinforce._transports.grpc_loading import check_asyncio, check_process, grpc, own
+from twinforce._transports.grpc_stream import GrpcStream, Metadata, stream_ended
+from twinforce._transports.proxies import Route, route_to
+from twinforce._transports.transport import KEEP_ALIVE, Call, deadline_exceeded
 from twinforce._transports.url import Url
-from twinforce_proto import (
-    RequestCancelledError,
-    ServiceError,
-    SystemTooLargeError,
-    UnavailableError,
-    headers,
-)
-from twinforce_proto.codec.messages import ERROR_METADATA_KEY, error_from_proto
+from twinforce_proto import RequestCancelledError, headers
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 
@@ -29,31 +24,27 @@ from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    # Pings go on while nothing else is sent: between updates of a run, and between calls.
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
     # The thread that reads a reply waits for it directly instead of being woken by a thread of
     # gRPC, which halves the time of a call. The name is in `grpc.experimental.ChannelOptions`.
     ("SingleThreadedUnaryStream", 1),
 )
-
-_Metadata = tuple[tuple[str, str], ...] | None
-
-_ERRORS_BY_STATUS = {
-    grpc.StatusCode.CANCELLED: RequestCancelledError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: SystemTooLargeError,  # a message above the limit
-}
 
 
 class GrpcTransport:
     """Unary calls, and streams beside them, over one channel."""
 
     def __init__(self, url: Url, urgency: int) -> None:
-        self._url = url
+        self._route = route_to(url)
         self._metadata = _metadata(urgency)
-        self._channel = _open_channel(grpc, url)
-        self._stub = InferenceStub(self._channel)
+        channel = _open_channel(grpc, self._route)
+        self._stub = InferenceStub(channel)
+        self._close = Closer(self, channel.close)
 
     def send(self, call: Call) -> Message:
         """Send a call and wait for the reply."""
@@ -61,10 +52,11 @@ class GrpcTransport:
         try:
             return _message(method(call.message, timeout=call.timeout, metadata=self._metadata))
         except grpc.RpcError as error:
-            raise _service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
+        pid = os.getpid()
         replies = getattr(self._stub, call.method)(
             call.message, timeout=call.timeout, metadata=self._metadata
         )
@@ -72,122 +64,80 @@ class GrpcTransport:
             for reply in replies:  # noqa: UP028
                 yield reply
         except grpc.RpcError as error:
-            raise _service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
         finally:
-            replies.cancel()
+            replies.cancel() if os.getpid() == pid else abandon(replies)
 
-    def stream(self) -> "GrpcStream":
+    def stream(self) -> GrpcStream:
         """Return a transport for the calls of one walker."""
-        return GrpcStream(self._stub, self._url, self._metadata)
+        return GrpcStream(self._stub, self._route, self._metadata)
 
     def close(self) -> None:
         """Close the channel."""
-        self._channel.close()
+        self._close()
 
 
-class GrpcStream:
-    """The calls of one walker over one `PredictStream`, which is reopened after an error."""
-
-    def __init__(self, stub: InferenceStub, url: Url, metadata: _Metadata) -> None:
-        self._stub = stub
-        self._url = url
-        self._metadata = metadata
-        self._requests: SimpleQueue[Message | None] = SimpleQueue()
-        self._replies: Any = None
-        self._alarm: Alarm | None = None
-        self._finalizer: weakref.finalize[..., GrpcStream] | None = None
-
-    def send(self, call: Call) -> Message:
-        """Send a message and wait for its reply; any error closes the stream."""
-        try:
-            return self._exchange(call)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """End the stream, if there is one."""
-        if self._finalizer is not None:
-            self._finalizer()
-            self._finalizer = None
-
-    def _exchange(self, call: Call) -> Message:
-        if self._finalizer is None or self._alarm is None:
-            self._alarm = self._open()
-        alarm = self._alarm
-        alarm.set(inf if call.timeout is None else time.monotonic() + call.timeout)
-        self._requests.put(call.message)
-        try:
-            reply: Message = next(self._replies)
-        except StopIteration:
-            raise _stream_ended(self._url) from None
-        except grpc.RpcError as error:
-            if alarm.has_rung:
-                raise deadline_exceeded(self._url, call.timeout) from None
-            raise _service_error(error, self._url, call.timeout) from error
-        alarm.set(inf)
-        if alarm.has_rung:  # while the reply arrived
-            raise deadline_exceeded(self._url, call.timeout)
-        return reply
-
-    def _open(self) -> Alarm:
-        self._requests = SimpleQueue()
-        self._replies = self._stub.PredictStream(
-            iter(self._requests.get, None), metadata=self._metadata
-        )
-        alarm = Alarm(self._replies.cancel)
-        # A finalizer also runs at exit, before the threads of gRPC are gone.
-        self._finalizer = weakref.finalize(self, _end_stream, self._replies, self._requests, alarm)
-        return alarm
+# The canceled calls of a channel have ended after a millisecond, and later on a busy machine.
+_LAST_EVENTS_S = 0.05
 
 
 class AsyncGrpcTransport:
     """The asyncio counterpart of `GrpcTransport`."""
 
     def __init__(self, url: Url, urgency: int) -> None:
-        self._url = url
+        self._route = route_to(url)
         self._metadata = _metadata(urgency)
-        self._channel = _open_channel(grpc.aio, url)
+        check_asyncio(url)
+        self._channel = _open_channel(grpc.aio, self._route)
+        own(self._channel, self)
         self._stub = InferenceStub(self._channel)
 
     async def send(self, call: Call) -> Message:
         """Send a call and wait for the reply."""
         method = getattr(self._stub, call.method)
         try:
-            return _message(
-                await method(call.message, timeout=call.timeout, metadata=self._metadata)
-            )
+            with _cancellation_by_close(self._route):
+                return _message(
+                    await method(call.message, timeout=call.timeout, metadata=self._metadata)
+                )
         except grpc.RpcError as error:
-            raise _service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
 
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
+        pid = os.getpid()
         replies = getattr(self._stub, call.method)(
             call.message, timeout=call.timeout, metadata=self._metadata
         )
         try:
-            async for reply in replies:
-                yield reply
+            with _cancellation_by_close(self._route):
+                async for reply in replies:
+                    yield reply
         except grpc.RpcError as error:
-            raise _service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
         finally:
-            replies.cancel()
+            if os.getpid() == pid:
+                replies.cancel()
 
     def stream(self) -> "AsyncGrpcStream":
         """Return a transport for the calls of one walker."""
-        return AsyncGrpcStream(self._stub, self._url, self._metadata)
+        return AsyncGrpcStream(self._stub, self._route, self._metadata)
 
     async def close(self) -> None:
-        """Close the channel."""
+        """Close the channel, and return once its threads have told this loop the last events.
+
+        gRPC would tell them to the next event loop otherwise, which then reports an error.
+        """
         await self._channel.close()
+        await asyncio.sleep(_LAST_EVENTS_S)
 
 
 class AsyncGrpcStream:
     """The asyncio counterpart of `GrpcStream`."""
 
-    def __init__(self, stub: InferenceStub, url: Url, metadata: _Metadata) -> None:
+    def __init__(self, stub: InferenceStub, route: Route, metadata: Metadata) -> None:
         self._stub = stub
-        self._url = url
+        self._route = route
         self._metadata = metadata
         self._call: Any = None
 
@@ -195,13 +145,14 @@ class AsyncGrpcStream:
         """Send a message and wait for its reply; any error closes the stream."""
         try:
             async with asyncio.timeout(call.timeout):
-                return await self._exchange(call)
+                with _cancellation_by_close(self._route):
+                    return await self._exchange(call)
         except BaseException as error:
             await self.close()
             if isinstance(error, TimeoutError):
-                raise deadline_exceeded(self._url, call.timeout) from None
+                raise deadline_exceeded(self._route, call.timeout) from None
             if isinstance(error, grpc.RpcError):
-                raise _service_error(error, self._url, call.timeout) from error
+                raise service_error(error, self._route, call.timeout) from error
             raise
 
     async def close(self) -> None:
@@ -216,53 +167,57 @@ class AsyncGrpcStream:
         try:
             await self._call.write(call.message)
         except (asyncio.InvalidStateError, grpc.RpcError) as error:  # the stream has ended
-            raise _stream_ended(self._url) from error
+            raise stream_ended(self._route) from error
         reply = await self._call.read()
         if reply is grpc.aio.EOF:
-            raise _stream_ended(self._url)
+            raise stream_ended(self._route)
         return _message(reply)
 
 
-def _metadata(urgency: int) -> _Metadata:
+@contextmanager
+def _cancellation_by_close(route: Route) -> Iterator[None]:
+    """Raise an error if gRPC cancels a call whose task nobody canceled: the channel was closed."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RequestCancelledError(f"the call of {route} was canceled: closed") from error
+
+
+def _metadata(urgency: int) -> Metadata:
     """Return the metadata of each call; None if the service would assume the same."""
     return None if urgency == headers.NORMAL_URGENCY else ((headers.URGENCY, str(urgency)),)
 
 
-def _end_stream(call: Any, requests: "SimpleQueue[Message | None]", alarm: Alarm) -> None:
-    alarm.stop()
-    requests.put(None)
-    call.cancel()
-
-
-def _open_channel(module: Any, url: Url) -> Any:
-    options = (*_OPTIONS, ("grpc.enable_http_proxy", 0 if url.is_loopback else 1))
+def _open_channel(module: Any, route: Route) -> Any:
+    url = route.url
+    check_process(url)
+    options = (*_OPTIONS, *_keep_alive(), *_proxy_options(route))
     if url.is_secure:
         return module.secure_channel(url.netloc, grpc.ssl_channel_credentials(), options=options)
     return module.insecure_channel(url.netloc, options=options)
 
 
+def _proxy_options(route: Route) -> tuple[tuple[str, int | str], ...]:
+    """Return the options that use the proxy of the route, whatever gRPC reads itself."""
+    if route.proxy is None:
+        return (("grpc.enable_http_proxy", 0),)
+    return (("grpc.http_proxy", route.proxy.url),)
+
+
+def _keep_alive() -> tuple[tuple[str, int], ...]:
+    """Return the options that notice a dead connection; gRPC sets `TCP_USER_TIMEOUT` by them."""
+    return (
+        ("grpc.keepalive_time_ms", int(1000 * KEEP_ALIVE.interval)),
+        ("grpc.keepalive_timeout_ms", int(1000 * KEEP_ALIVE.patience)),
+        # Of the pings that measure the bandwidth, beside which no others are sent.
+        ("grpc.http2.ping_timeout_ms", int(1000 * KEEP_ALIVE.patience)),
+        ("grpc.min_reconnect_backoff_ms", int(1000 * KEEP_ALIVE.connect)),
+    )
+
+
 def _message(reply: object) -> Message:
     assert isinstance(reply, Message)
     return reply
-
-
-def _service_error(error: Any, url: Url, timeout: float | None) -> ServiceError:
-    """Return the `ServiceError` that a failed call stands for.
-
-    The service sends its error in the metadata; without that, the status comes from gRPC itself
-    or from a proxy.
-    """
-    for key, value in error.trailing_metadata() or ():
-        if key == ERROR_METADATA_KEY:
-            return error_from_proto(pb.Error.FromString(value))
-    status, details = error.code(), error.details()
-    if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return deadline_exceeded(url, timeout)
-    if status is grpc.StatusCode.UNAVAILABLE:
-        return unreachable(url, details)
-    kind = _ERRORS_BY_STATUS.get(status, ServiceError)
-    return kind(f"{url} answered {status.name}: {details}")
-
-
-def _stream_ended(url: Url) -> UnavailableError:
-    return UnavailableError(f"{url} ended the stream")

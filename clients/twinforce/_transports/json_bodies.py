@@ -139,6 +139,8 @@ def _relax_body(message: pb.RelaxRequest) -> dict[str, Any]:
 
 def _propagate_body(message: pb.PropagateRequest) -> dict[str, Any]:
     body: dict[str, Any] = {"n_steps": message.n_steps, "interval": message.interval}
+    if message.allow_model_change:
+        body["allow_model_change"] = True
     if not message.HasField("start"):
         return body | {"checkpoint": base64.b64encode(message.checkpoint).decode()}
     start = start_from_proto(message.start)

@@ -1,23 +1,34 @@
 """Calls over HTTP, blocking and with asyncio, with protobuf or JSON bodies."""
 
+import asyncio
 import json
-import socket
+import os
 from collections.abc import AsyncGenerator, Generator
 from typing import Any, Literal
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 import httpx2
 from google.protobuf.message import DecodeError, Message
 
+from twinforce._ownership import abandon
+from twinforce._transports.closer import Closer
 from twinforce._transports.json_bodies import body_of, line_message, reply_message
-from twinforce._transports.transport import Call, Method, deadline_exceeded, unreachable
+from twinforce._transports.proxies import Route, route_to
+from twinforce._transports.rest_errors import reported_error, service_error
+from twinforce._transports.rest_pools import async_pool_to, pool_to
+from twinforce._transports.transport import KEEP_ALIVE, Call, Method, deadline_exceeded
 from twinforce._transports.url import Url
+from twinforce._transports.watch import watch_id
 from twinforce_proto import PredictionError, ServiceError
-from twinforce_proto.codec.problem import error_from_problem
-from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, TIMEOUT, URGENCY
+from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, TIMEOUT, URGENCY, WATCH_ID
 from twinforce_proto.v1 import inference_pb2 as pb
 
 Encoding = Literal["protobuf", "json"]
+
+# Calls of an asyncio client that are open at once. The pool of connections looks through all of
+# them for each, so thousands would take minutes.
+_MOST_OPEN_CALLS = 256
 
 _MEDIA_TYPES = {"protobuf": PROTOBUF, "json": JSON}
 _REPLIES: dict[Method, type[Message]] = {
@@ -26,11 +37,6 @@ _REPLIES: dict[Method, type[Message]] = {
     "ListModels": pb.ListModelsReply,
     "GetModel": pb.ModelInfo,
 }
-_LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0)
-_SOCKET_OPTIONS = (
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-)
 
 
 class RestTransport:
@@ -38,37 +44,56 @@ class RestTransport:
 
     def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
         self._url = url
+        self._route = route_to(url)
         self._encoding: Encoding = encoding
-        transport = httpx2.HTTPTransport(**_transport_options(url))
-        self._http = httpx2.Client(transport=transport, headers=_headers(urgency))
+        self._urgency = urgency
+        self._http = httpx2.Client(transport=pool_to(self._route), headers=_headers(urgency))
+        self._streams: WeakValueDictionary[int, RestTransport] = WeakValueDictionary()
+        self._close = Closer(self, self._http.close)
 
     def send(self, call: Call) -> Message:
         """Send a call and wait for the reply."""
         try:
             reply = self._http.request(**_request(call, self._url, self._encoding))
         except httpx2.HTTPError as error:
-            raise _service_error(error, self._url, call.timeout) from error
-        return _reply(call, reply)
+            raise service_error(error, self._route, call.timeout) from error
+        return _reply(call, reply, self._route)
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
+        pid, reply, lines = os.getpid(), None, None
         try:
-            with self._http.stream(**_request(call, self._url, self._encoding)) as reply:
-                if not reply.is_success:
-                    reply.read()
-                    raise _reported_error(reply)
-                for line in reply.iter_lines():
-                    yield line_message(call.method, line)
+            request = self._http.build_request(**_request(call, self._url, self._encoding))
+            reply = self._http.send(request, stream=True)
+            if not reply.is_success:
+                reply.read()
+                raise reported_error(reply, self._route)
+            lines = reply.iter_lines()
+            for line in lines:
+                yield line_message(call.method, line)
         except httpx2.HTTPError as error:
-            raise _service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
+        finally:
+            if os.getpid() != pid:
+                abandon((reply, lines))
+            elif reply is not None:
+                reply.close()
 
     def stream(self) -> "RestStream":
-        """Return a transport for the calls of one walker."""
-        return RestStream(self)
+        """Return a transport for the calls of one walker, which uses a connection of its own.
+
+        An interrupted call may leave a lock held that all calls of a pool need.
+        """
+        transport = RestTransport(self._url, self._encoding, self._urgency)
+        self._streams[id(transport)] = transport
+        return RestStream(transport)
 
     def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        """Close the connections, and those of the streams."""
+        self._close()
+        for reference in self._streams.valuerefs():
+            if (transport := reference()) is not None:
+                transport.close()
 
 
 class RestStream:
@@ -83,11 +108,12 @@ class RestStream:
         try:
             reply = self._transport.send(_as_predict_call(call, self._last_request))
         except ServiceError as error:
-            raise _without_system_index(error) from error
+            raise error.at(None) from error  # as over gRPC, where a message holds one system
         return _as_stream_reply(reply)
 
     def close(self) -> None:
-        """Do nothing: no stream is open."""
+        """Close the connection."""
+        self._transport.close()
 
 
 class AsyncRestTransport:
@@ -95,29 +121,39 @@ class AsyncRestTransport:
 
     def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
         self._url = url
+        self._route = route_to(url)
         self._encoding: Encoding = encoding
-        transport = httpx2.AsyncHTTPTransport(**_transport_options(url))
+        transport = async_pool_to(self._route)
         self._http = httpx2.AsyncClient(transport=transport, headers=_headers(urgency))
+        self._turns = asyncio.Semaphore(_MOST_OPEN_CALLS)
 
     async def send(self, call: Call) -> Message:
-        """Send a call and wait for the reply."""
+        """Send a call and wait for the reply; calls beyond the most that may be open wait first."""
         try:
-            reply = await self._http.request(**_request(call, self._url, self._encoding))
+            async with asyncio.timeout(call.timeout), self._turns:
+                reply = await self._http.request(**_request(call, self._url, self._encoding))
+        except TimeoutError:
+            raise deadline_exceeded(self._route, call.timeout) from None
         except httpx2.HTTPError as error:
-            raise _service_error(error, self._url, call.timeout) from error
-        return _reply(call, reply)
+            raise service_error(error, self._route, call.timeout) from error
+        return _reply(call, reply, self._route)
 
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
+        pid, reply = os.getpid(), None
         try:
-            async with self._http.stream(**_request(call, self._url, self._encoding)) as reply:
-                if not reply.is_success:
-                    await reply.aread()
-                    raise _reported_error(reply)
-                async for line in reply.aiter_lines():
-                    yield line_message(call.method, line)
+            request = self._http.build_request(**_request(call, self._url, self._encoding))
+            reply = await self._http.send(request, stream=True)
+            if not reply.is_success:
+                await reply.aread()
+                raise reported_error(reply, self._route)
+            async for line in reply.aiter_lines():
+                yield line_message(call.method, line)
         except httpx2.HTTPError as error:
-            raise _service_error(error, self._url, call.timeout) from error
+            raise service_error(error, self._route, call.timeout) from error
+        finally:
+            if os.getpid() == pid and reply is not None:
+                await reply.aclose()
 
     def stream(self) -> "AsyncRestStream":
         """Return a transport for the calls of one walker."""
@@ -140,7 +176,7 @@ class AsyncRestStream:
         try:
             reply = await self._transport.send(_as_predict_call(call, self._last_request))
         except ServiceError as error:
-            raise _without_system_index(error) from error
+            raise error.at(None) from error  # as over gRPC, where a message holds one system
         return _as_stream_reply(reply)
 
     async def close(self) -> None:
@@ -152,21 +188,15 @@ def _headers(urgency: int) -> dict[str, str]:
     return {} if urgency == NORMAL_URGENCY else {URGENCY: str(urgency)}
 
 
-def _transport_options(url: Url) -> dict[str, Any]:
-    return {
-        "limits": _LIMITS,
-        "socket_options": _SOCKET_OPTIONS,
-        "trust_env": not url.is_loopback,
-    }
-
-
 def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     """Return the arguments of the HTTP request that makes a call."""
-    headers = {"accept": _MEDIA_TYPES[encoding]}
+    headers = {"accept": _MEDIA_TYPES[encoding], WATCH_ID: watch_id(call.n_lost)}
     if call.timeout is not None:
         # The service may drop the request once the client no longer waits for the reply.
-        headers[TIMEOUT] = f"{call.timeout:.6f}"
-    options: dict[str, Any] = {"method": "GET", "headers": headers, "timeout": call.timeout}
+        headers[TIMEOUT] = repr(call.timeout)
+    connect = min(KEEP_ALIVE.connect, call.timeout or KEEP_ALIVE.connect)
+    timeout = httpx2.Timeout(call.timeout, connect=connect)
+    options: dict[str, Any] = {"method": "GET", "headers": headers, "timeout": timeout}
     message: Any = call.message
     if call.method == "ListModels":
         return options | {"url": f"{url}/v1/models"}
@@ -182,10 +212,10 @@ def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
     }
 
 
-def _reply(call: Call, reply: httpx2.Response) -> Message:
+def _reply(call: Call, reply: httpx2.Response, route: Route) -> Message:
     """Return the message in an HTTP reply, or raise the error that it reports."""
     if not reply.is_success:
-        raise _reported_error(reply)
+        raise reported_error(reply, route)
     media_type = reply.headers.get("content-type", "").partition(";")[0]
     try:
         if media_type == _MEDIA_TYPES["protobuf"]:
@@ -194,26 +224,6 @@ def _reply(call: Call, reply: httpx2.Response) -> Message:
     except (DecodeError, ValueError) as error:
         text = f"{reply.url} answered with {media_type or 'bytes'} that cannot be decoded: {error}"
         raise PredictionError(text) from error
-
-
-def _reported_error(reply: httpx2.Response) -> ServiceError:
-    try:
-        problem = reply.json()
-    except ValueError:
-        problem = None
-    if not isinstance(problem, dict) or "detail" not in problem:
-        problem = {"detail": f"{reply.url} answered {reply.status_code} {reply.reason_phrase}"}
-    retry_after = reply.headers.get("retry-after", "")
-    if "retry_after" not in problem and retry_after.isdecimal():
-        problem["retry_after"] = float(retry_after)
-    return error_from_problem(problem, reply.status_code)
-
-
-def _service_error(error: httpx2.HTTPError, url: Url, timeout: float | None) -> ServiceError:
-    """Return the `ServiceError` that a failed request stands for."""
-    if isinstance(error, httpx2.TimeoutException):
-        return deadline_exceeded(url, timeout)
-    return unreachable(url, str(error) or type(error).__name__)
 
 
 def _as_predict_call(call: Call, last: pb.PredictRequest) -> Call:
@@ -234,7 +244,7 @@ def _as_predict_call(call: Call, last: pb.PredictRequest) -> Call:
         last.systems.append(message.system)
     else:
         _move(last.systems[0], message.move)
-    return Call("Predict", last, call.timeout)
+    return Call("Predict", last, call.timeout, call.n_lost)
 
 
 def _move(system: pb.System, move: pb.Move) -> None:
@@ -252,8 +262,3 @@ def _as_stream_reply(message: Any) -> pb.StreamReply:
         provenance=message.provenance if message.HasField("provenance") else None,
         timings=message.timings if message.HasField("timings") else None,
     )
-
-
-def _without_system_index(error: ServiceError) -> ServiceError:
-    """Return the error as a gRPC stream reports it: a message holds one system only."""
-    return ServiceError.from_dict(error.to_dict() | {"system_index": None})

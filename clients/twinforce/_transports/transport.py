@@ -6,9 +6,17 @@ from typing import Literal, Protocol
 
 from google.protobuf.message import Message
 
-from twinforce._transports.url import Url
+from twinforce._transports.proxies import Route
 from twinforce_proto import DeadlineExceededError, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
+
+# Hints for addresses that are likely wrong.
+HTTP_PORT = "it does not speak gRPC; if this is the port of REST, the url begins with http://"
+GRPC_PORT = "it does not speak HTTP/1.1; if this is the port of gRPC, the url begins with grpc://"
+NO_TLS = "it does not use TLS; the url of such a service begins with {plain}://"
+TLS = "if it uses TLS, the url begins with {secure}://"
+UNTRUSTED = "its certificate is not trusted"
+NO_SUCH_HOST = "there is no host of this name"
 
 Method = Literal[
     "Predict", "PredictStream", "Nonconservativity", "Propagate", "Relax", "ListModels", "GetModel"
@@ -23,11 +31,13 @@ class Call:
         method: Name of the method, as in `inference.proto`.
         message: The request.
         timeout: Seconds to wait for the reply; None means no limit.
+        n_lost: Number of earlier attempts whose reply was given up as lost.
     """
 
     method: Method
     message: Message
     timeout: float | None
+    n_lost: int = 0
 
 
 class Transport(Protocol):
@@ -70,11 +80,60 @@ class AsyncConnection(AsyncTransport, Protocol):
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
 
 
-def deadline_exceeded(url: Url, timeout: float | None) -> DeadlineExceededError:
-    """Return the error for a reply that did not arrive in time."""
-    return DeadlineExceededError(f"no answer from {url} within {timeout or 0.0:.3g} s")
+class MisdirectedError(UnavailableError):
+    """The address is at fault rather than the service, so that waiting for it makes no sense."""
 
 
-def unreachable(url: Url, reason: object) -> UnavailableError:
+class LostReplyError(UnavailableError):
+    """The service has answered, or does not know the request, and no reply has arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """The times, in s, after which a connection counts as dead.
+
+    Attributes:
+        interval: Time without traffic after which the other end is asked for a sign of life.
+        patience: Time that it has to give one.
+        connect: Time that opening a connection may take.
+    """
+
+    interval: float = 5.0
+    patience: float = 8.0
+    connect: float = 8.0
+
+
+KEEP_ALIVE = KeepAlive()
+
+
+def deadline_exceeded(route: Route, timeout: float | None) -> DeadlineExceededError:
+    """Return the error for a reply that did not arrive in time.
+
+    Args:
+        route: Way to the service.
+        timeout: Time limit of the client, in s; None if the limit was that of somebody else.
+    """
+    within = "in time" if timeout is None else f"within {timeout:.3g} s"
+    return DeadlineExceededError(f"no answer from {route} {within}")
+
+
+def unreachable(route: Route, reason: object) -> UnavailableError:
     """Return the error for a service that cannot be reached."""
-    return UnavailableError(f"cannot reach {url}: {reason}")
+    return UnavailableError(f"cannot reach {route}: {reason}")
+
+
+def misdirected(route: Route, reason: object, hint: str) -> MisdirectedError:
+    """Return the error for an address that cannot be that of the service.
+
+    Args:
+        route: Way to the service.
+        reason: Error that was met.
+        hint: What is likely wrong; may hold `{plain}` and `{secure}`, the schemes of the transport.
+    """
+    return MisdirectedError(f"cannot reach {route}: {with_schemes(hint, route)}: {reason}")
+
+
+def with_schemes(hint: str, route: Route) -> str:
+    """Return a hint with the schemes of the transport filled in."""
+    plain = "grpc" if route.url.transport == "grpc" else "http"
+    return hint.format(plain=plain, secure=f"{plain}s")

@@ -31,12 +31,13 @@ class Url:
     @property
     def is_loopback(self) -> bool:
         """True if the host is this machine, which no proxy can reach."""
-        if self.host == "localhost":
+        if self.host.rstrip(".") == "localhost":
             return True
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            address = ipaddress.ip_address(self.host)
         except ValueError:
             return False
+        return address.is_loopback or address.is_unspecified
 
 
 def parse_url(url: str) -> Url:
@@ -45,17 +46,27 @@ def parse_url(url: str) -> Url:
     Raises:
         ValueError: The text is not the address of a service.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-        raise ValueError(f"{_EXPECTED}, got {url!r}")
+    if not isinstance(url, str):
+        raise ValueError(f"url: {_EXPECTED}, got {url!r}")
     try:
-        port = parts.port or _DEFAULT_PORTS[parts.scheme]
+        parts = urlsplit(url)
+        port = parts.port
     except ValueError as error:
         raise ValueError(f"{_EXPECTED}, got {url!r}: {error}") from error
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        raise ValueError(f"{_EXPECTED}, got {url!r}")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            f"{_EXPECTED}, got one with credentials, which the service does not ask for"
+        )
+    if port == 0:
+        raise ValueError(f"{_EXPECTED}, got {url!r}: no service can have port 0")
     path = parts.path.rstrip("/")
     is_grpc = parts.scheme.startswith("grpc")
-    if parts.query or parts.fragment or parts.username or (is_grpc and path):
+    if parts.query or parts.fragment or (is_grpc and path):
         raise ValueError(f"{_EXPECTED}, got {url!r}")
+    if port is None:
+        port = _DEFAULT_PORTS[parts.scheme]
     return Url(
         "grpc" if is_grpc else "rest", parts.scheme.endswith("s"), parts.hostname, port, path
     )

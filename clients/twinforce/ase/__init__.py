@@ -5,10 +5,11 @@ MultipleTimeStepping(atoms, 0.5 * units.fs, inner_steps=8).run(1000)
 """
 
 try:
-    from twinforce.ase.calculator import DirectForcesWarning, ForceKind, TwinForceCalculator
+    from twinforce._systems import system_of
+    from twinforce.ase.calculator import ForceKind, TwinForceCalculator
     from twinforce.ase.dynamics import MultipleTimeStepping
     from twinforce.ase.hydrogen import repartition_hydrogen_mass
-    from twinforce.ase.systems import system_of
+    from twinforce.ase.misuse import DirectForcesWarning
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"twinforce.ase needs the ase extra: pip install 'twinforce[ase]' ({error})"

@@ -4,42 +4,57 @@ atoms.calc = TwinForceCalculator("grpc://127.0.0.1:8001", force_kind="conservati
 """
 
 import copy
-import warnings
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
-from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from twinforce._client import Client, Stream
-from twinforce.ase.misuse import find_misuse
-from twinforce.ase.systems import labels_of, system_of
-from twinforce_proto import OUTPUTS, STRESSES, ModelInfo, Prediction, System, parse_outputs
+from twinforce._systems import labels_of, system_of
+from twinforce._weights import KeptWeights, ServedWeights
+from twinforce.ase.misuse import warn_of_misuse
+from twinforce.ase.outputs import check_stress, has_volume, outputs_for
+from twinforce.ase.results import Results, merged, outputs_in
+from twinforce_proto import (
+    OUTPUTS,
+    STRESSES,
+    ModelInfo,
+    Prediction,
+    Provenance,
+    System,
+    UnsupportedOutputError,
+    parse_outputs,
+)
 
 ForceKind = Literal["conservative", "direct"]
 
 _NO_NUMBERS = np.zeros(0, dtype=np.int32)
 
 
-class DirectForcesWarning(UserWarning):
-    """Direct forces are used where a gradient is needed."""
-
-
 class TwinForceCalculator(Calculator):  # type: ignore[misc]
     """A calculator of energy, forces and stress that uses a TwinForce service.
 
-    `force_kind` selects the forces and stress that ASE sees as `forces` and `stress`. `results`
-    also holds every computed quantity under its own name: `conservative_forces`, `direct_forces`,
-    `conservative_stress`, `direct_stress` (each stress [3, 3], in eV/Å³), `atom_energies`.
+    `force_kind` selects the forces and stress that ASE sees as `forces` and `stress`. All that was
+    computed for the last atoms is in `prediction`, under its own name: `conservative_forces`,
+    `direct_forces`, `conservative_stress`, `direct_stress` (each stress [3, 3], in eV/Å³),
+    `atom_energies`. `get_property` takes these names too, and computes what is missing. The keys of
+    `results` are names of ASE only, as ASE expects.
 
     If ASE requests another property of a system that was already evaluated, only that property is
     computed; for the next system, both are computed in one pass. Systems that differ in
     coordinates only, as in molecular dynamics, are sent over one stream. Charge and spin are read
-    from `atoms.info` ("charge"; "spin_multiplicity" or "spin", both 2S + 1) if the model uses
-    them. A pickled or copied calculator opens its own connection when it is used.
+    from `atoms.info` ("charge"; "spin_multiplicity" or "spin", both 2S + 1); a model that does not
+    use them refuses them. A pickled or copied calculator opens its own connection when it is used.
+
+    A calculator stays with the weights of the model that it used first. If the service has other
+    ones later, for example after a restart, a `ModelChangedError` says so, and nothing is mixed.
+    `reset` accepts them once, `allow_model_change` always.
+
+    Attributes:
+        allow_model_change: True to go on with other weights of the model, with a logged warning.
     """
 
     implemented_properties: ClassVar = ["energy", "free_energy", "energies", "forces", "stress"]
@@ -60,7 +75,9 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         force_kind: ForceKind = "conservative",
         both_forces: bool = False,
         extra_outputs: Sequence[str] = (),
-        timeout: float = 60.0,
+        timeout: float | None = 60.0,
+        reconnect_timeout: float | Literal["timeout"] | None = "timeout",
+        allow_model_change: bool = False,
     ) -> None:
         """Create a calculator; no connection is made yet.
 
@@ -72,15 +89,24 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
             both_forces: True to compute both kinds of forces in one pass whenever forces are
                 computed.
             extra_outputs: Other quantities, out of `twinforce.OUTPUTS`, to compute with forces.
-            timeout: Seconds that one request may take, for a client that is created from `url`.
+            timeout: Seconds that one request may take; see `Client`. This and the next argument
+                are for a client that is created from `url`.
+            reconnect_timeout: Seconds for which a service that cannot be reached is tried again.
+            allow_model_change: True to go on if the service has other weights of the model later.
+
+        Raises:
+            ValueError: The url is not the address of a service, or an argument is invalid.
         """
-        self._client = Client(url, timeout=timeout) if isinstance(url, str) else url
+        self.allow_model_change = allow_model_change
         self._owns_client = isinstance(url, str)
+        if isinstance(url, str):
+            url = Client(url, timeout=timeout, reconnect_timeout=reconnect_timeout)
+        self._client = url
         self._stream: Stream | None = None
         self._info: ModelInfo | None = None
         self._labels: dict[str, float | int] = {}
         self._numbers: NDArray[np.int32] = _NO_NUMBERS
-        self._prediction: Prediction | None = None
+        self._weights = _kept_weights()
         self._requested: frozenset[str] = frozenset()
         self._requested_before: frozenset[str] = frozenset()
         self._has_warned = False
@@ -104,8 +130,15 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
 
     @property
     def prediction(self) -> Prediction | None:
-        """The last prediction, with its provenance and timings."""
-        return self._prediction
+        """All that is known of the last atoms; provenance and timings are of the last reply."""
+        return getattr(self.results, "prediction", None)
+
+    @property
+    def weights(self) -> ServedWeights:
+        """The weights that the model began with."""
+        self._model_info()
+        assert self._weights.weights is not None
+        return self._weights.weights
 
     def set(self, **parameters: Any) -> dict[str, Any]:
         """Change `model`, `force_kind`, `both_forces` or `extra_outputs`, and discard results."""
@@ -118,16 +151,47 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
             parse_outputs(parameters["extra_outputs"])
         changed: dict[str, Any] = super().set(**parameters)
         if changed:
+            weights = self._weights
             self.reset()
-            self._discard_state()
+            if "model" not in changed:
+                self._weights = weights
         return changed
 
+    def reset(self) -> None:
+        """Discard all results, and accept whichever weights the service has at the next use."""
+        super().reset()
+        self._end_stream()
+        self._info = None
+        self._weights = _kept_weights()
+        self._numbers = _NO_NUMBERS
+        self._requested = self._requested_before = frozenset()
+        self._has_warned = False
+
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """Return the changes since the last calculation, of charge and spin too if they matter."""
+        """Return the changes since the last calculation, of charge and spin too."""
         changes: list[str] = super().check_state(atoms, tol)
-        if not changes and self._info is not None:
-            changes += [] if labels_of(atoms, self._info) == self._labels else ["info"]
+        if not changes and labels_of(atoms) != self._labels:
+            changes.append("info")
         return changes
+
+    def get_property(
+        self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """Return a property of ASE or a quantity of `twinforce.OUTPUTS`; compute it if necessary.
+
+        Args:
+            name: Name of the property, such as "forces" or "direct_forces".
+            atoms: Atoms to return it for; None means those of the last calculation.
+            allow_calculation: False to return None instead of computing anything.
+        """
+        if name not in OUTPUTS or name in self.implemented_properties:
+            return super().get_property(name, atoms, allow_calculation)
+        changes = [] if atoms is None else self.check_state(atoms)
+        if changes or name not in outputs_in(self.prediction):
+            if not allow_calculation:
+                return None
+            self.calculate(atoms, [name], changes)
+        return self.results[name]
 
     def calculate(
         self,
@@ -138,21 +202,33 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         """Compute these properties and store them in `results`.
 
         Raises:
-            PropertyNotImplementedError: The model has no stress of this kind, or the system is
-                not periodic in all directions.
+            PropertyNotImplementedError: The model has no stress of this kind, or the cell has no
+                volume.
+            ModelChangedError: The service has other weights of the model than before.
             ServiceError: The request failed.
         """
         super().calculate(atoms, properties, system_changes)
+        if self.atoms is None:
+            raise ValueError("atoms: expected atoms to calculate properties of, got none")
         if system_changes:
             self.results = {}
             self._requested, self._requested_before = frozenset(), self._requested
-        outputs = self._outputs_of(properties)
+        outputs = outputs_for(properties, self.parameters)
+        if outputs & STRESSES:
+            check_stress(self.atoms, outputs, self.info)
+        known = outputs_in(self.prediction)
+        missing, expected = outputs - known, self._expected_outputs() - known
+        if self.force_kind == "direct" and "direct_forces" in missing | expected:
+            self._has_warned = self._has_warned or warn_of_misuse()
+        try:
+            self._add(missing | expected, known)
+        except UnsupportedOutputError as error:
+            if not outputs.isdisjoint(STRESSES):
+                raise PropertyNotImplementedError(str(error)) from error
+            if expected <= missing:
+                raise
+            self._add(missing, known)
         self._requested |= outputs
-        missing = (outputs | self._expected_outputs()) - self.results.keys()
-        if missing:
-            self._warn_of_misuse(missing)
-            self._prediction = self._predict(missing)
-            self.results.update(_results(self._prediction, self.force_kind))
 
     @property
     def info(self) -> ModelInfo:
@@ -167,14 +243,35 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         """
         if self._stream is None:
             self._stream = self._client.stream(self._model_info().name)
-        return self._stream.predict(system, tuple(outputs))
+        prediction = self._stream.predict(system, tuple(outputs))
+        self.check_weights(prediction.provenance)
+        return prediction
 
     def adopt(self, atoms: Atoms, prediction: Prediction) -> None:
         """Store a prediction as the results for these atoms, so that ASE does not compute them."""
         self.atoms = atoms.copy()
-        self._labels = labels_of(atoms, self._model_info())
-        self._prediction = prediction
-        self.results = _results(prediction, self.force_kind)
+        self._labels = labels_of(atoms)
+        self.results = Results(prediction, self.force_kind)
+
+    def check_weights(self, source: Provenance | ModelInfo | None) -> None:
+        """Check that a reply is from the weights that the first one was from.
+
+        Raises:
+            ModelChangedError: It is from others, and `allow_model_change` is False.
+        """
+        if self._weights.check(source, allow_others=self.allow_model_change):
+            self._info = None
+
+    def find_model(self) -> ModelInfo:
+        """Ask the service for the model again, and return its description.
+
+        Raises:
+            ModelChangedError: It has other weights, and `allow_model_change` is False.
+        """
+        info = self._client.model(self.parameters["model"])
+        self.check_weights(info)
+        self._info = info
+        return info
 
     def close(self) -> None:
         """End the stream, and close the client unless it was passed in."""
@@ -190,17 +287,10 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"_client": copy.copy(self._client), "_owns_client": True, "_stream": None}
-        return self.__dict__ | own
+        return self.__dict__ | own | {"_weights": copy.copy(self._weights)}
 
     def _get_name(self) -> str:
         return "twinforce"
-
-    def _discard_state(self) -> None:
-        self._end_stream()
-        self._info = self._prediction = None
-        self._numbers = _NO_NUMBERS
-        self._requested = self._requested_before = frozenset()
-        self._has_warned = False
 
     def _end_stream(self) -> None:
         if self._stream is not None:
@@ -208,80 +298,37 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         self._stream = None
 
     def _model_info(self) -> ModelInfo:
-        if self._info is None:
-            self._info = self._client.model(self.parameters["model"])
-        return self._info
-
-    def _outputs_of(self, properties: Collection[str]) -> frozenset[str]:
-        outputs = {"energy"}
-        if "energies" in properties:
-            outputs.add("atom_energies")
-        if "forces" in properties:
-            outputs |= self._forces_outputs()
-        if "stress" in properties:
-            outputs.add(self._stress_output())
-        return frozenset(outputs)
-
-    def _forces_outputs(self) -> frozenset[str]:
-        kinds = ("conservative", "direct") if self.parameters["both_forces"] else (self.force_kind,)
-        return parse_outputs(
-            [f"{kind}_forces" for kind in kinds] + [*self.parameters["extra_outputs"]]
-        )
-
-    def _stress_output(self) -> str:
-        output = f"{self.force_kind}_stress"
-        if not self.atoms.pbc.all():
-            raise PropertyNotImplementedError(
-                "stress: expected a system that is periodic in all three directions, got pbc "
-                f"{self.atoms.pbc.tolist()}"
-            )
-        info = self._model_info()
-        if output not in info.outputs:
-            has = ", ".join(info.outputs)
-            raise PropertyNotImplementedError(f"model {info.name!r} has no {output}; it has {has}")
-        return output
+        return self.find_model() if self._info is None else self._info
 
     def _expected_outputs(self) -> frozenset[str]:
         """Return the outputs requested of the last system, which ASE will likely request again."""
-        return self._requested_before if self.atoms.pbc.all() else self._requested_before - STRESSES
+        impossible = frozenset() if has_volume(self.atoms) else STRESSES
+        return self._requested_before - impossible
+
+    def _add(self, missing: frozenset[str], known: frozenset[str]) -> None:
+        """Compute what is missing and add it to the results; other weights compute all anew."""
+        if not missing:
+            return
+        before = self._weights.weights
+        prediction = self._predict(missing)
+        if known and self._weights.weights != before:
+            prediction = self._predict(missing | known)
+        elif known:
+            prediction = merged(self.prediction, prediction)
+        self.results = Results(prediction, self.force_kind)
 
     def _predict(self, outputs: frozenset[str]) -> Prediction:
-        system = system_of(self.atoms, self._model_info())
-        self._labels = labels_of(self.atoms, self._model_info())
+        system = system_of(self.atoms)
+        self._labels = labels_of(self.atoms)
         is_walker = np.array_equal(system.atomic_numbers, self._numbers)
         self._numbers = system.atomic_numbers
-        if not is_walker:
-            return self._client.predict(system, tuple(outputs), self._model_info().name)
-        return self.evaluate(system, outputs)
-
-    def _warn_of_misuse(self, outputs: frozenset[str]) -> None:
-        if self.force_kind != "direct" or self._has_warned or "direct_forces" not in outputs:
-            return
-        if misuse := find_misuse():
-            self._has_warned = True
-            warnings.warn(
-                f"Direct forces are not the gradient of an energy: {misuse.purpose} will drift or "
-                "not converge. Use force_kind='conservative', or a thermostat.",
-                DirectForcesWarning,
-                stacklevel=misuse.stacklevel,
-            )
+        if is_walker:
+            return self.evaluate(system, outputs)
+        prediction = self._client.predict(system, tuple(outputs), self._model_info().name)
+        self.check_weights(prediction.provenance)
+        return prediction
 
 
-def _results(prediction: Prediction, force_kind: ForceKind) -> dict[str, Any]:
-    """Return the `results` of ASE: each computed quantity under its own name and that of ASE.
-
-    Every array is a copy, which callers may change.
-    """
-    values = {name: getattr(prediction, name) for name in OUTPUTS}
-    stress = values[f"{force_kind}_stress"]
-    values |= {
-        "free_energy": values["energy"],
-        "energies": values["atom_energies"],
-        "forces": values[f"{force_kind}_forces"],
-        "stress": None if stress is None else full_3x3_to_voigt_6_stress(stress),
-    }
-    return {
-        name: np.array(value) if isinstance(value, np.ndarray) else value
-        for name, value in values.items()
-        if value is not None
-    }
+def _kept_weights() -> KeptWeights:
+    remedy = "allow_model_change=True goes on with them, and reset() starts anew"
+    return KeptWeights("which this calculator began with", remedy)

@@ -33,16 +33,26 @@ def check_atoms(atoms: Atoms, ensemble: Ensemble) -> None:
     """
     if not isinstance(atoms, Atoms):
         raise TypeError(f"atoms: expected Atoms, got {type(atoms).__name__}")
-    for constraint in atoms.constraints:
-        if not isinstance(constraint, FixAtoms):
-            kind = type(constraint).__name__
-            raise ValueError(f"constraints: expected FixAtoms only, got {kind}")
-    masses = atoms.get_masses()
-    if not (masses > 0.0).all():
-        index = int(np.argmin(masses))
-        raise ValueError(f"masses: expected positive numbers, got {masses[index]} of atom {index}")
+    mobility_of(atoms)
+    check_masses(atoms)
     if isinstance(ensemble, NPT):
         _check_constant_pressure(atoms)
+
+
+def check_masses(atoms: Atoms) -> None:
+    """Check that every atom has a mass.
+
+    Raises:
+        ValueError: A mass is not a positive, finite number; the message names the atom.
+    """
+    masses = atoms.get_masses()
+    wrong = ~((masses > 0.0) & (masses < np.inf))
+    if wrong.any():
+        index = int(np.argmax(wrong))
+        raise ValueError(
+            f"masses: expected positive numbers, got {masses[index]} of atom {index} "
+            f"({atoms.symbols[index]}); set them with atoms.set_masses"
+        )
 
 
 def check_outputs(offered: frozenset[str], forces: ForceChoice, ensemble: Ensemble) -> None:
@@ -63,15 +73,22 @@ def check_outputs(offered: frozenset[str], forces: ForceChoice, ensemble: Ensemb
 
 
 def mobility_of(atoms: Atoms) -> Floats | None:
-    """Return 1 for mobile and 0 for fixed atoms, shape [n_atoms, 1]; None if all are mobile."""
+    """Return 1 for mobile and 0 for fixed atoms, shape [n_atoms, 1]; None if all are mobile.
+
+    Raises:
+        ValueError: There is a constraint other than FixAtoms, or all atoms are fixed.
+    """
     if not atoms.constraints:
         return None
     mobile = np.ones((len(atoms), 1))
     for constraint in atoms.constraints:
+        if not isinstance(constraint, FixAtoms):
+            kind = type(constraint).__name__
+            raise ValueError(f"constraints: expected FixAtoms only, got {kind}")
         mobile[constraint.index] = 0.0
     if not mobile.any():
         raise ValueError("constraints: expected an atom that can move, got all of them fixed")
-    return mobile
+    return None if mobile.all() else mobile
 
 
 def _check_constant_pressure(atoms: Atoms) -> None:
@@ -80,7 +97,7 @@ def _check_constant_pressure(atoms: Atoms) -> None:
             "pbc: expected a system that is periodic in all three directions at constant "
             f"pressure, got {atoms.pbc.tolist()}"
         )
-    if atoms.constraints:
+    if mobility_of(atoms) is not None:
         raise ValueError(
             "constraints: expected none at constant pressure, where fixed atoms would have to move "
             "with the cell; got FixAtoms"

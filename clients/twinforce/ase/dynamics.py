@@ -1,7 +1,8 @@
 """Molecular dynamics with multiple time stepping, as a `MolecularDynamics` of ASE."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -10,25 +11,20 @@ import numpy as np
 from ase import Atoms
 from ase.md.md import MolecularDynamics
 
-from twinforce.ase.calculator import DirectForcesWarning
-from twinforce.ase.checks import check_atoms, check_numbers, check_outputs, mobility_of
+from twinforce.ase.checks import check_atoms, check_numbers
 from twinforce.ase.log import StepLog
+from twinforce.ase.misuse import DirectForcesWarning
+from twinforce.ase.moving import MovingAtoms
 from twinforce.ase.on_server import propagate
-from twinforce.ase.sources import force_source_of
 from twinforce.restart import Restart
 from twinforce_dynamics.bath import Bath
 from twinforce_dynamics.codec.checkpoint import Checkpoint
-from twinforce_dynamics.disagreement import (
-    Disagreement,
-    ForceDisagreementWarning,
-    Species,
-    disagreement_of,
-    exceeded,
-)
+from twinforce_dynamics.disagreement import Disagreement, ForceDisagreementWarning
 from twinforce_dynamics.ensembles import NVE, Ensemble
 from twinforce_dynamics.start import Integrator
-from twinforce_dynamics.steps import ForceChoice, State, Steps, complete, kinetic_energy, volume
-from twinforce_dynamics.trajectory import Snapshot, Stepper, outputs_of
+from twinforce_dynamics.steps import ForceChoice, State, kinetic_energy, volume
+from twinforce_dynamics.trajectory import Snapshot
+from twinforce_proto import ModelChangedError
 
 _NVE = NVE()
 
@@ -41,15 +37,11 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
     step, in the same ensembles. Evaluations bypass the bookkeeping of ASE; after each outer step
     the atoms and the results of their calculator are up to date.
 
-    Atoms may be changed between steps, also by observers; they are evaluated again if they were
-    moved. Masses and constraints are read once, on construction. Temperatures count momenta
-    relative to the center of mass, unless something changes the total momentum.
-
-    Attributes:
-        ensemble: Ensemble of the simulation.
-        forces: Forces that drive the dynamics.
-        inner_steps: M; 1 unless forces are hybrid.
-        rng: Generator of all random numbers.
+    Atoms may be changed between steps, also by observers and also on the server: coordinates, cell,
+    species, number, charge, spin, calculator or its model, masses, momenta and constraints. The
+    next step notices, evaluates the atoms again if it has to, or says why they cannot be moved.
+    Temperatures count momenta relative to the center of mass, unless something changes the total
+    momentum.
     """
 
     def __init__(
@@ -89,44 +81,67 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         """
         check_numbers(forces, timestep, inner_steps)
         check_atoms(atoms, ensemble)
-        self._source = force_source_of(atoms)
-        check_outputs(self._source.outputs, forces, ensemble)
-        super().__init__(atoms, timestep, trajectory, None, loginterval, **others)
-        self.forces: ForceChoice = forces
-        self.ensemble = ensemble
-        self.inner_steps = int(inner_steps) if forces == "hybrid" else 1
-        self.rng = np.random.default_rng(seed) if rng is None else rng
-        bath = Bath(ensemble, self.masses, mobility_of(atoms), self.rng)
-        self._evaluate_inner, self._evaluate_outer = map(
-            self._source.force_function, outputs_of(forces, ensemble)
+        integrator = Integrator(
+            time_step=float(timestep),
+            force_kind=forces,
+            inner_steps=int(inner_steps) if forces == "hybrid" else 1,
+            ensemble=ensemble,
         )
-        self._stepper = Stepper(forces, self.inner_steps, timestep, bath)
-        self._species = Species.of(atoms.numbers)
-        self._state: State | None = None
-        self._disagreement: Disagreement | None = None
-        self._has_warned = False
+        rng = np.random.default_rng(seed) if rng is None else rng
+        self._moving = MovingAtoms(atoms, integrator, rng)
+        super().__init__(atoms, timestep, trajectory, None, loginterval, **others)
         if logfile:
             self.attach(self.closelater(StepLog(self, logfile, self.comm)), loginterval)
         if forces == "direct" and isinstance(ensemble, NVE):
             _warn_of_drift()
 
     @property
+    def forces(self) -> ForceChoice:
+        """Forces that drive the dynamics."""
+        return self._moving.integrator.force_kind
+
+    @property
+    def inner_steps(self) -> int:
+        """M; 1 unless forces are hybrid."""
+        return self._moving.integrator.inner_steps
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """Ensemble of the simulation; may be replaced between steps."""
+        return self._moving.integrator.ensemble
+
+    @ensemble.setter
+    def ensemble(self, ensemble: Ensemble) -> None:
+        self._moving.integrator = replace(self._moving.integrator, ensemble=ensemble)
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """Generator of all random numbers; may be replaced between steps."""
+        return self._moving.rng
+
+    @rng.setter
+    def rng(self, rng: np.random.Generator) -> None:
+        self._moving.rng = rng
+
+    @property
     def disagreement(self) -> Disagreement | None:
         """Disagreement of both forces after the last outer step; None unless forces are hybrid."""
         self._current_state()
-        return self._disagreement
+        return self._moving.disagreement
 
     @property
     def temperature_k(self) -> float:
         """Current temperature, in K."""
-        return self._stepper.bath.temperature_k(self._current_state().momenta)
+        momenta = self._current_state().momenta
+        return self._bath.temperature_k(momenta)
 
     @property
     def species_temperatures(self) -> dict[str, float]:
         """Current temperature of each species, by symbol, in K; NaN if all its atoms are fixed."""
-        symbols, indices = self._species.symbols, self._species.indices
         momenta = self._current_state().momenta
-        _, temperatures = self._stepper.bath.temperatures_k(momenta, indices, len(symbols))
+        species = self._moving.preparation.species
+        symbols = species.symbols
+        _, temperatures = self._bath.temperatures_k(momenta, species.indices, len(symbols))
         return dict(zip(symbols, temperatures, strict=True))
 
     @property
@@ -153,15 +168,23 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         return self.energy + self.kinetic_energy - self._current_state().supplied
 
     def step(self) -> None:
-        """Take one outer step."""
-        before = self._current_state()
-        self._set_state(self._evaluated(self._stepper.step(before)), before.correction_work)
+        """Take one outer step.
 
-    def irun_on_server(self, n_outer: int, interval: int = 1) -> Iterator[bool]:
+        Raises:
+            ValueError: The atoms were changed so that they cannot be moved; the message says what.
+            ModelChangedError: The service has other weights, and the calculator does not allow it.
+            ServiceError: An evaluation failed. The atoms are as before the step.
+        """
+        self._check_time_step()
+        self._moving.step()
+        self._note_changes()
+
+    def irun_on_server(self, n_outer: int, interval: int = 1) -> Generator[bool, None, None]:
         """Take outer steps on the server, with no data sent between intervals.
 
         Physics and random numbers are those of `irun`. Atoms, results and everything else are up
-        to date at each interval; observers are not called.
+        to date at each interval; observers are not called. If the atoms are changed then, the
+        server continues with the changed ones.
 
         Args:
             n_outer: Number of outer steps to take.
@@ -172,30 +195,60 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
             True at the last step.
 
         Raises:
-            ValueError: The calculator uses no service.
+            ValueError: The calculator uses no service, or the atoms cannot be moved.
+            ModelChangedError: The service has other weights, and the calculator does not allow it.
             ServiceError: The run failed.
         """
         end = self.nsteps + n_outer
-        integrator = Integrator(
-            time_step=float(self.dt),
-            force_kind=self.forces,
-            inner_steps=self.inner_steps,
-            ensemble=self.ensemble,
-        )
-        n_taken = self.nsteps * self.inner_steps
-        current = None if self._state is None else (self._current_state(), n_taken)
-        for snapshot in propagate(self.atoms, integrator, self.rng, current, n_outer, interval):
-            self._adopt(snapshot)
-            yield self.nsteps == end
+        n_refused = 0
+        while True:
+            try:
+                with closing(self._snapshots(end - self.nsteps, interval)) as snapshots:
+                    for snapshot in snapshots:
+                        adopted = self._adopt(snapshot)
+                        n_refused = 0
+                        yield self.nsteps == end
+                        if self._is_changed_since(adopted):  # the server is ahead, without it
+                            break
+                if self.nsteps >= end:
+                    return
+            except ModelChangedError:
+                n_refused += 1
+                if n_refused > 1 or not self._moving.allows_model_change:
+                    raise
 
-    def _adopt(self, snapshot: Snapshot) -> None:
-        """Continue from a snapshot of the server."""
+    def _snapshots(self, n_outer: int, interval: int) -> Generator[Snapshot, None, None]:
+        """Start a run on the server from the atoms as they are, and return its snapshots."""
+        self._check_time_step()
+        moving, n_taken = self._moving, self.nsteps * self.inner_steps
+        preparation = moving.prepared()
+        preparation.stepper.bath.check_motion(preparation.momenta_of(self.atoms))
+        fixed_atoms = preparation.fixed_atoms()
+        current = None if moving.state is None else (self._current_state(), n_taken)
+        return propagate(
+            self.atoms, fixed_atoms, moving.integrator, self.rng, current, n_outer, interval
+        )
+
+    def _adopt(self, snapshot: Snapshot) -> Checkpoint:
+        """Continue from a snapshot of the server, and return its checkpoint."""
         checkpoint = Checkpoint.from_bytes(snapshot.checkpoint)
         self.nsteps = checkpoint.step // self.inner_steps
         self.rng.bit_generator.state = checkpoint.start.random_state
-        state, disagreement = checkpoint.state, snapshot.disagreement
-        work = 0.0 if disagreement is None else disagreement.work
-        self._set_state(state, state.correction_work - work)
+        prediction = replace(checkpoint.state.prediction, provenance=snapshot.provenance)
+        state = replace(checkpoint.state, prediction=prediction)
+        work = 0.0 if snapshot.disagreement is None else snapshot.disagreement.work
+        self._moving.set(state, state.correction_work - work)
+        self._note_changes()
+        return checkpoint
+
+    def _is_changed_since(self, adopted: Checkpoint) -> bool:
+        """Return True if the server has gone on from other atoms or random numbers than these."""
+        random_state = adopted.start.random_state
+        return (
+            self.dt != self._moving.integrator.time_step
+            or not self._moving.is_in(self._moving.state)
+            or self.rng.bit_generator.state != random_state
+        )
 
     def get_time(self) -> float:
         """Return the simulated time, in ASE's unit."""
@@ -206,15 +259,27 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         described: dict[str, Any] = super().todict()
         return described | self._settings()
 
-    def save(self, path: Path | str) -> None:
-        """Save everything that the next step depends on as .npz; `restore` continues from it."""
+    def save(self, path: Path | str, *, files: Mapping[str, Any] | None = None) -> None:
+        """Save everything that the next step depends on as .npz; `restore` continues from it.
+
+        Args:
+            path: File to write; an existing one is replaced atomically.
+            files: Facts about other files of the run to keep with it, as JSON has them.
+
+        Raises:
+            OSError: The file cannot be written, which leaves the old one.
+        """
+        state, preparation = self._current_state(), self._moving.preparation
         Restart(
-            state=self._current_state(),
+            state=state,
             numbers=self.atoms.numbers,
             masses=self.masses[:, 0],
             n_steps=self.nsteps,
             settings=self._settings(),
             rng=self.rng.bit_generator.state,
+            system=preparation.described(self.atoms),
+            weights=preparation.source.weights,
+            files=files or {},
         ).save(path)
 
     def restore(self, path: Path | str) -> None:
@@ -222,13 +287,23 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
 
         Raises:
             ValueError: It is not such a file, or was saved with other atoms, masses or settings.
+            ModelChangedError: It was saved with other weights, and the calculator does not allow
+                it. If it does, the saved positions are evaluated again.
         """
         saved = Restart.load(path)
-        saved.check(path, self.atoms.numbers, self.masses[:, 0], self._settings())
+        moving, preparation = self._moving, self._moving.prepared()
+        system, masses = preparation.described(self.atoms), preparation.stepper.bath.masses
+        saved.check(path, self.atoms.numbers, masses[:, 0], self._settings(), system)
+        is_current = saved.check_weights(
+            path, preparation.source.weights, allow_model_change=moving.allows_model_change
+        )
         self.rng.bit_generator.state = saved.rng
         self.nsteps = saved.n_steps
-        self._has_warned = False
-        self._set_state(saved.state, saved.state.correction_work)
+        if is_current:
+            moving.set(saved.state, saved.state.correction_work)
+        else:
+            moving.set_coordinates(saved.state)
+        self._current_state()
 
     def _settings(self) -> dict[str, str]:
         return {
@@ -242,63 +317,30 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         """Evaluate the start before ASE calls the observers."""
         self._current_state()
 
+    @property
+    def _bath(self) -> Bath:
+        return self._moving.preparation.stepper.bath
+
     def _current_state(self) -> State:
-        """Return the state of the atoms; evaluate them if they were moved since the last step."""
-        momenta = self.atoms.arrays["momenta"].copy()
-        if self._state is not None and self._matches_atoms(self._state):
-            self._state = replace(self._state, momenta=momenta)
-            return self._state
-        mobile = self._stepper.bath.mobile
-        state = self._evaluated(
-            self._stepper.start(
-                self.atoms.arrays["positions"].copy(),
-                momenta if mobile is None else momenta * mobile,
-                self.atoms.cell.array.copy(),
-            )
-        )
-        before = state if self._state is None else self._state
-        work = before.correction_work
-        state = replace(state, supplied=before.supplied, correction_work=work)
-        return self._set_state(state, work)
-
-    def _evaluated(self, steps: Steps[State]) -> State:
-        """Return the state after these steps, with their evaluations made."""
-        return complete(steps, self._evaluate_inner, self._evaluate_outer)
-
-    def _matches_atoms(self, state: State) -> bool:
-        return np.array_equal(self.atoms.arrays["positions"], state.positions) and np.array_equal(
-            self.atoms.cell.array, state.cell
-        )
-
-    def _set_state(self, state: State, work_before: float) -> State:
-        """Update the atoms, the results of their calculator and the disagreement to a state."""
-        self._state = state
-        atoms = self.atoms
-        atoms.arrays["positions"][:] = state.positions
-        atoms.arrays["momenta"][:] = state.momenta
-        atoms.cell[:] = state.cell
-        if self.forces == "hybrid":
-            self._disagreement = disagreement_of(self._species, state, work_before)
-            atoms.info.update(_labels_of(self._disagreement))
-            self._warn_if_exceeded(self._disagreement)
-        self._source.adopt(atoms, state.prediction)
+        """Return the state of the atoms; evaluate them if they were changed since the last step."""
+        self._check_time_step()
+        state = self._moving.current()
+        self._note_changes()
         return state
 
-    def _warn_if_exceeded(self, disagreement: Disagreement) -> None:
-        if self._has_warned:
-            return
-        if text := exceeded(disagreement, self._source.metadata):
-            self._has_warned = True
+    def _check_time_step(self) -> None:
+        expected = self._moving.integrator.time_step
+        if self.dt != expected:
+            raise ValueError(
+                f"dt: expected {expected!r}, the time step that the dynamics began with, got "
+                f"{self.dt!r}; create new dynamics to change it"
+            )
+
+    def _note_changes(self) -> None:
+        """Tell ASE the masses, and the user if forces differ more than in the model's tests."""
+        self.masses = self._bath.masses
+        if text := self._moving.excess():
             warnings.warn(f"after {self.nsteps} outer steps, {text}", ForceDisagreementWarning, 4)
-
-
-def _labels_of(disagreement: Disagreement) -> dict[str, float]:
-    """Return the entries for `atoms.info`, which ASE writes into trajectories."""
-    species = {f"force_rmse_{name}": rmse for name, rmse in disagreement.species_rmse.items()}
-    return species | {
-        "force_rmse": disagreement.rmse,
-        "correction_work": disagreement.total_work,
-    }
 
 
 def _warn_of_drift() -> None:

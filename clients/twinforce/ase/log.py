@@ -22,14 +22,14 @@ class StepLog(IOContext):  # type: ignore[misc]
     def __init__(self, dynamics: Any, file: IO[str] | str | Path, comm: Any) -> None:
         self._dynamics = weakref.proxy(dynamics)
         self._file = self.openfile(file=file, mode="a", comm=comm)
-        self._has_header = False
+        self._header: list[str] = []
 
     def __call__(self) -> None:
-        """Write a line."""
+        """Write a line, after a header if the quantities are not those of the last line."""
         row = self._row()
-        if not self._has_header:
-            self._has_header = True
-            self._write(list(row))
+        if self._header != list(row):
+            self._header = list(row)
+            self._write(self._header)
         self._write([f"{value:.{_DIGITS.get(name, 4)}f}" for name, value in row.items()])
 
     def _row(self) -> dict[str, float]:

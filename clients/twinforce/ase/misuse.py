@@ -5,6 +5,7 @@ classes are recognized by name, without importing them.
 """
 
 import sys
+import warnings
 from dataclasses import dataclass
 from types import FrameType
 
@@ -18,6 +19,10 @@ _NEEDS_A_GRADIENT = {
 }
 
 
+class DirectForcesWarning(UserWarning):
+    """Direct forces are used where a gradient is needed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Misuse:
     """A use of forces that needs conservative ones.
@@ -29,6 +34,19 @@ class Misuse:
 
     purpose: str
     stacklevel: int
+
+
+def warn_of_misuse() -> bool:
+    """Warn if the caller's caller needs conservative forces; return True if there was a warning."""
+    misuse = find_misuse()
+    if misuse is not None:
+        warnings.warn(
+            f"Direct forces are not the gradient of an energy: {misuse.purpose} will drift or not "
+            "converge. Use force_kind='conservative', or a thermostat.",
+            DirectForcesWarning,
+            stacklevel=misuse.stacklevel,
+        )
+    return misuse is not None
 
 
 def find_misuse() -> Misuse | None:

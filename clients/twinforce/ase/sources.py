@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import all_changes
+from ase.calculators.calculator import all_changes, compare_atoms, equal
 from ase.stress import voigt_6_to_full_3x3_stress
 
+from twinforce._systems import labels_in, labels_of, system_of
+from twinforce._weights import ServedWeights
 from twinforce.ase.calculator import TwinForceCalculator
-from twinforce.ase.systems import system_of
 from twinforce_dynamics.steps import Floats, ForceFunction
 from twinforce_proto import OUTPUTS, Prediction
 
@@ -23,6 +25,14 @@ class ForceSource(Protocol):
     """Outputs that the source can compute."""
     metadata: Mapping[str, Any]
     """Metadata of the model."""
+    weights: ServedWeights | None
+    """ServedWeights of the model, if they are known."""
+
+    def is_for(self, atoms: Atoms) -> bool:
+        """Return True if predictions are those of these atoms, at whatever coordinates.
+
+        They are not if species, periodicity, charge, spin, the calculator or its model changed.
+        """
 
     def force_function(self, outputs: frozenset[str]) -> ForceFunction:
         """Return a function that computes these outputs for given positions and cell."""
@@ -44,22 +54,44 @@ class ServiceSource:
     """A service, reached over the stream of a `TwinForceCalculator`; only coordinates are sent."""
 
     def __init__(self, atoms: Atoms, calculator: TwinForceCalculator) -> None:
+        info = calculator.info
         self._calculator = calculator
-        self._system = system_of(atoms, calculator.info)
-        self.outputs = frozenset(calculator.info.outputs)
-        self.metadata = calculator.info.metadata
+        self._labels = labels_of(atoms)
+        self._system = system_of(atoms.copy())  # whose arrays nobody changes
+        self.outputs = frozenset(info.outputs)
+        self.metadata = info.metadata
+        self.weights: ServedWeights | None = calculator.weights
+
+    def is_for(self, atoms: Atoms) -> bool:
+        """Return True if predictions are those of these atoms, at whatever coordinates."""
+        return (
+            atoms.calc is self._calculator
+            and np.array_equal(atoms.numbers, self._system.atomic_numbers)
+            and np.array_equal(atoms.pbc, self._system.pbc)
+            and labels_of(atoms) == self._labels
+            and self._calculator.weights == self.weights
+        )
 
     def force_function(self, outputs: frozenset[str]) -> ForceFunction:
         """Return a function that computes these outputs for given positions and cell."""
 
         def evaluate(positions: Floats, cell: Floats) -> Prediction:
-            return self._calculator.evaluate(self._system.moved(positions, cell), outputs)
+            prediction = self._calculator.evaluate(self._system.moved(positions, cell), outputs)
+            self._check(prediction)
+            return prediction
 
         return evaluate
 
     def adopt(self, atoms: Atoms, prediction: Prediction) -> None:
         """Store a prediction as the results of the atoms' calculator."""
         self._calculator.adopt(atoms, prediction)
+
+    def _check(self, prediction: Prediction) -> None:
+        """Raise unless the weights are those of earlier predictions, even if others are allowed."""
+        if prediction.provenance is None or self.weights is None:
+            return
+        if (found := ServedWeights.of(prediction.provenance)) != self.weights:
+            raise self.weights.changed_to(found, "in the middle of a step", "evaluate all anew")
 
 
 class CalculatorSource:
@@ -72,6 +104,7 @@ class CalculatorSource:
     def __init__(self, atoms: Atoms, calculator: Any) -> None:
         self._calculator = calculator
         self._atoms = atoms.copy()
+        self._parameters = _parameters_of(calculator)
         offered = set(calculator.implemented_properties)
         self._names = {
             output: name
@@ -81,6 +114,16 @@ class CalculatorSource:
         }
         self.outputs = frozenset(self._names)
         self.metadata: Mapping[str, Any] = {}
+        self.weights: ServedWeights | None = None
+
+    def is_for(self, atoms: Atoms) -> bool:
+        """Return True if predictions are those of these atoms, at whatever coordinates."""
+        return (
+            atoms.calc is self._calculator
+            and not compare_atoms(self._atoms, atoms, excluded_properties=["positions", "cell"])
+            and equal(labels_in(atoms), labels_in(self._atoms))
+            and equal(_parameters_of(self._calculator), self._parameters)
+        )
 
     def force_function(self, outputs: frozenset[str]) -> ForceFunction:
         """Return a function that computes these outputs for given positions and cell."""
@@ -99,6 +142,10 @@ class CalculatorSource:
 
     def adopt(self, atoms: Atoms, prediction: Prediction) -> None:
         """Do nothing: the calculator holds the results of its last evaluation."""
+
+
+def _parameters_of(calculator: Any) -> dict[str, Any]:
+    return dict(getattr(calculator, "parameters", None) or {})
 
 
 def _copied(output: str, value: Any) -> Any:

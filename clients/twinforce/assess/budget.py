@@ -42,7 +42,7 @@ def share_of(overall: Deadline, weight: float, later_weights: Iterable[float]) -
     Args:
         overall: Deadline of all units together.
         weight: Weight of the next unit.
-        later_weights: Weights of the units that follow it.
+        later_weights: ServedWeights of the units that follow it.
     """
     if overall.end == math.inf:
         return overall

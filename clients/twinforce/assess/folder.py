@@ -23,6 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from twinforce._systems import labels_of
 from twinforce.assess.budget import EXPIRED, Deadline
 
 _FORMAT = 1
@@ -168,6 +169,10 @@ def digest_of(atoms: Any) -> str:
         (atoms.get_masses(), np.float64),
     ):
         digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+    if fixed := sorted({int(index) for each in atoms.constraints for index in each.index}):
+        digest.update(repr(fixed).encode())
+    if labels := labels_of(atoms):
+        digest.update(repr(labels).encode())
     return digest.hexdigest()
 
 

@@ -18,7 +18,7 @@ from twinforce.assess.report.page import page_of
 from twinforce.assess.report.report import provenance_of, report_of
 from twinforce.assess.subject import Conditions, Subject, Unit
 from twinforce.assess.units.start import KEY as START
-from twinforce_proto import ServiceError, UnavailableError
+from twinforce_proto import ModelChangedError, UnavailableError
 
 _DEFAULT_CONDITIONS = Conditions()
 # The equilibration must leave time for the units that need it.
@@ -56,8 +56,9 @@ def assess(
         progress: Where to show progress; None shows nothing.
 
     Raises:
-        ValueError: The folder holds an assessment of another model or system, or a piece is
-            unknown.
+        ValueError: The folder holds an assessment of another model or system, a piece is unknown,
+            or the atoms have a constraint other than FixAtoms.
+        ModelChangedError: The service came to have other weights; nothing of them is kept.
         UnavailableError: The service cannot be reached; a later call continues.
     """
     if preset not in PRESETS:
@@ -108,20 +109,34 @@ def _run_units(
             deadline = share_of(overall, _SHARE_OF_START, [1 - _SHARE_OF_START])
         else:
             deadline = share_of(overall, shares[index], shares[index + 1 :])
-        if note := _run_unit(subject, folder, unit, deadline):
+        if note := _run_unit(subject, folder, unit, deadline, notes.get(START, "")):
             notes[unit.key] = note
             subject.progress.say(f"{unit.key}: {note}")
     return notes
 
 
-def _run_unit(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) -> str:
-    """Run a unit as far as time allows; return the reason why it was not run, or ""."""
+def _run_unit(
+    subject: Subject, folder: Folder, unit: Unit, deadline: Deadline, start_note: str
+) -> str:
+    """Run a unit as far as time allows; return the reason why it has no results, or "".
+
+    A unit fails alone: the others are run, and the page says why.
+
+    Args:
+        subject: The model and the system to assess.
+        folder: Folder of the assessment.
+        unit: Unit to run.
+        deadline: Time at which to stop.
+        start_note: Reason why there are no equilibrated atoms to start from, if it is known.
+    """
+    if not len(subject.free):
+        return "not defined: no atom can move"
     if missing := sorted(unit.outputs - set(subject.info.outputs)):
         return f"skipped: the model has no {' and no '.join(missing)}"
     if deadline.is_over:
         return "" if folder.results(unit.key) else "not run: no time was left"
     if unit.needs_start and not (folder.directory(START) / "start.npz").exists():
-        return "not run: the start is not equilibrated yet"
+        return f"not run: {start_note or 'the start is not equilibrated yet'}"
     lock_deadline = deadline if unit.key == START else EXPIRED
     with folder.locked(unit.key, lock_deadline) as is_ours:
         if not is_ours:
@@ -134,9 +149,12 @@ def _run_unit(subject: Subject, folder: Folder, unit: Unit, deadline: Deadline) 
         begin = time.monotonic()
         try:
             results = unit.work(subject, folder.directory(unit.key), deadline)
+        except ModelChangedError:
+            subject.check(subject.client.model(subject.info.name))  # says how to continue
+            raise
         except UnavailableError:
             raise
-        except ServiceError as error:
+        except Exception as error:
             return f"failed: {type(error).__name__}: {error}"
         wall_s = before.wall_s + time.monotonic() - begin
         folder.write(

@@ -1,10 +1,12 @@
 """The command line, `twinforce`: list models, evaluate files, run dynamics, assess direct forces.
 
 The exit status is 0 on success, 1 if the service refused, failed or could not be reached, 2 for
-wrong usage or a file that cannot be read or written, and 130 if interrupted.
+wrong usage or a file that cannot be read or written, and 128 plus the number of a signal that
+ended the command: 130 if interrupted, 143 if terminated.
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +14,8 @@ from twinforce.cli.assess import add_assess_command
 from twinforce.cli.md import add_md_command
 from twinforce.cli.models import add_models_command
 from twinforce.cli.predict import add_predict_command
+from twinforce.cli.progress import say
+from twinforce.cli.signals import Interrupted, interruptible
 from twinforce_proto import ServiceError
 
 _EPILOG = """\
@@ -19,11 +23,15 @@ example:
   twinforce predict water.xyz --outputs hybrid --output predicted.xyz
 
 exit status: 0 success; 1 the service refused, failed or could not be reached;
-2 wrong usage or a file that cannot be read or written; 130 interrupted"""
+2 wrong usage or a file that cannot be read or written; 130 interrupted,
+143 terminated"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit."""
+    """Run the command line, show the warnings of the client, and exit."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("twinforce: %(message)s"))
+    logging.getLogger("twinforce").addHandler(handler)
     sys.exit(run(arguments))
 
 
@@ -31,11 +39,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     args = build_parser().parse_args(arguments)
     try:
-        args.command(args)
+        with interruptible():
+            args.command(args)
     except ServiceError as error:
         return _report_error(f"{type(error).__name__}: {error}", 1)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         return _report_error(str(error), 2)
+    except Interrupted as interrupt:
+        return _report_error(str(interrupt), 128 + interrupt.number)
     except KeyboardInterrupt:
         return _report_error("interrupted", 130)
     return 0
@@ -58,5 +69,5 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _report_error(text: str, status: int) -> int:
-    sys.stderr.write(f"twinforce: {' '.join(text.split())}\n")
+    say(f"twinforce: {' '.join(text.split())}")
     return status

@@ -4,7 +4,9 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from twinforce._options import time_limit
 
 _DEFAULT_URL = "grpc://127.0.0.1:8001"
 _URL_VARIABLE = "TWINFORCE_URL"
@@ -44,11 +46,24 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--timeout",
-        type=float,
+        type=seconds,
         default=60.0,
         metavar="SECONDS",
-        help="time limit of one request, in s (default: %(default)g)",
+        help="time limit of one request, in s, or none (default: %(default)g)",
     )
+    group.add_argument(
+        "--reconnect-timeout",
+        type=seconds,
+        default="timeout",
+        metavar="SECONDS",
+        help="seconds for which a service that cannot be reached is tried again, or none "
+        "(default: as many as --timeout)",
+    )
+
+
+def service_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of the client that the command line asks for."""
+    return {"timeout": args.timeout, "reconnect_timeout": args.reconnect_timeout}
 
 
 def add_file(group: Any, *, index: str, index_help: str) -> None:
@@ -77,6 +92,16 @@ def add_hydrogen_mass(group: Any) -> None:
     )
 
 
+def add_quiet(group: Any) -> None:
+    """Add the option that silences everything but warnings and errors."""
+    group.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="show no progress and no summary, only warnings and errors",
+    )
+
+
 def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     """Return an `argparse` type for positive numbers of a kind."""
 
@@ -88,6 +113,18 @@ def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
     convert.__name__ = kind.__name__
     return convert
+
+
+def seconds(text: str) -> float | Literal["timeout"] | None:
+    """Convert a time limit in s, or `none`; `timeout` is a default that stays as it is."""
+    if text == "timeout":
+        return "timeout"
+    value = None if text.lower() == "none" else float(text)
+    try:
+        return time_limit("limit", value)
+    except ValueError as error:
+        expected = "expected a positive number of seconds, none or inf"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text}") from error
 
 
 def non_negative(text: str) -> int:

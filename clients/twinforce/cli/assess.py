@@ -12,8 +12,10 @@ from twinforce.cli.arguments import (
     add_file,
     add_hydrogen_mass,
     add_model,
+    add_quiet,
     add_service_options,
     non_negative,
+    service_options,
 )
 from twinforce.cli.files import read_atoms, require
 
@@ -28,7 +30,7 @@ def add_assess_command(commands: Any) -> None:
         "assess",
         "FILE",
         summary="measure how safe direct forces and multiple time stepping are",
-        example="twinforce assess water.xyz --preset quick --budget 20 --out assessment",
+        example="twinforce assess water.xyz --preset quick --budget 20 --output assessment",
     )
     system = parser.add_argument_group("system")
     add_file(
@@ -41,7 +43,8 @@ def add_assess_command(commands: Any) -> None:
     _add_conditions(parser.add_argument_group("conditions"))
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--out",
+        "-o",
+        "--output",
         type=Path,
         default=Path("assessment"),
         metavar="FOLDER",
@@ -52,6 +55,7 @@ def add_assess_command(commands: Any) -> None:
         action="store_true",
         help="delete an assessment of another model, system or conditions in the folder",
     )
+    add_quiet(output)
     add_service_options(parser)
     parser.set_defaults(command=_run)
 
@@ -134,18 +138,18 @@ def _run(args: argparse.Namespace) -> None:
         fmax=args.fmax,
         seed=args.seed,
     )
-    with Client(args.url, timeout=args.timeout) as client:
+    with Client(args.url, **service_options(args)) as client:
         report = assess.assess(
             client,
             atoms,
-            args.out,
+            args.output,
             model=args.model,
             preset=args.preset,
             pieces=[piece.strip() for piece in args.pieces.split(",") if piece.strip()],
             conditions=conditions,
             budget_minutes=args.budget or math.inf,
             anew=args.anew,
-            progress=assess.Progress(),
+            progress=assess.Progress(is_shown=not args.quiet),
         )
     sys.stdout.write("\n".join(report["verdict"]["advice"]) + "\n")
-    sys.stdout.write(f"{args.out / 'report.html'}\n")
+    sys.stdout.write(f"{args.output / 'report.html'}\n")

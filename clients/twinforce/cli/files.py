@@ -1,8 +1,17 @@
-"""Reading of atoms from files, and imports of optional packages."""
+"""Reading of atoms from files, checks of files to write, and imports of optional packages."""
 
+import errno
 import importlib
+import os
+from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
+
+from twinforce_proto import OUTPUTS
+
+# What a model or a simulation computes for a state, which is wrong for any other state.
+_RESULTS = ("energy", "free_energy", "forces", "stress", "correction_work", *OUTPUTS)
 
 
 def require(module: str) -> Any:
@@ -29,14 +38,109 @@ def read_atoms(path: Path, index: str) -> list[Any]:
     Raises:
         ValueError: The file cannot be read or holds no such systems.
     """
-    read = require("ase.io").read
-    if not path.is_file():
+    require("ase.io")
+    selection = _selection(index)
+    if not path.exists():
         raise ValueError(f"{path}: no such file")
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a file, got {'a folder' if path.is_dir() else path}")
+    found = _read(path, selection)
+    if not found:
+        n_systems = len(_read(path, slice(None)))
+        held = {0: "no systems", 1: "one system, 0"}.get(
+            n_systems, f"{n_systems} systems, 0 to {n_systems - 1}"
+        )
+        raise ValueError(f"{path}: holds no atoms at {index!r}; it holds {held}")
+    return found
+
+
+def without_results(atoms: Any) -> Any:
+    """Return a copy of atoms without a calculator and without results of earlier predictions."""
+    bare = atoms.copy()
+    for labels in (bare.info, bare.arrays):
+        for name in [*labels]:
+            if name in _RESULTS or name.startswith("force_rmse"):
+                labels.pop(name)
+    return bare
+
+
+def check_outputs(source: Path, outputs: Mapping[str, Path | None]) -> None:
+    """Check that files can be written, and that each is a file of its own.
+
+    Args:
+        source: File that is read.
+        outputs: Files to write, by their options; None means that it is not given.
+
+    Raises:
+        OSError: A folder is missing or cannot be written to.
+        ValueError: A file would be written over the source or over another one.
+    """
+    given = {option: path for option, path in outputs.items() if path is not None}
+    for path in given.values():
+        _check_writable(path)
+    for (option, path), (other, other_path) in combinations({**given, "FILE": source}.items(), 2):
+        if _are_same(path, other_path):
+            raise ValueError(
+                f"{option} {path}: expected a file of its own, got the same file as {other}"
+            )
+
+
+def check_image(path: Path) -> None:
+    """Check that a plot can be written in the format that its name asks for.
+
+    Raises:
+        ValueError: The suffix is unknown.
+    """
+    known = require("matplotlib.backend_bases").FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise ValueError(f"{path}: expected a name that ends in .{', .'.join(sorted(known))}")
+
+
+def _selection(index: str) -> slice:
     try:
-        found = read(path, index=index)
+        numbers = [int(part) if part.strip() else None for part in index.split(":")]
+        if len(numbers) == 1 and numbers[0] is not None:
+            return slice(numbers[0], numbers[0] + 1 or None)
+        if len(numbers) in (2, 3) and 0 not in numbers[2:]:
+            return slice(*numbers)
+    except ValueError:
+        pass
+    raise ValueError(
+        f"--index: expected a number such as -1 or a range such as 0:100:10, got {index!r}"
+    )
+
+
+def _read(path: Path, selection: slice) -> list[Any]:
+    """Return the selected systems of a file.
+
+    Raises:
+        ValueError: The file cannot be read.
+    """
+    formats = require("ase.io.formats")
+    try:
+        with path.open("rb"):
+            pass  # for the reason of the system, if there is one
+        kind = formats.filetype(str(path))
+        if formats.get_ioformat(kind).single:
+            return [formats.read(str(path), format=kind, do_not_split_by_at_sign=True)][selection]
+        return list(formats.read(str(path), selection, format=kind, do_not_split_by_at_sign=True))
     except Exception as error:
-        raise ValueError(f"{path}: cannot be read: {str(error) or type(error).__name__}") from error
-    atoms = found if isinstance(found, list) else [found]
-    if not atoms:
-        raise ValueError(f"{path}: holds no atoms at {index!r}")
-    return atoms
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ValueError(f"{path}: cannot be read: {reason or type(error).__name__}") from error
+
+
+def _check_writable(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    target = path if path.exists() else Path(os.path.realpath(path)).parent
+    if not target.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def _are_same(path: Path, other: Path) -> bool:
+    """Return True if two paths lead to one file; devices such as /dev/null do not count."""
+    if path.exists() and other.exists():
+        return path.is_file() and path.samefile(other)
+    return os.path.realpath(path) == os.path.realpath(other)

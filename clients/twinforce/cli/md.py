@@ -1,10 +1,8 @@
 """`twinforce md`: run molecular dynamics with the forces of a service."""
 
 import argparse
-import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,24 +11,17 @@ from twinforce.cli.arguments import (
     add_file,
     add_hydrogen_mass,
     add_model,
+    add_quiet,
     add_service_options,
     non_negative,
     positive,
+    service_options,
 )
-from twinforce.cli.files import read_atoms, require
-from twinforce.md import (
-    Ensemble,
-    ForceChoice,
-    Instant,
-    LogWriter,
-    MDSettings,
-    Thermostat,
-    conserved_drift,
-    dynamics_of,
-    follow,
-    follow_on_server,
-    plot_runs,
-)
+from twinforce.cli.files import check_image, check_outputs, read_atoms, require, without_results
+from twinforce.cli.progress import say
+from twinforce.cli.simulation import Simulation
+from twinforce.md import Ensemble, ForceChoice, MDSettings, Thermostat
+from twinforce.md.columns import VelocityUnit, drop_velocities, take_masses, take_velocities
 
 _DEFAULTS = MDSettings()
 _EXAMPLE = """\
@@ -61,6 +52,12 @@ def _add_system(group: Any) -> None:
         "--new-velocities",
         action="store_true",
         help="draw velocities even if the file has some",
+    )
+    group.add_argument(
+        "--velocity-units",
+        choices=get_args(VelocityUnit),
+        help="unit of velocities in a column of the file, such as velocities or vel "
+        "(default: that of the program that uses the name, which vel and velo have)",
     )
 
 
@@ -197,63 +194,73 @@ def _add_output(group: Any) -> None:
         type=Path,
         metavar="FILE",
         help="save the run to this file at each interval; if the file exists, continue that run "
-        "until it has taken --steps steps",
+        "until it has taken --steps steps, with its --log and --trajectory",
     )
+    add(
+        "--allow-model-change",
+        action="store_true",
+        help="go on if the service has other weights than those that the run began with, "
+        "also on a restart; without it that is an error",
+    )
+    add_quiet(group)
 
 
 def _run(args: argparse.Namespace) -> None:
+    files = ("trajectory", "log", "plot", "restart")
+    check_outputs(args.file, {f"--{name}": getattr(args, name) for name in files})
     (atoms,) = read_atoms(args.file, args.index)[-1:]
-    if args.new_velocities:
-        atoms.set_array("momenta", None)
+    atoms = without_results(atoms)
     if args.plot:
-        require("matplotlib.figure")
+        check_image(args.plot)
     ase = require("twinforce.ase")
-    if args.hydrogen_mass:
-        ase.repartition_hydrogen_mass(atoms, args.hydrogen_mass)
+    remarks = [f"{args.file}: {len(atoms)} atoms", *_taken(atoms, args)]
     if args.forces == "direct" and args.ensemble == "nve":
         _show_warning(
             "direct forces are not the gradient of an energy: without a thermostat the system "
             "will heat up or cool down"
         )
-    written: list[Instant] = []
     with (
-        ase.TwinForceCalculator(args.url, model=args.model, timeout=args.timeout) as atoms.calc,
+        ase.TwinForceCalculator(
+            args.url,
+            model=args.model,
+            allow_model_change=args.allow_model_change,
+            **service_options(args),
+        ) as atoms.calc,
         warnings.catch_warnings(),
     ):
         atoms.calc.set(force_kind="direct" if args.forces == "direct" else "conservative")
         warnings.simplefilter("ignore", ase.DirectForcesWarning)
         warnings.showwarning = _show_warning
-        try:
-            _simulate(atoms, args, written)
-        finally:
-            _summarize(written, len(atoms), args.plot)
+        Simulation(atoms, _settings_of(args), args).run(remarks)
 
 
-def _simulate(atoms: Any, args: argparse.Namespace, written: list[Instant]) -> None:
-    """Run to the end; write states at each interval and append them to `written`."""
-    settings = _settings_of(args)
-    is_continued = args.restart is not None and args.restart.exists()
-    dynamics = dynamics_of(atoms, settings, args.restart if is_continued else None)
-    with ExitStack() as files:
-        writers = list(_writers(args, atoms, files, is_continued=is_continued))
-        if args.restart:
-            writers.append(lambda _: dynamics.save(args.restart))
-        bar = files.enter_context(
-            require("tqdm").tqdm(total=args.steps, unit="step", disable=None, smoothing=0.1)
+def _taken(atoms: Any, args: argparse.Namespace) -> Iterator[str]:
+    """Use what the file says beyond positions, and yield what was done with it."""
+    if masses := take_masses(atoms):
+        yield masses
+    if args.hydrogen_mass:
+        require("twinforce.ase").repartition_hydrogen_mass(atoms, args.hydrogen_mass)
+    if atoms.constraints:
+        yield f"constraints of the file: {', '.join(map(_described, atoms.constraints))}"
+    for name in ("charge", "spin", "spin_multiplicity"):
+        if name in atoms.info:
+            yield f"{name} {atoms.info[name]} of the file"
+    if args.restart is not None and args.restart.exists():
+        drop_velocities(atoms)
+        yield "velocities: those of the restart file"
+    elif args.new_velocities:
+        had_some = drop_velocities(atoms)
+        yield f"velocities: drawn at {args.temperature:g} K" + (
+            "; those of the file are not used" if had_some else ""
         )
-        states = (
-            follow_on_server(dynamics, settings, args.interval)
-            if args.on_server
-            else follow(dynamics, settings)
-        )
-        for index, state in enumerate(states):
-            bar.update(state.step - bar.n)
-            if state.step // dynamics.inner_steps % args.interval == 0:
-                bar.set_postfix_str(f"{state.temperature_k:.0f} K", refresh=False)
-                written.append(state)
-                is_in_files = is_continued and index == 0
-                for write in [] if is_in_files else writers:
-                    write(state)
+    else:
+        found = take_velocities(atoms, args.velocity_units)
+        yield f"velocities: {found or f'drawn at {args.temperature:g} K, the file has none'}"
+
+
+def _described(constraint: Any) -> str:
+    n_atoms = len(getattr(constraint, "index", ()))
+    return f"{type(constraint).__name__} of {n_atoms} atoms"
 
 
 def _settings_of(args: argparse.Namespace) -> MDSettings:
@@ -273,49 +280,6 @@ def _settings_of(args: argparse.Namespace) -> MDSettings:
     )
 
 
-def _writers(
-    args: argparse.Namespace, atoms: Any, files: ExitStack, *, is_continued: bool
-) -> Iterator[Callable[[Instant], None]]:
-    mode = "a" if is_continued else "w"
-    if args.log:
-        has_header = is_continued and args.log.exists() and args.log.stat().st_size > 0
-        file = files.enter_context(args.log.open(mode, newline=""))
-        yield LogWriter(file, has_header=has_header).write
-    if args.trajectory:
-        yield _trajectory_writer(args.trajectory, atoms, files, mode)
-
-
-def _trajectory_writer(
-    path: Path, atoms: Any, files: ExitStack, mode: str
-) -> Callable[[Instant], None]:
-    if path.suffix == ".traj":
-        trajectory = files.enter_context(require("ase.io.trajectory").Trajectory(path, mode, atoms))
-        return lambda _: trajectory.write()
-    if path.suffix not in (".xyz", ".extxyz"):
-        raise ValueError(f"{path}: expected a name that ends in .traj, .xyz or .extxyz")
-    file = files.enter_context(path.open(mode))
-    return lambda _: require("ase.io").write(file, atoms, format="extxyz")
-
-
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Write a warning on one line, as errors are written."""
-    sys.stderr.write(f"twinforce: warning: {message}\n")
-
-
-def _summarize(written: list[Instant], n_atoms: int, plot: Path | None) -> None:
-    """Print a summary of the run, also of an interrupted one, and plot it."""
-    if not written:
-        return
-    last = written[-1]
-    drift = conserved_drift(written, n_atoms)
-    text = (
-        ""
-        if drift is None
-        else f"; drift of the conserved energy {drift.rate:+.3f} ± {drift.error:.3f} meV/atom/ps"
-    )
-    sys.stderr.write(
-        f"{last.step} steps, {last.time_fs * 1e-3:g} ps; final temperature "
-        f"{last.temperature_k:.1f} K{text}\n"
-    )
-    if plot is not None:
-        plot_runs({"run": written}, n_atoms, plot)
+    say(f"twinforce: warning: {message}")

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from twinforce._client import Client
-from twinforce.cli.arguments import add_command, add_service_options
+from twinforce.cli.arguments import add_command, add_service_options, service_options
 from twinforce_proto import ModelInfo
 
 
@@ -32,7 +32,7 @@ def add_models_command(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    with Client(args.url, timeout=args.timeout) as client:
+    with Client(args.url, **service_options(args)) as client:
         infos = [client.model(args.model)] if args.model else client.models()
     if args.json:
         text = json.dumps([asdict(info) for info in infos], indent=2)

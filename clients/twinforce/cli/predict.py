@@ -12,8 +12,18 @@ from typing import Any
 import numpy as np
 
 from twinforce._client import Client
-from twinforce.cli.arguments import add_command, add_file, add_model, add_service_options
-from twinforce.cli.files import read_atoms, require
+from twinforce._files import replace_file
+from twinforce._weights import ServedWeights
+from twinforce.cli.arguments import (
+    add_command,
+    add_file,
+    add_model,
+    add_quiet,
+    add_service_options,
+    service_options,
+)
+from twinforce.cli.files import check_outputs, read_atoms, require, without_results
+from twinforce.cli.progress import ProgressMeter
 from twinforce_proto import (
     DEFAULT_OUTPUTS,
     OUTPUTS,
@@ -23,6 +33,9 @@ from twinforce_proto import (
     System,
     parse_outputs,
 )
+
+_SUFFIXES = {".xyz": "extxyz", ".extxyz": "extxyz", ".json": "json", ".traj": "traj"}
+_FORMATS = tuple(dict.fromkeys(_SUFFIXES.values()))
 
 # Limits of one request.
 _MAX_SYSTEMS = 256
@@ -62,45 +75,64 @@ def add_predict_command(commands: Any) -> None:
     )
     output.add_argument(
         "--format",
-        choices=("extxyz", "json"),
-        help="format to write (default: json if --output ends in .json, else extxyz)",
+        choices=_FORMATS,
+        help="format to write (default: that of the suffix of --output: .xyz, .extxyz, .json or "
+        ".traj; extxyz without one)",
     )
+    add_quiet(output)
     add_service_options(parser)
     parser.set_defaults(command=_run)
 
 
 def _run(args: argparse.Namespace) -> None:
+    check_outputs(args.file, {"--output": args.output})
+    file_format = _format_of(args.output, args.format)
     outputs = tuple(parse_outputs(args.outputs.split(",")))
     all_atoms = read_atoms(args.file, args.index)
-    with Client(args.url, timeout=args.timeout) as client:
+    with Client(args.url, **service_options(args)) as client:
         info = client.model(args.model)
-        predictions = _predict(client, info, all_atoms, outputs)
-    file_format = args.format or _format_of(args.output)
-    text = _as_json(predictions) if file_format == "json" else _as_extxyz(all_atoms, predictions)
+        predictions = _predict(client, info, all_atoms, outputs, is_quiet=args.quiet)
+    write = {"json": _as_json, "extxyz": _as_extxyz, "traj": _as_traj}[file_format]
+    content = write(all_atoms, predictions)
     if args.output is None:
-        sys.stdout.write(text)
+        sys.stdout.write(content.decode())
     else:
-        args.output.write_text(text)
+        replace_file(args.output, content)
 
 
 def _predict(
-    client: Client, info: ModelInfo, all_atoms: Sequence[Any], outputs: Sequence[str]
+    client: Client,
+    info: ModelInfo,
+    all_atoms: Sequence[Any],
+    outputs: Sequence[str],
+    *,
+    is_quiet: bool,
 ) -> list[Prediction]:
-    systems = [_system(index, atoms, info) for index, atoms in enumerate(all_atoms)]
+    systems = [_system(index, atoms) for index, atoms in enumerate(all_atoms)]
     predictions: list[Prediction] = []
-    with require("tqdm").tqdm(total=len(systems), unit="system", disable=None) as bar:
+    with ProgressMeter(len(systems), "systems", is_quiet=is_quiet) as meter:
         for chunk in _chunks(systems):
             try:
                 predictions += client.predict(chunk, outputs, info.name)
             except ServiceError as error:
                 raise _indexed_in_file(error, len(predictions)) from error
-            bar.update(len(chunk))
+            _check_weights(info, predictions[-1])
+            meter.update(len(predictions))
     return predictions
 
 
-def _system(index: int, atoms: Any, info: ModelInfo) -> System:
+def _check_weights(info: ModelInfo, prediction: Prediction) -> None:
+    """Raise if the service has other weights by now, so that a file holds those of one model."""
+    if prediction.provenance is None:
+        return
+    begun, found = ServedWeights.of(info), ServedWeights.of(prediction.provenance)
+    if found != begun:
+        raise begun.changed_to(found, "which the first systems had", "run the command again")
+
+
+def _system(index: int, atoms: Any) -> System:
     try:
-        system: System = require("twinforce.ase").system_of(atoms, info)
+        system: System = require("twinforce.ase").system_of(atoms)
     except ServiceError as error:
         raise error.at(index) from error
     return system
@@ -126,8 +158,21 @@ def _indexed_in_file(error: ServiceError, n_before: int) -> ServiceError:
     return error.at(n_before + error.system_index)
 
 
-def _format_of(path: Path | None) -> str:
-    return "json" if path is not None and path.suffix == ".json" else "extxyz"
+def _format_of(path: Path | None, chosen: str | None) -> str:
+    """Return the format to write.
+
+    Raises:
+        ValueError: The suffix is unknown, or that of another format than the chosen one.
+    """
+    suffix = "" if path is None else path.suffix.lower()
+    of_suffix = _SUFFIXES.get(suffix)
+    if chosen == "traj" and path is None:
+        raise ValueError("--format traj: expected an --output, because the format is binary")
+    if of_suffix is None and suffix and chosen is None:
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(_SUFFIXES)}")
+    if of_suffix and chosen and of_suffix != chosen:
+        raise ValueError(f"{path}: expected a name of a file in {chosen}, got one in {of_suffix}")
+    return chosen or of_suffix or "extxyz"
 
 
 def _values(prediction: Prediction) -> dict[str, Any]:
@@ -135,7 +180,7 @@ def _values(prediction: Prediction) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _as_json(predictions: Sequence[Prediction]) -> str:
+def _as_json(_: Sequence[Any], predictions: Sequence[Prediction]) -> bytes:
     provenance = predictions[0].provenance
     document = {
         "provenance": None if provenance is None else asdict(provenance),
@@ -144,14 +189,30 @@ def _as_json(predictions: Sequence[Prediction]) -> str:
             for prediction in predictions
         ],
     }
-    return json.dumps(document) + "\n"
+    return (json.dumps(document) + "\n").encode()
 
 
-def _as_extxyz(all_atoms: Sequence[Any], predictions: Sequence[Prediction]) -> str:
+def _as_extxyz(all_atoms: Sequence[Any], predictions: Sequence[Prediction]) -> bytes:
     file = io.StringIO()
     for atoms, prediction in zip(all_atoms, predictions, strict=True):
         require("ase.io").write(file, _labeled(atoms, prediction), format="extxyz")
+    return file.getvalue().encode()
+
+
+def _as_traj(all_atoms: Sequence[Any], predictions: Sequence[Prediction]) -> bytes:
+    file = io.BytesIO()
+    trajectory = require("ase.io.trajectory").TrajectoryWriter(file, "w")
+    for atoms, prediction in zip(all_atoms, predictions, strict=True):
+        trajectory.write(_without_columns(_labeled(atoms, prediction)))
     return file.getvalue()
+
+
+def _without_columns(labeled: Any) -> Any:
+    """Move outputs per atom into `info`, because a .traj file has no columns of its own."""
+    for name in OUTPUTS:
+        if name in labeled.arrays:
+            labeled.info[name] = labeled.arrays.pop(name)
+    return labeled
 
 
 def _labeled(atoms: Any, prediction: Prediction) -> Any:
@@ -161,10 +222,7 @@ def _labeled(atoms: Any, prediction: Prediction) -> Any:
     """
     single_point = require("ase.calculators.singlepoint").SinglePointCalculator
     values = _values(prediction)
-    labeled = atoms.copy()
-    for name in ("energy", "free_energy", "forces", "stress", *OUTPUTS):
-        labeled.info.pop(name, None)
-        labeled.arrays.pop(name, None)
+    labeled = without_results(atoms)
     for name, value in values.items():
         if name.endswith("_stress"):
             labeled.info[name] = np.array(value)

@@ -53,10 +53,19 @@ class LogWriter:
         self._file = file
         self._rows = csv.writer(file)
         self._has_header = has_header
+        self._columns: list[str] = []
 
     def write(self, instant: Instant) -> None:
-        """Write one row."""
+        """Write one row.
+
+        Raises:
+            ValueError: Its columns are not those of the rows before, as for other species.
+        """
         row = _row(instant)
+        self._columns = self._columns or list(row)
+        if self._columns != list(row):
+            expected, got = ", ".join(self._columns), ", ".join(row)
+            raise ValueError(f"log: expected the columns {expected}; got {got}: begin another log")
         if not self._has_header:
             self._has_header = True
             self._rows.writerow(row)

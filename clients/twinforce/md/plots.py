@@ -1,8 +1,10 @@
 """Plots of runs."""
 
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from twinforce._files import replace_file
 from twinforce.md.instants import Instant
 
 
@@ -29,4 +31,6 @@ def plot_runs(runs: Mapping[str, Iterable[Instant]], n_atoms: int, path: Path) -
     lower.set_ylabel("temperature (K)")
     lower.set_xlabel("time (ps)")
     upper.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    image = io.BytesIO()
+    figure.savefig(image, format=path.suffix.lower().removeprefix(".") or None, dpi=150)
+    replace_file(path, image.getvalue())

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from twinforce.md.columns import take_velocities
 from twinforce.md.instants import Instant
 from twinforce.md.settings import MDSettings, ensemble_of
 
@@ -16,7 +17,8 @@ def molecular_dynamics(
 ) -> Iterator[Instant]:
     """Run molecular dynamics; yield the start and then the state after every outer step.
 
-    If the atoms have no velocities, they are drawn, without net momentum.
+    If the atoms have no velocities, they are drawn, without net momentum. Velocities in a column
+    of another name, such as `vel`, are used; see `twinforce.md.columns`.
 
     Args:
         atoms: Atoms with a calculator, moved in place.
@@ -34,7 +36,7 @@ def dynamics_of(atoms: Any, settings: MDSettings, restart: Path | str | None = N
     from twinforce.ase import MultipleTimeStepping
 
     rng = np.random.default_rng(settings.seed)
-    if not atoms.has("momenta"):
+    if take_velocities(atoms) is None:
         draw_velocities(atoms, settings.temperature_k, rng)
     dynamics = MultipleTimeStepping(
         atoms,
@@ -56,7 +58,9 @@ def follow(dynamics: Any, settings: MDSettings) -> Iterator[Instant]:
         yield _instant(dynamics, settings.time_step_fs)
 
 
-def follow_on_server(dynamics: Any, settings: MDSettings, interval: int) -> Iterator[Instant]:
+def follow_on_server(
+    dynamics: Any, settings: MDSettings, interval: int, *, is_restored: bool = False
+) -> Iterator[Instant]:
     """Run dynamics on the server until `n_steps` are taken.
 
     Args:
@@ -64,10 +68,12 @@ def follow_on_server(dynamics: Any, settings: MDSettings, interval: int) -> Iter
         settings: The settings that it was made with.
         interval: Outer steps between yielded states, counted from the start of the whole run. The
             first and the last state are always yielded.
+        is_restored: True if the dynamics was restored before its first step, so that its state
+            need not be evaluated.
     """
     n_done = dynamics.get_number_of_steps()
     n_outer = math.ceil(settings.n_steps / dynamics.inner_steps)
-    if n_done:
+    if n_done or is_restored:
         yield _instant(dynamics, settings.time_step_fs)
     while (n_left := n_outer - dynamics.get_number_of_steps()) > 0:
         n_next = min(-dynamics.get_number_of_steps() % interval or n_left, n_left)
@@ -76,13 +82,21 @@ def follow_on_server(dynamics: Any, settings: MDSettings, interval: int) -> Iter
 
 
 def draw_velocities(atoms: Any, temperature_k: float, rng: np.random.Generator) -> None:
-    """Draw Maxwell-Boltzmann velocities and remove the motion of the center of mass."""
+    """Draw Maxwell-Boltzmann velocities, without motion of the center of mass if all can move.
+
+    Raises:
+        ValueError: A mass is not a positive, finite number, or there is a constraint other than
+            FixAtoms.
+    """
     from ase import units
 
+    from twinforce.ase.checks import check_masses, mobility_of
+
+    check_masses(atoms)
     masses = atoms.get_masses()[:, None]
     spread = np.sqrt(units.kB * temperature_k / masses)
     velocities = spread * rng.standard_normal((len(atoms), 3))
-    if len(atoms) > 1:
+    if len(atoms) > 1 and mobility_of(atoms) is None:
         velocities -= (masses * velocities).sum(axis=0) / masses.sum()
     atoms.set_velocities(velocities)
 

@@ -71,11 +71,13 @@ class CheckpointSummary:
 
     Attributes:
         model: Name of the model.
+        sha256: SHA-256 of its weights, in hexadecimal.
         n_atoms: Number of atoms.
         step: Number of inner steps taken.
     """
 
     model: str
+    sha256: str
     n_atoms: int
     step: int
 
@@ -90,7 +92,8 @@ class CheckpointSummary:
             message = pb.Checkpoint.FromString(data)
         except DecodeError as error:
             raise _invalid_checkpoint(error) from error
-        return cls(message.model, len(message.start.system.atomic_numbers) // 4, message.step)
+        n_atoms = len(message.start.system.atomic_numbers) // 4
+        return cls(message.model, message.sha256, n_atoms, message.step)
 
 
 def _invalid_checkpoint(error: Exception) -> InvalidRequestError:

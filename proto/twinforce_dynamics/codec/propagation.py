@@ -47,6 +47,7 @@ def propagate_request_to_proto(request: PropagateRequest) -> pb.PropagateRequest
         checkpoint=origin if isinstance(origin, bytes) else None,
         n_steps=request.n_steps,
         interval=request.interval,
+        allow_model_change=request.allow_model_change,
     )
 
 
@@ -62,7 +63,9 @@ def propagate_request_from_proto(message: pb.PropagateRequest) -> PropagateReque
         origin = start_from_proto(message.start)
     elif not message.checkpoint:
         raise InvalidRequestError.expected("origin", "a start or a checkpoint", "neither")
-    return PropagateRequest(message.model, origin, message.n_steps, message.interval)
+    return PropagateRequest(
+        message.model, origin, message.n_steps, message.interval, message.allow_model_change
+    )
 
 
 def start_to_proto(start: Start, *, with_velocities: bool = True) -> pb.Start:

@@ -279,18 +279,20 @@ class Start(_message.Message):
     def __init__(self, system: _Optional[_Union[System, _Mapping]] = ..., velocities: _Optional[_Union[Array, _Mapping]] = ..., masses: _Optional[_Union[Array, _Mapping]] = ..., fixed_atoms: _Optional[bytes] = ..., integrator: _Optional[_Union[Integrator, _Mapping]] = ..., seed: _Optional[int] = ..., random_state: _Optional[_Union[RandomState, _Mapping]] = ...) -> None: ...
 
 class PropagateRequest(_message.Message):
-    __slots__ = ("model", "start", "checkpoint", "n_steps", "interval")
+    __slots__ = ("model", "start", "checkpoint", "n_steps", "interval", "allow_model_change")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     N_STEPS_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_MODEL_CHANGE_FIELD_NUMBER: _ClassVar[int]
     model: str
     start: Start
     checkpoint: bytes
     n_steps: int
     interval: int
-    def __init__(self, model: _Optional[str] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., checkpoint: _Optional[bytes] = ..., n_steps: _Optional[int] = ..., interval: _Optional[int] = ...) -> None: ...
+    allow_model_change: bool
+    def __init__(self, model: _Optional[str] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., checkpoint: _Optional[bytes] = ..., n_steps: _Optional[int] = ..., interval: _Optional[int] = ..., allow_model_change: bool = ...) -> None: ...
 
 class ForceDisagreement(_message.Message):
     __slots__ = ("rmse", "species_rmse", "work", "total_work")

@@ -33,6 +33,12 @@ from twinforce_service.calls.conversion import (
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.calls.predictions import predict
+from twinforce_service.calls.reply_sizes import (
+    accept_reports,
+    check_pair_norms,
+    check_predictions,
+    check_snapshots,
+)
 from twinforce_service.engine.engine import Engine
 
 _Request = TypeVar("_Request")
@@ -48,12 +54,15 @@ class _Description(Generic[_Request, _Reply]):
         decode: Returns the request in a message, or raises a `ServiceError`.
         encode: Returns the message of a reply to a request.
         n_bytes: Returns the approximate size of a reply; large ones are encoded in a thread.
+        check_reply: Raises a `ServiceError` if a message of the reply to a request would exceed a
+            number of bytes.
     """
 
     message: type[Message]
     decode: Callable[[Any], _Request]
     encode: Callable[[_Request, _Reply], Message]
     n_bytes: Callable[[_Reply], int]
+    check_reply: Callable[[_Request, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +107,7 @@ def describe_calls(engine: Engine, jacobians: Jacobians, dynamics: Dynamics) -> 
                 request.model, predictions, request.reply_dtype
             ),
             n_bytes=prediction_bytes,
+            check_reply=check_predictions,
             answer=partial(predict, engine),
         ),
         nonconservativity=UnaryCall(
@@ -105,6 +115,7 @@ def describe_calls(engine: Engine, jacobians: Jacobians, dynamics: Dynamics) -> 
             decode=nonconservativity_request_from_proto,
             encode=lambda request, found: nonconservativity_reply_to_proto(request.model, found),
             n_bytes=nonconservativity_bytes,
+            check_reply=check_pair_norms,
             answer=jacobians.nonconservativity,
         ),
         propagate=StreamingCall(
@@ -112,6 +123,7 @@ def describe_calls(engine: Engine, jacobians: Jacobians, dynamics: Dynamics) -> 
             decode=propagate_request_from_proto,
             encode=lambda _, snapshot: snapshot_to_proto(snapshot),
             n_bytes=snapshot_bytes,
+            check_reply=check_snapshots,
             answer=dynamics.propagate,
         ),
         relax=StreamingCall(
@@ -119,6 +131,7 @@ def describe_calls(engine: Engine, jacobians: Jacobians, dynamics: Dynamics) -> 
             decode=relax_request_from_proto,
             encode=lambda _, relaxed: relaxed_to_proto(relaxed),
             n_bytes=relaxed_bytes,
+            check_reply=accept_reports,
             answer=dynamics.relax,
         ),
     )

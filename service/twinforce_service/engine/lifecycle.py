@@ -17,6 +17,12 @@ def shutting_down() -> UnavailableError:
     return UnavailableError("the service is shutting down", retry_after=_RETRY_AFTER)
 
 
+def not_finished() -> UnavailableError:
+    """Return the error for accepted requests that the service had no time to finish."""
+    text = "the service stopped before this was evaluated"
+    return UnavailableError(text, retry_after=_RETRY_AFTER)
+
+
 class Lifecycle:
     """The state that all engines share, and the models that they serve.
 

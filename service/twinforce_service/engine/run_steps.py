@@ -14,6 +14,7 @@ from twinforce_dynamics.trajectory import Snapshot, Trajectory
 from twinforce_proto import (
     InvalidRequestError,
     InvalidSystemError,
+    ModelChangedError,
     ModelInfo,
     Prediction,
     PredictionError,
@@ -93,7 +94,8 @@ def _propagation_steps(request: PropagateRequest, find: Callable[[str], ModelInf
     checkpoint = Checkpoint.from_bytes(origin) if isinstance(origin, bytes) else None
     info = find(request.model or (checkpoint.model if checkpoint else ""))
     if checkpoint is not None:
-        _check_model(info, checkpoint)
+        if not request.allow_model_change:
+            _check_model(info, checkpoint)
         start = checkpoint.start
     else:
         assert not isinstance(origin, bytes)
@@ -109,14 +111,21 @@ def _propagation_steps(request: PropagateRequest, find: Callable[[str], ModelInf
 
 
 def _check_model(info: ModelInfo, checkpoint: Checkpoint) -> None:
-    if (info.name, info.sha256) != (checkpoint.model, checkpoint.sha256):
+    if not _is_of(info, checkpoint):
         made_with, served = (
             f"{name} ({sha256[:12]})"
             for name, sha256 in ((checkpoint.model, checkpoint.sha256), (info.name, info.sha256))
         )
-        raise InvalidRequestError.expected(
-            "checkpoint", f"one made with {served}", f"one made with {made_with}"
+        text = (
+            f"checkpoint: expected one made with {served}, got one made with {made_with}; "
+            "allow_model_change evaluates it anew"
         )
+        raise ModelChangedError(text, field="checkpoint")
+
+
+def _is_of(info: ModelInfo, checkpoint: Checkpoint) -> bool:
+    """Return True if the checkpoint was made with the weights of this model."""
+    return (info.name, info.sha256) == (checkpoint.model, checkpoint.sha256)
 
 
 def _propagate(
@@ -133,6 +142,8 @@ def _propagate(
         yield Emit(_snapshot(trajectory, info, state, first, 0.0), is_last=False)
     else:
         first, state = checkpoint.step, checkpoint.state
+        if not _is_of(info, checkpoint):
+            state = yield from trajectory.again(state)
     for n_done in range(stride, n_steps + stride, stride):
         work_before = state.correction_work
         is_last = n_done == n_steps

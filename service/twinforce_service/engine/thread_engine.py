@@ -16,7 +16,7 @@ from twinforce_models.registry import LoadedModel
 from twinforce_proto import DeadlineExceededError, ModelLoadError, ServiceError, UnavailableError
 from twinforce_service.engine import evaluation
 from twinforce_service.engine.answering import Answering
-from twinforce_service.engine.lifecycle import Lifecycle
+from twinforce_service.engine.lifecycle import Lifecycle, not_finished
 from twinforce_service.engine.report import BatchReport
 from twinforce_service.engine.run_steps import run_steps_of
 from twinforce_service.engine.runner import ActiveRun, Runner
@@ -142,7 +142,7 @@ class ThreadEngine(Lifecycle):
             return
         self._thread.join(timeout)
         if self._thread.is_alive():
-            self._abandon(UnavailableError("the service stopped before this was evaluated"))
+            self._abandon(not_finished())
 
     def _close(self, failure: ServiceError | None = None) -> None:
         super()._close(failure)

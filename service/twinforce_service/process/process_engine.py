@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Any
 
 from twinforce_proto import ModelInfo, ModelLoadError, Provenance, ServiceError, UnavailableError
-from twinforce_service.engine.lifecycle import Lifecycle
+from twinforce_service.engine.lifecycle import Lifecycle, not_finished
 from twinforce_service.engine.report import BatchReport, guarded
 from twinforce_service.engine.runs import Credit, Run
 from twinforce_service.engine.spec import EngineSpec
@@ -138,7 +138,7 @@ class ProcessEngine(Lifecycle):
             return
         self._thread.join(timeout)
         if self._thread.is_alive():
-            error = UnavailableError("the service stopped before this was evaluated")
+            error = not_finished()
             self._pending.fail_all(error)
             with self._changed:
                 if self._child is not None:

@@ -1,6 +1,8 @@
 """The gRPC server: inference, health and reflection on one port."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -9,15 +11,21 @@ from grpc_reflection.v1alpha import reflection
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import add_InferenceServicer_to_server
 from twinforce_service.calls.descriptions import Calls
+from twinforce_service.calls.intake import Intake
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
+from twinforce_service.transports.grpc_health import HealthService
 from twinforce_service.transports.grpc_servicer import GrpcServicer
-from twinforce_service.transports.ports import address_of, listen
+from twinforce_service.transports.ports import address_of, listen, no_ipv6
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 
-# Seconds that open health watches have to end when the server stops.
-_LAST_GRACE = 1.0
+# Seconds that the last replies have to reach their clients when the server stops.
+_LAST_GRACE = 5.0
+# Messages up to this multiple of their limit are read, for a refusal that says what to do.
+_MAX_READ = 4
+# Largest number that an option of gRPC can hold.
+_UNLIMITED = 2**31 - 1
 
 
 class GrpcServer:
@@ -27,6 +35,7 @@ class GrpcServer:
         engine: Evaluates systems and declares the models.
         calls: Calls to serve.
         metrics: Metrics to update.
+        intake: Intake of the calls.
         max_message_bytes: Size limit of a request and of a reply.
         keep_alive: Seconds between pings on an idle connection.
     """
@@ -36,11 +45,14 @@ class GrpcServer:
         engine: Engine,
         calls: Calls,
         metrics: Metrics,
+        intake: Intake,
         max_message_bytes: int,
         keep_alive: float,
     ) -> None:
-        self._servicer = GrpcServicer(engine, calls, metrics)
-        self._health = health.aio.HealthServicer()
+        self._servicer = GrpcServicer(engine, calls, metrics, intake, max_message_bytes)
+        self._health = HealthService()
+        self._address = ""
+        self._stopped: asyncio.Future[None] | None = None
         self._server = grpc.aio.server(options=_options(max_message_bytes, keep_alive))
         add_InferenceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -54,13 +66,19 @@ class GrpcServer:
             OSError: The address cannot be listened on.
         """
         await self.set_healthy(is_healthy=False)
-        listen(host, port, "gRPC").close()  # for its error message, which gRPC's lacks
-        try:
-            port = self._server.add_insecure_port(address_of(host, port))
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address_of(host, port)} for gRPC") from error
-        await self._server.start()
+        addresses, port = _available(host, port)
+        self._address = address_of(addresses[0], port)
+        with no_ipv6(host, port):
+            for address in addresses:
+                self._listen(address_of(address, port))
+            await self._server.start()
         return port
+
+    def _listen(self, address: str) -> None:
+        try:
+            self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address} for gRPC") from error
 
     async def set_healthy(self, *, is_healthy: bool) -> None:
         """Report through the health service whether requests are accepted."""
@@ -68,23 +86,61 @@ class GrpcServer:
         for name in ("", SERVICE_NAME):
             await self._health.set(name, status.SERVING if is_healthy else status.NOT_SERVING)
 
-    async def stop(self, timeout: float) -> None:
-        """Accept no more calls, answer the open ones within `timeout` s, and stop."""
-        await self._health.enter_graceful_shutdown()
-        stopped = asyncio.ensure_future(self._server.stop(timeout))
+    @asynccontextmanager
+    async def probe(self) -> AsyncGenerator[Callable[[], Awaitable[None]], None]:
+        """Yield a function that returns when the calls that have arrived before have begun.
+
+        It calls the health service: calls begin in the order in which they arrive.
+        """
+        options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(self._address, options) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+
+            async def probe() -> None:
+                with suppress(grpc.aio.AioRpcError):  # it cannot reach itself: the pause must do
+                    await stub.Check(health_pb2.HealthCheckRequest())
+
+            yield probe
+
+    def close(self, timeout: float) -> None:
+        """Refuse connections and send the clients away; open calls may take `timeout` s more."""
+        self._stopped = asyncio.ensure_future(self._server.stop(timeout))
+
+    async def drain(self, timeout: float) -> None:
+        """Answer the open calls within `timeout` s, and return once the port is closed."""
+        assert self._stopped is not None
         await self._servicer.drain(timeout)
-        # Calls that are still open, such as health watches, would never end otherwise.
-        await self._server.stop(_LAST_GRACE)
-        await stopped
+        self._health.end_watches()
+        await self._server.stop(_LAST_GRACE)  # for replies that are on their way
+        await self._stopped
+
+
+def _available(host: str, port: int) -> tuple[list[str], int]:
+    """Return the addresses of a host that can be listened on, and the port.
+
+    Raises:
+        OSError: There is none; the message says why, which that of gRPC does not.
+    """
+    places = []
+    for listener in listen(host, port, "gRPC"):
+        with listener:
+            places.append(listener.getsockname())
+    return [place[0] for place in places], places[0][1]
 
 
 def _options(max_message_bytes: int, keep_alive: float) -> list[tuple[str, int]]:
     keep_alive_ms = int(1000 * keep_alive)
     return [
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
+        # The servicer refuses what is above the limit in words that help.
+        ("grpc.max_receive_message_length", min(_MAX_READ * max_message_bytes, _UNLIMITED)),
+        ("grpc.max_send_message_length", -1),
         # Without this, a second service could share the port unnoticed.
         ("grpc.so_reuseport", 0),
+        # The core ends calls as CANCELLED if too many of them wait for the event loop, or for too
+        # many seconds. Admission, which says when to try again, refuses calls instead.
+        ("grpc.server.max_pending_requests", _UNLIMITED),
+        ("grpc.server.max_pending_requests_hard_limit", _UNLIMITED),
+        ("grpc.server_max_unrequested_time_in_server", _UNLIMITED),
         ("grpc.keepalive_time_ms", keep_alive_ms),
         ("grpc.keepalive_timeout_ms", keep_alive_ms),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from twinforce_proto import PredictRequest, ServiceError
+from twinforce_proto import PredictRequest, ServiceError, SystemTooLargeError
 from twinforce_proto.codec.messages import (
     ERROR_METADATA_KEY,
     error_to_proto,
@@ -20,6 +20,7 @@ from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceServicer
 from twinforce_service.calls.conversion import convert
 from twinforce_service.calls.descriptions import Calls, StreamingCall, UnaryCall
+from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.outcomes import counted
 from twinforce_service.calls.predictions import predict
 from twinforce_service.context import choose_request_id, request_id, set_urgency
@@ -42,12 +43,18 @@ class GrpcServicer(InferenceServicer):
         engine: Evaluates systems and declares the models.
         calls: Calls to serve.
         metrics: Metrics to update.
+        intake: Intake of the calls.
+        max_bytes: Size limit of a request and of a reply.
     """
 
-    def __init__(self, engine: Engine, calls: Calls, metrics: Metrics) -> None:
+    def __init__(
+        self, engine: Engine, calls: Calls, metrics: Metrics, intake: Intake, max_bytes: int
+    ) -> None:
         self._engine = engine
         self._calls = calls
         self._metrics = metrics
+        self._intake = intake
+        self._max_bytes = max_bytes
         self._n_calls = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -63,6 +70,7 @@ class GrpcServicer(InferenceServicer):
     ) -> AsyncIterator[pb.StreamReply]:
         """Evaluate one system after another."""
         del request_iterator  # waiting for it cannot be interrupted when the service stops
+        self._intake.note_call()
         _set_request_id(context)
         try:
             _set_urgency(context)
@@ -72,7 +80,9 @@ class GrpcServicer(InferenceServicer):
         model = ""
         while (message := await self._read(context)) is not grpc.aio.EOF:
             model = message.model or model
-            yield await self._stream_reply(decoder, walker, message, model, context)
+            reply = await self._stream_reply(decoder, walker, message, model, context)
+            await self._intake.may_reply()
+            yield reply
 
     async def Nonconservativity(  # noqa: N802
         self, request: pb.NonconservativityRequest, context: _Context
@@ -117,27 +127,41 @@ class GrpcServicer(InferenceServicer):
 
     async def _answer(self, context: _Context, work: Coroutine[Any, Any, _Reply]) -> _Reply:
         """Return the reply of a call, or end the call with its error."""
+        self._intake.note_call()
         _set_request_id(context)
         try:
             _set_urgency(context)
-            return await work
+            reply = await work
         except ServiceError as error:
             work.close()  # it has not started if the urgency is invalid
+            await self._intake.may_reply()
             await _abort(context, error)
+        await self._intake.may_reply()
+        return reply
 
     async def _unary(self, call: UnaryCall[Any, Any], message: Any, context: _Context) -> Any:
         with self._counted(message.model):
-            request = await convert(message.ByteSize(), partial(call.decode, message))
+            request = await self._decode(call, message)
             reply = await call.answer(request, _time_remaining(context))
             return await convert(call.n_bytes(reply), partial(call.encode, request, reply))
 
     async def _stream(self, call: StreamingCall[Any, Any], message: Any, context: _Context) -> None:
         with self._counted(message.model):
-            request = await convert(message.ByteSize(), partial(call.decode, message))
+            request = await self._decode(call, message)
             async with aclosing(call.answer(request, _time_remaining(context))) as replies:
                 async for reply in replies:
                     encode = partial(call.encode, request, reply)
                     await context.write(await convert(call.n_bytes(reply), encode))
+
+    async def _decode(
+        self, call: UnaryCall[Any, Any] | StreamingCall[Any, Any], message: Any
+    ) -> Any:
+        """Return the request in a message, unless it or its reply is too large."""
+        n_bytes = message.ByteSize()
+        _check_size(n_bytes, self._max_bytes)
+        request = await convert(n_bytes, partial(call.decode, message))
+        call.check_reply(request, self._max_bytes)
+        return request
 
     async def _list_models(self) -> pb.ListModelsReply:
         return pb.ListModelsReply(models=map(model_info_to_proto, self._engine.models.values()))
@@ -156,6 +180,7 @@ class GrpcServicer(InferenceServicer):
         self._begin()
         try:
             with counted(self._metrics, "grpc_stream", self._engine, model):
+                _check_size(message.ByteSize(), self._max_bytes)
                 return await self._step(decoder.decode(message), walker, context)
         except ServiceError as error:
             return stream_reply_to_proto(error)
@@ -165,6 +190,7 @@ class GrpcServicer(InferenceServicer):
     async def _step(
         self, request: PredictRequest, walker: Walker, context: _Context
     ) -> pb.StreamReply:
+        self._calls.predict.check_reply(request, self._max_bytes)
         timeout = _time_remaining(context)
         (prediction,) = await predict(self._engine, request, timeout, walker)
         return stream_reply_to_proto(prediction, request.reply_dtype)
@@ -216,6 +242,12 @@ def _set_request_id(context: _Context) -> None:
 def _set_urgency(context: _Context) -> None:
     """Use the urgency of the client, or raise `InvalidRequestError`."""
     set_urgency(dict(context.invocation_metadata() or ()).get(URGENCY))
+
+
+def _check_size(n_bytes: int, max_bytes: int) -> None:
+    if n_bytes > max_bytes:
+        expected = f"at most {max_bytes} bytes (max_body_bytes of the service)"
+        raise SystemTooLargeError.expected("body", expected, f"{n_bytes}; send fewer systems")
 
 
 def _time_remaining(context: _Context) -> float | None:

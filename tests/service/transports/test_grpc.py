@@ -12,6 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from tests.clients.proxy import CountingProxy
 from tests.conftest import free_ports
 from tests.potentials import NEON, Gated, NonFinite, Raising, Soft, WithoutDirect, loaded
 from tests.service.transports.rest_bodies import assert_same
@@ -25,6 +26,7 @@ from twinforce_proto import (
     NonFinitePredictionError,
     PredictionError,
     PredictRequest,
+    System,
     SystemTooLargeError,
     UnavailableError,
     UnknownModelError,
@@ -169,8 +171,11 @@ def test_an_unknown_model_is_not_found(stub):
 def test_a_message_that_is_too_large_is_refused(stub):
     message = predict_request(*[molecule(64)] * 80)
     assert message.ByteSize() > 100_000
-    with pytest.raises(grpc.RpcError) as refused:
-        stub.Predict(message)
+    error = refusal(stub.Predict, message)
+    assert isinstance(error, SystemTooLargeError)
+    assert "body: expected at most 100000 bytes (max_body_bytes" in str(error)
+    with pytest.raises(grpc.RpcError) as refused:  # too large to be read
+        stub.Predict(predict_request(*[molecule(64)] * 800))
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
@@ -453,6 +458,40 @@ def test_stopping_ends_idle_streams_and_health_watches(serve):
         assert isinstance(error_of(ended.value), UnavailableError)
         with pytest.raises(grpc.RpcError):
             next(watch)
+
+
+def test_stopping_waits_for_a_reply_that_takes_long_to_arrive(serve):
+    grid = np.stack(np.meshgrid(*[np.arange(10)] * 3), axis=-1).reshape(-1, 3)
+    apart = System(np.full(1000, NEON), 7.0 * grid)  # no pairs
+    request = predict_request(*[apart] * 300)  # the reply does not fit into buffers on the way
+    potential = Gated()
+    server = serve(soft=potential)
+    proxy = CountingProxy(int(server.grpc_url.rpartition(":")[2]))
+    try:
+        options = [("grpc.max_receive_message_length", -1)]
+        channel = grpc.insecure_channel(f"127.0.0.1:{proxy.port}", options)
+        with channel, ThreadPoolExecutor() as pool:
+            call = pool.submit(InferenceStub(channel).Predict, request, timeout=PATIENCE)
+            for _ in range(3):
+                assert potential.entered.acquire(timeout=PATIENCE)
+            proxy.hold()
+            potential.gate.release(1000)
+            wait_for(lambda: n_answered(server) == 1)
+            stopping = pool.submit(server.stop)
+            wait_for(lambda: not is_listening(server))
+            time.sleep(1.5)  # longer than the server used to wait
+            proxy.resume()
+            assert len(call.result(PATIENCE).predictions) == 300
+            stopping.result(PATIENCE)
+    finally:
+        potential.gate.release(1000)
+        proxy.close()
+
+
+def n_answered(server):
+    lines = httpx2.get(f"{server.rest_url}/metrics").text.splitlines()
+    counts = [line for line in lines if line.startswith("twinforce_requests_total{")]
+    return sum(float(line.split()[-1]) for line in counts)
 
 
 def test_stopping_answers_accepted_calls(serve):

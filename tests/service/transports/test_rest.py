@@ -30,6 +30,7 @@ from twinforce_proto import OUTPUTS, System
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.calls.descriptions import describe_calls
 from twinforce_service.calls.dynamics import Dynamics
+from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.embedded import run_in_thread
 from twinforce_service.metrics import Metrics
@@ -396,7 +397,7 @@ def test_a_missing_or_invalid_request_id_is_replaced(shared, name):
     assert name not in given
 
 
-@pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan", "inf"])
+@pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan", "-inf"])
 def test_a_timeout_must_be_a_positive_number_of_seconds(shared, seconds):
     reply = post(shared, json=json_body(molecule()), headers={"x-timeout-seconds": seconds})
     assert_problem(reply, 422, "InvalidRequestError", field="X-Timeout-Seconds")
@@ -408,8 +409,9 @@ def test_an_urgency_must_be_a_whole_number_from_0_to_7(shared, urgency):
     assert_problem(reply, 422, "InvalidRequestError", field="x-urgency")
 
 
-def test_a_request_within_its_timeout_is_answered(shared):
-    reply = post(shared, json=json_body(molecule()), headers={"x-timeout-seconds": "20"})
+@pytest.mark.parametrize("seconds", ["20", "1e308", "inf"])
+def test_a_request_within_its_timeout_is_answered(shared, seconds):
+    reply = post(shared, json=json_body(molecule()), headers={"x-timeout-seconds": seconds})
     assert reply.status_code == 200
 
 
@@ -437,6 +439,19 @@ def gated(serve):
         yield server, potential, rest
         potential.gate.release(1000)
         assert first.result(PATIENCE).status_code == 200
+
+
+def test_a_client_can_ask_about_its_request(gated):
+    _, potential, rest = gated
+    address = "/v1/requests/mine"
+    assert rest.get(address).json() == {"is_open": False, "n_lines_sent": 0}
+    with ThreadPoolExecutor(1) as pool:
+        headers = {"x-watch-id": "mine"}
+        reply = pool.submit(post, rest, json=json_body(molecule()), headers=headers)
+        wait_for(lambda: rest.get(address).json() == {"is_open": True, "n_lines_sent": 0})
+        potential.gate.release(1000)
+        assert reply.result(PATIENCE).status_code == 200
+    wait_for(lambda: rest.get(address).json() == {"is_open": False, "n_lines_sent": 0})
 
 
 def test_urgent_requests_are_evaluated_first(gated):
@@ -624,7 +639,7 @@ class FailingEngine:
 def test_an_unexpected_exception_is_a_problem_without_details():
     engine = FailingEngine()
     calls = describe_calls(engine, Jacobians(engine, 10, 10), Dynamics(engine, 10, 10))
-    app = create_app(engine, calls, Metrics("0"), 1000)
+    app = create_app(engine, calls, Metrics("0"), Intake(), 1000)
 
     async def ask(method, path):
         transport = httpx2.ASGITransport(app)

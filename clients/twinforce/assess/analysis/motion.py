@@ -43,26 +43,29 @@ class Spectrum:
 
 
 def diffusion(
-    positions: Floats, masses: Floats, chosen: NDArray[np.bool_], step_fs: float
+    positions: Floats, masses: Floats | None, chosen: NDArray[np.bool_], step_fs: float
 ) -> Estimate:
     """Return the diffusion coefficient of the chosen atoms, in Å²/ps, by Einstein's relation.
 
         D = slope of <|r(t) - r(0)|²> / 6
 
     The slope is taken between a quarter and a half of the length of a block, and the error from
-    the scatter of five blocks. The motion of the center of mass is removed; there is no correction
-    for the finite size of the system.
+    the scatter of five blocks. There is no correction for the finite size of the system. It is
+    unknown if no atom is chosen or the blocks are too short.
 
     Args:
         positions: Positions in Å, not wrapped into the cell, shape [n_times, n_atoms, 3].
-        masses: Masses of the atoms, shape [n_atoms].
+        masses: Masses of the atoms, shape [n_atoms], to remove the motion of the center of mass;
+            None to keep it, as fixed atoms hold the system.
         chosen: Mask of the atoms to include, shape [n_atoms].
         step_fs: Time between records, in fs.
     """
     size = len(positions) // _N_BLOCKS
-    if size < 8:
+    if size < 8 or not chosen.any():
         return UNKNOWN
-    centered = positions - np.average(positions, axis=1, weights=masses)[:, None]
+    centered = positions
+    if masses is not None:
+        centered = positions - np.average(positions, axis=1, weights=masses)[:, None]
     recent = centered[len(positions) - size * _N_BLOCKS :, chosen]
     blocks = recent.reshape(_N_BLOCKS, size, -1, 3)
     slopes = [_slope(block, step_fs * 1e-3) for block in blocks]
@@ -82,10 +85,10 @@ def velocity_spectrum(
         window_ps: Length of a window, in ps; the resolution is its inverse.
 
     Returns:
-        The spectrum, or None if the trajectory is shorter than a window.
+        The spectrum, or None if the trajectory is shorter than a window or nothing moves.
     """
     size = round(window_ps * 1e3 / step_fs)
-    if len(velocities) < size or size < 8:
+    if len(velocities) < size or size < 8 or not velocities.any():
         return None
     window = np.hanning(size)[:, None]
     flat = velocities.reshape(len(velocities), -1)

@@ -59,6 +59,8 @@ def block_average(series: ArrayLike) -> Estimate:
     size = 1
     while len(values) // size >= 4:
         error = _error_of_mean(in_blocks(values, size))
+        if error == 0.0:  # fluctuations cancel within each block
+            return Estimate(mean, 0.0, float(len(values)), True)
         errors.append(error)
         if size**3 > 2 * len(values) * (error / first) ** 4:
             n_independent = len(values) * (first / error) ** 2
@@ -90,9 +92,13 @@ def mean_of_independent(values: Sequence[float] | Floats) -> Estimate:
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:
     """Return the median of ratios taken pair by pair, in which common disturbances cancel.
 
+    It is unknown if a denominator is zero.
+
     The error is that of the median of normally distributed values, from their middle 68%.
     """
     if not numerators:
+        return UNKNOWN
+    if not all(denominators):
         return UNKNOWN
     ratios = np.asarray(numerators) / np.asarray(denominators)
     low, middle, high = np.percentile(ratios, [15.87, 50.0, 84.13])

@@ -1,13 +1,14 @@
 """The figures of a report, drawn from its numbers alone."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from twinforce.assess.analysis.motion import wave_number
+from twinforce.assess.analysis.statistics import Floats
 from twinforce.assess.report.content import Report, title_of, unit_of, units_of
 from twinforce.assess.report.verdict import deviations_of
 from twinforce.assess.ways import parse_way
@@ -28,11 +29,12 @@ def draw_lambda(report: Report) -> Figure | None:
     figure = Figure(figsize=(8.0, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     pairs = server.get("pairs") or client["pairs"]
-    left.semilogy(pairs["distances"], pairs["norms"], color=_COLORS[0], label="‖J‖ of a pair")
-    left.semilogy(
+    left.plot(pairs["distances"], pairs["norms"], color=_COLORS[0], label="‖J‖ of a pair")
+    left.plot(
         pairs["distances"], pairs["antisymmetric_norms"], color=_COLORS[1], label="‖(J - Jᵀ)/2‖"
     )
     left.set(xlabel="distance (Å)", ylabel="root mean square (eV/Å²)")
+    _use_log_scale(left)
     _legend(left)
     lines = (
         ("direct, service", server),
@@ -42,8 +44,9 @@ def draw_lambda(report: Report) -> Figure | None:
     for (label, found), color, style in zip(lines, _COLORS[1:], ("-", "--", ":"), strict=False):
         if found.get("pairs"):
             pairs = found["pairs"]
-            right.semilogy(pairs["distances"], pairs["lambdas"], style, color=color, label=label)
+            right.plot(pairs["distances"], pairs["lambdas"], style, color=color, label=label)
     right.set(xlabel="distance (Å)", ylabel="λ of pairs")
+    _use_log_scale(right)
     _legend(right)
     return figure
 
@@ -53,7 +56,7 @@ def draw_loops(report: Report) -> Figure | None:
     loops = unit_of(report, "loops").get("loops")
     if not loops:
         return None
-    per_atom = 1e3 / report["atoms"]["n_atoms"]
+    per_atom = 1e3 / sum(report["atoms"]["free_counts"].values())
     figure = Figure(figsize=(8.0, 3.0), layout="constrained")
     axes = figure.subplots()
     for offset, kind, color in ((-0.2, "conservative", _COLORS[0]), (0.2, "direct", _COLORS[1])):
@@ -64,7 +67,8 @@ def draw_loops(report: Report) -> Figure | None:
         errors = [max(each["quadrature_error"] * per_atom, 1e-12) for each in found]
         axes.plot(x, errors, "_", color=_GRAY, markersize=9)
     axes.plot([], [], "_", color=_GRAY, label="quadrature error")
-    axes.set(xlabel="closed path", ylabel="|work| (meV/atom)", yscale="log")
+    axes.set(xlabel="closed path", ylabel="|work| (meV/atom)")
+    _use_log_scale(axes)
     _legend(axes)
     return figure
 
@@ -77,7 +81,7 @@ def draw_resonance(report: Report) -> Figure | None:
     figure = Figure(figsize=(8.0, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     step_fs = report["conditions"]["time_step_fs"]
-    left.semilogy(unit["wave_numbers"], unit["heating"], color=_COLORS[0], linewidth=1.0)
+    left.plot(unit["wave_numbers"], unit["heating"], color=_COLORS[0], linewidth=1.0)
     for inner_steps in (4, 6, 8, 12):
         frequency = wave_number(inner_steps * step_fs)
         left.axvline(frequency, color=_GRAY, linewidth=0.7)
@@ -92,8 +96,9 @@ def draw_resonance(report: Report) -> Figure | None:
         )
     left.set(xlabel="modulation frequency (1/cm)", ylabel="absorbed power (meV/atom/ps)")
     left.set_xlim(0.0, wave_number(3.5 * step_fs))
+    _use_log_scale(left)
     outer_fs = [int(inner_steps) * step_fs for inner_steps in unit["drifts"]]
-    values = [each["value"] for each in unit["drifts"].values()]
+    values = _floats([each["value"] for each in unit["drifts"].values()])
     errors = [2 * (each["error"] or 0.0) for each in unit["drifts"].values()]
     right.errorbar(
         outer_fs, values, errors, fmt="o-", color=_COLORS[0], markersize=4, label="predicted"
@@ -115,7 +120,8 @@ def draw_resonance(report: Report) -> Figure | None:
         )
     limit = report["thresholds"]["max_drift"]
     right.axhspan(right.get_ylim()[0], limit, color=_GRAY, alpha=0.25, linewidth=0)
-    right.set(xlabel="outer step (fs)", ylabel=_DRIFT, yscale="log")
+    right.set(xlabel="outer step (fs)", ylabel=_DRIFT)
+    _use_log_scale(right)
     _legend(right)
     return figure
 
@@ -128,9 +134,10 @@ def draw_nve(report: Report) -> Figure | None:
     figure = Figure(figsize=(8.0, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     limit = report["thresholds"]["max_drift"]
+    changes = {key: _floats(unit["change_mev_per_atom"]) for key, unit in units.items()}
     for (key, unit), color in zip(units.items(), itertools.cycle(_COLORS), strict=False):
-        left.plot(unit["time_ps"], unit["change_mev_per_atom"], color=color, label=title_of(key))
-    if max(np.abs(unit["change_mev_per_atom"]).max() for unit in units.values()) > 5.0:
+        left.plot(unit["time_ps"], changes[key], color=color, label=title_of(key))
+    if max(np.nan_to_num(np.abs(each)).max() for each in changes.values()) > 5.0:
         left.set_yscale("symlog", linthresh=1.0)
     left.set(xlabel="time (ps)", ylabel="change in total energy (meV/atom)")
     _legend(left)
@@ -278,11 +285,12 @@ def draw_optimization(report: Report) -> Figure | None:
     middle.set_ylabel("evaluations")
     _legend(middle)
     for index, unit in enumerate(units.values()):
-        largest = [each["largest_force"] for each in unit["starts"].values()]
-        right.semilogy([index] * len(largest), largest, "o", color=_COLORS[2], markersize=4)
+        largest = _floats([each["largest_force"] for each in unit["starts"].values()])
+        right.plot([index] * len(largest), largest, "o", color=_COLORS[2], markersize=4)
     right.axhline(next(iter(units.values()))["fmax"], color=_GRAY, linestyle="--")
     right.set_xticks(range(len(names)), names)
     right.set_ylabel("largest force at the end (eV/Å)")
+    _use_log_scale(right)
     for axes in (left, middle, right):
         axes.tick_params(axis="x", labelsize=7)
     return figure
@@ -296,10 +304,10 @@ def draw_cost(report: Report) -> Figure | None:
     figure = Figure(figsize=(8.0, 3.2), layout="constrained")
     axes = figure.subplots()
     x = np.arange(len(ways))
-    values = [each["over_direct"]["value"] for each in ways.values()]
+    values = _floats([each["over_direct"]["value"] for each in ways.values()])
     errors = [each["over_direct"]["error"] or 0.0 for each in ways.values()]
     axes.bar(x, values, 0.6, yerr=errors, ecolor=_GRAY, color=_COLORS[0], label="measured")
-    expected = [each["expected_over_direct"] for each in ways.values()]
+    expected = _floats([each["expected_over_direct"] for each in ways.values()])
     axes.plot(x, expected, "_", color=_COLORS[1], markersize=34, markeredgewidth=2)
     axes.plot([], [], "_", color=_COLORS[1], markersize=12, label="1 + (F - 1)/M")
     axes.set_xticks(x, [parse_way(key).title for key in ways])
@@ -323,6 +331,17 @@ FIGURES: Mapping[str, Mapping[str, Callable[[Report], Figure | None]]] = {
         "radial": draw_radial,
     },
 }
+
+
+def _floats(values: Sequence[float | None]) -> Floats:
+    """Return numbers for a plot; those that are not defined become NaN and are not drawn."""
+    return np.array(values, dtype=np.float64)
+
+
+def _use_log_scale(axes: Any) -> None:
+    """Use a logarithmic y axis, unless nothing on it is positive."""
+    if np.isfinite(axes.dataLim.minposy):
+        axes.set_yscale("log")
 
 
 def _legend(axes: Any) -> None:

@@ -3,13 +3,21 @@
 from collections.abc import Mapping
 from typing import Any
 
-UNKNOWN = "-"
+# The text of a number that was not measured, and the beginning of that of one that does not exist.
+UNKNOWN, UNDEFINED = "-", "not defined"
+
+
+def number(value: float | None, spec: str, reason: str = "") -> str:
+    """Return a number as text, or the reason why it is not defined."""
+    if value is not None:
+        return format(value, spec)
+    return f"{UNDEFINED}: {reason}" if reason else UNDEFINED
 
 
 def with_error(value: float | None, error: float | None, *, signed: bool = False) -> str:
     """Return a number and its error, with as many digits as the error justifies."""
     if value is None:
-        return UNKNOWN
+        return UNDEFINED
     sign = "+" if signed else ""
     if error is None or error == 0.0:
         return f"{value:{sign}.3g}"
@@ -21,9 +29,19 @@ def with_error(value: float | None, error: float | None, *, signed: bool = False
     return f"{value:{sign}.{digits}f} ± {error:.{digits}f}"
 
 
-def estimate(found: Mapping[str, Any] | None, *, signed: bool = False) -> str:
-    """Return an estimate as text, with a question mark if its error is not reliable."""
+def estimate(
+    found: Mapping[str, Any] | None, *, signed: bool = False, reason: str = "too short"
+) -> str:
+    """Return an estimate as text, with a question mark if its error is not reliable.
+
+    Args:
+        found: The estimate; None if nothing was measured.
+        signed: True to show the sign of a positive value.
+        reason: Reason why the value is not defined, if it is not.
+    """
     if not found:
         return UNKNOWN
+    if found["value"] is None:
+        return number(None, "", reason)
     text = with_error(found["value"], found["error"], signed=signed)
-    return text if found["is_reliable"] or text == UNKNOWN else f"{text} ?"
+    return text if found["is_reliable"] else f"{text} ?"

@@ -111,11 +111,14 @@ def drawn(report: Report, piece: str) -> Iterator[tuple[str, str]]:
 
 def _lead(report: Report) -> str:
     atoms, conditions = report["atoms"], report["conditions"]
+    n_atoms, n_fixed = atoms["n_atoms"], atoms["n_atoms"] - sum(atoms["free_counts"].values())
+    fixed = f", {n_fixed} of them fixed," if n_fixed else ""
     return escape(
-        f"{atoms['n_atoms']} atoms ({atoms['formula']}) at {conditions['temperature_k']:g} K, "
-        f"inner steps of {conditions['time_step_fs']:g} fs. Direct forces are cheap but are not "
-        "the gradient of an energy; conservative forces are. Multiple time stepping (MTS) takes "
-        "M steps with direct forces for each correction by conservative forces."
+        f"{n_atoms} atom{'s' * (n_atoms != 1)} ({atoms['formula']}){fixed} at "
+        f"{conditions['temperature_k']:g} K, inner steps of {conditions['time_step_fs']:g} fs. "
+        "Direct forces are cheap but are not the gradient of an energy; conservative forces are. "
+        "Multiple time stepping (MTS) takes M steps with direct forces for each correction by "
+        "conservative forces."
     )
 
 

@@ -58,7 +58,7 @@ def _unit(results: UnitResults | None, note: str) -> dict[str, Any]:
     """Return the values of a unit with its status.
 
     The status is "done", "shortened" (time ran out), "stopped" (it cannot continue), "skipped",
-    "failed" or "not run".
+    "failed", "not defined" or "not run".
     """
     if results is None:
         status = note.partition(":")[0] if note else "not run"
@@ -78,6 +78,7 @@ def provenance_of(subject: Subject) -> dict[str, Any]:
     """Return the versions and settings of model, service and client, from one evaluation."""
     prediction = subject.client.predict(subject.system, ("energy",), subject.info.name)
     assert prediction.provenance is not None
+    subject.check(prediction.provenance)
     return asdict(prediction.provenance) | {
         "architecture": subject.info.architecture,
         "n_parameters": subject.info.n_parameters,
@@ -101,6 +102,7 @@ def _description(subject: Subject) -> dict[str, Any]:
         "formula": atoms.get_chemical_formula(),
         "n_atoms": len(atoms),
         "counts": dict(Counter(atoms.get_chemical_symbols())),
+        "free_counts": dict(Counter(atoms.symbols[subject.free])),
         "masses": {
             symbol: float(atoms.get_masses()[atoms.symbols == symbol].mean())
             for symbol in dict.fromkeys(atoms.get_chemical_symbols())

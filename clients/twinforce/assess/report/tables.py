@@ -6,7 +6,7 @@ from typing import Any
 
 from twinforce.assess.analysis.motion import wave_number
 from twinforce.assess.report.content import Report, title_of, unit_of, units_of
-from twinforce.assess.report.formatting import UNKNOWN, estimate, with_error
+from twinforce.assess.report.formatting import UNKNOWN, estimate, number, with_error
 from twinforce.assess.ways import parse_way
 
 
@@ -27,9 +27,13 @@ def lambda_table(report: Report) -> ReportTable:
         "conservative, finite differences (noise)": client.get("conservative"),
     }
     rows = tuple(
-        (name, f"{each['lambda']:.5f}", f"{each['jacobian_norm']:.5g}")
+        (
+            name,
+            number(each["lambda"], ".5f", "‖J‖ = 0"),
+            number(each["jacobian_norm"], ".5g"),
+        )
         for name, each in found.items()
-        if each and each.get("lambda") is not None
+        if each and "lambda" in each
     )
     return ReportTable(("forces", "λ", "‖J‖, eV/Å²"), rows)
 
@@ -41,8 +45,8 @@ def loops_table(report: Report) -> ReportTable:
         (
             kind,
             with_error(each["rms_work_mev_per_atom"], each["error_mev_per_atom"]),
-            f"{each['quadrature_error_mev_per_atom']:.1e}",
-            f"{each['relative_to_path']:.1e}",
+            number(each["quadrature_error_mev_per_atom"], ".1e"),
+            number(each["relative_to_path"], ".1e", "no forces along the paths"),
         )
         for kind in ("conservative", "direct")
         if (each := unit.get(kind))
@@ -85,8 +89,9 @@ def nve_table(report: Report) -> ReportTable:
                 title_of(key),
                 _length(unit),
                 _drift(unit["drift"]),
-                f"{unit['first_temperature_k']:.0f}, {unit['last_temperature_k']:.0f}",
-                f"{unit['rmse']['value'] * 1e3:.1f}" if unit["rmse"]["value"] else UNKNOWN,
+                f"{number(unit['first_temperature_k'], '.0f')}, "
+                f"{number(unit['last_temperature_k'], '.0f')}",
+                _in_mev(unit["rmse"]["value"]),
                 unit["note"],
             )
         )
@@ -105,6 +110,7 @@ def nvt_table(report: Report) -> ReportTable:
     """Return the deviations of temperatures from the target, for all atoms and each species."""
     target = report["conditions"]["temperature_k"]
     symbols = list(report["atoms"]["counts"])
+    reasons = _reasons(report)
     rows = []
     for key, unit in units_of(report, "nvt", "species_temperatures").items():
         shifts = unit["expected_shifts_k"] or {}
@@ -113,7 +119,10 @@ def nvt_table(report: Report) -> ReportTable:
                 title_of(key),
                 _length(unit),
                 _deviation(unit["temperature"], target),
-                *(_deviation(unit["species_temperatures"][each], target) for each in symbols),
+                *(
+                    _deviation(unit["species_temperatures"][each], target, reasons[each])
+                    for each in symbols
+                ),
                 ", ".join(f"{shifts[each]:+.1f}" for each in symbols if each in shifts) or UNKNOWN,
                 _drift(unit["conserved_drift"]),
             )
@@ -132,6 +141,7 @@ def nvt_table(report: Report) -> ReportTable:
 def motion_table(report: Report) -> ReportTable:
     """Return diffusion coefficients and the peaks of spectra and radial distributions."""
     symbols = list(report["atoms"]["counts"])
+    reasons = _reasons(report)
     units = units_of(report, "nvt", "diffusion")
     pairs = list(dict.fromkeys(name for unit in units.values() for name in unit["radial"]))
     rows = []
@@ -140,9 +150,9 @@ def motion_table(report: Report) -> ReportTable:
         rows.append(
             (
                 title_of(key),
-                *(estimate(unit["diffusion"][each]) for each in symbols),
+                *(estimate(unit["diffusion"][each], reason=reasons[each]) for each in symbols),
                 *(
-                    f"{spectra[each]['peak']:.0f}" if each in spectra else UNKNOWN
+                    number(spectra.get(each, {}).get("peak"), ".0f", reasons[each])
                     for each in symbols
                 ),
                 *(f"{radial[each]['peak']:.2f}" if each in radial else UNKNOWN for each in pairs),
@@ -163,7 +173,6 @@ def optimization_table(report: Report) -> ReportTable:
     rows = []
     for key, unit in units_of(report, "optimise", "success_rate").items():
         total = UNKNOWN if f is None else f"{unit['n_direct'] + f * unit['n_conservative']:.0f}"
-        largest = unit["largest_force_median"]
         rows.append(
             (
                 title_of(key),
@@ -172,7 +181,7 @@ def optimization_table(report: Report) -> ReportTable:
                 with_error(unit["n_direct"], unit["n_direct_error"]),
                 with_error(unit["n_conservative"], unit["n_conservative_error"]),
                 total,
-                UNKNOWN if largest is None else f"{largest:.3f}",
+                number(unit["largest_force_median"], ".3f", "every end is beyond the model"),
             )
         )
     headers = (
@@ -194,10 +203,10 @@ def cost_table(report: Report) -> ReportTable:
             parse_way(way).title,
             f"{each['step_ms']['median']:.1f}",
             f"{each['step_ms']['low']:.1f} - {each['step_ms']['high']:.1f}",
-            estimate(each["over_direct"]),
-            f"{each['expected_over_direct']:.3f}",
-            estimate(each["over_expected"]),
-            estimate(each["speed_up_over_conservative"]),
+            estimate(each["over_direct"], reason="no time"),
+            number(each["expected_over_direct"], ".3f"),
+            estimate(each["over_expected"], reason="no time"),
+            estimate(each["speed_up_over_conservative"], reason="no time"),
         )
         for way, each in unit_of(report, "cost").get("ways", {}).items()
     )
@@ -220,7 +229,7 @@ def calls_table(report: Report) -> ReportTable:
             name,
             f"{each['compute_ms']['median']:.1f}",
             f"{each['call_ms']['median']:.1f}",
-            f"{each['call_ms']['median'] / each['compute_ms']['median']:.2f}",
+            _ratio(each["call_ms"]["median"], each["compute_ms"]["median"]),
         )
         for name, each in unit_of(report, "cost").get("calls", {}).items()
     )
@@ -246,10 +255,27 @@ def _length(unit: Report) -> str:
 
 
 def _drift(drift: Mapping[str, Any] | None) -> str:
-    return UNKNOWN if drift is None else with_error(drift["rate"], drift["error"], signed=True)
+    if drift is None:
+        return number(None, "", "too short")
+    return with_error(drift["rate"], drift["error"], signed=True)
 
 
-def _deviation(found: Mapping[str, Any], target: float) -> str:
-    if found["value"] is None:
-        return UNKNOWN
-    return estimate({**found, "value": found["value"] - target}, signed=True)
+def _deviation(found: Mapping[str, Any], target: float, reason: str = "too short") -> str:
+    value = None if found["value"] is None else found["value"] - target
+    return estimate({**found, "value": value}, signed=True, reason=reason)
+
+
+def _reasons(report: Report) -> dict[str, str]:
+    """Return the reason why a figure of each species is not defined, if it is not."""
+    atoms = report["atoms"]
+    return {
+        each: "too short" if each in atoms["free_counts"] else "fixed" for each in atoms["counts"]
+    }
+
+
+def _in_mev(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value * 1e3:.1f}"
+
+
+def _ratio(numerator: float, denominator: float) -> str:
+    return number(numerator / denominator if denominator else None, ".2f", "no time")

@@ -229,7 +229,10 @@ def _time_step(report: Report, thresholds: Thresholds) -> Iterator[Judgment]:
     shifts = {
         symbol: conditions["temperature_k"] * value * step**2 / 4.0
         for symbol, value in frequencies.items()
+        if value is not None
     }
+    if not shifts:
+        return
     symbol = max(shifts, key=shifts.__getitem__)
     finding: Finding = "safe" if shifts[symbol] <= thresholds.max_step_shift else "unsafe"
     reason = f"velocity Verlet makes the momenta of {symbol} too cold by {shifts[symbol]:.1f} K"

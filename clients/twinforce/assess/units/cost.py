@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from twinforce.ase import DirectForcesWarning, ForceDisagreementWarning, TwinForceCalculator
+from twinforce.ase import DirectForcesWarning, ForceDisagreementWarning
 from twinforce.assess.analysis.statistics import median_ratio
 from twinforce.assess.budget import Deadline
 from twinforce.assess.folder import UnitResults, read_results
@@ -92,8 +92,7 @@ def _dynamics(
         seed=conditions.seed,
     )
     atoms = starting_atoms(subject, directory.parent / START)
-    calculator = TwinForceCalculator(subject.client, model=subject.info.name)
-    atoms.calc = stack.enter_context(calculator)
+    atoms.calc = stack.enter_context(subject.calculator())
     return dynamics_of(atoms, settings)
 
 
@@ -111,12 +110,11 @@ def _round(subject: Subject, runs: dict[Way, Any]) -> dict[str, Any]:
         for name, outputs in _OUTPUTS.items():
             durations = []
             for _ in range(2):
-                displaced = subject.atoms.positions + rng.normal(
-                    scale=0.003, size=(len(subject.atoms), 3)
-                )
+                displaced = subject.displaced(rng, 0.003)
                 begin = time.perf_counter()
                 prediction = stream.predict(subject.system.moved(displaced), outputs)
                 durations.append(time.perf_counter() - begin)
+            subject.check(prediction.provenance)
             assert prediction.timings is not None
             calls[name], computing[name] = durations[-1], prediction.timings.compute_s
     return {"step_s": steps, "call_s": calls, "compute_s": computing}

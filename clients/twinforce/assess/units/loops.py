@@ -1,10 +1,10 @@
 """The work of forces around closed paths, which is 0 if the forces are a gradient.
 
-    r(θ) = r_0 + a [u (cos θ - 1) + v sin θ],    W = ∮ f·dr = Σ f(r_k)·r'(θ_k) 2π/n
+    r(θ) = r_0 + a [u (cos θ - 1) + v sin θ],    W = ∮ f·dr = Σ f(r_k)·r'(θ_k) 2π/m
 
-u and v are random, orthogonal displacements of all atoms, of length sqrt(n_atoms), and a is the
-amplitude. The path is smooth and periodic, so that the sum over n points converges faster than any
-power of n; the sum over every other point gives an estimate of the error.
+u and v are random, orthogonal displacements of the n atoms that can move, of length sqrt(n), and a
+is the amplitude. The path is smooth and periodic, so that the sum over m points converges faster
+than any power of m; the sum over every other point gives an estimate of the error.
 """
 
 import math
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twinforce.assess.analysis.statistics import Floats
 from twinforce.assess.budget import Deadline
@@ -36,14 +37,26 @@ def loops_unit(n_loops: int, conditions: Conditions, amplitude: float = 0.05) ->
     return Unit(KEY, 2.5 * n_loops * _N_POINTS, settings, work)
 
 
-def directions(n_atoms: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Return u and v, each of shape [n_atoms, 3], without translation of the system as a whole."""
+def directions(
+    n_atoms: int, rng: np.random.Generator, free: NDArray[np.intp] | None = None
+) -> tuple[Floats, Floats]:
+    """Return u and v, each of shape [n_atoms, 3].
+
+    Args:
+        n_atoms: Number of atoms.
+        rng: Generator of the random numbers.
+        free: Indices of the atoms that can move. None: all, without translation of the system as
+            a whole.
+    """
     drawn = rng.standard_normal((2, n_atoms, 3))
-    if n_atoms > 1:
+    n_free = n_atoms if free is None else len(free)
+    if free is not None:
+        drawn[:, np.setdiff1d(np.arange(n_atoms), free)] = 0.0
+    elif n_atoms > 1:
         drawn -= drawn.mean(axis=1, keepdims=True)
     u = drawn[0] / np.linalg.norm(drawn[0])
     v = drawn[1] - np.vdot(u, drawn[1]) * u
-    scale = math.sqrt(n_atoms)
+    scale = math.sqrt(n_free)
     return scale * u, scale * v / np.linalg.norm(v)
 
 
@@ -79,13 +92,12 @@ def _measure(
             rng = np.random.default_rng([seed, len(loops)])
             loops.append(_one_loop(subject, amplitude, rng))
             bar.update()
-    return UnitResults(
-        {"loops": loops} | _summary(loops, len(subject.atoms)), len(loops) >= n_loops
-    )
+    return UnitResults({"loops": loops} | _summary(loops, len(subject.free)), len(loops) >= n_loops)
 
 
 def _one_loop(subject: Subject, amplitude: float, rng: np.random.Generator) -> dict[str, Any]:
-    u, v = directions(len(subject.atoms), rng)
+    free = subject.free if subject.is_held else None
+    u, v = directions(len(subject.atoms), rng, free)
     points, tangents = path_around(subject.atoms.positions, u, v, amplitude, _N_POINTS)
     outputs = ("conservative_forces", "direct_forces")
     predictions = []
@@ -100,8 +112,8 @@ def _one_loop(subject: Subject, amplitude: float, rng: np.random.Generator) -> d
     return loop
 
 
-def _summary(loops: list[dict[str, Any]], n_atoms: int) -> dict[str, Any]:
-    """Return root mean squares over paths, per atom in meV, with standard errors."""
+def _summary(loops: list[dict[str, Any]], n_free: int) -> dict[str, Any]:
+    """Return root mean squares over paths, per atom that can move in meV, with standard errors."""
     if not loops:
         return {}
     summary = {}
@@ -112,11 +124,11 @@ def _summary(loops: list[dict[str, Any]], n_atoms: int) -> dict[str, Any]:
         spread = squares.std(ddof=1) / math.sqrt(len(squares)) if len(squares) > 1 else math.nan
         lengths = np.mean([loop["path_length"] for loop in each])
         summary[kind] = {
-            "rms_work_mev_per_atom": rms * 1e3 / n_atoms,
-            "error_mev_per_atom": spread / (2.0 * rms) * 1e3 / n_atoms if rms else 0.0,
+            "rms_work_mev_per_atom": rms * 1e3 / n_free,
+            "error_mev_per_atom": spread / (2.0 * rms) * 1e3 / n_free if rms else 0.0,
             "quadrature_error_mev_per_atom": max(loop["quadrature_error"] for loop in each)
             * 1e3
-            / n_atoms,
+            / n_free,
             "relative_to_path": float(rms / lengths) if lengths else math.nan,
         }
     return summary

@@ -4,7 +4,7 @@
 
 (Bigi, Langer, Ceriotti, arXiv:2412.11569, eq. 5). The service differentiates the forces; as a
 check, the client takes central differences. Their value for conservative forces is the noise of
-the method.
+the method. Rows and columns of atoms that cannot move are left out.
 """
 
 import math
@@ -47,7 +47,7 @@ def client_unit(subject: Subject) -> Unit:
     displacement = _DISPLACEMENTS.get(subject.info.dtype, 1e-2)
     return Unit(
         CLIENT_KEY,
-        6.0 * len(subject.atoms) * (2.5 if "conservative" in kinds else 1.0),
+        6.0 * len(subject.free) * (2.5 if "conservative" in kinds else 1.0),
         {"displacement": displacement, "kinds": kinds},
         partial(_take_differences, kinds, displacement),
         outputs=frozenset({"direct_forces"}),
@@ -101,29 +101,29 @@ def _compute_on_service(subject: Subject, directory: Path, deadline: Deadline) -
     timeout = float(np.clip(_TIMEOUT_OVER_SHARE * deadline.seconds_left, *_TIMEOUTS_S))
     with Client(subject.client.url, timeout=timeout) as client:
         answer = client.nonconservativity(subject.system, subject.info.name, pairs=True)
+        subject.check(answer.provenance)
     assert answer.pair_norms is not None
     assert answer.antisymmetric_pair_norms is not None
-    distances = subject.atoms.get_all_distances(mic=bool(subject.atoms.pbc.any()))
-    values = {
-        "lambda": answer.value,
-        "jacobian_norm": answer.jacobian_norm,
-        "antisymmetric_norm": answer.antisymmetric_norm,
-        "pairs": by_distance(distances, answer.pair_norms, answer.antisymmetric_pair_norms),
-    }
+    chosen = np.ix_(subject.free, subject.free)
+    norms = answer.pair_norms.astype(np.float64)[chosen]
+    antisymmetric_norms = answer.antisymmetric_pair_norms.astype(np.float64)[chosen]
+    values = _values(subject, norms, antisymmetric_norms)
+    if not subject.is_held:  # these have more digits than those of pairs
+        values["lambda"] = answer.value if answer.jacobian_norm > 0 else math.nan
+        values["jacobian_norm"] = answer.jacobian_norm
+        values["antisymmetric_norm"] = answer.antisymmetric_norm
     return UnitResults(values)
 
 
 def _take_differences(
     kinds: list[str], displacement: float, subject: Subject, directory: Path, deadline: Deadline
 ) -> UnitResults:
-    n_atoms = len(subject.atoms)
-    if n_atoms > _MOST_ATOMS:
-        return UnitResults(
-            {}, True, f"not run: expected at most {_MOST_ATOMS} atoms, got {n_atoms}"
-        )
+    n_free = len(subject.free)
+    if n_free > _MOST_ATOMS:
+        return UnitResults({}, True, f"not run: expected at most {_MOST_ATOMS} atoms, got {n_free}")
     columns = _columns(kinds, displacement, subject, directory / "columns.f64", deadline)
-    if len(columns) < 3 * n_atoms:
-        return UnitResults({"share_done": len(columns) / (3 * n_atoms)}, False)
+    if len(columns) < 3 * n_free:
+        return UnitResults({"share_done": len(columns) / (3 * n_free)}, False)
     values: dict[str, Any] = {"displacement": displacement}
     for index, kind in enumerate(kinds):
         values[kind] = _summary(subject, columns[:, index].T)
@@ -131,25 +131,30 @@ def _take_differences(
 
 
 def _summary(subject: Subject, jacobian: Floats) -> dict[str, Any]:
-    antisymmetric = (jacobian - jacobian.T) / 2
-    norm, antisymmetric_norm = np.linalg.norm(jacobian), np.linalg.norm(antisymmetric)
+    return _values(subject, block_norms(jacobian), block_norms((jacobian - jacobian.T) / 2))
+
+
+def _values(subject: Subject, norms: Floats, antisymmetric_norms: Floats) -> dict[str, Any]:
+    """Return λ and norms, from those of pairs of free atoms, each of shape [n_free, n_free]."""
+    norm, antisymmetric_norm = np.linalg.norm(norms), np.linalg.norm(antisymmetric_norms)
     distances = subject.atoms.get_all_distances(mic=bool(subject.atoms.pbc.any()))
+    chosen = np.ix_(subject.free, subject.free)
     return {
         "lambda": float(antisymmetric_norm / norm) if norm > 0 else math.nan,
         "jacobian_norm": float(norm),
         "antisymmetric_norm": float(antisymmetric_norm),
-        "pairs": by_distance(distances, block_norms(jacobian), block_norms(antisymmetric)),
+        "pairs": by_distance(distances[chosen], norms, antisymmetric_norms),
     }
 
 
 def _columns(
     kinds: list[str], displacement: float, subject: Subject, path: Path, deadline: Deadline
 ) -> Floats:
-    """Return the columns of J computed so far, shape [n_columns, n_kinds, 3 n_atoms].
+    """Return the columns of J computed so far, shape [n_columns, n_kinds, 3 n_free].
 
     Columns are appended to a file, so that a later attempt continues after the last complete one.
     """
-    size = 3 * len(subject.atoms)
+    size = 3 * len(subject.free)
     path.touch()
     n_done = path.stat().st_size // (8 * size * len(kinds))
     n_each = max(subject.n_per_request // 2, 1)
@@ -168,17 +173,19 @@ def _columns(
 def _some_columns(
     kinds: list[str], displacement: float, subject: Subject, chosen: NDArray[np.intp]
 ) -> Floats:
-    """Return columns of J, shape [n_chosen, n_kinds, 3 n_atoms]."""
+    """Return columns of J, shape [n_chosen, n_kinds, 3 n_free]."""
     outputs = [f"{kind}_forces" for kind in kinds]
-    flat = subject.atoms.positions.ravel()
+    free = subject.free
     moved = []
     for sign in (1.0, -1.0):
         for coordinate in chosen:
-            positions = flat.copy()
-            positions[coordinate] += sign * displacement
-            moved.append(positions.reshape(-1, 3))
+            positions = subject.atoms.positions.copy()
+            positions[free[coordinate // 3], coordinate % 3] += sign * displacement
+            moved.append(positions)
     predictions = subject.predict(moved, outputs)
-    forces = np.array([[getattr(p, output).ravel() for output in outputs] for p in predictions])
+    forces = np.array(
+        [[getattr(each, output)[free].ravel() for output in outputs] for each in predictions]
+    )
     after, before = forces[: len(chosen)], forces[len(chosen) :]
     columns: Floats = (after - before) / (2.0 * displacement)
     return columns

@@ -25,7 +25,7 @@ def nve_unit(way: Way, picoseconds: float, conditions: Conditions) -> Unit:
         forces=way.forces,
         inner_steps=way.inner_steps,
         ensemble="nve",
-        n_steps=round(picoseconds * 1e3 / conditions.time_step_fs),
+        n_steps=max(round(picoseconds * 1e3 / conditions.time_step_fs), 1),
         time_step_fs=conditions.time_step_fs,
         temperature_k=conditions.temperature_k,
         seed=conditions.seed,
@@ -46,25 +46,31 @@ def _measure(
     start = starting_atoms(subject, directory.parent / KEY)
     ending = simulate(subject, start, settings, directory, deadline, has_motion=False)
     record = record_of(start, settings, directory, has_motion=False)
-    values = summarize(record, len(start), outer_fs(settings))
+    values = summarize(record, len(subject.free), outer_fs(settings))
     values["picoseconds"] = ending.n_inner * settings.time_step_fs * 1e-3
     values["planned_picoseconds"] = settings.n_steps * settings.time_step_fs * 1e-3
     return UnitResults(values, ending.is_done, ending.note)
 
 
-def summarize(record: Record, n_atoms: int, step_fs: float) -> dict[str, object]:
-    """Return the drift, the temperatures and the energy curve of a simulation."""
+def summarize(record: Record, n_free: int, step_fs: float) -> dict[str, object]:
+    """Return the drift, the temperatures and the energy curve of a simulation.
+
+    Args:
+        record: Recordings of the simulation.
+        n_free: Number of atoms that can move, which share the energy.
+        step_fs: Length of an outer step, in fs.
+    """
     series = record.series()
     total = series["energy"] + series["kinetic_energy"]
     times = step_fs * np.arange(len(total), dtype=np.float64)
     tenth = max(len(total) // 10, 1)
     chosen = np.unique(np.linspace(0, len(total) - 1, _N_POINTS).astype(int))
-    drift = fit_drift(times, total, n_atoms)
+    drift = fit_drift(times, total, n_free) if np.isfinite(total).all() else None
     return {
         "drift": None if drift is None else asdict(drift),
         "first_temperature_k": series["temperature"][:tenth].mean(),
         "last_temperature_k": series["temperature"][-tenth:].mean(),
         "rmse": asdict(block_average(series["rmse"])),
         "time_ps": (times[chosen] * 1e-3).round(5),
-        "change_mev_per_atom": ((total[chosen] - total[0]) * 1e3 / n_atoms).round(5),
+        "change_mev_per_atom": ((total[chosen] - total[0]) * 1e3 / n_free).round(5),
     }

@@ -14,7 +14,7 @@ from twinforce.assess.analysis.radial import radial_distributions
 from twinforce.assess.analysis.statistics import block_average
 from twinforce.assess.budget import Deadline
 from twinforce.assess.folder import UnitResults, read_results
-from twinforce.assess.subject import Conditions, Subject, Unit
+from twinforce.assess.subject import Conditions, Subject, Unit, free_atoms
 from twinforce.assess.units.recording import Record
 from twinforce.assess.units.simulation import outer_fs, record_of, simulate
 from twinforce.assess.units.start import KEY, expected_temperature_shifts, starting_atoms
@@ -36,7 +36,7 @@ def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: C
         inner_steps=way.inner_steps,
         ensemble=thermostat.ensemble,
         relaxation_fs=thermostat.relaxation_fs,
-        n_steps=round(picoseconds * 1e3 / conditions.time_step_fs),
+        n_steps=max(round(picoseconds * 1e3 / conditions.time_step_fs), 1),
         time_step_fs=conditions.time_step_fs,
         temperature_k=conditions.temperature_k,
         seed=conditions.seed_of(key),
@@ -64,10 +64,10 @@ def _measure(
     start = starting_atoms(subject, directory.parent / KEY)
     ending = simulate(subject, start, settings, directory, deadline)
     record = record_of(start, settings, directory, has_motion=True)
-    values = temperatures(record, len(start), settings)
+    values = temperatures(record, len(subject.free), settings)
     start_results = read_results(directory.parent / KEY)
     frequencies = {} if start_results is None else start_results.values["square_frequencies"]
-    counts = Counter(start.get_chemical_symbols())
+    counts = Counter(start.symbols[subject.free])
     values["expected_shifts_k"] = expected_temperature_shifts(frequencies, counts, settings)
     values |= motion(record, start, settings) | order(record, start)
     values["picoseconds"] = ending.n_inner * settings.time_step_fs * 1e-3
@@ -75,13 +75,18 @@ def _measure(
     return UnitResults(values, ending.is_done, ending.note)
 
 
-def temperatures(record: Record, n_atoms: int, settings: MDSettings) -> dict[str, Any]:
-    """Return mean temperatures and force differences, and the drift of the conserved energy."""
+def temperatures(record: Record, n_free: int, settings: MDSettings) -> dict[str, Any]:
+    """Return mean temperatures and force differences, and the drift of the conserved energy.
+
+    Temperatures and the drift are those of the atoms that can move, of which there are `n_free`;
+    force differences are those of all atoms.
+    """
     series = record.series()
     n_settling = int(_SETTLING * len(series["energy"]))
     settled = {name: values[n_settling:] for name, values in series.items()}
     times = outer_fs(settings) * np.arange(len(settled["energy"]), dtype=np.float64)
-    drift = fit_drift(times, settled["conserved_energy"], n_atoms)
+    is_finite = np.isfinite(settled["conserved_energy"]).all()
+    drift = fit_drift(times, settled["conserved_energy"], n_free) if is_finite else None
     symbols = record.layout.symbols
     return {
         "temperature": asdict(block_average(settled["temperature"])),
@@ -95,22 +100,27 @@ def temperatures(record: Record, n_atoms: int, settings: MDSettings) -> dict[str
 
 
 def motion(record: Record, atoms: Atoms, settings: MDSettings) -> dict[str, Any]:
-    """Return the diffusion coefficient and the velocity spectrum of each species."""
+    """Return the diffusion coefficient and the velocity spectrum of each species.
+
+    Only atoms that can move count.
+    """
     layout = record.layout
     positions, velocities = record.positions(), record.velocities()
     positions = positions[int(_SETTLING * len(positions)) :]
     velocities = velocities[int(_SETTLING * len(velocities)) :]
     steps = outer_fs(settings) * np.array([layout.position_interval, layout.velocity_interval])
     symbols = np.array(atoms.get_chemical_symbols())
-    masses = atoms.get_masses()
+    is_free = np.isin(np.arange(len(atoms)), free_atoms(atoms))
+    members = {each: is_free & (symbols == each) for each in layout.symbols}
+    masses = atoms.get_masses() if is_free.all() else None
     spectra = {
-        each: velocity_spectrum(velocities[:, symbols[layout.traced] == each], steps[1])
-        for each in layout.symbols
+        each: velocity_spectrum(velocities[:, chosen[layout.traced]], steps[1])
+        for each, chosen in members.items()
     }
     return {
         "diffusion": {
-            each: asdict(diffusion(positions, masses, symbols == each, steps[0]))
-            for each in layout.symbols
+            each: asdict(diffusion(positions, masses, chosen, steps[0]))
+            for each, chosen in members.items()
         },
         "largest_wave_number": 0.5 / (steps[1] * 2.99792458e-5),
         "spectra": {

@@ -2,8 +2,8 @@
 
 An optimization on direct forces ends where they vanish, which need not be where the gradient does;
 they may also never vanish. All strategies are judged alike, by whether the largest *conservative*
-force at the end is small enough. "hybrid" optimizes on direct forces until they stall, and on
-conservative forces from there.
+force on an atom that can move is small enough at the end. "hybrid" optimizes on direct forces until
+they stall, and on conservative forces from there.
 """
 
 import json
@@ -19,13 +19,13 @@ import numpy as np
 from ase import Atoms
 from ase.optimize import FIRE
 
-from twinforce.ase import DirectForcesWarning, ForceKind, TwinForceCalculator
+from twinforce.ase import DirectForcesWarning, ForceKind
 from twinforce.assess.analysis.statistics import mean_of_independent
 from twinforce.assess.budget import Deadline
 from twinforce.assess.folder import UnitResults, as_json, write_json
 from twinforce.assess.subject import Conditions, Subject, Unit
+from twinforce.assess.units.simulation import EXPLOSION_ERRORS
 from twinforce.assess.ways import TYPICAL_F
-from twinforce_proto import InvalidSystemError, NonFinitePredictionError
 
 STRATEGIES = ("direct", "conservative", "hybrid")
 
@@ -51,7 +51,7 @@ def optimize_unit(
     """
     settings = {"fmax": fmax, "max_steps": max_steps, "perturbation": _PERTURBATION}
     relative = {"direct": 1.0, "conservative": TYPICAL_F, "hybrid": 0.5 * (1 + TYPICAL_F)}[strategy]
-    outputs = {"direct": {"direct_forces"}}.get(strategy, {"direct_forces"})
+    outputs = set() if strategy == "conservative" else {"direct_forces"}
     return Unit(
         f"optimise:{strategy}",
         relative * n_starts * max_steps / 2,
@@ -102,6 +102,8 @@ def summarize(starts: list[dict[str, Any]]) -> dict[str, Any]:
     # Wilson's interval, in which 10 of 10 successes leave some uncertainty.
     spread = np.sqrt(rate * (1 - rate) / n_starts + 0.25 / n_starts**2) if n_starts else np.nan
     counted = succeeded or starts
+    largest = [each["largest_force"] for each in starts]
+    known = [each for each in largest if each is not None and np.isfinite(each)]
     means = {
         name: mean_of_independent([float(each[name]) for each in counted])
         for name in ("n_direct", "n_conservative")
@@ -115,9 +117,7 @@ def summarize(starts: list[dict[str, Any]]) -> dict[str, Any]:
         "n_conservative": means["n_conservative"].value,
         "n_direct_error": means["n_direct"].error,
         "n_conservative_error": means["n_conservative"].error,
-        "largest_force_median": np.median([each["largest_force"] for each in starts])
-        if starts
-        else np.nan,
+        "largest_force_median": np.median(known) if known else np.nan,
     }
 
 
@@ -139,8 +139,7 @@ def _in_threads(
 def _perturbed(subject: Subject, seed: int, index: int) -> Atoms:
     atoms = subject.atoms.copy()
     atoms.set_array("momenta", None)
-    rng = np.random.default_rng([seed, index])
-    atoms.positions += rng.normal(scale=_PERTURBATION, size=(len(atoms), 3))
+    atoms.positions[:] = subject.displaced(np.random.default_rng([seed, index]), _PERTURBATION)
     return atoms
 
 
@@ -167,24 +166,34 @@ def _optimize(
             n_calls, is_converged = _optimize_on(
                 kind, subject, atoms, limit, left, patience, is_over
             )
-        except (InvalidSystemError, NonFinitePredictionError) as error:
+        except EXPLOSION_ERRORS as error:
             note = str(error)
             n_calls, is_converged = 0, False
         counts[kind] += n_calls
         if is_over():
             return None
-    final = subject.predict([atoms.positions], ("energy", "conservative_forces"))[0]
-    assert final.conservative_forces is not None
-    largest = float(np.linalg.norm(final.conservative_forces, axis=1).max())
+    energy, largest = None, float("nan")
+    try:
+        energy, largest = _end_of(subject, atoms)
+    except EXPLOSION_ERRORS as error:
+        note = str(error)
     return {
         "n_direct": counts["direct"],
         "n_conservative": counts["conservative"],
         "is_converged": is_converged,
         "is_minimum": largest <= fmax,
         "largest_force": largest,
-        "energy": final.energy,
+        "energy": energy,
         "note": note,
     }
+
+
+def _end_of(subject: Subject, atoms: Atoms) -> tuple[float | None, float]:
+    """Return the energy and the largest conservative force on an atom that can move."""
+    (final,) = subject.predict([atoms.positions], ("energy", "conservative_forces"))
+    assert final.conservative_forces is not None
+    free_forces = final.conservative_forces[subject.free]
+    return final.energy, float(np.linalg.norm(free_forces, axis=1).max())
 
 
 def _optimize_on(
@@ -199,7 +208,7 @@ def _optimize_on(
     """Optimize on one kind of forces; return the number of evaluations and whether it converged."""
     smallest, n_since, n_calls = np.inf, 0, 0
     with (
-        TwinForceCalculator(subject.client, model=subject.info.name, force_kind=kind) as atoms.calc,
+        subject.calculator(kind) as atoms.calc,
         FIRE(atoms, logfile=None) as optimizer,
     ):
         for is_converged in optimizer.irun(fmax=fmax, steps=max_steps):

@@ -119,6 +119,11 @@ class Recorder:
                 directory / "velocities.f32", 12 * len(layout.traced), n_velocities
             )
 
+    @property
+    def has_records(self) -> bool:
+        """True once a state has been recorded."""
+        return self._n_recorded >= 0
+
     def record(self, n_steps: int, instant: Instant, atoms: Atoms) -> None:
         """Append the records of a step, unless they are there already."""
         if n_steps <= self._n_recorded:

@@ -32,6 +32,8 @@ from twinforce.md import MDSettings
 
 KEY = "resonance"
 _WINDOW_FS = 250.0
+# A window of fewer steps does not resolve anything.
+_FEWEST_STEPS = 8
 _INNER_STEPS = range(3, 17)
 
 
@@ -42,7 +44,7 @@ def resonance_unit(picoseconds: float, conditions: Conditions) -> Unit:
         forces="hybrid",
         inner_steps=1,
         ensemble="nve",
-        n_steps=round(picoseconds * 1e3 / conditions.time_step_fs),
+        n_steps=max(round(picoseconds * 1e3 / conditions.time_step_fs), 1),
         time_step_fs=conditions.time_step_fs,
         temperature_k=conditions.temperature_k,
         seed=conditions.seed,
@@ -85,7 +87,7 @@ def spectra_of_power(work: Floats, step_fs: float) -> tuple[Floats, Floats]:
 
 
 def predicted_drifts(
-    frequencies: Floats, spectra: Floats, step_fs: float, temperature_k: float, n_atoms: int
+    frequencies: Floats, spectra: Floats, step_fs: float, temperature_k: float, n_free: int
 ) -> dict[int, dict[str, Any]]:
     """Return the predicted energy drift for several M, in meV/atom/ps.
 
@@ -94,9 +96,9 @@ def predicted_drifts(
         spectra: Spectra from `spectra_of_power`, shape [n_windows, n].
         step_fs: dt, in fs.
         temperature_k: Temperature of the simulation, in K.
-        n_atoms: Number of atoms of the system.
+        n_free: Number of atoms that can move.
     """
-    scale = 1e6 / (units.kB * temperature_k * n_atoms)
+    scale = 1e6 / (units.kB * temperature_k * n_free)
     drifts = {}
     for inner_steps in _INNER_STEPS:
         modulations = np.arange(1, (inner_steps + 1) // 2) / (inner_steps * step_fs)
@@ -115,16 +117,17 @@ def _measure(
     start = starting_atoms(subject, directory.parent / START)
     ending = simulate(subject, start, settings, directory, deadline, has_motion=False)
     series = record_of(start, settings, directory, has_motion=False).series(("work", "temperature"))
-    step_fs, n_atoms = settings.time_step_fs, len(start)
+    step_fs, n_free = settings.time_step_fs, len(subject.free)
     values: dict[str, object] = {
         "picoseconds": ending.n_inner * step_fs * 1e-3,
         "planned_picoseconds": settings.n_steps * step_fs * 1e-3,
     }
-    if len(series["work"]) * step_fs > _WINDOW_FS:
+    has_window = len(series["work"]) * step_fs > _WINDOW_FS >= _FEWEST_STEPS * step_fs
+    if has_window and np.isfinite(series["work"]).all():
         frequencies, spectra = spectra_of_power(series["work"], step_fs)
         temperature_k = float(series["temperature"].mean())
-        drifts = predicted_drifts(frequencies, spectra, step_fs, temperature_k, n_atoms)
-        rates = spectra.mean(axis=0) * 1e6 / (units.kB * temperature_k * n_atoms)
+        drifts = predicted_drifts(frequencies, spectra, step_fs, temperature_k, n_free)
+        rates = spectra.mean(axis=0) * 1e6 / (units.kB * temperature_k * n_free)
         values |= {
             "temperature_k": temperature_k,
             "wave_numbers": (frequencies * wave_number(1.0)).round(1),

@@ -8,7 +8,7 @@ from typing import Any
 
 from ase import Atoms
 
-from twinforce.ase import DirectForcesWarning, ForceDisagreementWarning, TwinForceCalculator
+from twinforce.ase import DirectForcesWarning, ForceDisagreementWarning
 from twinforce.assess.budget import Deadline
 from twinforce.assess.subject import Subject
 from twinforce.assess.units.recording import Layout, Record, Recorder
@@ -19,7 +19,7 @@ _CHECKPOINT_S = 20.0
 # The system has exploded if its temperature exceeds this multiple of the target.
 _MAX_HEATING = 5.0
 # Errors of the service for a system that has exploded.
-_EXPLOSION_ERRORS = (InvalidSystemError, NonFinitePredictionError, SystemTooLargeError)
+EXPLOSION_ERRORS = (InvalidSystemError, NonFinitePredictionError, SystemTooLargeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def simulate(
     checkpoint = directory / "checkpoint.npz"
     with (
         warnings.catch_warnings(),
-        TwinForceCalculator(subject.client, model=subject.info.name) as atoms.calc,
+        subject.calculator() as atoms.calc,
     ):
         warnings.simplefilter("ignore", DirectForcesWarning)
         warnings.simplefilter("ignore", ForceDisagreementWarning)
@@ -114,7 +114,9 @@ def _run(
                     _save(dynamics, recorder, checkpoint)
                     saved_at = time.monotonic()
             _save(dynamics, recorder, checkpoint)
-        except _EXPLOSION_ERRORS as error:
+        except EXPLOSION_ERRORS as error:
+            if not recorder.has_records:  # not even the start can be evaluated
+                raise
             note = f"stopped: {error}"
     return note
 

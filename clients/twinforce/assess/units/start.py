@@ -8,7 +8,7 @@ from ase import Atoms, units
 from twinforce.assess.analysis.statistics import Floats
 from twinforce.assess.budget import Deadline
 from twinforce.assess.folder import UnitResults
-from twinforce.assess.subject import Subject, Unit
+from twinforce.assess.subject import Subject, Unit, free_atoms
 from twinforce.assess.units.simulation import record_of, simulate
 from twinforce.md import MDSettings, draw_velocities
 
@@ -54,7 +54,7 @@ def expected_temperature_shifts(
 
     Args:
         square_frequencies: <ω²> of each species, in 1/fs².
-        counts: Number of atoms of each species.
+        counts: Number of atoms of each species that can move.
         settings: Settings of the simulation.
 
     Returns:
@@ -93,7 +93,7 @@ def _settings(subject: Subject) -> MDSettings:
 def _equilibrate(subject: Subject, directory: Path, deadline: Deadline) -> UnitResults:
     settings = _settings(subject)
     atoms = subject.atoms.copy()
-    if not atoms.has("momenta"):
+    if not atoms.get_momenta()[free_atoms(atoms)].any(axis=1).all():  # some atoms are at rest
         draw_velocities(atoms, settings.temperature_k, np.random.default_rng(settings.seed))
     snapshots = atoms.positions[None]
     if settings.n_steps:
@@ -117,7 +117,10 @@ def _equilibrate(subject: Subject, directory: Path, deadline: Deadline) -> UnitR
 
 
 def _square_frequencies(subject: Subject, kind: str, snapshots: Floats) -> dict[str, float]:
-    """Return <f²> / (3 m k T) of each species, in 1/fs², from the second half of a simulation."""
+    """Return <f²> / (3 m k T) of each species, in 1/fs², from the second half of a simulation.
+
+    Only atoms that can move count.
+    """
     late = snapshots[len(snapshots) // 2 :]
     chosen = late[np.linspace(0, len(late) - 1, min(_N_SNAPSHOTS, len(late))).astype(int)]
     output = f"{kind}_forces"
@@ -130,5 +133,6 @@ def _square_frequencies(subject: Subject, kind: str, snapshots: Floats) -> dict[
     squares = np.mean([(getattr(each, output) ** 2).sum(axis=1) for each in predictions], axis=0)
     kt = units.kB * subject.conditions.temperature_k
     per_atom = squares / (3.0 * subject.atoms.get_masses() * kt) * units.fs**2
-    symbols = np.array(subject.atoms.get_chemical_symbols())
+    symbols = np.array(subject.atoms.get_chemical_symbols())[subject.free]
+    per_atom = per_atom[subject.free]
     return {symbol: float(per_atom[symbols == symbol].mean()) for symbol in sorted(set(symbols))}

@@ -16,21 +16,25 @@ from twinforce_proto.codec.messages import model_info_to_proto
 from twinforce_proto.headers import JSON, PROTOBUF
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.calls.descriptions import Calls
+from twinforce_service.calls.intake import Intake
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import CONTENT_TYPE, Metrics
 from twinforce_service.transports.rest import openapi, problems
 from twinforce_service.transports.rest.paths import call_router
-from twinforce_service.transports.rest.requests import RequestScope, reply_type
+from twinforce_service.transports.rest.requests import OpenRequests, RequestScope, reply_type
 from twinforce_service.version import service_version
 
 
-def create_app(engine: Engine, calls: Calls, metrics: Metrics, max_body_bytes: int) -> FastAPI:
+def create_app(
+    engine: Engine, calls: Calls, metrics: Metrics, intake: Intake, max_body_bytes: int
+) -> FastAPI:
     """Return the ASGI application.
 
     Args:
         engine: Evaluates systems and declares the models.
         calls: Calls to serve.
         metrics: Metrics to update and to show.
+        intake: Intake of the calls.
         max_body_bytes: Size limit of a request body.
     """
     app = FastAPI(
@@ -46,13 +50,15 @@ def create_app(engine: Engine, calls: Calls, metrics: Metrics, max_body_bytes: i
     # Routes are matched in this order, so the most frequent come first.
     app.include_router(call_router(engine, calls, metrics, max_body_bytes))
     app.include_router(_models(engine))
-    app.include_router(_health(engine, metrics))
-    app.add_middleware(RequestScope)
+    app.include_router(_health(engine, metrics, intake))
+    open_requests = OpenRequests()
+    app.include_router(_requests(open_requests))
+    app.add_middleware(RequestScope, intake=intake, open_requests=open_requests)
     openapi.add_body_schemas(app)
     return app
 
 
-def _health(engine: Engine, metrics: Metrics) -> APIRouter:
+def _health(engine: Engine, metrics: Metrics, intake: Intake) -> APIRouter:
     router = APIRouter(tags=["service"])
 
     @router.get("/health/live", responses=openapi.LIVE)
@@ -65,7 +71,7 @@ def _health(engine: Engine, metrics: Metrics) -> APIRouter:
     @router.get("/health/ready", responses=openapi.READY)
     async def ready() -> Response:
         """Report whether requests are accepted: all models are loaded and warmed up."""
-        if not engine.is_ready:
+        if intake.is_closing or not engine.is_ready:
             raise UnavailableError("the service is starting or shutting down", retry_after=1.0)
         return _json({"status": "ready", "models": sorted(engine.models)})
 
@@ -73,6 +79,17 @@ def _health(engine: Engine, metrics: Metrics) -> APIRouter:
     async def show_metrics() -> Response:
         """Return the metrics in the text format of Prometheus."""
         return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+
+    return router
+
+
+def _requests(open_requests: OpenRequests) -> APIRouter:
+    router = APIRouter(tags=["service"])
+
+    @router.get("/v1/requests/{watch_id}", responses=openapi.OPEN_REQUEST)
+    async def show_request(watch_id: str) -> Response:
+        """Report whether the request with this X-Watch-Id is being answered, and what was sent."""
+        return _json(open_requests.state_of(watch_id))
 
     return router
 

@@ -124,6 +124,9 @@ class PropagateBody(BaseModel):
     interval: int = Field(
         0, description="Inner steps between snapshots; 0 yields only the last snapshot."
     )
+    allow_model_change: bool = Field(
+        False, description="True resumes a checkpoint of other weights, which is evaluated anew."
+    )
 
 
 class RelaxBody(BaseModel):
@@ -165,7 +168,9 @@ def read_propagate_json(body: bytes, model: str) -> PropagateRequest:
         if parsed.start is None
         else _start(parsed.start)
     )
-    return PropagateRequest(model, origin, parsed.n_steps, parsed.interval)
+    return PropagateRequest(
+        model, origin, parsed.n_steps, parsed.interval, parsed.allow_model_change
+    )
 
 
 def write_snapshot_line(snapshot: Snapshot) -> bytes:

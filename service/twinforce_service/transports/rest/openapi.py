@@ -68,6 +68,7 @@ _HEADERS = (
         "Seconds to wait for the reply; systems that are late are not evaluated.",
     ),
     ("X-Urgency", "integer", "Urgency from 0, the most urgent, to 7; 3 by default."),
+    ("X-Watch-Id", "string", "Name under which `/v1/requests/{watch_id}` describes the request."),
     (
         "X-Request-ID",
         "string",
@@ -258,6 +259,7 @@ READY: Responses = {
     200: _reply_docs({"status": "ready", "models": ["water"]}),
     **_problems(_STARTING),
 }
+OPEN_REQUEST: Responses = {200: _reply_docs({"is_open": True, "n_lines_sent": 0})}
 METRICS: Responses = {
     200: {"description": "OK", "content": {"text/plain": {"example": "twinforce_evaluations …"}}}
 }

@@ -15,7 +15,8 @@ from twinforce_proto import (
     RequestCancelledError,
     SystemTooLargeError,
 )
-from twinforce_proto.headers import JSON, PROTOBUF, REQUEST_ID, TIMEOUT
+from twinforce_proto.headers import JSON, PROTOBUF, REQUEST_ID, TIMEOUT, WATCH_ID
+from twinforce_service.calls.intake import Intake
 from twinforce_service.context import choose_request_id, request_id
 from twinforce_service.logs import internal_error
 from twinforce_service.transports.rest.problems import UnsupportedMediaTypeError, problem_of
@@ -29,30 +30,78 @@ _Result = TypeVar("_Result")
 _MAX_DISCARDED, _DISCARD_TIMEOUT = 4, 10.0
 
 
-class RequestScope:
-    """ASGI middleware that gives each request an id, and an answer if an exception escapes."""
+class OpenRequests:
+    """The requests that are being answered, and the parts of each reply that were sent.
 
-    def __init__(self, app: ASGIApp) -> None:
+    HTTP/1.1 has no pings, so a client that waits long for a reply asks about its request over
+    another connection. It names the request in a header; requests without one are not noted.
+    """
+
+    def __init__(self) -> None:
+        self._n_sent: dict[str, int] = {}
+
+    def begin(self, watch_id: str | None) -> None:
+        """Note that a request is being answered."""
+        if watch_id:
+            self._n_sent[watch_id] = 0
+
+    def note_part(self, watch_id: str | None) -> None:
+        """Note that a part of the body, such as a line, is sent."""
+        if watch_id in self._n_sent:
+            self._n_sent[watch_id] += 1
+
+    def end(self, watch_id: str | None) -> None:
+        """Note that the request was answered."""
+        if watch_id:
+            self._n_sent.pop(watch_id, None)
+
+    def state_of(self, watch_id: str) -> dict[str, bool | int]:
+        """Return the state of a request for its client."""
+        return {"is_open": watch_id in self._n_sent, "n_lines_sent": self._n_sent.get(watch_id, 0)}
+
+
+class RequestScope:
+    """ASGI middleware that gives each request an id, and an answer if an exception escapes.
+
+    Args:
+        app: Application that answers the requests.
+        intake: Intake of the calls; when it closes, so do the connections that are answered.
+        open_requests: Where to note the requests that are being answered.
+    """
+
+    def __init__(self, app: ASGIApp, intake: Intake, open_requests: OpenRequests) -> None:
         self._app = app
+        self._intake = intake
+        self._open = open_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        chosen = choose_request_id(Request(scope).headers.get(REQUEST_ID))
+        self._intake.note_call()
+        headers = Request(scope).headers
+        chosen, watch_id = choose_request_id(headers.get(REQUEST_ID)), headers.get(WATCH_ID)
         request_id.set(chosen)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID] = chosen
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = chosen
+                if self._intake.is_closing:
+                    headers["Connection"] = "close"
+            elif message.get("more_body"):
+                self._open.note_part(watch_id)
             await send(message)
 
+        self._open.begin(watch_id)
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
             logger.exception("a request failed", extra={"path": scope["path"]})
             await problem_of(internal_error())(scope, receive, send_with_id)
+        finally:
+            self._open.end(watch_id)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -74,7 +123,9 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             chunks.clear()
             if message.get("more_body", False):
                 await _discard(request, _MAX_DISCARDED * max_bytes)
-            raise SystemTooLargeError(f"body: expected at most {max_bytes} bytes", field="body")
+            expected = f"at most {max_bytes} bytes (max_body_bytes of the service)"
+            text = f"body: expected {expected}; send fewer systems"
+            raise SystemTooLargeError(text, field="body")
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -133,7 +184,7 @@ def reply_type(request: Request) -> str:
 
 
 def timeout_of(request: Request) -> float | None:
-    """Return the timeout of a request, in s, or None if there is none.
+    """Return the timeout of a request, in s, or None if there is none or it is infinite.
 
     Raises:
         InvalidRequestError: The timeout is not a positive number.
@@ -145,9 +196,9 @@ def timeout_of(request: Request) -> float | None:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not (0 < seconds < math.inf):
+    if not seconds > 0:
         raise InvalidRequestError.expected(TIMEOUT, "a positive number of seconds", repr(text))
-    return seconds
+    return None if seconds == math.inf else seconds
 
 
 def _disconnected() -> RequestCancelledError:

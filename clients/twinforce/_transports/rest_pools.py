@@ -1,0 +1,96 @@
+"""The pools of connections over HTTP: their limits, sockets, certificates, proxy and watch."""
+
+import socket
+import ssl
+from functools import cache
+from typing import Any
+
+import httpcore2
+import httpx2
+
+from twinforce._transports.proxies import Route
+from twinforce._transports.transport import KEEP_ALIVE
+from twinforce._transports.watch import AsyncWatchedBackend, WatchedBackend, watched
+
+# Unanswered probes after which a connection is dead.
+_N_PROBES = 4
+_LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30.0)
+
+
+def pool_to(route: Route) -> httpx2.HTTPTransport:
+    """Return a pool of connections to a service, whose replies are watched."""
+    options = _options(route)
+
+    def ask(watch_id: str) -> Any:
+        try:
+            with httpx2.Client(transport=httpx2.HTTPTransport(**options)) as http:
+                return _answer_in(http.get(_address(route, watch_id), timeout=KEEP_ALIVE.patience))
+        except httpx2.HTTPError as error:
+            raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
+
+    return watched(httpx2.HTTPTransport(**options), WatchedBackend(ask))
+
+
+def async_pool_to(route: Route) -> httpx2.AsyncHTTPTransport:
+    """Return a pool of connections for asyncio."""
+    options = _options(route)
+
+    async def ask(watch_id: str) -> Any:
+        address = _address(route, watch_id)
+        try:
+            async with httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(**options)) as http:
+                return _answer_in(await http.get(address, timeout=KEEP_ALIVE.patience))
+        except httpx2.HTTPError as error:
+            raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
+
+    return watched(httpx2.AsyncHTTPTransport(**options), AsyncWatchedBackend(ask))
+
+
+def _address(route: Route, watch_id: str) -> str:
+    return f"{route.url}/v1/requests/{watch_id}"
+
+
+def _answer_in(reply: httpx2.Response) -> Any:
+    """Return what the service says about an open request; None if it cannot be asked."""
+    try:
+        return reply.json() if reply.status_code == httpx2.codes.OK else None
+    except ValueError:
+        return None
+
+
+def _options(route: Route) -> dict[str, Any]:
+    return {
+        "limits": _LIMITS,
+        "socket_options": _socket_options(),
+        "proxy": None if route.proxy is None else route.proxy.url,
+        "verify": _tls(),
+    }
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Return the certificates to trust, which take 50 ms to load."""
+    return httpx2.create_ssl_context()
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    """Return the options that send small messages at once and notice a dead connection.
+
+    Systems other than Linux may lack some of them.
+    """
+    probes = {
+        "TCP_KEEPIDLE": KEEP_ALIVE.interval,
+        "TCP_KEEPALIVE": KEEP_ALIVE.interval,  # the same, on macOS
+        "TCP_KEEPINTVL": KEEP_ALIVE.patience / _N_PROBES,
+        "TCP_KEEPCNT": _N_PROBES,
+        "TCP_USER_TIMEOUT": 1000 * (KEEP_ALIVE.interval + KEEP_ALIVE.patience),  # in ms
+    }
+    return [
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        *(
+            (socket.IPPROTO_TCP, getattr(socket, name), max(round(value), 1))
+            for name, value in probes.items()
+            if hasattr(socket, name)
+        ),
+    ]
