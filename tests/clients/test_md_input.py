@@ -130,6 +130,44 @@ def test_a_malformed_column_is_refused(tmp_path, capsys, column):
     assert "column vel: expected three finite numbers" in refusal(capsys, start)
 
 
+@pytest.mark.parametrize("name", ["velocities", "velocity", "vel", "velo", "v"])
+@pytest.mark.parametrize("shape", [(N_ATOMS,), (N_ATOMS, 2), (N_ATOMS, 6)])
+def test_velocities_of_another_shape_are_not_dropped(tmp_path, capsys, name, shape):
+    start = written(tmp_path / "start.xyz", **{name: np.ones(shape)})
+    assert f"column {name}: expected three finite numbers" in refusal(capsys, start)
+
+
+@pytest.mark.parametrize("option", ["--ensemble=nve", "--ensemble=svr", "--on-server"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_momenta_that_are_not_finite_are_refused_and_leave_no_files(
+    velocities, tmp_path, capsys, value, option
+):
+    velocities[3, 1] = value
+    start = written(tmp_path / "start.xyz", momenta=velocities)
+    log = tmp_path / "run.csv"
+    line = refusal(capsys, start, f"--log={log}", option)
+    assert "momenta: expected finite numbers, got [" in line
+    assert "of atom 3 (Ar)" in line
+    assert not log.exists()
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst", ".zip"])
+@pytest.mark.parametrize("option", ["--log", "--restart", "--trajectory"])
+def test_names_of_compressed_files_are_refused(tmp_path, capsys, option, suffix):
+    start = written(tmp_path / "start.xyz")
+    path = tmp_path / f"run.csv{suffix}"
+    assert f"expected a name without {suffix}" in refusal(capsys, start, f"{option}={path}")
+    assert not path.exists()
+
+
+def test_one_atom_is_one_atom(tmp_path, capsys):
+    ase.io.write(start := tmp_path / "start.xyz", Atoms("Ar"), format="extxyz")
+    assert run(["md", str(start), "--steps=1"]) == 0
+    err = capsys.readouterr().err
+    assert "start.xyz: 1 atom\n" in err
+    assert "1 step, 0.0005 ps" in err
+
+
 def test_new_velocities_replace_those_of_the_file(velocities, tmp_path, capsys):
     for name in ("vel", "velocities", "momentum"):
         start = written(tmp_path / "start.xyz", **{name: velocities})

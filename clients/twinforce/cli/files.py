@@ -13,6 +13,8 @@ from twinforce_proto import OUTPUTS
 # What a model or a simulation computes for a state, which is wrong for any other state.
 _RESULTS = ("energy", "free_energy", "forces", "stress", "correction_work", *OUTPUTS)
 
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+
 
 def require(module: str) -> Any:
     """Import a module of a package that the client itself does not need.
@@ -73,11 +75,17 @@ def check_outputs(source: Path, outputs: Mapping[str, Path | None]) -> None:
 
     Raises:
         OSError: A folder is missing or cannot be written to.
-        ValueError: A file would be written over the source or over another one.
+        ValueError: A file would be written over the source or over another one, or has the name
+            of a compressed file.
     """
     given = {option: path for option, path in outputs.items() if path is not None}
-    for path in given.values():
+    for option, path in given.items():
         _check_writable(path)
+        if path.suffix.lower() in _COMPRESSED:
+            raise ValueError(
+                f"{option} {path}: expected a name without {path.suffix}, because files are "
+                "written uncompressed"
+            )
     for (option, path), (other, other_path) in combinations({**given, "FILE": source}.items(), 2):
         if _are_same(path, other_path):
             raise ValueError(

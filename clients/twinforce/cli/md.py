@@ -22,6 +22,7 @@ from twinforce.cli.progress import say
 from twinforce.cli.simulation import Simulation
 from twinforce.md import Ensemble, ForceChoice, MDSettings, Thermostat
 from twinforce.md.columns import VelocityUnit, drop_velocities, take_masses, take_velocities
+from twinforce.md.summary import counted
 
 _DEFAULTS = MDSettings()
 _EXAMPLE = """\
@@ -213,7 +214,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.plot:
         check_image(args.plot)
     ase = require("twinforce.ase")
-    remarks = [f"{args.file}: {len(atoms)} atoms", *_taken(atoms, args)]
+    remarks = [f"{args.file}: {counted(len(atoms), 'atom')}", *_taken(atoms, args)]
     if args.forces == "direct" and args.ensemble == "nve":
         _show_warning(
             "direct forces are not the gradient of an energy: without a thermostat the system "
@@ -260,7 +261,7 @@ def _taken(atoms: Any, args: argparse.Namespace) -> Iterator[str]:
 
 def _described(constraint: Any) -> str:
     n_atoms = len(getattr(constraint, "index", ()))
-    return f"{type(constraint).__name__} of {n_atoms} atoms"
+    return f"{type(constraint).__name__} of {counted(n_atoms, 'atom')}"
 
 
 def _settings_of(args: argparse.Namespace) -> MDSettings:

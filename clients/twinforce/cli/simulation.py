@@ -11,6 +11,7 @@ from twinforce.cli.progress import ProgressMeter, say
 from twinforce.cli.signals import Interrupted, StopRequest
 from twinforce.md import Instant, MDSettings, dynamics_of, follow, follow_on_server, plot_runs
 from twinforce.md.run_files import RunFiles
+from twinforce.md.running import n_outer_steps
 from twinforce.md.settings import ensemble_of
 from twinforce.md.summary import RunSummary
 from twinforce.restart import Restart
@@ -36,6 +37,7 @@ class Simulation:
         self._dynamics = dynamics_of(atoms, settings, args.restart if self._is_continued else None)
         if not self._is_continued:
             _check_motion(atoms, settings)
+        self._n_outer = n_outer_steps(self._dynamics, settings)
         self._states = (
             follow_on_server(
                 self._dynamics, settings, args.interval, is_restored=self._is_continued
@@ -85,13 +87,14 @@ class Simulation:
         self._show(start, is_due=not self._is_continued)
 
     def _follow(self, stop: StopRequest) -> None:
-        n_start = self._dynamics.get_number_of_steps() * self._dynamics.inner_steps
+        n_inner = self._dynamics.inner_steps
+        n_start = self._dynamics.get_number_of_steps() * n_inner
         with ProgressMeter(
-            self._args.steps, "steps", initial=n_start, is_quiet=self._args.quiet
+            self._n_outer * n_inner, "steps", initial=n_start, is_quiet=self._args.quiet
         ) as meter:
             while stop.number is None and (state := next(self._states, None)) is not None:
                 meter.update(state.step, f"{state.temperature_k:.0f} K")
-                n_outer = state.step // self._dynamics.inner_steps
+                n_outer = state.step // n_inner
                 self._show(state, is_due=n_outer % self._args.interval == 0)
 
     def _show(self, state: Instant, *, is_due: bool) -> None:
@@ -121,10 +124,11 @@ def _check_motion(atoms: Any, settings: MDSettings) -> None:
     """Check that the thermostat can act on these velocities.
 
     Raises:
-        ValueError: It rescales velocities that are zero.
+        ValueError: It rescales velocities that are zero, or some are not finite.
     """
-    mobile = require("twinforce.ase.checks").mobility_of(atoms)
-    momenta = atoms.get_momenta()
+    checks = require("twinforce.ase.checks")
+    mobile, momenta = checks.mobility_of(atoms), atoms.get_momenta()
+    checks.check_momenta(atoms, momenta)
     bath = Bath(
         ensemble_of(settings),
         atoms.get_masses()[:, None],
