@@ -10,6 +10,7 @@ from ase.constraints import FixAtoms
 
 from tests.clients.serving import ARGON
 from tests.systems import molecule
+from twinforce.ase import repartition_hydrogen_mass
 from twinforce.cli import run
 
 N_ATOMS = 5
@@ -158,6 +159,19 @@ def test_names_of_compressed_files_are_refused(tmp_path, capsys, option, suffix)
     path = tmp_path / f"run.csv{suffix}"
     assert f"expected a name without {suffix}" in refusal(capsys, start, f"{option}={path}")
     assert not path.exists()
+
+
+def test_velocities_for_other_masses_than_those_asked_for_are_reported(tmp_path, capsys):
+    hydroxyl = Atoms("OH", [[0, 0, 0], [0, 0, 0.97]], momenta=[[0, 0, 1.0], [0, 0, -1.0]])
+    said = "masses: changed by --hydrogen-mass, which changes the temperature"
+    for options, is_said in (([], False), (["--hydrogen-mass=3"], True)):
+        ase.io.write(start := tmp_path / "start.xyz", hydroxyl, format="extxyz")
+        run(["md", str(start), "--steps=1", *options])
+        assert (said in capsys.readouterr().err) == is_said
+    repartition_hydrogen_mass(hydroxyl, 3.0)
+    ase.io.write(start, hydroxyl, format="extxyz")
+    run(["md", str(start), "--steps=1", "--hydrogen-mass=3"])
+    assert said not in capsys.readouterr().err
 
 
 def test_one_atom_is_one_atom(tmp_path, capsys):

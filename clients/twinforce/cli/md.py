@@ -239,6 +239,7 @@ def _taken(atoms: Any, args: argparse.Namespace) -> Iterator[str]:
     """Use what the file says beyond positions, and yield what was done with it."""
     if masses := take_masses(atoms):
         yield masses
+    masses_of_file = atoms.get_masses()
     if args.hydrogen_mass:
         require("twinforce.ase").repartition_hydrogen_mass(atoms, args.hydrogen_mass)
     if atoms.constraints:
@@ -257,6 +258,11 @@ def _taken(atoms: Any, args: argparse.Namespace) -> Iterator[str]:
     else:
         found = take_velocities(atoms, args.velocity_units)
         yield f"velocities: {found or f'drawn at {args.temperature:g} K, the file has none'}"
+        if found and (atoms.get_masses() != masses_of_file).any():
+            yield (
+                "masses: changed by --hydrogen-mass, which changes the temperature of the "
+                "velocities of the file; --new-velocities draws others"
+            )
 
 
 def _described(constraint: Any) -> str:

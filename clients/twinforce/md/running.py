@@ -53,7 +53,8 @@ def dynamics_of(atoms: Any, settings: MDSettings, restart: Path | str | None = N
 
 def n_outer_steps(dynamics: Any, settings: MDSettings) -> int:
     """Return the number of outer steps of a whole run, which takes at least `n_steps`."""
-    return math.ceil(settings.n_steps / dynamics.inner_steps)
+    inner_steps: int = dynamics.inner_steps
+    return math.ceil(settings.n_steps / inner_steps)
 
 
 def follow(dynamics: Any, settings: MDSettings) -> Iterator[Instant]:
