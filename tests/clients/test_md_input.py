@@ -12,6 +12,7 @@ from tests.clients.serving import ARGON
 from tests.systems import molecule
 from twinforce.ase import repartition_hydrogen_mass
 from twinforce.cli import run
+from twinforce.md import plot_runs
 
 N_ATOMS = 5
 UNITS = {
@@ -174,6 +175,24 @@ def test_velocities_for_other_masses_than_those_asked_for_are_reported(tmp_path,
     assert said not in capsys.readouterr().err
 
 
+def test_a_plot_begins_with_the_first_state_and_ends_with_the_last(tmp_path, monkeypatch):
+    """A run that continues between two intervals, and ends before the next one, has a plot, too."""
+    plots = []
+
+    def plot(runs, n_atoms, path):
+        plots.append([state.step for state in runs["run"]])
+        plot_runs(runs, n_atoms, path)
+
+    monkeypatch.setattr("twinforce.cli.simulation.plot_runs", plot)
+    start, image = written(tmp_path / "start.xyz"), tmp_path / "run.png"
+    command = ["md", str(start), f"--plot={image}", f"--restart={tmp_path / 'run.npz'}"]
+    for n_steps in (7, 9, 14):
+        image.unlink(missing_ok=True)
+        assert run([*command, "--interval=5", f"--steps={n_steps}"]) == 0
+        assert image.stat().st_size > 0
+    assert plots == [[0, 5, 7], [7, 9], [9, 10, 14]]
+
+
 def test_one_atom_is_one_atom(tmp_path, capsys):
     ase.io.write(start := tmp_path / "start.xyz", Atoms("Ar"), format="extxyz")
     assert run(["md", str(start), "--steps=1"]) == 0
@@ -190,7 +209,7 @@ def test_new_velocities_replace_those_of_the_file(velocities, tmp_path, capsys):
         err = capsys.readouterr().err
         assert "drawn at 30 K; those of the file are not used" in err
     first_frame(written(tmp_path / "start.xyz"), tmp_path)
-    assert "drawn at 300 K, the file has none" in capsys.readouterr().err
+    assert "drawn at 300 K, none were read from the file" in capsys.readouterr().err
 
 
 def test_masses_and_constraints_of_the_file_are_used(velocities, tmp_path, capsys):

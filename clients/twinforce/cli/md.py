@@ -257,7 +257,8 @@ def _taken(atoms: Any, args: argparse.Namespace) -> Iterator[str]:
         )
     else:
         found = take_velocities(atoms, args.velocity_units)
-        yield f"velocities: {found or f'drawn at {args.temperature:g} K, the file has none'}"
+        drawn = f"drawn at {args.temperature:g} K, none were read from the file"
+        yield f"velocities: {found or drawn}"
         if found and (atoms.get_masses() != masses_of_file).any():
             yield (
                 "masses: changed by --hydrogen-mass, which changes the temperature of the "

@@ -54,6 +54,7 @@ class Simulation:
         )
         self._summary = RunSummary(settings, len(atoms))
         self._plotted: list[Instant] = []
+        self._last: Instant
 
     def run(self, remarks: list[str]) -> None:
         """Run to the end, or to a signal, and say what came of it.
@@ -102,7 +103,8 @@ class Simulation:
         self._summary.add(state)
         if is_due:
             self._files.write(state)
-        if self._args.plot and state.step // self._dynamics.inner_steps % self._args.interval == 0:
+        self._last = state
+        if self._args.plot and (is_due or not self._plotted):
             self._plotted.append(state)
 
     def _finish(self) -> None:
@@ -113,7 +115,9 @@ class Simulation:
         for line in lines:
             self._say(line)
         if self._plotted:
-            plot_runs({"run": self._plotted}, self._n_atoms, self._args.plot)
+            is_last_due = self._plotted[-1] is self._last
+            states = self._plotted if is_last_due else [*self._plotted, self._last]
+            plot_runs({"run": states}, self._n_atoms, self._args.plot)
 
     def _say(self, text: str) -> None:
         if not self._args.quiet:
