@@ -8,6 +8,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atom, units
+from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -317,6 +318,31 @@ def test_parameters_and_species_of_an_ase_calculator_are_noticed():
     MultipleTimeStepping(expected, FS, forces="conservative").run(2)
     np.testing.assert_allclose(atoms.positions, expected.positions, rtol=0, atol=1e-12)
     assert atoms.get_potential_energy() == pytest.approx(expected.get_potential_energy())
+
+
+class Spring(Calculator):
+    """Atoms on springs to the origin, whose stiffness is in an array."""
+
+    implemented_properties = ("energy", "forces")
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        stiffness, positions = self.parameters["stiffness"][0], self.atoms.positions
+        energy = 0.5 * stiffness * (positions**2).sum()
+        self.results = {"energy": energy, "forces": -stiffness * positions}
+
+
+@pytest.mark.parametrize("kind", [np.array, list])
+def test_a_parameter_that_is_changed_in_place_is_noticed(kind):
+    atoms = argon(Spring(stiffness=kind([1.0])))
+    dynamics = MultipleTimeStepping(atoms, 0.2 * FS, forces="conservative")
+    dynamics.run(1)
+    atoms.calc.parameters["stiffness"][0] = 5.0
+    expected = atoms.copy()
+    expected.calc = Spring(stiffness=kind([5.0]))
+    dynamics.run(2)
+    MultipleTimeStepping(expected, 0.2 * FS, forces="conservative").run(2)
+    np.testing.assert_allclose(atoms.positions, expected.positions, rtol=0, atol=1e-12)
 
 
 def test_a_service_may_take_over_from_an_ase_calculator(calculator):
