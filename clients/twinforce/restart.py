@@ -164,7 +164,7 @@ class Restart:
                 state=_state(stored),
                 numbers=stored["numbers"],
                 masses=stored["masses"],
-                n_steps=int(stored["n_steps"]),
+                n_steps=_n_steps(stored),
                 settings=json.loads(str(stored["settings"])),
                 rng=json.loads(str(stored["rng"])),
                 system=json.loads(str(stored.get("system", "{}"))),
@@ -189,7 +189,7 @@ def _state(stored: Mapping[str, Any]) -> State:
     }
     if "energy" in prediction:
         prediction["energy"] = float(prediction["energy"])
-    return State(
+    state = State(
         positions=stored["positions"],
         momenta=stored["momenta"],
         cell=stored["cell"],
@@ -197,3 +197,12 @@ def _state(stored: Mapping[str, Any]) -> State:
         supplied=float(stored["supplied"]),
         correction_work=float(stored["correction_work"]),
     )
+    state.check(len(stored["numbers"]), prediction)
+    return state
+
+
+def _n_steps(stored: Mapping[str, Any]) -> int:
+    n_steps = int(stored["n_steps"])
+    if n_steps < 0:
+        raise ValueError(f"n_steps: expected a number from 0, got {n_steps}")
+    return n_steps

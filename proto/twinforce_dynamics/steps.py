@@ -1,6 +1,6 @@
 """Steps as generators that yield the evaluations they need, and the state between steps."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeVar, cast
 
@@ -61,6 +61,26 @@ class State:
     supplied: float = 0.0
     correction_work: float = 0.0
 
+    def check(self, n_atoms: int, outputs: Iterable[str]) -> None:
+        """Check that all numbers that the next step needs are there, finite and in shape.
+
+        Args:
+            n_atoms: Number of atoms.
+            outputs: Outputs that the prediction must have.
+
+        Raises:
+            ValueError: One is not; the message names it.
+        """
+        for name in ("positions", "momenta"):
+            _check_array(name, getattr(self, name), (n_atoms, 3))
+        _check_array("cell", self.cell, (3, 3))
+        for output in sorted(outputs):
+            shapes = {"energy": (), "atom_energies": (n_atoms,)}
+            shape = shapes.get(output, (3, 3) if "stress" in output else (n_atoms, 3))
+            _check_array(output, getattr(self.prediction, output), shape)
+        _check_array("supplied", self.supplied, ())
+        _check_array("correction_work", self.correction_work, ())
+
 
 def complete(steps: Steps[_T], inner: ForceFunction, outer: ForceFunction) -> _T:
     """Run steps to their end and return the result.
@@ -90,3 +110,13 @@ def volume(cell: Floats) -> float:
     return float(
         abs(ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx))
     )
+
+
+def _check_array(name: str, value: object, shape: tuple[int, ...]) -> None:
+    if value is None:
+        raise ValueError(f"{name}: expected a value, got none")
+    array = np.asarray(value)
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {list(shape)}, got shape {list(array.shape)}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite numbers, got {array[~np.isfinite(array)][0]}")

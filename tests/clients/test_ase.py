@@ -27,7 +27,14 @@ from tests.clients.serving import ARGON, TOY, serve
 from tests.dynamics.counting import CountingService
 from tests.potentials import Soft, loaded
 from tests.systems import molecule
-from twinforce import Client, Integrator, InvalidSystemError, Start, UnavailableError
+from twinforce import (
+    Client,
+    Integrator,
+    InvalidSystemError,
+    Start,
+    UnavailableError,
+    UnknownModelError,
+)
 from twinforce.ase import (
     DirectForcesWarning,
     MultipleTimeStepping,
@@ -629,6 +636,22 @@ def test_parameters_can_be_set_and_are_checked(calculator):
     with pytest.raises(TypeError, match="unknown parameter: forces"):
         calculator.set(forces="direct")
     assert calculator.name == "twinforce"
+
+
+def test_parameters_changed_without_set_are_noticed(calculator):
+    atoms = atoms_in_a_cell()
+    atoms.calc = calculator
+    conservative = atoms.get_forces()
+    calculator.parameters["force_kind"] = "direct"
+    direct = atoms.get_forces()
+    assert np.abs(direct - conservative).max() > 1e-6
+    np.testing.assert_array_equal(direct, calculator.prediction.direct_forces)
+    calculator.parameters["model"] = "another"
+    with pytest.raises(UnknownModelError):
+        atoms.get_forces()
+    calculator.parameters["force_kind"] = "both"
+    with pytest.raises(ValueError, match="force_kind: expected"):
+        atoms.get_forces()
 
 
 def test_a_model_can_be_chosen_by_name(url):

@@ -15,7 +15,7 @@ from ase import Atoms
 from tests.clients.serving import ARGON
 from tests.systems import molecule
 from twinforce.cli import build_parser, run
-from twinforce.cli.files import read_atoms
+from twinforce.cli.files import check_outputs, read_atoms
 
 SIZES = (1, 5, 8)
 
@@ -125,7 +125,7 @@ def test_predict_writes_the_format_that_the_name_asks_for(file, tmp_path, name):
     ("options", "text"),
     [
         (["-o", "out.cif"], "out.cif: expected a name that ends in .xyz, .extxyz, .json, .traj"),
-        (["-o", "out.xyz.gz"], "expected a name that ends in"),
+        (["-o", "out.xyz.gz"], "out.xyz.gz: expected a name without .gz"),
         (
             ["-o", "out.xyz", "--format=json"],
             "expected a name of a file in json, got one in extxyz",
@@ -194,3 +194,16 @@ def test_a_full_disk_leaves_the_old_file_of_predict(file, tmp_path, name):
 def test_the_folder_of_an_assessment_is_an_output_like_others(spelling):
     args = build_parser().parse_args(["assess", "water.xyz", spelling, "folder"])
     assert args.output == Path("folder")
+
+
+def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_work(tmp_path, monkeypatch):
+    """A file that is replaced as a whole needs its folder, even if it can be written to itself."""
+    out = tmp_path / "folder" / "out.xyz"
+    out.parent.mkdir()
+    out.touch()
+    can = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != out.parent and can(path, mode))
+    check_outputs(tmp_path / "in.xyz", {"--log": out})
+    for option in ("--output", "--plot", "--restart"):
+        with pytest.raises(PermissionError, match=r"out\.xyz"):
+            check_outputs(tmp_path / "in.xyz", {option: out})

@@ -281,6 +281,25 @@ def test_a_run_can_continue_in_a_new_file_and_in_one_that_was_renamed(half, url,
     assert_same(half, expected, "run.extxyz")
 
 
+@pytest.mark.parametrize(
+    ("name", "renamed", "expected"),
+    [
+        ("run.extxyz", "run.traj", "expected a .traj file, as its name says, got a text file"),
+        ("run.traj", "run.extxyz", "expected a text file, as its name says, got a .traj file"),
+    ],
+)
+def test_a_file_renamed_to_another_format_is_refused(
+    url, start, tmp_path, capsys, name, renamed, expected
+):
+    assert run(command(start, url, tmp_path, name, steps=STEPS // 2)) == 0
+    (tmp_path / name).rename(tmp_path / renamed)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    assert run(command(start, url, tmp_path, renamed)) == 2
+    assert expected in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_the_files_of_a_finished_run_stay_as_they_are(half, url, start, capsys):
     before = {path: path.read_bytes() for path in half.glob("run.[ce]*")}
     assert run(command(start, url, half, "run.extxyz", steps=6)) == 0

@@ -10,7 +10,9 @@ from ase.constraints import FixAtoms
 
 from tests.clients.serving import ARGON
 from tests.systems import molecule
+from twinforce.ase import repartition_hydrogen_mass
 from twinforce.cli import run
+from twinforce.md import plot_runs
 
 N_ATOMS = 5
 UNITS = {
@@ -130,6 +132,75 @@ def test_a_malformed_column_is_refused(tmp_path, capsys, column):
     assert "column vel: expected three finite numbers" in refusal(capsys, start)
 
 
+@pytest.mark.parametrize("name", ["velocities", "velocity", "vel", "velo", "v"])
+@pytest.mark.parametrize("shape", [(N_ATOMS,), (N_ATOMS, 2), (N_ATOMS, 6)])
+def test_velocities_of_another_shape_are_not_dropped(tmp_path, capsys, name, shape):
+    start = written(tmp_path / "start.xyz", **{name: np.ones(shape)})
+    assert f"column {name}: expected three finite numbers" in refusal(capsys, start)
+
+
+@pytest.mark.parametrize("option", ["--ensemble=nve", "--ensemble=svr", "--on-server"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_momenta_that_are_not_finite_are_refused_and_leave_no_files(
+    velocities, tmp_path, capsys, value, option
+):
+    velocities[3, 1] = value
+    start = written(tmp_path / "start.xyz", momenta=velocities)
+    log = tmp_path / "run.csv"
+    line = refusal(capsys, start, f"--log={log}", option)
+    assert "momenta: expected finite numbers, got [" in line
+    assert "of atom 3 (Ar)" in line
+    assert not log.exists()
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst", ".zip"])
+@pytest.mark.parametrize("option", ["--log", "--restart", "--trajectory"])
+def test_names_of_compressed_files_are_refused(tmp_path, capsys, option, suffix):
+    start = written(tmp_path / "start.xyz")
+    path = tmp_path / f"run.csv{suffix}"
+    assert f"expected a name without {suffix}" in refusal(capsys, start, f"{option}={path}")
+    assert not path.exists()
+
+
+def test_velocities_for_other_masses_than_those_asked_for_are_reported(tmp_path, capsys):
+    hydroxyl = Atoms("OH", [[0, 0, 0], [0, 0, 0.97]], momenta=[[0, 0, 1.0], [0, 0, -1.0]])
+    said = "masses: changed by --hydrogen-mass, which changes the temperature"
+    for options, is_said in (([], False), (["--hydrogen-mass=3"], True)):
+        ase.io.write(start := tmp_path / "start.xyz", hydroxyl, format="extxyz")
+        run(["md", str(start), "--steps=1", *options])
+        assert (said in capsys.readouterr().err) == is_said
+    repartition_hydrogen_mass(hydroxyl, 3.0)
+    ase.io.write(start, hydroxyl, format="extxyz")
+    run(["md", str(start), "--steps=1", "--hydrogen-mass=3"])
+    assert said not in capsys.readouterr().err
+
+
+def test_a_plot_begins_with_the_first_state_and_ends_with_the_last(tmp_path, monkeypatch):
+    """A run that continues between two intervals, and ends before the next one, has a plot, too."""
+    plots = []
+
+    def plot(runs, n_atoms, path):
+        plots.append([state.step for state in runs["run"]])
+        plot_runs(runs, n_atoms, path)
+
+    monkeypatch.setattr("twinforce.cli.simulation.plot_runs", plot)
+    start, image = written(tmp_path / "start.xyz"), tmp_path / "run.png"
+    command = ["md", str(start), f"--plot={image}", f"--restart={tmp_path / 'run.npz'}"]
+    for n_steps in (7, 9, 14):
+        image.unlink(missing_ok=True)
+        assert run([*command, "--interval=5", f"--steps={n_steps}"]) == 0
+        assert image.stat().st_size > 0
+    assert plots == [[0, 5, 7], [7, 9], [9, 10, 14]]
+
+
+def test_one_atom_is_one_atom(tmp_path, capsys):
+    ase.io.write(start := tmp_path / "start.xyz", Atoms("Ar"), format="extxyz")
+    assert run(["md", str(start), "--steps=1"]) == 0
+    err = capsys.readouterr().err
+    assert "start.xyz: 1 atom\n" in err
+    assert "1 step, 0.0005 ps" in err
+
+
 def test_new_velocities_replace_those_of_the_file(velocities, tmp_path, capsys):
     for name in ("vel", "velocities", "momentum"):
         start = written(tmp_path / "start.xyz", **{name: velocities})
@@ -138,7 +209,7 @@ def test_new_velocities_replace_those_of_the_file(velocities, tmp_path, capsys):
         err = capsys.readouterr().err
         assert "drawn at 30 K; those of the file are not used" in err
     first_frame(written(tmp_path / "start.xyz"), tmp_path)
-    assert "drawn at 300 K, the file has none" in capsys.readouterr().err
+    assert "drawn at 300 K, none were read from the file" in capsys.readouterr().err
 
 
 def test_masses_and_constraints_of_the_file_are_used(velocities, tmp_path, capsys):

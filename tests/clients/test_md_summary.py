@@ -113,11 +113,22 @@ def test_the_summary_of_no_step_and_of_one_divides_by_nothing():
         "temperature 300.0 K on average, final temperature 300.0 K",
     ]
     summary.add(instant(1))  # the clock has not moved
-    assert summary.lines()[0] == "1 steps, 0.0005 ps, in 0.0 s"
+    assert summary.lines()[0] == "1 step, 0.0005 ps, in 0 s"
     assert summary.lines()[2:] == [
         "too few states for the drift of the conserved energy",
-        "1 steps with conservative forces",
+        "1 step with conservative forces",
     ]
+
+
+def test_short_times_and_single_steps_are_shown_as_such():
+    clock = Clock()
+    summary = RunSummary(MDSettings(), 10, clock)
+    summary.add(instant(100))
+    clock.now += 0.025
+    summary.add(instant(101))
+    assert summary.lines()[0] == (
+        "101 steps, 0.0505 ps, of which 1 step now, in 0.025 s: 40 steps/s, 1.73 ns/day"
+    )
 
 
 def test_a_run_that_continued_counts_its_own_steps():
@@ -177,11 +188,19 @@ def test_the_time_that_is_left_has_a_handy_unit(capsys, seconds, left):
     assert capsys.readouterr().err == "0 of 100 systems, 0 systems/s\n"
 
 
-def test_on_a_terminal_there_is_a_bar_with_the_time_that_is_left(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
+
+def test_the_bar_counts_whole_outer_steps(file, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert run(["md", str(file), "--steps=10", "--forces=hybrid", "--inner-steps=8"]) == 0
+    assert "| 16/16 [" in terminal.getvalue()
+
+
+def test_on_a_terminal_there_is_a_bar_with_the_time_that_is_left(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with ProgressMeter(4, "steps") as meter:

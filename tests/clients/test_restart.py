@@ -8,7 +8,7 @@ from ase import Atoms
 
 from tests.clients.serving import ARGON
 from tests.systems import crystal
-from twinforce.ase import NPT, SVR, MultipleTimeStepping, TwinForceCalculator
+from twinforce.ase import NPT, NVE, SVR, MultipleTimeStepping, TwinForceCalculator
 from twinforce.restart import Restart
 
 SETTINGS = {
@@ -83,3 +83,59 @@ def test_a_file_is_written_with_the_same_content(path, tmp_path):
         assert sorted(found) == sorted(expected)
         for name in expected:
             np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.fixture
+def crystal_dynamics(url):
+    """Dynamics of a crystal with settings of their own."""
+    system = crystal(8)
+    atoms = Atoms([ARGON] * 8, system.positions, cell=system.cell, pbc=True)
+    with TwinForceCalculator(url) as atoms.calc:
+        yield MultipleTimeStepping(atoms, 0.2, inner_steps=4, ensemble=NVE(), seed=1)
+
+
+BAD = {
+    "positions": np.zeros((4, 3)),
+    "momenta": np.full((8, 3), np.nan),
+    "cell": np.ones(3),
+    "prediction_energy": np.inf,
+    "prediction_direct_forces": np.zeros((2, 3)),
+    "supplied": np.nan,
+    "n_steps": -1,
+    "rng": json.dumps({}),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_damaged_file_is_refused_by_name_and_moves_nothing(crystal_dynamics, tmp_path, name):
+    path = tmp_path / "run.npz"
+    crystal_dynamics.run(1)
+    crystal_dynamics.save(path)
+    with np.load(path) as archive:
+        content = dict(archive)
+    np.savez(path, **content | {name: BAD[name]})
+    atoms = crystal_dynamics.atoms
+    positions, momenta = atoms.positions.copy(), atoms.get_momenta()
+    crystal_dynamics.rng.random()
+    state = crystal_dynamics.rng.bit_generator.state
+    with pytest.raises(ValueError, match=r"run\.npz: "):
+        crystal_dynamics.restore(path)
+    np.testing.assert_array_equal(atoms.positions, positions)
+    np.testing.assert_array_equal(atoms.get_momenta(), momenta)
+    assert crystal_dynamics.rng.bit_generator.state == state
+    assert crystal_dynamics.nsteps == 1
+
+
+def test_a_file_without_a_prediction_that_steps_need_is_evaluated_anew(crystal_dynamics, tmp_path):
+    path, atoms = tmp_path / "run.npz", crystal_dynamics.atoms
+    crystal_dynamics.run(1)
+    crystal_dynamics.save(path)
+    with np.load(path) as archive:
+        content = dict(archive)
+    del content["prediction_direct_forces"]
+    np.savez(path, **content)
+    crystal_dynamics.run(2)
+    expected = atoms.positions.copy()
+    crystal_dynamics.restore(path)
+    crystal_dynamics.run(2)
+    np.testing.assert_allclose(atoms.positions, expected, rtol=0, atol=1e-12)

@@ -8,6 +8,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atom, units
+from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -131,6 +132,10 @@ def other_calculator(atoms):
     atoms.calc = TwinForceCalculator(atoms.calc.client, model="weak")
 
 
+def other_model_behind_the_back(atoms):
+    atoms.calc.parameters["model"] = "weak"
+
+
 CHANGES = [
     swap,
     replace_element,
@@ -150,6 +155,7 @@ CHANGES = [
     remove,
     add,
     other_model,
+    other_model_behind_the_back,
     other_calculator,
 ]
 
@@ -314,6 +320,31 @@ def test_parameters_and_species_of_an_ase_calculator_are_noticed():
     assert atoms.get_potential_energy() == pytest.approx(expected.get_potential_energy())
 
 
+class Spring(Calculator):
+    """Atoms on springs to the origin, whose stiffness is in an array."""
+
+    implemented_properties = ("energy", "forces")
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        stiffness, positions = self.parameters["stiffness"][0], self.atoms.positions
+        energy = 0.5 * stiffness * (positions**2).sum()
+        self.results = {"energy": energy, "forces": -stiffness * positions}
+
+
+@pytest.mark.parametrize("kind", [np.array, list])
+def test_a_parameter_that_is_changed_in_place_is_noticed(kind):
+    atoms = argon(Spring(stiffness=kind([1.0])))
+    dynamics = MultipleTimeStepping(atoms, 0.2 * FS, forces="conservative")
+    dynamics.run(1)
+    atoms.calc.parameters["stiffness"][0] = 5.0
+    expected = atoms.copy()
+    expected.calc = Spring(stiffness=kind([5.0]))
+    dynamics.run(2)
+    MultipleTimeStepping(expected, 0.2 * FS, forces="conservative").run(2)
+    np.testing.assert_allclose(atoms.positions, expected.positions, rtol=0, atol=1e-12)
+
+
 def test_a_service_may_take_over_from_an_ase_calculator(calculator):
     atoms = argon(LennardJones(sigma=3.0, epsilon=0.01, rc=6.0))
     dynamics = MultipleTimeStepping(atoms, FS, forces="conservative")
@@ -324,6 +355,35 @@ def test_a_service_may_take_over_from_an_ase_calculator(calculator):
     MultipleTimeStepping(expected, FS, forces="conservative").run(2)
     np.testing.assert_allclose(atoms.positions, expected.positions, rtol=0, atol=1e-10)
     assert dynamics.get_number_of_steps() == 3
+
+
+@pytest.mark.parametrize("on_server", [False, True])
+def test_the_atoms_of_dynamics_may_be_replaced(calculator, on_server):
+    old, new = argon(calculator), argon(calculator)
+    new.rattle(0.1, seed=4)
+    dynamics = MultipleTimeStepping(old, 2 * FS, inner_steps=2)
+    steps(dynamics, 2, on_server)
+    left = old.positions.copy()
+    dynamics.atoms = new
+    expected = fresh_copy(new)
+    steps(dynamics, 2, on_server)
+    MultipleTimeStepping(expected, 2 * FS, inner_steps=2).run(2)
+    np.testing.assert_allclose(new.positions, expected.positions, rtol=0, atol=1e-10)
+    assert (old.positions == left).all()
+
+
+@pytest.mark.parametrize("on_server", [False, True])
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_momenta_that_are_not_finite_are_refused(calculator, on_server, is_begun):
+    atoms = argon(calculator)
+    dynamics = MultipleTimeStepping(atoms, 2 * FS, inner_steps=2)
+    if is_begun:
+        dynamics.run(1)
+    atoms.arrays["momenta"][5, 2] = np.inf
+    positions = atoms.positions.copy()
+    with pytest.raises(ValueError, match=r"momenta: expected finite .*inf\] of atom 5 \("):
+        steps(dynamics, 1, on_server)
+    assert (atoms.positions == positions).all()
 
 
 def test_two_systems_may_share_one_calculator(calculator):
@@ -410,7 +470,7 @@ def test_a_change_in_the_middle_of_a_step_is_never_overwritten(calculator):
             self.meddle()
             return prediction
 
-    for change in CHANGES[:-2]:
+    for change in CHANGES[:-3]:
         atoms = argon(Meddling(calculator.client, model="ion"))
         dynamics = MultipleTimeStepping(atoms, 2 * FS, inner_steps=2)
         dynamics.run(1)

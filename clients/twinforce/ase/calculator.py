@@ -16,7 +16,7 @@ from twinforce._client import Client, Stream
 from twinforce._systems import labels_of, system_of
 from twinforce._weights import KeptWeights, ServedWeights
 from twinforce.ase.misuse import warn_of_misuse
-from twinforce.ase.outputs import check_stress, has_volume, outputs_for
+from twinforce.ase.outputs import check_parameters, check_stress, has_volume, outputs_for
 from twinforce.ase.results import Results, merged, outputs_in
 from twinforce_proto import (
     OUTPUTS,
@@ -26,7 +26,6 @@ from twinforce_proto import (
     Provenance,
     System,
     UnsupportedOutputError,
-    parse_outputs,
 )
 
 ForceKind = Literal["conservative", "direct"]
@@ -110,6 +109,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         self._requested: frozenset[str] = frozenset()
         self._requested_before: frozenset[str] = frozenset()
         self._has_warned = False
+        self._noticed: dict[str, Any] = {}
         super().__init__(
             model=model,
             force_kind=force_kind,
@@ -144,17 +144,9 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         """Change `model`, `force_kind`, `both_forces` or `extra_outputs`, and discard results."""
         if unknown := parameters.keys() - self.default_parameters.keys():
             raise TypeError(f"unknown parameter: {', '.join(sorted(unknown))}")
-        if parameters.get("force_kind", "direct") not in ("conservative", "direct"):
-            got = parameters["force_kind"]
-            raise ValueError(f"force_kind: expected 'conservative' or 'direct', got {got!r}")
-        if parameters.get("extra_outputs"):
-            parse_outputs(parameters["extra_outputs"])
+        check_parameters(parameters)
         changed: dict[str, Any] = super().set(**parameters)
-        if changed:
-            weights = self._weights
-            self.reset()
-            if "model" not in changed:
-                self._weights = weights
+        self._notice_parameters()
         return changed
 
     def reset(self) -> None:
@@ -168,7 +160,11 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         self._has_warned = False
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """Return the changes since the last calculation, of charge and spin too."""
+        """Return the changes since the last calculation, of charge and spin too.
+
+        Parameters that were changed without `set` are noticed as well.
+        """
+        self._notice_parameters()
         changes: list[str] = super().check_state(atoms, tol)
         if not changes and labels_of(atoms) != self._labels:
             changes.append("info")
@@ -207,6 +203,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
             ModelChangedError: The service has other weights of the model than before.
             ServiceError: The request failed.
         """
+        self._notice_parameters()
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
             raise ValueError("atoms: expected atoms to calculate properties of, got none")
@@ -297,7 +294,19 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
             self._stream.close()
         self._stream = None
 
+    def _notice_parameters(self) -> None:
+        """Discard what was computed with other parameters, changed by `set` or without it."""
+        if self.parameters == self._noticed:
+            return
+        check_parameters(self.parameters)
+        weights, model = self._weights, self._noticed.get("model")
+        self._noticed = dict(self.parameters)
+        self.reset()
+        if self._noticed["model"] == model:
+            self._weights = weights
+
     def _model_info(self) -> ModelInfo:
+        self._notice_parameters()
         return self.find_model() if self._info is None else self._info
 
     def _expected_outputs(self) -> frozenset[str]:

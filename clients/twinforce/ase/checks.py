@@ -55,6 +55,20 @@ def check_masses(atoms: Atoms) -> None:
         )
 
 
+def check_momenta(atoms: Atoms, momenta: Floats) -> None:
+    """Check that the momenta of atoms are finite.
+
+    Raises:
+        ValueError: One is not; the message names the atom.
+    """
+    if not np.isfinite(momenta).all():
+        index = int(np.argmin(np.isfinite(momenta).all(axis=1)))
+        raise ValueError(
+            f"momenta: expected finite numbers, got {momenta[index].tolist()} of atom {index} "
+            f"({atoms.symbols[index]})"
+        )
+
+
 def check_outputs(offered: frozenset[str], forces: ForceChoice, ensemble: Ensemble) -> None:
     """Check that the model offers all outputs that the steps need.
 

@@ -1,8 +1,8 @@
 """Molecular dynamics with multiple time stepping, as a `MolecularDynamics` of ASE."""
 
 import warnings
-from collections.abc import Generator, Mapping
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,7 @@ from twinforce.ase.log import StepLog
 from twinforce.ase.misuse import DirectForcesWarning
 from twinforce.ase.moving import MovingAtoms
 from twinforce.ase.on_server import propagate
+from twinforce.ase.results import outputs_in
 from twinforce.restart import Restart
 from twinforce_dynamics.bath import Bath
 from twinforce_dynamics.codec.checkpoint import Checkpoint
@@ -94,6 +95,15 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
             self.attach(self.closelater(StepLog(self, logfile, self.comm)), loginterval)
         if forces == "direct" and isinstance(ensemble, NVE):
             _warn_of_drift()
+
+    @property
+    def atoms(self) -> Atoms:
+        """The atoms that move; may be replaced between steps."""
+        return self._moving.atoms
+
+    @atoms.setter
+    def atoms(self, atoms: Atoms) -> None:
+        self._moving.atoms = atoms
 
     @property
     def forces(self) -> ForceChoice:
@@ -297,9 +307,10 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         is_current = saved.check_weights(
             path, preparation.source.weights, allow_model_change=moving.allows_model_change
         )
-        self.rng.bit_generator.state = saved.rng
+        with _of_file(path):
+            self.rng.bit_generator.state = saved.rng
         self.nsteps = saved.n_steps
-        if is_current:
+        if is_current and preparation.outputs <= outputs_in(saved.state.prediction):
             moving.set(saved.state, saved.state.correction_work)
         else:
             moving.set_coordinates(saved.state)
@@ -341,6 +352,15 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         self.masses = self._bath.masses
         if text := self._moving.excess():
             warnings.warn(f"after {self.nsteps} outer steps, {text}", ForceDisagreementWarning, 4)
+
+
+@contextmanager
+def _of_file(path: Path | str) -> Iterator[None]:
+    """Say of which file the random numbers cannot be used."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: saved with other random numbers; {error}") from error
 
 
 def _warn_of_drift() -> None:

@@ -9,6 +9,20 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from twinforce_proto import OUTPUTS, STRESSES, ModelInfo, checks, parse_outputs
 
 
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Check the parameters of a calculator.
+
+    Raises:
+        ValueError: The kind of forces is unknown.
+        UnsupportedOutputError: An extra output is unknown.
+    """
+    if parameters.get("force_kind", "direct") not in ("conservative", "direct"):
+        got = parameters["force_kind"]
+        raise ValueError(f"force_kind: expected 'conservative' or 'direct', got {got!r}")
+    if parameters.get("extra_outputs"):
+        parse_outputs(parameters["extra_outputs"])
+
+
 def outputs_for(properties: Collection[str], parameters: Mapping[str, Any]) -> frozenset[str]:
     """Return the outputs from which properties follow, and the energy, which comes with them.
 

@@ -7,7 +7,7 @@ import numpy as np
 from ase import Atoms
 
 from twinforce._systems import labels_in
-from twinforce.ase.checks import check_atoms, check_outputs, mobility_of
+from twinforce.ase.checks import check_atoms, check_momenta, check_outputs, mobility_of
 from twinforce.ase.sources import ForceSource, force_source_of
 from twinforce_dynamics.bath import Bath
 from twinforce_dynamics.disagreement import Species
@@ -102,8 +102,13 @@ class Preparation:
         }
 
     def momenta_of(self, atoms: Atoms) -> Floats:
-        """Return a copy of the momenta of the atoms; those of fixed atoms are zero."""
+        """Return a copy of the momenta of the atoms; those of fixed atoms are zero.
+
+        Raises:
+            ValueError: A momentum is not finite; the message names the atom.
+        """
         momenta: Floats = atoms.get_momenta()
+        check_momenta(atoms, momenta)
         mobile = self.stepper.bath.mobile
         return momenta if mobile is None else momenta * mobile
 

@@ -104,7 +104,7 @@ class CalculatorSource:
     def __init__(self, atoms: Atoms, calculator: Any) -> None:
         self._calculator = calculator
         self._atoms = atoms.copy()
-        self._parameters = _parameters_of(calculator)
+        self._parameters = _kept(_parameters_of(calculator))
         offered = set(calculator.implemented_properties)
         self._names = {
             output: name
@@ -146,6 +146,15 @@ class CalculatorSource:
 
 def _parameters_of(calculator: Any) -> dict[str, Any]:
     return dict(getattr(calculator, "parameters", None) or {})
+
+
+def _kept(value: Any) -> Any:
+    """Return a value with copies of the containers in it, which may be changed in place."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, dict):
+        return {name: _kept(each) for name, each in value.items()}
+    return [_kept(each) for each in value] if type(value) is list else value
 
 
 def _copied(output: str, value: Any) -> Any:

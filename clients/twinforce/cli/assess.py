@@ -18,6 +18,7 @@ from twinforce.cli.arguments import (
     service_options,
 )
 from twinforce.cli.files import read_atoms, require
+from twinforce.md.columns import take_masses
 
 # Those of `twinforce.assess`, which cannot be imported without optional packages.
 _PRESETS = ("quick", "standard", "paper")
@@ -129,6 +130,7 @@ def _run(args: argparse.Namespace) -> None:
         require(package)
     assess = require("twinforce.assess")
     (atoms,) = read_atoms(args.file, args.index)[-1:]
+    take_masses(atoms)
     if args.hydrogen_mass:
         require("twinforce.ase").repartition_hydrogen_mass(atoms, args.hydrogen_mass)
     conditions = assess.Conditions(

@@ -13,6 +13,12 @@ from twinforce_proto import OUTPUTS
 # What a model or a simulation computes for a state, which is wrong for any other state.
 _RESULTS = ("energy", "free_energy", "forces", "stress", "correction_work", *OUTPUTS)
 
+# Options of files that are written bit by bit; all others are replaced as a whole, which needs a
+# folder that can be written to.
+_GROWING = ("--log", "--trajectory")
+
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+
 
 def require(module: str) -> Any:
     """Import a module of a package that the client itself does not need.
@@ -73,11 +79,17 @@ def check_outputs(source: Path, outputs: Mapping[str, Path | None]) -> None:
 
     Raises:
         OSError: A folder is missing or cannot be written to.
-        ValueError: A file would be written over the source or over another one.
+        ValueError: A file would be written over the source or over another one, or has the name
+            of a compressed file.
     """
     given = {option: path for option, path in outputs.items() if path is not None}
-    for path in given.values():
-        _check_writable(path)
+    for option, path in given.items():
+        _check_writable(path, is_replaced=option not in _GROWING)
+        if path.suffix.lower() in _COMPRESSED:
+            raise ValueError(
+                f"{option} {path}: expected a name without {path.suffix}, because files are "
+                "written uncompressed"
+            )
     for (option, path), (other, other_path) in combinations({**given, "FILE": source}.items(), 2):
         if _are_same(path, other_path):
             raise ValueError(
@@ -129,10 +141,12 @@ def _read(path: Path, selection: slice) -> list[Any]:
         raise ValueError(f"{path}: cannot be read: {reason or type(error).__name__}") from error
 
 
-def _check_writable(path: Path) -> None:
+def _check_writable(path: Path, *, is_replaced: bool) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    target = path if path.exists() else Path(os.path.realpath(path)).parent
+    folder = Path(os.path.realpath(path)).parent
+    is_opened = path.exists() and not (is_replaced and path.is_file())
+    target = path if is_opened else folder
     if not target.exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if not os.access(target, os.W_OK):

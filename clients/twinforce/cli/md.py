@@ -22,6 +22,7 @@ from twinforce.cli.progress import say
 from twinforce.cli.simulation import Simulation
 from twinforce.md import Ensemble, ForceChoice, MDSettings, Thermostat
 from twinforce.md.columns import VelocityUnit, drop_velocities, take_masses, take_velocities
+from twinforce.md.summary import counted
 
 _DEFAULTS = MDSettings()
 _EXAMPLE = """\
@@ -213,7 +214,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.plot:
         check_image(args.plot)
     ase = require("twinforce.ase")
-    remarks = [f"{args.file}: {len(atoms)} atoms", *_taken(atoms, args)]
+    remarks = [f"{args.file}: {counted(len(atoms), 'atom')}", *_taken(atoms, args)]
     if args.forces == "direct" and args.ensemble == "nve":
         _show_warning(
             "direct forces are not the gradient of an energy: without a thermostat the system "
@@ -238,6 +239,7 @@ def _taken(atoms: Any, args: argparse.Namespace) -> Iterator[str]:
     """Use what the file says beyond positions, and yield what was done with it."""
     if masses := take_masses(atoms):
         yield masses
+    masses_of_file = atoms.get_masses()
     if args.hydrogen_mass:
         require("twinforce.ase").repartition_hydrogen_mass(atoms, args.hydrogen_mass)
     if atoms.constraints:
@@ -255,12 +257,18 @@ def _taken(atoms: Any, args: argparse.Namespace) -> Iterator[str]:
         )
     else:
         found = take_velocities(atoms, args.velocity_units)
-        yield f"velocities: {found or f'drawn at {args.temperature:g} K, the file has none'}"
+        drawn = f"drawn at {args.temperature:g} K, none were read from the file"
+        yield f"velocities: {found or drawn}"
+        if found and (atoms.get_masses() != masses_of_file).any():
+            yield (
+                "masses: changed by --hydrogen-mass, which changes the temperature of the "
+                "velocities of the file; --new-velocities draws others"
+            )
 
 
 def _described(constraint: Any) -> str:
     n_atoms = len(getattr(constraint, "index", ()))
-    return f"{type(constraint).__name__} of {n_atoms} atoms"
+    return f"{type(constraint).__name__} of {counted(n_atoms, 'atom')}"
 
 
 def _settings_of(args: argparse.Namespace) -> MDSettings:

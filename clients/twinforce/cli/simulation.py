@@ -11,6 +11,7 @@ from twinforce.cli.progress import ProgressMeter, say
 from twinforce.cli.signals import Interrupted, StopRequest
 from twinforce.md import Instant, MDSettings, dynamics_of, follow, follow_on_server, plot_runs
 from twinforce.md.run_files import RunFiles
+from twinforce.md.running import n_outer_steps
 from twinforce.md.settings import ensemble_of
 from twinforce.md.summary import RunSummary
 from twinforce.restart import Restart
@@ -36,6 +37,7 @@ class Simulation:
         self._dynamics = dynamics_of(atoms, settings, args.restart if self._is_continued else None)
         if not self._is_continued:
             _check_motion(atoms, settings)
+        self._n_outer = n_outer_steps(self._dynamics, settings)
         self._states = (
             follow_on_server(
                 self._dynamics, settings, args.interval, is_restored=self._is_continued
@@ -52,6 +54,7 @@ class Simulation:
         )
         self._summary = RunSummary(settings, len(atoms))
         self._plotted: list[Instant] = []
+        self._last: Instant
 
     def run(self, remarks: list[str]) -> None:
         """Run to the end, or to a signal, and say what came of it.
@@ -85,13 +88,14 @@ class Simulation:
         self._show(start, is_due=not self._is_continued)
 
     def _follow(self, stop: StopRequest) -> None:
-        n_start = self._dynamics.get_number_of_steps() * self._dynamics.inner_steps
+        n_inner = self._dynamics.inner_steps
+        n_start = self._dynamics.get_number_of_steps() * n_inner
         with ProgressMeter(
-            self._args.steps, "steps", initial=n_start, is_quiet=self._args.quiet
+            self._n_outer * n_inner, "steps", initial=n_start, is_quiet=self._args.quiet
         ) as meter:
             while stop.number is None and (state := next(self._states, None)) is not None:
                 meter.update(state.step, f"{state.temperature_k:.0f} K")
-                n_outer = state.step // self._dynamics.inner_steps
+                n_outer = state.step // n_inner
                 self._show(state, is_due=n_outer % self._args.interval == 0)
 
     def _show(self, state: Instant, *, is_due: bool) -> None:
@@ -99,7 +103,8 @@ class Simulation:
         self._summary.add(state)
         if is_due:
             self._files.write(state)
-        if self._args.plot and state.step // self._dynamics.inner_steps % self._args.interval == 0:
+        self._last = state
+        if self._args.plot and (is_due or not self._plotted):
             self._plotted.append(state)
 
     def _finish(self) -> None:
@@ -110,7 +115,9 @@ class Simulation:
         for line in lines:
             self._say(line)
         if self._plotted:
-            plot_runs({"run": self._plotted}, self._n_atoms, self._args.plot)
+            is_last_due = self._plotted[-1] is self._last
+            states = self._plotted if is_last_due else [*self._plotted, self._last]
+            plot_runs({"run": states}, self._n_atoms, self._args.plot)
 
     def _say(self, text: str) -> None:
         if not self._args.quiet:
@@ -121,10 +128,11 @@ def _check_motion(atoms: Any, settings: MDSettings) -> None:
     """Check that the thermostat can act on these velocities.
 
     Raises:
-        ValueError: It rescales velocities that are zero.
+        ValueError: It rescales velocities that are zero, or some are not finite.
     """
-    mobile = require("twinforce.ase.checks").mobility_of(atoms)
-    momenta = atoms.get_momenta()
+    checks = require("twinforce.ase.checks")
+    mobile, momenta = checks.mobility_of(atoms), atoms.get_momenta()
+    checks.check_momenta(atoms, momenta)
     bath = Bath(
         ensemble_of(settings),
         atoms.get_masses()[:, None],

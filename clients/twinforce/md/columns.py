@@ -14,6 +14,8 @@ _PROGRAMS: Mapping[str, tuple[str, VelocityUnit]] = {
     "velo": ("QUIP", "A/fs"),
 }
 _MOMENTA = ("momentum", "momenta")
+# Names that mean velocities even if the column has another shape, which is refused.
+_VELOCITIES = ("v", "vel", "velo", "velocity", "velocities")
 _COMPONENTS = ("vx", "vy", "vz")
 
 # Columns of text files have few digits.
@@ -116,7 +118,7 @@ def _array_names(atoms: Any) -> list[str]:
 
 def _means_velocities(name: str, column: NDArray[Any]) -> bool:
     lower = name.lower()
-    if lower in _PROGRAMS or lower == "v":
+    if lower in _VELOCITIES:
         return True
     is_vector = column.ndim == 2 and column.shape[1] == 3
     is_momentum = lower in _MOMENTA and name != "momenta"

@@ -40,6 +40,11 @@ class Mark:
     head: str
     digest: str
 
+    @property
+    def is_traj(self) -> bool:
+        """True for a .traj file, under whatever name."""
+        return bytes.fromhex(self.head).startswith(_ULM_NAME)
+
     def check(self, path: Path) -> None:
         """Check that a file begins with what was there when the mark was made.
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from twinforce.md.growing import GrowingFile, Mark
 from twinforce.md.instants import Instant, LogWriter
+from twinforce.md.summary import counted
 
 TRAJECTORY_SUFFIXES = (".traj", ".xyz", ".extxyz")
 
@@ -70,7 +71,9 @@ class RunFiles:
             mark = self._marks.get(role)
             file = self._files[role] = GrowingFile(path, mark)
             if file.n_cut:
-                remarks.append(f"{path}: removed {file.n_cut} bytes behind the saved state")
+                remarks.append(
+                    f"{path}: removed {counted(file.n_cut, 'byte')} behind the saved state"
+                )
             self._writers.append(self._writer_of(role, file))
         if self._is_continued:
             self.save()
@@ -122,6 +125,7 @@ def _continued(path: Path, recorded: Mapping[str, Any] | None) -> Mark | None:
                 "remove it or choose another name"
             )
         mark.check(path)
+        _check_format(path, mark)
         return mark
     if mark is not None and mark.size > 0 and mark.name == path.name:
         raise ValueError(
@@ -129,6 +133,19 @@ def _continued(path: Path, recorded: Mapping[str, Any] | None) -> Mark | None:
             "name to begin a new file"
         )
     return None
+
+
+def _check_format(path: Path, mark: Mark) -> None:
+    """Check that a file that was renamed is still named for the format that it has.
+
+    Raises:
+        ValueError: The name ends in the suffix of another format.
+    """
+    is_named_traj = path.suffix.lower() == ".traj"
+    if mark.is_traj != is_named_traj:
+        kinds = ("a .traj file", "a text file")
+        expected, got = kinds if is_named_traj else kinds[::-1]
+        raise ValueError(f"{path}: expected {expected}, as its name says, got {got}; rename it")
 
 
 def _log_writer(file: GrowingFile) -> _Writer:

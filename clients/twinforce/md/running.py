@@ -51,9 +51,15 @@ def dynamics_of(atoms: Any, settings: MDSettings, restart: Path | str | None = N
     return dynamics
 
 
+def n_outer_steps(dynamics: Any, settings: MDSettings) -> int:
+    """Return the number of outer steps of a whole run, which takes at least `n_steps`."""
+    inner_steps: int = dynamics.inner_steps
+    return math.ceil(settings.n_steps / inner_steps)
+
+
 def follow(dynamics: Any, settings: MDSettings) -> Iterator[Instant]:
     """Run dynamics until `n_steps` are taken; yield the state now and after every outer step."""
-    n_outer = math.ceil(settings.n_steps / dynamics.inner_steps)
+    n_outer = n_outer_steps(dynamics, settings)
     for _ in dynamics.irun(max(n_outer - dynamics.get_number_of_steps(), 0)):
         yield _instant(dynamics, settings.time_step_fs)
 
@@ -72,7 +78,7 @@ def follow_on_server(
             need not be evaluated.
     """
     n_done = dynamics.get_number_of_steps()
-    n_outer = math.ceil(settings.n_steps / dynamics.inner_steps)
+    n_outer = n_outer_steps(dynamics, settings)
     if n_done or is_restored:
         yield _instant(dynamics, settings.time_step_fs)
     while (n_left := n_outer - dynamics.get_number_of_steps()) > 0:

@@ -12,6 +12,8 @@ _TIME, _TEMPERATURE, _CONSERVED, _DISAGREEMENT = range(4)
 _SECONDS_PER_DAY = 86_400.0
 # Errors below this, in meV/atom/ps, would be rounded to zero.
 _SMALL_ERROR = 0.0005
+# Times below this, in s, are shown with two digits instead of in tenths.
+_SMALL_TIME_S = 1.0
 
 
 class RunSummary:
@@ -70,12 +72,12 @@ class RunSummary:
 
     def _speed(self, first: Instant, last: Instant) -> str:
         n_steps, seconds = last.step - first.step, self._ended - self._began
-        text = f"{last.step} steps, {last.time_fs * 1e-3:g} ps"
+        text = f"{counted(last.step, 'step')}, {last.time_fs * 1e-3:g} ps"
         if first.step:
-            text += f", of which {n_steps} steps now"
+            text += f", of which {counted(n_steps, 'step')} now"
         if n_steps == 0:
             return text
-        text += f", in {seconds:.1f} s"
+        text += f", in {seconds:.1f} s" if seconds >= _SMALL_TIME_S else f", in {seconds:.2g} s"
         if seconds > 0.0:
             ns_per_day = (last.time_fs - first.time_fs) * 1e-6 / seconds * _SECONDS_PER_DAY
             text += f": {n_steps / seconds:.3g} steps/s, {ns_per_day:.3g} ns/day"
@@ -98,13 +100,18 @@ class RunSummary:
     def _evaluations(self, first: Instant, last: Instant) -> str:
         n_steps = last.step - first.step
         if self._settings.forces != "hybrid":
-            return f"{n_steps} steps with {self._settings.forces} forces"
+            return f"{counted(n_steps, 'step')} with {self._settings.forces} forces"
         n_outer = n_steps // self._settings.inner_steps
         mean = _with_error(self._averages.mean(_DISAGREEMENT), ".4f")
         return (
-            f"{n_steps - n_outer} steps with direct forces only, {n_outer} with both kinds; "
-            f"they differ by {mean} eV/Å (root mean square, on average)"
+            f"{counted(n_steps - n_outer, 'step')} with direct forces only, {n_outer} with both "
+            f"kinds; they differ by {mean} eV/Å (root mean square, on average)"
         )
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is one."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _with_error(mean: Mean, digits: str) -> str:

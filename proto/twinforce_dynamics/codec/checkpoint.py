@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
 from twinforce_dynamics.codec.propagation import start_from_proto, start_to_proto
 from twinforce_dynamics.start import Start
 from twinforce_dynamics.steps import State
 from twinforce_dynamics.trajectory import outputs_of
-from twinforce_proto import InvalidRequestError, Prediction, ServiceError
+from twinforce_proto import InvalidRequestError, ServiceError
 from twinforce_proto.codec.arrays import array_from_proto, array_to_proto
 from twinforce_proto.codec.messages import prediction_from_proto, prediction_to_proto
 from twinforce_proto.v1 import inference_pb2 as pb
@@ -113,34 +112,9 @@ def _decoded(message: pb.Checkpoint) -> Checkpoint:
         message.supplied,
         message.correction_work,
     )
-    _check(start, state)
+    integrator = start.integrator
+    _, needed = outputs_of(integrator.force_kind, integrator.ensemble)
+    state.check(len(start.system), needed)
     if not 0 <= message.step <= _MAX_STEP:
         raise ValueError(f"step: expected a number from 0 to {_MAX_STEP}, got {message.step}")
     return Checkpoint(message.model, message.sha256, start, state, message.step)
-
-
-def _check(start: Start, state: State) -> None:
-    """Raise unless all numbers that the next step needs are there, finite and in shape."""
-    n_atoms = len(start.system)
-    _check_array("momenta", state.momenta, (n_atoms, 3))
-    _, needed = outputs_of(start.integrator.force_kind, start.integrator.ensemble)
-    for output in sorted(needed):
-        shape = () if output == "energy" else (3, 3) if "stress" in output else (n_atoms, 3)
-        _check_array(output, _required(state.prediction, output), shape)
-    _check_array("supplied", state.supplied, ())
-    _check_array("correction_work", state.correction_work, ())
-
-
-def _required(prediction: Prediction, output: str) -> object:
-    value = getattr(prediction, output)
-    if value is None:
-        raise ValueError(f"{output}: expected a value, got none")
-    return value
-
-
-def _check_array(name: str, value: object, shape: tuple[int, ...]) -> None:
-    array = np.asarray(value)
-    if array.shape != shape:
-        raise ValueError(f"{name}: expected shape {list(shape)}, got shape {list(array.shape)}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected finite numbers, got {array[~np.isfinite(array)][0]}")

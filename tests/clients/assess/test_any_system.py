@@ -250,6 +250,18 @@ def test_another_choice_of_fixed_atoms_is_another_assessment(toys, tmp_path, cap
     assert "expected an assessment with" in capsys.readouterr().err
 
 
+def test_masses_of_a_column_are_those_of_the_assessment(toys, tmp_path, capsys):
+    """A column `mass` is read as in `twinforce md`, or refused if it is in another unit."""
+    atoms = rattled()
+    atoms.set_array("mass", 0.0104 * atoms.get_masses())
+    file = tmp_path / "system.extxyz"
+    ase.io.write(file, atoms)
+    out = ["--out", str(tmp_path / "out"), "--url", toys.grpc_url, "--model", TOY]
+    assert run(["assess", str(file), *out]) == 2
+    assert "column mass: expected masses in amu" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "constraint", [FixCartesian(0), FixedPlane([0], (0, 0, 1)), FixBondLengths([[0, 1]])]
 )
