@@ -1,6 +1,7 @@
 """Programs that fork, for `test_forks`: python -m tests.clients.forking NAME URL."""
 
 import asyncio
+import atexit
 import contextlib
 import gc
 import multiprocessing
@@ -125,6 +126,17 @@ def children_that_only_exit(url):
         thread.join()
     assert len(list(snapshots)) > 1
     everything(client, stream, truth)
+
+
+def exit_functions_use_what_the_parent_used(url):
+    """They were registered before the process that runs them had connections."""
+    truth = Truth(url)
+    client = Client(url)
+    stream = client.stream()
+    atexit.register(lambda: everything(client, stream, truth))
+    everything(client, stream, truth)
+    for work in (lambda: None, lambda: everything(client, stream, truth)):
+        join(in_a_child(work))
 
 
 def an_open_run_goes_on_in_both(url):
