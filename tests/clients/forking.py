@@ -128,6 +128,30 @@ def children_that_only_exit(url):
     everything(client, stream, truth)
 
 
+def many_forks_while_threads_call(url):
+    """Most forks meet threads inside of the transport, which then is told nothing of the fork."""
+    truth = Truth(url)
+    client = Client(url)
+    stop = threading.Event()
+
+    def go_on(kind):
+        with client.stream() as other:
+            while not stop.is_set():
+                truth.check(other.predict if kind else client.predict)
+
+    threads = [threading.Thread(target=go_on, args=(each % 2,)) for each in range(4)]
+    for thread in threads:
+        thread.start()
+    stream = client.stream()
+    try:
+        for _ in range(12):
+            join(in_a_child(everything, client, stream, truth), in_a_child(lambda: None))
+    finally:
+        stop.set()
+    for thread in threads:
+        thread.join()
+
+
 def exit_functions_use_what_the_parent_used(url):
     """They were registered before the process that runs them had connections."""
     truth = Truth(url)
