@@ -17,6 +17,7 @@ NO_TLS = "it does not use TLS; the url of such a service begins with {plain}://"
 TLS = "if it uses TLS, the url begins with {secure}://"
 UNTRUSTED = "its certificate is not trusted"
 NO_SUCH_HOST = "there is no host of this name"
+ANOTHER = "another program answers there, or a TwinForce that does not have this call"
 
 Method = Literal[
     "Predict", "PredictStream", "Nonconservativity", "Propagate", "Relax", "ListModels", "GetModel"
