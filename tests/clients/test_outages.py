@@ -316,13 +316,15 @@ def test_another_program_at_the_address_is_waited_out_if_the_service_was_there(
     url, transport, call
 ):
     kind = {"grpc": RefusingServer, "rest": RefusingProxy}[transport]
-    with closing(kind(port_of(url), FOREIGN[transport][:1])) as other:
-        with Client(f"{SCHEMES[transport]}://127.0.0.1:{other.port}") as client:
-            with pytest.raises(UnavailableError, match="another program answers there"):
-                client.models()
+    with (
+        closing(kind(port_of(url), FOREIGN[transport][:1])) as other,
+        Client(f"{SCHEMES[transport]}://127.0.0.1:{other.port}") as client,
+    ):
+        with pytest.raises(UnavailableError, match="another program answers there"):
             client.models()
-            other.refuse(*FOREIGN[transport])
-            assert CALLS[call](client) == outcome(url, call)
+        client.models()
+        other.refuse(*FOREIGN[transport])
+        assert CALLS[call](client) == outcome(url, call)
 
 
 @pytest.mark.parametrize("call", ["predict", "stream", "relax"])

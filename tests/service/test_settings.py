@@ -89,7 +89,10 @@ def test_a_flag_wins_over_the_environment(monkeypatch):
         (["--dtype", "float16"], "dtype: "),
         (["--no-water"], "nothing to serve"),
         (["--max-waiting", "0"], "max-waiting: "),
-        (["--drain-timeout", "nan"], "drain-timeout: Input should be greater than or equal to 0, got 'nan'"),
+        (
+            ["--drain-timeout", "nan"],
+            "drain-timeout: Input should be greater than or equal to 0, got 'nan'",
+        ),
         (["--keep-alive", "-1"], "keep-alive: Input should be greater than 0, got '-1'"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     ],

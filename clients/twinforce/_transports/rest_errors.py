@@ -5,6 +5,7 @@ import re
 import httpx2
 
 from twinforce._transports.proxies import Route
+from twinforce._transports.signal_handlers import exception_of_handler
 from twinforce._transports.transport import (
     ANOTHER,
     GRPC_PORT,
@@ -68,7 +69,12 @@ def reported_error(reply: httpx2.Response, route: Route) -> ServiceError:
 
 
 def service_error(error: httpx2.HTTPError, route: Route, timeout: float | None) -> ServiceError:
-    """Return the `ServiceError` that a request without an answer stands for."""
+    """Return the `ServiceError` that a request without an answer stands for.
+
+    If it stands for the exception of a signal handler, that is raised.
+    """
+    if (own := exception_of_handler(error)) is not None:
+        raise own
     text = _text_of(error)
     has_time = timeout is None or timeout > KEEP_ALIVE.connect
     if isinstance(error, httpx2.ConnectTimeout) and has_time:
