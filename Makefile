@@ -13,10 +13,10 @@ PIP   := $(BIN)/pip --disable-pip-version-check install --constraint constraints
 STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto bench paper train train-pet clean
+.PHONY: help demo test test-models check format proto bench paper train train-pet clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## remote molecular dynamics of water with both kinds of forces: a table and a plot
 	$(BIN)/python demo/water_md.py
@@ -29,6 +29,26 @@ WORKERS ?= auto
 test: $(STAMP)  ## run the tests (ARGS="-k name", WORKERS=0 to run them in one process)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 \
 		--dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Families of models, each tested in an environment of its own, as some cannot share one.
+FAMILIES ?= orb mace chgnet sevenn
+FAMILY_VENVS := .venv-models
+
+test-models: $(FAMILIES:%=test-models-%)  ## compare families with their own calculators on published weights (FAMILIES="orb mace")
+
+test-models-%: $(FAMILY_VENVS)/%/.installed
+	OMP_NUM_THREADS=1 $(FAMILY_VENVS)/$*/bin/python -m pytest -m "models or not models" \
+		tests/models/families/test_$*.py $(ARGS)
+
+.PRECIOUS: $(FAMILY_VENVS)/%/.installed
+$(FAMILY_VENVS)/%/.installed: pyproject.toml constraints.txt
+	@echo "Setting up $(@D), which takes some minutes the first time and none later."
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+		--no-deps --retries 1 --extra-index-url $(TORCH_INDEX) torch
+	@$(@D)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+		--editable ".[cli,server,$*]" hypothesis pytest
+	@touch $@
 
 check: $(STAMP)  ## check format, lint and types
 	$(BIN)/ruff format --check .
@@ -60,7 +80,7 @@ train-pet: $(STAMP)  ## train a hybrid PET with metatrain: make train-pet DATA=f
 	$(BIN)/python -m twinforce_models.training.pet.main --data "$(DATA)" --out runs/pet $(ARGS)
 
 clean:  ## remove the virtual environment and everything built
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FAMILY_VENVS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV), which takes some minutes the first time and none later."

@@ -17,7 +17,8 @@ ALLOWED = {
     "twinforce_models": (
         "models",
         {"ase", "matplotlib", "numpy", "nvalchemiops", "safetensors", "torch", "tqdm", "triton",
-         "vesin", "metatensor", "metatomic", "metatrain", "twinforce_proto"},
+         "vesin", "metatensor", "metatomic", "metatrain", "cached_path", "chgnet", "e3nn",
+         "huggingface_hub", "mace", "orb_models", "sevenn", "twinforce_proto"},
     ),
     "twinforce_service": (
         "service",
@@ -34,12 +35,17 @@ ALLOWED = {
 
 # What belongs to some rooms of a package only, and those rooms.
 ROOMS = [
-    ("twinforce_models", {"ase", "matplotlib", "tqdm"}, ["training"]),
+    ("twinforce_models", {"matplotlib", "tqdm"}, ["training"]),
+    ("twinforce_models", {"ase"}, ["training", "potentials.ase_calculator"]),
     ("twinforce_models", {"nvalchemiops", "vesin"}, ["neighbors"]),
     ("twinforce_models", {"triton"}, ["tables.kernels"]),
     ("twinforce_models", {"metatensor", "metatomic"},
      ["potentials.metatomic", "potentials.pet"]),
-    ("twinforce_models", {"metatrain"}, ["potentials.pet"]),
+    ("twinforce_models", {"huggingface_hub", "metatrain"}, ["potentials.pet"]),
+    ("twinforce_models", {"cached_path", "orb_models"}, ["potentials.orb"]),
+    ("twinforce_models", {"chgnet"}, ["potentials.chgnet"]),
+    ("twinforce_models", {"e3nn", "mace"}, ["potentials.mace"]),
+    ("twinforce_models", {"sevenn"}, ["potentials.sevennet"]),
     ("twinforce_service", {"fastapi", "starlette", "grpc", "grpc_health", "grpc_reflection"},
      ["transports", "main"]),
     ("twinforce_service", {"uvicorn"}, ["transports", "main"]),

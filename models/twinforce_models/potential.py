@@ -1,8 +1,9 @@
 """The interfaces of potentials: what every potential provides, and what some provide in addition.
 
-In one forward pass, a potential returns an energy per atom and, if it has the heads, direct forces
-and a direct stress. `prediction` derives conservative forces and stress from that energy by
-autograd, in the same pass, so a caller who wants both kinds of forces pays for one evaluation.
+In one forward pass, a potential returns an energy per atom (or one per system, if its network has
+no energies of atoms) and, if it has the heads, direct forces and a direct stress. `prediction`
+derives conservative forces and stress from that energy by autograd, in the same pass, so a caller
+who wants both kinds of forces pays for one evaluation.
 """
 
 from collections.abc import Mapping
@@ -23,15 +24,19 @@ class Heads:
 
     Attributes:
         atom_energies: Shape [n_atoms], in eV. May be float64 even if the model computes in
-            float32, to keep the digits of a large constant per element.
+            float32, to keep the digits of a large constant per element. None if the potential has
+            no energies of atoms; `atom_energies` is then not among its outputs.
         direct_forces: Shape [n_atoms, 3], in eV/Å, net force included; None if the potential has
             no such head or the caller did not ask for it.
         direct_stress: Shape [n_systems, 3, 3], in eV/Å³, tension > 0; None as for `direct_forces`.
+        energy: Shape [n_systems], in eV, of a potential without energies of atoms; None if it
+            follows from `atom_energies`.
     """
 
-    atom_energies: Tensor
+    atom_energies: Tensor | None = None
     direct_forces: Tensor | None = None
     direct_stress: Tensor | None = None
+    energy: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,11 +66,28 @@ class FusedHeads:
     direct_stress: Tensor | None = None
 
 
-class Potential(Protocol):
-    """An object that assigns energies to the atoms of a batch; it need not be a torch module.
+@dataclass(frozen=True, slots=True)
+class Exemption:
+    """A known exception of a potential to one rule of the contract of potentials.
 
-    If it has some of its `outputs` for systems that are periodic in all three directions only, it
-    names them in the attribute `outputs_if_periodic`, a frozenset.
+    A potential declares its exceptions in an attribute `exemptions`, a tuple of these.
+
+    Attributes:
+        check: Name of the check, as `check_potential` prints it.
+        up_to: Largest deviation that is known.
+        reason: The cause, for users.
+    """
+
+    check: str
+    up_to: float
+    reason: str
+
+
+class Potential(Protocol):
+    """An object that assigns energies to the atoms or systems of a batch.
+
+    It need not be a torch module. If it has some of its `outputs` for systems that are periodic in
+    all three directions only, it names them in the attribute `outputs_if_periodic`, a frozenset.
     """
 
     @property
@@ -100,8 +122,8 @@ class Potential(Protocol):
         """Evaluate a batch once.
 
         Args:
-            batch: The atom energies must depend differentiably on its positions and cells, for
-                example by way of its `displacements`, which keep more digits than positions.
+            batch: The energies must depend differentiably on its positions and cells, for example
+                by way of its `displacements`, which keep more digits than positions.
             direct: True if the direct heads are to be evaluated as well.
         """
 

@@ -173,6 +173,10 @@ def _forward(
 
 
 def _energies(heads: Heads | FusedHeads, batch: Batch) -> dict[str, Tensor]:
+    if isinstance(heads, Heads) and heads.energy is not None:
+        return {"energy": heads.energy.to(torch.float64)}
+    if heads.atom_energies is None:
+        raise PredictionError("the potential returned neither energies of atoms nor of systems")
     energy = batch.sum_over_atoms(heads.atom_energies.to(torch.float64))
     return {"atom_energies": heads.atom_energies, "energy": energy}
 

@@ -16,7 +16,10 @@ from typing import Any, TypeAlias
 
 import torch
 
-from twinforce_models.model_files import file_sha256, is_file_spec, load_file
+from twinforce_models.loading.families import FoundModel, find_family, load_family
+from twinforce_models.loading.model_file import file_sha256
+from twinforce_models.loading.source import NO_TRUST, Source, Trust
+from twinforce_models.loading.spec import ModelSpec
 from twinforce_models.neighbors.walker_lists import WalkerLists
 from twinforce_models.potential import Potential
 from twinforce_models.potentials.composed import Composed, composed_facts, parse_composed_spec
@@ -35,6 +38,7 @@ Loader: TypeAlias = Callable[[Path, dict[str, Any], torch.device, torch.dtype], 
 _BUNDLED = Path(__file__).parent / "bundled"
 _BUILT_IN = {"hybrid_net": "twinforce_models.potentials.hybrid_net.potential:load"}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_TOY = "toy:"
 _TOYS: dict[str, Callable[..., PairPotential | IdealGas]] = {
     "toy:harmonic": harmonic,
     "toy:ideal-gas": ideal_gas,
@@ -66,16 +70,19 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
     name: str | None = None,
+    trust: Trust = NO_TRUST,
 ) -> LoadedModel:
     """Load a model.
 
     Args:
         spec: The name of a bundled model, such as "water"; a toy, such as "toy:harmonic"; the
-            path of a model's directory; a file that `model_files` reads, such as "model.ckpt"; or
-            two models combined into one, "conservative:A+direct:B".
+            path of a model's directory; a file or a published name of a family of `loading`, such
+            as "model.ckpt" or "orb:orb-v2"; or two models combined into one,
+            "conservative:A+direct:B".
         device: Device to compute on.
         dtype: Data type to compute in. None uses the one that the model specifies.
         name: Name by which clients request the model. None uses the model's own name.
+        trust: Permissions to run code that the model brings along.
 
     Raises:
         ModelLoadError: If there is no such model, or it is damaged.
@@ -83,15 +90,28 @@ def load(
     device = torch.device(device)
     parsed_dtype = None if dtype is None else _parse_dtype(dtype)
     if (parts := parse_composed_spec(str(spec))) is not None:
-        conservative, direct = (load(part, device=device, dtype=parsed_dtype) for part in parts)
+        conservative, direct = (
+            load(part, device=device, dtype=parsed_dtype, trust=trust) for part in parts
+        )
         return _compose(conservative, direct, name)
     if str(spec) in _TOYS:
         return _load_toy(str(spec), device, parsed_dtype, name)
-    if is_file_spec(spec):
-        found = load_file(spec, device, parsed_dtype)
+    if (found := _load_of_family(str(spec), device, parsed_dtype, trust)) is not None:
         facts = found.facts | ({"name": name} if name else {})
         return LoadedModel(_describe(found.potential, **facts), found.potential)
     return _load_directory(_find_directory(spec), device, parsed_dtype, name)
+
+
+def _load_of_family(
+    spec: str, device: torch.device, dtype: torch.dtype | None, trust: Trust
+) -> FoundModel | None:
+    """Return the model of a family that a spec names; None if it names a toy or a directory."""
+    if spec.startswith(_TOY) or Path(spec).expanduser().is_dir():
+        return None
+    parsed = ModelSpec.parse(spec)
+    if (family := find_family(parsed)) is None:
+        return None
+    return load_family(family, Source(parsed, device, dtype, trust))
 
 
 def bundled_models() -> tuple[str, ...]:

@@ -232,6 +232,8 @@ def _spec(settings: Settings, device: str) -> EngineSpec:
         models=settings.specs(),
         device=device,
         dtype=settings.dtype,
+        trust_pickles=settings.trust_pickles,
+        trust_packages=settings.trusted_packages(),
         n_threads=settings.n_threads or _default_threads(len(settings.devices())),
         matmul_precision=settings.matmul_precision,
         compile=settings.compile,

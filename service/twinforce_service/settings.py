@@ -55,8 +55,20 @@ class Settings(BaseSettings):
     model: Annotated[dict[str, str], NoDecode] = Field(
         default={},
         description="Model to serve, as NAME=SPEC, where SPEC is a directory, a .ckpt or .pt file, "
-        "upet:NAME@VERSION, toy:NAME, or two specs as conservative:A+direct:B. Repeat the flag to "
-        "serve several models; in the environment variable, separate them by commas.",
+        "FAMILY:FILE or FAMILY:PUBLISHED-NAME, such as orb:orb-v2, toy:NAME, "
+        "ase:MODULE:FACTORY, or two specs as "
+        "conservative:A+direct:B. Repeat the flag to serve several models; in the environment "
+        "variable, separate them by commas.",
+    )
+    trust_pickles: bool = Field(
+        False,
+        description="Load files of models even if reading them could run code that they contain. "
+        "Without it, such a file is loaded only if its spec names its hash, #sha256=.",
+    )
+    trust_packages: str = Field(
+        "",
+        description="Packages, separated by commas, of ASE calculators that a spec may name, as "
+        "ase:PACKAGE.MODULE:FACTORY. Those of ASE itself need no trust.",
     )
     water: bool = Field(True, description="Serve the bundled model `water`.")
     device: str = Field(
@@ -202,6 +214,10 @@ class Settings(BaseSettings):
         """Return the devices, each of which gets an engine."""
         return self.device.split(",")
 
+    def trusted_packages(self) -> list[str]:
+        """Return the packages that specs of models may name."""
+        return [name.strip() for name in self.trust_packages.split(",") if name.strip()]
+
     def specs(self) -> dict[str, str]:
         """Return the specs of the models to serve, by name."""
         bundled = {BUNDLED_MODEL: BUNDLED_MODEL} if self.water else {}
@@ -278,11 +294,11 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, info: FieldInfo) -> Non
 
 def _flag(name: str, info: FieldInfo) -> str:
     flag = f"--{name.replace('_', '-')}"
-    return f"{flag}, --no-{name}" if info.annotation is bool else flag
+    return f"{flag}, --no-{flag[2:]}" if info.annotation is bool else flag
 
 
 def _default(info: FieldInfo) -> str:
-    if info.default == {}:
+    if info.default in ({}, ""):
         return "none"
     return f"`{str(info.default).lower() if info.annotation is bool else info.default}`"
 

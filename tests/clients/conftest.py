@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 
 from tests.clients.serving import serve
@@ -35,3 +37,11 @@ def url(server, transport):
 @pytest.fixture
 def choosy_url(choosy_server, transport):
     return url_of(choosy_server, transport)
+
+
+@pytest.fixture
+def hangups_count():
+    """Let programs hear SIGHUP, which they ignore if the tests are run by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

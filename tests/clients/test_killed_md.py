@@ -145,6 +145,7 @@ def append(path, content):
         file.write(content)
 
 
+@pytest.mark.usefixtures("hangups_count")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_run_after_its_step(held, url, start, whole, tmp_path, number):
     expected = whole("run.extxyz")

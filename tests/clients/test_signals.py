@@ -26,6 +26,7 @@ def test_a_step_without_end_is_interrupted_after_a_while(monkeypatch):
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+@pytest.mark.usefixtures("hangups_count")
 def test_other_commands_are_interrupted_at_once():
     with pytest.raises(Interrupted, match="hung up"), interruptible():
         wait_after(signal.SIGHUP)

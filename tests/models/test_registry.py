@@ -100,6 +100,13 @@ def test_dtype_and_name_default_to_those_of_the_model_and_can_be_overridden(dire
     assert other.potential.dtype == torch.float64
 
 
+def test_a_directory_may_have_any_name(directory):
+    for name in ("argon#1", "argon.pt"):
+        other = directory.with_name(name)
+        other.symlink_to(directory)
+        assert load(other).info.name == "argon"
+
+
 def test_a_model_card_is_optional(directory):
     (directory / "CARD.md").unlink()
     assert load(directory).info.card == ""

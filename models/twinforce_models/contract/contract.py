@@ -8,14 +8,14 @@ For example:
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from twinforce_models.contract import checks
 from twinforce_models.contract.checks import ContractCase, Finding, Tolerances
 from twinforce_models.contract.systems import default_systems
-from twinforce_models.potential import Potential
+from twinforce_models.potential import Exemption, Potential
 from twinforce_proto import OUTPUTS, System
 
 
@@ -33,6 +33,7 @@ class Check:
         tolerance: Largest accepted deviation; None for a check that is only reported.
         note: Place of the largest deviation, or the error that occurred.
         is_broken: True if the potential fails the check.
+        is_exempt: True if it fails the check no worse than it declares, see `Exemption`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Check:
     tolerance: float | None
     note: str
     is_broken: bool
+    is_exempt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,9 @@ def check_potential(
         ("conservative outputs rotate", None, checks.rotates(*_named("conservative"))),
         ("direct outputs rotate", None, checks.rotates(*_named("direct"))),
     ]
-    return ContractReport(tuple(_run(case, *check) for check in planned))
+    found = [_run(case, *check) for check in planned]
+    exemptions = {each.check: each for each in getattr(potential, "exemptions", ())}
+    return ContractReport(tuple(_exempted(check, exemptions.get(check.name)) for check in found))
 
 
 def _run(
@@ -129,12 +133,23 @@ def _run(
     return Check(name, deviation, tolerance, note, is_broken)
 
 
+def _exempted(check: Check, exemption: Exemption | None) -> Check:
+    """Return the check as not broken if its deviation is a declared one."""
+    if exemption is None or not check.is_broken or check.deviation is None:
+        return check
+    if not check.deviation <= exemption.up_to:
+        return check
+    note = f"{check.note}; declared up to {exemption.up_to:.0e}: {exemption.reason}"
+    return replace(check, note=note, is_broken=False, is_exempt=True)
+
+
 def _named(kind: str) -> tuple[str, ...]:
     return tuple(name for name in OUTPUTS if name.startswith(kind))
 
 
 def _row(check: Check, width: int) -> str:
-    verdict = "BROKEN" if check.is_broken else "report" if check.tolerance is None else "ok"
+    passed = "exempt" if check.is_exempt else "report" if check.tolerance is None else "ok"
+    verdict = "BROKEN" if check.is_broken else passed
     deviation = "" if check.deviation is None else f"{check.deviation:.1e}"
     tolerance = "" if check.tolerance is None else f"{check.tolerance:.0e}"
     return f"{verdict:6}  {check.name:{width}}  {deviation:>8}  {tolerance:>6}  {check.note}"

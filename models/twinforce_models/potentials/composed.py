@@ -76,7 +76,7 @@ class Composed:
             self._within_cutoff(self.conservative, batch), direct=False
         )
         own = self.forward_direct(batch) if direct else DirectHeads()
-        return Heads(heads.atom_energies, own.direct_forces, own.direct_stress)
+        return Heads(heads.atom_energies, own.direct_forces, own.direct_stress, heads.energy)
 
     def forward_direct(self, batch: Batch) -> DirectHeads:
         """Evaluate only the direct part of a batch."""

@@ -7,7 +7,6 @@ program, so its author must be trusted like the author of a package.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from metatomic.torch import System as MetatomicSystem
 from torch import Tensor
 
 from twinforce_models.batch import Batch
+from twinforce_models.loading.source import Source
 from twinforce_models.potential import DirectHeads, Heads
 from twinforce_models.potentials.quantities import (
     DIRECT_FORCE,
@@ -58,9 +58,6 @@ class _RequestedOutput:
 
 class MetatomicPotential:
     """A `Potential` around an exported model.
-
-    If a model provides its energy only per system, the energy is divided evenly among the atoms, so
-    that their sum and its derivatives are correct; `atom_energies` is then not among the outputs.
 
     Attributes:
         cutoff: Cutoff of the longest neighbor list that the model requests, in Å.
@@ -114,8 +111,12 @@ class MetatomicPotential:
         """Evaluate a batch once."""
         values = self._evaluated(batch, [self._energy, *(self._direct if direct else ())])
         direct_heads = _direct_heads(values)
-        energies = _atom_energies(values[ENERGY].reshape(-1), batch)
-        return Heads(energies, direct_heads.direct_forces, direct_heads.direct_stress)
+        kind = "atom_energies" if self._energy.sample_kind == "atom" else "energy"
+        return Heads(
+            **{kind: values[ENERGY].reshape(-1)},
+            direct_forces=direct_heads.direct_forces,
+            direct_stress=direct_heads.direct_stress,
+        )
 
     def forward_direct(self, batch: Batch) -> DirectHeads:
         """Evaluate a batch without requesting the energy."""
@@ -205,27 +206,28 @@ def neighbor_blocks(batch: Batch, options: NeighborListOptions) -> list[TensorBl
 
 
 def load(
-    path: Path, device: torch.device, dtype: torch.dtype | None, variant: str | None = None
+    source: Source, *, variant: str | None = None
 ) -> tuple[MetatomicPotential, dict[str, Any]]:
     """Return the potential in an exported file, and facts from the file for `ModelInfo`.
 
     Args:
-        path: Path of the `.pt` file.
-        device: Device to compute on.
-        dtype: None, or the data type that the model was exported in.
+        source: Place of the `.pt` file; its dtype is None, or the one of the export.
         variant: See `MetatomicPotential`.
 
     Raises:
         ModelLoadError: If the file is not an exported model, or the model cannot be served.
     """
+    file = source.read()
     try:
-        model = load_atomistic_model(str(path))
+        with file.private_copy() as copy:
+            model = load_atomistic_model(str(copy))
     except (RuntimeError, ValueError) as error:
-        raise ModelLoadError(f"{path}: not an exported metatomic model: {error}") from error
-    potential = MetatomicPotential(model, device, variant)
-    if dtype not in (None, potential.dtype):
+        raise ModelLoadError(f"{file.path}: not an exported metatomic model: {error}") from error
+    potential = MetatomicPotential(model, source.device, variant)
+    if source.dtype not in (None, potential.dtype):
         raise ModelLoadError(
-            f"{path}: dtype: it was exported in {named(potential.dtype)}, got {named(dtype)}"
+            f"{file.path}: dtype: it was exported in {named(potential.dtype)}, "
+            f"got {named(source.dtype)}"
         )
     return potential, {
         **described(model.metadata()),
@@ -273,13 +275,6 @@ def _direct_heads(values: dict[Quantity, Tensor]) -> DirectHeads:
         None if forces is None else forces.reshape(-1, 3),
         None if stress is None else stress.reshape(-1, 3, 3),
     )
-
-
-def _atom_energies(energies: Tensor, batch: Batch) -> Tensor:
-    if len(energies) == batch.n_atoms:
-        return energies
-    sizes = torch.tensor(batch.n_atoms_per_system, device=energies.device)
-    return batch.to_atoms(energies / sizes)
 
 
 def _one_number(name: str, number: Tensor) -> TensorMap:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from twinforce_models.loading.source import Trust
 from twinforce_models.memory import keep_freed_memory
 from twinforce_models.potentials.hybrid_net.compilation.compiling import compiled
 from twinforce_models.registry import LoadedModel, load
@@ -36,8 +37,9 @@ def load_models(
         return load_others()
     device = choose_device(spec.device)
     dtype = None if spec.dtype == "auto" else spec.dtype
+    trust = Trust(spec.trust_pickles, spec.trust_packages)
     loaded = {
-        name: load(source, device=device, dtype=dtype, name=name)
+        name: load(source, device=device, dtype=dtype, name=name, trust=trust)
         for name, source in spec.models.items()
     }
     if spec.compile != "off":

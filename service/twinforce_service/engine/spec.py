@@ -1,7 +1,7 @@
 """The specification of an engine: plain data, so that it can be sent to another process."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ class EngineSpec:
         models: Specification of each model by name, as `twinforce_models.registry.load` takes it.
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "auto", "float32" or "float64".
+        trust_pickles: True if files of models that could run code may be loaded.
+        trust_packages: Packages whose code the specification of a model may name.
         n_threads: Number of CPU threads that one operation may use.
         matmul_precision: "highest", or "high" for TF32 on GPUs that have it.
         compile: Compilation of native models: "auto", "on" or "off".
@@ -28,6 +30,8 @@ class EngineSpec:
     models: Mapping[str, str]
     device: str = "auto"
     dtype: str = "auto"
+    trust_pickles: bool = False
+    trust_packages: Sequence[str] = ()
     n_threads: int = 1
     matmul_precision: str = "highest"
     compile: str = "off"

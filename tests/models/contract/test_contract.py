@@ -10,7 +10,7 @@ from twinforce_models.contract import (
     Tolerances,
     check_potential,
 )
-from twinforce_models.potential import Heads
+from twinforce_models.potential import Exemption, Heads
 from twinforce_models.potentials.toys.harmonic import harmonic
 from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 
@@ -173,6 +173,52 @@ def test_the_swirl_of_a_toy_shows_as_a_direct_force_that_does_not_rotate():
     checks = {check.name: check for check in check_potential(harmonic()).checks}
     assert checks["direct outputs rotate"].deviation > 1e-3
     assert checks["conservative outputs rotate"].deviation < 1e-9
+
+
+JUMP = "energy and forces continuous at the cutoff"
+
+
+class DeclaresItsJump(JumpsAtTheCutoff):
+    """Declares how far its energy jumps at the cutoff."""
+
+    def __init__(self, up_to):
+        super().__init__()
+        self.exemptions = (Exemption(JUMP, up_to, "the filter is a step"),)
+
+
+class HasNoEnergiesOfAtoms(Wrapped):
+    """Returns the energy of a system only."""
+
+    outputs_without = frozenset({"energy", "conservative_forces", "conservative_stress"})
+
+    def __init__(self):
+        super().__init__(outputs=self.outputs_without)
+
+    def spoil(self, heads, batch):
+        return Heads(energy=batch.sum_over_atoms(heads.atom_energies))
+
+
+def test_a_declared_exception_is_shown_and_is_no_failure():
+    report = check_potential(DeclaresItsJump(up_to=1.0))
+    report.raise_if_broken()
+    (jump,) = (check for check in report.checks if check.is_exempt)
+    assert jump.name == JUMP
+    assert jump.deviation > 1e-4
+    (row,) = (row for row in str(report).splitlines() if row.startswith("exempt"))
+    assert "declared up to 1e+00: the filter is a step" in row
+
+
+def test_a_deviation_beyond_the_declared_one_is_a_failure():
+    report = check_potential(DeclaresItsJump(up_to=1e-6))
+    assert [check.name for check in report.broken] == [JUMP]
+    assert not any(check.is_exempt for check in report.checks)
+
+
+def test_a_potential_without_energies_of_atoms_can_keep_the_contract():
+    report = check_potential(HasNoEnergiesOfAtoms())
+    report.raise_if_broken()
+    (adding,) = (check for check in report.checks if check.name.startswith("atom energies add"))
+    assert adding.note == "nothing to check"
 
 
 def test_an_exception_appears_in_the_report():

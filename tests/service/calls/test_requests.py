@@ -223,7 +223,7 @@ def _reply_to(client, checkpoint):
     """Return the error of the service for a checkpoint that the client has not checked."""
     message = pb.PropagateRequest(model="lj", checkpoint=checkpoint, n_steps=4)
     try:
-        return list(client._connection().receive(Call("Propagate", message, None)))
+        return list(client._connections.get().shared().receive(Call("Propagate", message, None)))
     except ServiceError as error:
         return error
 

@@ -7,8 +7,6 @@ weights and a fixed list of declarations only, so that loading a file cannot run
 
 from collections.abc import Hashable
 from dataclasses import replace
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,6 +19,8 @@ from metatrain.utils.io import model_from_checkpoint
 from torch import Tensor
 
 from twinforce_models.batch import Batch
+from twinforce_models.loading.model_file import ModelFile
+from twinforce_models.loading.source import Source
 from twinforce_models.potential import DirectHeads, Heads
 from twinforce_models.potentials.metatomic import described
 from twinforce_models.potentials.pet.edges import Edges, find_edges
@@ -181,71 +181,58 @@ class PetPotential:
         return (raw + raw.transpose(1, 2)) / 2 / batch.volumes[:, None, None]
 
 
-def load(
-    path: Path, device: torch.device, dtype: torch.dtype | None, variant: str | None = None
-) -> tuple[PetPotential, dict[str, Any]]:
+def load(source: Source, *, variant: str | None = None) -> tuple[PetPotential, dict[str, Any]]:
     """Return the potential in a checkpoint, and the metadata of the checkpoint.
 
     Args:
-        path: Path of the `.ckpt` file.
-        device: Device of the computation.
-        dtype: Floating-point type of the computation. None: the type in the checkpoint.
+        source: Place of the checkpoint.
         variant: See `PetPotential`.
 
     Raises:
         ModelLoadError: If the file is not a checkpoint of a PET, or contains objects that are not
             safe to load.
     """
-    checkpoint = read_checkpoint(path)
+    return load_checkpoint(source, source.read(), variant)
+
+
+def load_checkpoint(
+    source: Source, file: ModelFile, variant: str | None
+) -> tuple[PetPotential, dict[str, Any]]:
+    """Return the potential in a file, as `load` does."""
+    checkpoint = read_checkpoint(file)
     try:
         model = model_from_checkpoint(checkpoint, context="export")
     except (RuntimeError, KeyError, ValueError) as error:
-        raise ModelLoadError(f"{path}: metatrain cannot load this checkpoint: {error}") from error
-    if dtype is not None:
-        model = model.to(dtype)
-    return PetPotential(model.eval(), device, variant), {
+        raise ModelLoadError(
+            f"{file.path}: metatrain cannot load this checkpoint: {error}"
+        ) from error
+    if source.dtype is not None:
+        model = model.to(source.dtype)
+    return PetPotential(model.eval(), source.device, variant), {
         **described(model.metadata),
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "metadata": {"metatrain_targets": list(model.target_names)},
     }
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(file: ModelFile) -> dict[str, Any]:
     """Return the checkpoint of a PET without running any code that the file names.
 
     If the PET is wrapped in an uncertainty model, the checkpoint of the PET is returned.
     """
-    try:
-        with torch.serialization.safe_globals(_DECLARATIONS):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ModelLoadError(
-            f"{path}: the checkpoint contains {_unknown_global(path, error)}, and loading it could "
-            f"run arbitrary code; if you trust its author, convert it to a .pt file with "
-            f"`mtt export {path.name}`"
-        ) from error
-    except (RuntimeError, EOFError, KeyError) as error:
-        raise ModelLoadError(f"{path}: expected a checkpoint: {error}") from error
+    checkpoint = file.unpickle(_DECLARATIONS)
+    name = file.path.name
     if not isinstance(checkpoint, dict) or "architecture_name" not in checkpoint:
-        raise ModelLoadError(f"{path}: expected a checkpoint of metatrain")
+        raise ModelLoadError(f"{file.path}: expected a checkpoint of metatrain")
     if checkpoint["architecture_name"] == "llpr":
         checkpoint = checkpoint["wrapped_model_checkpoint"]
     if (architecture := checkpoint["architecture_name"]) != "pet":
         raise ModelLoadError(
-            f"{path}: expected the architecture 'pet', got {architecture!r}; "
-            f"`mtt export {path.name}` writes a .pt file that can be served"
+            f"{file.path}: expected the architecture 'pet', got {architecture!r}; "
+            f"`mtt export {name}` writes a .pt file that can be served"
         )
     pet: dict[str, Any] = checkpoint
     return pet
-
-
-def _unknown_global(path: Path, error: UnpicklingError) -> str:
-    try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (RuntimeError, UnpicklingError):
-        return str(error)
-    known = {f"{kind.__module__}.{kind.__name__}" for kind in _DECLARATIONS}
-    return ", ".join(sorted({*found} - known - {"torch.ScriptObject"})) or str(error)
 
 
 def _one_atom_of_each(elements: tuple[int, ...]) -> MetatomicSystem:

@@ -67,7 +67,7 @@ class IdealGas:
 
     def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
         """Return the energies of the atoms and, if requested, direct forces and stress of zero."""
-        energies = self.atom_energies.index_select(0, batch.atomic_numbers)
+        energies = self._energies(batch)
         if not direct:
             return Heads(energies)
         return Heads(energies, torch.zeros_like(batch.positions), torch.zeros_like(batch.cells))
@@ -77,7 +77,12 @@ class IdealGas:
         like = {"conservative_forces": batch.positions, "conservative_stress": batch.cells}
         gradients = {name: torch.zeros_like(like[name]) for name in like if name in outputs}
         heads = self.forward_heads(batch, direct=not DIRECT_OUTPUTS.isdisjoint(outputs))
-        return FusedHeads(heads.atom_energies, gradients, heads.direct_forces, heads.direct_stress)
+        return FusedHeads(
+            self._energies(batch), gradients, heads.direct_forces, heads.direct_stress
+        )
+
+    def _energies(self, batch: Batch) -> torch.Tensor:
+        return self.atom_energies.index_select(0, batch.atomic_numbers)
 
 
 def ideal_gas(

@@ -1,0 +1,82 @@
+"""Global state that other packages change when they are imported or load a model."""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+
+@contextlib.contextmanager
+def undone_side_effects() -> Iterator[None]:
+    """Restore the global state of this process at the end, as other models rely on it.
+
+    That is: torch's default dtype and device, the precision of its matrix products, its gradient
+    mode, number of threads and random numbers, environment variables, filters of warnings, and the
+    root logger. Some packages set `TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`, which makes `torch.load` run
+    code in files, for every package in the process.
+    """
+    before = [read() for read, _ in _STATE]
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            for (read, restore), value in zip(_STATE, before, strict=True):
+                if read() != value:
+                    restore(value)
+
+
+def _precision() -> tuple[Any, ...]:
+    backends = torch.backends
+    return (
+        torch.get_float32_matmul_precision(),
+        backends.cudnn.allow_tf32,
+        backends.cudnn.benchmark,
+        backends.cudnn.deterministic,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def _set_precision(values: tuple[Any, ...]) -> None:
+    precision, tf32, benchmark, deterministic, only_deterministic = values
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = benchmark
+    torch.backends.cudnn.deterministic = deterministic
+    torch.use_deterministic_algorithms(only_deterministic)
+
+
+def _set_device(device: torch.device) -> None:
+    # A default device slows every operation down; None means the CPU without doing so.
+    torch.set_default_device(None if device.type == "cpu" else device)
+
+
+def _set_environment(values: dict[str, str]) -> None:
+    for name in os.environ.keys() - values.keys():
+        del os.environ[name]
+    os.environ.update(values)
+
+
+def _root_logger() -> tuple[int, list[logging.Handler]]:
+    root = logging.getLogger()
+    return root.level, list(root.handlers)
+
+
+def _set_root_logger(values: tuple[int, list[logging.Handler]]) -> None:
+    root = logging.getLogger()
+    root.setLevel(values[0])
+    root.handlers[:] = values[1]
+
+
+_STATE: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_default_device, _set_device),
+    (_precision, _set_precision),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_num_threads, torch.set_num_threads),
+    (os.environ.copy, _set_environment),
+    (_root_logger, _set_root_logger),
+]

@@ -1,0 +1,53 @@
+"""Specs of models of other projects.
+
+water.pt                              a file whose suffix tells its family
+orb:orb-v3-direct-20-omat             a published model of a family
+orb:weights.ckpt#arch=orb-v2          a file of a family, with an option of that family
+water.pt#variant=pbe&sha256=3f0a...   one of several energies, in a known file
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from twinforce_proto import ModelLoadError
+
+_PREFIX = re.compile(r"([a-z][a-z0-9_-]*):(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A parsed spec.
+
+    Attributes:
+        text: The whole spec.
+        family: Name before the first colon; None if there is none.
+        place: Path of a file, or a published name.
+        sha256: Expected SHA-256 of the file, in hexadecimal. None accepts any.
+        options: The other options after #, by name.
+    """
+
+    text: str
+    family: str | None
+    place: str
+    sha256: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> "ModelSpec":
+        """Split a spec into its parts.
+
+        Raises:
+            ModelLoadError: If an option has no value or is given twice.
+        """
+        start, _, fragment = text.partition("#")
+        found = _PREFIX.fullmatch(start)
+        family, place = found.groups() if found else (None, start)
+        options: dict[str, str] = {}
+        for part in filter(None, fragment.split("&")):
+            key, _, value = part.partition("=")
+            if not value or key in options:
+                raise ModelLoadError(f"model {text!r}: expected KEY=VALUE once per key, got {part}")
+            options[key] = value
+        sha256 = options.pop("sha256", "").lower() or None
+        return cls(text, family, place, sha256, options)

@@ -1,0 +1,1 @@
+"""ORB models of Orbital Materials, with the network of the package orb-models."""
