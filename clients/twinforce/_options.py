@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -71,14 +72,22 @@ def time_limit(name: str, seconds: Any, *others: str) -> float | None:
     """
     if seconds is None:
         return None
-    if isinstance(seconds, Real) and not _is_bool(seconds):
-        number: Any = seconds  # the protocol of real numbers is unknown to type checkers
+    if isinstance(seconds, Real | Decimal) and not _is_bool(seconds):
+        number = _as_float(seconds)
         if number > _LONGEST_LIMIT_S:
             return None
         if number > 0:
-            return float(number)
+            return number
     expected = " or ".join(["a positive number of seconds, None or infinity", *others])
     raise ValueError(f"{name}: expected {expected}, got {seconds!r}")
+
+
+def _as_float(number: Any) -> float:
+    """Return a number, infinity if it is too large to be a float."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def _is_bool(value: object) -> bool:

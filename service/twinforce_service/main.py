@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import signal
 import sys
@@ -271,8 +272,8 @@ def _rest_server(
         lifespan="off",
         log_config=None,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_timeout + _REPLY_TIME),
-        timeout_keep_alive=int(settings.keep_alive),
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout + _REPLY_TIME),
+        timeout_keep_alive=math.ceil(settings.keep_alive),
         ws="none",
     )
     return RestServer(config)

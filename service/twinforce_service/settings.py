@@ -24,6 +24,8 @@ _GROUPS = {
     "drain_timeout": "connections",
     "log_level": "logs",
 }
+# Longer times mean no limit; timers of operating systems and of gRPC take little more.
+_LONGEST_S = 2_000_000.0
 _METAVARS: dict[object, str] = {int: "N", float: "SECONDS"}
 _EPILOG = f"""\
 Each flag can also be set by the environment variable {ENV_PREFIX}NAME.
@@ -179,6 +181,12 @@ class Settings(BaseSettings):
             value = [part for part in value.split(",") if part.strip()]
         return value if isinstance(value, dict) else _named_specs(value)
 
+    @field_validator("max_hold", "drain_timeout", "keep_alive", "grpc_keep_alive")
+    @classmethod
+    def _cap(cls, seconds: float) -> float:
+        """Return a time that timers can take, infinity included."""
+        return min(seconds, _LONGEST_S)
+
     @field_validator("host")
     @classmethod
     def _check_host(cls, value: str) -> str:
@@ -297,7 +305,10 @@ def _default(info: FieldInfo) -> str:
 
 def _described(problem: Any) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else "settings"
-    return f"{name.replace('_', '-')}: {problem['msg'].removeprefix('Value error, ')}"
+    what = problem["msg"]
+    if problem["type"] == "value_error":
+        return f"{name.replace('_', '-')}: {what.removeprefix('Value error, ')}"
+    return f"{name.replace('_', '-')}: {what}, got {problem['input']!r}"
 
 
 if __name__ == "__main__":

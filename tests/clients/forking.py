@@ -1,6 +1,7 @@
 """Programs that fork, for `test_forks`: python -m tests.clients.forking NAME URL."""
 
 import asyncio
+import atexit
 import contextlib
 import gc
 import multiprocessing
@@ -124,6 +125,41 @@ def children_that_only_exit(url):
         thread.join()
     assert len(list(snapshots)) > 1
     everything(client, stream, truth)
+
+
+def many_forks_while_threads_call(url):
+    """Most forks meet threads inside of the transport, which then is told nothing of the fork."""
+    truth = Truth(url)
+    client = Client(url)
+    stop = threading.Event()
+
+    def go_on(kind):
+        with client.stream() as other:
+            while not stop.is_set():
+                truth.check(other.predict if kind else client.predict)
+
+    threads = [threading.Thread(target=go_on, args=(each % 2,)) for each in range(4)]
+    for thread in threads:
+        thread.start()
+    stream = client.stream()
+    try:
+        for _ in range(12):
+            join(in_a_child(everything, client, stream, truth), in_a_child(lambda: None))
+    finally:
+        stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def exit_functions_use_what_the_parent_used(url):
+    """They were registered before the process that runs them had connections."""
+    truth = Truth(url)
+    client = Client(url)
+    stream = client.stream()
+    atexit.register(lambda: everything(client, stream, truth))
+    everything(client, stream, truth)
+    for work in (lambda: None, lambda: everything(client, stream, truth)):
+        join(in_a_child(work))
 
 
 def an_open_run_goes_on_in_both(url):

@@ -17,7 +17,7 @@ class RefusingServer:
     """
 
     def __init__(self, port, refusals):
-        self._refusals = iter(refusals)
+        self._refusals = list(refusals)
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}")
         self._server = grpc.server(ThreadPoolExecutor(4))
         self._server.add_generic_rpc_handlers([self])
@@ -30,11 +30,15 @@ class RefusingServer:
 
         def relay(requests, context):
             self.n_calls += 1
-            for status, text in self._refusals:
-                context.abort(status, text)
+            if self._refusals:
+                context.abort(*self._refusals.pop(0))
             yield from self._channel.stream_stream(details.method)(requests)
 
         return grpc.stream_stream_rpc_method_handler(relay)
+
+    def refuse(self, *refusals):
+        """Refuse as many calls from now on."""
+        self._refusals.extend(refusals)
 
     def close(self):
         self._server.stop(0).wait()
@@ -50,18 +54,23 @@ class RefusingProxy(CountingProxy):
     """
 
     def __init__(self, port, refusals):
-        self._refusals = iter(refusals)
+        self._refusals = list(refusals)
         super().__init__(port)
+
+    def refuse(self, *refusals):
+        """Break all connections and answer as many new ones."""
+        self._refusals.extend(refusals)
+        self.cut()
 
     def _accept(self):
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
                 self.n_connections += 1
-                for refusal in self._refusals:
+                if self._refusals:
                     near.recv(65536)
-                    near.sendall(f"HTTP/1.1 {refusal}\r\nContent-Length: 0\r\n\r\n".encode())
+                    answer = f"HTTP/1.1 {self._refusals.pop(0)}\r\nContent-Length: 0\r\n\r\n"
+                    near.sendall(answer.encode())
                     near.close()
-                    break
                 else:
                     self._connect(near)

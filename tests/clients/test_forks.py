@@ -12,6 +12,8 @@ from tests.clients import forking
 PROGRAMS = [
     forking.children_use_what_their_parent_uses,
     forking.children_that_only_exit,
+    forking.many_forks_while_threads_call,
+    forking.exit_functions_use_what_the_parent_used,
     forking.an_open_run_goes_on_in_both,
     forking.a_fork_while_a_thread_waits_for_a_reply,
     forking.a_calculator_and_pools,

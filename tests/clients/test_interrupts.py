@@ -47,7 +47,7 @@ def client(url, proxy):
         yield client
 
 
-def interrupted_while_held(proxy, call):
+def interrupted_while_held(proxy, call, error=KeyboardInterrupt):
     """Interrupt a call that waits for its reply."""
     n_bytes = proxy.n_bytes_sent
     proxy.hold()
@@ -59,9 +59,10 @@ def interrupted_while_held(proxy, call):
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error) as raised:
         call()
     thread.join()
+    return raised.value
 
 
 def test_the_reply_to_an_interrupted_step_is_not_taken_for_the_next_one(client, proxy):
@@ -79,6 +80,36 @@ def test_a_stream_that_was_interrupted_is_closed_while_nothing_answers(client, p
     interrupted_while_held(proxy, lambda: stream.predict(molecule(200)))
     stream.close()
     client.close()  # nobody lets the replies through
+
+
+class Alarm:
+    """A signal handler that raises an error which libraries for sockets take for their own."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __call__(self, *_):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [TimeoutError("time is up"), ConnectionResetError("stop")])
+@pytest.mark.parametrize("call", ["predict", "stream", "relax"])
+def test_the_error_of_a_signal_handler_ends_the_call_that_it_interrupts(client, proxy, error, call):
+    stream = client.stream("lj")
+    calls = {
+        "predict": lambda: client.predict(molecule(200)),
+        "stream": lambda: stream.predict(molecule(200)),
+        "relax": lambda: next(client.relax(molecule(200))),
+    }
+    expected = client.predict(molecule(3)).energy
+    assert stream.predict(molecule(3)).energy == pytest.approx(expected)
+    before = signal.signal(signal.SIGINT, Alarm(error))
+    try:
+        assert interrupted_while_held(proxy, calls[call], type(error)) is error
+    finally:
+        signal.signal(signal.SIGINT, before)
+    proxy.resume()
+    assert client.predict(molecule(3)).energy == pytest.approx(expected)
 
 
 def test_a_signal_handler_may_close_what_it_interrupts(client, proxy):

@@ -3,6 +3,9 @@
 import asyncio
 import math
 from contextlib import suppress
+from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,8 +16,8 @@ from twinforce import AsyncClient, Client, DeadlineExceededError
 from twinforce.ase import TwinForceCalculator
 from twinforce.cli import run
 
-NO_LIMIT = [None, math.inf, np.inf, 1e12, 1e308, 10**400, 2**63]
-LIMITS = [60, 60.0, np.float32(60), np.int64(60)]
+NO_LIMIT = [None, math.inf, np.inf, 1e12, 1e308, 10**400, 2**63, Decimal("inf")]
+LIMITS = [60, 60.0, np.float32(60), np.int64(60), Decimal(60), Fraction(120, 2)]
 NOT_A_LIMIT = [
     0,
     0.0,
@@ -32,6 +35,9 @@ NOT_A_LIMIT = [
     1j,
     np.array([60.0]),
     -(10**400),
+    Decimal("nan"),
+    Fraction(1, 10**400),
+    timedelta(seconds=60),
 ]
 KINDS = [Client, AsyncClient, TwinForceCalculator]
 CALLS = {

@@ -266,7 +266,7 @@ def test_an_async_call_that_grpc_refuses_is_repeated(server):
     ("refusal", "kind"),
     [
         ((grpc.StatusCode.UNKNOWN, "Exception calling application"), ServiceError),
-        ((grpc.StatusCode.UNIMPLEMENTED, "Method not found!"), ServiceError),
+        ((grpc.StatusCode.UNIMPLEMENTED, "Method not found!"), UnavailableError),
         ((grpc.StatusCode.PERMISSION_DENIED, ""), ServiceError),
         ((grpc.StatusCode.RESOURCE_EXHAUSTED, "message larger than max"), SystemTooLargeError),
         ((grpc.StatusCode.DEADLINE_EXCEEDED, ""), DeadlineExceededError),
@@ -305,6 +305,28 @@ def test_other_statuses_of_http_are_not_repeated(server, status):
         with pytest.raises(ServiceError, match=status):
             outcome(f"http://127.0.0.1:{proxy.port}", "models")
         assert proxy.n_connections == 1
+
+
+FOREIGN = {
+    "grpc": [(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")] * SEVERAL,
+    "rest": ["404 Not Found", "405 Method Not Allowed", "501 Unsupported method"],
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_another_program_at_the_address_is_waited_out_if_the_service_was_there(
+    url, transport, call
+):
+    kind = {"grpc": RefusingServer, "rest": RefusingProxy}[transport]
+    with (
+        closing(kind(port_of(url), FOREIGN[transport][:1])) as other,
+        Client(f"{SCHEMES[transport]}://127.0.0.1:{other.port}") as client,
+    ):
+        with pytest.raises(UnavailableError, match="another program answers there"):
+            client.models()
+        client.models()
+        other.refuse(*FOREIGN[transport])
+        assert CALLS[call](client) == outcome(url, call)
 
 
 @pytest.mark.parametrize("call", ["predict", "stream", "relax"])

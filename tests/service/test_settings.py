@@ -89,6 +89,11 @@ def test_a_flag_wins_over_the_environment(monkeypatch):
         (["--dtype", "float16"], "dtype: "),
         (["--no-water"], "nothing to serve"),
         (["--max-waiting", "0"], "max-waiting: "),
+        (
+            ["--drain-timeout", "nan"],
+            "drain-timeout: Input should be greater than or equal to 0, got 'nan'",
+        ),
+        (["--keep-alive", "-1"], "keep-alive: Input should be greater than 0, got '-1'"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     ],
 )
@@ -98,6 +103,13 @@ def test_an_invalid_flag_is_reported_on_one_line(arguments, message, capsys):
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("twinforce-server: error: ")
     assert message in last
+
+
+@pytest.mark.parametrize("name", ["drain_timeout", "keep_alive", "grpc_keep_alive", "max_hold"])
+def test_an_infinite_time_is_the_longest_that_timers_take(name):
+    longest = getattr(Settings(**{name: float("inf")}), name)
+    assert 20 * 86400 < longest < 2**31 / 1000
+    assert getattr(Settings(**{name: "1e300"}), name) == longest
 
 
 def test_an_invalid_environment_variable_is_reported_on_one_line(monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import _thread
 import atexit
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -35,19 +36,40 @@ class Closer:
         # for the thread by a condition that an interrupt breaks. After a fork, the frame of the
         # thread keeps what `close` would close, so that no destructor closes it in the child.
         _thread.start_new_thread(_close_when_told, (self._orders, close, self._closed))
-        finalize(owner, self._order).atexit = False
-        atexit.register(self)
+        finalize(owner, self.order).atexit = False
+        _OPEN.add(self)
 
     def __call__(self) -> None:
         """Close, and wait until it is done, but not for long."""
-        self._order()
+        self.order()
+        self.wait(_PATIENCE_S)
+
+    def order(self) -> None:
+        """Let the thread close, and do not wait for it."""
+        self._orders.put(None)
+        _OPEN.discard(self)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is closed, at most so long; not in a process that was forked."""
         if os.getpid() == self._pid:
             with suppress(Empty):
-                self._closed.put(self._closed.get(timeout=_PATIENCE_S))
+                self._closed.put(self._closed.get(timeout=max(seconds, 0.0)))
 
-    def _order(self) -> None:
-        self._orders.put(None)
-        atexit.unregister(self)
+
+_OPEN: set[Closer] = set()
+
+
+def _close_all() -> None:
+    closers, give_up_at = list(_OPEN), time.monotonic() + _PATIENCE_S
+    for closer in closers:
+        closer.order()
+    for closer in closers:
+        closer.wait(give_up_at - time.monotonic())
+
+
+# Registered at import, thus before the exit functions of a program that may use a client in them;
+# exit functions run in reverse, and those of a child run after it has made connections.
+atexit.register(_close_all)
 
 
 def _close_when_told(

@@ -33,6 +33,9 @@ _OPTIONS = (
     # The thread that reads a reply waits for it directly instead of being woken by a thread of
     # gRPC, which halves the time of a call. The name is in `grpc.experimental.ChannelOptions`.
     ("SingleThreadedUnaryStream", 1),
+    # Channels to the same address share a connection otherwise, also one that was inherited by a
+    # fork: the child would wait for replies that its parent reads.
+    ("grpc.use_local_subchannel_pool", 1),
 )
 
 

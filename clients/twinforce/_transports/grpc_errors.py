@@ -6,6 +6,7 @@ from typing import Any
 from twinforce._transports.grpc_loading import grpc
 from twinforce._transports.proxies import Route
 from twinforce._transports.transport import (
+    ANOTHER,
     HTTP_PORT,
     NO_SUCH_HOST,
     NO_TLS,
@@ -66,6 +67,8 @@ def _error_of_status(
         return RequestCancelledError(f"the call of {route} was canceled: {details}")
     if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return _connection_error(details, route)
+    if status is grpc.StatusCode.UNIMPLEMENTED:
+        return misdirected(route, details, ANOTHER)
     if _BROKEN_OFF.search(details):
         return unreachable(route, details)
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED:

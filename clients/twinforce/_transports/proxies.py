@@ -30,7 +30,7 @@ class HttpProxy:
     def url(self) -> str:
         """Address with credentials, which must not be shown."""
         credentials = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}@"
-        return f"http://{credentials if self.user else ''}{self}"
+        return f"http://{credentials if self.user or self.password else ''}{self}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,10 @@ def route_to(url: Url) -> Route:
 def _parse(address: str, name: str) -> HttpProxy:
     proxy = _proxy(address if "://" in address else f"http://{address}")
     if proxy is None:
-        scheme, separator, _ = address.rpartition("://")
-        shown = f"{scheme}{separator}{address.rpartition('@')[2].rpartition('://')[2]}"
+        scheme, separator, rest = address.partition("://")
+        if not (separator and scheme.isalnum()):
+            scheme, separator, rest = "", "", address
+        shown = f"{scheme}{separator}{rest.rpartition('@')[2]}"
         raise ValueError(f"{name}: {_EXPECTED}, got {shown}")
     return proxy
 
@@ -97,11 +99,11 @@ def _matches(entry: str, url: Url) -> bool:
     An entry is `*`, a host, a domain with or without a leading dot, an address or a range of
     addresses; a port may follow.
     """
-    if entry == "*":
-        return True
     host, port = _split(entry)
     if port is not None and port != url.port:
         return False
+    if host == "*":
+        return True
     try:
         address = ipaddress.ip_address(url.host)
     except ValueError:

@@ -26,8 +26,8 @@ from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, TIMEOUT, URG
 from twinforce_proto.v1 import inference_pb2 as pb
 
 # Calls of an asyncio client that are open at once. The pool of connections looks through all of
-# them for each, so thousands would take minutes.
-_MOST_OPEN_CALLS = 256
+# them for each: 256 would take twice the time for each call, thousands would take minutes.
+_MOST_OPEN_CALLS = 128
 
 _MEDIA_TYPES = {"protobuf": PROTOBUF, "json": JSON}
 _REPLIES: dict[Method, type[Message]] = {

@@ -5,7 +5,9 @@ import re
 import httpx2
 
 from twinforce._transports.proxies import Route
+from twinforce._transports.signal_handlers import exception_of_handler
 from twinforce._transports.transport import (
+    ANOTHER,
     GRPC_PORT,
     KEEP_ALIVE,
     NO_SUCH_HOST,
@@ -28,6 +30,8 @@ _RETRY_AFTER = 0.5
 
 # Statuses of proxies that do not reach the service: timeouts, bad gateways, closed connections.
 _NOT_REACHED = {408, 499, 502, 503, 504, *range(520, 525), 530}
+# Statuses of programs that know neither the path nor the method.
+_UNKNOWN_PATH = {404, 405, 501}
 _REFUSALS_OF_PROXIES = {400, 401, 403, 404, 405, 407}
 # Texts of the resolvers, of TLS and of the HTTP parsers for an address that is wrong.
 _WRONG = (
@@ -56,6 +60,8 @@ def reported_error(reply: httpx2.Response, route: Route) -> ServiceError:
         return UnavailableError(f"cannot reach {route}: {answer}", retry_after=retry_after)
     if reply.status_code == 429:
         return OverloadedError(answer, retry_after=retry_after or _RETRY_AFTER)
+    if reply.status_code in _UNKNOWN_PATH:
+        return misdirected(route, answer, ANOTHER)
     if reply.status_code == 407:
         return misdirected(route, answer, PROXY_REFUSES)
     if reply.status_code == 400 and "HTTPS" in reply.text:
@@ -64,7 +70,12 @@ def reported_error(reply: httpx2.Response, route: Route) -> ServiceError:
 
 
 def service_error(error: httpx2.HTTPError, route: Route, timeout: float | None) -> ServiceError:
-    """Return the `ServiceError` that a request without an answer stands for."""
+    """Return the `ServiceError` that a request without an answer stands for.
+
+    If it stands for the exception of a signal handler, that is raised.
+    """
+    if (own := exception_of_handler(error)) is not None:
+        raise own
     text = _text_of(error)
     has_time = timeout is None or timeout > KEEP_ALIVE.connect
     if isinstance(error, httpx2.ConnectTimeout) and has_time:

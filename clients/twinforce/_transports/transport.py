@@ -18,6 +18,7 @@ TLS = "if it uses TLS, the url begins with {secure}://"
 UNTRUSTED = "its certificate is not trusted"
 NO_SUCH_HOST = "there is no host of this name"
 PROXY_REFUSES = "the proxy refuses to connect"
+ANOTHER = "another program answers there, or a TwinForce that does not have this call"
 
 Method = Literal[
     "Predict", "PredictStream", "Nonconservativity", "Propagate", "Relax", "ListModels", "GetModel"

@@ -6,6 +6,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 _EXPECTED = "expected a url such as grpc://host:8001 or http://host:8000"
+# Names that systems give this machine in /etc/hosts; those that end with .localhost are, too.
+_LOOPBACK = {"localhost", "localhost.localdomain", "localhost6", "ip6-localhost", "ip6-loopback"}
 _DEFAULT_PORTS = {"grpc": 8001, "grpcs": 443, "http": 80, "https": 443}
 
 
@@ -31,12 +33,14 @@ class Url:
     @property
     def is_loopback(self) -> bool:
         """True if the host is this machine, which no proxy can reach."""
-        if self.host.rstrip(".") == "localhost":
+        name = self.host.rstrip(".")
+        if name in _LOOPBACK or name.endswith(".localhost"):
             return True
         try:
             address = ipaddress.ip_address(self.host)
         except ValueError:
             return False
+        address = getattr(address, "ipv4_mapped", None) or address
         return address.is_loopback or address.is_unspecified
 
 

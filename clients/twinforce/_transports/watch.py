@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import httpcore2
 
+from twinforce._transports.signal_handlers import exception_of_handler
 from twinforce._transports.transport import KEEP_ALIVE
 from twinforce_proto.headers import WATCH_ID
 
@@ -111,8 +112,8 @@ class WatchedStream(httpcore2.NetworkStream):
             wait, is_last = _shorter(self._watch.wait(n_waits), give_up_at)
             try:
                 data = self._stream.read(max_bytes, wait)
-            except httpcore2.ReadTimeout:
-                if is_last:
+            except httpcore2.ReadTimeout as error:
+                if is_last or exception_of_handler(error):
                     raise
                 n_waits += 1
                 self._watch.note_answer(self._ask(self._watch.watch_id))

@@ -1,6 +1,7 @@
 """The gRPC server: inference, health and reflection on one port."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -129,7 +130,7 @@ def _available(host: str, port: int) -> tuple[list[str], int]:
 
 
 def _options(max_message_bytes: int, keep_alive: float) -> list[tuple[str, int]]:
-    keep_alive_ms = int(1000 * keep_alive)
+    keep_alive_ms = math.ceil(1000 * keep_alive)
     return [
         # The servicer refuses what is above the limit in words that help.
         ("grpc.max_receive_message_length", min(_MAX_READ * max_message_bytes, _UNLIMITED)),
