@@ -118,6 +118,9 @@ class Retries:
         if not isinstance(error, UnavailableError | DeadlineExceededError):
             self._outage.has_reached = True
         now = time.monotonic()
+        has_no_news = isinstance(error, DeadlineExceededError) and now - self._started < _PATIENCE_S
+        if has_no_news and isinstance(self._error, UnavailableError):
+            raise self._error from error  # the last attempt was too short to tell more
         if self._waits_since is None or now - self._started > _LONGEST_CONTACT_S:
             self._n_losses += 1
             self._waits_since = now

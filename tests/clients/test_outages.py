@@ -532,6 +532,20 @@ def test_retries_can_be_counted(clock):
         retries.pause_after(AWAY)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "kind"), [(0.5, UnavailableError), (30.0, DeadlineExceededError)]
+)
+def test_an_outage_is_reported_unless_the_last_attempt_had_time(clock, seconds, kind):
+    retries = of_call()
+    retries.begin()
+    retries.pause_after(AWAY)
+    clock.now += 60.0 - seconds
+    retries.begin()
+    clock.now += seconds
+    with pytest.raises(kind):
+        retries.pause_after(DeadlineExceededError("no answer in time"))
+
+
 def test_an_address_that_was_right_before_is_tried_again():
     error = MisdirectedError("no host of this name")
     outage = Outage()
