@@ -52,7 +52,6 @@ class Storm:
         """Interrupt a call at a random time, and twice more while it is left or made again."""
         for _ in range(N_STORMS):
             self._n_left = N_STRIKES
-            signal.setitimer(signal.ITIMER_REAL, self._random.uniform(1e-4, 8e-3))
             self._endure(call, N_STRIKES)
             assert self._n_left == 0
 
@@ -66,6 +65,8 @@ class Storm:
         try:
             if depth:
                 self._endure(call, depth - 1)
+            else:  # only here, where the first signal is caught even if it comes at once
+                signal.setitimer(signal.ITIMER_REAL, self._random.uniform(1e-4, 8e-3))
             while self._n_left:
                 n_left = self._n_left
                 call()
