@@ -7,11 +7,16 @@ from weakref import WeakKeyDictionary, finalize
 # Work at import, because gRPC reads this when it is loaded. By default its threads wait in one
 # `epoll` that the whole process shares. A child that is forked while a thread waits there, as
 # happens whenever a stream is open, then waits for a thread that it does not have, or aborts.
-os.environ.setdefault("GRPC_POLL_STRATEGY", "poll")
+_SETTING = "GRPC_POLL_STRATEGY"
+_is_chosen = _SETTING in os.environ
+os.environ.setdefault(_SETTING, "poll")
 
-import grpc as grpc
+import grpc as grpc  # noqa: E402
 
-from twinforce._ownership import abandon
+if not _is_chosen:  # programs that this process starts, such as a server, choose for themselves
+    del os.environ[_SETTING]
+
+from twinforce._ownership import abandon  # noqa: E402
 
 # The processes, this one and those that it was forked from, that used gRPC.
 _USERS: set[int] = set()
