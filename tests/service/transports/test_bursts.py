@@ -199,14 +199,19 @@ def test_no_connection_of_a_burst_over_rest_is_lost_even_if_the_service_stops():
 
 
 def test_the_service_is_not_ready_and_closes_connections_while_it_takes_its_last_calls():
+    request = "POST /v1/models/soft/energy", json.dumps(json_body(molecule(2))).encode()
+
     async def run():
         async with served(Soft()) as (ready, stop):
             address = urlsplit(ready.rest_url)
             before = await ask(address, "GET /health/ready")
             stop.set()
-            # Each request keeps the service from closing its intake a little longer.
+            calls = []
             while (found := await ask(address, "GET /health/ready"))[0] == 200:
-                pass
-            return before, found
+                # Each call keeps the service from closing its intake a little longer.
+                calls.append(asyncio.create_task(ask(address, *request)))
+            return before, found, await asyncio.gather(*calls)
 
-    assert asyncio.run(run()) == ((200, False), (503, True))
+    before, found, answers = asyncio.run(run())
+    assert (before, found) == ((200, False), (503, True))
+    assert all(status == 200 for status, _ in answers)

@@ -473,7 +473,7 @@ def test_stopping_waits_for_a_reply_that_takes_long_to_arrive(serve):
             wait_until(lambda: n_answered(server) == 1)
             stopping = pool.submit(server.stop)
             wait_until(lambda: not is_listening(server))
-            time.sleep(1.5)  # longer than the server used to wait, and much shorter than it waits now
+            time.sleep(1.5)  # longer than the server used to wait
             proxy.resume()
             assert len(call.result(PATIENCE).predictions) == 300
             stopping.result(PATIENCE)

@@ -79,13 +79,17 @@ class RequestScope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        self._intake.note_call()
+        is_call = scope["method"] == "POST"
+        if is_call:
+            self._intake.note_call()
         headers = Request(scope).headers
         chosen, watch_id = choose_request_id(headers.get(REQUEST_ID)), headers.get(WATCH_ID)
         request_id.set(chosen)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if is_call:
+                    await self._intake.may_reply()
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID] = chosen
                 if self._intake.is_closing:
