@@ -1,7 +1,6 @@
 """Tests of the gRPC API."""
 
 import queue
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -12,7 +11,6 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from tests.clients.proxy import CountingProxy
 from tests.conftest import free_ports
 from tests.potentials import NEON, Gated, NonFinite, Raising, Soft, WithoutDirect, loaded
 from tests.service.transports.rest_bodies import assert_same
@@ -27,7 +25,6 @@ from twinforce_proto import (
     NonFinitePredictionError,
     PredictionError,
     PredictRequest,
-    System,
     SystemTooLargeError,
     UnavailableError,
     UnknownModelError,
@@ -452,34 +449,6 @@ def test_stopping_ends_idle_streams_and_health_watches(serve):
         assert isinstance(error_of(ended.value), UnavailableError)
         with pytest.raises(grpc.RpcError):
             next(watch)
-
-
-def test_stopping_waits_for_a_reply_that_takes_long_to_arrive(serve):
-    grid = np.stack(np.meshgrid(*[np.arange(10)] * 3), axis=-1).reshape(-1, 3)
-    apart = System(np.full(1000, NEON), 7.0 * grid)  # no pairs
-    request = predict_request(*[apart] * 300)  # the reply does not fit into buffers on the way
-    potential = Gated()
-    server = serve(soft=potential)
-    proxy = CountingProxy(int(server.grpc_url.rpartition(":")[2]))
-    try:
-        options = [("grpc.max_receive_message_length", -1)]
-        channel = grpc.insecure_channel(f"127.0.0.1:{proxy.port}", options)
-        with channel, ThreadPoolExecutor() as pool:
-            call = pool.submit(InferenceStub(channel).Predict, request, timeout=PATIENCE)
-            for _ in range(3):
-                assert potential.entered.acquire(timeout=PATIENCE)
-            proxy.hold()
-            potential.gate.release(1000)
-            wait_until(lambda: n_answered(server) == 1)
-            stopping = pool.submit(server.stop)
-            wait_until(lambda: not is_listening(server))
-            time.sleep(1.5)  # longer than the server used to wait
-            proxy.resume()
-            assert len(call.result(PATIENCE).predictions) == 300
-            stopping.result(PATIENCE)
-    finally:
-        potential.gate.release(1000)
-        proxy.close()
 
 
 def n_answered(server):
