@@ -24,4 +24,4 @@ def test_a_burst_over_http_shares_a_limited_number_of_connections(proxy):
             return {each.energy for each in await asyncio.gather(*calls)}
 
     assert len(asyncio.run(burst(600))) == 1
-    assert proxy.n_connections <= 257  # one of them asked for the models
+    assert proxy.n_connections <= 129  # one of them asked for the models

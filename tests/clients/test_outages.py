@@ -84,6 +84,19 @@ def outcome_of_asyncio(url, call, **options):
     return asyncio.run(run())
 
 
+def test_a_reply_that_is_cut_off_is_asked_for_again(url, transport):
+    """As a stopping server does if the last bytes of a large reply have not left the system."""
+    systems = [molecule(500, seed=seed) for seed in range(4)]  # a reply of 48 kB
+    with Client(url) as client:
+        expected = [each.energy for each in client.predict(systems, "hybrid", "lj")]
+    with (
+        closing(CountingProxy(port_of(url), cut_after=[20_000])) as proxy,
+        Client(f"{SCHEMES[transport]}://127.0.0.1:{proxy.port}") as client,
+    ):
+        assert [each.energy for each in client.predict(systems, "hybrid", "lj")] == expected
+        assert proxy.n_connections == 2
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_a_client_waits_for_a_service_that_is_away(url, transport, call):
     expected = outcome(url, call)
