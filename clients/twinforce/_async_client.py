@@ -8,10 +8,10 @@ from typing import Literal, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
-from twinforce._async_connection import IterationInLoop, LoopConnection, close_in
+from twinforce._connections.loops import IterationInLoop, LoopConnection, close_in
+from twinforce._connections.ownership import OfLoop
 from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
-from twinforce._ownership import OfLoop
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._systems import SystemLike, is_one_system
 from twinforce._transports.grpc import AsyncGrpcTransport

@@ -10,10 +10,10 @@ from typing import Literal, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
-from twinforce._connections import Connections
+from twinforce._connections.ownership import OfProcess
+from twinforce._connections.threads import Connections
 from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
-from twinforce._ownership import OfProcess
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._systems import SystemLike, is_one_system
 from twinforce._transports.grpc import GrpcTransport

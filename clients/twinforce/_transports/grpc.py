@@ -8,8 +8,8 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from twinforce._ownership import abandon
-from twinforce._transports.closer import Closer
+from twinforce._connections.closer import Closer
+from twinforce._connections.ownership import abandon
 from twinforce._transports.grpc_errors import service_error
 from twinforce._transports.grpc_loading import check_asyncio, check_process, grpc, own
 from twinforce._transports.grpc_stream import GrpcStream, Metadata, stream_ended

@@ -16,7 +16,7 @@ import grpc as grpc  # noqa: E402
 if not _is_chosen:  # programs that this process starts, such as a server, choose for themselves
     del os.environ[_SETTING]
 
-from twinforce._ownership import abandon  # noqa: E402
+from twinforce._connections.ownership import abandon  # noqa: E402
 
 # The processes, this one and those that it was forked from, that used gRPC.
 _USERS: set[int] = set()

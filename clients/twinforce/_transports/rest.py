@@ -11,9 +11,9 @@ from weakref import WeakValueDictionary
 import httpx2
 from google.protobuf.message import DecodeError, Message
 
+from twinforce._connections.closer import Closer
+from twinforce._connections.ownership import abandon
 from twinforce._options import Encoding
-from twinforce._ownership import abandon
-from twinforce._transports.closer import Closer
 from twinforce._transports.json_bodies import body_of, line_message, reply_message
 from twinforce._transports.proxies import Route, route_to
 from twinforce._transports.rest_errors import reported_error, service_error
