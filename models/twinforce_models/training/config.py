@@ -220,13 +220,11 @@ def read_recipe(path: Path) -> tuple[Recipe, About]:
     try:
         about = values.pop("about", {})
         sources = tuple(DataSource(**source) for source in about.pop("training_data", []))
-        hyperparameters = values.pop("hyperparameters")
-        hyperparameters["elements"] = tuple(hyperparameters["elements"])
         stages = tuple(
             Stage(**(stage | {"weights": Weights(**stage["weights"])}))
             for stage in values.pop("stages")
         )
-        network = Hyperparameters(**hyperparameters)
+        network = Hyperparameters.from_values(values.pop("hyperparameters"))
         values["tables"] = tuple(TableShape(**table) for table in values.pop("tables", []))
         if sampling := values.pop("sampling", None):
             temperatures = tuple(sampling.pop("temperatures_k"))

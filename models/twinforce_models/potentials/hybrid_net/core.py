@@ -12,12 +12,16 @@ Every filter ends at the cutoff with two vanishing derivatives, so energies and 
 are continuous when a neighbor enters or leaves the cutoff.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
+
+from twinforce_models.potentials.hybrid_net.radial import radial_functions
+from twinforce_models.potentials.hybrid_net.repulsion import Repulsion
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class Hyperparameters:
         n_layers: Number of message-passing layers.
         n_radial: Number of radial functions that the filters are made from.
         mean_n_neighbors: Scale of sums over neighbors.
+        repulsion_radii: Radius of each element, in Å. Atoms that are closer than the sum of theirs
+            repel each other: see `repulsion`. Empty: there is no repulsion.
     """
 
     elements: tuple[int, ...]
@@ -43,6 +49,17 @@ class Hyperparameters:
     n_layers: int = 3
     n_radial: int = 12
     mean_n_neighbors: float = 36.0
+    repulsion_radii: tuple[float, ...] = field(default=(), metadata={"is_added_later": True})
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> "Hyperparameters":
+        """Return the hyperparameters with the values of `asdict`, as JSON or TOML has them.
+
+        Raises:
+            TypeError: If a value is missing or unknown.
+        """
+        lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists})
 
 
 class NeighborTable(NamedTuple):
@@ -92,24 +109,6 @@ def tensor_basis() -> Tensor:
     basis[3].diagonal()[:] = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64) / 2**0.5
     basis[4].diagonal()[:] = torch.tensor([-1.0, -1.0, 2.0], dtype=torch.float64) / 6**0.5
     return basis
-
-
-def envelope(x: Tensor) -> Tensor:
-    """Return a weight that decreases from 1 at x = 0 to 0 at x >= 1, with two smooth derivatives.
-
-    1 - 28 x⁶ + 48 x⁷ - 21 x⁸, the polynomial of DimeNet (Gasteiger, Groß, Günnemann,
-    arXiv 2003.03123, eq. 8).
-    """
-    x = x.clamp(max=1.0)
-    return 1.0 + x**6 * (-28.0 + x * (48.0 - 21.0 * x))
-
-
-def radial_functions(distances: Tensor, cutoff: float, n_radial: int) -> Tensor:
-    """Return Bessel functions sin(nπr/c)/(nπr/c) times `envelope`. Shape [..., n_radial]."""
-    n = torch.arange(1, n_radial + 1, dtype=distances.dtype, device=distances.device)
-    x = (distances / cutoff).unsqueeze(-1)
-    bessel: Tensor = (2.0**0.5) * torch.sin(torch.pi * n * x) / (torch.pi * x)
-    return bessel * envelope(x)
 
 
 class Mlp(nn.Module):
@@ -253,6 +252,7 @@ class HybridCore(nn.Module):
         self.force_head = VectorReadout(h.n_scalars, h.n_vectors)
         self.stress_head = VectorReadout(h.n_scalars, h.n_tensors)
         self.pressure_head = Mlp(h.n_scalars, h.n_scalars, 1)
+        self.repulsion = Repulsion(h.elements, h.repulsion_radii) if h.repulsion_radii else None
         self.register_buffer("basis", tensor_basis(), persistent=False)
         self.register_buffer("energy_scale", torch.ones(()))
         self.register_buffer("force_scale", torch.ones(()))
@@ -264,6 +264,8 @@ class HybridCore(nn.Module):
         distances = (squared + 1e-12).sqrt()
         u = table.vectors / distances.unsqueeze(-1)
         y = torch.einsum("mab,nka,nkb->nkm", self.basis.to(u.dtype), u, u)
+        if self.repulsion is not None:
+            distances = self.repulsion.seen_distances(kinds, table.neighbors, distances)
         radial = radial_functions(distances, h.cutoff, h.n_radial)
         s = self.embedding(kinds)
         x = Features(s, s.new_zeros(len(s), 3, h.n_vectors), s.new_zeros(len(s), 5, h.n_tensors))
@@ -272,17 +274,17 @@ class HybridCore(nn.Module):
         return x
 
     def energies(self, x: Features) -> Tensor:
-        """Return `local_energies`."""
+        """Return `local_energies` without the repulsion."""
         e: Tensor = self.energy_head(x.s).squeeze(-1)
         return e * self.energy_scale
 
     def direct_forces(self, x: Features) -> Tensor:
-        """Return `direct_forces`."""
+        """Return `direct_forces` without the repulsion."""
         f: Tensor = self.force_head(x.s, x.v)
         return f * self.force_scale
 
     def direct_strain_gradients(self, x: Features) -> Tensor:
-        """Return `direct_strain_gradients`."""
+        """Return `direct_strain_gradients` without the repulsion."""
         deviatoric = torch.einsum(
             "mab,nm->nab", self.basis.to(x.t.dtype), self.stress_head(x.s, x.t)
         )
@@ -290,7 +292,23 @@ class HybridCore(nn.Module):
         total: Tensor = (deviatoric + isotropic) * self.force_scale
         return total
 
+    def local_energies(self, kinds: Tensor, table: NeighborTable) -> Tensor:
+        """Return the results of the energy head alone, with the repulsion."""
+        energies = self.energies(self.features(kinds, table))
+        if self.repulsion is None:
+            return energies
+        added: Tensor = self.repulsion(kinds, *table).energies
+        return energies + added
+
     def forward(self, kinds: Tensor, table: NeighborTable) -> CoreHeads:
         """Return the results of all heads, from one pass."""
         x = self.features(kinds, table)
-        return CoreHeads(self.energies(x), self.direct_forces(x), self.direct_strain_gradients(x))
+        heads = CoreHeads(self.energies(x), self.direct_forces(x), self.direct_strain_gradients(x))
+        return self.with_repulsion(heads, kinds, table)
+
+    def with_repulsion(self, heads: CoreHeads, kinds: Tensor, table: NeighborTable) -> CoreHeads:
+        """Return the heads with the repulsion added, if there is any."""
+        if self.repulsion is None:
+            return heads
+        added = self.repulsion(kinds, *table)
+        return CoreHeads(*(head + more for head, more in zip(heads, added, strict=True)))

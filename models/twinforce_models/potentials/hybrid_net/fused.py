@@ -22,10 +22,11 @@ from twinforce_models.potentials.hybrid_net.core import (
     HybridCore,
     MessagePassing,
     Mlp,
+    NeighborTable,
     Update,
     VectorReadout,
-    radial_functions,
 )
+from twinforce_models.potentials.hybrid_net.radial import radial_functions
 
 Components = list[Tensor] | tuple[Tensor, ...]
 
@@ -106,6 +107,8 @@ def _heads(core: HybridCore, kinds: Tensor, neighbors: Tensor, vectors: Tensor) 
     x, y, z = vectors.unbind(-1)
     distances = (x * x + y * y + z * z + 1e-12).sqrt()
     u = torch.stack([x, y, z], dim=-1) / distances.unsqueeze(-1)
+    if core.repulsion is not None:
+        distances = core.repulsion.seen_distances(kinds, neighbors, distances)
     radial = radial_functions(distances, h.cutoff, h.n_radial)
     squares = torch.stack(_traceless_square(u.unbind(-1)), dim=-1)
     s = core.embedding(kinds)
@@ -120,11 +123,12 @@ def _heads(core: HybridCore, kinds: Tensor, neighbors: Tensor, vectors: Tensor) 
     forces = _readout(core.force_head, s, v).T * core.force_scale
     deviatoric = _matrices(_readout(core.stress_head, s, t))
     pressure = _mlp(core.pressure_head, s).squeeze(-1)
-    return CoreHeads(
+    heads = CoreHeads(
         _mlp(core.energy_head, s).squeeze(-1) * core.energy_scale,
         forces,
         _stacked(deviatoric, pressure) * core.force_scale,
     )
+    return core.with_repulsion(heads, kinds, NeighborTable(neighbors, vectors))
 
 
 def _pass_messages(

@@ -59,14 +59,17 @@ class HybridNet(nn.Module):
     def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:
         """Evaluate a batch once."""
         kinds = self.kind_of_element.index_select(0, batch.atomic_numbers)
-        x = self.core.features(kinds, tabulate(batch, self.cutoff))
+        table = tabulate(batch, self.cutoff)
         references = self.reference_energies.index_select(0, kinds)
-        atom_energies = references + self.core.energies(x).to(torch.float64)
         if not direct:
-            return Heads(atom_energies)
-        strain_gradients = batch.sum_over_atoms(self.core.direct_strain_gradients(x))
-        stress = strain_gradients / batch.volumes[:, None, None]
-        return Heads(atom_energies, self.core.direct_forces(x), stress)
+            return Heads(references + self.core.local_energies(kinds, table).to(torch.float64))
+        heads = self.core(kinds, table)
+        strain_gradients = batch.sum_over_atoms(heads.direct_strain_gradients)
+        return Heads(
+            references + heads.local_energies.to(torch.float64),
+            heads.direct_forces,
+            strain_gradients / batch.volumes[:, None, None],
+        )
 
     def evaluate_table(self, table: Table, wanted: Wanted, max_seen: int) -> AtomValues:
         """Evaluate a table; all neighbors are used."""
@@ -160,8 +163,7 @@ def load(
         device: Device to compute on.
         dtype: Data type to compute in.
     """
-    h = metadata["hyperparameters"]
-    core = HybridCore(Hyperparameters(**(h | {"elements": tuple(h["elements"])})))
+    core = HybridCore(Hyperparameters.from_values(metadata["hyperparameters"]))
     tensors = load_file(directory / "model.safetensors")
     reference_energies = tensors.pop("reference_energies")
     core.load_state_dict(tensors)

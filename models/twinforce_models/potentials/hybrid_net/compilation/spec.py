@@ -43,8 +43,7 @@ class Spec:
     def from_json(cls, text: str) -> "Spec":
         """Return the spec that `to_json` wrote."""
         content = json.loads(text)
-        h = content["hyperparameters"]
-        content["hyperparameters"] = Hyperparameters(**(h | {"elements": tuple(h["elements"])}))
+        content["hyperparameters"] = Hyperparameters.from_values(content["hyperparameters"])
         return cls(**content)
 
     @property
