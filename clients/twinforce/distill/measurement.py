@@ -1,0 +1,249 @@
+"""The measurement of a student: its errors, and multiple time stepping under the teacher."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from ase import Atoms
+
+from twinforce._client import Client
+from twinforce.ase import system_of
+from twinforce.assess import Conditions, Progress, assess
+from twinforce.assess.budget import Deadline
+from twinforce.assess.folder import write_json
+from twinforce.assess.report.content import unit_of
+from twinforce.distill.children import ChildFailedError
+from twinforce.distill.errors import errors_of, test_systems
+from twinforce.distill.folder import DistillFolder
+from twinforce.distill.joined import JoinedClient, ServedModel
+from twinforce.distill.recommendation import THERMOSTAT, Evidence, candidates, recommend
+from twinforce.distill.services import running_service
+from twinforce.distill.settings import DistillSettings
+from twinforce.distill.teacher import TeacherSource
+from twinforce_proto import ServiceError
+
+HYBRID, STUDENT = "hybrid", "student"
+PRESET = "standard"
+# Shares of the time that is left when a measurement begins.
+_LAMBDA, _COST, _RESONANCE, _RUN, _THERMOSTAT = 0.05, 0.15, 0.40, 0.5, 0.6
+# Largest system of which the service computes λ by itself.
+_MOST_ATOMS = 1_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """What was measured.
+
+    Attributes:
+        assessment: Report of the assessment of multiple time stepping.
+        errors: Errors of the student of each round, by its number.
+        nonconservativity: λ of the student's direct forces; None if it was not measured.
+        notes: Sentences on what was not measured, and why.
+    """
+
+    assessment: Mapping[str, Any]
+    errors: Mapping[str, Any]
+    nonconservativity: float | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """Clients of the services that a measurement needs.
+
+    Attributes:
+        hybrid: Client of the hybrid of teacher and student.
+        students: Client that serves the student of each round.
+        notes: Sentences on what differs from how the hybrid will be used.
+    """
+
+    hybrid: Client
+    students: Client
+    notes: tuple[str, ...]
+
+
+def conditions_of(settings: DistillSettings) -> Conditions:
+    """Return the conditions of the measurements; the system is equilibrated already."""
+    return Conditions(
+        temperature_k=settings.temperature_k,
+        time_step_fs=settings.time_step_fs,
+        equilibration_ps=0.0,
+        seed=settings.seed,
+    )
+
+
+def measure(
+    source: TeacherSource,
+    atoms: Atoms,
+    folder: DistillFolder,
+    settings: DistillSettings,
+    period_fs: float | None,
+    deadline: Deadline,
+    progress: Progress,
+) -> Measured:
+    """Measure the student as far as time allows; finished parts are not repeated.
+
+    Args:
+        source: Place of the teacher.
+        atoms: The equilibrated system, with velocities.
+        folder: Folder of the distillation.
+        settings: Settings of the distillation.
+        period_fs: Shortest vibrational period, in fs, if it is known.
+        deadline: Time at which to stop.
+        progress: Where to show progress.
+    """
+    with _bench(source, folder, settings) as bench:
+        errors = _errors(bench, folder, settings)
+        notes = list(bench.notes)
+        nonconservativity = _nonconservativity(bench, atoms, notes)
+        assessment = _assess_all(bench, atoms, folder, settings, period_fs, deadline, progress)
+    return Measured(assessment, errors, nonconservativity, tuple(notes))
+
+
+def evidence_of(
+    assessment: Mapping[str, Any],
+    settings: DistillSettings,
+    period_fs: float | None,
+    lightest_amu: float,
+) -> Evidence:
+    """Return the numbers in an assessment that the recommendation follows from."""
+    drifts = unit_of(assessment, "resonance").get("drifts", {})
+    ways = unit_of(assessment, "cost").get("ways", {})
+    judgments = assessment["verdict"]["judgements"]
+    runs = {
+        int(key.removeprefix("nve:hybrid-")): unit
+        for key, unit in assessment["pieces"].get("nve", {}).items()
+        if key.startswith("nve:hybrid-") and unit["status"] in ("done", "shortened", "stopped")
+    }
+    return Evidence(
+        time_step_fs=settings.time_step_fs,
+        period_fs=period_fs,
+        predicted={int(m): each for m, each in drifts.items()},
+        step_ms={way: each["step_ms"]["median"] for way, each in ways.items()},
+        runs=runs,
+        thermostat={
+            int(each["subject"].split(":")[1].removeprefix("hybrid-")): each["finding"]
+            for each in judgments
+            if each["topic"] == "temperature" and each["subject"].startswith("nvt:hybrid-")
+        },
+        max_drift=assessment["thresholds"]["max_drift"],
+        lightest_amu=lightest_amu,
+    )
+
+
+@contextmanager
+def _bench(
+    source: TeacherSource, folder: DistillFolder, settings: DistillSettings
+) -> Iterator[Bench]:
+    """Start the services that a measurement needs."""
+    students = {
+        f"{STUDENT}-{number}": str(folder.trained(number)) for number in range(settings.rounds)
+    }
+    with ExitStack() as stack:
+        if source.is_spec:
+            composed = f"conservative:{source.text}+direct:{folder.student}"
+            client = stack.enter_context(_served({HYBRID: composed, **students}, folder, settings))
+            yield Bench(client, client, ())
+            return
+        own = stack.enter_context(_served(students, folder, settings))
+        teacher = stack.enter_context(source.served(folder.logs / "teacher.log"))
+        last = ServedModel(own, own.model(f"{STUDENT}-{settings.rounds - 1}"))
+        joined = JoinedClient(teacher, last, name=HYBRID)
+        note = (
+            f"The teacher was measured in the running service at {source.url} and the student in "
+            "one of its own, so each correction took two requests; one service for both is faster."
+        )
+        yield Bench(cast(Client, joined), own, (note,))
+
+
+@contextmanager
+def _served(
+    models: Mapping[str, str], folder: DistillFolder, settings: DistillSettings
+) -> Iterator[Client]:
+    """Serve models, compiled if that is possible here."""
+    log, title = folder.logs / "measuring.log", "the service that measures the student"
+    with ExitStack() as stack:
+        try:
+            client = stack.enter_context(
+                running_service(models, settings.service, log, title, waits_for_compilation=True)
+            )
+        except ChildFailedError as error:
+            if "compiled" not in str(error):
+                raise
+            client = stack.enter_context(running_service(models, settings.service, log, title))
+        yield client
+
+
+def _errors(bench: Bench, folder: DistillFolder, settings: DistillSettings) -> dict[str, Any]:
+    """Return the errors of the student of each round, which are kept in a file."""
+    path = folder.path / "measured.json"
+    systems = test_systems(folder.data)
+    errors = {
+        str(number): errors_of(bench.students, f"{STUDENT}-{number}", systems)
+        for number in range(settings.rounds)
+    }
+    write_json(path, {"errors": errors})
+    return errors
+
+
+def _nonconservativity(bench: Bench, atoms: Atoms, notes: list[str]) -> float | None:
+    if len(atoms) > _MOST_ATOMS:
+        notes.append(f"λ was not measured: the system has more than {_MOST_ATOMS} atoms.")
+        return None
+    names = [info.name for info in bench.students.models() if info.name.startswith(STUDENT)]
+    try:
+        answer = bench.students.nonconservativity(system_of(atoms), max(names))
+    except ServiceError as error:
+        notes.append(f"λ was not measured: {error}.")
+        return None
+    return answer.value
+
+
+def _assess_all(
+    bench: Bench,
+    atoms: Atoms,
+    folder: DistillFolder,
+    settings: DistillSettings,
+    period_fs: float | None,
+    deadline: Deadline,
+    progress: Progress,
+) -> Mapping[str, Any]:
+    """Predict drifts, then verify the recommendation by real runs; return the assessment."""
+    lightest = float(atoms.get_masses().min())
+
+    def assessed(pieces: Sequence[str], share: float) -> Mapping[str, Any]:
+        return assess(
+            bench.hybrid,
+            atoms,
+            folder.path / "assessment",
+            model=HYBRID,
+            preset=PRESET,
+            pieces=pieces,
+            conditions=conditions_of(settings),
+            budget_minutes=share * deadline.seconds_left / 60.0,
+            progress=progress,
+        )
+
+    assessed(["cost"], _COST)
+    report = assessed(["resonance"], _RESONANCE)
+    tried: set[int] = set()
+    while not deadline.is_over:
+        evidence = evidence_of(report, settings, period_fs, lightest)
+        found = recommend(evidence).inner_steps
+        if found is None or found in tried:
+            break
+        tried.add(found)
+        report = assessed([f"nve:hybrid-{found}"], _RUN)
+        if found in candidates(evidence_of(report, settings, period_fs, lightest)):
+            break
+    found = recommend(evidence_of(report, settings, period_fs, lightest)).inner_steps
+    if found is not None:
+        assessed([f"nvt:hybrid-{found}:{THERMOSTAT}"], _THERMOSTAT)
+    return assessed(["nve:conservative"], 1.0)
+
+
+def start_file(folder: DistillFolder) -> Path:
+    """Return the file of the equilibrated system."""
+    return folder.path / "start.xyz"
