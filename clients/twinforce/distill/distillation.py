@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ase.io
 import numpy as np
@@ -117,6 +117,14 @@ class Distillation:
         self._source, self._settings = source, settings
         self._folder, self._progress = folder, progress
         self._end_s = 60.0 * settings.minutes
+        self._services = ExitStack()
+        self._teacher: ServedModel | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._services.close()
 
     def sample(self, number: int) -> None:
         """Sample in a round, and write its labeled systems."""
@@ -167,10 +175,7 @@ class Distillation:
         earlier = folder.round(number - 1) / "walkers.npz" if number else None
         sampling = Sampling(folder.round(number), self._systems, settings, number, earlier)
         with ExitStack() as stack:
-            teacher = stack.enter_context(self._source.served(folder.logs / "teacher.log"))
-            evaluation_s = check_teacher(teacher, self._systems)
-            self._check_weights(teacher)
-            self._check_time(evaluation_s)
+            teacher = self._served_teacher()
             student = None
             if number:
                 models = {"student": str(folder.trained(number - 1))}
@@ -189,6 +194,17 @@ class Distillation:
         if number == settings.rounds - 1:
             self._write_start(number)
         sampling.discard()
+
+    def _served_teacher(self) -> ServedModel:
+        """Return the teacher, whose service is kept for later rounds, after all checks of it."""
+        if self._teacher is None:
+            log = self._folder.logs / "teacher.log"
+            teacher = self._services.enter_context(self._source.served(log))
+            evaluation_s = check_teacher(teacher, self._systems)
+            self._check_weights(teacher)
+            self._check_time(evaluation_s)
+            self._teacher = teacher
+        return self._teacher
 
     def _check_weights(self, teacher: ServedModel) -> None:
         """Check that the teacher is the one that the distillation began with."""
@@ -319,6 +335,7 @@ class Distillation:
         }
 
     def _measure(self, phase: Phase, deadline: Deadline) -> None:
+        self._services.close()  # the service that measures has the teacher too
         period = self._period_fs()
         atoms = ase.io.read(measurement.start_file(self._folder))
         take_masses(atoms)

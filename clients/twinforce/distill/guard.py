@@ -7,6 +7,7 @@ stop, and killed if it has not stopped 20 s later. This file is run as a script 
 but the standard library, so that it starts at once.
 """
 
+import os
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ def main() -> int:
 
 
 def _end_with_parent(child: "subprocess.Popen[bytes]") -> None:
-    sys.stdin.buffer.read()  # until the parent closes its end or dies
+    os.read(0, 1)  # until the parent closes its end or dies
     child.terminate()
     try:
         child.wait(_GRACE_S)

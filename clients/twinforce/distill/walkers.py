@@ -107,7 +107,9 @@ class Walker:
             step_fs * units.fs,
             inner_steps=self._inner_steps,
             forces="hybrid" if is_hybrid else "conservative",
-            ensemble=Langevin(self.walk.temperature_k, _RELAXATION_FS * units.fs),
+            ensemble=Langevin(
+                temperature_k=self.walk.temperature_k, relaxation=_RELAXATION_FS * units.fs
+            ),
             rng=self._rng,
         )
         self._label_step_fs = step_fs * self._inner_steps
