@@ -14,8 +14,8 @@ from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 from twinforce_models.prediction import predict
 from twinforce_models.training import dataset, report
 from twinforce_models.training.config import TableShape, Weights, read_recipe
-from twinforce_models.training.main import prepare
 from twinforce_models.training.packing import GroupSize, narrowest, pack
+from twinforce_models.training.run import prepare
 from twinforce_models.training.steps import Evaluation, inputs, make_evaluate
 from twinforce_models.training.trainer import stage_loss
 from twinforce_proto import OUTPUTS
