@@ -1,6 +1,7 @@
 """Programs that a distillation runs: services and trainings, which end with it."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ _GUARD = Path(__file__).with_name("guard.py")
 _INTERVAL_S = 0.1
 _STOP_TIMEOUT_S = 30.0
 _N_QUOTED = 6
+# The line of a program's output that says why it failed.
+_IS_ERROR = re.compile(r"twinforce[\w-]*: error: |(\w+\.)*\w+(Error|Exception): ")
 # Modules that the programs need -> the extra that installs them.
 _EXTRAS = {
     "server": ("fastapi", "uvicorn", "pydantic_settings", "torch", "safetensors", "vesin"),
@@ -73,7 +76,7 @@ class Child:
     def failure(self, title: str) -> ChildFailedError:
         """Return the error that says that it failed, with the end of its output."""
         lines = [line.strip() for line in self.output().splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("twinforce") and "error:" in line]
+        errors = [line for line in lines if _IS_ERROR.match(line)]
         quoted = errors[-1:] or lines[-_N_QUOTED:]
         reason = "; ".join(quoted) or f"exit status {self.status}"
         return ChildFailedError(f"{title} failed: {reason} (all of its output: {self.log})")

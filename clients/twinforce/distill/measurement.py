@@ -1,6 +1,6 @@
 """The measurement of a student: its errors, and multiple time stepping under the teacher."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,12 @@ from twinforce.ase import system_of
 from twinforce.assess import Conditions, Progress, assess
 from twinforce.assess.budget import Deadline
 from twinforce.assess.folder import write_json
-from twinforce.assess.report.content import unit_of
+from twinforce.assess.report.content import resonance_of, unit_of
 from twinforce.distill.children import ChildFailedError
 from twinforce.distill.errors import errors_of, test_systems
 from twinforce.distill.folder import DistillFolder
 from twinforce.distill.joined import JoinedClient, ServedModel
-from twinforce.distill.recommendation import THERMOSTAT, Evidence, candidates, recommend
+from twinforce.distill.recommendation import THERMOSTAT, Evidence, recommend
 from twinforce.distill.services import running_service
 from twinforce.distill.settings import DistillSettings
 from twinforce.distill.teacher import TeacherSource
@@ -27,7 +27,13 @@ from twinforce_proto import ServiceError
 HYBRID, STUDENT = "hybrid", "student"
 PRESET = "standard"
 # Shares of the time that is left when a measurement begins.
-_LAMBDA, _COST, _RESONANCE, _RUN, _THERMOSTAT = 0.05, 0.15, 0.40, 0.5, 0.6
+_COST, _RESONANCE, _RUN, _THERMOSTAT, _RUN_ON = 0.15, 0.4, 0.5, 0.7, 0.5
+# Inner steps between corrections in the run that predicts drifts: the fewest that time allows.
+_STRIDES = (1, 2, 4)
+# Length that the prediction should have, and that a run with a thermostat needs at least, in fs.
+_RESONANCE_FS, _NVT_FS = 500.0, 2_000.0
+# Steps that a run with the teacher alone needs at least, to show anything.
+_FEWEST_STEPS = 500
 # Largest system of which the service computes λ by itself.
 _MOST_ATOMS = 1_000
 
@@ -98,8 +104,10 @@ def measure(
         errors = _errors(bench, folder, settings)
         notes = list(bench.notes)
         nonconservativity = _nonconservativity(bench, atoms, notes)
-        assessment = _assess_all(bench, atoms, folder, settings, period_fs, deadline, progress)
-    return Measured(assessment, errors, nonconservativity, tuple(notes))
+        assessing = _Assessing(bench, atoms, folder, settings, period_fs, deadline, progress)
+        assessing.run()
+    notes += assessing.notes
+    return Measured(assessing.report, errors, nonconservativity, tuple(notes))
 
 
 def evidence_of(
@@ -109,7 +117,7 @@ def evidence_of(
     lightest_amu: float,
 ) -> Evidence:
     """Return the numbers in an assessment that the recommendation follows from."""
-    drifts = unit_of(assessment, "resonance").get("drifts", {})
+    drifts = resonance_of(assessment).get("drifts", {})
     ways = unit_of(assessment, "cost").get("ways", {})
     judgments = assessment["verdict"]["judgements"]
     runs = {
@@ -201,47 +209,106 @@ def _nonconservativity(bench: Bench, atoms: Atoms, notes: list[str]) -> float | 
     return answer.value
 
 
-def _assess_all(
-    bench: Bench,
-    atoms: Atoms,
-    folder: DistillFolder,
-    settings: DistillSettings,
-    period_fs: float | None,
-    deadline: Deadline,
-    progress: Progress,
-) -> Mapping[str, Any]:
-    """Predict drifts, then verify the recommendation by real runs; return the assessment."""
-    lightest = float(atoms.get_masses().min())
+class _Assessing:
+    """An assessment of multiple time stepping, made piece by piece within a time.
 
-    def assessed(pieces: Sequence[str], share: float) -> Mapping[str, Any]:
-        return assess(
-            bench.hybrid,
-            atoms,
-            folder.path / "assessment",
+    Args:
+        bench: Clients of the services.
+        atoms: The equilibrated system.
+        folder: Folder of the distillation.
+        settings: Settings of the distillation.
+        period_fs: Shortest vibrational period, in fs, if it is known.
+        deadline: Time at which to stop.
+        progress: Where to show progress.
+
+    Attributes:
+        report: Report of the assessment so far.
+        notes: Sentences on what was left out, and why.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        atoms: Atoms,
+        folder: DistillFolder,
+        settings: DistillSettings,
+        period_fs: float | None,
+        deadline: Deadline,
+        progress: Progress,
+    ) -> None:
+        self._bench, self._atoms = bench, atoms
+        self._out = folder.path / "assessment"
+        self._settings, self._period_fs = settings, period_fs
+        self._deadline, self._progress = deadline, progress
+        self.report: Mapping[str, Any] = {}
+        self.notes: list[str] = []
+
+    def run(self) -> None:
+        """Predict drifts, verify the recommendation by a real run, and go on as time allows."""
+        self._assess("cost", _COST)
+        self._assess(self._resonance(), _RESONANCE)
+        self._verify()
+        if (chosen := recommend(self._evidence()).inner_steps) is None:
+            self._assess("nve:conservative", 1.0)
+            return
+        evidence = self._evidence()
+        outer_s = _outer_step_s(evidence, chosen)
+        n_outer = _NVT_FS / (chosen * self._settings.time_step_fs)
+        if n_outer * outer_s <= _THERMOSTAT * self._deadline.seconds_left:
+            self._assess(f"nvt:hybrid-{chosen}:{THERMOSTAT}", _THERMOSTAT)
+        elif f"nvt:hybrid-{chosen}:{THERMOSTAT}" not in self.report["pieces"].get("nvt", {}):
+            minutes = n_outer * outer_s / 60.0
+            self.notes.append(
+                f"A run with a thermostat was left out: {_NVT_FS * 1e-3:g} ps of it would have "
+                f"taken {minutes:.0f} minutes."
+            )
+        self._assess(f"nve:hybrid-{chosen}", _RUN_ON)
+        if _outer_step_s(evidence, 1) * _FEWEST_STEPS <= self._deadline.seconds_left:
+            self._assess("nve:conservative", 1.0)
+        else:
+            self._assess(f"nve:hybrid-{chosen}", 1.0)
+
+    def _verify(self) -> None:
+        """Run the fastest candidate, and if that refutes it the next one."""
+        tried: set[int] = set()
+        while not self._deadline.is_over:
+            chosen = recommend(self._evidence()).inner_steps
+            if chosen is None or chosen in tried:
+                return
+            tried.add(chosen)
+            self._assess(f"nve:hybrid-{chosen}", _RUN)
+
+    def _resonance(self) -> str:
+        """Return the piece that predicts drifts, with a stride that the time suffices for."""
+        evidence, dt = self._evidence(), self._settings.time_step_fs
+        seconds = _RESONANCE * self._deadline.seconds_left
+        for stride in _STRIDES[:-1]:
+            if _RESONANCE_FS / (stride * dt) * _outer_step_s(evidence, stride) <= seconds:
+                return "resonance" if stride == 1 else f"resonance:{stride}"
+        return f"resonance:{_STRIDES[-1]}"
+
+    def _evidence(self) -> Evidence:
+        lightest = float(self._atoms.get_masses().min())
+        return evidence_of(self.report, self._settings, self._period_fs, lightest)
+
+    def _assess(self, piece: str, share: float) -> None:
+        self.report = assess(
+            self._bench.hybrid,
+            self._atoms,
+            self._out,
             model=HYBRID,
             preset=PRESET,
-            pieces=pieces,
-            conditions=conditions_of(settings),
-            budget_minutes=share * deadline.seconds_left / 60.0,
-            progress=progress,
+            pieces=[piece],
+            conditions=conditions_of(self._settings),
+            budget_minutes=share * self._deadline.seconds_left / 60.0,
+            progress=self._progress,
         )
 
-    assessed(["cost"], _COST)
-    report = assessed(["resonance"], _RESONANCE)
-    tried: set[int] = set()
-    while not deadline.is_over:
-        evidence = evidence_of(report, settings, period_fs, lightest)
-        found = recommend(evidence).inner_steps
-        if found is None or found in tried:
-            break
-        tried.add(found)
-        report = assessed([f"nve:hybrid-{found}"], _RUN)
-        if found in candidates(evidence_of(report, settings, period_fs, lightest)):
-            break
-    found = recommend(evidence_of(report, settings, period_fs, lightest)).inner_steps
-    if found is not None:
-        assessed([f"nvt:hybrid-{found}:{THERMOSTAT}"], _THERMOSTAT)
-    return assessed(["nve:conservative"], 1.0)
+
+def _outer_step_s(evidence: Evidence, inner_steps: int) -> float:
+    """Return the time of an outer step, in s; 0 if it was not measured."""
+    direct, conservative = (evidence.step_ms.get(way, 0.0) for way in ("direct", "conservative"))
+    return 1e-3 * (conservative + inner_steps * direct)
 
 
 def start_file(folder: DistillFolder) -> Path:

@@ -18,7 +18,7 @@ _MARGIN = 1.2
 # Inner steps of the rounds in which a student drives; later rounds take as many as the last.
 _INNER_STEPS = (1, 4, 8)
 # Atoms in labeled systems that training can make use of, for each minute of the whole.
-_ATOMS_PER_MINUTE = 8_000
+_ATOMS_PER_MINUTE = 4_000
 _FEWEST_LABELS = 48
 
 
