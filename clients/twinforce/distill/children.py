@@ -1,6 +1,7 @@
 """Programs that a distillation runs: services and trainings, which end with it."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -48,6 +49,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.STDOUT,
+                env=os.environ | {"TQDM_DISABLE": "1"},  # its bars would fill the log
                 start_new_session=True,  # Ctrl-C reaches this process only, which stops the child
             )
 

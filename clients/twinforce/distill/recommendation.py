@@ -4,8 +4,8 @@ It follows from the numbers by the rules below, and from nothing else.
 
 - An M is a *candidate* if its predicted drift plus two errors is at most `max_drift`, and its outer
   step is shorter than half of the shortest vibrational period, at which impulses resonate. If no
-  drift could be predicted, because the run was too short, each M counts as "not predicted"; a real
-  run then decides alone.
+  drift could be predicted, because the run was too short, the fastest M with an outer step of at
+  most 4 fs is tried, and a real run decides alone.
 - Candidates are tried in the order of their speed, the fastest first. The speed of M inner steps is
   measured, or 1 / (1/F + 1/M) with the measured cost F of a teacher evaluation in those of the
   student, times the ratio of measured and expected speed at the nearest M that was measured.
@@ -29,6 +29,8 @@ Standing = Literal["shown", "not shown", "refuted"]
 
 THERMOSTAT = "svr:10"
 _RANGE = range(2, 17)
+# Outer step that is tried first if no drift is predicted, in fs.
+_MODERATE_OUTER_FS = 4.0
 _HYDROGEN_AMU, _HEAVY_AMU = 1.008, 3.0
 
 
@@ -170,9 +172,10 @@ def recommend(evidence: Evidence) -> Recommendation:
 
 
 def _run_first(evidence: Evidence, found: Sequence[int]) -> list[int]:
-    """Return the candidates with those that were run first; without a run, the most careful."""
+    """Return the candidates that were run; without any, the fastest with a moderate outer step."""
     ran = [m for m in found if m in evidence.runs]
-    return ran or sorted(found)
+    moderate = [m for m in found if m * evidence.time_step_fs <= _MODERATE_OUTER_FS]
+    return ran or moderate or list(found)
 
 
 def _headline(evidence: Evidence, chosen: int) -> str:
