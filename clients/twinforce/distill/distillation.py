@@ -36,7 +36,9 @@ from twinforce.md.columns import take_masses
 _SETTLING = 0.3
 _TEST_SHARE = 0.25
 # Trajectories from which the shortest vibrational period is read off.
-_SHORTEST_WINDOW_FS, _LONGEST_STEP_FS = 150.0, 2.5
+_SHORTEST_WINDOW_FS = 150.0
+# Vibrations above this share of the highest frequency that the labels resolve are not trusted.
+_MOST_RESOLVED = 0.8
 # Half width of a line in a spectrum at the threshold of `Spectrum.highest`, in its resolution.
 _LINE_WIDTH = 1.5
 # A distillation is refused if the least that it has to sample would take more than this share.
@@ -413,14 +415,14 @@ def _highest_vibration(trajectories: Sequence[Trajectory]) -> dict[str, float] |
             members = each.labels.segments == segment
             step_fs = float(each.labels.steps_fs[members][0])
             length_fs = step_fs * members.sum()
-            if step_fs <= _LONGEST_STEP_FS and (longest is None or length_fs > longest[0]):
+            if longest is None or length_fs > longest[0]:
                 longest = length_fs, (each.labels.positions[members], step_fs)
     if longest is None or longest[0] < _SHORTEST_WINDOW_FS:
         return None
     positions, step_fs = longest[1]
     velocities = np.diff(positions, axis=0)
     spectrum = velocity_spectrum(velocities, step_fs, len(velocities) * step_fs * 1e-3)
-    if spectrum is None:
+    if spectrum is None or spectrum.highest > _MOST_RESOLVED * spectrum.wave_numbers[-1]:
         return None
     resolution = float(spectrum.wave_numbers[1])
     highest = max(spectrum.highest - _LINE_WIDTH * resolution, resolution)

@@ -31,6 +31,10 @@ THERMOSTAT = "svr:10"
 _RANGE = range(2, 17)
 # Outer step that is tried first if no drift is predicted, in fs.
 _MODERATE_OUTER_FS = 4.0
+_MORE_TRAINING = (
+    "A student that is trained for longer (--minutes) or is larger (--student accurate) differs "
+    "less from the teacher."
+)
 _HYDROGEN_AMU, _HEAVY_AMU = 1.008, 3.0
 
 
@@ -250,17 +254,17 @@ def _on_hydrogen(evidence: Evidence) -> list[str]:
 
 
 def _none_reasons(evidence: Evidence) -> list[str]:
+    first = "Use the teacher alone: no number of inner steps can be recommended with this student."
     against = {m: reason_against(evidence, m) for m in _RANGE}
-    m = next((m for m, reason in against.items() if "drift" in reason), 2)
     refuted = [m for m in _RANGE if standing_of(evidence, m) == "refuted"]
-    reason = against[m] or (
-        f"real runs with M = {', '.join(map(str, refuted))} gain too much energy"
-        if refuted
-        else "nothing was measured"
-    )
-    return [
-        "Use the teacher alone: no number of inner steps can be recommended with this student.",
-        f"For M = {m}, {reason}.",
-        "A student that is trained for longer (--minutes) or is larger (--student accurate) "
-        "differs less from the teacher.",
-    ]
+    m = next((m for m, reason in against.items() if "drift" in reason), None)
+    if m is not None:
+        return [first, f"For M = {m}, {against[m]}.", _MORE_TRAINING]
+    if refuted:
+        listed = ", ".join(map(str, refuted))
+        return [
+            first,
+            f"Real runs with M = {listed} gain too much energy or break down.",
+            _MORE_TRAINING,
+        ]
+    return [first, *(f"For M = {m}, {reason}." for m, reason in list(against.items())[:1])]

@@ -91,7 +91,7 @@ def test_without_any_candidate_the_reason_is_the_drift():
     worse = {m: drift(3.0, 0.1) for m in range(2, 17)}
     found = recommend(replace(EVIDENCE, predicted=worse))
     assert found.inner_steps is None
-    assert "3.0 ± 0.1" in found.reasons[1]
+    assert "3.00 ± 0.10" in found.reasons[1]
     assert any("--minutes" in each for each in found.reasons)
 
 

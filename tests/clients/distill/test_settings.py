@@ -11,7 +11,7 @@ from twinforce.distill.services import ServiceOptions
 def test_the_shares_of_the_phases_add_up(rounds):
     shares = DistillSettings(teacher="a:b", rounds=rounds).phases()
     assert sum(shares.values()) == pytest.approx(100)
-    assert list(shares)[0] == "sample-0"
+    assert next(iter(shares)) == "sample-0"
     assert list(shares)[-1] == "measure"
     trainings = [share for name, share in shares.items() if name.startswith("train")]
     assert sum(trainings) == pytest.approx(45)
