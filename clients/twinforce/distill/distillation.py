@@ -19,6 +19,7 @@ from twinforce.assess.budget import Deadline
 from twinforce.assess.folder import digest_of, write_json
 from twinforce.assess.progress import Progress
 from twinforce.distill import measurement
+from twinforce.distill.children import ChildFailedError
 from twinforce.distill.folder import DistillFolder, Phase
 from twinforce.distill.joined import JoinedClient, ServedModel
 from twinforce.distill.labels import LabeledGroup, write_examples
@@ -29,7 +30,7 @@ from twinforce.distill.selection import select_groups
 from twinforce.distill.services import running_service
 from twinforce.distill.settings import DistillSettings
 from twinforce.distill.teacher import TeacherSource, check_teacher, outputs_of
-from twinforce.distill.training import export, metadata_of, train
+from twinforce.distill.training import export, metadata_of, minutes_needed, train
 from twinforce.md.columns import take_masses
 
 # Share of the first trajectory of the test during which it leaves the start, which trains too.
@@ -44,6 +45,8 @@ _LINE_WIDTH = 1.5
 # A distillation is refused if the least that it has to sample would take more than this share.
 _LARGEST_SHARE = 0.5
 _FEWEST_EVALUATIONS = 64
+# A training that had too little time gets this many times what it says that it needs.
+_MORE_TIME = 1.3
 
 
 def distill(
@@ -180,7 +183,9 @@ class Distillation:
             teacher = self._served_teacher()
             student = None
             if number:
-                models = {"student": str(folder.trained(number - 1))}
+                # As a composed model, so that only its direct forces are compiled.
+                spec = str(folder.trained(number - 1))
+                models = {"student": f"conservative:{spec}+direct:{spec}"}
                 log = folder.logs / "student.log"
                 client = stack.enter_context(
                     running_service(models, settings.service, log, "the service of the student")
@@ -306,7 +311,26 @@ class Distillation:
         ase.io.write(measurement.start_file(self._folder), atoms, format="extxyz")
 
     def _train(self, number: int, phase: Phase, deadline: Deadline) -> None:
-        del deadline
+        del deadline  # the program keeps its time by itself
+        while True:
+            try:
+                self._train_for(number, phase.allotted_s / 60.0)
+                break
+            except ChildFailedError as error:
+                minutes = minutes_needed(error)
+                if minutes is None:
+                    raise
+                if 60.0 * minutes > self._end_s:
+                    raise ValueError(
+                        f"--minutes: expected more than {minutes:.1f}, which training needs on "
+                        f"this machine for its part alone, got {self._settings.minutes:g}"
+                    ) from error
+                phase.allotted_s = max(60.0 * minutes, phase.allotted_s) * _MORE_TIME
+                self._folder.save()
+        phase.facts = {"errors": metadata_of(self._folder.trained(number)).get("errors", {})}
+        export(self._folder.trained(number), self._folder.student)
+
+    def _train_for(self, number: int, minutes: float) -> None:
         folder = self._folder
         train(
             folder.round(number) / "train",
@@ -314,12 +338,10 @@ class Distillation:
             self._settings,
             about=self._about(),
             start=folder.trained(number - 1) if number else None,
-            minutes=phase.allotted_s / 60.0,
+            minutes=minutes,
             log=folder.logs / f"train-{number}.log",
             progress=self._progress,
         )
-        phase.facts = {"errors": metadata_of(folder.trained(number)).get("errors", {})}
-        export(folder.trained(number), folder.student)
 
     def _about(self) -> dict[str, Any]:
         teacher: Mapping[str, Any] = self._folder.phases["sample-0"].facts["teacher"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,21 +55,6 @@ class Measured:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Bench:
-    """Clients of the services that a measurement needs.
-
-    Attributes:
-        hybrid: Client of the hybrid of teacher and student.
-        students: Client that serves the student of each round.
-        notes: Sentences on what differs from how the hybrid will be used.
-    """
-
-    hybrid: Client
-    students: Client
-    notes: tuple[str, ...]
-
-
 def conditions_of(settings: DistillSettings) -> Conditions:
     """Return the conditions of the measurements; the system is equilibrated already."""
     return Conditions(
@@ -100,11 +85,12 @@ def measure(
         deadline: Time at which to stop.
         progress: Where to show progress.
     """
-    with _bench(source, folder, settings) as bench:
-        errors = _errors(bench, folder, settings)
-        notes = list(bench.notes)
-        nonconservativity = _nonconservativity(bench, atoms, notes)
-        assessing = _Assessing(bench, atoms, folder, settings, period_fs, deadline, progress)
+    notes: list[str] = []
+    with _students(folder, settings) as client:
+        errors = _errors(client, folder, settings)
+        nonconservativity = _nonconservativity(client, atoms, settings, notes)
+    with _hybrid(source, folder, settings, notes) as client:
+        assessing = _Assessing(client, atoms, folder, settings, period_fs, deadline, progress)
         assessing.run()
     notes += assessing.notes
     return Measured(assessing.report, errors, nonconservativity, tuple(notes))
@@ -142,41 +128,48 @@ def evidence_of(
 
 
 @contextmanager
-def _bench(
-    source: TeacherSource, folder: DistillFolder, settings: DistillSettings
-) -> Iterator[Bench]:
-    """Start the services that a measurement needs."""
-    students = {
-        f"{STUDENT}-{number}": str(folder.trained(number)) for number in range(settings.rounds)
-    }
-    with ExitStack() as stack:
-        if source.is_spec:
-            composed = f"conservative:{source.text}+direct:{folder.student}"
-            client = stack.enter_context(_served({HYBRID: composed, **students}, folder, settings))
-            yield Bench(client, client, ())
-            return
-        own = stack.enter_context(_served(students, folder, settings))
-        teacher = stack.enter_context(source.served(folder.logs / "teacher.log"))
-        last = ServedModel(own, own.model(f"{STUDENT}-{settings.rounds - 1}"))
-        joined = JoinedClient(teacher, last, name=HYBRID)
-        note = (
-            f"The teacher was measured in the running service at {source.url} and the student in "
-            "one of its own, so each correction took two requests; one service for both is faster."
-        )
-        yield Bench(cast(Client, joined), own, (note,))
+def _students(folder: DistillFolder, settings: DistillSettings) -> Iterator[Client]:
+    """Serve the student of each round, without compilation, as they are evaluated a few times."""
+    models = {_name_of(number): str(folder.trained(number)) for number in range(settings.rounds)}
+    options = replace(settings.service, is_compiled=False)
+    log = folder.logs / "students.log"
+    with running_service(models, options, log, "the service of the students") as client:
+        yield client
 
 
 @contextmanager
-def _served(
+def _hybrid(
+    source: TeacherSource, folder: DistillFolder, settings: DistillSettings, notes: list[str]
+) -> Iterator[Client]:
+    """Serve the hybrid of the teacher and the student; note if that differs from its later use."""
+    with ExitStack() as stack:
+        if source.is_spec:
+            models = {HYBRID: f"conservative:{source.text}+direct:{folder.student}"}
+            yield stack.enter_context(_compiled(models, folder, settings))
+            return
+        spec = f"conservative:{folder.student}+direct:{folder.student}"
+        own = stack.enter_context(_compiled({STUDENT: spec}, folder, settings))
+        teacher = stack.enter_context(source.served(folder.logs / "teacher.log"))
+        joined = JoinedClient(teacher, ServedModel(own, own.model(STUDENT)), name=HYBRID)
+        notes.append(
+            f"The teacher was measured in the running service at {source.url} and the student in "
+            "one of its own, so each correction took two requests; one service for both is faster."
+        )
+        yield cast(Client, joined)
+
+
+@contextmanager
+def _compiled(
     models: Mapping[str, str], folder: DistillFolder, settings: DistillSettings
 ) -> Iterator[Client]:
-    """Serve models, compiled if that is possible here."""
-    log, title = folder.logs / "measuring.log", "the service that measures the student"
+    """Serve models, with compiled networks if that is possible here."""
+    log, title = folder.logs / "hybrid.log", "the service of the hybrid"
     with ExitStack() as stack:
         try:
-            client = stack.enter_context(
-                running_service(models, settings.service, log, title, waits_for_compilation=True)
+            served = running_service(
+                models, settings.service, log, title, waits_for_compilation=True
             )
+            client = stack.enter_context(served)
         except ChildFailedError as error:
             if "compiled" not in str(error):
                 raise
@@ -184,36 +177,39 @@ def _served(
         yield client
 
 
-def _errors(bench: Bench, folder: DistillFolder, settings: DistillSettings) -> dict[str, Any]:
+def _name_of(number: int) -> str:
+    return f"{STUDENT}-{number}"
+
+
+def _errors(client: Client, folder: DistillFolder, settings: DistillSettings) -> dict[str, Any]:
     """Return the errors of the student of each round, which are kept in a file."""
-    path = folder.path / "measured.json"
     systems = test_systems(folder.data)
     errors = {
-        str(number): errors_of(bench.students, f"{STUDENT}-{number}", systems)
+        str(number): errors_of(client, _name_of(number), systems)
         for number in range(settings.rounds)
     }
-    write_json(path, {"errors": errors})
+    write_json(folder.path / "measured.json", {"errors": errors})
     return errors
 
 
-def _nonconservativity(bench: Bench, atoms: Atoms, notes: list[str]) -> float | None:
+def _nonconservativity(
+    client: Client, atoms: Atoms, settings: DistillSettings, notes: list[str]
+) -> float | None:
     if len(atoms) > _MOST_ATOMS:
         notes.append(f"λ was not measured: the system has more than {_MOST_ATOMS} atoms.")
         return None
-    names = [info.name for info in bench.students.models() if info.name.startswith(STUDENT)]
     try:
-        answer = bench.students.nonconservativity(system_of(atoms), max(names))
+        return client.nonconservativity(system_of(atoms), _name_of(settings.rounds - 1)).value
     except ServiceError as error:
         notes.append(f"λ was not measured: {error}.")
         return None
-    return answer.value
 
 
 class _Assessing:
     """An assessment of multiple time stepping, made piece by piece within a time.
 
     Args:
-        bench: Clients of the services.
+        client: Client of the hybrid.
         atoms: The equilibrated system.
         folder: Folder of the distillation.
         settings: Settings of the distillation.
@@ -228,7 +224,7 @@ class _Assessing:
 
     def __init__(
         self,
-        bench: Bench,
+        client: Client,
         atoms: Atoms,
         folder: DistillFolder,
         settings: DistillSettings,
@@ -236,7 +232,7 @@ class _Assessing:
         deadline: Deadline,
         progress: Progress,
     ) -> None:
-        self._bench, self._atoms = bench, atoms
+        self._client, self._atoms = client, atoms
         self._out = folder.path / "assessment"
         self._settings, self._period_fs = settings, period_fs
         self._deadline, self._progress = deadline, progress
@@ -293,7 +289,7 @@ class _Assessing:
 
     def _assess(self, piece: str, share: float) -> None:
         self.report = assess(
-            self._bench.hybrid,
+            self._client,
             self._atoms,
             self._out,
             model=HYBRID,

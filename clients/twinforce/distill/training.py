@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import sys
 import time
@@ -11,9 +12,11 @@ from typing import Any
 
 from twinforce.assess.folder import write_json
 from twinforce.assess.progress import Progress
-from twinforce.distill.children import running
+from twinforce.distill.children import ChildFailedError, running
 from twinforce.distill.settings import DistillSettings
 
+# What the program says if it has too little time, with the time that it needs.
+_TOO_SHORT = re.compile(r"minutes: expected at least ([\d.]+)")
 _MODULE = "twinforce_models.training.main"
 _INTERVAL_S = 0.2
 _FEWEST_MINUTES = 0.05
@@ -67,6 +70,12 @@ def train(
             bar.update(min(round(time.monotonic() - begin), total) - bar.n)
         if child.status != 0 or not (directory / "model" / "model.json").exists():
             raise child.failure("the training")
+
+
+def minutes_needed(error: ChildFailedError) -> float | None:
+    """Return the time that a training needs, in minutes, if it failed for having less."""
+    found = _TOO_SHORT.search(str(error))
+    return float(found[1]) if found else None
 
 
 def export(model: Path, student: Path) -> None:

@@ -26,12 +26,16 @@ def model(client):
     return ServedModel(client, client.model("lj"))
 
 
-@pytest.fixture
-def argon():
-    """A crystal of 32 argon atoms, shaken."""
+def shaken_argon():
+    """Return a crystal of 32 argon atoms, shaken."""
     atoms = bulk("Ar", "fcc", a=5.3, cubic=True) * (2, 2, 2)
     atoms.positions += np.random.default_rng(0).normal(scale=0.05, size=atoms.positions.shape)
     return atoms
+
+
+@pytest.fixture
+def argon():
+    return shaken_argon()
 
 
 @pytest.fixture
