@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 
 import ase.io
 import numpy as np
@@ -83,7 +84,7 @@ def test_the_tests_are_of_runs_that_nothing_was_trained_on(finished):
         ]
         within = min(
             np.abs(one.positions - other.positions).max()
-            for one, other in zip(train, train[1:], strict=False)
+            for one, other in pairwise(train)
         )
         assert min(nearest) > 3 * within
         groups = [each.info["group"] for each in examples]
