@@ -4,6 +4,16 @@ from dataclasses import dataclass
 
 from twinforce_models.training.config import Weights
 
+_DIRECT = Weights(energy=1.0, direct_forces=1.0, direct_stress=0.1, change=1.0)
+_CONSERVATIVE = Weights(
+    energy=1.0,
+    conservative_forces=0.5,
+    conservative_stress=0.1,
+    direct_forces=1.0,
+    direct_stress=0.1,
+    change=1.0,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class StudentPreset:
@@ -37,15 +47,8 @@ class StudentPreset:
     conservative_share: float = 0.2
     force_tolerance: float = 0.02
     energy_tolerance: float = 0.0005
-    direct: Weights = Weights(energy=1.0, direct_forces=1.0, direct_stress=0.1, change=1.0)
-    conservative: Weights = Weights(
-        energy=1.0,
-        conservative_forces=0.5,
-        conservative_stress=0.1,
-        direct_forces=1.0,
-        direct_stress=0.1,
-        change=1.0,
-    )
+    direct: Weights = _DIRECT
+    conservative: Weights = _CONSERVATIVE
 
 
 PRESETS = {
