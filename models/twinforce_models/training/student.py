@@ -40,7 +40,7 @@ class StudentOrder:
 
     preset: str
     minutes: float
-    name: str
+    name: str = "student"
     seed: int = 1
     start: str | None = None
     teacher: LabelingModel | None = None
@@ -123,6 +123,7 @@ def draft_recipe(order: StudentOrder, examples: Sequence[ase.Atoms]) -> Recipe:
         split_key=_KEYS[0],
         group_key=_KEYS[1],
     )
+    dataset.group_examples(examples, draft)  # raises if twins lie in different parts
     parts = dataset.split_examples(examples, draft)
     for name, part in zip(("train", "test"), parts, strict=True):
         if not part:
