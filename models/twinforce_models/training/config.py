@@ -54,6 +54,7 @@ class Stage:
             cosine down to 0.
         warmup: Fraction of the stage that the rise takes.
         weights: Weights of the terms of the loss.
+        is_compiled: False if compiling the steps of the stage would take longer than it saves.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Stage:
     learning_rate: float
     weights: Weights
     warmup: float = 0.05
+    is_compiled: bool = field(default=True, metadata=_ADDED_LATER)
 
     @property
     def is_conservative(self) -> bool:
