@@ -3,8 +3,9 @@
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from twinforce_models.training.config import Stage
 from twinforce_models.training.errors import measure_errors
@@ -31,7 +32,7 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The number of epochs of each stage, and the number between evaluations of the test systems."""
+    """The number of epochs of each stage, and of those between evaluations of the test systems."""
 
     epochs: tuple[int, ...]
     evaluate_every: int
@@ -45,15 +46,13 @@ def measure_times(trainer: Trainer, stage: Stage) -> StageTimes:
     for shape in {sample.shape for sample in trial.train}:
         samples = [sample for sample in trial.train if sample.shape == shape]
         chosen = (samples * _N_TRIALS)[:_N_TRIALS]
-        seconds = [
-            _seconds_of(lambda each=each: trial.take_step(stage, each, 0.0)) for each in chosen
-        ]
+        seconds = [_seconds_of(partial(trial.take_step, stage, each, 0.0)) for each in chosen]
         epoch_s += len(samples) * statistics.median(seconds)
-    evaluation_s = _seconds_of(lambda: measure_errors(evaluate, trial.mean_parameters, trial.test))
+    evaluation_s = _seconds_of(partial(measure_errors, evaluate, trial.mean_parameters, trial.test))
     return StageTimes(epoch_s, evaluation_s)
 
 
-def _seconds_of(act) -> float:
+def _seconds_of(act: Callable[[], object]) -> float:
     started = time.perf_counter()
     act()
     return time.perf_counter() - started

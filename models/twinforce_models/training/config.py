@@ -28,9 +28,9 @@ class Weights:
         agreement: Weight of the difference between both kinds of forces. The gradient acts on both.
         smoothness: Weight of the change of that difference between a system and its twin a few fs
             later. Differences that change this fast limit multiple time stepping.
-        change: Weight of the change of the error of the direct forces between a system and its twin,
-            for models that are the inner forces of multiple time stepping under the model that
-            labeled the data.
+        change: Weight of the change of the error of the direct forces between a system and its
+            twin, for a model that provides the inner forces of multiple time stepping under the
+            model that labeled the data.
     """
 
     energy: float
@@ -54,6 +54,7 @@ class Stage:
             cosine down to 0.
         warmup: Fraction of the stage that the rise takes.
         weights: Weights of the terms of the loss.
+        is_compiled: False if compiling the steps of the stage would take longer than it saves.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Stage:
     learning_rate: float
     weights: Weights
     warmup: float = 0.05
+    is_compiled: bool = field(default=True, metadata=_ADDED_LATER)
 
     @property
     def is_conservative(self) -> bool:
@@ -138,8 +140,8 @@ class Recipe:
         balance: Exponent of the weight of an element's errors, which are divided by the root mean
             square force on the element to this power.
         sampling: Settings of the dynamics that add systems to the data. None: no systems are added.
-        group_key: Key of an example's `info` whose value, an integer, is the same for an example and
-            its twin, the next example. Empty: the data have no twins.
+        group_key: Key of an example's `info` whose value, an integer, is the same for an example
+            and its twin, the next example. Empty: the data have no twins.
     """
 
     name: str

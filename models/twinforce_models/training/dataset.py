@@ -136,7 +136,8 @@ def group_examples(examples: Sequence[ase.Atoms], recipe: Recipe) -> list[Group]
 
     Raises:
         ValueError: If an example has no valid value for the recipe's `group_key`, or if examples
-            with the same value are more than two, are not adjacent, or differ in their atoms.
+            with the same value are more than two, are not adjacent, differ in their atoms, or lie
+            in different parts.
     """
     if not recipe.group_key:
         return [(example,) for example in examples]
@@ -149,21 +150,28 @@ def group_examples(examples: Sequence[ase.Atoms], recipe: Recipe) -> list[Group]
             )
         groups.setdefault(int(value), []).append(n)
     for value, members in groups.items():
-        where = f"info[{recipe.group_key!r}] = {value}"
-        if len(members) > 2:
-            raise ValueError(
-                f"{where}: expected at most two systems, a system and its twin, got "
-                f"{len(members)}: systems {', '.join(map(str, members))}"
-            )
-        if members[-1] - members[0] != len(members) - 1:
-            raise ValueError(f"{where}: expected adjacent systems, got systems {members}")
-        first, last = examples[members[0]], examples[members[-1]]
-        if not np.array_equal(first.numbers, last.numbers):
-            raise ValueError(
-                f"{where}: expected the same atoms in both systems, got {first.symbols} and "
-                f"{last.symbols}"
-            )
+        if problem := _problem_of(members, [examples[n] for n in members], recipe.split_key):
+            raise ValueError(f"info[{recipe.group_key!r}] = {value}: {problem}")
     return [tuple(examples[n] for n in members) for members in groups.values()]
+
+
+def _problem_of(members: Sequence[int], group: Sequence[ase.Atoms], split_key: str) -> str | None:
+    """Return the reason why examples with these indices are no group, or None."""
+    listed = ", ".join(map(str, members))
+    if len(group) > 2:
+        return (
+            f"expected at most two systems, a system and its twin, got {len(group)}: systems "
+            f"{listed}"
+        )
+    if members[-1] - members[0] != len(members) - 1:
+        return f"expected adjacent systems, got systems {listed}"
+    parts = {each.info.get(split_key) for each in group}
+    if len(parts) > 1:
+        return f"expected both systems in one part of the data, got systems {listed} in both"
+    first, last = group[0], group[-1]
+    if not np.array_equal(first.numbers, last.numbers):
+        return f"expected the same atoms in both systems, got {first.symbols} and {last.symbols}"
+    return None
 
 
 def fit_reference_energies(

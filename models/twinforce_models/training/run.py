@@ -63,6 +63,7 @@ def prepare(
             recipe has sampling.
     """
     examples = dataset.read_examples(data)
+    dataset.group_examples(examples, recipe)  # raises if twins lie in different parts
     train, test = dataset.split_examples(examples, recipe)
     h = recipe.hyperparameters
     metadata = None

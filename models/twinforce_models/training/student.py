@@ -40,7 +40,7 @@ class StudentOrder:
 
     preset: str
     minutes: float
-    name: str
+    name: str = "student"
     seed: int = 1
     start: str | None = None
     teacher: LabelingModel | None = None
@@ -110,10 +110,7 @@ def draft_recipe(order: StudentOrder, examples: Sequence[ase.Atoms]) -> Recipe:
         seed=order.seed,
         test_fraction=0.0,
         hyperparameters=hyperparameters_of(p, order.start, examples),
-        stages=(
-            Stage("direct", 1, p.learning_rates[0], p.direct),
-            Stage("conservative", 1, p.learning_rates[1], p.conservative),
-        ),
+        stages=draft_stages(p, order.minutes),
         force_tolerance=_rounded(p.force_tolerance * rms_force(examples)),
         energy_tolerance=p.energy_tolerance,
         ema_decay=0.99,
@@ -123,6 +120,7 @@ def draft_recipe(order: StudentOrder, examples: Sequence[ase.Atoms]) -> Recipe:
         split_key=_KEYS[0],
         group_key=_KEYS[1],
     )
+    dataset.group_examples(examples, draft)  # raises if twins lie in different parts
     parts = dataset.split_examples(examples, draft)
     for name, part in zip(("train", "test"), parts, strict=True):
         if not part:
@@ -132,6 +130,24 @@ def draft_recipe(order: StudentOrder, examples: Sequence[ase.Atoms]) -> Recipe:
     cutoff = draft.hyperparameters.cutoff
     widths = [max(dataset.max_neighbors(each, cutoff) for each in group) for group in groups]
     return replace(draft, tables=packing.choose_tables(sizes, widths, p.n_atoms_per_step))
+
+
+def draft_stages(preset: StudentPreset, minutes: float) -> tuple[Stage, Stage]:
+    """Return the stages with one epoch each; those that last long enough are compiled."""
+    direct, conservative = (
+        share * minutes >= least
+        for share, least in zip(shares_of(preset), preset.compiled_minutes, strict=True)
+    )
+    rates = preset.learning_rates
+    return (
+        Stage("direct", 1, rates[0], preset.direct, is_compiled=direct),
+        Stage("conservative", 1, rates[1], preset.conservative, is_compiled=conservative),
+    )
+
+
+def shares_of(preset: StudentPreset) -> tuple[float, float]:
+    """Return the shares of the time that both stages get."""
+    return 1.0 - preset.conservative_share, preset.conservative_share
 
 
 def hyperparameters_of(
@@ -181,13 +197,13 @@ def scheduled(run: TrainingRun, order: StudentOrder, started: float) -> Recipe:
     Raises:
         ValueError: If the time is too short.
     """
-    recipe, share = run.trainer.recipe, PRESETS[order.preset].conservative_share
+    recipe, shares = run.trainer.recipe, shares_of(PRESETS[order.preset])
     times = [budget.measure_times(run.trainer, stage) for stage in recipe.stages]
     before = time.monotonic()
     predict(run.potential(), [dataset.to_system(run.test_examples[0])], QUANTITIES)
     report_s = (time.monotonic() - before) * len(run.test_examples) + _PLOTS_S
     spent_s = time.monotonic() - started + report_s
-    plan = budget.schedule(times, (1 - share, share), minutes=order.minutes, spent_s=spent_s)
+    plan = budget.schedule(times, shares, minutes=order.minutes, spent_s=spent_s)
     stages = tuple(
         replace(stage, epochs=epochs)
         for stage, epochs in zip(recipe.stages, plan.epochs, strict=True)

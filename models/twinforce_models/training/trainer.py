@@ -60,8 +60,8 @@ class Trainer:
         core: Network whose parameters are trained.
         mean_parameters: Moving average of the parameters, which is evaluated and exported.
         progress: State of the run.
-        evaluations: Evaluations of conservative stages (key True) and of direct ones (key False),
-            as far as they have been built.
+        evaluations: Evaluations that have been built so far, by the values of `is_conservative` and
+            `is_compiled` of their stages.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Trainer:
         self.mean_parameters = [p.detach().clone() for p in self.parameters]
         self.optimizer = self._new_optimizer()
         self.progress = TrainingProgress()
-        self.evaluations: dict[bool, Evaluate] = {}
+        self.evaluations: dict[tuple[bool, bool], Evaluate] = {}
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
@@ -141,13 +141,14 @@ class Trainer:
 
     def evaluate_of(self, stage: Stage) -> Evaluate:
         """Return the evaluation of a stage; the first call for its kind of stage compiles it."""
-        if stage.is_conservative not in self.evaluations:
-            self.evaluations[stage.is_conservative] = self._new_evaluation(stage)
-        return self.evaluations[stage.is_conservative]
+        key = stage.is_conservative, stage.is_compiled
+        if key not in self.evaluations:
+            self.evaluations[key] = self._new_evaluation(stage)
+        return self.evaluations[key]
 
     def _new_evaluation(self, stage: Stage) -> Evaluate:
         evaluate = make_evaluate(self.core, conservative=stage.is_conservative)
-        if not self.is_compiled:
+        if not (self.is_compiled and stage.is_compiled):
             return evaluate
         examples = {sample.shape: sample for sample in (*self.test, *self.train)}
         widths = {(t.n_atoms // t.n_systems, t.n_neighbors) for t in examples}

@@ -214,6 +214,52 @@ def test_the_smoothness_term_counts_only_changes_between_twins(run):
     assert loss_of((before,)) == 0.0
 
 
+def test_the_change_term_counts_the_change_of_the_error_of_direct_forces_between_twins(run):
+    trainer, recipe = run.trainer, run.trainer.recipe
+    lone, before = [example for example in run.test_examples if len(example) == 4][:2]
+    after = before.copy()
+    after.rattle(0.1, seed=1)
+    labeled(after)
+    tabulator = dataset.Tabulator((10, 18), 5.0, run.reference_energies, np.ones(2))
+    only = Weights(energy=0.0, change=3.0)
+    stage = dataclasses.replace(recipe.stages[0], weights=only)
+    assert not stage.is_conservative
+    evaluate = make_evaluate(trainer.core, conservative=False)
+
+    def loss_of(*groups):
+        sample = tabulator.sample(groups, TableShape(14, 80, 5))
+        evaluation = Evaluation(*evaluate(trainer.parameters, *inputs(sample)))
+        return float(stage_loss(evaluation, sample, stage, recipe).detach())
+
+    systems = [dataset.to_system(example) for example in (before, after)]
+    found = predict(run.potential(), systems, OUTPUTS)
+    errors = [
+        p.direct_forces - each.get_forces() for p, each in zip(found, (before, after), strict=True)
+    ]
+    size, tolerance = np.abs(errors[0] - errors[1]), recipe.force_tolerance
+    robust = np.where(size < tolerance, size**2 / (2 * tolerance), size - tolerance / 2).mean()
+    assert robust > 1e-3
+    assert loss_of((before, after)) == pytest.approx(3.0 * robust, rel=1e-3)
+    assert loss_of((lone,), (before, after)) == pytest.approx(3.0 * robust, rel=1e-3)
+    assert loss_of((before,), (lone,)) == 0.0
+
+
+def test_systems_without_a_stress_do_not_train_the_direct_stress_of_a_direct_stage(run):
+    trainer, recipe = run.trainer, run.trainer.recipe
+    known, unknown = [example for example in run.test_examples if len(example) == 4][:2]
+    del unknown.calc.results["stress"]
+    tabulator = dataset.Tabulator((10, 18), 5.0, run.reference_energies, np.ones(2))
+    stage = dataclasses.replace(recipe.stages[0], weights=Weights(energy=0.0, direct_stress=1.0))
+    evaluate = make_evaluate(trainer.core, conservative=False)
+    losses = []
+    for group in ((known,), (unknown,)):
+        sample = tabulator.sample([group], TableShape(4, 60, 1))
+        evaluation = Evaluation(*evaluate(trainer.parameters, *inputs(sample)))
+        losses.append(float(stage_loss(evaluation, sample, stage, recipe).detach()))
+    assert losses[0] > 1e-4
+    assert losses[1] == 0.0
+
+
 def test_training_on_stress_improves_both_stresses(run, recipe):
     examples, _ = dataset.split_examples(crystals(), recipe)
 
