@@ -45,6 +45,9 @@ _LINE_WIDTH = 1.5
 # A distillation is refused if the least that it has to sample would take more than this share.
 _LARGEST_SHARE = 0.5
 _FEWEST_EVALUATIONS = 64
+# Even if earlier phases took more than their time, a training gets so many seconds, and the
+# measurement this share of the whole.
+_LEAST_TRAINING_S, _LEAST_MEASURING = 30.0, 0.1
 # A training that had too little time gets this many times what it says that it needs.
 _MORE_TIME = 1.3
 
@@ -163,7 +166,9 @@ class Distillation:
             return
         begin_s = self._folder.spent_s
         if name == "measure":
-            phase.allotted_s = phase.spent_s + left_s
+            phase.allotted_s = phase.spent_s + max(left_s, _LEAST_MEASURING * self._end_s)
+        elif name.startswith("train"):
+            phase.allotted_s = max(phase.allotted_s, _LEAST_TRAINING_S)
         deadline = Deadline.after(max(phase.allotted_s - phase.spent_s, 0.0))
         try:
             work(phase, deadline)

@@ -158,6 +158,9 @@ def standing_of(evidence: Evidence, inner_steps: int) -> Standing:
 
 def recommend(evidence: Evidence) -> Recommendation:
     """Return the recommendation that follows from the evidence."""
+    if not (evidence.step_ms or evidence.predicted or evidence.runs):
+        reason = "Nothing is recommended: there was no time to measure. Repeat with more --minutes."
+        return Recommendation(None, None, "not shown", THERMOSTAT, (reason,))
     found = candidates(evidence)
     if not found:
         return Recommendation(None, None, "not shown", THERMOSTAT, tuple(_none_reasons(evidence)))

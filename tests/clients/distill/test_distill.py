@@ -19,7 +19,7 @@ from twinforce.cli import run
 
 OPTIONS = [
     *("--temperature", "40", "--time-step", "2", "--rounds", "2", "--seed", "3"),
-    *("--minutes", "1.5", "--no-compile", "--dtype", "float64", "--quiet"),
+    *("--minutes", "2", "--no-compile", "--dtype", "float64", "--quiet"),
 ]
 
 
@@ -83,8 +83,7 @@ def test_the_tests_are_of_runs_that_nothing_was_trained_on(finished):
             min(np.abs(one.positions - other.positions).max() for other in train) for one in test
         ]
         within = min(
-            np.abs(one.positions - other.positions).max()
-            for one, other in pairwise(train)
+            np.abs(one.positions - other.positions).max() for one, other in pairwise(train)
         )
         assert min(nearest) > 3 * within
         groups = [each.info["group"] for each in examples]

@@ -95,6 +95,12 @@ def test_without_any_candidate_the_reason_is_the_drift():
     assert any("--minutes" in each for each in found.reasons)
 
 
+def test_without_any_measurement_nothing_is_recommended():
+    found = recommend(Evidence(time_step_fs=0.5))
+    assert found.inner_steps is None
+    assert "more --minutes" in found.reasons[0]
+
+
 def test_without_a_prediction_a_moderate_outer_step_is_tried_and_the_run_decides():
     unknown = replace(EVIDENCE, predicted={}, period_fs=None)
     assert recommend(unknown).inner_steps == 8  # 4 fs
