@@ -164,17 +164,17 @@ class Distillation:
         phase = self._folder.phase(name, left_s * shares[name] / (sum(later) or 1.0))
         if phase.is_done:
             return
-        begin_s = self._folder.spent_s
+        done_s = self._folder.spent_s - phase.began_s  # in earlier attempts
         if name == "measure":
-            phase.allotted_s = phase.spent_s + max(left_s, _LEAST_MEASURING * self._end_s)
+            phase.allotted_s = done_s + max(left_s, _LEAST_MEASURING * self._end_s)
         elif name.startswith("train"):
             phase.allotted_s = max(phase.allotted_s, _LEAST_TRAINING_S)
-        deadline = Deadline.after(max(phase.allotted_s - phase.spent_s, 0.0))
+        deadline = Deadline.after(max(phase.allotted_s - done_s, 0.0))
         try:
             work(phase, deadline)
             phase.is_done = True
         finally:
-            phase.spent_s += self._folder.spent_s - begin_s
+            phase.spent_s = self._folder.spent_s - phase.began_s
             self._folder.save()
 
     def _is_done(self, name: str) -> bool:

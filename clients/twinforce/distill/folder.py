@@ -37,12 +37,14 @@ class Phase:
 
     Attributes:
         allotted_s: Wall time that it was given, in s.
-        spent_s: Wall time that it took when it ended, in s.
+        began_s: Wall time of the whole distillation when it began, in s.
+        spent_s: Wall time that it took, in s, when it ended.
         is_done: True if it has ended.
         facts: What later phases and the report need to know.
     """
 
     allotted_s: float
+    began_s: float = 0.0
     spent_s: float = 0.0
     is_done: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
@@ -107,7 +109,7 @@ class DistillFolder:
     def phase(self, name: str, allotted_s: float) -> Phase:
         """Return a phase that has begun, or begin it with this time."""
         if name not in self.phases:
-            self.phases[name] = Phase(allotted_s)
+            self.phases[name] = Phase(allotted_s, self.spent_s)
             self.save()
         return self.phases[name]
 
