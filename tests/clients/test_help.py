@@ -7,12 +7,13 @@ import pytest
 
 from twinforce.cli import build_parser, run
 
-COMMANDS = ["models", "predict", "md", "assess"]
+COMMANDS = ["models", "predict", "md", "assess", "distill"]
 GROUPS = {
     "models": ["models", "output", "service"],
     "predict": ["system", "prediction", "output", "service"],
     "md": ["system", "forces", "steps", "ensemble", "output", "service"],
     "assess": ["system", "scope", "conditions", "output", "service"],
+    "distill": ["system", "teacher", "student", "sampling", "output", "service"],
 }
 
 
