@@ -116,10 +116,8 @@ def _add_student(group: Any) -> None:
     add(
         "--training-option",
         action="append",
-        default=[],
         metavar="FLAG",
-        help="further flag for twinforce-train, such as --training-option=--width=32; may be "
-        "repeated",
+        help="further flag for twinforce-train, such as --training-option=--seed=2; may be repeated",
     )
 
 
@@ -216,7 +214,10 @@ def _run(args: argparse.Namespace) -> None:
         minutes=args.minutes,
         seed=args.seed,
         name=args.name,
-        training_flags=(*args.training_option, *(["--no-compile"] if args.no_compile else [])),
+        training_flags=(
+            *(args.training_option or []),
+            *(["--no-compile"] if args.no_compile else []),
+        ),
         service=options,
     )
     source = distill.TeacherSource.of(args.teacher, args.url, options, service_options(args))
