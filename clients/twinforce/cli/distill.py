@@ -117,7 +117,8 @@ def _add_student(group: Any) -> None:
         "--training-option",
         action="append",
         metavar="FLAG",
-        help="further flag for twinforce-train, such as --training-option=--seed=2; may be repeated",
+        help="further flag for twinforce-train, such as --training-option=--seed=2; may be "
+        "repeated",
     )
 
 

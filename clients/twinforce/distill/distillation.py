@@ -25,7 +25,7 @@ from twinforce.distill.joined import JoinedClient, ServedModel
 from twinforce.distill.labels import LabeledGroup, write_examples
 from twinforce.distill.page import page_of
 from twinforce.distill.report import report_of
-from twinforce.distill.sampling import Sampling, Trajectory, initial_atoms, walks_of
+from twinforce.distill.sampling import LabeledTrajectory, SamplingRound, initial_atoms, walks_of
 from twinforce.distill.selection import select_groups
 from twinforce.distill.services import running_service
 from twinforce.distill.settings import DistillSettings
@@ -183,7 +183,7 @@ class Distillation:
     def _sample(self, number: int, phase: Phase, deadline: Deadline) -> None:
         settings, folder = self._settings, self._folder
         earlier = folder.round(number - 1) / "walkers.npz" if number else None
-        sampling = Sampling(folder.round(number), self._systems, settings, number, earlier)
+        sampling = SamplingRound(folder.round(number), self._systems, settings, number, earlier)
         with ExitStack() as stack:
             teacher = self._served_teacher()
             student = None
@@ -253,7 +253,7 @@ class Distillation:
             )
 
     def _write_data(
-        self, number: int, trajectories: Sequence[Trajectory], n_labels: int
+        self, number: int, trajectories: Sequence[LabeledTrajectory], n_labels: int
     ) -> dict[str, Any]:
         """Choose labeled systems, write them, and return facts on the round."""
         groups = {
@@ -412,7 +412,7 @@ def _with_masses(atoms: Atoms, settings: DistillSettings) -> Atoms:
     return copy
 
 
-def _described(trajectory: Trajectory) -> dict[str, Any]:
+def _described(trajectory: LabeledTrajectory) -> dict[str, Any]:
     """Return the facts on a walker that the report shows."""
     labels, walk = trajectory.labels, trajectory.walk
     differences = labels.disagreements[np.isfinite(labels.disagreements)]
@@ -430,7 +430,7 @@ def _described(trajectory: Trajectory) -> dict[str, Any]:
     }
 
 
-def _highest_vibration(trajectories: Sequence[Trajectory]) -> dict[str, float] | None:
+def _highest_vibration(trajectories: Sequence[LabeledTrajectory]) -> dict[str, float] | None:
     """Return the highest wave number of the longest trajectory, in 1/cm, and its length, in fs.
 
     Velocities are differences of positions. The window of a short trajectory widens each line by

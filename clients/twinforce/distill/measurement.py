@@ -40,7 +40,7 @@ _MOST_ATOMS = 1_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """What was measured.
+    """The results of the measurements of a student.
 
     Attributes:
         assessment: Report of the assessment of multiple time stepping.

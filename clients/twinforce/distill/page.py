@@ -106,18 +106,9 @@ def _errors(report: Mapping[str, Any]) -> str:
     rounds = sorted(report["errors"], key=int)
     last = report["errors"][rounds[-1]]
     kinds = [kind for kind in ("direct_forces", "conservative_forces") if kind in last]
+    names = ["all", *last["size"]["species"]]
     rows = [
-        (
-            name,
-            *(
-                f"{1e3 * found['mae']:.1f} ({1e3 * found['rmse']:.1f})"
-                for found in (of(last[kind]) for kind in (*kinds, "size"))
-            ),
-        )
-        for name, of in [
-            ("all", lambda each: each),
-            *((s, lambda each, s=s: each["species"][s]) for s in last["size"]["species"]),
-        ]
+        (name, *(_in_mev(_of(last[kind], name)) for kind in (*kinds, "size"))) for name in names
     ]
     headers = (
         "atoms",
@@ -134,6 +125,16 @@ def _errors(report: Mapping[str, Any]) -> str:
         "teacher only the direct forces are used."
     )
     return f"<p>{escape(text)}</p>" + html_of(ReportTable(headers, tuple(rows)))
+
+
+def _of(errors: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the errors of a species, or those of all atoms."""
+    found: Mapping[str, Any] = errors if name == "all" else errors["species"][name]
+    return found
+
+
+def _in_mev(found: Mapping[str, Any]) -> str:
+    return f"{1e3 * found['mae']:.1f} ({1e3 * found['rmse']:.1f})"
 
 
 def _speeds(report: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from twinforce.assess.progress import Progress
 from twinforce.distill.joined import JoinedClient
 from twinforce.distill.labels import Labels, read_labels, write_labels
 from twinforce.distill.settings import DistillSettings
-from twinforce.distill.walkers import Walk, Walker
+from twinforce.distill.walkers import LabeledWalker, Walk
 
 _MOST_WALKERS = 12
 # The walker that tests takes one step for this many of the others.
@@ -32,7 +32,7 @@ _CHOICE = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Trajectory:
+class LabeledTrajectory:
     """The labels of one walker in a round.
 
     Attributes:
@@ -78,7 +78,7 @@ def initial_atoms(walk: Walk, systems: Sequence[Atoms]) -> Atoms:
     return atoms
 
 
-class Sampling:
+class SamplingRound:
     """The sampling of one round, which continues where it was interrupted.
 
     Args:
@@ -113,7 +113,7 @@ class Sampling:
                 atoms.set_momenta(start["momenta"], apply_constraint=False)
             rng = np.random.default_rng([settings.seed, round_number, index, self._n_files])
             self._walkers.append(
-                Walker(
+                LabeledWalker(
                     walk,
                     atoms,
                     time_step_fs=settings.time_step_fs,
@@ -152,7 +152,7 @@ class Sampling:
                     is_late = deadline.is_over and self._n_sweeps >= _FEWEST_SWEEPS
                     if is_late or self.n_labels >= wanted or not _any_trains(moving):
                         break
-                    list(pool.map(Walker.advance, _due(moving, sweep)))
+                    list(pool.map(LabeledWalker.advance, _due(moving, sweep)))
                     bar.update(self.n_labels - bar.n)
                     if time.monotonic() - saved_at > _SAVE_INTERVAL_S:
                         self._save()
@@ -171,10 +171,10 @@ class Sampling:
     def _n_sweeps(self) -> int:
         return max(each.n_labels for each in self._walkers if not each.walk.is_test)
 
-    def trajectories(self) -> list[Trajectory]:
+    def trajectories(self) -> list[LabeledTrajectory]:
         """Return all that was sampled."""
         return [
-            Trajectory(
+            LabeledTrajectory(
                 walker.walk,
                 Labels.joined([Labels.empty(len(walker.atoms)), *self._before[walker.walk.key]]),
                 walker.note,
@@ -233,7 +233,7 @@ class Sampling:
             self._before[key].append(Labels(**arrays))
 
 
-def _due(walkers: Sequence[Walker], sweep: int) -> list[Walker]:
+def _due(walkers: Sequence[LabeledWalker], sweep: int) -> list[LabeledWalker]:
     """Return the walkers that take a step in a sweep."""
     is_turn_of_test = sweep % _TEST_INTERVAL == 0
     return [walker for walker in walkers if is_turn_of_test or not walker.walk.is_test]
@@ -247,7 +247,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _any_trains(walkers: Sequence[Walker]) -> bool:
+def _any_trains(walkers: Sequence[LabeledWalker]) -> bool:
     return any(not walker.walk.is_test for walker in walkers)
 
 

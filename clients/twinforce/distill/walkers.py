@@ -47,7 +47,7 @@ class Walk:
         return f"{self.system}_{self.scale:g}_{self.temperature_k:g}_{purpose}"
 
 
-class Walker:
+class LabeledWalker:
     """A system that moves at constant temperature while the teacher labels it.
 
     Args:

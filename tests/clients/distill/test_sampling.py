@@ -9,8 +9,8 @@ from twinforce.assess import Progress
 from twinforce.assess.budget import EXPIRED, NEVER
 from twinforce.distill import DistillSettings
 from twinforce.distill.joined import JoinedClient, ServedModel
-from twinforce.distill.sampling import Sampling, initial_atoms
-from twinforce.distill.walkers import Walk, Walker
+from twinforce.distill.sampling import SamplingRound, initial_atoms
+from twinforce.distill.walkers import LabeledWalker, Walk
 
 QUIET = Progress(is_shown=False)
 
@@ -21,7 +21,7 @@ def settings():
 
 
 def sampling_of(directory, argon, settings, number, earlier=None):
-    return Sampling(directory, [argon], settings, number, earlier)
+    return SamplingRound(directory, [argon], settings, number, earlier)
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -98,7 +98,7 @@ def test_a_student_that_cannot_drive_is_replaced_by_the_teacher(model, argon):
     # Springs between all atoms have nothing to do with the forces between argon atoms.
     with serve(model={"springs": "toy:harmonic"}) as server, Client(server.grpc_url) as client:
         springs = ServedModel(client, client.model("springs"))
-        walker = Walker(
+        walker = LabeledWalker(
             Walk(0, 1.0, 40.0),
             argon,
             time_step_fs=2.0,
@@ -119,7 +119,7 @@ def test_a_student_that_cannot_drive_is_replaced_by_the_teacher(model, argon):
 
 def test_a_walker_that_explodes_on_the_forces_of_the_teacher_ends(model, argon):
     argon.positions[0] += 0.7 * (argon.positions[1] - argon.positions[0])
-    walker = Walker(
+    walker = LabeledWalker(
         Walk(0, 1.0, 40.0), argon, time_step_fs=4.0, inner_steps=1, rng=np.random.default_rng(0)
     )
     walker.begin(JoinedClient(model, None))
