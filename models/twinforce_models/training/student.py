@@ -22,7 +22,7 @@ from twinforce_models.training.run import TrainingRun, prepare
 from twinforce_models.training.toml import recipe_text
 
 _KEYS = ("split", "group")  # of the `info` of each system
-_PLOTS_S = 6.0  # to import the plotting library, draw, and write the model
+_AROUND_S = 10.0  # to load the libraries, draw the plots and write the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +120,11 @@ def draft_recipe(order: StudentOrder, examples: Sequence[ase.Atoms]) -> Recipe:
         split_key=_KEYS[0],
         group_key=_KEYS[1],
     )
-    dataset.group_examples(examples, draft)  # raises if twins lie in different parts
     parts = dataset.split_examples(examples, draft)
     for name, part in zip(("train", "test"), parts, strict=True):
         if not part:
             raise ValueError(f"info['split']: expected systems with the value {name!r}, got none")
+    dataset.group_examples(examples, draft)  # raises if twins lie in different parts
     groups = [group for part in parts for group in dataset.group_examples(part, draft)]
     sizes = [packing.GroupSize(sum(map(len, group)), len(group)) for group in groups]
     cutoff = draft.hyperparameters.cutoff
@@ -201,7 +201,7 @@ def scheduled(run: TrainingRun, order: StudentOrder, started: float) -> Recipe:
     times = [budget.measure_times(run.trainer, stage) for stage in recipe.stages]
     before = time.monotonic()
     predict(run.potential(), [dataset.to_system(run.test_examples[0])], QUANTITIES)
-    report_s = (time.monotonic() - before) * len(run.test_examples) + _PLOTS_S
+    report_s = (time.monotonic() - before) * len(run.test_examples) + _AROUND_S
     spent_s = time.monotonic() - started + report_s
     plan = budget.schedule(times, shares, minutes=order.minutes, spent_s=spent_s)
     stages = tuple(
