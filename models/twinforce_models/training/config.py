@@ -6,9 +6,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from twinforce_models.potentials.hybrid_net.core import Hyperparameters
+
+CompiledPart = Literal["step", "messages", "nothing"]
 
 # Marks a field that older recipes lack: at its default, it does not change the hash of a recipe.
 _ADDED_LATER = {"is_added_later": True}
@@ -54,7 +56,9 @@ class Stage:
             cosine down to 0.
         warmup: Fraction of the stage that the rise takes.
         weights: Weights of the terms of the loss.
-        is_compiled: False if compiling the steps of the stage would take longer than it saves.
+        compiled: Part of a step that is compiled, unless nothing is to be compiled: "step" for all
+            of it, which takes minutes; "messages" for the sums over neighbors, in direct stages
+            only; or "nothing".
     """
 
     name: str
@@ -62,7 +66,20 @@ class Stage:
     learning_rate: float
     weights: Weights
     warmup: float = 0.05
-    is_compiled: bool = field(default=True, metadata=_ADDED_LATER)
+    compiled: CompiledPart = field(default="step", metadata=_ADDED_LATER)
+
+    def __post_init__(self) -> None:
+        """Check `compiled`.
+
+        Raises:
+            ValueError: If it is unknown, or "messages" in a conservative stage.
+        """
+        allowed = ("step", "nothing") if self.is_conservative else get_args(CompiledPart)
+        if self.compiled not in allowed:
+            raise ValueError(
+                f"stage {self.name!r}: compiled: expected one of {', '.join(allowed)}, got "
+                f"{self.compiled!r}"
+            )
 
     @property
     def is_conservative(self) -> bool:

@@ -88,8 +88,8 @@ def measure_errors(
 ) -> Errors:
     """Return the errors on the samples with the given parameters."""
     errors = Errors()
-    # Parameters that require gradients, as in training: others would be compiled once more.
-    parameters = [each.detach().requires_grad_() for each in parameters]
+    # As in training: the evaluation of anything else would be compiled once more.
+    parameters = [torch.nn.Parameter(each.detach()) for each in parameters]
     for sample in samples:
         with torch.enable_grad():  # an evaluation that is not compiled needs autograd
             evaluation = Evaluation(*evaluate(parameters, *inputs(sample)))

@@ -8,7 +8,7 @@ import numpy as np
 from twinforce_models.training.config import Recipe, TableShape
 from twinforce_models.training.dataset import Group, Sample, Tabulator, max_neighbors
 
-_WIDTH_STEP = 4  # of the widths of tables, so that similar data share compiled steps
+_WIDTH_STEP = 2  # of the widths of tables, so that similar data share compiled steps
 _MIN_SAVING = 0.8  # largest share of the entries that makes a second table worth compiling
 
 

@@ -29,8 +29,6 @@ class StudentPreset:
         n_atoms_per_step: Number of atoms that a step evaluates if systems are smaller than that.
         learning_rates: Highest learning rate of the direct and of the conservative stage.
         conservative_share: Share of the time that the conservative stage gets.
-        compiled_minutes: Shortest direct and conservative stage whose steps are compiled, in
-            minutes. Compiling takes minutes; compiled steps are about three times as fast.
         force_tolerance: Limit between quadratic and linear loss of a force error, relative to the
             root mean square force of the data.
         energy_tolerance: The same for an energy error per atom, in eV.
@@ -47,7 +45,6 @@ class StudentPreset:
     n_atoms_per_step: int = 192
     learning_rates: tuple[float, float] = (2e-3, 1e-3)
     conservative_share: float = 0.2
-    compiled_minutes: tuple[float, float] = (6.0, 10.0)
     force_tolerance: float = 0.02
     energy_tolerance: float = 0.0005
     direct: Weights = _DIRECT

@@ -63,8 +63,8 @@ def prepare(
             recipe has sampling.
     """
     examples = dataset.read_examples(data)
-    dataset.group_examples(examples, recipe)  # raises if twins lie in different parts
     train, test = dataset.split_examples(examples, recipe)
+    dataset.group_examples(examples, recipe)  # raises if twins lie in different parts
     h = recipe.hyperparameters
     metadata = None
     if start is None:

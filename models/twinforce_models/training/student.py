@@ -22,7 +22,7 @@ from twinforce_models.training.run import TrainingRun, prepare
 from twinforce_models.training.toml import recipe_text
 
 _KEYS = ("split", "group")  # of the `info` of each system
-_PLOTS_S = 6.0  # to import the plotting library, draw, and write the model
+_AROUND_S = 10.0  # to load the libraries, draw the plots and write the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def draft_recipe(order: StudentOrder, examples: Sequence[ase.Atoms]) -> Recipe:
         seed=order.seed,
         test_fraction=0.0,
         hyperparameters=hyperparameters_of(p, order.start, examples),
-        stages=draft_stages(p, order.minutes),
+        stages=draft_stages(p),
         force_tolerance=_rounded(p.force_tolerance * rms_force(examples)),
         energy_tolerance=p.energy_tolerance,
         ema_decay=0.99,
@@ -120,11 +120,11 @@ def draft_recipe(order: StudentOrder, examples: Sequence[ase.Atoms]) -> Recipe:
         split_key=_KEYS[0],
         group_key=_KEYS[1],
     )
-    dataset.group_examples(examples, draft)  # raises if twins lie in different parts
     parts = dataset.split_examples(examples, draft)
     for name, part in zip(("train", "test"), parts, strict=True):
         if not part:
             raise ValueError(f"info['split']: expected systems with the value {name!r}, got none")
+    dataset.group_examples(examples, draft)  # raises if twins lie in different parts
     groups = [group for part in parts for group in dataset.group_examples(part, draft)]
     sizes = [packing.GroupSize(sum(map(len, group)), len(group)) for group in groups]
     cutoff = draft.hyperparameters.cutoff
@@ -132,16 +132,16 @@ def draft_recipe(order: StudentOrder, examples: Sequence[ase.Atoms]) -> Recipe:
     return replace(draft, tables=packing.choose_tables(sizes, widths, p.n_atoms_per_step))
 
 
-def draft_stages(preset: StudentPreset, minutes: float) -> tuple[Stage, Stage]:
-    """Return the stages with one epoch each; those that last long enough are compiled."""
-    direct, conservative = (
-        share * minutes >= least
-        for share, least in zip(shares_of(preset), preset.compiled_minutes, strict=True)
-    )
-    rates = preset.learning_rates
+def draft_stages(preset: StudentPreset) -> tuple[Stage, Stage]:
+    """Return the stages with one epoch each.
+
+    Compiling the sums of messages takes seconds and makes direct steps three times as fast;
+    compiling whole steps takes minutes, which short trainings do not have.
+    """
+    direct, conservative = preset.learning_rates
     return (
-        Stage("direct", 1, rates[0], preset.direct, is_compiled=direct),
-        Stage("conservative", 1, rates[1], preset.conservative, is_compiled=conservative),
+        Stage("direct", 1, direct, preset.direct, compiled="messages"),
+        Stage("conservative", 1, conservative, preset.conservative, compiled="nothing"),
     )
 
 
@@ -201,7 +201,7 @@ def scheduled(run: TrainingRun, order: StudentOrder, started: float) -> Recipe:
     times = [budget.measure_times(run.trainer, stage) for stage in recipe.stages]
     before = time.monotonic()
     predict(run.potential(), [dataset.to_system(run.test_examples[0])], QUANTITIES)
-    report_s = (time.monotonic() - before) * len(run.test_examples) + _PLOTS_S
+    report_s = (time.monotonic() - before) * len(run.test_examples) + _AROUND_S
     spent_s = time.monotonic() - started + report_s
     plan = budget.schedule(times, shares, minutes=order.minutes, spent_s=spent_s)
     stages = tuple(

@@ -19,10 +19,17 @@ from torch.nn.functional import smooth_l1_loss
 from tqdm import tqdm
 
 from twinforce_models.potentials.hybrid_net.core import HybridCore
-from twinforce_models.training.config import Recipe, Stage
+from twinforce_models.training.config import CompiledPart, Recipe, Stage
 from twinforce_models.training.dataset import Sample
 from twinforce_models.training.errors import Errors, measure_errors
-from twinforce_models.training.steps import Evaluate, Evaluation, compiled, inputs, make_evaluate
+from twinforce_models.training.steps import (
+    Evaluate,
+    Evaluation,
+    compiled,
+    inputs,
+    make_direct_evaluate,
+    make_evaluate,
+)
 
 LOG_COLUMNS = (
     "stage", "epoch", "wall_s", "cpu_s", "learning_rate", "loss", "gradient_norm",
@@ -61,7 +68,7 @@ class Trainer:
         mean_parameters: Moving average of the parameters, which is evaluated and exported.
         progress: State of the run.
         evaluations: Evaluations that have been built so far, by the values of `is_conservative` and
-            `is_compiled` of their stages.
+            `compiled` of their stages.
     """
 
     def __init__(
@@ -81,7 +88,7 @@ class Trainer:
         self.mean_parameters = [p.detach().clone() for p in self.parameters]
         self.optimizer = self._new_optimizer()
         self.progress = TrainingProgress()
-        self.evaluations: dict[tuple[bool, bool], Evaluate] = {}
+        self.evaluations: dict[tuple[bool, CompiledPart], Evaluate] = {}
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
@@ -141,14 +148,15 @@ class Trainer:
 
     def evaluate_of(self, stage: Stage) -> Evaluate:
         """Return the evaluation of a stage; the first call for its kind of stage compiles it."""
-        key = stage.is_conservative, stage.is_compiled
+        key = stage.is_conservative, stage.compiled
         if key not in self.evaluations:
             self.evaluations[key] = self._new_evaluation(stage)
         return self.evaluations[key]
 
     def _new_evaluation(self, stage: Stage) -> Evaluate:
+        part: CompiledPart = stage.compiled if self.is_compiled else "nothing"
         evaluate = make_evaluate(self.core, conservative=stage.is_conservative)
-        if not (self.is_compiled and stage.is_compiled):
+        if part == "nothing":
             return evaluate
         examples = {sample.shape: sample for sample in (*self.test, *self.train)}
         widths = {(t.n_atoms // t.n_systems, t.n_neighbors) for t in examples}
@@ -157,9 +165,12 @@ class Trainer:
                 "tables: expected tables in the recipe, because the systems differ in size; add "
                 "tables, or train without compilation"
             )
-        evaluate = compiled(
-            evaluate, self.parameters, [inputs(sample) for sample in examples.values()]
-        )
+        if part == "messages":
+            evaluate = make_direct_evaluate(self.core)
+        else:
+            evaluate = compiled(
+                evaluate, self.parameters, [inputs(sample) for sample in examples.values()]
+            )
         for sample in examples.values():
             first = Evaluation(*evaluate(self.parameters, *inputs(sample)))
             stage_loss(first, sample, stage, self.recipe).backward()

@@ -1,6 +1,7 @@
 """Systems of any size share a training step without affecting each other."""
 
 import dataclasses
+from functools import partial
 
 import ase.io
 import numpy as np
@@ -13,10 +14,15 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 from twinforce_models.prediction import predict
 from twinforce_models.training import dataset, report
-from twinforce_models.training.config import TableShape, Weights, read_recipe
+from twinforce_models.training.config import Stage, TableShape, Weights, read_recipe
 from twinforce_models.training.packing import GroupSize, narrowest, pack
 from twinforce_models.training.run import prepare
-from twinforce_models.training.steps import Evaluation, inputs, make_evaluate
+from twinforce_models.training.steps import (
+    Evaluation,
+    inputs,
+    make_direct_evaluate,
+    make_evaluate,
+)
 from twinforce_models.training.trainer import stage_loss
 from twinforce_proto import OUTPUTS
 
@@ -258,6 +264,35 @@ def test_systems_without_a_stress_do_not_train_the_direct_stress_of_a_direct_sta
         losses.append(float(stage_loss(evaluation, sample, stage, recipe).detach()))
     assert losses[0] > 1e-4
     assert losses[1] == 0.0
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # from torch itself
+def test_direct_steps_with_compiled_sums_match_plain_steps(run, monkeypatch):
+    """Check the traced graphs; building machine code from them would take longer."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    trainer = run.trainer
+    weights = Weights(energy=1.0, direct_forces=1.0, direct_stress=1.0)
+    stage = dataclasses.replace(trainer.recipe.stages[0], weights=weights)
+    seen = []
+    for evaluate in (
+        make_evaluate(trainer.core, conservative=False),
+        make_direct_evaluate(trainer.core),
+    ):
+        for sample in trainer.train[:3]:
+            evaluation = Evaluation(*evaluate(trainer.parameters, *inputs(sample)))
+            stage_loss(evaluation, sample, stage, trainer.recipe).backward()
+        gradients = [p.grad if p.grad is not None else p.new_zeros(()) for p in trainer.parameters]
+        trainer.optimizer.zero_grad()
+        seen.append([*(value.detach() for value in evaluation), *gradients])
+    assert sum(bool(gradient.any()) for gradient in seen[0]) > 20
+    for plain, fast in zip(*seen, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_only_direct_stages_compile_the_sums_of_messages_alone():
+    weights = Weights(energy=1.0, conservative_forces=1.0)
+    with pytest.raises(ValueError, match="compiled: expected one of step, nothing, got 'messages'"):
+        Stage("conservative", 1, 1e-3, weights, compiled="messages")
 
 
 def test_training_on_stress_improves_both_stresses(run, recipe):

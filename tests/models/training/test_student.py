@@ -368,7 +368,7 @@ def test_evaluations_that_take_long_are_made_less_often():
 
 def test_groups_of_one_size_fill_tables_without_padding():
     twins = [GroupSize(384, 2)] * 9
-    assert choose_tables(twins, [33] * 9, 192) == (TableShape(384, 36, 2),)
+    assert choose_tables(twins, [33] * 9, 192) == (TableShape(384, 34, 2),)
     cells = [GroupSize(54, 1)] * 9
     assert choose_tables(cells, [20] * 9, 192) == (TableShape(162, 20, 3),)
 
