@@ -52,8 +52,8 @@ ROOMS = [
     ("twinforce_service", {"pydantic_settings"}, ["settings", "main"]),
     ("twinforce_service", {"pydantic", "pydantic_core"}, ["transports", "settings", "main"]),
     ("twinforce_service", {"torch"}, ["engine"]),
-    ("twinforce", {"matplotlib", "tqdm"}, ["assess", "cli", "md"]),
-    ("twinforce", {"ase"}, ["ase", "assess", "cli", "md"]),
+    ("twinforce", {"matplotlib", "tqdm"}, ["assess", "cli", "distill", "md"]),
+    ("twinforce", {"ase"}, ["ase", "assess", "cli", "distill", "md"]),
 ]  # fmt: skip
 
 # The rooms of the service, from the bottom up: each imports only from those above it in this list.

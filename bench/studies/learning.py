@@ -1,4 +1,4 @@
-"""The effect of direct pre-training, from the logs of the bundled models' training runs.
+"""The errors of the bundled models during training, from the logs of their training runs.
 
     python -m bench.studies.learning
 

@@ -7,13 +7,16 @@ import pytest
 
 from twinforce.cli import build_parser, run
 
-COMMANDS = ["models", "predict", "md", "assess"]
+COMMANDS = ["models", "predict", "md", "assess", "distill"]
 GROUPS = {
     "models": ["models", "output", "service"],
     "predict": ["system", "prediction", "output", "service"],
     "md": ["system", "forces", "steps", "ensemble", "output", "service"],
     "assess": ["system", "scope", "conditions", "output", "service"],
+    "distill": ["system", "teacher", "student", "sampling", "output", "service"],
 }
+# Options that a command cannot do without.
+REQUIRED = {"distill": {"--teacher": "mace:small", "--out": "folder"}}
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +78,9 @@ def test_options_are_grouped(help_of, command):
 def test_every_option_has_help_and_gives_its_default_once(help_of, command):
     text = help_of(command)
     options = options_in(text)
-    parsed = vars(build_parser().parse_args(example_in(text)[:2]))
+    required = REQUIRED.get(command, {})
+    given = [word for option in required.items() for word in option]
+    parsed = vars(build_parser().parse_args([*example_in(text)[:2], *given]))
     assert {"--url", "--timeout"} <= options.keys()
     for flag, entry in options.items():
         assert len(entry.split()) > 3, entry
@@ -83,7 +88,7 @@ def test_every_option_has_help_and_gives_its_default_once(help_of, command):
         assert "None" not in entry, entry
         assert "False" not in entry, entry
         value = parsed.get(flag.removeprefix("--").replace("-", "_"))
-        if value not in (None, False, "") and flag != "--index":
+        if value not in (None, False, "") and flag not in ("--index", *required):
             assert "(default: " in entry, entry
 
 

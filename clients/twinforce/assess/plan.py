@@ -167,5 +167,7 @@ def _select(subject: Subject, preset: Preset, defaults: list[Unit], selector: st
         way, _, thermostat = rest.partition(":")
         drive = parse_way(way), parse_thermostat(thermostat)
         return [nvt_unit(*drive, preset.nvt_ps, subject.conditions)]
+    if piece == "resonance" and rest.isdecimal() and int(rest) > 1:
+        return [resonance_unit(preset.resonance_ps, subject.conditions, int(rest))]
     known = ", ".join(unit.key for unit in defaults if unit.piece == piece)
     raise ValueError(f"pieces: expected {piece} or one of {known}, got {selector!r}")

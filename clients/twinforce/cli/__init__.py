@@ -1,4 +1,4 @@
-"""The command line, `twinforce`: list models, evaluate files, run dynamics, assess direct forces.
+"""The command line, `twinforce`: list models, evaluate files, run dynamics, assess, distill.
 
 The exit status is 0 on success, 1 if the service refused, failed or could not be reached, 2 for
 wrong usage or a file that cannot be read or written, and 128 plus the number of a signal that
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from twinforce.cli.assess import add_assess_command
+from twinforce.cli.distill import add_distill_command
 from twinforce.cli.md import add_md_command
 from twinforce.cli.models import add_models_command
 from twinforce.cli.predict import add_predict_command
@@ -65,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_predict_command(commands)
     add_md_command(commands)
     add_assess_command(commands)
+    add_distill_command(commands)
     return parser
 
 

@@ -19,6 +19,7 @@ from twinforce_models.potential import (
     DirectHeads,
     Heads,
     Potential,
+    as_fused,
     outputs_if_periodic,
 )
 from twinforce_proto import ModelInfo, ModelLoadError
@@ -81,6 +82,11 @@ class Composed:
     def forward_direct(self, batch: Batch) -> DirectHeads:
         """Evaluate only the direct part of a batch."""
         own = self._within_cutoff(self.direct, batch)
+        fused = None if torch.is_grad_enabled() else as_fused(self.direct)
+        if fused is not None:
+            outputs = frozenset(self.direct.outputs & DIRECT_OUTPUTS)
+            if (found := fused.forward_fused(own, outputs)) is not None:
+                return DirectHeads(found.direct_forces, found.direct_stress)
         if isinstance(self.direct, DirectAlone):
             return self.direct.forward_direct(own)
         heads = self.direct.forward_heads(own, direct=True)

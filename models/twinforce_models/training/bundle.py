@@ -67,6 +67,7 @@ def describe(
         "description": about.description,
         "level_of_theory": about.level_of_theory,
         "training_data": [asdict(source) for source in about.training_data],
+        **({} if about.teacher is None else {"teacher": asdict(about.teacher)}),
         "recipe": asdict(recipe),
         "recipe_sha256": recipe.sha256(),
         "licence": about.licence,
@@ -134,7 +135,7 @@ meV/Å:
 
 ## Training data
 
-{sources}
+{taught(metadata.get("teacher"))}{sources}
 
 ## Limitations
 
@@ -143,6 +144,20 @@ meV/Å:
 Direct forces are not the gradient of an energy: on their own, they heat NVE runs and prevent
 geometry optimizations from converging. Use conservative forces there.
 """
+
+
+def taught(teacher: Mapping[str, Any] | None) -> str:
+    """Return what the card says of the model that labeled the data, in Markdown."""
+    if teacher is None:
+        return ""
+    lines = [f"- labeled by {teacher['teacher']}"]
+    if teacher["teacher_sha256"]:
+        lines[0] += f" (sha256 {teacher['teacher_sha256'][:16]})"
+    if teacher["temperatures_k"]:
+        lines.append(f"- temperatures: {', '.join(f'{t:g}' for t in teacher['temperatures_k'])} K")
+    if teacher["licence"]:
+        lines.append(f"- license of its weights: {teacher['licence']}")
+    return "\n".join(lines) + "\n"
 
 
 def by_elements(errors: dict[str, dict[str, float]]) -> str:

@@ -3,11 +3,14 @@
 import hashlib
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from twinforce_models.potentials.hybrid_net.core import Hyperparameters
+
+CompiledPart = Literal["step", "messages", "nothing"]
 
 # Marks a field that older recipes lack: at its default, it does not change the hash of a recipe.
 _ADDED_LATER = {"is_added_later": True}
@@ -25,8 +28,11 @@ class Weights:
             conservative stress of the model.
         conservative_stress: Weight of the conservative stress, where the data have a stress.
         agreement: Weight of the difference between both kinds of forces. The gradient acts on both.
-        smoothness: Weight of the change of that difference between a sampled system and its twin a
-            few fs later. Differences that change this fast limit multiple time stepping.
+        smoothness: Weight of the change of that difference between a system and its twin a few fs
+            later. Differences that change this fast limit multiple time stepping.
+        change: Weight of the change of the error of the direct forces between a system and its
+            twin, for a model that provides the inner forces of multiple time stepping under the
+            model that labeled the data.
     """
 
     energy: float
@@ -36,6 +42,7 @@ class Weights:
     conservative_stress: float = field(default=0.0, metadata=_ADDED_LATER)
     agreement: float = field(default=0.0, metadata=_ADDED_LATER)
     smoothness: float = field(default=0.0, metadata=_ADDED_LATER)
+    change: float = field(default=0.0, metadata=_ADDED_LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,9 @@ class Stage:
             cosine down to 0.
         warmup: Fraction of the stage that the rise takes.
         weights: Weights of the terms of the loss.
+        compiled: Part of a step that is compiled, unless nothing is to be compiled: "step" for all
+            of it, which takes minutes; "messages" for the sums over neighbors, in direct stages
+            only; or "nothing".
     """
 
     name: str
@@ -56,6 +66,20 @@ class Stage:
     learning_rate: float
     weights: Weights
     warmup: float = 0.05
+    compiled: CompiledPart = field(default="step", metadata=_ADDED_LATER)
+
+    def __post_init__(self) -> None:
+        """Check `compiled`.
+
+        Raises:
+            ValueError: If it is unknown, or "messages" in a conservative stage.
+        """
+        allowed = ("step", "nothing") if self.is_conservative else get_args(CompiledPart)
+        if self.compiled not in allowed:
+            raise ValueError(
+                f"stage {self.name!r}: compiled: expected one of {', '.join(allowed)}, got "
+                f"{self.compiled!r}"
+            )
 
     @property
     def is_conservative(self) -> bool:
@@ -133,6 +157,8 @@ class Recipe:
         balance: Exponent of the weight of an element's errors, which are divided by the root mean
             square force on the element to this power.
         sampling: Settings of the dynamics that add systems to the data. None: no systems are added.
+        group_key: Key of an example's `info` whose value, an integer, is the same for an example
+            and its twin, the next example. Empty: the data have no twins.
     """
 
     name: str
@@ -150,6 +176,7 @@ class Recipe:
     tables: tuple[TableShape, ...] = field(default=(), metadata=_ADDED_LATER)
     balance: float = field(default=0.0, metadata=_ADDED_LATER)
     sampling: Sampling | None = field(default=None, metadata=_ADDED_LATER)
+    group_key: str = field(default="", metadata=_ADDED_LATER)
 
     def sha256(self) -> str:
         """Return a hash of all values."""
@@ -190,6 +217,25 @@ class DataSource:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelingModel:
+    """The model that labeled the training data, for the model card.
+
+    Attributes:
+        teacher: Name or spec of the model.
+        teacher_sha256: Hash of its weights; empty if it is unknown.
+        description: The data: their origin and number, for example.
+        licence: License of its weights.
+        temperatures_k: Temperatures of the dynamics that sampled the data, in K.
+    """
+
+    teacher: str
+    teacher_sha256: str = ""
+    description: str = ""
+    licence: str = ""
+    temperatures_k: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class About:
     """Text of the model card that has no effect on training.
 
@@ -200,6 +246,7 @@ class About:
         licence: License of the weights.
         limits: Systems for which the model is not suitable.
         training_data: Sources of the labels.
+        teacher: Model that labeled the training data, or None.
     """
 
     version: str = "1"
@@ -208,6 +255,7 @@ class About:
     licence: str = "not specified"
     limits: str = "The model is reliable only for systems similar to its training data."
     training_data: tuple[DataSource, ...] = ()
+    teacher: LabelingModel | None = None
 
 
 def read_recipe(path: Path) -> tuple[Recipe, About]:
@@ -220,6 +268,8 @@ def read_recipe(path: Path) -> tuple[Recipe, About]:
     try:
         about = values.pop("about", {})
         sources = tuple(DataSource(**source) for source in about.pop("training_data", []))
+        if teacher := about.pop("teacher", None):
+            about["teacher"] = labeling_model(teacher)
         stages = tuple(
             Stage(**(stage | {"weights": Weights(**stage["weights"])}))
             for stage in values.pop("stages")
@@ -234,3 +284,13 @@ def read_recipe(path: Path) -> tuple[Recipe, About]:
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def labeling_model(values: Mapping[str, Any]) -> LabelingModel:
+    """Return the description of a teacher from the values of a file.
+
+    Raises:
+        TypeError: If a key is missing or unknown.
+    """
+    temperatures = tuple(float(each) for each in values.get("temperatures_k", ()))
+    return LabelingModel(**{**values, "temperatures_k": temperatures})

@@ -75,17 +75,28 @@ def read_examples(path: Path) -> list[ase.Atoms]:
 
     Raises:
         FileNotFoundError: If there is no file.
+        ValueError: If an example has no energy or no forces.
     """
     files = sorted(path.glob("*.xyz")) if path.is_dir() else [path]
     if not files or not files[0].exists():
         raise FileNotFoundError(f"expected an extended XYZ file, or a folder of them, at {path}")
-    return [example for file in files for example in ase.io.read(file, ":")]
+    examples = [example for file in files for example in ase.io.read(file, ":")]
+    for n, example in enumerate(examples):
+        labels = {} if example.calc is None else example.calc.results
+        if missing := {"energy", "forces"} - labels.keys():
+            raise ValueError(
+                f"system {n} at {path}: expected energy and forces among its labels, got none for "
+                f"{' and '.join(sorted(missing))}"
+            )
+    return examples
 
 
-def data_sha256(examples: Sequence[ase.Atoms]) -> str:
-    """Return a hash of the examples and their labels, in this order."""
+def data_sha256(examples: Sequence[ase.Atoms], keys: Sequence[str] = ()) -> str:
+    """Return a hash of the examples, their labels and their `info` of the keys, in this order."""
     digest = hashlib.sha256()
     for example in examples:
+        if keys:
+            digest.update(repr([str(example.info.get(key)) for key in keys]).encode())
         labels = [np.array([example.get_potential_energy()]), example.get_forces()]
         if "stress" in example.calc.results:
             labels.append(example.get_stress())
@@ -118,6 +129,49 @@ def split_examples(
     return [examples[i] for i in sorted(order[n_test:])], [
         examples[i] for i in sorted(order[:n_test])
     ]
+
+
+def group_examples(examples: Sequence[ase.Atoms], recipe: Recipe) -> list[Group]:
+    """Return the examples with their twins; each is a group of its own if the recipe has no key.
+
+    Raises:
+        ValueError: If an example has no valid value for the recipe's `group_key`, or if examples
+            with the same value are more than two, are not adjacent, differ in their atoms, or lie
+            in different parts.
+    """
+    if not recipe.group_key:
+        return [(example,) for example in examples]
+    groups: dict[int, list[int]] = {}
+    for n, example in enumerate(examples):
+        value = example.info.get(recipe.group_key)
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
+            raise ValueError(
+                f"system {n}: info[{recipe.group_key!r}]: expected an integer, got {value!r}"
+            )
+        groups.setdefault(int(value), []).append(n)
+    for value, members in groups.items():
+        if problem := _problem_of(members, [examples[n] for n in members], recipe.split_key):
+            raise ValueError(f"info[{recipe.group_key!r}] = {value}: {problem}")
+    return [tuple(examples[n] for n in members) for members in groups.values()]
+
+
+def _problem_of(members: Sequence[int], group: Sequence[ase.Atoms], split_key: str) -> str | None:
+    """Return the reason why examples with these indices are no group, or None."""
+    listed = ", ".join(map(str, members))
+    if len(group) > 2:
+        return (
+            f"expected at most two systems, a system and its twin, got {len(group)}: systems "
+            f"{listed}"
+        )
+    if members[-1] - members[0] != len(members) - 1:
+        return f"expected adjacent systems, got systems {listed}"
+    parts = {each.info.get(split_key) for each in group}
+    if len(parts) > 1:
+        return f"expected both systems in one part of the data, got systems {listed} in both"
+    first, last = group[0], group[-1]
+    if not np.array_equal(first.numbers, last.numbers):
+        return f"expected the same atoms in both systems, got {first.symbols} and {last.symbols}"
+    return None
 
 
 def fit_reference_energies(

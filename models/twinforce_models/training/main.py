@@ -1,132 +1,70 @@
 """The command `twinforce-train`, which trains a model by a recipe and measures its errors."""
 
 import argparse
-import copy
-import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import ase
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from twinforce_models import registry
 from twinforce_models.memory import keep_freed_memory
-from twinforce_models.potentials.hybrid_net.core import HybridCore
-from twinforce_models.potentials.hybrid_net.potential import HybridNet
-from twinforce_models.training import bundle, dataset, packing, plots, report, sampling
-from twinforce_models.training.config import About, Recipe, read_recipe
-from twinforce_models.training.trainer import Trainer
+from twinforce_models.training.config import LabelingModel, labeling_model, read_recipe
+from twinforce_models.training.presets import PRESETS
+from twinforce_models.training.run import prepare, write_report
+from twinforce_models.training.student import StudentOrder, prepare_student
 
+_EPILOG = """examples:
+  twinforce-train water.toml --data path/to/water --out runs/water
+  twinforce-train --student fast --minutes 20 --data path/to/labels --out runs/student
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class TrainingRun:
-    """A trainer that is ready to run, and what its model needs besides the weights.
-
-    Attributes:
-        trainer: Trainer; it resumes from the checkpoint in its folder if there is one.
-        reference_energies: Reference energy of each element, in eV.
-        test_examples: Examples that are kept out of training.
-        start: Metadata of the model that training starts from, or None.
-    """
-
-    trainer: Trainer
-    reference_energies: NDArray[np.float64]
-    test_examples: list[ase.Atoms]
-    start: Mapping[str, Any] | None = None
-
-    def potential(self) -> HybridNet:
-        """Return a potential with the moving average of the weights."""
-        core = copy.deepcopy(self.trainer.core)
-        with torch.no_grad():
-            for parameter, mean in zip(
-                core.parameters(), self.trainer.mean_parameters, strict=True
-            ):
-                parameter.copy_(mean)
-        return HybridNet(core, torch.from_numpy(self.reference_energies))
-
-
-def prepare(
-    recipe: Recipe, data: Path, folder: Path, *, is_compiled: bool, start: str | None = None
-) -> TrainingRun:
-    """Split the data, make the samples and create the network.
-
-    Args:
-        recipe: Recipe of the training.
-        data: Folder of extended XYZ files.
-        folder: Folder of all output.
-        is_compiled: True if steps are compiled.
-        start: Name or folder of the model to start from. None: the initial weights are random.
-
-    Raises:
-        ValueError: If `start` has other hyperparameters than the recipe, or is missing although the
-            recipe has sampling.
-    """
-    examples = dataset.read_examples(data)
-    train, test = dataset.split_examples(examples, recipe)
-    h = recipe.hyperparameters
-    metadata = None
-    if start is None:
-        references = dataset.fit_reference_energies(train, h.elements)
-        core = _new_core(recipe, train)
-    else:
-        potential, metadata = _load_start(start, recipe)
-        references, core = potential.reference_energies.numpy(), copy.deepcopy(potential.core)
-        core.requires_grad_(True)
-    scales = dataset.error_scales(train, h.elements, recipe.balance)
-    groups: list[dataset.Group] = [(example,) for example in train]
-    if recipe.sampling is not None:
-        if start is None:
-            raise ValueError("start: expected a model to start from, as the recipe has sampling")
-        groups += sampling.sampled_examples(potential, train, recipe, folder)
-    tabulator = dataset.Tabulator(h.elements, h.cutoff, references, scales)
-    train_samples, test_samples = packing.make_samples(
-        [groups, [(example,) for example in test]], tabulator, recipe
-    )
-    trainer = Trainer(
-        recipe,
-        core,
-        train_samples,
-        test_samples,
-        folder,
-        data_sha256=dataset.data_sha256(examples),
-        is_compiled=is_compiled,
-    )
-    return TrainingRun(trainer, references, test, metadata)
-
-
-def _new_core(recipe: Recipe, train: Sequence[ase.Atoms]) -> HybridCore:
-    torch.manual_seed(recipe.seed)
-    core = HybridCore(recipe.hyperparameters)
-    forces = np.concatenate([example.get_forces() for example in train])
-    scale = float(np.square(forces).mean()) ** 0.5
-    core.force_scale.fill_(scale)
-    core.energy_scale.fill_(scale)
-    return core
-
-
-def _load_start(start: str, recipe: Recipe) -> tuple[HybridNet, Mapping[str, Any]]:
-    loaded = registry.load(start, device="cpu", dtype=torch.float32)
-    potential = loaded.potential
-    if not isinstance(potential, HybridNet) or (
-        potential.core.hyperparameters != recipe.hyperparameters
-    ):
-        raise ValueError(
-            f"start: expected a model with the hyperparameters of the recipe, got {start!r}"
-        )
-    return potential, loaded.info.metadata
+Data are extended XYZ files with energies (eV), forces (eV/Å) and, if known, stresses (eV/Å³). A
+student needs info["split"], "train" or "test", and info["group"], an integer that is the same for a
+system and its twin, the same atoms a few fs later, and differs for all others.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Start or resume training by a recipe; then write the model, its errors and plots."""
+    """Start or resume training by a recipe; then write the model, its errors and plots.
+
+    With --student, the recipe is made from a preset, the data and the time, and written to the
+    folder of all output.
+    """
+    started = time.monotonic()
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _check(parser, options)
+    keep_freed_memory()
+    torch.set_num_threads(options.threads)
+    if options.student is None:
+        recipe, about = read_recipe(options.recipe)
+        run = prepare(
+            recipe,
+            options.data,
+            options.out,
+            is_compiled=not options.no_compile,
+            start=options.start,
+        )
+    else:
+        run, about = prepare_student(
+            _order(options),
+            options.data,
+            options.out,
+            is_compiled=not options.no_compile,
+            started=started,
+        )
+    run.trainer.run()
+    write_report(run, about, options.out, with_nonconservativity=options.student is None)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="twinforce-train",
         description=main.__doc__,
-        epilog="example: twinforce-train water.toml --data path/to/water --out runs/water",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", type=Path, help="TOML file with the recipe")
+    parser.add_argument("recipe", type=Path, nargs="?", help="TOML file with the recipe")
     parser.add_argument("--data", type=Path, required=True, help="folder of extended XYZ files")
     parser.add_argument("--out", type=Path, required=True, help="folder of all output")
     parser.add_argument("--start", help="bundled model, or folder of a model, to start from")
@@ -134,42 +72,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--threads", type=int, default=1, help="number of CPU threads (default: %(default)s)"
     )
     parser.add_argument("--no-compile", action="store_true", help="do not use torch.compile")
-    options = parser.parse_args(arguments)
-    keep_freed_memory()
-    torch.set_num_threads(options.threads)
-    recipe, about = read_recipe(options.recipe)
-    run = prepare(
-        recipe,
-        options.data,
-        options.out,
-        is_compiled=not options.no_compile,
-        start=options.start,
+    student = parser.add_argument_group("students, in place of a recipe")
+    student.add_argument(
+        "--student", choices=sorted(PRESETS), help="preset of the size of the network"
     )
-    run.trainer.run()
-    write_report(run, about, options.out)
+    student.add_argument(
+        "--minutes", type=float, help="time for everything, including compilation and the report"
+    )
+    student.add_argument("--name", default="student", help="name of the model (default: student)")
+    student.add_argument("--seed", type=int, default=1, help="seed (default: %(default)s)")
+    student.add_argument(
+        "--teacher-file",
+        type=Path,
+        help="JSON file about the model that labeled the data, for the model card: teacher, "
+        "teacher_sha256, description, licence, temperatures_k",
+    )
+    return parser
 
 
-def write_report(run: TrainingRun, about: About, folder: Path) -> None:
-    """Write the model with its errors on the test examples, and plots; print the errors."""
-    recipe, potential = run.trainer.recipe, run.potential()
-    examples = run.test_examples
-    predictions = report.predict_each(potential, examples)
-    comparisons = report.compare(examples, predictions)
-    errors = {"n_test_systems": float(len(examples))} | report.errors_of(comparisons)
-    errors |= report.nonconservativity_of(potential, examples)
-    measured = {
-        "errors": errors,
-        "errors_by_elements": report.errors_by_elements(examples, predictions),
-        "force_disagreement": report.force_disagreement(examples, predictions),
-    }
-    bundle.export(run.trainer, about, potential, measured, folder / "model", start=run.start)
-    plots.plot_learning({recipe.name: plots.read_log(folder / "log.csv")}, folder / "learning.png")
-    plots.plot_parity(
-        {report.title(name): (each.labels, each.predictions) for name, each in comparisons.items()},
-        folder / "parity.png",
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if (options.recipe is None) == (options.student is None):
+        parser.error("expected either a recipe or --student")
+    if options.student is not None and not (options.minutes or 0) > 0:
+        parser.error(f"--minutes: expected a positive number, got {options.minutes}")
+
+
+def _order(options: argparse.Namespace) -> StudentOrder:
+    teacher = None if options.teacher_file is None else read_teacher(options.teacher_file)
+    return StudentOrder(
+        options.student, options.minutes, options.name, options.seed, options.start, teacher
     )
-    for name, value in errors.items():
-        print(f"{name:45} {value:.4g}")  # noqa: T201
+
+
+def read_teacher(path: Path) -> LabelingModel:
+    """Return the description of a teacher from a JSON file.
+
+    Raises:
+        ValueError: If the file is no JSON, or a key is missing or unknown.
+    """
+    try:
+        return labeling_model(json.loads(path.read_text()))
+    except (TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 if __name__ == "__main__":

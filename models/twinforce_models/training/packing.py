@@ -8,6 +8,9 @@ import numpy as np
 from twinforce_models.training.config import Recipe, TableShape
 from twinforce_models.training.dataset import Group, Sample, Tabulator, max_neighbors
 
+_WIDTH_STEP = 2  # of the widths of tables, so that similar data share compiled steps
+_MIN_SAVING = 0.8  # largest share of the entries that makes a second table worth compiling
+
 
 def make_samples(
     parts: Sequence[Sequence[Group]], tabulator: Tabulator, recipe: Recipe
@@ -96,3 +99,46 @@ def narrowest(size: GroupSize, width: int, tables: Sequence[TableShape]) -> Tabl
             f"to {width} neighbors per atom, got none that is large enough"
         )
     return min(fitting, key=lambda table: table.n_neighbors)
+
+
+def choose_tables(
+    sizes: Sequence[GroupSize], widths: Sequence[int], n_atoms_per_step: int
+) -> tuple[TableShape, ...]:
+    """Return the tables for groups: one, or two of different widths where that saves a fifth.
+
+    Each shape takes a minute or more to compile, so that more of them seldom pay off.
+
+    Args:
+        sizes: Size of each group.
+        widths: Largest number of neighbors of an atom in each group.
+        n_atoms_per_step: Number of atoms of a table if all groups are smaller.
+    """
+    rounded = [-(-max(width, 1) // _WIDTH_STEP) * _WIDTH_STEP for width in widths]
+    widest = max(rounded)
+
+    def entries(limit: int) -> int:
+        return sum(
+            size.n_atoms * (limit if width <= limit else widest)
+            for size, width in zip(sizes, rounded, strict=True)
+        )
+
+    best = min(sorted(set(rounded)), key=entries)
+    limits = [best, widest] if entries(best) < _MIN_SAVING * entries(widest) else [widest]
+    return tuple(
+        _table_of(
+            [size for size, width in zip(sizes, rounded, strict=True) if width <= limit],
+            limit,
+            n_atoms_per_step,
+        )
+        for limit in limits
+    )
+
+
+def _table_of(sizes: Sequence[GroupSize], width: int, n_atoms_per_step: int) -> TableShape:
+    """Return a table that holds each of the groups, and as many of equal size as fit."""
+    largest = max(size.n_atoms for size in sizes)
+    n_atoms = max(largest, n_atoms_per_step)
+    if len({size.n_atoms for size in sizes}) == 1:
+        n_atoms = largest * max(n_atoms_per_step // largest, 1)
+    densest = max(size.n_systems / size.n_atoms for size in sizes)
+    return TableShape(n_atoms, width, max(int(densest * n_atoms + 1e-9), 1))

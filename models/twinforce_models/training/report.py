@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from twinforce_models.nonconservativity import direct_jacobian, nonconservativity
 from twinforce_models.potential import Potential
 from twinforce_models.prediction import predict
-from twinforce_models.training.dataset import to_system
+from twinforce_models.training.dataset import Group, to_system
 from twinforce_proto import Prediction
 
 QUANTITIES = ("energy", "conservative_forces", "direct_forces")
@@ -87,6 +87,34 @@ def errors_of(comparisons: Mapping[str, Comparison]) -> dict[str, float]:
         errors[f"{name}_mae_{unit}"] = factor * comparison.mae
         errors[f"{name}_rmse_{unit}"] = factor * comparison.rmse
     return errors
+
+
+def change_of(groups: Sequence[Group], predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Return the error of the change of direct forces between twins, root mean square, in meV/Å.
+
+    Args:
+        groups: Examples, with their twins.
+        predictions: Prediction of each example, in the same order.
+
+    Returns:
+        Empty if no example has a twin.
+    """
+    errors = [
+        np.asarray(p.direct_forces) - example.get_forces()
+        for example, p in zip(
+            (each for group in groups for each in group), predictions, strict=True
+        )
+    ]
+    firsts = np.cumsum([0, *map(len, groups)])[:-1]
+    changes = [
+        errors[first + 1] - errors[first]
+        for first, group in zip(firsts, groups, strict=True)
+        if len(group) == 2
+    ]
+    if not changes:
+        return {}
+    square = np.square(np.concatenate(changes)).mean()
+    return {"direct_forces_change_rmse_mev_per_angstrom": 1e3 * float(np.sqrt(square))}
 
 
 def errors_by_elements(

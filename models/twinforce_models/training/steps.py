@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from twinforce_models.potentials.hybrid_net.core import HybridCore, NeighborTable
+from twinforce_models.potentials.hybrid_net.core import CoreHeads, HybridCore, NeighborTable
+from twinforce_models.potentials.hybrid_net.fused import heads_of
+from twinforce_models.training.compiled_sums import CompiledSums
 from twinforce_models.training.dataset import Sample
 
 
@@ -61,25 +63,70 @@ def make_evaluate(core: HybridCore, *, conservative: bool) -> Evaluate:
         if conservative:
             vectors = vectors.detach().requires_grad_()
         heads = functional_call(core, state, (kinds, NeighborTable(index, vectors)))
-        sizes = membership.sum(1, keepdim=True).clamp(min=1.0)
-        net = membership.T @ ((membership @ heads.direct_forces) / sizes)
-        forces = torch.zeros_like(net)
-        strain_gradients = torch.zeros_like(heads.direct_strain_gradients)
-        if conservative:
-            energy = heads.local_energies.sum()
-            (gradient,) = torch.autograd.grad(energy, vectors, create_graph=True)
-            of_reverse = gradient.reshape(-1, 3).index_select(0, reverse).view_as(gradient)
-            forces = (gradient - of_reverse).sum(1)
-            strain_gradients = torch.einsum("nka,nkb->nab", vectors, gradient)
-        return Evaluation(
-            membership @ heads.local_energies,
-            forces,
-            torch.einsum("sn,nab->sab", membership, strain_gradients),
-            heads.direct_forces - net,
-            torch.einsum("sn,nab->sab", membership, heads.direct_strain_gradients),
+        direct = _direct_evaluation(heads, membership)
+        if not conservative:
+            return direct
+        energy = heads.local_energies.sum()
+        (gradient,) = torch.autograd.grad(energy, vectors, create_graph=True)
+        of_reverse = gradient.reshape(-1, 3).index_select(0, reverse).view_as(gradient)
+        strain_gradients = torch.einsum("nka,nkb->nab", vectors, gradient)
+        return direct._replace(
+            conservative_forces=(gradient - of_reverse).sum(1),
+            strain_gradient=torch.einsum("sn,nab->sab", membership, strain_gradients),
         )
 
     return evaluate
+
+
+def _direct_evaluation(heads: CoreHeads, membership: Tensor) -> Evaluation:
+    """Return the evaluation of a direct step."""
+    sizes = membership.sum(1, keepdim=True).clamp(min=1.0)
+    net = membership.T @ ((membership @ heads.direct_forces) / sizes)
+    gradients = torch.einsum("sn,nab->sab", membership, heads.direct_strain_gradients)
+    return Evaluation(
+        membership @ heads.local_energies,
+        torch.zeros_like(net),
+        torch.zeros_like(gradients),
+        heads.direct_forces - net,
+        gradients,
+    )
+
+
+def make_direct_evaluate(core: HybridCore) -> Evaluate:
+    """Return the function of `make_evaluate` for direct steps, with compiled sums of messages.
+
+    Nearly all of the time of a direct step goes into these sums. Compiling them alone takes a
+    fifth of the time that compiling the whole step takes, and is nearly as good.
+    """
+    fused = FusedCore(core)
+    names = [name for name, _ in fused.named_parameters()]
+
+    def evaluate(
+        parameters: Sequence[Tensor],
+        kinds: Tensor,
+        vectors: Tensor,
+        index: Tensor,
+        reverse: Tensor,
+        membership: Tensor,
+    ) -> Evaluation:
+        del reverse
+        state = dict(zip(names, parameters, strict=True))
+        heads = functional_call(fused, state, (kinds, index, vectors))
+        return _direct_evaluation(heads, membership)
+
+    return evaluate
+
+
+class FusedCore(nn.Module):
+    """The network as `fused` evaluates it, with compiled sums of messages."""
+
+    def __init__(self, core: HybridCore) -> None:
+        super().__init__()
+        self.core = core
+
+    def forward(self, kinds: Tensor, index: Tensor, vectors: Tensor) -> CoreHeads:
+        """Return the results of all heads."""
+        return heads_of(self.core, kinds, index, vectors, CompiledSums.apply)
 
 
 def compiled(

@@ -4,6 +4,7 @@ A run that is stopped resumes from its last complete epoch and ends with bitwise
 an uninterrupted run: the order of samples depends on the seed, the stage and the epoch alone.
 """
 
+import copy
 import csv
 import math
 import time
@@ -18,16 +19,26 @@ from torch.nn.functional import smooth_l1_loss
 from tqdm import tqdm
 
 from twinforce_models.potentials.hybrid_net.core import HybridCore
-from twinforce_models.training.config import Recipe, Stage
+from twinforce_models.training.config import CompiledPart, Recipe, Stage
 from twinforce_models.training.dataset import Sample
 from twinforce_models.training.errors import Errors, measure_errors
-from twinforce_models.training.steps import Evaluate, Evaluation, compiled, inputs, make_evaluate
+from twinforce_models.training.steps import (
+    Evaluate,
+    Evaluation,
+    compiled,
+    inputs,
+    make_direct_evaluate,
+    make_evaluate,
+)
 
 LOG_COLUMNS = (
     "stage", "epoch", "wall_s", "cpu_s", "learning_rate", "loss", "gradient_norm",
     "train_conservative_mae", "train_direct_mae", "train_energy_mae",
     "test_conservative_mae", "test_direct_mae", "test_energy_mae",
+    "test_direct_rmse", "test_change_rmse",
 )  # fmt: skip
+
+_SAVE_EVERY_S = 10.0  # at least; epochs may be much shorter
 
 
 @dataclass(slots=True)
@@ -56,6 +67,8 @@ class Trainer:
         core: Network whose parameters are trained.
         mean_parameters: Moving average of the parameters, which is evaluated and exported.
         progress: State of the run.
+        evaluations: Evaluations that have been built so far, by the values of `is_conservative` and
+            `compiled` of their stages.
     """
 
     def __init__(
@@ -75,6 +88,8 @@ class Trainer:
         self.mean_parameters = [p.detach().clone() for p in self.parameters]
         self.optimizer = self._new_optimizer()
         self.progress = TrainingProgress()
+        self.evaluations: dict[tuple[bool, CompiledPart], Evaluate] = {}
+        self._saved_at = time.monotonic()
 
     def run(self) -> None:
         """Train to the end of the last stage, from the checkpoint if there is one."""
@@ -105,19 +120,43 @@ class Trainer:
             total=stage.epochs * n_samples, initial=first * n_samples, desc=stage.name
         ) as bar:
             for epoch in range(first, stage.epochs):
-                row = self._run_epoch(stage, epoch, evaluate, bar)
-                if (epoch + 1) % self.recipe.evaluate_every == 0 or epoch + 1 == stage.epochs:
+                row = self._run_epoch(stage, epoch, bar)
+                is_due = (epoch + 1) % self.recipe.evaluate_every == 0 or epoch + 1 == stage.epochs
+                if is_due:
                     errors = measure_errors(evaluate, self.mean_parameters, self.test)
                     row |= errors.as_row("test", conservative=stage.is_conservative)
+                    row |= errors.rmse_row("test")
                     bar.set_postfix_str(errors.summary(conservative=stage.is_conservative))
                 self.progress.epoch = epoch + 1
                 self.progress.rows.append(row)
-                self.save()
+                if is_due or time.monotonic() - self._saved_at > _SAVE_EVERY_S:
+                    self.save()
+
+    def scratch(self) -> "Trainer":
+        """Return a trainer with a copy of the network that shares samples and compiled steps."""
+        other = Trainer(
+            self.recipe,
+            copy.deepcopy(self.core),
+            self.train,
+            self.test,
+            self.folder,
+            data_sha256=self.data_sha256,
+            is_compiled=self.is_compiled,
+        )
+        other.evaluations = self.evaluations
+        return other
 
     def evaluate_of(self, stage: Stage) -> Evaluate:
-        """Return the evaluation of a stage; its forward and backward passes are compiled here."""
+        """Return the evaluation of a stage; the first call for its kind of stage compiles it."""
+        key = stage.is_conservative, stage.compiled
+        if key not in self.evaluations:
+            self.evaluations[key] = self._new_evaluation(stage)
+        return self.evaluations[key]
+
+    def _new_evaluation(self, stage: Stage) -> Evaluate:
+        part: CompiledPart = stage.compiled if self.is_compiled else "nothing"
         evaluate = make_evaluate(self.core, conservative=stage.is_conservative)
-        if not self.is_compiled:
+        if part == "nothing":
             return evaluate
         examples = {sample.shape: sample for sample in (*self.test, *self.train)}
         widths = {(t.n_atoms // t.n_systems, t.n_neighbors) for t in examples}
@@ -126,30 +165,28 @@ class Trainer:
                 "tables: expected tables in the recipe, because the systems differ in size; add "
                 "tables, or train without compilation"
             )
-        evaluate = compiled(
-            evaluate, self.parameters, [inputs(sample) for sample in examples.values()]
-        )
+        if part == "messages":
+            evaluate = make_direct_evaluate(self.core)
+        else:
+            evaluate = compiled(
+                evaluate, self.parameters, [inputs(sample) for sample in examples.values()]
+            )
         for sample in examples.values():
             first = Evaluation(*evaluate(self.parameters, *inputs(sample)))
             stage_loss(first, sample, stage, self.recipe).backward()
         self.optimizer.zero_grad()
-        measure_errors(evaluate, self.mean_parameters, [*examples.values()])
         return evaluate
 
-    def _run_epoch(
-        self, stage: Stage, epoch: int, evaluate: Evaluate, bar: "tqdm[Any]"
-    ) -> dict[str, Any]:
+    def _run_epoch(self, stage: Stage, epoch: int, bar: "tqdm[Any]") -> dict[str, Any]:
         """Take a step with every sample; return the row of the log."""
         wall, cpu = time.perf_counter(), time.process_time()
         errors, losses, norms, rate = Errors(), [], [], 0.0
         for n, index in enumerate(self._order(epoch)):
             rate = learning_rate(stage, (epoch + n / len(self.train)) / stage.epochs)
             sample = self.train[index]
-            evaluation = Evaluation(*evaluate(self.parameters, *inputs(sample)))
-            loss = stage_loss(evaluation, sample, stage, self.recipe)
-            loss.backward()
-            norms.append(self._step(rate))
-            losses.append(loss.item())
+            evaluation, loss, norm = self.take_step(stage, sample, rate)
+            norms.append(norm)
+            losses.append(loss)
             errors.add(evaluation, sample)
             bar.update()
         self.progress.wall_s += time.perf_counter() - wall
@@ -171,7 +208,17 @@ class Trainer:
         order: list[int] = torch.randperm(len(self.train), generator=generator).tolist()
         return order
 
-    def _step(self, rate: float) -> float:
+    def take_step(
+        self, stage: Stage, sample: Sample, rate: float
+    ) -> tuple[Evaluation, float, float]:
+        """Train on a sample; return its evaluation, the loss and the norm of the gradient."""
+        evaluate = self.evaluate_of(stage)
+        evaluation = Evaluation(*evaluate(self.parameters, *inputs(sample)))
+        loss = stage_loss(evaluation, sample, stage, self.recipe)
+        loss.backward()
+        return evaluation, loss.item(), self._update(rate)
+
+    def _update(self, rate: float) -> float:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_gradient_norm)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
@@ -195,6 +242,7 @@ class Trainer:
         torch.save(state, partial)
         partial.replace(self.checkpoint_file)
         write_log(self.folder / "log.csv", self.progress.rows)
+        self._saved_at = time.monotonic()
 
     def load(self) -> None:
         """Load the checkpoint.
@@ -248,7 +296,7 @@ def stage_loss(evaluation: Evaluation, sample: Sample, stage: Stage, recipe: Rec
     """Return the weighted sum of the errors that the stage trains.
 
     Where the data have no stress, the label of the direct stress is the model's conservative
-    stress.
+    stress, and nothing in stages without conservative quantities.
     """
     w, atom_weights = stage.weights, sample.error_weights
     n_atoms = sample.membership.sum(1).clamp(min=1.0)
@@ -270,7 +318,14 @@ def stage_loss(evaluation: Evaluation, sample: Sample, stage: Stage, recipe: Rec
         twin_weights = atom_weights * (sample.twin != torch.arange(len(sample.twin)))
         change = (difference - difference.index_select(0, sample.twin)) * twin_weights[:, None]
         loss = loss + w.smoothness * _mean_loss(change, recipe.force_tolerance, twin_weights)
+    if w.change:
+        error = evaluation.direct_forces - sample.force_labels
+        twin_weights = atom_weights * (sample.twin != torch.arange(len(sample.twin)))
+        change = (error - error.index_select(0, sample.twin)) * twin_weights[:, None]
+        loss = loss + w.change * _mean_loss(change, recipe.force_tolerance, twin_weights)
     labels, own = sample.strain_gradient_labels, evaluation.strain_gradient.detach()
+    if not stage.is_conservative:
+        own = evaluation.direct_strain_gradient.detach()
     labels = torch.where(labels.isnan(), own, labels)
     for weight, gradient in (
         (w.conservative_stress, evaluation.strain_gradient),

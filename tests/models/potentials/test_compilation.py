@@ -19,6 +19,7 @@ from twinforce_models import registry
 from twinforce_models.batch import Batch
 from twinforce_models.contract.contract import check_potential
 from twinforce_models.nonconservativity import direct_jacobian
+from twinforce_models.potentials.composed import Composed
 from twinforce_models.potentials.hybrid_net import fused
 from twinforce_models.potentials.hybrid_net.compilation.cache import path_of, prepared
 from twinforce_models.potentials.hybrid_net.compilation.compiling import PARTS, compiled
@@ -215,6 +216,25 @@ def test_the_network_is_compiled_once_for_all_sizes(kept, monkeypatch):
     assert fast.parts == set(PARTS)
     assert_same(fast, plain, 1e-11)
     check_potential(fast).raise_if_broken()
+
+
+@pytest.mark.slow
+def test_the_direct_part_of_a_composed_model_is_compiled(kept, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")  # cached parts need no compiler
+    plain = net(hyperparameters=ONE_LAYER)
+    conservative = net()
+    fast = compiled(Composed(conservative, plain), kept, 1, wait=True)
+    assert fast.direct.parts == {"direct"}
+    assert fast.conservative is conservative
+    assert_same(fast, Composed(conservative, plain), 1e-11)
+    monkeypatch.setattr(HybridNet, "forward_heads", None)  # direct forces need no plain network
+    (found,) = predict(fast, [water()], ["direct_forces"])
+    monkeypatch.undo()
+    (expected,) = predict(plain, [water()], ["direct_forces"])
+    np.testing.assert_allclose(found.direct_forces, expected.direct_forces, atol=1e-10)
+    torch.testing.assert_close(
+        direct_jacobian(fast, water()), direct_jacobian(plain, water()), atol=1e-10, rtol=0
+    )
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Systems of any size share a training step without affecting each other."""
 
 import dataclasses
+from functools import partial
 
 import ase.io
 import numpy as np
@@ -13,10 +14,15 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 from twinforce_models.prediction import predict
 from twinforce_models.training import dataset, report
-from twinforce_models.training.config import TableShape, Weights, read_recipe
-from twinforce_models.training.main import prepare
+from twinforce_models.training.config import Stage, TableShape, Weights, read_recipe
 from twinforce_models.training.packing import GroupSize, narrowest, pack
-from twinforce_models.training.steps import Evaluation, inputs, make_evaluate
+from twinforce_models.training.run import prepare
+from twinforce_models.training.steps import (
+    Evaluation,
+    inputs,
+    make_direct_evaluate,
+    make_evaluate,
+)
 from twinforce_models.training.trainer import stage_loss
 from twinforce_proto import OUTPUTS
 
@@ -212,6 +218,81 @@ def test_the_smoothness_term_counts_only_changes_between_twins(run):
     assert loss_of((lone,), (before, after)) == pytest.approx(robust, rel=1e-3)
     assert loss_of((before, before)) == pytest.approx(0.0, abs=1e-7)
     assert loss_of((before,)) == 0.0
+
+
+def test_the_change_term_counts_the_change_of_the_error_of_direct_forces_between_twins(run):
+    trainer, recipe = run.trainer, run.trainer.recipe
+    lone, before = [example for example in run.test_examples if len(example) == 4][:2]
+    after = before.copy()
+    after.rattle(0.1, seed=1)
+    labeled(after)
+    tabulator = dataset.Tabulator((10, 18), 5.0, run.reference_energies, np.ones(2))
+    only = Weights(energy=0.0, change=3.0)
+    stage = dataclasses.replace(recipe.stages[0], weights=only)
+    assert not stage.is_conservative
+    evaluate = make_evaluate(trainer.core, conservative=False)
+
+    def loss_of(*groups):
+        sample = tabulator.sample(groups, TableShape(14, 80, 5))
+        evaluation = Evaluation(*evaluate(trainer.parameters, *inputs(sample)))
+        return float(stage_loss(evaluation, sample, stage, recipe).detach())
+
+    systems = [dataset.to_system(example) for example in (before, after)]
+    found = predict(run.potential(), systems, OUTPUTS)
+    errors = [
+        p.direct_forces - each.get_forces() for p, each in zip(found, (before, after), strict=True)
+    ]
+    size, tolerance = np.abs(errors[0] - errors[1]), recipe.force_tolerance
+    robust = np.where(size < tolerance, size**2 / (2 * tolerance), size - tolerance / 2).mean()
+    assert robust > 1e-3
+    assert loss_of((before, after)) == pytest.approx(3.0 * robust, rel=1e-3)
+    assert loss_of((lone,), (before, after)) == pytest.approx(3.0 * robust, rel=1e-3)
+    assert loss_of((before,), (lone,)) == 0.0
+
+
+def test_systems_without_a_stress_do_not_train_the_direct_stress_of_a_direct_stage(run):
+    trainer, recipe = run.trainer, run.trainer.recipe
+    known, unknown = [example for example in run.test_examples if len(example) == 4][:2]
+    del unknown.calc.results["stress"]
+    tabulator = dataset.Tabulator((10, 18), 5.0, run.reference_energies, np.ones(2))
+    stage = dataclasses.replace(recipe.stages[0], weights=Weights(energy=0.0, direct_stress=1.0))
+    evaluate = make_evaluate(trainer.core, conservative=False)
+    losses = []
+    for group in ((known,), (unknown,)):
+        sample = tabulator.sample([group], TableShape(4, 60, 1))
+        evaluation = Evaluation(*evaluate(trainer.parameters, *inputs(sample)))
+        losses.append(float(stage_loss(evaluation, sample, stage, recipe).detach()))
+    assert losses[0] > 1e-4
+    assert losses[1] == 0.0
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # from torch itself
+def test_direct_steps_with_compiled_sums_match_plain_steps(run, monkeypatch):
+    """Check the traced graphs; building machine code from them would take longer."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    trainer = run.trainer
+    weights = Weights(energy=1.0, direct_forces=1.0, direct_stress=1.0)
+    stage = dataclasses.replace(trainer.recipe.stages[0], weights=weights)
+    seen = []
+    for evaluate in (
+        make_evaluate(trainer.core, conservative=False),
+        make_direct_evaluate(trainer.core),
+    ):
+        for sample in trainer.train[:3]:
+            evaluation = Evaluation(*evaluate(trainer.parameters, *inputs(sample)))
+            stage_loss(evaluation, sample, stage, trainer.recipe).backward()
+        gradients = [p.grad if p.grad is not None else p.new_zeros(()) for p in trainer.parameters]
+        trainer.optimizer.zero_grad()
+        seen.append([*(value.detach() for value in evaluation), *gradients])
+    assert sum(bool(gradient.any()) for gradient in seen[0]) > 20
+    for plain, fast in zip(*seen, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_only_direct_stages_compile_the_sums_of_messages_alone():
+    weights = Weights(energy=1.0, conservative_forces=1.0)
+    with pytest.raises(ValueError, match="compiled: expected one of step, nothing, got 'messages'"):
+        Stage("conservative", 1, 1e-3, weights, compiled="messages")
 
 
 def test_training_on_stress_improves_both_stresses(run, recipe):

@@ -20,7 +20,8 @@ from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 from twinforce_models.prediction import predict
 from twinforce_models.training import dataset
 from twinforce_models.training.config import read_recipe
-from twinforce_models.training.main import main, prepare
+from twinforce_models.training.main import main
+from twinforce_models.training.run import prepare
 from twinforce_models.training.steps import Evaluation, inputs, make_evaluate
 from twinforce_proto import System
 

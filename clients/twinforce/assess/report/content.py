@@ -20,6 +20,21 @@ def units_of(report: Report, piece: str, needed: str) -> dict[str, Report]:
     return {key: unit for key, unit in units.items() if unit.get(needed) is not None}
 
 
+def resonance_of(report: Report) -> Report:
+    """Return the prediction of heating by outer steps, or an empty mapping.
+
+    If simulations with different strides predict the drift of an M, the shortest stride counts.
+    """
+    units = units_of(report, "resonance", "drifts")
+    merged: dict[str, Any] = {}
+    drifts: dict[str, Any] = {}
+    for unit in sorted(units.values(), key=lambda each: -each.get("stride", 1)):
+        merged |= unit
+        drifts |= unit["drifts"]
+    in_order = dict(sorted(drifts.items(), key=lambda each: int(each[0])))
+    return merged | {"drifts": in_order} if units else {}
+
+
 def way_of(key: str) -> Way:
     """Return how a simulation with this key was driven."""
     return parse_way(key.split(":")[1])
@@ -37,4 +52,6 @@ def title_of(key: str) -> str:
         return way_of(key).title
     if piece == "nvt":
         return f"{way_of(key).title}; {thermostat_of(key).title}"
+    if piece == "resonance" and rest:
+        return f"corrected every {rest} steps"
     return rest or piece

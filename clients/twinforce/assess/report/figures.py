@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from twinforce.assess.analysis.motion import wave_number
 from twinforce.assess.analysis.statistics import Floats
-from twinforce.assess.report.content import Report, title_of, unit_of, units_of
+from twinforce.assess.report.content import Report, resonance_of, title_of, unit_of, units_of
 from twinforce.assess.report.verdict import deviations_of
 from twinforce.assess.ways import parse_way
 
@@ -75,28 +75,15 @@ def draw_loops(report: Report) -> Figure | None:
 
 def draw_resonance(report: Report) -> Figure | None:
     """Draw the power absorbed at each modulation frequency, and the drift predicted for each M."""
-    unit = unit_of(report, "resonance")
+    unit = resonance_of(report)
     if not unit.get("drifts"):
         return None
-    figure = Figure(figsize=(8.0, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    has_spectrum = "heating" in unit
+    figure = Figure(figsize=(8.0 if has_spectrum else 4.5, 3.4), layout="constrained")
+    *left, right = figure.subplots(1, 2 if has_spectrum else 1, squeeze=False)[0]
     step_fs = report["conditions"]["time_step_fs"]
-    left.plot(unit["wave_numbers"], unit["heating"], color=_COLORS[0], linewidth=1.0)
-    for inner_steps in (4, 6, 8, 12):
-        frequency = wave_number(inner_steps * step_fs)
-        left.axvline(frequency, color=_GRAY, linewidth=0.7)
-        left.annotate(
-            f"M = {inner_steps}",
-            (frequency, 1.0),
-            xycoords=("data", "axes fraction"),
-            rotation=90,
-            va="top",
-            ha="right",
-            fontsize=7,
-        )
-    left.set(xlabel="modulation frequency (1/cm)", ylabel="absorbed power (meV/atom/ps)")
-    left.set_xlim(0.0, wave_number(3.5 * step_fs))
-    _use_log_scale(left)
+    for axes in left:
+        _draw_power(axes, unit, step_fs)
     outer_fs = [int(inner_steps) * step_fs for inner_steps in unit["drifts"]]
     values = _floats([each["value"] for each in unit["drifts"].values()])
     errors = [2 * (each["error"] or 0.0) for each in unit["drifts"].values()]
@@ -124,6 +111,25 @@ def draw_resonance(report: Report) -> Figure | None:
     _use_log_scale(right)
     _legend(right)
     return figure
+
+
+def _draw_power(axes: Any, unit: Report, step_fs: float) -> None:
+    axes.plot(unit["wave_numbers"], unit["heating"], color=_COLORS[0], linewidth=1.0)
+    for inner_steps in (4, 6, 8, 12):
+        frequency = wave_number(inner_steps * step_fs)
+        axes.axvline(frequency, color=_GRAY, linewidth=0.7)
+        axes.annotate(
+            f"M = {inner_steps}",
+            (frequency, 1.0),
+            xycoords=("data", "axes fraction"),
+            rotation=90,
+            va="top",
+            ha="right",
+            fontsize=7,
+        )
+    axes.set(xlabel="modulation frequency (1/cm)", ylabel="absorbed power (meV/atom/ps)")
+    axes.set_xlim(0.0, wave_number(3.5 * step_fs))
+    _use_log_scale(axes)
 
 
 def draw_nve(report: Report) -> Figure | None:

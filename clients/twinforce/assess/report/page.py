@@ -18,7 +18,7 @@ from twinforce.assess.report.verdict import Thresholds
 
 # Text and axes are drawn in this color, which `svg_of` replaces by that of the surrounding text.
 _INK = "#010203"
-_SVG_STYLE: Any = {
+SVG_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "twinforce",  # ids are the same for the same figure
     "font.family": "sans-serif",
@@ -37,7 +37,7 @@ _SVG_STYLE: Any = {
         _INK,
     ),
 }
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1d2733; --ground: #ffffff; --soft: #5b6875;
   --line: #d9dfe5; --card: #f5f7f9; --good: #0b7a4b; --bad: #b3261e; --open: #7a6400; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e9ee; --ground: #14181d; --soft: #9aa7b4;
@@ -79,7 +79,7 @@ def page_of(report: Report) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name}: direct forces</title><style>{_STYLE}</style></head>\n"
+        f"<title>{name}: direct forces</title><style>{STYLE}</style></head>\n"
         f"<body><main>\n{chr(10).join(parts)}\n</main></body></html>\n"
     )
 
@@ -103,7 +103,7 @@ def svg_of(figure: Figure, name: str) -> str:
 def drawn(report: Report, piece: str) -> Iterator[tuple[str, str]]:
     """Yield the name of each figure of a piece, and the figure as SVG."""
     for name, draw in FIGURES[piece].items():
-        with mpl.rc_context(_SVG_STYLE):
+        with mpl.rc_context(SVG_STYLE):
             figure = draw(report)
             if figure is not None:
                 yield name, svg_of(figure, name)
@@ -138,14 +138,15 @@ def _marked(sentence: str) -> str:
 
 def _piece(report: Report, piece: str) -> str:
     figures = "".join(f"<figure>{svg}</figure>" for _, svg in drawn(report, piece))
-    tables = "".join(_table(make(report)) for make in TABLES[piece])
+    tables = "".join(html_of(make(report)) for make in TABLES[piece])
     return (
         f"<h2>{TITLES[piece]}</h2><p>{escape(EXPLANATIONS[piece])}</p>"
         f"{figures}{tables}{_notes(report, piece)}"
     )
 
 
-def _table(table: ReportTable) -> str:
+def html_of(table: ReportTable) -> str:
+    """Return a table as HTML; nothing if it has no rows."""
     if not table.rows:
         return ""
     head = "".join(f"<th>{escape(each)}</th>" for each in table.headers)
@@ -177,7 +178,7 @@ def _rules(report: Report) -> str:
         (_topic(each["topic"]), each["subject"], each["finding"], each["reason"])
         for each in report["verdict"]["judgements"]
     )
-    table = _table(ReportTable(("topic", "subject", "finding", "reason"), rows))
+    table = html_of(ReportTable(("topic", "subject", "finding", "reason"), rows))
     table = re.sub(
         r"<td>(unsafe|safe|not shown)</td>",
         lambda match: f'<td class="{match[1].split()[0]}">{match[1]}</td>',
@@ -215,7 +216,7 @@ def _provenance(report: Report) -> str:
         "wall_minutes": round(report["wall_s"] / 60.0, 1),
     }
     rows = tuple((name.replace("_", " "), str(value)) for name, value in facts.items())
-    return _table(ReportTable(("property", "value"), rows)) + (
+    return html_of(ReportTable(("property", "value"), rows)) + (
         '<p class="note">For definitions see Bigi, Langer, Ceriotti, arXiv:2412.11569. All numbers '
         "are in report.json beside this page.</p>"
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twinforce.assess.analysis.motion import wave_number
-from twinforce.assess.report.content import Report, title_of, unit_of, units_of
+from twinforce.assess.report.content import Report, resonance_of, title_of, unit_of, units_of
 from twinforce.assess.report.formatting import UNKNOWN, estimate, number, with_error
 from twinforce.assess.ways import parse_way
 
@@ -58,7 +58,7 @@ def loops_table(report: Report) -> ReportTable:
 def resonance_table(report: Report) -> ReportTable:
     """Return the predicted drifts beside those that were measured."""
     rows = []
-    for inner_steps, each in unit_of(report, "resonance").get("drifts", {}).items():
+    for inner_steps, each in resonance_of(report).get("drifts", {}).items():
         outer_fs = int(inner_steps) * report["conditions"]["time_step_fs"]
         measured = unit_of(report, f"nve:hybrid-{inner_steps}").get("drift")
         rows.append(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 
 from twinforce.assess.analysis.statistics import Floats
 from twinforce.md import Instant
@@ -32,6 +32,7 @@ class Layout:
         traced: Indices of the atoms whose velocities are recorded, shape [n].
         outer_fs: Time between rows, in fs.
         has_motion: True if positions and velocities are recorded.
+        has_power: True if the power of the difference of both forces is recorded.
     """
 
     symbols: tuple[str, ...]
@@ -39,9 +40,12 @@ class Layout:
     traced: Any
     outer_fs: float
     has_motion: bool
+    has_power: bool = False
 
     @classmethod
-    def of(cls, atoms: Atoms, outer_fs: float, *, has_motion: bool) -> Self:
+    def of(
+        cls, atoms: Atoms, outer_fs: float, *, has_motion: bool, has_power: bool = False
+    ) -> Self:
         """Return the layout for these atoms."""
         by_number = sorted(set(zip(atoms.numbers.tolist(), atoms.symbols, strict=True)))
         traced = np.arange(len(atoms))
@@ -49,13 +53,17 @@ class Layout:
             chosen = np.random.default_rng(0).permutation(len(atoms))
             traced = np.sort(chosen[:_MOST_ATOMS_WITH_VELOCITIES])
         symbols = tuple(symbol for _, symbol in by_number)
-        return cls(symbols, len(atoms), traced, outer_fs, has_motion)
+        return cls(symbols, len(atoms), traced, outer_fs, has_motion, has_power)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of a row: energies in eV, temperatures in K, force differences in eV/Å."""
+        """Columns of a row: energies in eV, temperatures in K, force differences in eV/Å.
+
+        The power, if it is recorded, is in eV/fs.
+        """
         temperatures = (f"temperature_{symbol}" for symbol in self.symbols)
-        return (*_COMMON_COLUMNS, *temperatures, *(f"rmse_{symbol}" for symbol in self.symbols))
+        differences = (f"rmse_{symbol}" for symbol in self.symbols)
+        return (*_COMMON_COLUMNS, *temperatures, *differences, *(["power"] * self.has_power))
 
     @property
     def position_interval(self) -> int:
@@ -67,8 +75,8 @@ class Layout:
         """Number of outer steps between recorded velocities."""
         return max(int(_VELOCITIES_FS / self.outer_fs), 1)
 
-    def row(self, instant: Instant) -> list[float]:
-        """Return the numbers of a row."""
+    def row(self, instant: Instant, atoms: Atoms) -> list[float]:
+        """Return the numbers of a row, for atoms that are in this instant."""
         disagreement = instant.disagreement
         unknown = float("nan")
         return [
@@ -83,7 +91,15 @@ class Layout:
                 unknown if disagreement is None else disagreement.species_rmse[symbol]
                 for symbol in self.symbols
             ),
+            *([power_of(atoms)] if self.has_power else []),
         ]
+
+
+def power_of(atoms: Atoms) -> float:
+    """Return the power of (conservative - direct forces) on moving atoms, in eV/fs."""
+    prediction = atoms.calc.prediction
+    difference = prediction.conservative_forces - prediction.direct_forces
+    return float((difference * atoms.get_velocities()).sum() * units.fs)
 
 
 class Recorder:
@@ -129,7 +145,7 @@ class Recorder:
         if n_steps <= self._n_recorded:
             return
         self._n_recorded = n_steps
-        self._rows.write(np.array(self._layout.row(instant)).tobytes())
+        self._rows.write(np.array(self._layout.row(instant, atoms)).tobytes())
         if not self._layout.has_motion:
             return
         if n_steps % self._layout.position_interval == 0:

@@ -9,6 +9,14 @@ modulation (fluctuation-dissipation theorem, e.g. Kubo, Rep. Prog. Phys. 29, 255
 
 A single simulation on conservative forces that evaluates both kinds therefore predicts the drift
 for every M: it is large where 1/(M·dt) meets an overtone of a stiff bond.
+
+If conservative forces are too expensive for that, a simulation that is corrected every s steps
+predicts the drift for multiples of s: M = m·s heats by
+
+    dE/dt = 1/(2 k_B T) Σ_k S'(k / (M·dt)),  k = 1 ... m - 1        S' -> spectrum of P every s·dt
+
+more than M = s, which is assumed not to heat. S' repeats at multiples of 1/(s·dt), so that nothing
+is lost by the coarser sampling.
 """
 
 from dataclasses import asdict
@@ -37,12 +45,18 @@ _FEWEST_STEPS = 8
 _INNER_STEPS = range(3, 17)
 
 
-def resonance_unit(picoseconds: float, conditions: Conditions) -> Unit:
-    """Return the unit that predicts the heating by multiple time stepping."""
-    way = Way("hybrid", 1)
+def resonance_unit(picoseconds: float, conditions: Conditions, stride: int = 1) -> Unit:
+    """Return the unit that predicts the heating by multiple time stepping.
+
+    Args:
+        picoseconds: Length of the simulation, in ps.
+        conditions: Conditions of the simulation.
+        stride: Number of steps between corrections, s.
+    """
+    way = Way("hybrid", stride)
     settings = MDSettings(
         forces="hybrid",
-        inner_steps=1,
+        inner_steps=stride,
         ensemble="nve",
         n_steps=max(round(picoseconds * 1e3 / conditions.time_step_fs), 1),
         time_step_fs=conditions.time_step_fs,
@@ -50,7 +64,7 @@ def resonance_unit(picoseconds: float, conditions: Conditions) -> Unit:
         seed=conditions.seed,
     )
     return Unit(
-        KEY,
+        KEY if stride == 1 else f"{KEY}:{stride}",
         way.cost() * settings.n_steps,
         {"time_step_fs": settings.time_step_fs},
         partial(_measure, settings),
@@ -111,27 +125,66 @@ def predicted_drifts(
     return drifts
 
 
+def drifts_of_multiples(
+    power: Floats, step_fs: float, stride: int, temperature_k: float, n_free: int
+) -> dict[int, dict[str, Any]]:
+    """Return the predicted energy drift for multiples of the stride, in meV/atom/ps.
+
+    Args:
+        power: Power of the difference of both forces at each correction, in eV/fs, shape [n].
+        step_fs: Time between corrections, s·dt, in fs.
+        stride: Number of inner steps between corrections, s.
+        temperature_k: Temperature of the simulation, in K.
+        n_free: Number of atoms that can move.
+    """
+    scale = 1e6 / (2.0 * units.kB * temperature_k * n_free)
+    size = min(round(_WINDOW_FS / step_fs), len(power))
+    window = np.hanning(size)
+    parts = [
+        (power[begin : begin + size] - power[begin : begin + size].mean()) * window
+        for begin in range(0, len(power) - size + 1, max(size // 2, 1))
+    ]
+    drifts = {}
+    for multiple in range(2, _INNER_STEPS[-1] // stride + 1):
+        # At the frequencies themselves, which need not be multiples of the resolution.
+        phases = 2.0 * np.pi * np.outer(np.arange(1, multiple), np.arange(size)) / multiple
+        waves = np.exp(-1j * phases)
+        rates = [
+            scale * step_fs / (window**2).sum() * float((np.abs(waves @ part) ** 2).sum())
+            for part in parts
+        ]
+        drift = mean_of_independent(rates)
+        # Windows overlap by half, so three of them are worth about two independent ones.
+        drifts[multiple * stride] = asdict(drift) | {"error": drift.error * 1.5**0.5}
+    return drifts
+
+
 def _measure(
     settings: MDSettings, subject: Subject, directory: Path, deadline: Deadline
 ) -> UnitResults:
     start = starting_atoms(subject, directory.parent / START)
-    ending = simulate(subject, start, settings, directory, deadline, has_motion=False)
-    series = record_of(start, settings, directory, has_motion=False).series(("work", "temperature"))
-    step_fs, n_free = settings.time_step_fs, len(subject.free)
+    stride = settings.inner_steps
+    kept = {"has_motion": False, "has_power": stride > 1}
+    ending = simulate(subject, start, settings, directory, deadline, **kept)
+    names = ("power" if stride > 1 else "work", "temperature")
+    series = record_of(start, settings, directory, **kept).series(names)
+    recorded, step_fs = series[names[0]], stride * settings.time_step_fs
     values: dict[str, object] = {
-        "picoseconds": ending.n_inner * step_fs * 1e-3,
-        "planned_picoseconds": settings.n_steps * step_fs * 1e-3,
+        "picoseconds": ending.n_inner * settings.time_step_fs * 1e-3,
+        "planned_picoseconds": settings.n_steps * settings.time_step_fs * 1e-3,
+        "stride": stride,
     }
-    has_window = len(series["work"]) * step_fs > _WINDOW_FS >= _FEWEST_STEPS * step_fs
-    if has_window and np.isfinite(series["work"]).all():
-        frequencies, spectra = spectra_of_power(series["work"], step_fs)
-        temperature_k = float(series["temperature"].mean())
-        drifts = predicted_drifts(frequencies, spectra, step_fs, temperature_k, n_free)
-        rates = spectra.mean(axis=0) * 1e6 / (units.kB * temperature_k * n_free)
-        values |= {
-            "temperature_k": temperature_k,
-            "wave_numbers": (frequencies * wave_number(1.0)).round(1),
-            "heating": rates,
-            "drifts": {str(inner_steps): each for inner_steps, each in drifts.items()},
-        }
+    has_window = len(recorded) * step_fs > _WINDOW_FS >= _FEWEST_STEPS * step_fs
+    if has_window and np.isfinite(recorded).all():
+        temperature_k, n_free = float(series["temperature"].mean()), len(subject.free)
+        values["temperature_k"] = temperature_k
+        if stride > 1:
+            drifts = drifts_of_multiples(recorded, step_fs, stride, temperature_k, n_free)
+        else:
+            frequencies, spectra = spectra_of_power(recorded, step_fs)
+            drifts = predicted_drifts(frequencies, spectra, step_fs, temperature_k, n_free)
+            rates = spectra.mean(axis=0) * 1e6 / (units.kB * temperature_k * n_free)
+            values["wave_numbers"] = (frequencies * wave_number(1.0)).round(1)
+            values["heating"] = rates
+        values["drifts"] = {str(inner_steps): each for inner_steps, each in drifts.items()}
     return UnitResults(values, ending.is_done, ending.note)

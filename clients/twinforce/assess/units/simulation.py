@@ -43,9 +43,18 @@ def outer_fs(settings: MDSettings) -> float:
     return inner_steps * settings.time_step_fs
 
 
-def record_of(atoms: Atoms, settings: MDSettings, directory: Path, *, has_motion: bool) -> Record:
+def record_of(
+    atoms: Atoms,
+    settings: MDSettings,
+    directory: Path,
+    *,
+    has_motion: bool,
+    has_power: bool = False,
+) -> Record:
     """Return the recordings of a simulation."""
-    return Record(directory, Layout.of(atoms, outer_fs(settings), has_motion=has_motion))
+    step_fs = outer_fs(settings)
+    layout = Layout.of(atoms, step_fs, has_motion=has_motion, has_power=has_power)
+    return Record(directory, layout)
 
 
 def simulate(
@@ -56,6 +65,7 @@ def simulate(
     deadline: Deadline,
     *,
     has_motion: bool = True,
+    has_power: bool = False,
 ) -> Ending:
     """Simulate, from the last checkpoint if any, until the end, the deadline or an explosion.
 
@@ -66,6 +76,7 @@ def simulate(
         directory: Folder for the files of this simulation.
         deadline: Time at which to stop.
         has_motion: True to record positions and velocities.
+        has_power: True to record the power of the difference of both forces.
     """
     atoms = start.copy()
     checkpoint = directory / "checkpoint.npz"
@@ -77,7 +88,9 @@ def simulate(
         warnings.simplefilter("ignore", ForceDisagreementWarning)
         is_begun = checkpoint.exists()
         dynamics = dynamics_of(atoms, settings, checkpoint if is_begun else None)
-        layout = record_of(start, settings, directory, has_motion=has_motion).layout
+        layout = record_of(
+            start, settings, directory, has_motion=has_motion, has_power=has_power
+        ).layout
         recorder = Recorder(directory, layout, dynamics.get_number_of_steps(), is_begun=is_begun)
         try:
             note = _run(subject, dynamics, settings, recorder, checkpoint, deadline)

@@ -4,14 +4,12 @@ Two things differ; none of them would speed up an eager evaluation:
 
 * Components come first, v [3, n_atoms, f] and t [5, n_atoms, f], and are written out, so that a
   compiler fuses the operations on each component into one loop over the features.
-* Message passing is its own transpose. With W(r_ij) = W(r_ji), u_ij = -u_ji and a list that
-  contains each pair from both ends, the contributions of an atom's features to all others are again
-  a sum over the neighbors of that atom. The derivative therefore needs no scatter;
-  `MessageSums.backward` writes it out.
+* The derivative of message passing needs no scatter; see `messages`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,9 +24,13 @@ from twinforce_models.potentials.hybrid_net.core import (
     Update,
     VectorReadout,
 )
+from twinforce_models.potentials.hybrid_net.messages import (
+    Components,
+    MessageSums,
+    SumOverNeighbors,
+    dot,
+)
 from twinforce_models.potentials.hybrid_net.radial import radial_functions
-
-Components = list[Tensor] | tuple[Tensor, ...]
 
 _R2, _R6 = 2**-0.5, 6**-0.5  # factors of the orthonormal basis, see `tensor_basis`
 
@@ -74,14 +76,14 @@ class HybridHeads(NamedTuple):
 
 def direct(core: HybridCore, inputs: Inputs) -> CoreHeads:
     """Evaluate the heads without building a graph."""
-    return _heads(core, inputs.kinds, inputs.neighbors, inputs.vectors)
+    return heads_of(core, inputs.kinds, inputs.neighbors, inputs.vectors)
 
 
 def hybrid(core: HybridCore, inputs: Inputs) -> HybridHeads:
     """Evaluate the heads and the gradient of the energy, traceable into a single graph."""
     vectors = inputs.vectors.detach().requires_grad_()
     with torch.enable_grad():
-        heads = _heads(core, inputs.kinds, inputs.neighbors, vectors)
+        heads = heads_of(core, inputs.kinds, inputs.neighbors, vectors)
         (gradient,) = torch.autograd.grad(heads.local_energies.sum(), vectors)
     strain_gradients = (vectors.detach().unsqueeze(-1) * gradient.unsqueeze(-2)).sum(1)
     return HybridHeads(
@@ -102,7 +104,14 @@ def _sum_at_neighbors(inputs: Inputs, gradient: Tensor) -> Tensor:
     return total.index_add(0, inputs.neighbors.reshape(-1), of_pairs)
 
 
-def _heads(core: HybridCore, kinds: Tensor, neighbors: Tensor, vectors: Tensor) -> CoreHeads:
+def heads_of(
+    core: HybridCore,
+    kinds: Tensor,
+    neighbors: Tensor,
+    vectors: Tensor,
+    sum_over_neighbors: SumOverNeighbors = MessageSums.apply,
+) -> CoreHeads:
+    """Return the results of all heads, with an implementation of the sums of messages."""
     h = core.hyperparameters
     x, y, z = vectors.unbind(-1)
     distances = (x * x + y * y + z * z + 1e-12).sqrt()
@@ -116,7 +125,8 @@ def _heads(core: HybridCore, kinds: Tensor, neighbors: Tensor, vectors: Tensor) 
     for layer, update in zip(core.messages, core.updates, strict=True):
         assert isinstance(layer, MessagePassing)
         assert isinstance(update, Update)
-        messages = _pass_messages(layer, (s, v, t), radial, u, squares, neighbors)
+        sums = partial(sum_over_neighbors, layer.widths, neighbors)
+        messages = _pass_messages(layer, (s, v, t), radial, u, squares, sums)
         s, v, t = _update(update, (s, v, t), messages)
     assert v is not None
     assert t is not None
@@ -137,84 +147,17 @@ def _pass_messages(
     radial: Tensor,
     u: Tensor,
     squares: Tensor,
-    neighbors: Tensor,
+    sums: Callable[..., tuple[Tensor, Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sums of messages that each atom receives: see `MessagePassing.forward`."""
     s, v, t = x
     filters = radial @ (layer.filter.weight.T * layer.scale)
     gates = _mlp(layer.gate, s)
     if v is None or t is None:
-        return _sum_over_neighbors(layer.widths, neighbors, filters, u, squares, gates)
+        return sums(filters, u, squares, gates)
     gates, of_v, of_t = gates.split([sum(layer.widths[:3]), *layer.widths[3:]], dim=-1)
     features = gates, v * of_v, t * of_t
-    return _sum_over_neighbors(layer.widths, neighbors, filters, u, squares, *features)
-
-
-class MessageSums(torch.autograd.Function):
-    """The sums over neighbors, with widths [S, V, T] or, after the first layer, [S, V, T, V, T].
-
-    filters [n_atoms, k, sum of widths], u [n_atoms, k, 3], squares [n_atoms, k, 5], gates
-    [n_atoms, S + V + T], v [3, n_atoms, V], t [5, n_atoms, T].
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        widths: list[int],
-        neighbors: Tensor,
-        filters: Tensor,
-        u: Tensor,
-        squares: Tensor,
-        *features: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the sums, shapes [n_atoms, S], [3, n_atoms, V] and [5, n_atoms, T]."""
-        ctx.widths = widths
-        ctx.save_for_backward(neighbors, filters, u, squares, *features)
-        w = filters.split(widths, dim=-1)
-        a = [gate[neighbors] for gate in features[0].split(widths[:3], dim=-1)]
-        v = [w[1] * a[1] * c for c in _columns(u)]
-        t = [w[2] * a[2] * c for c in _columns(squares)]
-        if len(features) > 1:
-            v = [one + w[3] * other[neighbors] for one, other in zip(v, features[1], strict=True)]
-            t = [one + w[4] * other[neighbors] for one, other in zip(t, features[2], strict=True)]
-        return (w[0] * a[0]).sum(1), _summed(v), _summed(t)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the derivatives; those with respect to features are sums over neighbors too."""
-        neighbors, filters, u, squares, gates, *features = ctx.saved_tensors
-        ds, dv, dt = gradients
-        w = filters.split(ctx.widths, dim=-1)
-        a = [gate[neighbors] for gate in gates.split(ctx.widths[:3], dim=-1)]
-        by_gates = [
-            (w[0] * ds[neighbors]).sum(1),
-            -(w[1] * _dot(_columns(u), [d[neighbors] for d in dv])).sum(1),
-            (w[2] * _dot(_columns(squares), [d[neighbors] for d in dt])).sum(1),
-        ]
-        here = [d.unsqueeze(1) for d in dv], [d.unsqueeze(1) for d in dt]
-        by_filters = [
-            ds.unsqueeze(1) * a[0],
-            a[1] * _dot(_columns(u), here[0]),
-            a[2] * _dot(_columns(squares), here[1]),
-        ]
-        by_u = torch.stack([(w[1] * a[1] * d).sum(-1) for d in here[0]], dim=-1)
-        by_squares = torch.stack([(w[2] * a[2] * d).sum(-1) for d in here[1]], dim=-1)
-        by_features = []
-        if features:
-            by_features = [
-                _summed([w[3] * d[neighbors] for d in dv]),
-                _summed([w[4] * d[neighbors] for d in dt]),
-            ]
-            by_filters += [
-                _dot([other[neighbors] for other in own], d)
-                for own, d in zip(features, here, strict=True)
-            ]
-        by_filter = torch.cat(by_filters, dim=-1)
-        by_gate = torch.cat(by_gates, dim=-1)
-        return None, None, by_filter, by_u, by_squares, by_gate, *by_features
-
-
-_sum_over_neighbors: Callable[..., tuple[Tensor, Tensor, Tensor]] = MessageSums.apply
+    return sums(filters, u, squares, *features)
 
 
 def _update(
@@ -229,11 +172,11 @@ def _update(
     n_v, n_t = v.shape[-1], t.shape[-1]
     v1, v2, v3, v4 = linear(v, update.mix_v.weight).split([n_v, n_v, n_t, n_t], dim=-1)
     t1, t2 = linear(t, update.mix_t.weight).split([n_t, n_t], dim=-1)
-    vv, tt = _dot(v1, v2), _dot(t1, t2)
+    vv, tt = dot(v1, v2), dot(t1, t2)
     g = _mlp(update.gate, torch.cat([s, vv, tt], dim=-1)).split(update.widths, dim=-1)
     m1, m2 = _matrices(t1), _matrices(t2)
-    tv = torch.stack([_dot(row, v3) * g[4] for row in m1])
-    pair = [[v3[a] * v4[b] * g[6] + _dot(m1[a], m2[b]) * g[7] for b in range(3)] for a in range(3)]
+    tv = torch.stack([dot(row, v3) * g[4] for row in m1])
+    pair = [[v3[a] * v4[b] * g[6] + dot(m1[a], m2[b]) * g[7] for b in range(3)] for a in range(3)]
     return (
         s
         + g[0]
@@ -247,7 +190,7 @@ def _update(
 def _readout(readout: VectorReadout, s: Tensor, v: Tensor) -> Tensor:
     """Return shape [m, n_atoms] for `v` of shape [m, n_atoms, f]: see `VectorReadout.forward`."""
     mixed = linear(v, readout.mix.weight)
-    gate = _mlp(readout.gate, torch.cat([s, _dot(mixed, mixed)], dim=-1))
+    gate = _mlp(readout.gate, torch.cat([s, dot(mixed, mixed)], dim=-1))
     return linear(gate * mixed, readout.outer.weight).squeeze(-1)
 
 
@@ -255,23 +198,6 @@ def _mlp(mlp: Mlp, x: Tensor) -> Tensor:
     return linear(
         silu(linear(x, mlp.inner.weight, mlp.inner.bias)), mlp.outer.weight, mlp.outer.bias
     )
-
-
-def _dot(a: Components | Tensor, b: Components | Tensor) -> Tensor:
-    total: Tensor = a[0] * b[0]
-    for x, y in zip(a[1:], b[1:], strict=True):
-        total = total + x * y
-    return total
-
-
-def _columns(directions: Tensor) -> Components:
-    """Return [n, k, m] as m tensors [n, k, 1]."""
-    return [directions[..., m : m + 1] for m in range(directions.shape[-1])]
-
-
-def _summed(components: Components) -> Tensor:
-    """Return the sums over neighbors of m tensors [n, k, f], shape [m, n, f]."""
-    return torch.stack([component.sum(1) for component in components])
 
 
 def _traceless_square(u: Components) -> Components:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from twinforce_models.potentials.hybrid_net import core, fused
+from twinforce_models.potentials.hybrid_net import core, fused, messages
 from twinforce_models.potentials.hybrid_net.compilation.spec import Spec
 
 _SOURCES = (
     *(Path(__file__).with_name(name) for name in ("spec.py", "build.py")),
-    *(Path(str(module.__file__)) for module in (core, fused)),
+    *(Path(str(module.__file__)) for module in (core, fused, messages)),
 )
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 

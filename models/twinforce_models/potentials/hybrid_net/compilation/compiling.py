@@ -21,6 +21,7 @@ import torch
 
 from twinforce_models.batch import Batch
 from twinforce_models.potential import Potential
+from twinforce_models.potentials.composed import Composed
 from twinforce_models.potentials.hybrid_net.compilation.cache import is_built, path_of, prepared
 from twinforce_models.potentials.hybrid_net.compilation.loading import Compiled, load
 from twinforce_models.potentials.hybrid_net.compilation.potential import CompiledHybridNet
@@ -43,8 +44,10 @@ def compiled(
 ) -> Potential:
     """Return the potential with compiled parts; unchanged if it is not a native one.
 
+    Of a composed potential only the direct part is compiled, and only for direct outputs.
+
     Args:
-        potential: The native potential; any other is returned unchanged.
+        potential: The native or composed potential; any other is returned unchanged.
         folder: Folder of the compiled parts; no other user may write there.
         n_threads: Number of CPU threads that one operation may use.
         wait: True to wait for parts that have to be built; otherwise they are used once they are
@@ -53,12 +56,22 @@ def compiled(
     Raises:
         ModelLoadError: If `wait` is set and a part could not be built.
     """
+    if isinstance(potential, Composed) and isinstance(potential.direct, HybridNet):
+        direct = _compiled(potential.direct, ("direct",), folder, n_threads, wait=wait)
+        return Composed(potential.conservative, direct)
     if not isinstance(potential, HybridNet):
         return potential
+    return _compiled(potential, PARTS, folder, n_threads, wait=wait)
+
+
+def _compiled(
+    potential: HybridNet, parts: Sequence[Part], folder: Path, n_threads: int, *, wait: bool
+) -> CompiledHybridNet:
     target = CompiledHybridNet(potential)
     try:
         folder = prepared(folder)
-        paths = {spec: path_of(spec, folder) for spec in _specs(potential, n_threads)}
+        specs = _specs(potential, parts, n_threads)
+        paths = {spec: path_of(spec, folder) for spec in specs}
         missing = {spec: path for spec, path in paths.items() if not _use_kept(target, spec, path)}
     except OSError as error:
         return _failed(target, str(error), wait=wait)
@@ -70,11 +83,11 @@ def compiled(
     return target
 
 
-def _specs(potential: HybridNet, n_threads: int) -> list[Spec]:
+def _specs(potential: HybridNet, parts: Sequence[Part], n_threads: int) -> list[Spec]:
     dtype = str(potential.dtype).removeprefix("torch.")
     threads = n_threads if potential.device.type == "cpu" else 1
     h = potential.core.hyperparameters
-    return [Spec(part, h, dtype, str(potential.device), threads) for part in PARTS]
+    return [Spec(part, h, dtype, str(potential.device), threads) for part in parts]
 
 
 def _use_kept(target: CompiledHybridNet, spec: Spec, path: Path) -> bool:

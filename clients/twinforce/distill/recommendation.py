@@ -1,0 +1,273 @@
+"""The recommendation: how many inner steps, which thermostat, and what that rests on.
+
+It follows from the numbers by the rules below, and from nothing else.
+
+- An M is a *candidate* if its predicted drift plus two errors is at most `max_drift`, and its outer
+  step is shorter than half of the shortest vibrational period, at which impulses resonate. If no
+  drift could be predicted, because the run was too short, the fastest M with an outer step of at
+  most 4 fs is tried, and a real run decides alone.
+- Candidates are tried in the order of their speed, the fastest first. The speed of M inner steps is
+  measured, or 1 / (1/F + 1/M) with the measured cost F of a teacher evaluation in those of the
+  student, times the ratio of measured and expected speed at the nearest M that was measured.
+- An M is *refuted* if the drift of a real run minus two errors exceeds `max_drift`, or the run
+  broke down; and *shown* if the drift plus two errors is within it. The fastest M that is not
+  refuted is recommended; if no real run shows it, the recommendation says so.
+- An M that is not faster than the teacher alone is never recommended.
+- The thermostat is velocity rescaling with a relaxation time of 10 fs, unless the run with it
+  found wrong temperatures of species.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from twinforce.assess.report.formatting import with_error
+from twinforce.assess.report.verdict import judge_drift
+
+Standing = Literal["shown", "not shown", "refuted"]
+
+THERMOSTAT = "svr:10"
+_RANGE = range(2, 17)
+# Outer step that is tried first if no drift is predicted, in fs.
+_MODERATE_OUTER_FS = 4.0
+_MORE_TRAINING = (
+    "A student that is trained for longer (--minutes) or is larger (--student accurate) differs "
+    "less from the teacher."
+)
+_HYDROGEN_AMU, _HEAVY_AMU = 1.008, 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """The numbers that a recommendation follows from.
+
+    Attributes:
+        time_step_fs: Inner time step, in fs.
+        period_fs: Shortest vibrational period, in fs; None if it is not known.
+        predicted: Predicted drift of each M, as "value" and "error", in meV/atom/ps.
+        step_ms: Time of an inner step in each way that was timed, in ms, by "direct",
+            "conservative" or "hybrid-M".
+        runs: Real runs without a thermostat, by M: "status" and "drift".
+        thermostat: Finding on the run with the thermostat, by M: "safe", "unsafe" or "not shown".
+        max_drift: Largest drift, in meV/atom/ps.
+        lightest_amu: Mass of the lightest atom, in amu.
+    """
+
+    time_step_fs: float
+    period_fs: float | None = None
+    predicted: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    step_ms: Mapping[str, float] = field(default_factory=dict)
+    runs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    thermostat: Mapping[int, str] = field(default_factory=dict)
+    max_drift: float = 0.05
+    lightest_amu: float = 1.008
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """A recommendation.
+
+    Attributes:
+        inner_steps: M; None if the teacher alone is recommended.
+        speed_up: Speed of an inner step over that of the teacher alone; None if not measured.
+        standing: "shown" if a real run conserves the energy, else "not shown".
+        thermostat: Thermostat and its relaxation time in fs, such as "svr:10".
+        reasons: Sentences, the most important first.
+    """
+
+    inner_steps: int | None
+    speed_up: float | None
+    standing: Standing
+    thermostat: str
+    reasons: tuple[str, ...]
+
+
+def speed_up(evidence: Evidence, inner_steps: int) -> float | None:
+    """Return the speed of M inner steps over that of the teacher alone, if it is known."""
+    times = evidence.step_ms
+    direct, conservative = times.get("direct"), times.get("conservative")
+    if not direct or not conservative:
+        return None
+    measured = {
+        int(way.removeprefix("hybrid-")): conservative / step_ms
+        for way, step_ms in times.items()
+        if way.startswith("hybrid-") and step_ms
+    }
+    if inner_steps in measured:
+        return measured[inner_steps]
+
+    def expected(m: int) -> float:
+        return 1.0 / (direct / conservative + 1.0 / m)
+
+    nearest = min(measured, key=lambda m: abs(math.log(m / inner_steps)), default=None)
+    ratio = 1.0 if nearest is None else measured[nearest] / expected(nearest)
+    return expected(inner_steps) * ratio
+
+
+def reason_against(evidence: Evidence, inner_steps: int) -> str:
+    """Return why an M is no candidate, or ""."""
+    outer_fs = inner_steps * evidence.time_step_fs
+    if evidence.period_fs is not None and outer_fs >= evidence.period_fs / 2.0:
+        return (
+            f"its outer step of {outer_fs:g} fs is not shorter than half of the shortest "
+            f"vibrational period, {evidence.period_fs / 2.0:.1f} fs"
+        )
+    if is_predicted(evidence, inner_steps):
+        found = evidence.predicted[inner_steps]
+        if found["value"] + 2.0 * found["error"] > evidence.max_drift:
+            number = with_error(found["value"], found["error"])
+            return f"its predicted drift is {number} meV/atom/ps"
+    faster = speed_up(evidence, inner_steps)
+    if faster is not None and faster <= 1.0:
+        return "it is not faster than the teacher alone"
+    return ""
+
+
+def candidates(evidence: Evidence) -> list[int]:
+    """Return the candidates that no run has refuted, the fastest first."""
+    found = [
+        m
+        for m in _RANGE
+        if not reason_against(evidence, m) and standing_of(evidence, m) != "refuted"
+    ]
+    return sorted(found, key=lambda m: (-(speed_up(evidence, m) or m), m))
+
+
+def is_predicted(evidence: Evidence, inner_steps: int) -> bool:
+    """Return True if there is a prediction of the drift with an error."""
+    found = evidence.predicted.get(inner_steps)
+    return found is not None and found["value"] is not None and found["error"] is not None
+
+
+def standing_of(evidence: Evidence, inner_steps: int) -> Standing:
+    """Return what the real run of an M shows."""
+    run = evidence.runs.get(inner_steps)
+    if run is None:
+        return "not shown"
+    if run["status"] == "stopped":
+        return "refuted"
+    drift = run.get("drift")
+    if drift is None:
+        return "not shown"
+    finding = judge_drift(drift["rate"], drift["error"], evidence.max_drift)
+    if finding == "unsafe":
+        return "refuted"
+    return "shown" if finding == "safe" else "not shown"
+
+
+def recommend(evidence: Evidence) -> Recommendation:
+    """Return the recommendation that follows from the evidence."""
+    if not (evidence.step_ms or evidence.predicted or evidence.runs):
+        reason = "Nothing is recommended: there was no time to measure. Repeat with more --minutes."
+        return Recommendation(None, None, "not shown", THERMOSTAT, (reason,))
+    found = candidates(evidence)
+    if not found:
+        return Recommendation(None, None, "not shown", THERMOSTAT, tuple(_none_reasons(evidence)))
+    # An M whose drift is predicted precedes those of which nothing is known.
+    known = [m for m in found if is_predicted(evidence, m)] or _run_first(evidence, found)
+    chosen = known[0]
+    standing = standing_of(evidence, chosen)
+    reasons = [
+        _headline(evidence, chosen),
+        _on_energy(evidence, chosen, standing),
+        _on_thermostat(evidence, chosen),
+        *_on_others(evidence, chosen),
+        *_on_hydrogen(evidence),
+    ]
+    return Recommendation(chosen, speed_up(evidence, chosen), standing, THERMOSTAT, tuple(reasons))
+
+
+def _run_first(evidence: Evidence, found: Sequence[int]) -> list[int]:
+    """Return the candidates that were run; without any, the fastest with a moderate outer step."""
+    ran = [m for m in found if m in evidence.runs]
+    moderate = [m for m in found if m * evidence.time_step_fs <= _MODERATE_OUTER_FS]
+    return ran or moderate or list(found)
+
+
+def _headline(evidence: Evidence, chosen: int) -> str:
+    outer_fs = chosen * evidence.time_step_fs
+    faster = speed_up(evidence, chosen)
+    speed = "a speed that was not measured" if faster is None else f"{faster:.1f} times the speed"
+    return (
+        f"Use M = {chosen} inner steps of {evidence.time_step_fs:g} fs, an outer step of "
+        f"{outer_fs:g} fs: {speed} of the teacher alone."
+    )
+
+
+def _on_energy(evidence: Evidence, chosen: int, standing: Standing) -> str:
+    found, run = evidence.predicted.get(chosen), evidence.runs.get(chosen)
+    predicted = (
+        f"the predicted drift is {with_error(found['value'], found['error'])} meV/atom/ps"
+        if found is not None and is_predicted(evidence, chosen)
+        else "no drift could be predicted in this time"
+    )
+    drift = None if run is None else run.get("drift")
+    measured = (
+        "no real run was long enough to measure it"
+        if drift is None
+        else f"in a real run it is {with_error(drift['rate'], drift['error'], signed=True)}"
+    )
+    verdict = {
+        "shown": f"the energy is conserved within {evidence.max_drift:g}",
+        "not shown": f"that it stays within {evidence.max_drift:g} is not shown",
+        "refuted": f"it exceeds {evidence.max_drift:g}",
+    }[standing]
+    return f"Without a thermostat, {predicted}; {measured}: {verdict}."
+
+
+def _on_thermostat(evidence: Evidence, chosen: int) -> str:
+    finding = evidence.thermostat.get(chosen, "not shown")
+    text = "At constant temperature, use global velocity rescaling (SVR) with τ = 10 fs"
+    if finding == "safe":
+        return f"{text}: every species keeps its temperature."
+    if finding == "unsafe":
+        return f"{text} and fewer inner steps: with M = {chosen} species have wrong temperatures."
+    return f"{text}; that every species keeps its temperature is not shown."
+
+
+def _on_others(evidence: Evidence, chosen: int) -> list[str]:
+    """Say why longer outer steps were not chosen."""
+    longer = [m for m in _RANGE if m > chosen]
+    refuted = [m for m in longer if standing_of(evidence, m) == "refuted"]
+    reasons = []
+    if refuted:
+        reasons.append(
+            f"Real runs with M = {', '.join(map(str, refuted))} gain too much energy or break down."
+        )
+    rest = [m for m in longer if m not in refuted and reason_against(evidence, m)]
+    if rest:
+        reasons.append(
+            f"M = {rest[0]} is no candidate, because {reason_against(evidence, rest[0])}."
+        )
+    return reasons
+
+
+def _on_hydrogen(evidence: Evidence) -> list[str]:
+    """Say what heavier hydrogens would allow, if vibrations of hydrogen limit the outer step."""
+    if evidence.period_fs is None or evidence.lightest_amu > 1.5 * _HYDROGEN_AMU:
+        return []
+    ratio = math.sqrt(_HEAVY_AMU / _HYDROGEN_AMU)
+    outer_fs = evidence.period_fs * ratio / 2.0
+    return [
+        f"Vibrations of hydrogen limit the outer step. Heavier hydrogens (--hydrogen-mass 3) would "
+        f"move the limit from {evidence.period_fs / 2.0:.1f} to about {outer_fs:.1f} fs without "
+        "changing any average of positions; this is an estimate from the masses, not measured here."
+    ]
+
+
+def _none_reasons(evidence: Evidence) -> list[str]:
+    first = "Use the teacher alone: no number of inner steps can be recommended with this student."
+    against = {m: reason_against(evidence, m) for m in _RANGE}
+    refuted = [m for m in _RANGE if standing_of(evidence, m) == "refuted"]
+    m = next((m for m, reason in against.items() if "drift" in reason), None)
+    if m is not None:
+        return [first, f"For M = {m}, {against[m]}.", _MORE_TRAINING]
+    if refuted:
+        listed = ", ".join(map(str, refuted))
+        return [
+            first,
+            f"Real runs with M = {listed} gain too much energy or break down.",
+            _MORE_TRAINING,
+        ]
+    return [first, *(f"For M = {m}, {reason}." for m, reason in list(against.items())[:1])]
