@@ -2,8 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -16,6 +17,7 @@ from twinforce_service.metrics import Metrics
 from twinforce_service.process.engine_pool import EnginePool
 from twinforce_service.process.model_router import ModelRouter
 from twinforce_service.process.process_engine import ProcessEngine
+from twinforce_service.process.turns import TurnOf, Turns
 from twinforce_service.scheduling.request import Limits
 from twinforce_service.settings import Settings
 
@@ -47,9 +49,13 @@ def make_engine(
         return _thread_engine(settings, _only_main(placement), None, metrics)
     folder = Path(settings.environment_folder).expanduser()
     environments = find_environments(placement.specs, settings.environment, folder)
+    n_engines = len(placement.specs)
+    turns = [Turns(n_engines) for _ in settings.devices()] if n_engines > 1 else []
     engines = {
-        name: _engine_of(settings, environments[name], specs, metrics)
-        for name, specs in placement.specs.items()
+        name: _engine_of(
+            settings, environments[name], specs, metrics, [TurnOf(each, index) for each in turns]
+        )
+        for index, (name, specs) in enumerate(placement.specs.items())
     }
     if len(engines) == 1:
         (engine,) = engines.values()
@@ -77,19 +83,32 @@ def _routes(placement: Placement, engines: Mapping[str, OwnedEngine]) -> dict[st
 
 
 def _engine_of(
-    settings: Settings, environment: Environment, specs: Mapping[str, str], metrics: Metrics
+    settings: Settings,
+    environment: Environment,
+    specs: Mapping[str, str],
+    metrics: Metrics,
+    turns: Sequence[TurnOf],
 ) -> OwnedEngine:
-    """Return the engine of an environment, or the pool of its engines."""
+    """Return the engine of an environment, or the pool of its engines.
+
+    Args:
+        settings: Settings of the service.
+        environment: The environment.
+        specs: Specs of its models by name.
+        metrics: Metrics to update.
+        turns: Place of the environment on each device; empty if it is the only one.
+    """
     loop = asyncio.get_running_loop()
     engines = [
         ProcessEngine(
-            _spec(settings, specs, device),
+            _spec(settings, specs, device, turn.turns.n_engines if turn else 1),
             metrics.observe_batch,
-            metrics.count_restart,
+            partial(metrics.count_restart, environment.name),
             loop=loop,
             environment=environment,
+            turn=turn,
         )
-        for device in settings.devices()
+        for device, turn in zip_longest(settings.devices(), turns)
     ]
     return engines[0] if len(engines) == 1 else EnginePool(engines)
 
@@ -105,7 +124,10 @@ def _thread_engine(
     return ThreadEngine(load_all, spec.limits, metrics.observe_batch)
 
 
-def _spec(settings: Settings, specs: Mapping[str, str], device: str) -> EngineSpec:
+def _spec(
+    settings: Settings, specs: Mapping[str, str], device: str, n_sharing: int = 1
+) -> EngineSpec:
+    """Return the specification of an engine that shares its device among so many."""
     return EngineSpec(
         models=specs,
         device=device,
@@ -117,6 +139,7 @@ def _spec(settings: Settings, specs: Mapping[str, str], device: str) -> EngineSp
         compile=settings.compile,
         compile_cache=settings.compile_cache,
         limits=_limits(settings),
+        memory_share=1.0 / n_sharing,
         log_level=settings.log_level,
         log_format=settings.log_format,
     )

@@ -113,7 +113,7 @@ _TABLE = (
         Counter,
         "twinforce_engine_restarts",
         "Restarts of engine processes that had exited.",
-        ("device", "environment"),
+        ("environment", "device"),
     ),
     _Metric(
         Gauge,
@@ -206,9 +206,9 @@ class Metrics:
         """Read the number of active runs from this function at each scrape."""
         self._metrics["twinforce_propagations"].set_function(n_running)
 
-    def count_restart(self, device: str, environment: str) -> None:
-        """Count a restart of the engine process of a device in an environment."""
-        self._metrics["twinforce_engine_restarts"].labels(device, environment).inc()
+    def count_restart(self, environment: str, device: str) -> None:
+        """Count a restart of the engine process of an environment and a device."""
+        self._metrics["twinforce_engine_restarts"].labels(environment, device).inc()
 
     def show_model(self, info: ModelInfo) -> None:
         """Add a served model to the model information."""

@@ -22,6 +22,7 @@ from twinforce_service.engine.spec import EngineSpec
 from twinforce_service.environments.environment import Environment
 from twinforce_service.environments.source import lendable_roots
 from twinforce_service.process import channel
+from twinforce_service.process.turns import TurnOf
 from twinforce_service.version import service_version
 
 _COUNTERS = "counters"
@@ -71,13 +72,17 @@ class ChildProcess:
     Args:
         spec: Specification of its engine.
         environment: Environment of Python that it runs in.
+        turn: Place of the engine among those that share its device, if there are others.
 
     Attributes:
         channel: Channel to the process; it ends when the process exits.
         counters: Counters of its queue.
     """
 
-    def __init__(self, spec: EngineSpec, environment: Environment) -> None:
+    def __init__(
+        self, spec: EngineSpec, environment: Environment, turn: TurnOf | None = None
+    ) -> None:
+        self._turn = turn
         self._directory = _private_directory()
         with contextlib.ExitStack() as stack:  # cleans up if the process cannot be started
             stack.callback(self._remove_files)
@@ -85,7 +90,7 @@ class ChildProcess:
             self.channel, theirs = channel.pair()
             stack.callback(self.channel.close)
             with theirs:
-                self._process = _start(spec, environment, self._directory, theirs.fileno())
+                self._process = _start(spec, environment, self._directory, theirs.fileno(), turn)
             stack.pop_all()
 
     @property
@@ -107,6 +112,8 @@ class ChildProcess:
             self._process.kill()
             code = self._process.wait()
         self.channel.close()
+        if self._turn is not None:
+            self._turn.turns.forget(self._turn.index)
         failure = _failure_in(self._directory)
         self._remove_files()
         if failure:
@@ -120,15 +127,20 @@ class ChildProcess:
 
 
 def _start(
-    spec: EngineSpec, environment: Environment, directory: Path, connected: int
+    spec: EngineSpec,
+    environment: Environment,
+    directory: Path,
+    connected: int,
+    turn: TurnOf | None,
 ) -> "subprocess.Popen[bytes]":
     """Start the process and send it the specification."""
+    shared = [] if turn is None else [turn.turns.descriptor, turn.index]
     process = subprocess.Popen(
-        [*_program(environment, directory), str(directory), str(connected)],
+        [*_program(environment, directory), *map(str, [directory, connected, *shared])],
         bufsize=0,
         stdin=subprocess.PIPE,
         stdout=_STANDARD_ERROR,
-        pass_fds=[connected],
+        pass_fds=[connected, *shared[:1]],
         env=_variables(environment) | {"TMPDIR": str(directory)},
     )
     assert process.stdin is not None

@@ -29,6 +29,7 @@ from twinforce_service.process.pending import Pending
 from twinforce_service.process.request_sender import RequestSender
 from twinforce_service.process.restarts import Restarts
 from twinforce_service.process.run_messages import run_to_frames, update_from_message
+from twinforce_service.process.turns import TurnOf
 from twinforce_service.scheduling.request import Request, Sized, check_sizes, has_room, overloaded
 from twinforce_service.version import provenance_of
 
@@ -41,26 +42,28 @@ class ProcessEngine(Lifecycle):
     Args:
         spec: Specification of the engine in that process.
         on_batch: Called with the report of each batch after its requests were completed.
-        on_restart: Called with the device and the environment at each restart, in a thread of this
-            engine.
+        on_restart: Called with the device at each restart, in a thread of this engine.
         clock: Returns the time, in s.
         loop: Event loop that completes the requests, so that no thread is woken in between; None
             completes them in a thread of this engine.
         environment: Environment of Python that the process runs in.
+        turn: Place of the engine among those that share its device, if there are others.
     """
 
     def __init__(
         self,
         spec: EngineSpec,
         on_batch: Callable[[BatchReport], None] | None = None,
-        on_restart: Callable[[str, str], None] | None = None,
+        on_restart: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         loop: asyncio.AbstractEventLoop | None = None,
         environment: Environment = THIS_ENVIRONMENT,
+        turn: TurnOf | None = None,
     ) -> None:
         super().__init__(spec.limits.max_pairs_per_system)
         self._spec = spec
         self._environment = environment
+        self._turn = turn
         self._loop = loop
         self._report_batch = guarded(on_batch)
         self._on_restart = on_restart
@@ -220,7 +223,7 @@ class ProcessEngine(Lifecycle):
     def _run_child(self) -> ServiceError:
         """Start a child, handle its messages until it exits, and return why it exited."""
         try:
-            child = ChildProcess(self._spec, self._environment)
+            child = ChildProcess(self._spec, self._environment, self._turn)
         except OSError as error:
             return UnavailableError(f"no process can be started: {error}")
         self._exit = None
@@ -321,7 +324,7 @@ class ProcessEngine(Lifecycle):
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed, self._restarts.pause)
         if not self._is_closed and self._on_restart is not None:
-            self._on_restart(self.device, self._environment.name)
+            self._on_restart(self.device)
 
     def _start_failure(self, failure: ServiceError) -> ServiceError:
         """Return the error of an engine that has never been ready."""
