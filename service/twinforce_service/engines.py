@@ -17,6 +17,7 @@ from twinforce_service.metrics import Metrics
 from twinforce_service.process.engine_pool import EnginePool
 from twinforce_service.process.model_router import ModelRouter
 from twinforce_service.process.process_engine import ProcessEngine
+from twinforce_service.process.split_hybrid import EnginePart, SplitHybrid
 from twinforce_service.process.turns import TurnOf, Turns
 from twinforce_service.scheduling.request import Limits
 from twinforce_service.settings import Settings
@@ -60,7 +61,8 @@ def make_engine(
     if len(engines) == 1:
         (engine,) = engines.values()
         return engine
-    return ModelRouter(list(engines.values()), _routes(placement, engines))
+    routes = _routes(placement, engines, _limits(settings))
+    return ModelRouter(list(engines.values()), routes)
 
 
 def _only_main(placement: Placement) -> Mapping[str, str]:
@@ -73,13 +75,21 @@ def _only_main(placement: Placement) -> Mapping[str, str]:
     return placement.specs.get(MAIN, {})
 
 
-def _routes(placement: Placement, engines: Mapping[str, OwnedEngine]) -> dict[str, Engine]:
-    """Return the engine that answers for each served model."""
-    found: dict[str, Engine] = {}
-    for name, placed in placement.models.items():
-        assert isinstance(placed, PlacedModel)
-        found[name] = engines[placed.environment]
-    return found
+def _routes(
+    placement: Placement, engines: Mapping[str, OwnedEngine], limits: Limits
+) -> dict[str, Engine | SplitHybrid]:
+    """Return the engine, or the split hybrid, that answers for each served model."""
+
+    def part(placed: PlacedModel) -> EnginePart:
+        return EnginePart(engines[placed.environment], placed.name)
+
+    loop = asyncio.get_running_loop()
+    return {
+        name: engines[placed.environment]
+        if isinstance(placed, PlacedModel)
+        else SplitHybrid(name, part(placed.conservative), part(placed.direct), limits, loop)
+        for name, placed in placement.models.items()
+    }
 
 
 def _engine_of(

@@ -9,6 +9,7 @@ from twinforce_proto import ModelInfo
 from twinforce_service.engine.engine import Engine, OwnedEngine
 from twinforce_service.engine.runs import Credit, Run
 from twinforce_service.process.engine_group import EngineGroup, submit_all
+from twinforce_service.process.split_hybrid import SplitHybrid
 from twinforce_service.scheduling.admission import unknown_model
 from twinforce_service.scheduling.request import Request
 
@@ -20,12 +21,15 @@ class ModelRouter(EngineGroup):
 
     Args:
         engines: At least one; all of them are owned.
-        engine_of: The engine that answers for each served model, by name.
+        engine_of: The engine, or the split hybrid, that answers for each served model, by name.
     """
 
-    def __init__(self, engines: Sequence[OwnedEngine], engine_of: Mapping[str, Engine]) -> None:
+    def __init__(
+        self, engines: Sequence[OwnedEngine], engine_of: Mapping[str, Engine | SplitHybrid]
+    ) -> None:
         super().__init__(engines)
         self._engine_of = engine_of
+        self._hybrids = [each for each in engine_of.values() if isinstance(each, SplitHybrid)]
 
     @property
     def models(self) -> Mapping[str, ModelInfo]:
@@ -37,6 +41,27 @@ class ModelRouter(EngineGroup):
     def available_models(self) -> Sequence[str]:
         """Names of the models whose engines accept requests."""
         return [name for name, engine in self._engine_of.items() if engine.is_ready]
+
+    def wait_until_ready(self, timeout: float | None = None) -> None:
+        """Return when all engines accept requests.
+
+        Args:
+            timeout: Seconds to wait for each engine; None means no limit.
+
+        Raises:
+            ModelLoadError: A model could not be loaded or evaluated by one of the engines, or the
+                parts of a split hybrid do not match.
+            UnavailableError: The engines were stopped first, or the time is up.
+        """
+        super().wait_until_ready(timeout)
+        for hybrid in self._hybrids:
+            hybrid.check()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Accept no more requests, finish the accepted ones, and stop."""
+        for hybrid in self._hybrids:
+            hybrid.stop()
+        super().stop(timeout)
 
     def find(self, model: str) -> ModelInfo:
         """Return the declaration of a model.

@@ -43,6 +43,10 @@ class Turns:
         self._state = _mapped(self.descriptor)
         self._state[1:] = _NOT_WAITING
 
+    def is_waiting(self, index: int) -> bool:
+        """Return True while an engine waits for the device."""
+        return bool(self._state[1 + index] != _NOT_WAITING)
+
     def forget(self, index: int) -> None:
         """Let the others no longer wait for an engine that has exited."""
         self._state[1 + index] = _NOT_WAITING
@@ -100,13 +104,15 @@ class SharedDevice:
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def _wait(self) -> bool:
-        """Wait for the device as long as it is worth it; return True if that took a while."""
+        """Wait for the device as long as it is worth it; return False if it was free at once."""
+        if self._take():
+            return False
         came_at = self._clock()
         waited = 0.0
         while not self._take() and waited <= _PATIENCE:
             time.sleep(min(max(_PART * waited, _SHORTEST), _LONGEST))
             waited = self._clock() - came_at
-        return waited > 0
+        return True
 
     def _take(self) -> bool:
         """Take the device if it is free and no other engine that waits has had less of it."""

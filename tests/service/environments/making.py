@@ -13,26 +13,34 @@ import venv
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ROOTS = [ROOT / name for name in ("clients", "models", "proto", "service")]
 OUR_SITE = Path(metadata.distribution("numpy").locate_file(""))
+"""Folder of the packages of this environment."""
 
 
-def make(folder, *, extra="engine", twinforce="installed", version=None):
-    """Make an environment with what an extra of twinforce requires, and return its interpreter.
+def make(folder, *, with_twinforce=True, with_tests=False):
+    """Make an environment with what engines require, and return its interpreter.
 
     Args:
         folder: Folder of the environment.
-        extra: The extra; None installs nothing.
-        twinforce: "installed" as from a checkout, or "missing".
-        version: Version of twinforce; by default that of this environment.
+        with_twinforce: True to install twinforce as from a checkout.
+        with_tests: True to make the modules of these tests importable, too.
     """
     venv.create(folder, with_pip=False, symlinks=True)
     site = site_of(folder)
-    for name in required(extra) if extra else ():
+    for name in required("engine"):
         copy(metadata.distribution(name), site)
-    if twinforce == "installed":
-        install(site, version or metadata.version("twinforce"))
+    if with_twinforce:
+        install(site, metadata.version("twinforce"))
+    if with_tests:
+        (site / "tests.pth").write_text(str(ROOT))
+    return folder / "bin" / "python"
+
+
+def make_empty(folder):
+    """Make an environment without any packages, and return its interpreter."""
+    venv.create(folder, with_pip=False, symlinks=True)
     return folder / "bin" / "python"
 
 
