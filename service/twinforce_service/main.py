@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import uvicorn
 
@@ -109,7 +110,7 @@ async def serve(
         if not stop.is_set():
             engine.wait_until_ready(0)
             for info in engine.models.values():
-                metrics.show_model(info)
+                metrics.show_model(info, partial(_is_available, engine, info.name))
             await grpc_server.set_healthy(is_healthy=True)
             announce(_ready(settings.host, listeners[0].getsockname()[1], grpc_port, engine))
         health = asyncio.create_task(_follow_health(engine, grpc_server))
@@ -179,6 +180,10 @@ async def _until(is_reached: Callable[[], bool], stop: asyncio.Event, interval: 
     while not (is_reached() or stop.is_set()):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), interval)
+
+
+def _is_available(engine: OwnedEngine, model: str) -> bool:
+    return model in engine.available_models
 
 
 async def _follow_health(engine: OwnedEngine, grpc_server: GrpcServer) -> None:
