@@ -60,7 +60,7 @@ def server(other_python, troubled_model, marked_here, log):
 
 @pytest.fixture
 def client(server):
-    with Client(server.grpc_url, reconnect_timeout=0) as client:
+    with Client(server.grpc_url, reconnect_timeout=0.001) as client:
         wait_until(lambda: not unavailable(server))
         yield client
 
