@@ -20,6 +20,7 @@ from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.engine.engine import OwnedEngine
 from twinforce_service.engines import LoadModels, make_engine
+from twinforce_service.environments import command
 from twinforce_service.metrics import Metrics
 from twinforce_service.settings import Settings, parse_settings
 from twinforce_service.transports.grpc_server import GrpcServer
@@ -122,7 +123,9 @@ async def serve(
 
 
 def main() -> int:
-    """Run `twinforce-server`; return its exit code."""
+    """Run `twinforce-server`, or its command `env`; return its exit code."""
+    if sys.argv[1:2] == ["env"]:
+        return command.run(sys.argv[2:], Settings().environment_folder)
     settings = parse_settings()
     logs.configure(settings.log_level, settings.log_format)
     allow_connections(settings.max_waiting + settings.max_propagations)

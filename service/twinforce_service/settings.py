@@ -32,6 +32,7 @@ _NAMED = {"model": "NAME=SPEC", "environment": "NAME=PATH"}
 _METAVARS: dict[object, str] = {int: "N", float: "SECONDS"}
 _EPILOG = f"""\
 Each flag can also be set by the environment variable {ENV_PREFIX}NAME.
+`twinforce-server env --help` explains how to make environments for --environment.
 
 example:
   twinforce-server --model my-model=path/to/model --device cuda --host 0.0.0.0

@@ -95,11 +95,11 @@ def copy(distribution, site):
     """Copy a distribution to another environment."""
     for file in distribution.files:
         source = Path(distribution.locate_file(file))
-        if file.parts[0] in ("..", "/") or "__pycache__" in file.parts or not source.is_file():
+        if file.parts[0] in ("..", "/") or not source.is_file():
             continue
         target = site / file
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(source, target)
         except OSError:  # of another file system
-            shutil.copyfile(source, target)
+            shutil.copy2(source, target)
