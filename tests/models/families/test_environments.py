@@ -70,14 +70,11 @@ def crystals():
 def reference(systems):
     """Return energies and forces of SevenNet's own calculator in its own environment."""
     asked = [(a.numbers.tolist(), a.positions.tolist(), a.cell.tolist()) for a in systems]
-    done = subprocess.run(
-        [PYTHON, "-c", REFERENCE],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        check=True,
+    command = [PYTHON, "-c", REFERENCE]
+    answered = subprocess.run(
+        command, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=True
     )
-    return json.loads(done.stdout)
+    return json.loads(answered.stdout.splitlines()[-1])
 
 
 def assert_close(prediction, energy, forces):

@@ -45,13 +45,8 @@ def test_the_environment_of_the_service_is_the_model_of_all_others(tmp_path):
     assert make == [sys.executable, "-m", "venv", str(tmp_path / "x")]
     pins = ["--constraint", str(PINS / "sevenn.txt")]
     assert torch[:3] == packages[:3] == [python, "-m", "pip"]
-    assert torch[-6:] == [
-        *pins,
-        "--no-deps",
-        "--extra-index-url",
-        "https://example.org/cpu",
-        "torch",
-    ]
+    index = ["--extra-index-url", "https://example.org/cpu"]
+    assert torch[-6:] == [*pins, "--no-deps", *index, "torch"]
     assert packages[-4:] == [*pins, "--editable", f"{making.ROOT}[engine,sevenn]"]
     assert check[:2] == [python, "-I"]
 
@@ -79,7 +74,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, capfd):
     arguments = ["create", "sevenn", "--python", "/bin/false"]
     assert run(arguments, str(tmp_path)) == 1
     err = capfd.readouterr().err
-    assert "a command" in err or "this command exited with code 1" in err
+    assert "this command exited with code 1" in err
     assert f"/bin/false -m venv {tmp_path / 'sevenn'}" in err
     assert list(tmp_path.iterdir()) == []
 
@@ -87,26 +82,18 @@ def test_a_failure_leaves_nothing_behind(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["create", "sevennet"], "expected families out of ase, .*, upet, got sevennet"),
-        (["create", "mine", "sevenn", "orbs"], "got orbs"),
-        (["create", "main", "sevenn"], "expected a name .* other than 'main', got 'main'"),
-        (["create", "a/b", "sevenn"], "got 'a/b'"),
-        (["create", "sevenn", "--torch-index", "", "--tool", "uv"], "there is no uv; run"),
-        (["create", "taken", "sevenn"], "taken exists already"),
+        ("sevennet", "expected families out of ase, .*, upet, got sevennet"),
+        ("mine sevenn orbs", "got orbs"),
+        ("main sevenn", "expected a name .* other than 'main', got 'main'"),
+        ("a/b sevenn", "got 'a/b'"),
+        ("sevenn --tool uv", "there is no uv; run"),
+        ("taken sevenn", "taken exists already"),
     ],
 )
-def test_what_cannot_be_made_is_an_error_on_one_line(
-    tmp_path, monkeypatch, capsys, arguments, message
-):
+def test_what_cannot_be_made_is_an_error(tmp_path, monkeypatch, capsys, arguments, message):
     (tmp_path / "taken").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert (
-        run(
-            [*arguments, *([] if "--torch-index" in arguments else ["--torch-index", ""])],
-            str(tmp_path),
-        )
-        == 1
-    )
+    assert run(["create", "--torch-index", "", *arguments.split()], str(tmp_path)) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("twinforce-server env: error: ")
     assert re.search(message, line)
