@@ -22,7 +22,7 @@ from twinforce_service.engine.engine import OwnedEngine
 from twinforce_service.engines import LoadModels, make_engine
 from twinforce_service.environments import command
 from twinforce_service.metrics import Metrics
-from twinforce_service.settings import Settings, parse_settings
+from twinforce_service.settings import Settings, folder_of_environments, parse_settings
 from twinforce_service.transports.grpc_server import GrpcServer
 from twinforce_service.transports.ports import BACKLOG, address_of, allow_connections, listen
 from twinforce_service.transports.rest.app import create_app
@@ -125,7 +125,7 @@ async def serve(
 def main() -> int:
     """Run `twinforce-server`, or its command `env`; return its exit code."""
     if sys.argv[1:2] == ["env"]:
-        return command.run(sys.argv[2:], Settings().environment_folder)
+        return command.run(sys.argv[2:], folder_of_environments())
     settings = parse_settings()
     logs.configure(settings.log_level, settings.log_format)
     allow_connections(settings.max_waiting + settings.max_propagations)

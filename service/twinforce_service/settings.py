@@ -278,6 +278,12 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
     return settings
 
 
+def folder_of_environments() -> str:
+    """Return the folder of environments that need no --environment."""
+    given: dict[str, Any] = {}
+    return Settings(**given).environment_folder
+
+
 def settings_table() -> str:
     """Return the Markdown table of all settings in docs/settings.md."""
     rows = [

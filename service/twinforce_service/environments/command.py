@@ -87,6 +87,11 @@ def _add_create(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         metavar="REQUIREMENT",
         help="another package to install, such as that of an ASE calculator",
     )
+    parser.add_argument(
+        "--unpinned",
+        action="store_true",
+        help="install the latest versions that are allowed instead of those of this release",
+    )
     parser.set_defaults(work=_create)
 
 
@@ -104,6 +109,7 @@ def _create(given: argparse.Namespace, folder: Path) -> None:
         python=_interpreter(given.python) if given.python else sys.executable,
         torch_index=torch_index_of_this() if index is None else index,
         requirements=given.requirements,
+        is_pinned=not given.unpinned,
     )
     python = create(recipe)
     flag = f" --environment {given.name}={python}" if given.path else ""

@@ -19,8 +19,9 @@ from twinforce_service.version import service_version
 TORCH_INDEX = "https://download.pytorch.org/whl/"
 """Address of the package indexes of torch, one for each kind of build."""
 
-# Constraints of each family: the versions that were tested together.
-_PINS = Path(__file__).with_name("pins")
+PINS = Path(__file__).with_name("pins")
+"""Folder of the constraints of each family: versions that belong together."""
+
 # Families that are installed with the extra of another one.
 _SAME_AS = {"upet": "pet"}
 _BUILD = "import torch; print(torch.version.cuda or '', torch.version.hip or '', sep=',')"
@@ -39,6 +40,7 @@ class Recipe:
         python: Interpreter, or with uv also a version, that it is made with.
         torch_index: Address of an additional package index for torch; "" for none.
         requirements: Other packages to install.
+        is_pinned: True to install the versions that are pinned for the families.
     """
 
     folder: Path
@@ -47,12 +49,14 @@ class Recipe:
     python: str = sys.executable
     torch_index: str = ""
     requirements: Sequence[str] = ()
+    is_pinned: bool = True
 
     def commands(self) -> list[list[str]]:
         """Return the commands that make the environment, one after another."""
         python = str(python_in(self.folder))
         index = ["--extra-index-url", self.torch_index] if self.torch_index else []
-        pins = [part for each in self._extras() for part in ("--constraint", str(_pins(each)))]
+        pinned = self._extras() if self.is_pinned else []
+        pins = [part for each in pinned for part in ("--constraint", str(_pins(each)))]
         if self.tool == "uv":
             make = ["uv", "venv", "--python", self.python, str(self.folder)]
             install = ["uv", "pip", "install", "--python", python]
@@ -73,7 +77,7 @@ class Recipe:
 
 def known_families() -> list[str]:
     """Return the families that an environment can be made for."""
-    return sorted({path.stem for path in _PINS.glob("*.txt")} | _SAME_AS.keys())
+    return sorted({path.stem for path in PINS.glob("*.txt")} | _SAME_AS.keys())
 
 
 def create(recipe: Recipe) -> Path:
@@ -117,7 +121,7 @@ def torch_index_of_this() -> str:
 
 
 def _pins(extra: str) -> Path:
-    return _PINS / f"{extra}.txt"
+    return PINS / f"{extra}.txt"
 
 
 def _twinforce(extras: Sequence[str]) -> list[str]:
