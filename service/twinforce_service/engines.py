@@ -18,7 +18,7 @@ from twinforce_service.process.engine_pool import EnginePool
 from twinforce_service.process.model_router import ModelRouter
 from twinforce_service.process.process_engine import ProcessEngine
 from twinforce_service.process.split_hybrid import EnginePart, SplitHybrid
-from twinforce_service.process.turns import TurnOf, Turns
+from twinforce_service.process.turns import DeviceTurns, TurnOf
 from twinforce_service.scheduling.request import Limits
 from twinforce_service.settings import Settings
 
@@ -51,7 +51,7 @@ def make_engine(
     folder = Path(settings.environment_folder).expanduser()
     environments = find_environments(placement.specs, settings.environment, folder)
     n_engines = len(placement.specs)
-    turns = [Turns(n_engines) for _ in settings.devices()] if n_engines > 1 else []
+    turns = [DeviceTurns(n_engines) for _ in settings.devices()] if n_engines > 1 else []
     engines = {
         name: _engine_of(
             settings, environments[name], specs, metrics, [TurnOf(each, index) for each in turns]

@@ -10,7 +10,7 @@ from pathlib import Path
 from twinforce_proto import ModelLoadError
 from twinforce_proto.headers import is_model_name
 from twinforce_service.environments.creation import (
-    Recipe,
+    EnvironmentPlan,
     create,
     known_families,
     torch_index_of_this,
@@ -102,7 +102,7 @@ def _create(given: argparse.Namespace, folder: Path) -> None:
             f"got {given.name!r}"
         )
     index = given.torch_index
-    recipe = Recipe(
+    plan = EnvironmentPlan(
         folder=Path(given.path).expanduser() if given.path else folder / given.name,
         families=given.families or [given.name],
         tool=given.tool,
@@ -111,9 +111,9 @@ def _create(given: argparse.Namespace, folder: Path) -> None:
         requirements=given.requirements,
         is_pinned=not given.unpinned,
     )
-    python = create(recipe)
+    python = create(plan)
     flag = f" --environment {given.name}={python}" if given.path else ""
-    family = recipe.families[0]
+    family = plan.families[0]
     sys.stdout.write(
         f"Made {python}. Serve models from it:\n"
         f"  twinforce-server{flag} --model 'NAME={family}:MODEL#env={given.name}'\n"

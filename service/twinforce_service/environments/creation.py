@@ -30,7 +30,7 @@ _TOOLS = "python -m venv needs the package of the system that provides it, often
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class EnvironmentPlan:
     """An environment to make.
 
     Attributes:
@@ -80,27 +80,27 @@ def known_families() -> list[str]:
     return sorted({path.stem for path in PINS.glob("*.txt")} | _SAME_AS.keys())
 
 
-def create(recipe: Recipe) -> Path:
+def create(plan: EnvironmentPlan) -> Path:
     """Make an environment, which takes minutes, and return the path of its interpreter.
 
     Raises:
         ModelLoadError: It cannot be made. Nothing of it is left.
     """
-    if recipe.folder.exists():
-        raise ModelLoadError(f"{recipe.folder} exists already; remove it to make it anew")
-    if unknown := sorted({*recipe.families} - {*known_families()}):
+    if plan.folder.exists():
+        raise ModelLoadError(f"{plan.folder} exists already; remove it to make it anew")
+    if unknown := sorted({*plan.families} - {*known_families()}):
         known = ", ".join(known_families())
         raise ModelLoadError(f"expected families out of {known}, got {', '.join(unknown)}")
-    if recipe.tool == "uv" and shutil.which("uv") is None:
+    if plan.tool == "uv" and shutil.which("uv") is None:
         raise ModelLoadError("there is no uv; run 'pip install uv', or use --tool venv")
-    recipe.folder.parent.mkdir(parents=True, exist_ok=True)
+    plan.folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        for command in recipe.commands():
+        for command in plan.commands():
             _run(command)
     except BaseException:
-        shutil.rmtree(recipe.folder, ignore_errors=True)
+        shutil.rmtree(plan.folder, ignore_errors=True)
         raise
-    return python_in(recipe.folder)
+    return python_in(plan.folder)
 
 
 def torch_index_of_this() -> str:

@@ -55,7 +55,7 @@ class EnginePart:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Whole:
-    """What follows from the declarations of both parts."""
+    """A hybrid whose parts are loaded and match."""
 
     info: ModelInfo
     provenance: Provenance

@@ -27,7 +27,7 @@ _N_BYTES = 8
 _NOT_WAITING = np.inf
 
 
-class Turns:
+class DeviceTurns:
     """The device of several engine processes, as their parent sees it.
 
     Args:
@@ -61,7 +61,7 @@ class TurnOf:
         index: Index of this engine.
     """
 
-    turns: Turns
+    turns: DeviceTurns
     index: int
 
 

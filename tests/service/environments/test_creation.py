@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from tests.service.environments import making
 from twinforce_service.environments import creation
 from twinforce_service.environments.command import run
-from twinforce_service.environments.creation import Recipe, known_families
+from twinforce_service.environments.creation import EnvironmentPlan, known_families
 from twinforce_service.environments.environment import python_in
 
 PINS = making.ROOT / "service" / "twinforce_service" / "environments" / "pins"
@@ -43,8 +43,8 @@ def test_pins_satisfy_what_the_extras_require(extra):
 
 
 def test_the_environment_of_the_service_is_the_model_of_all_others(tmp_path):
-    recipe = Recipe(tmp_path / "x", ["sevenn"], torch_index="https://example.org/cpu")
-    make, torch, packages, check = recipe.commands()
+    plan = EnvironmentPlan(tmp_path / "x", ["sevenn"], torch_index="https://example.org/cpu")
+    make, torch, packages, check = plan.commands()
     python = str(tmp_path / "x" / "bin" / "python")
     assert make == [sys.executable, "-m", "venv", str(tmp_path / "x")]
     pins = ["--constraint", str(PINS / "sevenn.txt")]
@@ -56,8 +56,10 @@ def test_the_environment_of_the_service_is_the_model_of_all_others(tmp_path):
 
 
 def test_uv_and_several_families_and_packages(tmp_path):
-    recipe = Recipe(tmp_path / "x", ["upet", "orb"], "uv", "3.12", requirements=["tblite==0.4"])
-    make, torch, packages, _ = recipe.commands()
+    plan = EnvironmentPlan(
+        tmp_path / "x", ["upet", "orb"], "uv", "3.12", requirements=["tblite==0.4"]
+    )
+    make, torch, packages, _ = plan.commands()
     python = str(tmp_path / "x" / "bin" / "python")
     assert make == ["uv", "venv", "--python", "3.12", str(tmp_path / "x")]
     assert torch[:5] == ["uv", "pip", "install", "--python", python]

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.waiting import wait_until
-from twinforce_service.process.turns import Turns
+from twinforce_service.process.turns import DeviceTurns
 
 PROGRAM = """
 import sys
@@ -62,7 +62,7 @@ class Taker:
 
 @pytest.fixture
 def turns():
-    return Turns(3)
+    return DeviceTurns(3)
 
 
 @pytest.fixture
