@@ -122,8 +122,8 @@ def _create(given: argparse.Namespace, folder: Path) -> None:
 
 def _interpreter(text: str) -> str:
     """Return the path of an interpreter that a user names by path, command or version."""
-    for each in (text, f"python{text}"):
-        if (found := shutil.which(Path(each).expanduser())) is not None:
+    for each in (str(Path(text).expanduser()), f"python{text}"):
+        if (found := shutil.which(each)) is not None:
             return found
     return text
 
