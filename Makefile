@@ -13,7 +13,7 @@ PIP   := $(BIN)/pip --disable-pip-version-check install --constraint constraints
 STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-models check format proto bench paper train train-pet clean
+.PHONY: help demo test test-models test-models-together check format proto bench paper train train-pet clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,11 +34,16 @@ test: $(STAMP)  ## run the tests (ARGS="-k name", WORKERS=0 to run them in one p
 FAMILIES ?= orb mace chgnet sevenn
 FAMILY_VENVS := .venv-models
 
-test-models: $(FAMILIES:%=test-models-%)  ## compare families with their own calculators on published weights (FAMILIES="orb mace")
+test-models: $(FAMILIES:%=test-models-%) test-models-together  ## compare families with their own calculators on published weights (FAMILIES="orb mace")
 
 test-models-%: $(FAMILY_VENVS)/%/.installed
 	OMP_NUM_THREADS=1 $(FAMILY_VENVS)/$*/bin/python -m pytest -m "models or not models" \
 		tests/models/families/test_$*.py $(ARGS)
+
+# One service, in the environment of MACE, that serves SevenNet from its own environment.
+test-models-together: $(FAMILY_VENVS)/mace/.installed $(FAMILY_VENVS)/sevenn/.installed
+	OMP_NUM_THREADS=1 TWINFORCE_ENVIRONMENT_FOLDER=$(FAMILY_VENVS) $(FAMILY_VENVS)/mace/bin/python \
+		-m pytest -m "models or not models" tests/models/families/test_environments.py $(ARGS)
 
 .PRECIOUS: $(FAMILY_VENVS)/%/.installed
 $(FAMILY_VENVS)/%/.installed: pyproject.toml constraints.txt

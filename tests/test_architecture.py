@@ -58,12 +58,14 @@ ROOMS = [
 
 # The rooms of the service, from the bottom up: each imports only from those above it in this list.
 LAYERS = [
-    {"context", "settings", "version"},
-    {"logs", "scheduling"},
+    {"context", "version"},
+    {"environments", "logs", "scheduling"},
+    {"settings"},
     {"engine"},
     {"metrics", "process"},
     {"calls"},
     {"transports"},
+    {"engines"},
     {"main"},
     {"embedded"},
 ]

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from twinforce_models.batch import Batch
 
-DIRECT_OUTPUTS = frozenset({"direct_forces", "direct_stress"})
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heads:

@@ -10,7 +10,6 @@ from torch import Tensor
 from twinforce_models.batch import Batch
 from twinforce_models.conventions import split_by_system, symmetric_stress, without_net_force
 from twinforce_models.potential import (
-    DIRECT_OUTPUTS,
     DirectHeads,
     FusedHeads,
     Heads,
@@ -21,6 +20,7 @@ from twinforce_models.potential import (
 )
 from twinforce_proto import OUTPUTS, Prediction, PredictionError, System, needs_autograd
 from twinforce_proto.model_info import check_supported
+from twinforce_proto.outputs import DIRECT_OUTPUTS
 
 
 @dataclass(frozen=True, slots=True, eq=False)

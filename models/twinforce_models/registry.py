@@ -16,13 +16,14 @@ from typing import Any, TypeAlias
 
 import torch
 
+from twinforce_models.loading.composition import compose_info, parse_composed_spec
 from twinforce_models.loading.families import FoundModel, find_family, load_family
 from twinforce_models.loading.model_file import file_sha256
 from twinforce_models.loading.source import NO_TRUST, Source, Trust
 from twinforce_models.loading.spec import ModelSpec
 from twinforce_models.neighbors.walker_lists import WalkerLists
 from twinforce_models.potential import Potential
-from twinforce_models.potentials.composed import Composed, composed_facts, parse_composed_spec
+from twinforce_models.potentials.composed import Composed
 from twinforce_models.potentials.toys.harmonic import harmonic
 from twinforce_models.potentials.toys.ideal_gas import IdealGas, ideal_gas
 from twinforce_models.potentials.toys.lennard_jones import lennard_jones
@@ -247,9 +248,8 @@ def _load_toy(
 
 def _compose(conservative: LoadedModel, direct: LoadedModel, name: str | None) -> LoadedModel:
     potential = Composed(conservative.potential, direct.potential)
-    facts = composed_facts(conservative.info, direct.info)
-    default_name = f"conservative:{conservative.info.name}+direct:{direct.info.name}"
-    return LoadedModel(_describe(potential, name=name or default_name, **facts), potential)
+    info = compose_info(conservative.info, direct.info, name or "")
+    return LoadedModel(info, potential)
 
 
 def _describe(potential: Potential, **facts: Any) -> ModelInfo:

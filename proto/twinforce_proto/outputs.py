@@ -19,6 +19,9 @@ AUTOGRAD_OUTPUTS = frozenset({"conservative_forces", "conservative_stress"})
 # Outputs per volume, which are defined only for systems with a cell, periodic or not.
 STRESSES = frozenset({"conservative_stress", "direct_stress"})
 
+# Outputs of the direct heads of a model.
+DIRECT_OUTPUTS = frozenset({"direct_forces", "direct_stress"})
+
 # Outputs that have a Jacobian: the two kinds of forces.
 FORCES = ("direct_forces", "conservative_forces")
 

@@ -8,7 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
-from twinforce_service.main import LoadModels, Ready, serve
+from twinforce_service.engines import LoadModels
+from twinforce_service.main import Ready, serve
 from twinforce_service.settings import Settings
 
 

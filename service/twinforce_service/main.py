@@ -4,13 +4,11 @@ import asyncio
 import contextlib
 import gc
 import math
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
 
 import uvicorn
 
@@ -21,27 +19,19 @@ from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.engine.engine import OwnedEngine
-from twinforce_service.engine.spec import EngineSpec
+from twinforce_service.engines import LoadModels, make_engine
+from twinforce_service.environments import command
 from twinforce_service.metrics import Metrics
-from twinforce_service.process.engine_pool import EnginePool
-from twinforce_service.process.process_engine import ProcessEngine
-from twinforce_service.scheduling.request import Limits
-from twinforce_service.settings import Settings, parse_settings
+from twinforce_service.settings import Settings, folder_of_environments, parse_settings
 from twinforce_service.transports.grpc_server import GrpcServer
 from twinforce_service.transports.ports import BACKLOG, address_of, allow_connections, listen
 from twinforce_service.transports.rest.app import create_app
 from twinforce_service.version import service_version
 
-if TYPE_CHECKING:  # torch is imported only in the process that loads the models
-    from twinforce_models.registry import LoadedModel
-
 # Seconds between checks whether the engine is ready, and later whether it is alive.
 _START_INTERVAL, _WATCH_INTERVAL = 0.02, 0.25
 # Seconds to take the last calls before the engine stops, and to send the last replies after it has.
 _SETTLE_TIME, _REPLY_TIME = 10.0, 5.0
-
-# Returns the models of a service, by name.
-LoadModels: TypeAlias = Callable[[], "Mapping[str, LoadedModel]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +86,7 @@ async def serve(
         UnavailableError: The engine or the REST server failed.
     """
     metrics = Metrics(service_version())
-    engine = _engine(settings, load_models, metrics)
+    engine = make_engine(settings, load_models, metrics)
     metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)
     jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows)
     dynamics = Dynamics(engine, settings.max_propagations, settings.max_propagation_steps)
@@ -121,7 +111,7 @@ async def serve(
         if not stop.is_set():
             engine.wait_until_ready(0)
             for info in engine.models.values():
-                metrics.show_model(info)
+                metrics.show_model(info, partial(_is_available, engine, info.name))
             await grpc_server.set_healthy(is_healthy=True)
             announce(_ready(settings.host, listeners[0].getsockname()[1], grpc_port, engine))
         health = asyncio.create_task(_follow_health(engine, grpc_server))
@@ -133,7 +123,9 @@ async def serve(
 
 
 def main() -> int:
-    """Run `twinforce-server`; return its exit code."""
+    """Run `twinforce-server`, or its command `env`; return its exit code."""
+    if sys.argv[1:2] == ["env"]:
+        return command.run(sys.argv[2:], folder_of_environments())
     settings = parse_settings()
     logs.configure(settings.log_level, settings.log_format)
     allow_connections(settings.max_waiting + settings.max_propagations)
@@ -193,6 +185,10 @@ async def _until(is_reached: Callable[[], bool], stop: asyncio.Event, interval: 
             await asyncio.wait_for(stop.wait(), interval)
 
 
+def _is_available(engine: OwnedEngine, model: str) -> bool:
+    return model in engine.available_models
+
+
 async def _follow_health(engine: OwnedEngine, grpc_server: GrpcServer) -> None:
     """Keep the gRPC health service up to date with the engine."""
     is_healthy = True
@@ -201,65 +197,6 @@ async def _follow_health(engine: OwnedEngine, grpc_server: GrpcServer) -> None:
         if engine.is_ready is not is_healthy:
             is_healthy = engine.is_ready
             await grpc_server.set_healthy(is_healthy=is_healthy)
-
-
-def _engine(settings: Settings, load_models: LoadModels | None, metrics: Metrics) -> OwnedEngine:
-    """Return the engine or the pool of engines, which is not started yet."""
-    specs = [_spec(settings, device) for device in settings.devices()]
-    if load_models is not None or settings.engine == "thread":
-        return _thread_engine(specs[0], load_models, metrics)
-    engines = [_process_engine(spec, metrics) for spec in specs]
-    return engines[0] if len(engines) == 1 else EnginePool(engines)
-
-
-def _process_engine(spec: EngineSpec, metrics: Metrics) -> ProcessEngine:
-    loop = asyncio.get_running_loop()
-    return ProcessEngine(spec, metrics.observe_batch, metrics.count_restart, loop=loop)
-
-
-def _thread_engine(
-    spec: EngineSpec, load_models: LoadModels | None, metrics: Metrics
-) -> OwnedEngine:
-    from twinforce_service.engine import loading
-    from twinforce_service.engine.thread_engine import ThreadEngine
-
-    load_all = partial(loading.load_models, spec, load_models)
-    return ThreadEngine(load_all, spec.limits, metrics.observe_batch)
-
-
-def _spec(settings: Settings, device: str) -> EngineSpec:
-    return EngineSpec(
-        models=settings.specs(),
-        device=device,
-        dtype=settings.dtype,
-        trust_pickles=settings.trust_pickles,
-        trust_packages=settings.trusted_packages(),
-        n_threads=settings.n_threads or _default_threads(len(settings.devices())),
-        matmul_precision=settings.matmul_precision,
-        compile=settings.compile,
-        compile_cache=settings.compile_cache,
-        limits=_limits(settings),
-        log_level=settings.log_level,
-        log_format=settings.log_format,
-    )
-
-
-def _default_threads(n_engines: int) -> int:
-    has_affinity = hasattr(os, "sched_getaffinity")
-    n_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return max(1, n_cores // 2 // n_engines)
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        max_batch_atoms=settings.max_batch_atoms,
-        max_batch_pairs=settings.max_batch_pairs,
-        max_atoms_per_system=settings.max_atoms_per_system,
-        max_pairs_per_system=settings.max_pairs_per_system,
-        max_waiting=settings.max_waiting,
-        max_waiting_atoms=settings.max_waiting_atoms,
-        max_hold=settings.max_hold,
-    )
 
 
 def _rest_server(

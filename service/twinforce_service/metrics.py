@@ -110,10 +110,16 @@ _TABLE = (
         ("model", "version", "sha256", "architecture", "dtype", "device"),
     ),
     _Metric(
+        Gauge,
+        "twinforce_model_available",
+        "1 while requests for a model are accepted, 0 while its engine is restarted.",
+        _MODEL,
+    ),
+    _Metric(
         Counter,
         "twinforce_engine_restarts",
         "Restarts of engine processes that had exited.",
-        ("device",),
+        ("environment", "device"),
     ),
     _Metric(
         Gauge,
@@ -206,12 +212,13 @@ class Metrics:
         """Read the number of active runs from this function at each scrape."""
         self._metrics["twinforce_propagations"].set_function(n_running)
 
-    def count_restart(self, device: str) -> None:
-        """Count a restart of the engine process of a device."""
-        self._metrics["twinforce_engine_restarts"].labels(device).inc()
+    def count_restart(self, environment: str, device: str) -> None:
+        """Count a restart of the engine process of an environment and a device."""
+        self._metrics["twinforce_engine_restarts"].labels(environment, device).inc()
 
-    def show_model(self, info: ModelInfo) -> None:
-        """Add a served model to the model information."""
+    def show_model(self, info: ModelInfo, is_available: Callable[[], bool]) -> None:
+        """Add a served model to the model information, and ask at each scrape if it is there."""
+        self._metrics["twinforce_model_available"].labels(info.name).set_function(is_available)
         self._metrics["twinforce_model_info"].labels(
             info.name, info.version, info.sha256, info.architecture, info.dtype, info.device
         ).set(1)

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from twinforce_proto.headers import BUNDLED_MODEL, is_model_name
+from twinforce_service.environments.environment import MAIN
 
 ENV_PREFIX = "TWINFORCE_"
 
@@ -26,9 +27,12 @@ _GROUPS = {
 }
 # Longer times mean no limit; timers of operating systems and of gRPC take little more.
 _LONGEST_S = 2_000_000.0
+# Settings that may be repeated.
+_NAMED = {"model": "NAME=SPEC", "environment": "NAME=PATH"}
 _METAVARS: dict[object, str] = {int: "N", float: "SECONDS"}
 _EPILOG = f"""\
 Each flag can also be set by the environment variable {ENV_PREFIX}NAME.
+`twinforce-server env --help` explains how to make environments for --environment.
 
 example:
   twinforce-server --model my-model=path/to/model --device cuda --host 0.0.0.0
@@ -58,7 +62,20 @@ class Settings(BaseSettings):
         "FAMILY:FILE or FAMILY:PUBLISHED-NAME, such as orb:orb-v2, toy:NAME, "
         "ase:MODULE:FACTORY, or two specs as "
         "conservative:A+direct:B. Repeat the flag to serve several models; in the environment "
-        "variable, separate them by commas.",
+        "variable, separate them by commas. A spec that ends with #env=NAME is loaded in the "
+        "environment of that name.",
+    )
+    environment: Annotated[dict[str, str], NoDecode] = Field(
+        default={},
+        description="Environment of Python for engines, as NAME=PATH, where PATH is an interpreter "
+        "or the folder of a virtual environment. Repeat the flag for several ones; in the "
+        "environment variable, separate them by commas.",
+    )
+    environment_folder: str = Field(
+        "~/.local/share/twinforce/environments",
+        min_length=1,
+        description="Directory of environments that need no --environment, such as those that "
+        "`twinforce-server env create` makes.",
     )
     trust_pickles: bool = Field(
         False,
@@ -179,7 +196,17 @@ class Settings(BaseSettings):
     def _parse_models(cls, value: Any) -> Any:
         if isinstance(value, str):
             value = [part for part in value.split(",") if part.strip()]
-        return value if isinstance(value, dict) else _named_specs(value)
+        return value if isinstance(value, dict) else _named(value, "SPEC")
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _parse_environments(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [part for part in value.split(",") if part.strip()]
+        found = value if isinstance(value, dict) else _named(value, "PATH")
+        if MAIN in found:
+            raise ValueError(f"{MAIN!r} is the environment of the service itself")
+        return found
 
     @field_validator("max_hold", "drain_timeout", "keep_alive", "grpc_keep_alive")
     @classmethod
@@ -251,6 +278,12 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
     return settings
 
 
+def folder_of_environments() -> str:
+    """Return the folder of environments that need no --environment."""
+    given: dict[str, Any] = {}
+    return Settings(**given).environment_folder
+
+
 def settings_table() -> str:
     """Return the Markdown table of all settings in docs/settings.md."""
     rows = [
@@ -263,16 +296,16 @@ def settings_table() -> str:
     )
 
 
-def _named_specs(parts: Sequence[str]) -> dict[str, str]:
-    specs: dict[str, str] = {}
+def _named(parts: Sequence[str], what: str) -> dict[str, str]:
+    found: dict[str, str] = {}
     for part in parts:
-        name, _, spec = part.strip().partition("=")
-        if not is_model_name(name) or not spec:
-            raise ValueError(f"expected NAME=SPEC, got {part!r}")
-        if name in specs:
+        name, _, value = part.strip().partition("=")
+        if not is_model_name(name) or not value:
+            raise ValueError(f"expected NAME={what}, got {part!r}")
+        if name in found:
             raise ValueError(f"the name {name!r} is given twice")
-        specs[name] = spec
-    return specs
+        found[name] = value
+    return found
 
 
 def _add_flag(group: argparse._ArgumentGroup, name: str, info: FieldInfo) -> None:
@@ -283,8 +316,8 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, info: FieldInfo) -> Non
     }
     if info.annotation is bool:
         options["action"] = argparse.BooleanOptionalAction
-    elif name == "model":
-        options |= {"action": "append", "metavar": "NAME=SPEC"}
+    elif name in _NAMED:
+        options |= {"action": "append", "metavar": _NAMED[name]}
     elif get_origin(info.annotation) is Literal:
         options["metavar"] = "|".join(get_args(info.annotation))
     else:

@@ -160,7 +160,7 @@ def _missing(family: Family, error: Exception) -> ModelLoadError:
     if family.extra:
         return ModelLoadError(
             f"models of the family {family.name} need additional packages: "
-            f"pip install 'twinforce[{family.extra}]' ({error})"
+            f"{sys.executable} -m pip install 'twinforce[{family.extra}]' ({error})"
         )
     return ModelLoadError(f"cannot import the loader of {family.name}, {family.loader}: {error}")
 

@@ -51,3 +51,21 @@ class ModelSpec:
             options[key] = value
         sha256 = options.pop("sha256", "").lower() or None
         return cls(text, family, place, sha256, options)
+
+
+def split_option(text: str, key: str) -> tuple[str, str | None]:
+    """Return a spec without one of its options, and the value of that option, if it has one.
+
+    Raises:
+        ModelLoadError: If the option has no value or is given twice.
+    """
+    start, _, fragment = text.partition("#")
+    parts = fragment.split("&")
+    found = [part for part in parts if part.partition("=")[0] == key]
+    if not found:
+        return text, None
+    value = found[0].partition("=")[2]
+    if not value or len(found) > 1:
+        raise ModelLoadError(f"model {text!r}: expected {key}=VALUE once, got {'&'.join(found)}")
+    rest = "&".join(part for part in parts if part not in found)
+    return f"{start}#{rest}" if rest else start, value

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from twinforce_models.conventions import split_by_system, symmetric_stress, without_net_force
 from twinforce_models.neighbors.folding import Floats, Geometry, fold
-from twinforce_models.potential import DIRECT_OUTPUTS, Potential
+from twinforce_models.potential import Potential
 from twinforce_models.tables.capacity import NeighborCapacity
 from twinforce_models.tables.layout import Size, Staging, reach_of, size_for
 from twinforce_models.tables.replay import Evaluate, Recording, run_unrecorded
@@ -27,6 +27,7 @@ from twinforce_models.tables.table import (
     as_tabular,
 )
 from twinforce_proto import STRESSES, Prediction, System, needs_autograd
+from twinforce_proto.outputs import DIRECT_OUTPUTS
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def available_models(self) -> Sequence[str]:
+        """Names of the models that requests are accepted for."""
+        ...
+
+    @property
     def is_ready(self) -> bool:
         """True while the engine accepts requests."""
         ...
@@ -69,6 +74,11 @@ class Engine(Protocol):
 
 class OwnedEngine(Engine, Protocol):
     """The interface for the owner of an engine, which starts it and watches its queue."""
+
+    @property
+    def has_started(self) -> bool:
+        """True once the engine has been ready."""
+        ...
 
     @property
     def n_waiting(self) -> int:

@@ -9,7 +9,7 @@ import torch
 
 from twinforce_models.batch import Batch
 from twinforce_models.nonconservativity import jacobian_rows
-from twinforce_models.potential import DIRECT_OUTPUTS, is_separable, outputs_if_periodic
+from twinforce_models.potential import is_separable, outputs_if_periodic
 from twinforce_models.prediction import predict_batch, split
 from twinforce_models.registry import LoadedModel
 from twinforce_proto import (
@@ -22,6 +22,7 @@ from twinforce_proto import (
     SystemTooLargeError,
 )
 from twinforce_proto.model_info import reason_if_open
+from twinforce_proto.outputs import DIRECT_OUTPUTS
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Limits, Request
 
 _SHAPES: dict[str, tuple[int, ...]] = {

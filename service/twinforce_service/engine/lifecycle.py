@@ -1,6 +1,6 @@
 """The lifecycle of an engine: starting, ready, closed or failed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from threading import Condition
 
@@ -61,6 +61,16 @@ class Lifecycle:
     def models(self) -> Mapping[str, ModelInfo]:
         """Declaration of each served model by name; empty until the models are loaded."""
         return self._models
+
+    @property
+    def has_started(self) -> bool:
+        """True once the engine has been ready."""
+        return self._admission is not None
+
+    @property
+    def available_models(self) -> Sequence[str]:
+        """Names of the models that requests are accepted for."""
+        return list(self._models) if self.is_ready else []
 
     @property
     def is_ready(self) -> bool:

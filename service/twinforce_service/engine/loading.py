@@ -36,6 +36,8 @@ def load_models(
     if load_others is not None:
         return load_others()
     device = choose_device(spec.device)
+    if device.type == "cuda" and spec.memory_share < 1:
+        torch.cuda.set_per_process_memory_fraction(spec.memory_share, device)
     dtype = None if spec.dtype == "auto" else spec.dtype
     trust = Trust(spec.trust_pickles, spec.trust_packages)
     loaded = {

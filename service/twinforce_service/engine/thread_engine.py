@@ -21,6 +21,7 @@ from twinforce_service.engine.report import BatchReport
 from twinforce_service.engine.run_steps import run_steps_of
 from twinforce_service.engine.runner import ActiveRun, Runner
 from twinforce_service.engine.runs import Credit, Run
+from twinforce_service.engine.turn import OwnDevice, Turn
 from twinforce_service.engine.wakeup import EventWakeup, Wakeup
 from twinforce_service.engine.warm_up import memory_samples, warm_up
 from twinforce_service.scheduling import budgets
@@ -47,6 +48,8 @@ class ThreadEngine(Lifecycle):
             queue since the start.
         clock: Returns the time of deadlines, in s.
         wakeup: Wakes the thread that owns the device.
+        turn: Right to use the device, for each batch.
+        memory_share: Part of the memory of a GPU that the engine may use.
     """
 
     def __init__(
@@ -57,8 +60,12 @@ class ThreadEngine(Lifecycle):
         on_take: Callable[[int, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wakeup: Wakeup | None = None,
+        turn: Turn | None = None,
+        memory_share: float = 1.0,
     ) -> None:
         self._load = load
+        self._turn: Turn = turn or OwnDevice()
+        self._memory_share = memory_share
         self._wakeup: Wakeup = wakeup or EventWakeup()
         self._limits = limits or Limits()
         super().__init__(self._limits.max_pairs_per_system)
@@ -199,7 +206,9 @@ class ThreadEngine(Lifecycle):
 
     def _measure_memory(self, model: LoadedModel) -> None:
         for with_autograd in (False, True):
-            samples = memory_samples(model, with_autograd=with_autograd)
+            samples = memory_samples(
+                model, with_autograd=with_autograd, memory_share=self._memory_share
+            )
             if (budget := budgets.fit_budget(*samples)) is not None:
                 self._budgets.set(model.info.name, budget, with_autograd=with_autograd)
 
@@ -218,6 +227,7 @@ class ThreadEngine(Lifecycle):
                 request.fail(_expired())
             if taken.batch:
                 answering.complete(taken.batch, self._held_s)
+            self._turn.end()
             self._advance_runs()
             with self._changed:
                 self._holding.learn(at_least=_MANY_BATCHES)
@@ -233,6 +243,7 @@ class ThreadEngine(Lifecycle):
             self._held_s = self._hold_back()
             if self._runner.is_due:  # runs that became due meanwhile may share the batch
                 return Taken([], [])
+            self._begin_turn()
             with self._changed:
                 taken = self._queue.next_batch(self._clock())
                 self._report_taken()
@@ -241,7 +252,13 @@ class ThreadEngine(Lifecycle):
                     return taken
                 if self._is_closed:
                     return None
+            self._turn.end()
             self._wakeup.wait()
+
+    def _begin_turn(self) -> None:
+        """Wait for the device before the batch is formed, so that what arrives meanwhile joins."""
+        if len(self._queue) and self._turn.begin():
+            self._wakeup.wait(0)
 
     def _must_advance_runs(self) -> bool:
         """Return True if runs can advance, or have to end."""

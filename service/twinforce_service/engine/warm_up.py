@@ -32,9 +32,14 @@ def warm_up(model: LoadedModel) -> None:
 
 
 def memory_samples(
-    model: LoadedModel, *, with_autograd: bool
+    model: LoadedModel, *, with_autograd: bool, memory_share: float = 1.0
 ) -> tuple[list[tuple[int, int, int]], int]:
     """Evaluate lattices and measure their memory; on a CPU there are no samples.
+
+    Args:
+        model: The model.
+        with_autograd: True to evaluate outputs that need autograd as well.
+        memory_share: Part of the memory of the device that this process may use.
 
     Returns:
         Number of atoms, number of pairs and bytes of each lattice; and the number of free bytes.
@@ -60,7 +65,14 @@ def memory_samples(
         taken = torch.cuda.max_memory_allocated(device) - before
         samples.append((len(system), n_pairs, max(taken, 1)))
     torch.cuda.empty_cache()
-    return samples, torch.cuda.mem_get_info(device)[0]
+    return samples, _n_free(device, memory_share)
+
+
+def _n_free(device: torch.device, memory_share: float) -> int:
+    """Return the bytes that are free for this process."""
+    n_free, n_total = torch.cuda.mem_get_info(device)
+    n_own = int(memory_share * n_total) - torch.cuda.memory_reserved(device)
+    return max(min(n_free, n_own), 0)
 
 
 def _without_autograd(outputs: frozenset[str]) -> frozenset[str]:

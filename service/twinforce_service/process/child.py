@@ -19,13 +19,22 @@ from pathlib import Path
 import numpy as np
 
 from twinforce_service.engine.spec import EngineSpec
+from twinforce_service.environments.environment import Environment
+from twinforce_service.environments.source import lendable_roots
 from twinforce_service.process import channel
+from twinforce_service.process.turns import TurnOf
+from twinforce_service.version import service_version
 
 _COUNTERS = "counters"
+# File that says why an environment cannot run an engine, and the program that writes it.
+_FAILURE = "failure"
+_ENTRANCE = Path(__file__).with_name("entrance.py")
 _PROGRAM = "twinforce_service.process.engine_process"
 # Seconds that a process gets to exit after its standard input was closed.
 _EXIT_TIME = 2.0
 _STANDARD_ERROR = 2
+# Variables that would lead another Python, or a program that it starts, to our packages.
+_OF_OUR_PYTHON = frozenset({"PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"})
 
 
 class Counters:
@@ -62,13 +71,18 @@ class ChildProcess:
 
     Args:
         spec: Specification of its engine.
+        environment: Environment of Python that it runs in.
+        turn: Place of the engine among those that share its device, if there are others.
 
     Attributes:
         channel: Channel to the process; it ends when the process exits.
         counters: Counters of its queue.
     """
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(
+        self, spec: EngineSpec, environment: Environment, turn: TurnOf | None = None
+    ) -> None:
+        self._turn = turn
         self._directory = _private_directory()
         with contextlib.ExitStack() as stack:  # cleans up if the process cannot be started
             stack.callback(self._remove_files)
@@ -76,7 +90,7 @@ class ChildProcess:
             self.channel, theirs = channel.pair()
             stack.callback(self.channel.close)
             with theirs:
-                self._process = _start(spec, self._directory, theirs.fileno())
+                self._process = _start(spec, environment, self._directory, theirs.fileno(), turn)
             stack.pop_all()
 
     @property
@@ -98,7 +112,12 @@ class ChildProcess:
             self._process.kill()
             code = self._process.wait()
         self.channel.close()
+        if self._turn is not None:
+            self._turn.turns.forget(self._turn.index)
+        failure = _failure_in(self._directory)
         self._remove_files()
+        if failure:
+            return failure
         if code < 0:
             return f"its process was killed by {signal.Signals(-code).name}"
         return f"its process exited with code {code}"
@@ -107,21 +126,50 @@ class ChildProcess:
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
-def _start(spec: EngineSpec, directory: Path, connected: int) -> "subprocess.Popen[bytes]":
+def _start(
+    spec: EngineSpec,
+    environment: Environment,
+    directory: Path,
+    connected: int,
+    turn: TurnOf | None,
+) -> "subprocess.Popen[bytes]":
     """Start the process and send it the specification."""
-    command = [sys.executable, "-P", "-m", _PROGRAM, str(directory), str(connected)]
+    shared = [] if turn is None else [turn.turns.descriptor, turn.index]
     process = subprocess.Popen(
-        command,
+        [*_program(environment, directory), *map(str, [directory, connected, *shared])],
         bufsize=0,
         stdin=subprocess.PIPE,
         stdout=_STANDARD_ERROR,
-        pass_fds=[connected],
-        env=os.environ | {"PYTHONPATH": _import_path(), "TMPDIR": str(directory)},
+        pass_fds=[connected, *shared[:1]],
+        env=_variables(environment) | {"TMPDIR": str(directory)},
     )
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # the reader of the channel notices an early exit
         process.stdin.write(spec.to_json().encode() + b"\n")
     return process
+
+
+def _program(environment: Environment, directory: Path) -> list[str]:
+    """Return the command that runs an engine, without its arguments."""
+    if environment.python is None:
+        return [sys.executable, "-P", "-m", _PROGRAM]
+    # Isolated: nothing but the packages of the environment is on the import path.
+    lent = os.pathsep.join(map(str, lendable_roots()))
+    failure = str(directory / _FAILURE)
+    return [environment.python, "-I", str(_ENTRANCE), service_version(), lent, failure]
+
+
+def _variables(environment: Environment) -> dict[str, str]:
+    """Return the environment variables of an engine."""
+    if environment.is_main:
+        return os.environ | {"PYTHONPATH": _import_path()}
+    return {name: value for name, value in os.environ.items() if name not in _OF_OUR_PYTHON}
+
+
+def _failure_in(directory: Path) -> str:
+    """Return why the environment cannot run an engine, if that is so."""
+    path = directory / _FAILURE
+    return path.read_text() if path.is_file() else ""
 
 
 def _private_directory() -> Path:

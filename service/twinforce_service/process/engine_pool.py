@@ -1,18 +1,18 @@
 """Several engines, one for each device, used as one engine."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from twinforce_proto import ModelInfo, ServiceError
+from twinforce_proto import ModelInfo
 from twinforce_service.engine.runs import Credit, Run
+from twinforce_service.process.engine_group import EngineGroup, submit_all
 from twinforce_service.process.process_engine import ProcessEngine
 from twinforce_service.scheduling.request import Request, Walker
 
 
-class EnginePool:
+class EnginePool(EngineGroup):
     """Engines that serve the same models; each request goes to the least loaded engine.
 
     The load of an engine is the number of atoms that wait for its device or are on it. A walker
@@ -24,6 +24,7 @@ class EnginePool:
     """
 
     def __init__(self, engines: Sequence[ProcessEngine]) -> None:
+        super().__init__(engines)
         self._engines = engines
         self._choosing = Lock()
         # Engine and number of atoms of each walker.
@@ -35,43 +36,9 @@ class EnginePool:
         return self._engines[0].models
 
     @property
-    def is_ready(self) -> bool:
-        """True once all engines have been ready, while at least one accepts requests."""
-        return self._have_started() and any(engine.is_ready for engine in self._engines)
-
-    @property
-    def is_alive(self) -> bool:
-        """False if all engines have failed, or if one did not start."""
-        are_alive = [engine.is_alive for engine in self._engines]
-        return any(are_alive) if self._have_started() else all(are_alive)
-
-    @property
-    def n_waiting(self) -> int:
-        """Number of requests that wait for a device."""
-        return sum(engine.n_waiting for engine in self._engines)
-
-    @property
-    def n_waiting_atoms(self) -> int:
-        """Number of atoms of the requests that wait for a device."""
-        return sum(engine.n_waiting_atoms for engine in self._engines)
-
-    def start(self) -> None:
-        """Start all processes."""
-        for engine in self._engines:
-            engine.start()
-
-    def wait_until_ready(self, timeout: float | None = None) -> None:
-        """Return when all engines accept requests.
-
-        Args:
-            timeout: Seconds to wait for each engine; None means no limit.
-
-        Raises:
-            ModelLoadError: A model could not be loaded or evaluated on one of the devices.
-            UnavailableError: The engines were stopped first, or the time is up.
-        """
-        for engine in self._engines:
-            engine.wait_until_ready(timeout)
+    def available_models(self) -> Sequence[str]:
+        """Names of the models that requests are accepted for."""
+        return list(self.models) if self.is_ready else []
 
     def find(self, model: str) -> ModelInfo:
         """Return the declaration of a model.
@@ -86,30 +53,13 @@ class EnginePool:
         """Accept all of the requests, or raise a `ServiceError` and accept none."""
         with self._choosing:
             shares = self._shares(requests)
-        accepted: list[Request[Any]] = []
-        try:
-            for engine, share in shares:
-                engine.submit(share)
-                accepted += share
-        except ServiceError:
-            for request in accepted:
-                request.future.cancel()
-            raise
+        submit_all(shares)
 
     def start_run(self, run: Run) -> Credit:
         """Accept a run, or raise a `ServiceError`; return the function that adds credit."""
         with self._choosing:
             engine = self._home(run.walker, run.n_atoms, self._loads())
         return engine.start_run(run)
-
-    def stop(self, timeout: float | None = None) -> None:
-        """Accept no more requests, finish the accepted ones, and stop."""
-        with ThreadPoolExecutor(len(self._engines)) as executor:
-            for stopped in [executor.submit(engine.stop, timeout) for engine in self._engines]:
-                stopped.result()
-
-    def _have_started(self) -> bool:
-        return all(engine.models for engine in self._engines)
 
     def _loads(self) -> dict[ProcessEngine, int]:
         """Return the load of each engine that is ready; if none is, of the first."""

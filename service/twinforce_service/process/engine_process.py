@@ -33,6 +33,7 @@ from twinforce_service.process.child import Counters
 from twinforce_service.process.mailbox import Mailbox
 from twinforce_service.process.messages import Kind, Message
 from twinforce_service.process.run_messages import run_from_message, update_to_frames
+from twinforce_service.process.turns import SharedDevice
 from twinforce_service.scheduling.request import Request
 
 if TYPE_CHECKING:  # loads torch, which takes time and may fail
@@ -205,13 +206,16 @@ def main() -> None:
     logs.configure(spec.log_level, spec.log_format)
     channel = Channel(connected)
     counters = Counters(directory)
-    channel.send(_final_message(partial(_run, spec, channel, counters)))
+    turn = SharedDevice(int(sys.argv[3]), int(sys.argv[4])) if sys.argv[3:] else None
+    channel.send(_final_message(partial(_run, spec, channel, counters, turn)))
     while not channel.flush():
         select.select([], [channel], [])
     threading.Event().wait()  # the process exits when the parent has read the last message
 
 
-def _run(spec: EngineSpec, channel: Channel, counters: Counters) -> ServiceError | None:
+def _run(
+    spec: EngineSpec, channel: Channel, counters: Counters, turn: SharedDevice | None
+) -> ServiceError | None:
     """Load the models, answer requests until `stop`, and return the failure, if any."""
     # Imported here, so that a missing library is reported like a missing model.
     from twinforce_service.engine.loading import load_models
@@ -226,6 +230,8 @@ def _run(spec: EngineSpec, channel: Channel, counters: Counters) -> ServiceError
         on_batch=outbox.send_batch,
         on_take=counters.set,
         wakeup=mailbox,
+        turn=turn,
+        memory_share=spec.memory_share,
     )
     mailbox.start(Inbox(engine, outbox).handle)
     engine.run(on_ready=partial(_send_ready, engine, channel))

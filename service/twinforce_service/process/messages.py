@@ -21,8 +21,10 @@ from twinforce_proto.codec.messages import model_info_from_proto, model_info_to_
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.engine.report import BatchReport
 from twinforce_service.process.channel import Frame
+from twinforce_service.process.protocol import protocol, reason_to_refuse
 from twinforce_service.scheduling.reply import reply
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Request, Walker
+from twinforce_service.version import service_version
 
 
 class Kind(StrEnum):
@@ -180,7 +182,14 @@ def errors_from_message(message: Message) -> list[tuple[int, ServiceError]]:
 
 def models_to_frames(infos: Iterable[ModelInfo]) -> list[Frame]:
     """Encode the declarations of the models of an engine that has become ready."""
-    return [*plain(Kind.READY), *(model_info_to_proto(info).SerializeToString() for info in infos)]
+    encoded = [model_info_to_proto(info).SerializeToString() for info in infos]
+    return [*plain(Kind.READY, service_version(), protocol()), *encoded]
+
+
+def refusal_of_models(message: Message) -> str | None:
+    """Return why the messages of an engine that has become ready are refused, or None."""
+    version, theirs = (*message.head, "unknown", "unknown")[:2]
+    return reason_to_refuse(version, theirs)
 
 
 def models_from_message(message: Message) -> list[ModelInfo]:

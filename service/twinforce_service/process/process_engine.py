@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from threading import Thread
 from typing import Any
@@ -18,6 +19,7 @@ from twinforce_service.engine.lifecycle import Lifecycle, not_finished
 from twinforce_service.engine.report import BatchReport, guarded
 from twinforce_service.engine.runs import Credit, Run
 from twinforce_service.engine.spec import EngineSpec
+from twinforce_service.environments.environment import THIS_ENVIRONMENT, Environment
 from twinforce_service.process import messages
 from twinforce_service.process.channel import Channel
 from twinforce_service.process.channel_reader import ChannelReader
@@ -27,6 +29,7 @@ from twinforce_service.process.pending import Pending
 from twinforce_service.process.request_sender import RequestSender
 from twinforce_service.process.restarts import Restarts
 from twinforce_service.process.run_messages import run_to_frames, update_from_message
+from twinforce_service.process.turns import TurnOf
 from twinforce_service.scheduling.request import Request, Sized, check_sizes, has_room, overloaded
 from twinforce_service.version import provenance_of
 
@@ -43,6 +46,8 @@ class ProcessEngine(Lifecycle):
         clock: Returns the time, in s.
         loop: Event loop that completes the requests, so that no thread is woken in between; None
             completes them in a thread of this engine.
+        environment: Environment of Python that the process runs in.
+        turn: Place of the engine among those that share its device, if there are others.
     """
 
     def __init__(
@@ -52,9 +57,13 @@ class ProcessEngine(Lifecycle):
         on_restart: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         loop: asyncio.AbstractEventLoop | None = None,
+        environment: Environment = THIS_ENVIRONMENT,
+        turn: TurnOf | None = None,
     ) -> None:
         super().__init__(spec.limits.max_pairs_per_system)
         self._spec = spec
+        self._environment = environment
+        self._turn = turn
         self._loop = loop
         self._report_batch = guarded(on_batch)
         self._on_restart = on_restart
@@ -78,6 +87,11 @@ class ProcessEngine(Lifecycle):
     def device(self) -> str:
         """Device of the models; the name in the specification until they are loaded."""
         return next((info.device for info in self._models.values()), self._spec.device)
+
+    @property
+    def _label(self) -> str:
+        """Device and environment, for messages."""
+        return self._environment.label(self.device)
 
     @property
     def pid(self) -> int | None:
@@ -148,7 +162,7 @@ class ProcessEngine(Lifecycle):
     def _not_open(self) -> ServiceError:
         if self._admission is None:
             return super()._not_open()
-        return self._restarts.refusal(self.device)
+        return self._restarts.refusal(self._label)
 
     def _waiting(self) -> tuple[int, int]:
         """Return the numbers of requests and of atoms that wait for the device."""
@@ -199,8 +213,8 @@ class ProcessEngine(Lifecycle):
                 if not self._is_closed:
                     self._handle_exit(failure)
         except BaseException as error:
-            logger.critical("the engine on %s failed", self.device, exc_info=error)
-            text = f"the engine on {self.device} failed: {type(error).__name__}: {error}"
+            logger.critical("the engine on %s failed", self._label, exc_info=error)
+            text = f"the engine on {self._label} failed: {type(error).__name__}: {error}"
             self._close(UnavailableError(text))
         finally:
             self._close()
@@ -209,7 +223,7 @@ class ProcessEngine(Lifecycle):
     def _run_child(self) -> ServiceError:
         """Start a child, handle its messages until it exits, and return why it exited."""
         try:
-            child = ChildProcess(self._spec)
+            child = ChildProcess(self._spec, self._environment, self._turn)
         except OSError as error:
             return UnavailableError(f"no process can be started: {error}")
         self._exit = None
@@ -252,7 +266,7 @@ class ProcessEngine(Lifecycle):
                     if (pending := self._pending.pop(number)) is not None:
                         pending.fail(error)
             case Kind.READY:
-                self._become_ready(messages.models_from_message(message))
+                return self._become_ready(message)
             case Kind.STOPPED:
                 return UnavailableError("it was stopped")
             case Kind.FAILED:
@@ -279,30 +293,44 @@ class ProcessEngine(Lifecycle):
         else:  # after the loop has woken the clients
             self._loop.call_soon(self._report_batch, report)
 
-    def _become_ready(self, infos: Sequence[ModelInfo]) -> None:
+    def _become_ready(self, message: Message) -> ServiceError | None:
+        """Accept requests, unless the process speaks another protocol."""
+        if (reason := messages.refusal_of_models(message)) is not None:
+            return ModelLoadError(reason)
+        infos = [self._placed(info) for info in messages.models_from_message(message)]
         with self._changed:
             self._provenances = {info.name: provenance_of(info) for info in infos}
             self._restarts.note_ready()
             self._open(infos)
+        return None
+
+    def _placed(self, info: ModelInfo) -> ModelInfo:
+        """Return the declaration of a model with its environment."""
+        if self._environment.is_main:
+            return info
+        return replace(info, metadata={**info.metadata, "environment": self._environment.name})
 
     def _handle_exit(self, failure: ServiceError) -> None:
         """End all requests of a child that has exited, and wait until the next start is due."""
         if self._admission is None:
-            self._close(_start_failure(failure, self.device))
+            self._close(self._start_failure(failure))
             return
         self._restarts.note_exit(str(failure))
-        refusal = self._restarts.refusal(self.device)
+        refusal = self._restarts.refusal(self._label)
         logger.error("%s", refusal)
         if self._restarts.is_exhausted:
-            self._close(UnavailableError(f"the engine on {self.device} failed too often"))
+            self._close(UnavailableError(f"the engine on {self._label} failed too often"))
         self._pending.fail_all(refusal)
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed, self._restarts.pause)
         if not self._is_closed and self._on_restart is not None:
             self._on_restart(self.device)
 
-
-def _start_failure(failure: ServiceError, device: str) -> ServiceError:
-    if isinstance(failure, ModelLoadError):
-        return failure
-    return ModelLoadError(f"the engine on {device} did not start: {failure}")
+    def _start_failure(self, failure: ServiceError) -> ServiceError:
+        """Return the error of an engine that has never been ready."""
+        where = self._environment
+        if where.is_main and isinstance(failure, ModelLoadError):
+            return failure
+        if where.is_main:
+            return ModelLoadError(f"the engine on {self.device} did not start: {failure}")
+        return ModelLoadError(f"environment {where.name!r}, {where.python}: {failure}")

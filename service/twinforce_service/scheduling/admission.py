@@ -1,6 +1,6 @@
 """Check requests before they enter the queue, and count their neighbor pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 from weakref import WeakKeyDictionary
@@ -116,13 +116,16 @@ class Admission:
             UnknownModelError: No model of this name is served.
         """
         if name not in self._models:
-            raise UnknownModelError(
-                f"model: no model is called {name!r}; served: {', '.join(sorted(self._models))}",
-                field="model",
-            )
+            raise unknown_model(name, self._models)
         return self._models[name]
 
     def _too_many_pairs(self, n_pairs: int, info: ModelInfo) -> SystemTooLargeError:
         expected = f"at most {self._max_pairs} neighbor pairs within {info.cutoff:g} Å"
         got = f"about {n_pairs}; are coordinates and cell in Å?"
         return SystemTooLargeError.expected("positions", expected, got)
+
+
+def unknown_model(name: str, served: Iterable[str]) -> UnknownModelError:
+    """Return the error for requests of a model that is not served."""
+    text = f"model: no model is called {name!r}; served: {', '.join(sorted(served))}"
+    return UnknownModelError(text, field="model")

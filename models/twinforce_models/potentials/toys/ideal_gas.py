@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from twinforce_models.batch import Batch
-from twinforce_models.potential import DIRECT_OUTPUTS, FusedHeads, Heads
+from twinforce_models.potential import FusedHeads, Heads
 from twinforce_proto import OUTPUTS
+from twinforce_proto.outputs import DIRECT_OUTPUTS
 
 _MAX_ATOMIC_NUMBER = 118
 _ELEMENTS = tuple(range(1, _MAX_ATOMIC_NUMBER + 1))

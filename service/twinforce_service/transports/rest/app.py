@@ -70,10 +70,16 @@ def _health(engine: Engine, metrics: Metrics, intake: Intake) -> APIRouter:
 
     @router.get("/health/ready", responses=openapi.READY)
     async def ready() -> Response:
-        """Report whether requests are accepted: all models are loaded and warmed up."""
+        """Report whether requests are accepted: all models were loaded and warmed up.
+
+        Models whose engine is being restarted while others work are listed as unavailable.
+        """
         if intake.is_closing or not engine.is_ready:
             raise UnavailableError("the service is starting or shutting down", retry_after=1.0)
-        return _json({"status": "ready", "models": sorted(engine.models)})
+        available = sorted(engine.available_models)
+        missing = sorted({*engine.models} - {*available})
+        found = {"status": "ready", "models": available}
+        return _json(found | ({"unavailable": missing} if missing else {}))
 
     @router.get("/metrics", responses=openapi.METRICS)
     async def show_metrics() -> Response:

@@ -256,7 +256,7 @@ RELAX: dict[str, Any] = {
 }
 LIVE: Responses = {200: _reply_docs({"status": "live"}), **_problems(_STARTING)}
 READY: Responses = {
-    200: _reply_docs({"status": "ready", "models": ["water"]}),
+    200: _reply_docs({"status": "ready", "models": ["water"], "unavailable": ["mace"]}),
     **_problems(_STARTING),
 }
 OPEN_REQUEST: Responses = {200: _reply_docs({"is_open": True, "n_lines_sent": 0})}

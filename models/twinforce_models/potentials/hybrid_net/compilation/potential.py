@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from twinforce_models.batch import Batch
-from twinforce_models.potential import DIRECT_OUTPUTS, FusedHeads, Heads
+from twinforce_models.potential import FusedHeads, Heads
 from twinforce_models.potentials.hybrid_net.compilation.loading import Compiled
 from twinforce_models.potentials.hybrid_net.compilation.spec import (
     MIN_SIZE,
@@ -19,6 +19,7 @@ from twinforce_models.potentials.hybrid_net.fused import HybridHeads
 from twinforce_models.potentials.hybrid_net.potential import HybridNet, reverse_index, tabulate
 from twinforce_models.tables.table import AtomValues, Table, Wanted
 from twinforce_proto import needs_autograd
+from twinforce_proto.outputs import DIRECT_OUTPUTS
 
 
 class CompiledHybridNet:

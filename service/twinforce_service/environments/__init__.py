@@ -1,0 +1,1 @@
+"""Environments of Python for engines: their names, their interpreters, and how they are made."""
