@@ -54,6 +54,7 @@ _BUILT_IN = (
     Family("ase", f"{_POTENTIALS}.ase_calculator:load", "ase"),
     Family("chgnet", f"{_POTENTIALS}.chgnet:load", "chgnet"),
     Family("mace", f"{_POTENTIALS}.mace.loader:load", "mace"),
+    Family("mattersim", f"{_POTENTIALS}.mattersim:load", "mattersim"),
     Family("metatomic", f"{_POTENTIALS}.metatomic:load", "metatomic", ".pt"),
     Family("orb", f"{_POTENTIALS}.orb.loader:load", "orb"),
     Family("pet", f"{_POTENTIALS}.pet.potential:load", "pet", ".ckpt"),
