@@ -18,7 +18,7 @@ ALLOWED = {
         "models",
         {"ase", "matplotlib", "numpy", "nvalchemiops", "safetensors", "torch", "tqdm", "triton",
          "vesin", "metatensor", "metatomic", "metatrain", "cached_path", "chgnet", "e3nn",
-         "huggingface_hub", "mace", "orb_models", "sevenn", "twinforce_proto"},
+         "huggingface_hub", "mace", "mattersim", "orb_models", "sevenn", "twinforce_proto"},
     ),
     "twinforce_service": (
         "service",
@@ -46,6 +46,7 @@ ROOMS = [
     ("twinforce_models", {"chgnet"}, ["potentials.chgnet"]),
     ("twinforce_models", {"e3nn", "mace"}, ["potentials.mace"]),
     ("twinforce_models", {"sevenn"}, ["potentials.sevennet"]),
+    ("twinforce_models", {"mattersim"}, ["potentials.mattersim"]),
     ("twinforce_service", {"fastapi", "starlette", "grpc", "grpc_health", "grpc_reflection"},
      ["transports", "main"]),
     ("twinforce_service", {"uvicorn"}, ["transports", "main"]),

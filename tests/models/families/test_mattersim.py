@@ -46,9 +46,7 @@ def load(file, dtype=None):
 
 @functools.cache
 def calculator(file):
-    return MatterSimCalculator.from_checkpoint(
-        str(file), device="cpu", load_training_state=False
-    )
+    return MatterSimCalculator.from_checkpoint(str(file), device="cpu", load_training_state=False)
 
 
 def test_a_batch_agrees_with_the_calculator(file):
