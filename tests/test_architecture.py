@@ -18,7 +18,7 @@ ALLOWED = {
         "models",
         {"ase", "matplotlib", "numpy", "nvalchemiops", "safetensors", "torch", "tqdm", "triton",
          "vesin", "metatensor", "metatomic", "metatrain", "cached_path", "chgnet", "e3nn",
-         "huggingface_hub", "mace", "mattersim", "orb_models", "sevenn", "twinforce_proto"},
+         "huggingface_hub", "mace", "mattersim", "nequip", "orb_models", "sevenn", "twinforce_proto"},
     ),
     "twinforce_service": (
         "service",
@@ -36,7 +36,7 @@ ALLOWED = {
 # What belongs to some rooms of a package only, and those rooms.
 ROOMS = [
     ("twinforce_models", {"matplotlib", "tqdm"}, ["training"]),
-    ("twinforce_models", {"ase"}, ["training", "potentials.ase_calculator"]),
+    ("twinforce_models", {"ase"}, ["training", "potentials.ase_calculator", "potentials.nequip"]),
     ("twinforce_models", {"nvalchemiops", "vesin"}, ["neighbors"]),
     ("twinforce_models", {"triton"}, ["tables.kernels"]),
     ("twinforce_models", {"metatensor", "metatomic"},
@@ -47,6 +47,7 @@ ROOMS = [
     ("twinforce_models", {"e3nn", "mace"}, ["potentials.mace"]),
     ("twinforce_models", {"sevenn"}, ["potentials.sevennet"]),
     ("twinforce_models", {"mattersim"}, ["potentials.mattersim"]),
+    ("twinforce_models", {"nequip"}, ["potentials.nequip"]),
     ("twinforce_service", {"fastapi", "starlette", "grpc", "grpc_health", "grpc_reflection"},
      ["transports", "main"]),
     ("twinforce_service", {"uvicorn"}, ["transports", "main"]),

@@ -60,6 +60,7 @@ _BUILT_IN = (
         "mattersim", f"{_POTENTIALS}.mattersim:load", "mattersim", alone="mattersim>=1.2.3,<1.3"
     ),
     Family("metatomic", f"{_POTENTIALS}.metatomic:load", "metatomic", ".pt"),
+    Family("nequip", f"{_POTENTIALS}.nequip:load", "nequip"),
     Family("orb", f"{_POTENTIALS}.orb.loader:load", "orb"),
     Family("pet", f"{_POTENTIALS}.pet.potential:load", "pet", ".ckpt"),
     Family("sevenn", f"{_POTENTIALS}.sevennet:load", "sevenn"),

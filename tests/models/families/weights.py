@@ -53,6 +53,7 @@ WEIGHTS = {
     "orb-d3-xs-v2-20241011.ckpt": (
         "623f2fe8c1a3993325df101081c919ef62fdf11fa4fa9b47e21bea4cec36eb56"
     ),
+    "toluene.pth": "c37744f5e8cb3c6171bf5c9883c187c4a6ae50bcbd147a807a5bea8f016aaeb1",
     "mattersim-v1.0.0-1M.pth": "28b0b0b0f13efefee06b47ea4c9105a26bd3e2c8396da193430da96b3b49a8be",
     "mattersim-v1.0.0-5M.pth": "e3df9fa708725e3d453140646c7d1838324b347a3d1214cf1440522146f872b5",
 }
