@@ -146,7 +146,7 @@ def load(
             f"{file.path}: dtype: it was saved in {named(potential.dtype)}, "
             f"got {named(source.dtype)}"
         )
-    name = file.path.name.partition(".nequip")[0]
+    name = file.path.stem.removesuffix(".nequip")
     return potential, {
         "name": name,
         "n_parameters": n_parameters,

@@ -54,8 +54,6 @@ NETWORKS = {
                 "_target_": "allegro.nn.TwoBodyBesselScalarEmbed",
                 "module_output_dim": 8,
                 "num_bessels": 4,
-                "twobody_mlp_hidden_layers_depth": 1,
-                "twobody_mlp_hidden_layers_width": 8,
             },
         },
     ),
