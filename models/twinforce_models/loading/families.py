@@ -53,6 +53,7 @@ class Family:
 
 _POTENTIALS = "twinforce_models.potentials"
 _BUILT_IN = (
+    Family("ani", f"{_POTENTIALS}.ani:load", "ani"),
     Family("ase", f"{_POTENTIALS}.ase_calculator:load", "ase"),
     Family("chgnet", f"{_POTENTIALS}.chgnet:load", "chgnet"),
     Family("mace", f"{_POTENTIALS}.mace.loader:load", "mace"),

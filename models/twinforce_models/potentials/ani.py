@@ -4,7 +4,7 @@ J. S. Smith et al., Chemical Science 8, 3192 (2017); X. Gao et al., TorchANI, J.
 60, 3408 (2020). A model is the mean of eight networks. It is made for neutral molecules.
 """
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from torchani.paths import state_dicts_dir
 from twinforce_models.batch import Batch, reversed_pairs
 from twinforce_models.loading.model_file import ModelFile
 from twinforce_models.loading.source import Source, download
-from twinforce_models.potential import Heads
+from twinforce_models.potential import Exemption, Heads
 from twinforce_proto import ModelLoadError
 
-_HARTREE = 27.211386245988
-"""Hartree, in eV (CODATA 2018)."""
+_HARTREE = 27.211386024367243
+"""Hartree, in eV, as in ASE (CODATA 2014), so that energies are those of torchani's calculator."""
 
 _NETWORKS = 8
 _ARCHITECTURES = {
@@ -32,6 +32,8 @@ _ARCHITECTURES = {
 }
 """Elements, in the order of the weights; names of the layers and of the energies of free atoms."""
 
+_KINK = "the second derivative of its cosine cutoff jumps, so that forces have a kink there"
+
 
 class AniPotential:
     """A `Potential` around an ensemble of networks.
@@ -40,8 +42,10 @@ class AniPotential:
 
     Attributes:
         cutoff: Cutoff radius of pairs, in Å. That of angles is shorter.
+        exemptions: Known exceptions to the contract of potentials.
     """
 
+    exemptions = (Exemption("energy and forces continuous at the cutoff", 1e-5, _KINK),)
     outputs = frozenset({"energy", "atom_energies", "conservative_forces", "conservative_stress"})
     uses_charge = uses_spin = False
 
@@ -106,7 +110,16 @@ def load(source: Source, *, arch: str | None = None) -> tuple[AniPotential, dict
 
 
 def _network(file: ModelFile, arch: str) -> ANI:
-    saved = file.unpickle()
+    saved, network = file.unpickle(), assembled(arch)
+    try:
+        network.load_state_dict(saved)
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise ModelLoadError(f"{file.path}: not weights of ANI-{arch}: {error}") from error
+    return network
+
+
+def assembled(arch: str) -> ANI:
+    """Return a model of a published architecture, with random weights."""
     symbols, layers, free_energies = _ARCHITECTURES[arch]
     assembler = Assembler(periodic_table_index=True)
     assembler.set_symbols(tuple(symbols))
@@ -115,12 +128,7 @@ def _network(file: ModelFile, arch: str) -> ANI:
     assembler.set_atomic_networks(ctor=layers)
     assembler.set_neighborlist("all_pairs")
     assembler.set_gsaes_as_self_energies(free_energies)
-    network = assembler.assemble(_NETWORKS)
-    try:
-        network.load_state_dict(saved)
-    except (AttributeError, RuntimeError, TypeError) as error:
-        raise ModelLoadError(f"{file.path}: not weights of ANI-{arch}: {error}") from error
-    return network
+    return assembler.assemble(_NETWORKS)
 
 
 def _named_by(file: ModelFile) -> str | None:
@@ -146,10 +154,10 @@ def find(name: str) -> Path:
             f"model 'ani:{name}': there is no such file, and no published model of this name is "
             f"supported; there are {', '.join(_ARCHITECTURES)}"
         )
-    file, folder = _file_of(name), state_dicts_dir()
+    file, folder = _file_of(name), Path(state_dicts_dir())
     if (kept := folder / file).is_file():
         return kept
     repository = f"roitberg-group/ani{name}"
     url = f"https://huggingface.co/{repository}/resolve/main/{file}"
-    fetch: Callable[[], str] = lambda: hf_hub_download(repository, file, local_dir=str(folder))  # noqa: E731
+    fetch = partial(hf_hub_download, repository, file, local_dir=str(folder))
     return download(f"ani:{name}", url, folder, fetch)

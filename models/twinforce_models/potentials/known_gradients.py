@@ -1,5 +1,6 @@
 """Energies of networks that take their derivatives by themselves, as functions for autograd."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,10 +30,10 @@ def with_known_gradients(
         products = batch.positions.unsqueeze(2) * slopes.unsqueeze(1)
         rest = strain_gradient.to(torch.float64) - batch.sum_over_atoms(products)
         cells = torch.linalg.pinv(batch.cells.transpose(1, 2)) @ rest
-    energies: Tensor = _KnownGradients.apply(
+    function: Callable[..., Tensor] = _KnownGradients.apply
+    return function(
         batch.positions, batch.cells, atom_energies.to(torch.float64), slopes, cells, batch
     )
-    return energies
 
 
 class _KnownGradients(torch.autograd.Function):

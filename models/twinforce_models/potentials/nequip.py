@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from ase import units
 from ase.data import atomic_numbers
 from torch import Tensor
 
@@ -22,8 +23,11 @@ from twinforce_models.potentials.known_gradients import with_known_gradients
 from twinforce_models.potentials.quantities import named
 from twinforce_proto import ModelLoadError
 
-_UNITS = {"eV": 1.0, "meV": 1e-3, "kcal/mol": 0.0433641153087705, "hartree": 27.211386245988}
-"""Units of energy that models are trained in, in eV (CODATA 2018)."""
+_UNITS = {
+    **{"eV": 1.0, "meV": 1e-3},
+    **{"kcal/mol": units.kcal / units.mol, "hartree": units.Hartree},
+}
+"""Units of energy that models are trained in, in eV, as in ASE."""
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _FACTS = ("r_max", "type_names", "model_dtype")
@@ -101,8 +105,7 @@ class NequipPotential:
         }
 
     def _with_a_dimer(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return a batch and two more atoms near each other, as no network takes it without pairs.
-        """
+        """Return a batch with two more atoms near each other: some networks need a pair."""
         n_atoms, n_systems = len(data["pos"]), len(data["cell"])
         apart = torch.tensor([[0.0, 0.0, 0.0], [0.5 * self.cutoff, 0.0, 0.0]])
         more = {
@@ -121,9 +124,7 @@ class NequipPotential:
         }
 
 
-def load(
-    source: Source, *, energy_unit: str = "eV"
-) -> tuple[NequipPotential, dict[str, Any]]:
+def load(source: Source, *, energy_unit: str = "eV") -> tuple[NequipPotential, dict[str, Any]]:
     """Return a model of nequip, and facts for `ModelInfo`.
 
     Args:
@@ -170,9 +171,7 @@ def _compiled(file: ModelFile) -> tuple[Any, dict[str, str]]:
     """Return a TorchScript model; reading it unpickles no Python."""
     found: dict[str, Any] = dict.fromkeys(_FACTS, "")
     try:
-        network = torch.jit.load(  # type: ignore[no-untyped-call]
-            io.BytesIO(file.content), map_location="cpu", _extra_files=found
-        )
+        network = torch.jit.load(io.BytesIO(file.content), map_location="cpu", _extra_files=found)
     except RuntimeError as error:
         raise ModelLoadError(f"{file.path}: not a model in TorchScript: {error}") from error
     facts = {key: value.decode() for key, value in found.items() if value}

@@ -24,7 +24,7 @@ from ase.build import molecule
 
 from tests.conftest import free_ports
 from tests.models.families.agreement import assert_agree
-from tests.models.families.systems import displaced, open_systems, ours, periodic, slab
+from tests.models.families.systems import displaced, ours, periodic, slab
 from tests.models.families.weights import WEIGHTS, weights
 from twinforce import Client
 from twinforce_models import registry
@@ -208,9 +208,9 @@ def test_energies_in_other_units_are_converted(file):
     system = ours(hydrocarbons()["methane"])
     (as_is,) = predict(load(file).potential, [system], FORCES)
     (found,) = predict(load(f"{file}#energy_unit=kcal/mol").potential, [system], FORCES)
-    assert found.energy == pytest.approx(as_is.energy * 0.0433641153, rel=1e-9)
+    assert found.energy == pytest.approx(as_is.energy * 0.0433641039, rel=1e-9)
     np.testing.assert_allclose(
-        found.conservative_forces, as_is.conservative_forces * 0.0433641153, rtol=1e-8
+        found.conservative_forces, as_is.conservative_forces * 0.0433641039, rtol=1e-8
     )
     with pytest.raises(ModelLoadError, match=r"energy_unit: expected one of eV, .*got 'Ry'"):
         load(f"{file}#energy_unit=Ry")

@@ -47,7 +47,14 @@ MATTERSIM = Package(
     "b3efabcf8b8c7dca62af68e8803077cbec420db44161a7fff463a2382c5c4df6",
     wheel_for("3.9"),
 )
+NEUROCHEM = "torchani-2.0-py3-none-any.whl"
+TORCHANI = Package(
+    "torchani==2.0",
+    "87db70affc847c3aa26081607166580a6e6b01f33e09218e2c5b26f66b45ed89",
+    ("--only-binary", ":all:"),
+)
 WEIGHTS = {
+    NEUROCHEM: TORCHANI.sha256,  # hundreds of files, so the package itself is kept
     "sevennet_0.pth": "bc62b31907e2613b8f6a1bf50bc5ca21e16c1fe0350966149c68b5933d581809",
     "mace_mp_small.model": "2ddb079cee0e131eaaf6912ba581b394551ead283e95c99cfe78c605d10b5736",
     "orb-d3-xs-v2-20241011.ckpt": (
@@ -62,6 +69,8 @@ MINUTES = 5
 
 def package_of(name):
     """Return the package that has these weights."""
+    if name == NEUROCHEM:
+        return TORCHANI
     return MATTERSIM if name.startswith("mattersim") else JANUS
 
 
@@ -119,7 +128,10 @@ def fetch(package, folder):
 
 
 def contents(archive):
-    """Yield the names and bytes of the weights in an archive."""
+    """Yield the names and bytes of the weights in an archive, which may be wanted as a whole."""
+    if archive.name in WEIGHTS:
+        yield archive.name, archive.read_bytes()
+        return
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             for member in wheel.namelist():
