@@ -30,9 +30,14 @@ test: $(STAMP)  ## run the tests (ARGS="-k name", WORKERS=0 to run them in one p
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 \
 		--dist loadfile --no-loadscope-reorder $(ARGS)
 
-# Families of models, each tested in an environment of its own, as some cannot share one.
-FAMILIES ?= orb mace chgnet sevenn
+# Families of models, each tested in an environment of its own, as some cannot share one. What the
+# environment lacks, such as torch, it finds in $(VENV): it takes seconds and few megabytes.
+FAMILIES ?= orb mace chgnet sevenn mattersim nequip ani
 FAMILY_VENVS := .venv-models
+# Packages whose own requirements cannot all be met; the extra of the family lists those that count.
+ALONE_mattersim := mattersim
+SITE := import sysconfig; print(sysconfig.get_path("purelib"))
+LINK := import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))
 
 test-models: $(FAMILIES:%=test-models-%) test-models-together  ## compare families with their own calculators on published weights (FAMILIES="orb mace")
 
@@ -46,13 +51,15 @@ test-models-together: $(FAMILY_VENVS)/mace/.installed $(FAMILY_VENVS)/sevenn/.in
 		-m pytest -m "models or not models" tests/models/families/test_environments.py $(ARGS)
 
 .PRECIOUS: $(FAMILY_VENVS)/%/.installed
-$(FAMILY_VENVS)/%/.installed: pyproject.toml constraints.txt
-	@echo "Setting up $(@D), which takes some minutes the first time and none later."
-	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-	@$(@D)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt \
-		--no-deps --retries 1 --extra-index-url $(TORCH_INDEX) torch
-	@$(@D)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt \
-		--editable ".[cli,server,$*]" hypothesis pytest
+$(FAMILY_VENVS)/%/.installed: PIP_IN = $(BIN)/pip --disable-pip-version-check --python $(@D)/bin/python \
+	install --quiet --constraint constraints.txt --no-build-isolation
+$(FAMILY_VENVS)/%/.installed: $(STAMP)
+	@echo "Setting up $(@D)."
+	@rm -rf $(@D)
+	@$(BIN)/python -m venv --without-pip $(@D)
+	@$(BIN)/python -c '$(LINK)' > $$($(@D)/bin/python -c '$(SITE)')/twinforce-base.pth
+	@$(PIP_IN) --editable ".[$*]"
+	@$(if $(ALONE_$*),$(PIP_IN) --no-deps $(ALONE_$*))
 	@touch $@
 
 check: $(STAMP)  ## check format, lint and types

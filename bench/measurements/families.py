@@ -126,7 +126,16 @@ def _sevenn(place: str, _: str) -> Any:
     return SevenNetCalculator(place, device="cpu")
 
 
-CALCULATORS = {"orb": _orb, "mace": _mace, "chgnet": _chgnet, "sevenn": _sevenn}
+def _mattersim(place: str, _: str) -> Any:
+    from mattersim.forcefield import MatterSimCalculator
+
+    return MatterSimCalculator.from_checkpoint(place, device="cpu", load_training_state=False)
+
+
+CALCULATORS = {
+    **{"orb": _orb, "mace": _mace, "chgnet": _chgnet, "sevenn": _sevenn},
+    "mattersim": _mattersim,
+}
 
 if __name__ == "__main__":
     main()

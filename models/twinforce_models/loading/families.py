@@ -41,20 +41,27 @@ class Family:
         loader: Module and name of the loader, "package.module:name".
         extra: Extra of this distribution that installs what the loader needs, if there is one.
         suffix: Suffix of files that need no name before them, if there is one.
+        alone: Package that the extra lacks, because it requires what cannot always be installed.
     """
 
     name: str
     loader: str
     extra: str = ""
     suffix: str = ""
+    alone: str = ""
 
 
 _POTENTIALS = "twinforce_models.potentials"
 _BUILT_IN = (
+    Family("ani", f"{_POTENTIALS}.ani:load", "ani"),
     Family("ase", f"{_POTENTIALS}.ase_calculator:load", "ase"),
     Family("chgnet", f"{_POTENTIALS}.chgnet:load", "chgnet"),
     Family("mace", f"{_POTENTIALS}.mace.loader:load", "mace"),
+    Family(
+        "mattersim", f"{_POTENTIALS}.mattersim:load", "mattersim", alone="mattersim>=1.2.3,<1.3"
+    ),
     Family("metatomic", f"{_POTENTIALS}.metatomic:load", "metatomic", ".pt"),
+    Family("nequip", f"{_POTENTIALS}.nequip:load", "nequip"),
     Family("orb", f"{_POTENTIALS}.orb.loader:load", "orb"),
     Family("pet", f"{_POTENTIALS}.pet.potential:load", "pet", ".ckpt"),
     Family("sevenn", f"{_POTENTIALS}.sevennet:load", "sevenn"),
@@ -153,16 +160,24 @@ def _import(family: Family) -> FamilyLoader:
         loader: FamilyLoader = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise _missing(family, error) from error
+    except Exception as error:  # of packages whose versions do not fit together
+        raise _broken(family, f"{type(error).__name__}: {error}") from error
     return loader
 
 
 def _missing(family: Family, error: Exception) -> ModelLoadError:
-    if family.extra:
-        return ModelLoadError(
-            f"models of the family {family.name} need additional packages: "
-            f"{sys.executable} -m pip install 'twinforce[{family.extra}]' ({error})"
-        )
-    return ModelLoadError(f"cannot import the loader of {family.name}, {family.loader}: {error}")
+    if not family.extra:
+        return _broken(family, str(error))
+    pip = f"{sys.executable} -m pip install"
+    alone = f" && {pip} --no-deps '{family.alone}'" if family.alone else ""
+    return ModelLoadError(
+        f"models of the family {family.name} need additional packages: "
+        f"{pip} 'twinforce[{family.extra}]'{alone} ({error})"
+    )
+
+
+def _broken(family: Family, why: str) -> ModelLoadError:
+    return ModelLoadError(f"cannot import the loader of {family.name}, {family.loader}: {why}")
 
 
 def _check_options(family: Family, loader: FamilyLoader, spec: ModelSpec) -> None:

@@ -3,10 +3,12 @@
 import contextlib
 import logging
 import os
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -15,8 +17,9 @@ def undone_side_effects() -> Iterator[None]:
     """Restore the global state of this process at the end, as other models rely on it.
 
     That is: torch's default dtype and device, the precision of its matrix products, its gradient
-    mode, number of threads and random numbers, environment variables, filters of warnings, and the
-    root logger. Some packages set `TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`, which makes `torch.load` run
+    mode and number of threads, the random numbers of torch, numpy and Python, the way in which
+    processes share tensors, environment variables, filters of warnings, and the root logger. Some
+    packages set `TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`, which makes `torch.load` run
     code in files, for every package in the process.
     """
     before = [read() for read, _ in _STATE]
@@ -60,6 +63,16 @@ def _set_environment(values: dict[str, str]) -> None:
     os.environ.update(values)
 
 
+def _numpy_random() -> tuple[Any, ...]:
+    name, keys, *rest = np.random.get_state()
+    return name, np.asarray(keys).tobytes(), *rest
+
+
+def _set_numpy_random(values: tuple[Any, ...]) -> None:
+    name, keys, *rest = values
+    np.random.set_state((name, np.frombuffer(keys, np.uint32), *rest))
+
+
 def _root_logger() -> tuple[int, list[logging.Handler]]:
     root = logging.getLogger()
     return root.level, list(root.handlers)
@@ -77,6 +90,9 @@ _STATE: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
     (_precision, _set_precision),
     (torch.is_grad_enabled, torch.set_grad_enabled),
     (torch.get_num_threads, torch.set_num_threads),
+    (random.getstate, random.setstate),
+    (_numpy_random, _set_numpy_random),
+    (torch.multiprocessing.get_sharing_strategy, torch.multiprocessing.set_sharing_strategy),
     (os.environ.copy, _set_environment),
     (_root_logger, _set_root_logger),
 ]

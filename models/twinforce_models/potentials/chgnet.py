@@ -10,11 +10,11 @@ from typing import Any
 import chgnet
 import torch
 from chgnet.model.model import BatchedGraph, CHGNet
-from torch import Tensor
 
 from twinforce_models.batch import Batch, reversed_pairs
 from twinforce_models.loading.source import Source
 from twinforce_models.potential import Heads
+from twinforce_models.potentials.angles import angles_within
 from twinforce_proto import ModelLoadError
 
 _ELEMENTS = (*range(1, 84), *range(89, 95))
@@ -71,7 +71,7 @@ class ChgnetPotential:
         bond_of = torch.empty_like(rows)
         bond_of[bonds] = bond_of[opposite[bonds]] = torch.arange(len(bonds), device=self.device)
         lengths = vectors.index_select(0, bonds).norm(dim=1)
-        first, second = self._angles(batch, vectors)
+        first, second = angles_within(batch, vectors.norm(dim=1), self._angle_cutoff)
         directions = torch.nn.functional.normalize(vectors, dim=1)
         expand = self._network.bond_basis_expansion
         return BatchedGraph(
@@ -91,31 +91,6 @@ class ChgnetPotential:
             strains=[],
             volumes=[],
         )
-
-    def _angles(self, batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rows of the two pairs of each angle, which share a center."""
-        squared = vectors.detach().square().sum(dim=1)
-        near = (squared <= self._angle_cutoff**2).nonzero().squeeze(1)
-        first, second = pairs_within(batch.pairs[0].index_select(0, near), batch.n_atoms)
-        return near[first], near[second]
-
-
-def pairs_within(groups: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
-    """Return all ordered pairs of different rows of the same group.
-
-    Args:
-        groups: The group of each row, sorted.
-        n_groups: Number of groups.
-    """
-    sizes = torch.bincount(groups, minlength=n_groups)
-    partners = sizes.index_select(0, groups)  # of each row, including itself
-    first = torch.repeat_interleave(partners)
-    begins = (partners.cumsum(0) - partners).index_select(0, first)
-    place = torch.arange(len(first), device=groups.device) - begins
-    starts = (sizes.cumsum(0) - sizes).index_select(0, groups)
-    second = starts.index_select(0, first) + place
-    differ = (first != second).nonzero().squeeze(1)
-    return first[differ], second[differ]
 
 
 def load(source: Source) -> tuple[ChgnetPotential, dict[str, Any]]:

@@ -20,7 +20,7 @@ from tests.models.families.systems import open_systems, ours, periodic, slab
 from twinforce import Client
 from twinforce_models import registry
 from twinforce_models.contract import check_potential
-from twinforce_models.potentials.chgnet import find, pairs_within
+from twinforce_models.potentials.chgnet import find
 from twinforce_models.prediction import predict
 from twinforce_proto import ModelLoadError, System
 from twinforce_service.embedded import run_in_thread
@@ -96,17 +96,6 @@ def test_loading_leaves_global_state_alone():
     before = dict(os.environ), torch.get_default_dtype()
     registry.load("chgnet:0.3.0")
     assert (dict(os.environ), torch.get_default_dtype()) == before
-
-
-def test_pairs_within_groups_are_all_pairs():
-    groups = torch.tensor([0, 0, 2, 3, 3, 3])
-    first, second = pairs_within(groups, 5)
-    found = set(zip(first.tolist(), second.tolist(), strict=True))
-    assert found == {
-        (a, b) for a in range(6) for b in range(6) if a != b and groups[a] == groups[b]
-    }
-    assert len(first) == len(found)
-    assert [len(each) for each in pairs_within(groups[:0], 3)] == [0, 0]
 
 
 def test_a_service_answers():

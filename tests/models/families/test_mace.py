@@ -19,6 +19,7 @@ with warnings.catch_warnings():
 
 from tests.conftest import free_ports
 from tests.models.families.agreement import assert_agree, reference
+from tests.models.families.payload import Payload
 from tests.models.families.systems import open_systems, ours, periodic, slab
 from tests.models.families.weights import WEIGHTS, weights
 from twinforce import Client
@@ -253,16 +254,6 @@ def test_other_classes_of_networks_are_refused(folder):
     torch.save({"weights": torch.ones(2)}, folder / "dictionary.model")
     with pytest.raises(ModelLoadError, match=r"class ScaleShiftMACE.*got dict"):
         load(folder / "dictionary.model")
-
-
-class Payload:
-    """Is rebuilt by a call when it is unpickled."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
 
 
 def with_payload(payload, path):

@@ -165,15 +165,25 @@ def test_errors_say_what_was_expected(weights, spec, message):
         registry.load(spec.format(weights))
 
 
-@pytest.mark.parametrize("family", ["orb", "mace"])
-def test_a_missing_package_names_its_extra(monkeypatch, family):
+@pytest.mark.parametrize(
+    ("family", "rest"),
+    [("orb", r" \("), ("mace", r" \("), ("mattersim", " && pip install --no-deps 'mattersim>=1")],
+)
+def test_a_missing_package_names_its_extra(monkeypatch, family, rest):
     for name in list(sys.modules):
         if name.startswith(f"twinforce_models.potentials.{family}"):
             monkeypatch.delitem(sys.modules, name)
-    for package in ("orb_models.forcefield.base", "cached_path", "mace"):
+    for package in ("orb_models.forcefield.base", "cached_path", "mace", "mattersim"):
         monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ModelLoadError, match=rf"pip install 'twinforce\[{family}\]'"):
+    with pytest.raises(ModelLoadError, match=rf"pip install 'twinforce\[{family}\]'{rest}"):
         registry.load(f"{family}:weights")
+
+
+def test_packages_that_do_not_fit_together_are_an_error_of_the_family(monkeypatch, tmp_path):
+    code = "raise RuntimeError('operator vision::nms does not exist')"
+    install(monkeypatch, tmp_path, "misfit", code, "[twinforce.families]\nmisfit = misfit:load\n")
+    with pytest.raises(ModelLoadError, match=r"the loader of misfit.*RuntimeError: operator vis"):
+        registry.load("misfit:weights")
 
 
 def test_a_download_without_a_network_says_what_to_put_where():

@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import os
+import random
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +16,8 @@ from twinforce_models.loading.side_effects import undone_side_effects
 from twinforce_proto import ModelLoadError
 
 CODE = """
-import logging, os, warnings
+import logging, os, random, warnings
+import numpy as np
 import torch
 
 os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
@@ -29,6 +32,9 @@ torch.use_deterministic_algorithms(True)
 torch.set_grad_enabled(False)
 torch.set_num_threads(3)
 torch.manual_seed(7)
+random.seed(7)
+np.random.seed(7)
+torch.multiprocessing.set_sharing_strategy("file_system")
 warnings.simplefilter("ignore")
 logging.basicConfig(level=logging.DEBUG, force=True)
 print("a banner")
@@ -52,6 +58,9 @@ def state():
         "gradients": torch.is_grad_enabled(),
         "threads": torch.get_num_threads(),
         "random": torch.get_rng_state().tolist(),
+        "Python's random": random.getstate(),
+        "numpy's random": [np.asarray(each).tolist() for each in np.random.get_state()],
+        "sharing": torch.multiprocessing.get_sharing_strategy(),
         "warnings": list(warnings.filters),
         "level": root.level,
         "handlers": list(root.handlers),
