@@ -18,6 +18,7 @@ from twinforce_models.potential import (
     as_fused,
     outputs_if_periodic,
 )
+from twinforce_proto.outputs import DIRECT_OUTPUTS
 
 
 class Composed:
