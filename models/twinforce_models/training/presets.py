@@ -43,7 +43,7 @@ class StudentPreset:
     n_layers: int
     n_radial: int
     n_atoms_per_step: int = 192
-    learning_rates: tuple[float, float] = (2e-3, 1e-3)
+    learning_rates: tuple[float, float] = (4e-3, 1e-3)
     conservative_share: float = 0.2
     force_tolerance: float = 0.02
     energy_tolerance: float = 0.0005

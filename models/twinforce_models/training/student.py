@@ -1,6 +1,10 @@
 """Training of a student: a recipe made from a preset, the data and the time that it may take."""
 
 import json
+import logging
+import os
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,11 +19,20 @@ from twinforce_models.potentials.hybrid_net.core import Hyperparameters
 from twinforce_models.potentials.hybrid_net.potential import neighbor_counts
 from twinforce_models.prediction import predict
 from twinforce_models.training import budget, dataset, packing
-from twinforce_models.training.config import About, LabelingModel, Recipe, Stage, read_recipe
+from twinforce_models.training.config import (
+    About,
+    CompiledPart,
+    LabelingModel,
+    Recipe,
+    Stage,
+    read_recipe,
+)
 from twinforce_models.training.presets import PRESETS, StudentPreset
 from twinforce_models.training.report import QUANTITIES
 from twinforce_models.training.run import TrainingRun, prepare
 from twinforce_models.training.toml import recipe_text
+
+logger = logging.getLogger(__name__)
 
 _KEYS = ("split", "group")  # of the `info` of each system
 _AROUND_S = 10.0  # to load the libraries, draw the plots and write the model
@@ -139,10 +152,19 @@ def draft_stages(preset: StudentPreset) -> tuple[Stage, Stage]:
     compiling whole steps takes minutes, which short trainings do not have.
     """
     direct, conservative = preset.learning_rates
+    part: CompiledPart = "messages"
+    if shutil.which(compiler := compiler_name()) is None:
+        logger.warning("%s is not installed: direct steps will be three times slower", compiler)
+        part = "nothing"
     return (
-        Stage("direct", 1, direct, preset.direct, compiled="messages"),
+        Stage("direct", 1, direct, preset.direct, compiled=part),
         Stage("conservative", 1, conservative, preset.conservative, compiled="nothing"),
     )
+
+
+def compiler_name() -> str:
+    """Return the name of the C++ compiler that torch uses."""
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 def shares_of(preset: StudentPreset) -> tuple[float, float]:

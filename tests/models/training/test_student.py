@@ -24,7 +24,8 @@ from twinforce_models.training.budget import StageTimes, schedule
 from twinforce_models.training.config import DataSource, Sampling, TableShape, read_recipe
 from twinforce_models.training.main import main, read_teacher
 from twinforce_models.training.packing import GroupSize, choose_tables
-from twinforce_models.training.student import StudentOrder, prepare_student
+from twinforce_models.training.presets import PRESETS
+from twinforce_models.training.student import StudentOrder, draft_stages, prepare_student
 from twinforce_models.training.toml import recipe_text
 from twinforce_proto import System
 
@@ -198,6 +199,15 @@ def test_the_recipe_of_a_student_is_made_from_its_data_and_written(data, tmp_pat
     assert [stage.name for stage in recipe.stages] == ["direct", "conservative"]
     assert [stage.is_conservative for stage in recipe.stages] == [False, True]
     assert min(stage.epochs for stage in recipe.stages) > 1
+
+
+def test_the_sums_of_messages_are_compiled_where_there_is_a_compiler(monkeypatch, caplog):
+    monkeypatch.setenv("CXX", sys.executable)
+    assert [stage.compiled for stage in draft_stages(PRESETS["fast"])] == ["messages", "nothing"]
+    assert not caplog.records
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert [stage.compiled for stage in draft_stages(PRESETS["fast"])] == ["nothing", "nothing"]
+    assert "no-such-compiler is not installed" in caplog.text
 
 
 def test_a_student_has_both_kinds_of_forces(trained):
