@@ -28,6 +28,8 @@ HYBRID, STUDENT = "hybrid", "student"
 PRESET = "standard"
 # Shares of the time that is left when a measurement begins.
 _COST, _RESONANCE, _RUN, _THERMOSTAT, _RUN_ON = 0.15, 0.4, 0.5, 0.7, 0.5
+# Share of the time that compilation may take, and the seconds that it gets in any case.
+_COMPILATION, _LEAST_COMPILATION_S = 0.25, 120.0
 # Inner steps between corrections in the run that predicts drifts: the fewest that time allows.
 _STRIDES = (1, 2, 4)
 # Length that the prediction should have, and that a run with a thermostat needs at least, in fs.
@@ -89,7 +91,7 @@ def measure(
     with _students(folder, settings) as client:
         errors = _errors(client, folder, settings)
         nonconservativity = _nonconservativity(client, atoms, settings, notes)
-    with _hybrid(source, folder, settings, notes) as client:
+    with _hybrid(source, folder, settings, notes, deadline) as client:
         assessing = _Assessing(client, atoms, folder, settings, period_fs, deadline, progress)
         assessing.run()
     notes += assessing.notes
@@ -139,16 +141,21 @@ def _students(folder: DistillFolder, settings: DistillSettings) -> Iterator[Clie
 
 @contextmanager
 def _hybrid(
-    source: TeacherSource, folder: DistillFolder, settings: DistillSettings, notes: list[str]
+    source: TeacherSource,
+    folder: DistillFolder,
+    settings: DistillSettings,
+    notes: list[str],
+    deadline: Deadline,
 ) -> Iterator[Client]:
     """Serve the hybrid of the teacher and the student; note if that differs from its later use."""
     with ExitStack() as stack:
         if source.is_spec:
             models = {HYBRID: f"conservative:{source.text}+direct:{folder.student}"}
-            yield stack.enter_context(_compiled(models, folder, settings))
+            yield stack.enter_context(_compiled(models, folder, settings, notes, deadline))
             return
         spec = f"conservative:{folder.student}+direct:{folder.student}"
-        own = stack.enter_context(_compiled({STUDENT: spec}, folder, settings))
+        models = {STUDENT: spec}
+        own = stack.enter_context(_compiled(models, folder, settings, notes, deadline))
         teacher = stack.enter_context(source.served(folder.logs / "teacher.log"))
         joined = JoinedClient(teacher, ServedModel(own, own.model(STUDENT)), name=HYBRID)
         notes.append(
@@ -160,20 +167,35 @@ def _hybrid(
 
 @contextmanager
 def _compiled(
-    models: Mapping[str, str], folder: DistillFolder, settings: DistillSettings
+    models: Mapping[str, str],
+    folder: DistillFolder,
+    settings: DistillSettings,
+    notes: list[str],
+    deadline: Deadline,
 ) -> Iterator[Client]:
-    """Serve models, with compiled networks if that is possible here."""
+    """Serve models, with compiled networks if that does not take too long here."""
     log, title = folder.logs / "hybrid.log", "the service of the hybrid"
+    timeout_s = max(_COMPILATION * deadline.seconds_left, _LEAST_COMPILATION_S)
     with ExitStack() as stack:
         try:
             served = running_service(
-                models, settings.service, log, title, waits_for_compilation=True
+                models,
+                settings.service,
+                log,
+                title,
+                waits_for_compilation=True,
+                timeout_s=timeout_s,
             )
             client = stack.enter_context(served)
         except ChildFailedError as error:
-            if "compiled" not in str(error):
+            if not settings.service.is_compiled:
                 raise
-            client = stack.enter_context(running_service(models, settings.service, log, title))
+            options = replace(settings.service, is_compiled=False)
+            client = stack.enter_context(running_service(models, options, log, title))
+            notes.append(
+                "The student was measured uncompiled, which makes its steps slower than they will "
+                f"be: {error}."
+            )
         yield client
 
 

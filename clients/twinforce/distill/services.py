@@ -54,6 +54,7 @@ def running_service(
     title: str,
     *,
     waits_for_compilation: bool = False,
+    timeout_s: float = _START_TIMEOUT_S,
 ) -> Iterator[Client]:
     """Run a service of these models inside this context; yield its client once it is ready.
 
@@ -64,6 +65,7 @@ def running_service(
         title: Phrase that names the service in errors.
         waits_for_compilation: True to wait until networks are compiled; otherwise they are
             compiled in the background.
+        timeout_s: Seconds that it may take to start.
 
     Raises:
         ChildFailedError: It did not start, for example because a model cannot be loaded.
@@ -81,7 +83,7 @@ def running_service(
             child,
             lambda: _READY.search(child.output()) is not None,
             title,
-            timeout_s=_START_TIMEOUT_S,
+            timeout_s=timeout_s,
         )
         found = _READY.search(child.output())
         assert found is not None

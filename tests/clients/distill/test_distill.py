@@ -152,16 +152,15 @@ def interrupt(process, number, is_reached):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_interrupted_in_each_phase_it_goes_on_and_leaves_nothing_behind(file, tmp_path, number):
+def test_interrupted_in_each_phase_it_goes_on_and_leaves_nothing_behind(file, tmp_path):
     out = tmp_path / "out"
     data = {}
-    for reached in (
-        "logs/teacher.log",
-        "logs/train-0.log",
-        "logs/student.log",
-        "logs/train-1.log",
-        "assessment",
+    for number, reached in (
+        (signal.SIGKILL, "logs/teacher.log"),
+        (signal.SIGTERM, "logs/train-0.log"),
+        (signal.SIGTERM, "logs/student.log"),
+        (signal.SIGKILL, "logs/train-1.log"),
+        (signal.SIGKILL, "assessment"),
     ):
         interrupt(begin(file, out), number, (out / reached).exists)
         for path in out.glob("data/*.xyz"):
