@@ -1,7 +1,9 @@
 """Make an environment of Python that holds what the engines of some families need."""
 
+import importlib.util
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -24,7 +26,6 @@ PINS = Path(__file__).with_name("pins")
 
 # Families that are installed with the extra of another one.
 _SAME_AS = {"upet": "pet"}
-_BUILD = "import torch; print(torch.version.cuda or '', torch.version.hip or '', sep=',')"
 _CHECK = "import twinforce_service.process.engine_process, twinforce_models.registry"
 _TOOLS = "python -m venv needs the package of the system that provides it, often python3-venv"
 
@@ -109,14 +110,13 @@ def torch_index_of_this() -> str:
     A machine that runs the service on its CPU is spared gigabytes of CUDA, and a GPU is driven by
     the version of CUDA that works here. It is "" if torch is not installed here.
     """
-    found = subprocess.run(
-        [sys.executable, "-c", _BUILD], capture_output=True, text=True, check=False
-    )
-    if found.returncode:
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
         return ""
-    cuda, hip = found.stdout.strip().split(",")
-    if cuda:
+    build = runpy.run_path(str(Path(found.origin).with_name("version.py")))  # imports no torch
+    if cuda := build.get("cuda"):
         return f"{TORCH_INDEX}cu{''.join(cuda.split('.')[:2])}"
+    hip = build.get("hip")
     return f"{TORCH_INDEX}rocm{'.'.join(hip.split('.')[:2])}" if hip else f"{TORCH_INDEX}cpu"
 
 

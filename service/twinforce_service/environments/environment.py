@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from twinforce_proto import ModelLoadError
+from twinforce_proto import ModelInfo, ModelLoadError, ServiceError
 
 MAIN = "main"
 """Name of the environment that the service itself runs in."""
@@ -31,6 +31,25 @@ class Environment:
     def label(self, device: str) -> str:
         """Return the name of an engine in this environment, for messages."""
         return device if self.is_main else f"{device} (environment {self.name})"
+
+    def mark(self, info: ModelInfo) -> ModelInfo:
+        """Return the declaration of a model that is loaded here, with the environment in it."""
+        if self.is_main:
+            return info
+        return replace(info, metadata={**info.metadata, "environment": self.name})
+
+    def start_failure(self, failure: ServiceError, device: str) -> ModelLoadError:
+        """Return the error of a service whose engine has not started here.
+
+        Args:
+            failure: Reason of the engine.
+            device: Its device.
+        """
+        if not self.is_main:
+            return ModelLoadError(f"environment {self.name!r}, {self.python}: {failure}")
+        if isinstance(failure, ModelLoadError):
+            return failure
+        return ModelLoadError(f"the engine on {device} did not start: {failure}")
 
 
 THIS_ENVIRONMENT = Environment()

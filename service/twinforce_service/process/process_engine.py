@@ -9,12 +9,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from threading import Thread
 from typing import Any
 
-from twinforce_proto import ModelInfo, ModelLoadError, Provenance, ServiceError, UnavailableError
+from twinforce_proto import ModelLoadError, Provenance, ServiceError, UnavailableError
 from twinforce_service.engine.lifecycle import Lifecycle, not_finished
 from twinforce_service.engine.report import BatchReport, guarded
 from twinforce_service.engine.runs import Credit, Run
@@ -297,23 +296,17 @@ class ProcessEngine(Lifecycle):
         """Accept requests, unless the process speaks another protocol."""
         if (reason := messages.refusal_of_models(message)) is not None:
             return ModelLoadError(reason)
-        infos = [self._placed(info) for info in messages.models_from_message(message)]
+        infos = [self._environment.mark(info) for info in messages.models_from_message(message)]
         with self._changed:
             self._provenances = {info.name: provenance_of(info) for info in infos}
             self._restarts.note_ready()
             self._open(infos)
         return None
 
-    def _placed(self, info: ModelInfo) -> ModelInfo:
-        """Return the declaration of a model with its environment."""
-        if self._environment.is_main:
-            return info
-        return replace(info, metadata={**info.metadata, "environment": self._environment.name})
-
     def _handle_exit(self, failure: ServiceError) -> None:
         """End all requests of a child that has exited, and wait until the next start is due."""
         if self._admission is None:
-            self._close(self._start_failure(failure))
+            self._close(self._environment.start_failure(failure, self.device))
             return
         self._restarts.note_exit(str(failure))
         refusal = self._restarts.refusal(self._label)
@@ -325,12 +318,3 @@ class ProcessEngine(Lifecycle):
             self._changed.wait_for(lambda: self._is_closed, self._restarts.pause)
         if not self._is_closed and self._on_restart is not None:
             self._on_restart(self.device)
-
-    def _start_failure(self, failure: ServiceError) -> ServiceError:
-        """Return the error of an engine that has never been ready."""
-        where = self._environment
-        if where.is_main and isinstance(failure, ModelLoadError):
-            return failure
-        if where.is_main:
-            return ModelLoadError(f"the engine on {self.device} did not start: {failure}")
-        return ModelLoadError(f"environment {where.name!r}, {where.python}: {failure}")

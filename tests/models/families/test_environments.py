@@ -48,6 +48,7 @@ def server():
     mace = f"mace:{weights('mace_mp_small.model')}"
     models = {
         "mace": mace,
+        "water": "water",
         "seven": "sevenn:7net-0#env=sevenn",
         "fast": "conservative:sevenn:7net-0#env=sevenn+direct:water",
     }
