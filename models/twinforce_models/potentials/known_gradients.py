@@ -11,7 +11,7 @@ from twinforce_proto import UnsupportedOutputError
 
 
 def with_known_gradients(
-    batch: Batch, atom_energies: Tensor, forces: Tensor, strain_gradient: Tensor
+    batch: Batch, atom_energies: Tensor, conservative_forces: Tensor, strain_gradient: Tensor
 ) -> Tensor:
     """Return energies of atoms that autograd can differentiate once, summed over each system.
 
@@ -22,11 +22,11 @@ def with_known_gradients(
     Args:
         batch: The batch; the energies become functions of its positions and cells.
         atom_energies: Shape [n_atoms], in eV.
-        forces: -dE/dr, shape [n_atoms, 3], in eV/Å.
+        conservative_forces: -dE/dr, shape [n_atoms, 3], in eV/Å.
         strain_gradient: dE/dε of each system, shape [n_systems, 3, 3], in eV.
     """
     with torch.no_grad():
-        slopes = -forces.to(torch.float64)
+        slopes = -conservative_forces.to(torch.float64)
         products = batch.positions.unsqueeze(2) * slopes.unsqueeze(1)
         rest = strain_gradient.to(torch.float64) - batch.sum_over_atoms(products)
         cells = torch.linalg.pinv(batch.cells.transpose(1, 2)) @ rest

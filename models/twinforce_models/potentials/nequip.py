@@ -78,17 +78,14 @@ class NequipPotential:
         data = self._data(batch)
         with torch.enable_grad():
             found = self._network(data if batch.n_pairs else self._with_a_dimer(data))
-        energies, forces, virial = (
-            self._unit * found[name].detach() for name in ("atomic_energy", "forces", "virial")
+        n_atoms, n_systems = batch.n_atoms, batch.n_systems
+        energies = with_known_gradients(
+            batch,
+            self._unit * found["atomic_energy"].detach().reshape(-1)[:n_atoms],
+            self._unit * found["forces"].detach()[:n_atoms],
+            -self._unit * found["virial"].detach()[:n_systems],
         )
-        return Heads(
-            with_known_gradients(
-                batch,
-                energies.reshape(-1)[: batch.n_atoms],
-                forces[: batch.n_atoms],
-                -virial[: batch.n_systems],
-            )
-        )
+        return Heads(energies)
 
     def _data(self, batch: Batch) -> dict[str, Tensor]:
         """Return a batch as nequip takes it: coordinates in float64, whatever it computes in."""
