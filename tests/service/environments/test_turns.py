@@ -14,10 +14,19 @@ PROGRAM = """
 import sys
 from twinforce_service.process.turns import SharedDevice
 
-now = 0.0
-device = SharedDevice(int(sys.argv[1]), int(sys.argv[2]), clock=lambda: now)
+now = pace = 0.0
+
+def clock():
+    global now
+    now += pace
+    return now
+
+device = SharedDevice(int(sys.argv[1]), int(sys.argv[2]), clock)
 for line in sys.stdin:
     what, _, seconds = line.strip().partition(" ")
+    if what == "pace":
+        pace = float(seconds)
+        continue
     now += float(seconds or 0)
     print(device.begin() if what == "begin" else device.end(), flush=True)
 """
@@ -144,3 +153,13 @@ def test_a_process_that_dies_in_line_is_forgotten(turns, takers):
     turns.forget(other.index)
     one.end(1.0)
     assert third.hears() == "True"
+
+
+def test_a_device_that_is_never_left_is_used_all_the_same(turns, takers):
+    stuck, other, _ = takers
+    stuck.begin()
+    other.say("pace 6")  # seconds that pass whenever it looks at its clock
+    assert other.begin() == "True"
+    assert not turns.is_waiting(other.index)
+    other.end(1.0)
+    assert other.begin() == "True"

@@ -24,7 +24,7 @@ from twinforce_proto import System
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 from twinforce_service.embedded import run_in_thread
 
-RESTARTS = 'twinforce_engine_restarts_total{device="cpu"}'
+RESTARTS = 'twinforce_engine_restarts_total{device="cpu",environment="main"}'
 PROGRAM = b"twinforce_service.process.engine_process"
 
 
