@@ -132,7 +132,7 @@ def test_the_commands_repeat_what_was_asked_for(tmp_path):
         "--forces hybrid --inner-steps 8",
         "--ensemble svr --relaxation 10",
         "--temperature 300 --time-step 1",
-        "--hydrogen-mass 3",
+        str(tmp_path / "start.xyz"),
     ):
         assert words in found["simulate"]
     served = TeacherSource.of("mace", "grpc://host:1", options, {})
