@@ -48,6 +48,8 @@ _FEWEST_EVALUATIONS = 64
 # Even if earlier phases took more than their time, a training gets so many seconds, and the
 # measurement this share of the whole.
 _LEAST_TRAINING_S, _LEAST_MEASURING = 30.0, 0.1
+# Training needs up to so many minutes on a busy machine for its start alone.
+_START_UP_MINUTES = 5.0
 # A training that had too little time gets this many times what it says that it needs.
 _MORE_TIME = 1.3
 
@@ -325,7 +327,7 @@ class Distillation:
                 minutes = minutes_needed(error)
                 if minutes is None:
                     raise
-                if 60.0 * minutes > self._end_s:
+                if minutes > max(self._settings.minutes, _START_UP_MINUTES):
                     raise ValueError(
                         f"--minutes: expected more than {minutes:.1f}, which training needs on "
                         f"this machine for its part alone, got {self._settings.minutes:g}"

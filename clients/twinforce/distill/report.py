@@ -100,12 +100,11 @@ def commands_of(
         else "--forces conservative"
     )
     thermostat, relaxation = recommendation.thermostat.split(":")
-    mass = f" --hydrogen-mass {settings.hydrogen_mass:g}" if settings.hydrogen_mass else ""
     commands = {
         "serve": f"twinforce-server --no-water {' '.join(flags)} --model '{spec}'",
         "simulate": (
-            f"twinforce md FILE --model {HYBRID} {forces} --ensemble {thermostat} "
-            f"--relaxation {relaxation} {common}{mass} --steps {_STEPS} --trajectory run.traj "
+            f"twinforce md {out / 'start.xyz'} --model {HYBRID} {forces} --ensemble {thermostat} "
+            f"--relaxation {relaxation} {common} --steps {_STEPS} --trajectory run.traj "
             "--log run.csv --restart run.npz"
         ),
     }

@@ -15,7 +15,7 @@ from twinforce.distill.recommendation import (
 
 
 def drift(value, error=0.002):
-    return {"value": value, "error": error}
+    return {"value": value, "error": error, "n_independent": 9.0, "is_reliable": True}
 
 
 def run_of(rate, error=0.005, status="done"):
