@@ -36,12 +36,12 @@ class PairRepulsion(NamedTuple):
 
     Attributes:
         energies: Half of the energy of each pair. Shape [n_atoms], in eV.
-        forces: Shape [n_atoms, 3], in eV/Å.
+        repulsive_forces: Shape [n_atoms, 3], in eV/Å.
         strain_gradients: Volume times stress, half of each pair. Shape [n_atoms, 3, 3], in eV.
     """
 
     energies: Tensor
-    forces: Tensor
+    repulsive_forces: Tensor
     strain_gradients: Tensor
 
 
