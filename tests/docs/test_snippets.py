@@ -17,6 +17,7 @@ import pytest
 from tests.docs.pages import PAGES, ROOT, blocks_of
 from twinforce.cli import run
 from twinforce_service.embedded import run_in_thread
+from twinforce_service.environments import command
 from twinforce_service.settings import Settings, parse_settings
 
 README = ROOT / "README.md"
@@ -140,7 +141,10 @@ def test_programs_compile(block):
 @pytest.mark.parametrize("words", commands_named("twinforce-server"))
 def test_the_service_accepts_the_flags(words):
     flags = words[1:-1] if words[-1] == "&" else words[1:]
-    assert parse_settings(flags).specs()
+    if flags[:1] == ["env"]:
+        assert command.make_parser().parse_args(flags[1:])
+    else:
+        assert parse_settings(flags).specs()
 
 
 @pytest.mark.parametrize("words", commands_named("make"))

@@ -1,11 +1,11 @@
-"""The families of potentials: which module reads which models.
+"""The loading of a model with the loader of its family.
 
 A family is a function, its loader. It takes a `Source` and, by keyword, the options that may follow
 # in a spec, and returns a potential with those fields of `ModelInfo` that cannot be read off it:
 
     def load(source: Source, *, variant: str | None = None) -> tuple[Potential, dict[str, Any]]
 
-Third parties add families under the entry point group `twinforce.families`.
+The families themselves are in `catalog`.
 """
 
 import contextlib
@@ -14,59 +14,20 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 
+from twinforce_models.loading.catalog import Family, families
 from twinforce_models.loading.side_effects import undone_side_effects
 from twinforce_models.loading.source import Source
 from twinforce_models.loading.spec import ModelSpec
 from twinforce_models.potential import Potential
 from twinforce_proto import ModelLoadError
 
-FAMILY_GROUP = "twinforce.families"
-
 FamilyLoader: TypeAlias = Callable[..., tuple[Potential, dict[str, Any]]]
 """(source, *, options) -> the potential, and fields of `ModelInfo`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """A family of potentials.
-
-    Attributes:
-        name: Name before the colon in a spec; also the architecture, unless the loader says more.
-        loader: Module and name of the loader, "package.module:name".
-        extra: Extra of this distribution that installs what the loader needs, if there is one.
-        suffix: Suffix of files that need no name before them, if there is one.
-        alone: Package that the extra lacks, because it requires what cannot always be installed.
-    """
-
-    name: str
-    loader: str
-    extra: str = ""
-    suffix: str = ""
-    alone: str = ""
-
-
-_POTENTIALS = "twinforce_models.potentials"
-_BUILT_IN = (
-    Family("ani", f"{_POTENTIALS}.ani:load", "ani"),
-    Family("ase", f"{_POTENTIALS}.ase_calculator:load", "ase"),
-    Family("chgnet", f"{_POTENTIALS}.chgnet:load", "chgnet"),
-    Family("mace", f"{_POTENTIALS}.mace.loader:load", "mace"),
-    Family(
-        "mattersim", f"{_POTENTIALS}.mattersim:load", "mattersim", alone="mattersim>=1.2.3,<1.3"
-    ),
-    Family("metatomic", f"{_POTENTIALS}.metatomic:load", "metatomic", ".pt"),
-    Family("nequip", f"{_POTENTIALS}.nequip:load", "nequip"),
-    Family("orb", f"{_POTENTIALS}.orb.loader:load", "orb"),
-    Family("pet", f"{_POTENTIALS}.pet.potential:load", "pet", ".ckpt"),
-    Family("sevenn", f"{_POTENTIALS}.sevennet:load", "sevenn"),
-    Family("upet", f"{_POTENTIALS}.pet.published:load", "pet"),
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,12 +41,6 @@ class FoundModel:
 
     potential: Potential
     facts: dict[str, Any]
-
-
-def families() -> dict[str, Family]:
-    """Return the families of this package and of third parties, by name."""
-    third_party = [Family(point.name, point.value) for point in entry_points(group=FAMILY_GROUP)]
-    return {family.name: family for family in (*third_party, *_BUILT_IN)}
 
 
 def find_family(spec: ModelSpec) -> Family | None:

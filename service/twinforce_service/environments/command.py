@@ -36,6 +36,17 @@ def run(arguments: Sequence[str], folder: str) -> int:
         arguments: Arguments after `env`.
         folder: Folder of the environments that need no --environment.
     """
+    given = make_parser().parse_args(arguments)
+    try:
+        given.work(given, Path(folder).expanduser())
+    except ModelLoadError as error:
+        sys.stderr.write(f"{_PROGRAM}: error: {error}\n")
+        return 1
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the arguments after `env`."""
     parser = argparse.ArgumentParser(
         prog=_PROGRAM, description="Environments of Python for models that cannot share one."
     )
@@ -43,13 +54,7 @@ def run(arguments: Sequence[str], folder: str) -> int:
     _add_create(commands)
     listing = commands.add_parser("list", help="list the environments in the folder for them")
     listing.set_defaults(work=_list)
-    given = parser.parse_args(arguments)
-    try:
-        given.work(given, Path(folder).expanduser())
-    except ModelLoadError as error:
-        sys.stderr.write(f"{_PROGRAM}: error: {error}\n")
-        return 1
-    return 0
+    return parser
 
 
 def _add_create(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

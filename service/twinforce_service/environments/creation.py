@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from twinforce_models.loading.catalog import families
 from twinforce_proto import ModelLoadError
 from twinforce_service.environments.environment import python_in
 from twinforce_service.environments.source import checkout
@@ -69,8 +70,14 @@ class EnvironmentPlan:
             make,
             [*install, *pins, "--no-deps", *index, "torch"],
             [*install, *pins, *_twinforce(["engine", *self._extras()]), *self.requirements],
+            *([*install, "--no-deps", each] for each in self._alone()),
             [python, "-I", "-c", _CHECK],
         ]
+
+    def _alone(self) -> list[str]:
+        """Return the packages whose own requirements cannot all be met."""
+        known = families()
+        return [each for name in self.families if (each := known[name].alone)]
 
     def _extras(self) -> list[str]:
         return [_SAME_AS.get(each, each) for each in self.families]

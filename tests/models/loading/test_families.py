@@ -15,7 +15,7 @@ from tests.systems import molecule
 from twinforce import Client
 from twinforce_models import registry
 from twinforce_models.contract import check_potential
-from twinforce_models.loading.families import families
+from twinforce_models.loading.catalog import families
 from twinforce_models.loading.source import download
 from twinforce_models.loading.spec import ModelSpec
 from twinforce_models.potential import Heads
@@ -167,7 +167,11 @@ def test_errors_say_what_was_expected(weights, spec, message):
 
 @pytest.mark.parametrize(
     ("family", "rest"),
-    [("orb", r" \("), ("mace", r" \("), ("mattersim", r" && \S+ -m pip install --no-deps 'mattersim>=1")],
+    [
+        ("orb", r" \("),
+        ("mace", r" \("),
+        ("mattersim", r" && \S+ -m pip install --no-deps 'mattersim>=1"),
+    ],
 )
 def test_a_missing_package_names_its_extra(monkeypatch, family, rest):
     for name in list(sys.modules):

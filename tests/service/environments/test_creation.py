@@ -28,7 +28,7 @@ def normalized(name):
 
 
 def test_every_family_with_an_extra_has_pins():
-    from twinforce_models.loading.families import _BUILT_IN
+    from twinforce_models.loading.catalog import _BUILT_IN
 
     assert {family.extra for family in _BUILT_IN} == set(EXTRAS)
     assert {family.name for family in _BUILT_IN} == set(known_families())
@@ -66,6 +66,11 @@ def test_uv_and_several_families_and_packages(tmp_path):
     assert "--extra-index-url" not in torch
     assert [str(PINS / f"{each}.txt") in packages for each in ("pet", "orb")] == [True, True]
     assert packages[-2:] == [f"{making.ROOT}[engine,pet,orb]", "tblite==0.4"]
+
+
+def test_a_package_that_cannot_have_its_requirements_is_installed_without_them(tmp_path):
+    *_, alone, _ = EnvironmentPlan(tmp_path / "x", ["mattersim"]).commands()
+    assert alone[-2:] == ["--no-deps", "mattersim>=1.2.3,<1.3"]
 
 
 def test_torch_comes_from_the_index_of_the_build_that_is_used_here():
