@@ -28,6 +28,8 @@ HYBRID, STUDENT = "hybrid", "student"
 PRESET = "standard"
 # Shares of the time that is left when a measurement begins.
 _COST, _RESONANCE, _RUN, _THERMOSTAT, _RUN_ON = 0.15, 0.4, 0.5, 0.7, 0.5
+# The cost of steps is measured in any case: nothing can be recommended without it.
+_LEAST_COST_S = 10.0
 # Share of the time that compilation may take, and the seconds that it gets in any case.
 _COMPILATION, _LEAST_COMPILATION_S = 0.25, 120.0
 # Inner steps between corrections in the run that predicts drifts: the fewest that time allows.
@@ -263,7 +265,7 @@ class _Assessing:
 
     def run(self) -> None:
         """Predict drifts, verify the recommendation by a real run, and go on as time allows."""
-        self._assess("cost", _COST)
+        self._assess("cost", _COST, least_s=_LEAST_COST_S)
         self._assess(self._resonance(), _RESONANCE)
         self._verify()
         if (chosen := recommend(self._evidence()).inner_steps) is None:
@@ -310,7 +312,7 @@ class _Assessing:
         lightest = float(self._atoms.get_masses().min())
         return evidence_of(self.report, self._settings, self._period_fs, lightest)
 
-    def _assess(self, piece: str, share: float) -> None:
+    def _assess(self, piece: str, share: float, least_s: float = 0.0) -> None:
         self.report = assess(
             self._client,
             self._atoms,
@@ -319,7 +321,7 @@ class _Assessing:
             preset=PRESET,
             pieces=[piece],
             conditions=conditions_of(self._settings),
-            budget_minutes=share * self._deadline.seconds_left / 60.0,
+            budget_minutes=max(share * self._deadline.seconds_left, least_s) / 60.0,
             progress=self._progress,
         )
 

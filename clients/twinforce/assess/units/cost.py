@@ -74,7 +74,8 @@ def _time(
         bar = stack.enter_context(subject.progress.bar(KEY, n_rounds, len(rounds), "round"))
         for way, dynamics in runs.items():
             dynamics.run(max(1, 2 // way.inner_steps))  # the first evaluations take longer
-        while len(rounds) < n_rounds and not deadline.is_over:
+        # The preparation takes about as long as a round, so it is not left without any.
+        while len(rounds) < n_rounds and not (rounds and deadline.is_over):
             rounds.append(_round(subject, runs))
             bar.update()
     return UnitResults({"rounds": rounds} | summarize(ways, rounds), len(rounds) >= n_rounds)
