@@ -6,9 +6,10 @@ It follows from the numbers by the rules below, and from nothing else.
   step is shorter than half of the shortest vibrational period, at which impulses resonate. If no
   drift could be predicted, because the run was too short, the fastest M with an outer step of at
   most 4 fs is tried, and a real run decides alone.
-- Candidates are tried in the order of their speed, the fastest first. The speed of M inner steps is
-  measured, or 1 / (1/F + 1/M) with the measured cost F of a teacher evaluation in those of the
-  student, times the ratio of measured and expected speed at the nearest M that was measured.
+- Candidates are tried in the order of their speed, the fastest first. The time of a step with M
+  inner steps is measured, or interpolated in 1/M between two that were. Beyond them it is the
+  measured time of a step on direct forces plus 1/M of that of the teacher, times the ratio of
+  measured and expected time at the nearest M that was measured.
 - An M is *refuted* if the drift of a real run minus two errors exceeds `max_drift`, or the run
   broke down; and *shown* if the drift plus two errors is within it. The fastest M that is not
   refuted is recommended; if no real run shows it, the recommendation says so.
@@ -21,6 +22,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
 
 from twinforce.assess.report.formatting import with_error
 from twinforce.assess.report.verdict import judge_drift
@@ -86,23 +89,29 @@ class Recommendation:
 def speed_up(evidence: Evidence, inner_steps: int) -> float | None:
     """Return the speed of M inner steps over that of the teacher alone, if it is known."""
     times = evidence.step_ms
-    direct, conservative = times.get("direct"), times.get("conservative")
-    if not direct or not conservative:
+    conservative = times.get("conservative")
+    if not conservative:
         return None
     measured = {
-        int(way.removeprefix("hybrid-")): conservative / step_ms
+        1.0 / int(way.removeprefix("hybrid-")): step_ms
         for way, step_ms in times.items()
         if way.startswith("hybrid-") and step_ms
     }
-    if inner_steps in measured:
-        return measured[inner_steps]
+    share = 1.0 / inner_steps
+    if share in measured or (measured and min(measured) < share < max(measured)):
+        shares = sorted(measured)
+        step_ms = float(np.interp(share, shares, [measured[each] for each in shares]))
+        return conservative / step_ms
+    direct = times.get("direct")
+    if not direct:
+        return None
 
-    def expected(m: int) -> float:
-        return 1.0 / (direct / conservative + 1.0 / m)
+    def expected_ms(each: float) -> float:
+        return direct + each * conservative
 
-    nearest = min(measured, key=lambda m: abs(math.log(m / inner_steps)), default=None)
-    ratio = 1.0 if nearest is None else measured[nearest] / expected(nearest)
-    return expected(inner_steps) * ratio
+    nearest = min(measured, key=lambda each: abs(math.log(each / share)), default=None)
+    ratio = 1.0 if nearest is None else measured[nearest] / expected_ms(nearest)
+    return conservative / (expected_ms(share) * ratio)
 
 
 def reason_against(evidence: Evidence, inner_steps: int) -> str:

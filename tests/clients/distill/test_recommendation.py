@@ -80,6 +80,12 @@ def test_speeds_are_measured_or_computed_from_the_costs():
     assert speed_up(Evidence(time_step_fs=0.5), 4) is None
 
 
+def test_a_speed_between_two_measured_ones_is_interpolated():
+    # The direct forces of a composed hybrid were timed with the energy of the teacher.
+    measured = {"direct": 20.0, "conservative": 50.0, "hybrid-4": 12.0, "hybrid-8": 7.5}
+    assert speed_up(replace(EVIDENCE, step_ms=measured), 6) == pytest.approx(50 / 9.0)
+
+
 def test_a_teacher_as_cheap_as_the_student_is_used_alone():
     cheap = replace(EVIDENCE, step_ms={"direct": 1.0, "conservative": 0.9})
     found = recommend(cheap)
