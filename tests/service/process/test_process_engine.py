@@ -420,17 +420,19 @@ def test_a_process_that_cannot_be_started_leaves_no_files_behind(make_spec, tmp_
 def many_files():
     """Occupy all file descriptors below 1100."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    _, hard = before
+    soft, hard = before
     if hard != resource.RLIM_INFINITY and hard < 2048:
         pytest.skip(f"no more than {hard} files may be open")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
     opened = []
-    while not opened or opened[-1] < 1100:
-        opened.append(os.open(os.devnull, os.O_RDONLY))
-    yield
-    for each in opened:
-        os.close(each)
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+        while not opened or opened[-1] < 1100:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for each in opened:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_an_engine_starts_while_a_thousand_files_are_open(make_spec, many_files):
