@@ -22,7 +22,9 @@ def received(channel, n_messages, sender=None):
     while len(messages) < n_messages:
         if sender is not None:
             sender.flush()
-        assert select.select([channel], [], [], 60.0)[0]
+        poll = select.poll()  # unlike select(), for descriptors of any number
+        poll.register(channel, select.POLLIN)
+        assert poll.poll(60_000)
         messages += channel.receive()
     return [[bytes(frame) for frame in message] for message in messages]
 
