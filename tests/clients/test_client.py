@@ -370,11 +370,17 @@ def test_connections_send_small_messages_without_delay(client):
 
 def connections_of_this_process():
     """Yield every TCP connection of this process."""
-    for path in Path("/proc/self/fd").iterdir():
-        with (
-            contextlib.suppress(OSError),
-            socket.socket(fileno=os.dup(int(path.name))) as found,
-        ):
+    for path in list(Path("/proc/self/fd").iterdir()):
+        try:
+            duplicate = os.dup(int(path.name))
+        except OSError:  # it was that of the listing
+            continue
+        try:
+            found = socket.socket(fileno=duplicate)
+        except OSError:  # not a socket
+            os.close(duplicate)
+            continue
+        with contextlib.suppress(OSError), found:
             if found.family != socket.AF_UNIX:
                 found.getpeername()
                 yield found
