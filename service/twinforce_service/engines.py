@@ -14,10 +14,10 @@ from twinforce_service.engine.spec import EngineSpec
 from twinforce_service.environments.environment import MAIN, Environment, find_environments
 from twinforce_service.environments.placement import PlacedModel, Placement, place
 from twinforce_service.metrics import Metrics
-from twinforce_service.process.engine_pool import EnginePool
-from twinforce_service.process.model_router import ModelRouter
+from twinforce_service.process.groups.engine_pool import EnginePool
+from twinforce_service.process.groups.model_router import ModelRouter
+from twinforce_service.process.groups.split_hybrid import EnginePart, SplitHybrid
 from twinforce_service.process.process_engine import ProcessEngine
-from twinforce_service.process.split_hybrid import EnginePart, SplitHybrid
 from twinforce_service.process.turns import DeviceTurns, TurnOf
 from twinforce_service.scheduling.request import Limits
 from twinforce_service.settings import Settings

@@ -92,6 +92,12 @@ def _add_teacher(group: Any) -> None:
         metavar="LIST",
         help="comma-separated packages of ASE calculators that the spec may name",
     )
+    add(
+        "--environment",
+        action="append",
+        metavar="NAME=PYTHON",
+        help="environment of Python that the spec may name by #env=NAME; may be repeated",
+    )
 
 
 def _add_student(group: Any) -> None:
@@ -202,6 +208,7 @@ def _run(args: argparse.Namespace) -> None:
         threads=args.threads,
         trust_pickles=args.trust_pickles,
         trust_packages=args.trust_packages,
+        environments=tuple(args.environment or []),
         is_compiled=not args.no_compile,
     )
     settings = distill.DistillSettings(

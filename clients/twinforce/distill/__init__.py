@@ -6,7 +6,7 @@ Needs the extras `cli`, `server` and `training`, as it starts services and train
 """
 
 from twinforce.distill.distillation import distill
-from twinforce.distill.services import ServiceOptions
+from twinforce.distill.programs.services import ServiceOptions
 from twinforce.distill.settings import DistillSettings, default_time_step_fs
 from twinforce.distill.teacher import TeacherSource
 

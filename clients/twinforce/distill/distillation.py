@@ -14,34 +14,27 @@ from ase import Atoms
 
 from twinforce.ase.checks import check_masses
 from twinforce.ase.hydrogen import repartition_hydrogen_mass
-from twinforce.assess.analysis.motion import period_fs, velocity_spectrum
+from twinforce.assess.analysis.motion import period_fs
 from twinforce.assess.budget import Deadline
 from twinforce.assess.folder import digest_of, write_json
 from twinforce.assess.progress import Progress
-from twinforce.distill import measurement
-from twinforce.distill.children import ChildFailedError
 from twinforce.distill.folder import DistillFolder, Phase
 from twinforce.distill.joined import JoinedClient, ServedModel
-from twinforce.distill.labels import LabeledGroup, write_examples
-from twinforce.distill.page import page_of
-from twinforce.distill.report import report_of
-from twinforce.distill.sampling import LabeledTrajectory, SamplingRound, initial_atoms, walks_of
-from twinforce.distill.selection import select_groups
-from twinforce.distill.services import running_service
+from twinforce.distill.programs.children import ChildFailedError
+from twinforce.distill.programs.services import running_service
+from twinforce.distill.programs.training import export, metadata_of, minutes_needed, train
+from twinforce.distill.results import measurement
+from twinforce.distill.results.page import page_of
+from twinforce.distill.results.report import report_of
+from twinforce.distill.sampling.dataset import write_round
+from twinforce.distill.sampling.sampling_round import (
+    SamplingRound,
+    walks_of,
+)
 from twinforce.distill.settings import DistillSettings
 from twinforce.distill.teacher import TeacherSource, check_teacher, outputs_of
-from twinforce.distill.training import export, metadata_of, minutes_needed, train
 from twinforce.md.columns import take_masses
 
-# Share of the first trajectory of the test during which it leaves the start, which trains too.
-_SETTLING = 0.3
-_TEST_SHARE = 0.25
-# Trajectories from which the shortest vibrational period is read off.
-_SHORTEST_WINDOW_FS = 150.0
-# Vibrations above this share of the highest frequency that the labels resolve are not trusted.
-_MOST_RESOLVED = 0.8
-# Half width of a line in a spectrum at the threshold of `Spectrum.highest`, in its resolution.
-_LINE_WIDTH = 1.5
 # A distillation is refused if the least that it has to sample would take more than this share.
 _LARGEST_SHARE = 0.5
 _FEWEST_EVALUATIONS = 64
@@ -203,7 +196,8 @@ class Distillation:
             n_labels = settings.n_labels(len(self._systems[0]))
             sampling.run(joined, n_labels, deadline, self._progress)
         trajectories = sampling.trajectories()
-        phase.facts = self._write_data(number, trajectories, n_labels)
+        path = folder.data / f"round-{number}.xyz"
+        phase.facts |= write_round(path, trajectories, self._systems, settings, number)
         sampling.save_walkers(folder.round(number) / "walkers.npz", earlier)
         if number == settings.rounds - 1:
             self._write_start(number)
@@ -253,46 +247,6 @@ class Distillation:
                 f"--minutes: expected at least {minutes} for this teacher, which takes "
                 f"{evaluation_s:.2g} s for an evaluation, got {self._settings.minutes:g}"
             )
-
-    def _write_data(
-        self, number: int, trajectories: Sequence[LabeledTrajectory], n_labels: int
-    ) -> dict[str, Any]:
-        """Choose labeled systems, write them, and return facts on the round."""
-        groups = {
-            each.walk: [
-                LabeledGroup(
-                    each.labels,
-                    members,
-                    initial_atoms(each.walk, self._systems),
-                    each.walk.temperature_k,
-                )
-                for members in each.labels.groups()
-            ]
-            for each in trajectories
-        }
-        training = [group for walk, some in groups.items() if not walk.is_test for group in some]
-        testing = [group for walk, some in groups.items() if walk.is_test for group in some]
-        if number == 0:
-            testing = testing[int(_SETTLING * len(testing)) :]
-        rng = np.random.default_rng([self._settings.seed, number])
-        chosen = select_groups(training, n_labels, rng)
-        tests = select_groups(testing, max(int(_TEST_SHARE * n_labels), 2), rng)
-        numbered = [*((group, "train") for group in chosen), *((group, "test") for group in tests)]
-        examples = [
-            example
-            for index, (group, split) in enumerate(numbered)
-            for example in group.examples(split, 1_000_000 * number + index, number)
-        ]
-        write_examples(self._folder.data / f"round-{number}.xyz", examples)
-        facts = {
-            "inner_steps": self._settings.inner_steps(number),
-            "n_sampled": sum(len(each.labels) for each in trajectories),
-            "n_train": sum(len(group.members) for group in chosen),
-            "n_test": sum(len(group.members) for group in tests),
-            "walkers": [_described(each) for each in trajectories],
-            "vibration": _highest_vibration(trajectories),
-        }
-        return self._folder.phases[f"sample-{number}"].facts | facts
 
     def _write_start(self, number: int) -> None:
         """Write the system that is measured: that of a walker at the temperature asked for."""
@@ -412,47 +366,3 @@ def _with_masses(atoms: Atoms, settings: DistillSettings) -> Atoms:
     if settings.hydrogen_mass:
         repartition_hydrogen_mass(copy, settings.hydrogen_mass)
     return copy
-
-
-def _described(trajectory: LabeledTrajectory) -> dict[str, Any]:
-    """Return the facts on a walker that the report shows."""
-    labels, walk = trajectory.labels, trajectory.walk
-    differences = labels.disagreements[np.isfinite(labels.disagreements)]
-    return {
-        "system": walk.system,
-        "scale": walk.scale,
-        "temperature_k": walk.temperature_k,
-        "is_test": walk.is_test,
-        "n_labels": len(labels),
-        "picoseconds": float(labels.steps_fs.sum()) * 1e-3,
-        "mean_temperature_k": float(labels.temperatures_k.mean()) if len(labels) else None,
-        "disagreement": float(np.sqrt(np.mean(differences**2))) if len(differences) else None,
-        "note": trajectory.note,
-        "is_fallback": trajectory.is_fallback,
-    }
-
-
-def _highest_vibration(trajectories: Sequence[LabeledTrajectory]) -> dict[str, float] | None:
-    """Return the highest wave number of the longest trajectory, in 1/cm, and its length, in fs.
-
-    Velocities are differences of positions. The window of a short trajectory widens each line by
-    a few times the resolution, which is subtracted.
-    """
-    longest: tuple[float, Any] | None = None
-    for each in trajectories:
-        for segment in np.unique(each.labels.segments):
-            members = each.labels.segments == segment
-            step_fs = float(each.labels.steps_fs[members][0])
-            length_fs = step_fs * members.sum()
-            if longest is None or length_fs > longest[0]:
-                longest = length_fs, (each.labels.positions[members], step_fs)
-    if longest is None or longest[0] < _SHORTEST_WINDOW_FS:
-        return None
-    positions, step_fs = longest[1]
-    velocities = np.diff(positions, axis=0)
-    spectrum = velocity_spectrum(velocities, step_fs, len(velocities) * step_fs * 1e-3)
-    if spectrum is None or spectrum.highest > _MOST_RESOLVED * spectrum.wave_numbers[-1]:
-        return None
-    resolution = float(spectrum.wave_numbers[1])
-    highest = max(spectrum.highest - _LINE_WIDTH * resolution, resolution)
-    return {"wave_number": highest, "length_fs": longest[0]}

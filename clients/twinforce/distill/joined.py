@@ -18,8 +18,8 @@ from twinforce_proto import (
     UnknownModelError,
     parse_outputs,
 )
+from twinforce_proto.outputs import DIRECT_OUTPUTS
 
-_DIRECT = frozenset({"direct_forces", "direct_stress"})
 _FIELDS = tuple(OUTPUTS)
 
 
@@ -116,14 +116,14 @@ class JoinedClient:
     def parts_of(self, outputs: str | Sequence[str]) -> list[tuple[ServedModel, tuple[str, ...]]]:
         """Return the models that provide these outputs, each with those to ask it for."""
         wanted = frozenset(parse_outputs(outputs))
-        conservative = wanted - _DIRECT
+        conservative = wanted - DIRECT_OUTPUTS
         if self.has_stress and "conservative_forces" in wanted:
             conservative |= {"conservative_stress"}
         parts = []
         if conservative:
             parts.append((self.conservative, tuple(sorted(conservative))))
-        if wanted & _DIRECT and self.direct is not None:
-            parts.append((self.direct, tuple(sorted(wanted & _DIRECT))))
+        if wanted & DIRECT_OUTPUTS and self.direct is not None:
+            parts.append((self.direct, tuple(sorted(wanted & DIRECT_OUTPUTS))))
         return parts
 
     def labeled(self, prediction: Prediction) -> Prediction:
@@ -197,10 +197,10 @@ def _added(before: Prediction, other: Prediction) -> Prediction:
 
 def _joined_info(name: str, conservative: ModelInfo, direct: ModelInfo | None) -> ModelInfo:
     """Return the description of a composed model, as the service describes one."""
-    own = [each for each in conservative.outputs if each not in _DIRECT]
+    own = [each for each in conservative.outputs if each not in DIRECT_OUTPUTS]
     if direct is None:
         return replace(conservative, name=name, outputs=tuple(own), metadata={}, card="")
-    outputs = {*own, *(each for each in direct.outputs if each in _DIRECT)}
+    outputs = {*own, *(each for each in direct.outputs if each in DIRECT_OUTPUTS)}
     ordered = tuple(each for each in OUTPUTS if each in outputs)
     hashes = f"{conservative.sha256} {direct.sha256}"
     return ModelInfo(

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from twinforce.distill.services import ServiceOptions
+from twinforce.distill.programs.services import ServiceOptions
 
 StudentPreset = Literal["fast", "accurate"]
 

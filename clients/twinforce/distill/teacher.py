@@ -11,9 +11,9 @@ from typing import Any
 from ase import Atoms
 
 from twinforce._client import Client
-from twinforce.distill.children import check_installed
 from twinforce.distill.joined import ServedModel
-from twinforce.distill.services import ServiceOptions, running_service
+from twinforce.distill.programs.children import check_installed
+from twinforce.distill.programs.services import ServiceOptions, running_service
 from twinforce_proto import ModelInfo, ServiceError, UnsupportedOutputError
 
 NAME = "teacher"

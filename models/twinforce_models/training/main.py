@@ -10,9 +10,9 @@ import torch
 
 from twinforce_models.memory import keep_freed_memory
 from twinforce_models.training.config import LabelingModel, labeling_model, read_recipe
-from twinforce_models.training.presets import PRESETS
 from twinforce_models.training.run import prepare, write_report
-from twinforce_models.training.student import StudentOrder, prepare_student
+from twinforce_models.training.students.presets import PRESETS
+from twinforce_models.training.students.student import StudentOrder, prepare_student
 
 _EPILOG = """examples:
   twinforce-train water.toml --data path/to/water --out runs/water

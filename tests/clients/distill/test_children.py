@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import wait_until
-from twinforce.distill import children
-from twinforce.distill.children import ChildFailedError, check_installed, running, wait_for
+from twinforce.distill.programs import children
+from twinforce.distill.programs.children import ChildFailedError, check_installed, running, wait_for
 
 SLEEPER = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
 
@@ -36,7 +36,7 @@ def test_a_child_ends_with_its_context(tmp_path):
 def test_a_child_ends_when_its_parent_is_killed(tmp_path):
     program = (
         "import sys; from pathlib import Path\n"
-        "from twinforce.distill.children import running\n"
+        "from twinforce.distill.programs.children import running\n"
         f"command, log = [sys.executable, '-c', {SLEEPER!r}], Path({str(tmp_path / 'log')!r})\n"
         "with running(command, log):\n"
         "    print('begun', flush=True); sys.stdin.read()\n"

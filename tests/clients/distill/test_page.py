@@ -8,9 +8,9 @@ import pytest
 from tests.clients.distill.test_recommendation import EVIDENCE, drift, run_of
 from twinforce.distill import DistillSettings, ServiceOptions, TeacherSource
 from twinforce.distill.folder import DistillFolder, Phase
-from twinforce.distill.page import page_of
-from twinforce.distill.recommendation import recommend
-from twinforce.distill.report import commands_of, evidence_from, report_of
+from twinforce.distill.results.page import page_of
+from twinforce.distill.results.recommendation import recommend
+from twinforce.distill.results.report import commands_of, evidence_from, report_of
 
 SETTINGS = DistillSettings(teacher="mace:small", rounds=2, temperatures_k=(300.0, 350.0))
 SOURCE = TeacherSource.of("mace:small", "", SETTINGS.service, {})
@@ -135,5 +135,9 @@ def test_the_commands_repeat_what_was_asked_for(tmp_path):
         str(tmp_path / "start.xyz"),
     ):
         assert words in found["simulate"]
+    elsewhere = ServiceOptions(environments=("sevenn=/envs/sevenn/bin/python",))
+    assert "--environment=sevenn=/envs/sevenn/bin/python" in elsewhere.flags()
+    serve = commands_of(tmp_path, replace(settings, service=elsewhere), SOURCE, recommend(EVIDENCE))
+    assert "--environment 'sevenn=/envs/sevenn/bin/python'" in serve["serve"]
     served = TeacherSource.of("mace", "grpc://host:1", options, {})
     assert "assess" not in commands_of(tmp_path, settings, served, recommend(EVIDENCE))

@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from twinforce.distill.recommendation import (
+from twinforce.distill.results.recommendation import (
     Evidence,
     candidates,
+    next_to_run,
     reason_against,
     recommend,
     speed_up,
     standing_of,
+    step_ms_of,
 )
 
 
@@ -84,6 +86,31 @@ def test_a_speed_between_two_measured_ones_is_interpolated():
     # The direct forces of a composed hybrid were timed with the energy of the teacher.
     measured = {"direct": 20.0, "conservative": 50.0, "hybrid-4": 12.0, "hybrid-8": 7.5}
     assert speed_up(replace(EVIDENCE, step_ms=measured), 6) == pytest.approx(50 / 9.0)
+
+
+def test_beyond_the_measured_ones_the_time_goes_on_linearly():
+    measured = {"direct": 20.0, "conservative": 50.0, "hybrid-4": 12.0, "hybrid-8": 7.5}
+    evidence = replace(EVIDENCE, step_ms=measured)
+    assert step_ms_of(evidence, 1) == pytest.approx(7.5 + 7 * 4.5)
+    assert step_ms_of(evidence, 16) == pytest.approx(7.5 - 4.5 / 2)
+
+
+def test_a_shown_m_precedes_faster_ones_that_no_run_shows():
+    runs = {8: run_of(0.04, 0.02), 6: run_of(0.01)}
+    found = recommend(replace(EVIDENCE, runs=runs))
+    assert (found.inner_steps, found.standing) == (6, "shown")
+
+
+def test_runs_go_on_with_shorter_outer_steps_until_one_is_shown():
+    assert next_to_run(EVIDENCE) == 8
+    whole = {8: run_of(0.04, 0.02)}
+    assert next_to_run(replace(EVIDENCE, runs=whole)) == 6
+    shortened = {8: run_of(0.04, 0.02, status="shortened")}
+    assert next_to_run(replace(EVIDENCE, runs=shortened)) == 8
+    assert next_to_run(replace(EVIDENCE, runs=whole | {6: run_of(0.3)})) == 4
+    assert next_to_run(replace(EVIDENCE, runs=whole | {6: run_of(0.01)})) is None
+    none_left = whole | {6: run_of(0.04, 0.02), 4: run_of(0.04, 0.02)}
+    assert next_to_run(replace(EVIDENCE, runs=none_left)) is None
 
 
 def test_a_teacher_as_cheap_as_the_student_is_used_alone():

@@ -12,9 +12,9 @@ from tests.potentials import Soft, loaded
 from twinforce.assess import Progress
 from twinforce.cli import run
 from twinforce.distill import DistillSettings, ServiceOptions
-from twinforce.distill.services import running_service
+from twinforce.distill.programs.services import running_service
+from twinforce.distill.programs.training import export, minutes_needed, train
 from twinforce.distill.teacher import check_teacher
-from twinforce.distill.training import export, minutes_needed, train
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from twinforce.assess import Progress
 from twinforce.assess.budget import EXPIRED, NEVER
 from twinforce.distill import DistillSettings
 from twinforce.distill.joined import JoinedClient, ServedModel
-from twinforce.distill.sampling import SamplingRound, initial_atoms
-from twinforce.distill.walkers import LabeledWalker, Walk
+from twinforce.distill.sampling.sampling_round import SamplingRound, initial_atoms
+from twinforce.distill.sampling.walkers import LabeledWalker, Walk
 
 QUIET = Progress(is_shown=False)
 

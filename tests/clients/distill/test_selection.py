@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from twinforce.distill.labels import (
+from twinforce.distill.sampling.labels import (
     LabeledGroup,
     Labels,
     read_labels,
     write_examples,
     write_labels,
 )
-from twinforce.distill.selection import select_groups
+from twinforce.distill.sampling.selection import select_groups
 
 ATOMS = Atoms("Ar2", [[0, 0, 0], [0, 0, 3.8]], cell=[9, 9, 9], pbc=True)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from twinforce.distill import DistillSettings, TeacherSource, default_time_step_fs
-from twinforce.distill.sampling import walks_of
-from twinforce.distill.services import ServiceOptions
+from twinforce.distill.programs.services import ServiceOptions
+from twinforce.distill.sampling.sampling_round import walks_of
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3, 5])

@@ -20,12 +20,12 @@ from twinforce_models import registry
 from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 from twinforce_models.prediction import predict
 from twinforce_models.training import dataset
-from twinforce_models.training.budget import StageTimes, schedule
 from twinforce_models.training.config import DataSource, Sampling, TableShape, read_recipe
 from twinforce_models.training.main import main, read_teacher
 from twinforce_models.training.packing import GroupSize, choose_tables
-from twinforce_models.training.presets import PRESETS
-from twinforce_models.training.student import StudentOrder, draft_stages, prepare_student
+from twinforce_models.training.students.budget import StageTimes, schedule
+from twinforce_models.training.students.presets import PRESETS
+from twinforce_models.training.students.student import StudentOrder, draft_stages, prepare_student
 from twinforce_models.training.toml import recipe_text
 from twinforce_proto import System
 

@@ -34,7 +34,7 @@ from twinforce_proto import (
 from twinforce_service.engine.loading import load_models
 from twinforce_service.engine.runs import Run
 from twinforce_service.engine.thread_engine import ThreadEngine
-from twinforce_service.process.engine_pool import EnginePool
+from twinforce_service.process.groups.engine_pool import EnginePool
 from twinforce_service.scheduling.request import Limits, Request
 
 MODEL = "troubled"

@@ -18,7 +18,7 @@ from twinforce_proto import (
     UnknownModelError,
     UnsupportedElementError,
 )
-from twinforce_service.process.engine_pool import EnginePool
+from twinforce_service.process.groups.engine_pool import EnginePool
 from twinforce_service.process.process_engine import ProcessEngine
 from twinforce_service.scheduling.request import Limits, Request, Walker
 

@@ -14,12 +14,18 @@ from twinforce.assess import Conditions, Progress, assess
 from twinforce.assess.budget import Deadline
 from twinforce.assess.folder import write_json
 from twinforce.assess.report.content import resonance_of, unit_of
-from twinforce.distill.children import ChildFailedError
-from twinforce.distill.errors import errors_of, test_systems
 from twinforce.distill.folder import DistillFolder
 from twinforce.distill.joined import JoinedClient, ServedModel
-from twinforce.distill.recommendation import THERMOSTAT, Evidence, recommend
-from twinforce.distill.services import running_service
+from twinforce.distill.programs.children import ChildFailedError
+from twinforce.distill.programs.services import running_service
+from twinforce.distill.results.errors import errors_of, test_systems
+from twinforce.distill.results.recommendation import (
+    THERMOSTAT,
+    Evidence,
+    next_to_run,
+    recommend,
+    step_ms_of,
+)
 from twinforce.distill.settings import DistillSettings
 from twinforce.distill.teacher import TeacherSource
 from twinforce_proto import ServiceError
@@ -289,11 +295,11 @@ class _Assessing:
             self._assess(f"nve:hybrid-{chosen}", 1.0)
 
     def _verify(self) -> None:
-        """Run the fastest candidate, and if that refutes it the next one."""
+        """Run the fastest candidate, and if that does not show it a shorter outer step."""
         tried: set[int] = set()
         while not self._deadline.is_over:
-            chosen = recommend(self._evidence()).inner_steps
-            if chosen is None or chosen in tried:
+            chosen = next_to_run(self._evidence())
+            if chosen is None or chosen in tried:  # its run did not fit into the time
                 return
             tried.add(chosen)
             self._assess(f"nve:hybrid-{chosen}", _RUN)
@@ -328,8 +334,7 @@ class _Assessing:
 
 def _outer_step_s(evidence: Evidence, inner_steps: int) -> float:
     """Return the time of an outer step, in s; 0 if it was not measured."""
-    direct, conservative = (evidence.step_ms.get(way, 0.0) for way in ("direct", "conservative"))
-    return 1e-3 * (conservative + inner_steps * direct)
+    return 1e-3 * inner_steps * (step_ms_of(evidence, inner_steps) or 0.0)
 
 
 def start_file(folder: DistillFolder) -> Path:

@@ -18,7 +18,7 @@ from twinforce_models import registry
 from twinforce_models.potentials.hybrid_net.core import Hyperparameters
 from twinforce_models.potentials.hybrid_net.potential import neighbor_counts
 from twinforce_models.prediction import predict
-from twinforce_models.training import budget, dataset, packing
+from twinforce_models.training import dataset, packing
 from twinforce_models.training.config import (
     About,
     CompiledPart,
@@ -27,9 +27,10 @@ from twinforce_models.training.config import (
     Stage,
     read_recipe,
 )
-from twinforce_models.training.presets import PRESETS, StudentPreset
 from twinforce_models.training.report import QUANTITIES
 from twinforce_models.training.run import TrainingRun, prepare
+from twinforce_models.training.students import budget
+from twinforce_models.training.students.presets import PRESETS, StudentPreset
 from twinforce_models.training.toml import recipe_text
 
 logger = logging.getLogger(__name__)

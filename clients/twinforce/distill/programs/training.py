@@ -12,7 +12,7 @@ from typing import Any
 
 from twinforce.assess.folder import write_json
 from twinforce.assess.progress import Progress
-from twinforce.distill.children import ChildFailedError, running
+from twinforce.distill.programs.children import ChildFailedError, running
 from twinforce.distill.settings import DistillSettings
 
 # What the program says if it has too little time, with the time that it needs.

@@ -10,7 +10,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from twinforce._client import Client
-from twinforce.distill.labels import bare
+from twinforce.distill.sampling.labels import bare
 
 _KINDS = ("direct_forces", "conservative_forces")
 _MOST_SYSTEMS = 48

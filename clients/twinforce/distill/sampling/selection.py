@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from twinforce.distill.labels import LabeledGroup
+from twinforce.distill.sampling.labels import LabeledGroup
 
 # Share of the chosen systems in which both forces differ most; the others are drawn at random.
 _MOST_DIFFERENT = 0.5

@@ -17,9 +17,9 @@ from twinforce.ase import ForceDisagreementWarning
 from twinforce.assess.budget import Deadline
 from twinforce.assess.progress import Progress
 from twinforce.distill.joined import JoinedClient
-from twinforce.distill.labels import Labels, read_labels, write_labels
+from twinforce.distill.sampling.labels import Labels, read_labels, write_labels
+from twinforce.distill.sampling.walkers import LabeledWalker, Walk
 from twinforce.distill.settings import DistillSettings
-from twinforce.distill.walkers import LabeledWalker, Walk
 
 _MOST_WALKERS = 12
 # The walker that tests takes one step for this many of the others.

@@ -12,7 +12,7 @@ from twinforce.ase import TwinForceCalculator
 from twinforce.ase.dynamics import MultipleTimeStepping
 from twinforce.assess.units.simulation import EXPLOSION_ERRORS
 from twinforce.distill.joined import JoinedClient
-from twinforce.distill.labels import Labels, voigt
+from twinforce.distill.sampling.labels import Labels, voigt
 from twinforce.md import draw_velocities
 from twinforce_dynamics.ensembles import Langevin
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinforce._client import Client
-from twinforce.distill.children import running, wait_for
+from twinforce.distill.programs.children import running, wait_for
 
 _READY = re.compile(r"^gRPC\s+(grpc://\S+)$", re.MULTILINE)
 _START_TIMEOUT_S = 1800.0
@@ -26,6 +26,7 @@ class ServiceOptions:
         threads: CPU threads of an evaluation; 0 leaves it to the service.
         trust_pickles: True to load files that could run code.
         trust_packages: Packages of ASE calculators that may be named, separated by commas.
+        environments: Environments of Python that specs may name, as NAME=PYTHON.
         is_compiled: True to compile native networks.
     """
 
@@ -34,6 +35,7 @@ class ServiceOptions:
     threads: int = 0
     trust_pickles: bool = False
     trust_packages: str = ""
+    environments: tuple[str, ...] = ()
     is_compiled: bool = True
 
     def flags(self) -> list[str]:
@@ -43,7 +45,7 @@ class ServiceOptions:
             flags.append("--trust-pickles")
         if self.trust_packages:
             flags.append(f"--trust-packages={self.trust_packages}")
-        return flags
+        return [*flags, *(f"--environment={each}" for each in self.environments)]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import matplotlib as mpl
 from twinforce.assess.report.formatting import estimate, number, with_error
 from twinforce.assess.report.page import STYLE, SVG_STYLE, drawn, html_of, svg_of
 from twinforce.assess.report.tables import TABLES, ReportTable
-from twinforce.distill.figures import FIGURES
+from twinforce.distill.results.figures import FIGURES
 
 _MORE_STYLE = """
 pre { background: var(--card); border-radius: 6px; padding: .8rem 1rem; overflow-x: auto;

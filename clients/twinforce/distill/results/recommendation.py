@@ -7,23 +7,24 @@ It follows from the numbers by the rules below, and from nothing else.
   drift could be predicted, because the run was too short, the fastest M with an outer step of at
   most 4 fs is tried, and a real run decides alone.
 - Candidates are tried in the order of their speed, the fastest first. The time of a step with M
-  inner steps is measured, or interpolated in 1/M between two that were. Beyond them it is the
-  measured time of a step on direct forces plus 1/M of that of the teacher, times the ratio of
-  measured and expected time at the nearest M that was measured.
+  inner steps is measured, or follows from the two nearest M that were, as it is linear in 1/M. If
+  fewer than two were timed, it is that of a step on direct forces plus 1/M of the teacher's.
 - An M is *refuted* if the drift of a real run minus two errors exceeds `max_drift`, or the run
-  broke down; and *shown* if the drift plus two errors is within it. The fastest M that is not
-  refuted is recommended; if no real run shows it, the recommendation says so.
+  broke down; and *shown* if the drift plus two errors is within it. The fastest M that is shown is
+  recommended. If there is none, it is the fastest that is not refuted, and the recommendation says
+  that it is not shown.
+- A run of its full length that neither refutes nor shows an M is not made longer: the next M to be
+  run is the fastest of at most three quarters of that.
 - An M that is not faster than the teacher alone is never recommended.
 - The thermostat is velocity rescaling with a relaxation time of 10 fs, unless the run with it
   found wrong temperatures of species.
 """
 
 import math
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import numpy as np
 
 from twinforce.assess.report.formatting import with_error
 from twinforce.assess.report.verdict import judge_drift
@@ -34,6 +35,8 @@ THERMOSTAT = "svr:10"
 _RANGE = range(2, 17)
 # Outer step that is tried first if no drift is predicted, in fs.
 _MODERATE_OUTER_FS = 4.0
+# The next M to run after one whose run of full length shows nothing, relative to that.
+_SHORTER = 0.75
 _MORE_TRAINING = (
     "A student that is trained for longer (--minutes) or is larger (--student accurate) differs "
     "less from the teacher."
@@ -86,32 +89,36 @@ class Recommendation:
     reasons: tuple[str, ...]
 
 
-def speed_up(evidence: Evidence, inner_steps: int) -> float | None:
-    """Return the speed of M inner steps over that of the teacher alone, if it is known."""
-    times = evidence.step_ms
-    conservative = times.get("conservative")
-    if not conservative:
-        return None
+def step_ms_of(evidence: Evidence, inner_steps: int) -> float | None:
+    """Return the time of an inner step with M of them in an outer one, in ms, if it is known."""
+    times, share = evidence.step_ms, 1.0 / inner_steps
     measured = {
         1.0 / int(way.removeprefix("hybrid-")): step_ms
         for way, step_ms in times.items()
         if way.startswith("hybrid-") and step_ms
     }
-    share = 1.0 / inner_steps
-    if share in measured or (measured and min(measured) < share < max(measured)):
+    if share in measured:
+        return measured[share]
+    direct, conservative = times.get("direct"), times.get("conservative")
+    if len(measured) > 1:
+        # The two nearest ones, on both sides if possible: the time is linear in 1/M.
         shares = sorted(measured)
-        step_ms = float(np.interp(share, shares, [measured[each] for each in shares]))
-        return conservative / step_ms
-    direct = times.get("direct")
-    if not direct:
+        above = min(max(bisect(shares, share), 1), len(shares) - 1)
+        one, other = shares[above - 1], shares[above]
+        slope = (measured[other] - measured[one]) / (other - one)
+        return measured[one] + slope * (share - one)
+    if not direct or not conservative:
         return None
+    ratio = 1.0
+    for each, step_ms in measured.items():
+        ratio = step_ms / (direct + each * conservative)
+    return ratio * (direct + share * conservative)
 
-    def expected_ms(each: float) -> float:
-        return direct + each * conservative
 
-    nearest = min(measured, key=lambda each: abs(math.log(each / share)), default=None)
-    ratio = 1.0 if nearest is None else measured[nearest] / expected_ms(nearest)
-    return conservative / (expected_ms(share) * ratio)
+def speed_up(evidence: Evidence, inner_steps: int) -> float | None:
+    """Return the speed of M inner steps over that of the teacher alone, if it is known."""
+    conservative, step_ms = evidence.step_ms.get("conservative"), step_ms_of(evidence, inner_steps)
+    return conservative / step_ms if conservative and step_ms else None
 
 
 def reason_against(evidence: Evidence, inner_steps: int) -> str:
@@ -173,9 +180,8 @@ def recommend(evidence: Evidence) -> Recommendation:
     found = candidates(evidence)
     if not found:
         return Recommendation(None, None, "not shown", THERMOSTAT, tuple(_none_reasons(evidence)))
-    # An M whose drift is predicted precedes those of which nothing is known.
-    known = [m for m in found if is_predicted(evidence, m)] or _run_first(evidence, found)
-    chosen = known[0]
+    ranked = _ranked(evidence, found)
+    chosen = next((m for m in found if standing_of(evidence, m) == "shown"), ranked[0])
     standing = standing_of(evidence, chosen)
     reasons = [
         _headline(evidence, chosen),
@@ -187,11 +193,26 @@ def recommend(evidence: Evidence) -> Recommendation:
     return Recommendation(chosen, speed_up(evidence, chosen), standing, THERMOSTAT, tuple(reasons))
 
 
-def _run_first(evidence: Evidence, found: Sequence[int]) -> list[int]:
-    """Return the candidates that were run; without any, the fastest with a moderate outer step."""
+def next_to_run(evidence: Evidence) -> int | None:
+    """Return the M that a real run should verify next; None if one is shown or none is left."""
+    found = candidates(evidence)
+    if any(standing_of(evidence, m) == "shown" for m in found):
+        return None
+    is_whole = {m for m in found if m in evidence.runs and evidence.runs[m]["status"] == "done"}
+    limit = _SHORTER * min(is_whole, default=math.inf)
+    return next((m for m in _ranked(evidence, found) if m <= limit and m not in is_whole), None)
+
+
+def _ranked(evidence: Evidence, found: Sequence[int]) -> list[int]:
+    """Return those candidates to recommend or to run first, the fastest first.
+
+    An M whose drift is predicted precedes those of which nothing is known. Without any, those that
+    were run come first, or else those with a moderate outer step.
+    """
+    predicted = [m for m in found if is_predicted(evidence, m)]
     ran = [m for m in found if m in evidence.runs]
     moderate = [m for m in found if m * evidence.time_step_fs <= _MODERATE_OUTER_FS]
-    return ran or moderate or list(found)
+    return predicted or ran or moderate or list(found)
 
 
 def _headline(evidence: Evidence, chosen: int) -> str:

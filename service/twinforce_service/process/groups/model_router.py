@@ -8,8 +8,8 @@ from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_proto import ModelInfo
 from twinforce_service.engine.engine import Engine, OwnedEngine
 from twinforce_service.engine.runs import Credit, Run
-from twinforce_service.process.engine_group import EngineGroup, submit_all
-from twinforce_service.process.split_hybrid import SplitHybrid
+from twinforce_service.process.groups.engine_group import EngineGroup, submit_all
+from twinforce_service.process.groups.split_hybrid import SplitHybrid
 from twinforce_service.scheduling.admission import unknown_model
 from twinforce_service.scheduling.request import Request
 

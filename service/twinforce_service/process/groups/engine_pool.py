@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 from twinforce_proto import ModelInfo
 from twinforce_service.engine.runs import Credit, Run
-from twinforce_service.process.engine_group import EngineGroup, submit_all
+from twinforce_service.process.groups.engine_group import EngineGroup, submit_all
 from twinforce_service.process.process_engine import ProcessEngine
 from twinforce_service.scheduling.request import Request, Walker
 

@@ -11,8 +11,8 @@ from ase import Atoms
 
 from twinforce.assess.folder import as_json
 from twinforce.distill.folder import DistillFolder
-from twinforce.distill.measurement import HYBRID, PRESET
-from twinforce.distill.recommendation import (
+from twinforce.distill.results.measurement import HYBRID, PRESET
+from twinforce.distill.results.recommendation import (
     Evidence,
     Recommendation,
     candidates,
@@ -92,6 +92,7 @@ def commands_of(
         flags.append("--trust-pickles")
     if options.trust_packages:
         flags.append(f"--trust-packages {options.trust_packages}")
+    flags += [f"--environment '{each}'" for each in options.environments]
     spec = f"{HYBRID}=conservative:{teacher}+direct:{out / 'student'}"
     common = f"--temperature {settings.temperature_k:g} --time-step {settings.time_step_fs:g}"
     forces = (
@@ -172,9 +173,9 @@ def _not_shown(
             sentences.append(
                 f"No real run was long enough to show that M = {chosen} conserves the energy."
             )
-        if evidence.thermostat.get(chosen) != "safe":
+        if evidence.thermostat.get(chosen, "not shown") == "not shown":
             sentences.append(
-                "The run with a thermostat was too short to show that every species keeps its "
+                "No run with a thermostat was long enough to show that every species keeps its "
                 "temperature."
             )
     if evidence.period_fs is None:

@@ -27,8 +27,8 @@ from twinforce_proto.outputs import DIRECT_OUTPUTS
 from twinforce_service.engine.engine import Engine
 from twinforce_service.engine.lifecycle import shutting_down
 from twinforce_service.engine.runs import Credit, Run
-from twinforce_service.process.engine_group import submit_all
-from twinforce_service.process.loop_runs import LoopRuns
+from twinforce_service.process.groups.engine_group import submit_all
+from twinforce_service.process.groups.loop_runs import LoopRuns
 from twinforce_service.scheduling.admission import Admission, unknown_model
 from twinforce_service.scheduling.reply import reply
 from twinforce_service.scheduling.request import Limits, Request, check_sizes

@@ -1,0 +1,1 @@
+"""Programs that a distillation runs: services and trainings."""

@@ -1,0 +1,1 @@
+"""Results of a distillation: measurements, the recommendation, the report and its page."""
