@@ -63,7 +63,8 @@ ROOMS = [
 
 # The rooms of the service, from the bottom up: each imports only from those above it in this list.
 LAYERS = [
-    {"context", "version"},
+    {"callers", "version"},
+    {"context"},
     {"environments", "logs", "scheduling"},
     {"settings"},
     {"engine"},

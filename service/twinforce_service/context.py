@@ -1,4 +1,4 @@
-"""Context variables of the current request: its id and its urgency."""
+"""Context variables of the current request: its id, its urgency and its caller."""
 
 import re
 import uuid
@@ -6,9 +6,11 @@ from contextvars import ContextVar
 
 from twinforce_proto import InvalidRequestError
 from twinforce_proto.headers import LEAST_URGENT, MOST_URGENT, NORMAL_URGENCY, URGENCY
+from twinforce_service.callers.caller import UNKNOWN, Caller
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 urgency: ContextVar[int] = ContextVar("urgency", default=NORMAL_URGENCY)
+caller: ContextVar[Caller] = ContextVar("caller", default=UNKNOWN)
 
 _VALID_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 

@@ -21,6 +21,7 @@ from twinforce_models.contract.contract import check_potential
 from twinforce_models.nonconservativity import direct_jacobian
 from twinforce_models.potentials.composed import Composed
 from twinforce_models.potentials.hybrid_net import fused
+from twinforce_models.potentials.hybrid_net.compilation.build import exported
 from twinforce_models.potentials.hybrid_net.compilation.cache import path_of, prepared
 from twinforce_models.potentials.hybrid_net.compilation.compiling import PARTS, compiled
 from twinforce_models.potentials.hybrid_net.compilation.potential import CompiledHybridNet
@@ -35,7 +36,7 @@ COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++
 TINY = Hyperparameters(
     elements=(1, 8), cutoff=4.0, n_scalars=8, n_vectors=4, n_tensors=4, n_layers=2, n_radial=4
 )
-ONE_LAYER = replace(TINY, n_layers=1)
+ONE_LAYER = replace(TINY, n_layers=1, repulsion_radii=(0.5, 0.6))
 ASKED = [
     {"energy", "atom_energies"},
     {"direct_forces"},
@@ -111,7 +112,13 @@ def assert_same(fused, plain, tolerance):
 
 def test_the_form_for_compilers_has_the_same_values_and_derivatives():
     three_layers = Hyperparameters(
-        elements=(1, 8), n_scalars=12, n_vectors=6, n_tensors=5, n_layers=3, n_radial=6
+        elements=(1, 8),
+        n_scalars=12,
+        n_vectors=6,
+        n_tensors=5,
+        n_layers=3,
+        n_radial=6,
+        repulsion_radii=(0.5, 0.6),
     )
     plain = net(hyperparameters=three_layers)
     assert_same(fused_in_python(plain), plain, 1e-12)
@@ -182,6 +189,21 @@ def test_parts_compiled_differently_have_different_files(tmp_path):
     ]
     assert len({path_of(spec, tmp_path) for spec in specs}) == len(specs) == 8
     assert path_of(Spec.from_json(specs[0].to_json()), tmp_path) == path_of(specs[0], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["water", "elements6"])
+def test_a_bundled_model_can_be_exported_for_the_compiler(name):
+    core = registry.load(name).potential.core
+    program, _ = exported(Spec("direct", core.hyperparameters, "float64", "cpu", 1))
+    core, cutoff = core.double(), core.hyperparameters.cutoff
+    neighbors, vectors = tabulate(Batch.from_systems([water()], cutoff), cutoff)
+    inputs = torch.tensor([1, 0, 0] * 8), neighbors, vectors
+    with torch.no_grad():
+        expected = fused.direct(core, fused.Inputs(*inputs))
+        found = program.module()(list(named_weights(core).values()), *inputs)
+    for one, other in zip(found, expected, strict=True):
+        assert one.isfinite().all()
+        torch.testing.assert_close(one, other)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -45,6 +45,21 @@ def build(spec: Spec, path: Path) -> None:
         Exception: If the compiler fails, as it does without a C++ compiler.
     """
     torch.set_num_threads(spec.n_threads)
+    program, inputs = exported(spec)
+    torch._inductor.aoti_compile_and_package(
+        program,
+        package_path=str(path),
+        inductor_configs={"cpp.threads": spec.n_threads, "compile_threads": _n_workers(spec)},
+    )
+    _try(spec, path, inputs)
+
+
+def exported(spec: Spec) -> tuple[ExportedProgram, list[Tensor]]:
+    """Return the graph of a part, for any number of atoms and neighbors, and inputs to try it with.
+
+    Raises:
+        Exception: If the part cannot be traced.
+    """
     dtype, device = getattr(torch, spec.dtype), torch.device(spec.device)
     core = HybridCore(spec.hyperparameters).to(device, dtype).eval().requires_grad_(False)
     weights, example = list(named_weights(core).values()), _example(core, spec.has_reverse)
@@ -56,20 +71,15 @@ def build(spec: Spec, path: Path) -> None:
         atoms, table = {0: n_atoms}, {0: n_atoms, 1: width}
         shapes = ([None] * len(weights), atoms, *([table] * (len(example) - 1)))
         program = torch.export.export(graph, (weights, *example), dynamic_shapes=shapes)
-    torch._inductor.aoti_compile_and_package(
-        program,
-        package_path=str(path),
-        inductor_configs={"cpp.threads": spec.n_threads, "compile_threads": _n_workers(spec)},
-    )
-    _try(spec, path, weights, example)
+    return program, [*weights, *example]
 
 
-def _try(spec: Spec, path: Path, weights: list[Tensor], example: tuple[Tensor, ...]) -> None:
+def _try(spec: Spec, path: Path, inputs: list[Tensor]) -> None:
     """Load the compiled file and call it in this process, where a crash affects no other.
 
     For example, if a C++ compiler links its own standard library statically, the code may crash.
     """
-    results = load(path, spec)([*weights, *example])
+    results = load(path, spec)(inputs)
     if not all(result.isfinite().all() for result in results):
         raise ArithmeticError("the compiled part returns NaN or infinity")
 

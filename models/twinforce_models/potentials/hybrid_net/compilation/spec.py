@@ -59,6 +59,9 @@ class Spec:
 
 
 def named_weights(core: HybridCore) -> dict[str, Tensor]:
-    """Return the weights that a compiled part takes before its `Inputs`, in this order."""
+    """Return the weights that a compiled part takes before its `Inputs`, in this order.
+
+    All parameters and buffers are among them, since a tracer accepts no tensor of its own.
+    """
     parameters = {name: value.detach() for name, value in core.named_parameters()}
-    return parameters | {"energy_scale": core.energy_scale, "force_scale": core.force_scale}
+    return parameters | dict(core.named_buffers())
