@@ -30,9 +30,11 @@ class Family:
 
 _POTENTIALS = "twinforce_models.potentials"
 _BUILT_IN = (
+    Family("aimnet2", f"{_POTENTIALS}.aimnet2:load", "aimnet2"),
     Family("ani", f"{_POTENTIALS}.ani:load", "ani"),
     Family("ase", f"{_POTENTIALS}.ase_calculator:load", "ase"),
     Family("chgnet", f"{_POTENTIALS}.chgnet:load", "chgnet"),
+    Family("fairchem", f"{_POTENTIALS}.fairchem.loader:load", "fairchem"),
     Family("mace", f"{_POTENTIALS}.mace.loader:load", "mace"),
     Family(
         "mattersim", f"{_POTENTIALS}.mattersim:load", "mattersim", alone="mattersim>=1.2.3,<1.3"
