@@ -29,7 +29,9 @@ _N_EMBEDDED = {"charge": (-100, 100), "spin_multiplicity": (1, 100)}
 _WITH_CHARGE = "omol"
 """The set of data, and task, that has charges and spins; for others, fairchem takes both as zero."""
 
-_NEAREST = "only the {} nearest neighbors count, so the energy jumps where others become the nearest"
+_NEAREST = (
+    "only the {} nearest neighbors count, so the energy jumps where others become the nearest"
+)
 
 LoneAtoms = Mapping[int, Mapping[int, float]]
 """Energies of atoms without neighbors, in eV, by atomic number and charge."""
