@@ -57,9 +57,9 @@ _OPTIONS = {"otf_graph", "pass_through_head_outputs", "supports_single_atoms", "
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """A quantity that a model was trained for: with m and d of the training data,
+    """A quantity that a model was trained for, and how it follows from what a head says.
 
-        value = d * output + m + sum of the references of its atoms
+        value = d * output + m + sum of the references of the atoms
 
     Attributes:
         name: Name of the target, by which a head is found.

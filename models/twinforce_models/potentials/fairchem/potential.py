@@ -27,7 +27,7 @@ _N_EMBEDDED = {"charge": (-100, 100), "spin_multiplicity": (1, 100)}
 """Smallest and largest number that networks have an embedding of."""
 
 _WITH_CHARGE = "omol"
-"""The set of data, and task, that has charges and spins; for others, fairchem takes both as zero."""
+"""The task that has charges and spins; for others, fairchem takes both as zero."""
 
 _NEAREST = (
     "only the {} nearest neighbors count, so the energy jumps where others become the nearest"
