@@ -1,0 +1,141 @@
+"""The models of the study, the systems that they move, and the experiments on each."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.build import bulk
+
+from bench.runner.weights import WEIGHTS, published_weights
+from twinforce.md import draw_velocities
+
+WATER21 = Path(__file__).parents[1] / "systems" / "water21.xyz"
+ORB, MACE = "orb-d3-xs-v2-20241011.ckpt", "mace_mp_small.model"
+SEVENNET = "sevennet_0.pth"
+# Family -> package that an environment needs to load it.
+PACKAGES = {"orb": "orb_models", "mace": "mace", "sevenn": "sevenn"}
+
+
+def water() -> Atoms:
+    """Return 21 molecules of liquid water at 300 K, with velocities."""
+    atoms = ase.io.read(WATER21)
+    assert isinstance(atoms, Atoms)
+    return atoms
+
+
+def silicon() -> Atoms:
+    """Return 16 atoms of crystalline silicon; their velocities are those of 300 K on average.
+
+    The crystal is at rest at first, so that the kinetic energy is twice that of 300 K.
+    """
+    atoms = bulk("Si", cubic=True) * (2, 1, 1)
+    draw_velocities(atoms, 600.0, np.random.default_rng(0))
+    return atoms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """A file of weights, and how a service is to load it.
+
+    Attributes:
+        family: Family of models, as in a spec; also the name of an environment that has it.
+        file: Name of published weights.
+        options: Options of the spec, such as "untrained=conservative".
+        kind: Kind of forces that a hybrid takes from it, "conservative" or "direct"; "" if it is
+            served by itself.
+    """
+
+    family: str
+    file: str
+    options: tuple[str, ...] = ()
+    kind: str = ""
+
+    def spec(self, folder: Path | None) -> str:
+        """Return the spec of this part of a model; download the weights if necessary.
+
+        Args:
+            folder: Folder of environments, one for each family that this environment lacks, or
+                None if no model is to be loaded in another environment.
+
+        Raises:
+            WeightsUnavailableError: They are not in the cache, and cannot be downloaded.
+        """
+        options = [*self.options, f"sha256={WEIGHTS[self.file]}"]
+        if folder is not None and find_spec(PACKAGES[self.family]) is None:
+            options.append(f"env={self.family}")
+        kind = f"{self.kind}:" if self.kind else ""
+        return f"{kind}{self.family}:{published_weights(self.file)}#{'&'.join(options)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A model on one system, and the experiments on it.
+
+    Attributes:
+        name: Name of the model and of its files.
+        title: Name of the model on the page.
+        parts: One model, or the two parts of a hybrid.
+        start: Function that returns the system, with velocities.
+        pieces: Experiments, as for `twinforce assess`, the most important ones first.
+        share: Share of the time of the study.
+    """
+
+    name: str
+    title: str
+    parts: tuple[Weights, ...]
+    start: Callable[[], Atoms]
+    pieces: tuple[str, ...]
+    share: float
+
+    @property
+    def is_water(self) -> bool:
+        """True if the model moves the water that all models share."""
+        return self.start is water
+
+    def spec(self, folder: Path | None) -> str:
+        """Return the spec that a service serves; see `Weights.spec`."""
+        return "+".join(part.spec(folder) for part in self.parts)
+
+
+ENTRIES: Mapping[str, Entry] = {
+    each.name: each
+    for each in (
+        Entry(
+            name="orb",
+            title="ORB d3-xs-v2",
+            parts=(Weights(family="orb", file=ORB, options=("untrained=conservative",)),),
+            start=water,
+            pieces=(
+                *("lambda:server", "nvt:direct:svr:10", "nve:direct", "loops"),
+                *("optimise:direct", "optimise:conservative", "cost", "nve:conservative"),
+            ),
+            share=5,
+        ),
+        Entry(
+            name="mace-orb",
+            title="MACE-MP-0 small, with direct forces of ORB d3-xs-v2",
+            parts=(
+                Weights(family="mace", file=MACE, kind="conservative"),
+                Weights(family="orb", file=ORB, kind="direct"),
+            ),
+            start=water,
+            pieces=(
+                *("nve:conservative", "resonance", "nve:hybrid-4", "optimise:conservative"),
+                *("loops", "nvt:conservative:svr:10", "cost", "lambda:client"),
+            ),
+            share=4,
+        ),
+        Entry(
+            name="sevennet",
+            title="SevenNet-0",
+            parts=(Weights(family="sevenn", file=SEVENNET),),
+            start=silicon,
+            pieces=("nve:conservative", "optimise:conservative"),
+            share=1,
+        ),
+    )
+}
