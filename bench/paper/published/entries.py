@@ -10,14 +10,15 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 
-from bench.runner.weights import WEIGHTS, published_weights
+from bench.paper.published import soap
+from bench.runner.weights import WEIGHTS, WeightsUnavailableError, published_weights
 from twinforce.md import draw_velocities
 
 WATER21 = Path(__file__).parents[1] / "systems" / "water21.xyz"
 ORB, MACE = "orb-d3-xs-v2-20241011.ckpt", "mace_mp_small.model"
 SEVENNET = "sevennet_0.pth"
 # Family -> package that an environment needs to load it.
-PACKAGES = {"orb": "orb_models", "mace": "mace", "sevenn": "sevenn"}
+PACKAGES = {"orb": "orb_models", "mace": "mace", "sevenn": "sevenn", "metatomic": "sphericart"}
 
 
 def water() -> Atoms:
@@ -43,14 +44,14 @@ class Weights:
 
     Attributes:
         family: Family of models, as in a spec; also the name of an environment that has it.
-        file: Name of published weights.
+        file: Name of published weights, or the path of a file that a command makes.
         options: Options of the spec, such as "untrained=conservative".
         kind: Kind of forces that a hybrid takes from it, "conservative" or "direct"; "" if it is
             served by itself.
     """
 
     family: str
-    file: str
+    file: str | Path
     options: tuple[str, ...] = ()
     kind: str = ""
 
@@ -62,13 +63,15 @@ class Weights:
                 None if no model is to be loaded in another environment.
 
         Raises:
-            WeightsUnavailableError: They are not in the cache, and cannot be downloaded.
+            WeightsUnavailableError: They are neither here nor in the registry.
         """
-        options = [*self.options, f"sha256={WEIGHTS[self.file]}"]
+        path, options = _found(self.file), list(self.options)
+        if isinstance(self.file, str):
+            options.append(f"sha256={WEIGHTS[self.file]}")
         if folder is not None and find_spec(PACKAGES[self.family]) is None:
             options.append(f"env={self.family}")
         kind = f"{self.kind}:" if self.kind else ""
-        return f"{kind}{self.family}:{published_weights(self.file)}#{'&'.join(options)}"
+        return f"{kind}{self.family}:{path}" + (f"#{'&'.join(options)}" if options else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,5 +140,30 @@ ENTRIES: Mapping[str, Entry] = {
             pieces=("nve:conservative", "optimise:conservative"),
             share=1,
         ),
+        Entry(
+            name="soap",
+            title="SOAP-BPNN, conservative and direct, trained by themselves",
+            parts=tuple(
+                Weights(family="metatomic", file=soap.FOLDER / kind / "model.pt", kind=kind)
+                for kind in soap.KINDS
+            ),
+            start=water,
+            pieces=(
+                *("lambda:client", "nve:direct", "nve:conservative", "loops"),
+                *("optimise:direct", "optimise:conservative", "nvt:direct:svr:10"),
+            ),
+            share=2,
+        ),
     )
 }
+
+
+def _found(file: str | Path) -> Path:
+    """Return the path of weights; download them if necessary."""
+    if isinstance(file, str):
+        return published_weights(file)
+    if not file.exists():
+        raise WeightsUnavailableError(
+            f"{file} does not exist: python -m bench.paper.published.soap makes it"
+        )
+    return file
