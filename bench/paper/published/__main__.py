@@ -82,7 +82,7 @@ def study(entries: Sequence[Entry], given: argparse.Namespace) -> None:
         try:
             with service_of(entry, given) as url:
                 assess_one(entry, url, given.minutes * entry.share / total, given)
-        except WeightsUnavailableError as error:
+        except (WeightsUnavailableError, RuntimeError) as error:  # or the service did not start
             sys.stderr.write(f"{entry.name}: not run: {error}\n")
 
 

@@ -17,8 +17,8 @@ from twinforce.md import draw_velocities
 WATER21 = Path(__file__).parents[1] / "systems" / "water21.xyz"
 ORB, MACE = "orb-d3-xs-v2-20241011.ckpt", "mace_mp_small.model"
 SEVENNET = "sevennet_0.pth"
-# Family -> package that an environment needs to load it.
-PACKAGES = {"orb": "orb_models", "mace": "mace", "sevenn": "sevenn", "metatomic": "sphericart"}
+# Environment -> package that it needs to load the models of a family.
+PACKAGES = {"orb": "orb_models", "mace": "mace", "sevenn": "sevenn", "soap": "sphericart"}
 
 
 def water() -> Atoms:
@@ -43,7 +43,8 @@ class Weights:
     """A file of weights, and how a service is to load it.
 
     Attributes:
-        family: Family of models, as in a spec; also the name of an environment that has it.
+        family: Family of models, as in a spec.
+        environment: Name of an environment that has the family, if it is another one.
         file: Name of published weights, or the path of a file that a command makes.
         options: Options of the spec, such as "untrained=conservative".
         kind: Kind of forces that a hybrid takes from it, "conservative" or "direct"; "" if it is
@@ -54,6 +55,7 @@ class Weights:
     file: str | Path
     options: tuple[str, ...] = ()
     kind: str = ""
+    environment: str = ""
 
     def spec(self, folder: Path | None) -> str:
         """Return the spec of this part of a model; download the weights if necessary.
@@ -68,8 +70,9 @@ class Weights:
         path, options = _found(self.file), list(self.options)
         if isinstance(self.file, str):
             options.append(f"sha256={WEIGHTS[self.file]}")
-        if folder is not None and find_spec(PACKAGES[self.family]) is None:
-            options.append(f"env={self.family}")
+        environment = self.environment or self.family
+        if folder is not None and find_spec(PACKAGES[environment]) is None:
+            options.append(f"env={environment}")
         kind = f"{self.kind}:" if self.kind else ""
         return f"{kind}{self.family}:{path}" + (f"#{'&'.join(options)}" if options else "")
 
@@ -144,7 +147,12 @@ ENTRIES: Mapping[str, Entry] = {
             name="soap",
             title="SOAP-BPNN, conservative and direct, trained by themselves",
             parts=tuple(
-                Weights(family="metatomic", file=soap.FOLDER / kind / "model.pt", kind=kind)
+                Weights(
+                    family="metatomic",
+                    file=soap.FOLDER / kind / "model.pt",
+                    kind=kind,
+                    environment="soap",
+                )
                 for kind in soap.KINDS
             ),
             start=water,

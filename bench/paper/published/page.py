@@ -1,11 +1,12 @@
 """The page docs/published.md and its plots, from the reports of all models."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.paper import reference
 from bench.paper.document import markdown
+from bench.paper.published import soap
 from bench.paper.published.claims import claims_of, heating_of
 from bench.paper.published.entries import ENTRIES
 from bench.paper.published.plots import PLOTS
@@ -32,15 +33,20 @@ def write_page(docs: Path) -> None:
         if figure := draw(reports):
             figure.savefig(folder / f"{name}.png", dpi=110)
             drawn.append(name)
-    (docs / "published.md").write_text(document(reports, drawn), encoding="utf-8")
+    path = folder / soap.ERRORS
+    errors = json.loads(path.read_text()) if path.exists() else {}
+    (docs / "published.md").write_text(document(reports, drawn, errors), encoding="utf-8")
 
 
-def document(reports: Reports, drawn: list[str]) -> str:
+def document(
+    reports: Reports, drawn: Sequence[str], soap_errors: Mapping[str, float] | None = None
+) -> str:
     """Return the page in Markdown.
 
     Args:
         reports: Reports of the assessments, by the names of their entries.
         drawn: Names of the plots in docs/published.
+        soap_errors: Errors of the trained SOAP-BPNN, if there are any.
     """
     parts = [
         "# The dark side of the forces, with published models",
@@ -51,6 +57,7 @@ def document(reports: Reports, drawn: list[str]) -> str:
         "## Models and systems",
         markdown(_models(reports)),
         _starts(reports),
+        *(_soap(soap_errors) if soap_errors else ()),
         *(
             part
             for piece in TABLES
@@ -124,6 +131,30 @@ def _starts(reports: Reports) -> str:
         "its conservative ones are the gradient of an energy that was trained without forces. "
         "The paper's model is ORB-v2, whose weights are larger; those of d3-xs-v2 are the ones "
         "that a registry carries."
+    )
+
+
+def _soap(errors: Mapping[str, float]) -> Iterator[str]:
+    """Yield the errors of SOAP-BPNN beside the paper's."""
+    energy = f"{errors['energy_mae_mev_per_atom']:.2f}"
+    ours = tuple(
+        (
+            f"**SOAP-BPNN {kind}, {errors[f'{kind}_epochs']:.0f} epochs**",
+            f"**{errors[f'{kind}_forces_mae_mev_per_angstrom']:.1f}**",
+            f"**{energy}**" if kind == "conservative" else "",
+        )
+        for kind in soap.KINDS
+    )
+    theirs = tuple(
+        (name, *values) for name, values in reference.ERRORS.items() if name.startswith("SOAP")
+    )
+    yield "## Errors of SOAP-BPNN, trained with metatrain"
+    yield markdown(
+        ReportTable(("model", "force MAE, meV/Å", "energy MAE, meV/atom"), ours + theirs)
+    )
+    yield (
+        f"Ours are errors on {errors['n_test_systems']:.0f} systems that were kept out of training. "
+        "The data are fewer than the paper's, and the split differs."
     )
 
 

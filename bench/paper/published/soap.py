@@ -23,13 +23,15 @@ from twinforce_models.training.pet.main import write_data
 
 KINDS = ("conservative", "direct")
 FOLDER = ROOT / "runs" / "soap"
+ERRORS = "soap_errors.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, export and measure both models; write errors.json."""
+    """Train, export and measure both models; write docs/published/soap_errors.json."""
     parser = parser_of("bench.paper.published.soap", __doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of extended XYZ files")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of all output")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of published.md")
     parser.add_argument("--threads", type=int, default=1, help="number of CPU threads")
     parser.add_argument("--epochs", type=int, nargs=2, metavar=("CONSERVATIVE", "DIRECT"),
         help="number of epochs of each kind (default: as in its options)")  # fmt: skip
@@ -44,9 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.epochs:
             overrides = ["-r", f"architecture.training.num_epochs={given.epochs[index]}"]
         train(kind, folder, overrides, environment)
-    errors = errors_of(given.out)
-    (given.out / "errors.json").write_text(json.dumps(errors, indent=1) + "\n")
-    print(json.dumps(errors, indent=1))
+    text = json.dumps(errors_of(given.out), indent=1)
+    print(text)
+    path = given.docs / "published" / ERRORS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{text}\n")
 
 
 def train(
