@@ -15,7 +15,7 @@ from twinforce.assess.report.formatting import estimate, with_error
 
 # A quantity agrees in size if it is within this factor of the paper's.
 FACTOR = 2.0
-DIRECT = "orb"
+DIRECT, CRYSTAL = "orb", "orb-silicon"
 CONTROLS = ("mace-orb", "sevennet")
 SVR = "svr:10"
 
@@ -27,6 +27,9 @@ def claims_of(reports: Mapping[str, Report]) -> list[Claim]:
     if direct is not None:
         found += [_lambda(direct), *_heating(direct), *_species(direct), _mean(direct)]
         found += [_optimization(direct, "direct"), _f(direct)]
+    crystal = reports.get(CRYSTAL)
+    if crystal is not None:
+        found += [_crystal(crystal), _optimization(crystal, "direct")]
     for name in CONTROLS:
         if (report := reports.get(name)) is not None:
             found += _control(report)
@@ -67,6 +70,16 @@ def _heating(report: Report) -> Iterator[Claim]:
     yield Claim(texts[0], beyond(rate, error), shown)
     low, high = theirs / FACTOR, theirs * FACTOR
     yield Claim(texts[1], within(rate, error, low, high), shown)
+
+
+def _crystal(report: Report) -> Claim:
+    """Return the claim about a crystal, of which the paper gives no number."""
+    text = "ORB, direct forces, silicon without a thermostat: the total energy drifts"
+    drift = unit_of(report, "nve:direct").get("drift")
+    if drift is None:
+        return Claim(text, "not shown", "")
+    shown = f"{with_error(drift['rate'], drift['error'], signed=True)} meV/atom/ps"
+    return Claim(text, beyond(abs(drift["rate"]), drift["error"]), shown)
 
 
 def _species(report: Report) -> Iterator[Claim]:

@@ -153,8 +153,8 @@ def _soap(errors: Mapping[str, float]) -> Iterator[str]:
         ReportTable(("model", "force MAE, meV/Å", "energy MAE, meV/atom"), ours + theirs)
     )
     yield (
-        f"Ours are errors on {errors['n_test_systems']:.0f} systems that were kept out of training. "
-        "The data are fewer than the paper's, and the split differs."
+        f"Ours are errors on {errors['n_test_systems']:.0f} systems that were kept out of "
+        "training. The data are fewer than the paper's, and the split differs."
     )
 
 
