@@ -13,7 +13,7 @@ PIP   := $(BIN)/pip --disable-pip-version-check install --constraint constraints
 STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-models test-models-together check format proto bench paper train train-pet clean
+.PHONY: help demo test test-models test-models-together check format proto bench paper paper-bundled paper-published train train-pet clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,8 +80,17 @@ bench: $(STAMP)  ## measure the figures of docs/performance.md and write the pag
 # Wall time in minutes; the study continues where it stopped.
 PAPER_MINUTES ?= 60
 
-paper: $(STAMP)  ## run the study of the bundled model for PAPER_MINUTES more and write docs/paper.md
+# Models that are studied: the bundled one, or published ones (PAGE=published).
+PAGE ?= bundled
+
+paper: paper-$(PAGE)  ## run the study of the bundled model for PAPER_MINUTES more and write docs/paper.md (PAGE=published: of published models, docs/published.md)
+
+paper-bundled: $(STAMP)
 	$(BIN)/python -m bench.paper --minutes $(PAPER_MINUTES) $(ARGS)
+
+paper-published: $(STAMP) $(FAMILY_VENVS)/orb/.installed $(FAMILY_VENVS)/mace/.installed $(FAMILY_VENVS)/sevenn/.installed
+	$(BIN)/python -m bench.paper.published --minutes $(PAPER_MINUTES) \
+		--environment-folder $(FAMILY_VENVS) $(ARGS)
 
 train: $(STAMP)  ## train a bundled model: make train DATA=folder-of-its-data [RECIPE=water|elements6]
 	@test -n "$(DATA)" || { echo 'make train needs the training data: make train DATA=path/to/$(RECIPE)'; exit 2; }

@@ -24,6 +24,9 @@ LAMBDAS = {
 }
 # Heating rate of PET direct, in K/ps; none was seen for MTS with M = 8 and conservative forces.
 HEATING_K_PER_PS = 7.0
+# Heating rate of ORB-v2, "about ten times that", and its deviations with SVR, τ = 10 fs, in K.
+ORB_HEATING_K_PER_PS = 70.0
+ORB_SPECIES_K = {"H": 36.0, "O": -70.0}
 # Forces and thermostat -> deviations of all atoms, of hydrogen and of oxygen.
 TEMPERATURES = {
     "PET direct; SVR, τ = 10 fs": ("0.3", "-4.4(3)", "9.9(6)"),

@@ -1,0 +1,131 @@
+"""Repeat the experiments of the paper with published models: `make paper PAGE=published`.
+
+    python -m bench.paper.published --minutes 60
+
+The command serves one model after another, continues the assessment of each in runs/published for
+its share of the given time, and writes docs/published.md with its plots. The weights come from
+packages of the registry, by their hash.
+
+    python -m bench.paper.published --only orb --pieces nve:direct
+
+does one model, and some of its experiments, only.
+
+    python -m bench.paper.published --page-only
+
+writes the page again from docs/published/*.json, without a service.
+"""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.paper.__main__ import rounded
+from bench.paper.published.entries import ENTRIES, Entry
+from bench.paper.published.page import write_page
+from bench.runner.command_line import parser_of
+from bench.runner.machine import ROOT
+from bench.runner.processes import running_service
+from bench.runner.weights import WeightsUnavailableError
+from twinforce import Client
+from twinforce.assess import Conditions, Progress, assess
+from twinforce.assess.plan import PRESETS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Continue the assessments, then write the page; return the exit status."""
+    given = parse_arguments(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        if not given.page_only:
+            study([ENTRIES[name] for name in given.only], given)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; run the same command again to continue\n")
+        return 130
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    write_page(given.docs)
+    print(f"{given.docs / 'published.md'}")
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = parser_of("bench.paper.published", __doc__)
+    add = parser.add_argument
+    add("--minutes", type=float, default=60.0, help="wall time of all models together")
+    add("--only", nargs="+", choices=ENTRIES, default=list(ENTRIES), help="models")
+    add("--pieces", default="", help="experiments, as for `twinforce assess`")
+    add("--preset", default="quick", choices=PRESETS, help="preset, as for `twinforce assess`")
+    add("--threads", type=int, default=0,
+        help="CPU threads of an evaluation, or 0 for the default of the service")  # fmt: skip
+    add("--environment-folder", type=Path, help="folder of environments named after families, for "
+        "those that cannot be imported here")  # fmt: skip
+    add("--url", help="address of a service that serves the models by these names, instead of "
+        "starting one")  # fmt: skip
+    add("--seed", type=int, default=0, help="seed of all random numbers")
+    add("--out", type=Path, default=ROOT / "runs" / "published", help="folder of the assessments")
+    add("--docs", type=Path, default=ROOT / "docs", help="folder of published.md")
+    add("--anew", action="store_true", help="delete assessments of other weights or systems")
+    add("--page-only", action="store_true", help="write the page from published/*.json")
+    return parser.parse_args(arguments)
+
+
+def study(entries: Sequence[Entry], given: argparse.Namespace) -> None:
+    """Continue the assessment of each model for its share of the time, and save its report."""
+    total = sum(each.share for each in entries)
+    for entry in entries:
+        try:
+            with service_of(entry, given) as url:
+                assess_one(entry, url, given.minutes * entry.share / total, given)
+        except (WeightsUnavailableError, RuntimeError) as error:  # or the service did not start
+            sys.stderr.write(f"{entry.name}: not run: {error}\n")
+
+
+@contextmanager
+def service_of(entry: Entry, given: argparse.Namespace) -> Iterator[str]:
+    """Yield the gRPC address of a service of this model."""
+    if given.url:
+        yield given.url
+        return
+    folder = given.environment_folder
+    flags = ["--no-water", "--dtype=float32", f"--model={entry.name}={entry.spec(folder)}"]
+    if folder is not None:
+        flags.append(f"--environment-folder={folder.absolute()}")
+    if given.threads:
+        flags.append(f"--n-threads={given.threads}")
+    with running_service(*flags) as (_, url):
+        yield url
+
+
+def assess_one(entry: Entry, url: str, minutes: float, given: argparse.Namespace) -> None:
+    """Continue the assessment of a model, and save its report beside the page.
+
+    All models of a system start from the same state, without further equilibration.
+    """
+    conditions = Conditions(equilibration_ps=0.0, seed=given.seed)
+    with Client(url, timeout=600.0) as client:
+        report = assess(
+            client,
+            entry.start(),
+            given.out / entry.name,
+            model=entry.name,
+            preset=given.preset,
+            pieces=[each for each in given.pieces.split(",") if each] or entry.pieces,
+            conditions=conditions,
+            budget_minutes=minutes,
+            anew=given.anew,
+            progress=Progress(),
+        )
+    folder = given.docs / "published"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(rounded(report), separators=(",", ":"))
+    (folder / f"{entry.name}.json").write_text(f"{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

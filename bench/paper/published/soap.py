@@ -1,0 +1,90 @@
+"""Train SOAP-BPNN on the water data with metatrain, with conservative and with direct forces.
+
+    python -m bench.paper.published.soap --data path/to/water --epochs 100 50
+
+Each kind is trained by itself, as in the paper, with the options in this folder, and exported for
+the service. A repeated command resumes an interrupted training from its last epoch. The test
+systems are those of the bundled model. It needs `pip install "metatrain[soap-bpnn]"`.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.runner.command_line import parser_of
+from bench.runner.machine import ROOT
+from twinforce_models import registry
+from twinforce_models.training import dataset, report
+from twinforce_models.training.pet.main import write_data
+
+KINDS = ("conservative", "direct")
+FOLDER = ROOT / "runs" / "soap"
+ERRORS = "soap_errors.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, export and measure both models; write docs/published/soap_errors.json."""
+    parser = parser_of("bench.paper.published.soap", __doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of extended XYZ files")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of all output")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of published.md")
+    parser.add_argument("--threads", type=int, default=1, help="number of CPU threads")
+    parser.add_argument("--epochs", type=int, nargs=2, metavar=("CONSERVATIVE", "DIRECT"),
+        help="number of epochs of each kind (default: as in its options)")  # fmt: skip
+    given = parser.parse_args(arguments)
+    if importlib.util.find_spec("spex") is None:
+        parser.exit(2, "training SOAP-BPNN needs pip install 'metatrain[soap-bpnn]'\n")
+    environment = os.environ | {"OMP_NUM_THREADS": str(given.threads)}
+    for index, kind in enumerate(KINDS):
+        folder = given.out / kind
+        write_data(given.data, folder)
+        overrides = []
+        if given.epochs:
+            overrides = ["-r", f"architecture.training.num_epochs={given.epochs[index]}"]
+        train(kind, folder, overrides, environment)
+    text = json.dumps(errors_of(given.out), indent=1)
+    print(text)
+    path = given.docs / "published" / ERRORS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{text}\n")
+
+
+def train(
+    kind: str, folder: Path, overrides: Sequence[str], environment: Mapping[str, str]
+) -> None:
+    """Start or resume a training and run it to its end; the results are model.ckpt and model.pt.
+
+    Raises:
+        subprocess.CalledProcessError: Metatrain failed; it prints and logs the reason.
+    """
+    if (folder / "model.pt").exists():
+        return
+    recipe = Path(__file__).with_name(f"soap_{kind}.yaml")
+    command = [sys.executable, "-m", "metatrain", "train", str(recipe), "--restart", "auto"]
+    subprocess.run([*command, *overrides], cwd=folder, env=environment, check=True)
+
+
+def errors_of(folder: Path) -> dict[str, float]:
+    """Return the errors of both models on the test systems; energies are the conservative one's."""
+    parts = (f"{kind}:metatomic:{folder / kind / 'model.pt'}" for kind in KINDS)
+    potential = registry.load("+".join(parts)).potential
+    examples = dataset.read_examples(folder / KINDS[0] / "test.xyz")
+    predictions = report.predict_each(potential, examples)
+    epochs = {f"{kind}_epochs": float(n_epochs(folder / kind)) for kind in KINDS}
+    errors = report.errors_of(report.compare(examples, predictions))
+    return {"n_test_systems": float(len(examples))} | epochs | errors
+
+
+def n_epochs(folder: Path) -> int:
+    """Return the number of epochs of a training, from the logs of all its attempts."""
+    logs = folder.glob("outputs/*/*/train.csv")
+    rows = [line.split(",")[0] for log in logs for line in log.read_text().splitlines()[2:]]
+    return max((int(row) for row in rows), default=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,313 @@
+"""Tests of the second page of the paper: specs of published models, rules, and the page itself."""
+
+import copy
+import functools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from bench.paper.box import edge_of, lattice
+from bench.paper.published import entries
+from bench.paper.published.__main__ import main
+from bench.paper.published.claims import beyond, claims_of, near, within
+from bench.paper.published.entries import ENTRIES, Weights, silicon
+from bench.paper.published.page import document
+from bench.runner import weights
+
+from tests.clients.serving import TOY, serve
+from twinforce.md import draw_velocities
+
+
+def value(mean, error, *, is_reliable=True):
+    return {"value": mean, "error": error, "n_independent": 40.0, "is_reliable": is_reliable}
+
+
+def unit(**values):
+    return {"status": "done", "note": "", **values}
+
+
+def optimization(minima, n_done=4):
+    return unit(
+        n_done=n_done,
+        success_rate=minima / n_done,
+        believed_rate=1.0,
+        n_direct=10.0,
+        n_direct_error=1.0,
+        n_conservative=20.0,
+        n_conservative_error=1.0,
+        largest_force_median=0.1,
+    )
+
+
+def simulation(oxygen, hydrogen, mean=301.0, error=5.0, mean_error=1.0, **settings):
+    return unit(
+        species_temperatures={
+            "O": value(300.0 + oxygen, error, **settings),
+            "H": value(300.0 + hydrogen, error, **settings),
+        },
+        temperature=value(mean, mean_error),
+        expected_shifts_k={"O": 0.1, "H": -0.1},
+        conserved_drift={"rate": 1.0, "error": 0.1},
+        picoseconds=1.0,
+        planned_picoseconds=2.0,
+    )
+
+
+def energies(rate, error):
+    return unit(
+        drift={"rate": rate, "error": error},
+        time_ps=[0.0, 0.1],
+        change_mev_per_atom=[0.0, 1.0],
+        first_temperature_k=300.0,
+        last_temperature_k=310.0,
+        rmse=value(None, None),
+        picoseconds=0.1,
+        planned_picoseconds=1.0,
+    )
+
+
+def report(name, **pieces):
+    return {
+        "provenance": {"model": name, "sha256": 64 * "a", "dtype": "float32"},
+        "atoms": {
+            "formula": "H42O21",
+            "n_atoms": 63,
+            "counts": {"O": 21, "H": 42},
+            "free_counts": {"O": 21, "H": 42},
+        },
+        "conditions": {"temperature_k": 300.0, "time_step_fs": 0.5, "seed": 0},
+        "thresholds": {"max_drift": 0.05},
+        "wall_s": 36.0,
+        "pieces": pieces,
+    }
+
+
+REPORTS = {
+    "orb": report(
+        "orb",
+        **{
+            "lambda": {"lambda:server": unit(**{"lambda": 0.014, "jacobian_norm": 100.0})},
+            "nve": {"nve:direct": energies(18.0, 0.5)},
+            "nvt": {"nvt:direct:svr:10": simulation(-68.0, 34.0)},
+            "optimise": {"optimise:direct": optimization(0)},
+            "cost": {"cost": unit(f=value(2.6, 0.02), ways={}, calls={})},
+        },
+    ),
+    "orb-silicon": report(
+        "orb-silicon",
+        nve={"nve:direct": energies(-3.0, 0.5)},
+        optimise={"optimise:direct": optimization(0)},
+    ),
+    "mace-orb": report(
+        "mace-orb",
+        nve={"nve:conservative": energies(0.001, 0.004)},
+        nvt={"nvt:conservative:svr:10": simulation(1.0, -0.5, error=2.0)},
+        optimise={"optimise:conservative": optimization(4)},
+        resonance={
+            "resonance": unit(
+                drifts={"3": value(1.0, 0.1), "4": value(2.0, 0.1)}, rmse=value(0.2, 0.01)
+            )
+        },
+    ),
+}
+
+
+def verdicts(reports):
+    return [claim.holds for claim in claims_of(reports)]
+
+
+def changed(name, piece, key, **values):
+    reports = copy.deepcopy(REPORTS)
+    reports[name]["pieces"][piece][key] |= values
+    return reports
+
+
+def test_statements_that_the_numbers_support_agree():
+    assert verdicts(REPORTS) == ["yes"] * 16
+
+
+def test_statements_without_runs_are_not_shown():
+    reports = {name: each | {"pieces": {}} for name, each in REPORTS.items()}
+    assert set(verdicts(reports)) == {"not shown"}
+
+
+@pytest.mark.parametrize(
+    ("reports", "holds"),
+    [
+        (changed("orb", "lambda", "lambda:server", **{"lambda": 0.1}), "no"),
+        (changed("orb", "nve", "nve:direct", drift={"rate": -3.0, "error": 1.0}), "no"),
+        (changed("orb", "nve", "nve:direct", drift={"rate": 60.0, "error": 1.0}), "no"),
+        (changed("orb", "nve", "nve:direct", drift={"rate": 18.0, "error": 9.0}), "not shown"),
+        (changed("orb", "nvt", "nvt:direct:svr:10", **simulation(-30.0, 34.0)), "no"),
+        (changed("orb", "nvt", "nvt:direct:svr:10", **simulation(-68.0, -30.0)), "no"),
+        (
+            changed("orb", "nvt", "nvt:direct:svr:10", **simulation(-68.0, 34.0, error=40.0)),
+            "not shown",
+        ),
+        (
+            changed("orb", "nvt", "nvt:direct:svr:10", **simulation(-68, 34, is_reliable=False)),
+            "not shown",
+        ),
+        (changed("orb", "nvt", "nvt:direct:svr:10", **simulation(-68, 34, mean=320)), "no"),
+        (changed("orb", "optimise", "optimise:direct", **optimization(2)), "no"),
+        (changed("orb-silicon", "nve", "nve:direct", drift={"rate": 0.1, "error": 1}), "not shown"),
+        (changed("orb", "cost", "cost", f=value(1.7, 0.02)), "no"),
+        (
+            changed("mace-orb", "nve", "nve:conservative", drift={"rate": 0.4, "error": 0.1}),
+            "no",
+        ),
+        (
+            changed("mace-orb", "nve", "nve:conservative", drift={"rate": 0.0, "error": 1.0}),
+            "not shown",
+        ),
+        (changed("mace-orb", "optimise", "optimise:conservative", **optimization(3)), "no"),
+        (
+            changed(
+                "mace-orb", "nvt", "nvt:conservative:svr:10", **simulation(20.0, -9.0, error=2.0)
+            ),
+            "no",
+        ),
+        (
+            changed("mace-orb", "resonance", "resonance", drifts={"3": value(0.01, 0.001)}),
+            "no",
+        ),
+    ],
+)
+def test_statements_follow_from_the_numbers(reports, holds):
+    assert holds in verdicts(reports)
+    assert set(verdicts(reports)) <= {"yes", holds}
+
+
+def test_errors_that_are_too_large_decide_nothing():
+    assert [near(1.0, 1.0, 2.0), near(4.0, 1.0, 2.0), near(2.5, 1.0, 2.0)] == [
+        "yes",
+        "no",
+        "not shown",
+    ]
+    assert near(1.0, 5.0, 2.0) == "not shown"
+    assert [beyond(4.0, 1.0), beyond(2.0, 1.0), beyond(-3.0, 1.0)] == ["yes", "not shown", "no"]
+    assert [within(1.0, 0.1, 0.5, 2.0), within(1.0, 0.4, 0.5, 2.0), within(4.0, 0.5, 0.5, 2.0)] == [
+        "yes",
+        "not shown",
+        "no",
+    ]
+
+
+def test_the_page_shows_every_model_and_what_is_missing():
+    reports = copy.deepcopy(REPORTS)
+    reports["orb"]["pieces"]["nve"]["nve:direct"] |= {"status": "shortened"}
+    page = document(reports, ["nve"])
+    assert "| `orb` | direct | 0.1 of 1 | +18.0 ± 0.5 |" in page
+    assert "| `mace-orb` | conservative | 0.1 of 1 |" in page
+    assert "direct forces of `orb` heat by +70 ± 2 K/ps" in page.replace("+69.6 ± 1.9", "+70 ± 2")
+    assert "- `orb`, nve:direct: shortened" in page
+    assert "SevenNet-0 (`sevennet`): not run" in page
+    assert "](published/nve.png)" in page
+    assert "published/nvt.png" not in page
+    assert "hold here and 0 do not" in page
+
+
+def test_the_errors_of_soap_stand_beside_those_of_the_paper():
+    errors = {"n_test_systems": 34.0, "energy_mae_mev_per_atom": 2.345}
+    for kind in ("conservative", "direct"):
+        errors |= {f"{kind}_forces_mae_mev_per_angstrom": 123.4, f"{kind}_epochs": 7.0}
+    page = document(REPORTS, [], errors)
+    assert "| **SOAP-BPNN conservative, 7 epochs** | **123.4** | **2.35** |" in page
+    assert "| SOAP-BPNN direct | 111.9 | 3.20 |" in page
+    assert "## Errors of SOAP-BPNN" not in document(REPORTS, [])
+
+
+def test_models_that_a_command_makes_are_left_out_until_it_has_run(tmp_path):
+    weights_of = Weights(family="metatomic", file=tmp_path / "model.pt", environment="soap")
+    with pytest.raises(weights.WeightsUnavailableError, match="soap makes it"):
+        weights_of.spec(None)
+    (tmp_path / "model.pt").touch()
+    assert weights_of.spec(None) == f"metatomic:{tmp_path / 'model.pt'}"
+
+
+def test_a_spec_names_the_hash_of_every_part_and_its_environment(monkeypatch, tmp_path):
+    monkeypatch.setattr(entries, "published_weights", lambda name: tmp_path / name)
+    monkeypatch.setattr(entries, "PACKAGES", {"orb": "no_such_package", "mace": "numpy"})
+    spec = ENTRIES["mace-orb"].spec(tmp_path)
+    first, second = spec.split("+direct:")
+    assert first.startswith(f"conservative:mace:{tmp_path}/{entries.MACE}#sha256=")
+    assert second.startswith(f"orb:{tmp_path}/{entries.ORB}#sha256=")
+    assert second.endswith("&env=orb")
+    assert "env=" not in first
+    assert "env=" not in ENTRIES["mace-orb"].spec(None)
+
+
+def test_a_box_has_the_density_of_the_reference_and_whole_molecules():
+    edge = edge_of(8)
+    atoms = lattice(8, edge, seed=0)
+    assert atoms.get_chemical_formula() == "H16O8"
+    assert edge == pytest.approx(0.5 * edge_of(64))
+    bonds = [atoms.get_distance(3 * index, 3 * index + 1) for index in range(8)]
+    np.testing.assert_allclose(bonds, 0.969, atol=0.01)
+    oxygens = atoms[atoms.numbers == 8].get_all_distances(mic=True)
+    assert oxygens[~np.eye(8, dtype=bool)].min() > 2.5
+
+
+def test_no_two_neighbors_in_silicon_are_equally_near():
+    atoms = silicon()
+    distances = np.sort(atoms.get_all_distances(mic=True)[0])[1:]
+    assert len(atoms) == 16
+    assert atoms.get_temperature() == pytest.approx(300.0, rel=0.3)
+    assert np.diff(distances).min() > 1e-4
+
+
+def argon():
+    atoms = bulk("Ar", cubic=True)
+    draw_velocities(atoms, 20.0, np.random.default_rng(0))
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serve(model={"orb": TOY, "sevennet": TOY}) as server:
+        yield server
+
+
+@pytest.fixture
+def study(monkeypatch, server, tmp_path):
+    for name, pieces in (("orb", ("loops", "lambda:server")), ("sevennet", ("loops",))):
+        entry = replace(ENTRIES[name], start=argon, pieces=pieces)
+        monkeypatch.setitem(ENTRIES, name, entry)
+    return functools.partial(_study, server.grpc_url, tmp_path)
+
+
+def _study(url, folder, *arguments):
+    status = main([f"--url={url}", f"--out={folder / 'out'}", f"--docs={folder}", *arguments])
+    return status, folder
+
+
+def test_the_study_writes_its_page_and_continues(study):
+    status, folder = study("--only", "orb", "--minutes=0")
+    assert status == 0
+    assert "`orb`, loops: not run: no time was left" in (folder / "published.md").read_text()
+    assert study("--only", "orb", "sevennet", "--minutes=5")[0] == 0
+    saved = json.loads((folder / "published" / "orb.json").read_text())
+    found = saved["pieces"]["lambda"]["lambda:server"]["lambda"]
+    page = (folder / "published.md").read_text()
+    assert f"| `orb` | direct, automatic differentiation (service) | {found:.5f} |" in page
+    assert "`orb`, loops: not run" not in page
+    assert "| `sevennet` | conservative |" in page
+
+
+def test_the_page_alone_needs_no_service(study):
+    _, folder = study("--only", "orb", "--minutes=0")
+    page = (folder / "published.md").read_text()
+    (folder / "published.md").unlink()
+    assert main([f"--docs={folder}", "--page-only"]) == 0
+    assert (folder / "published.md").read_text() == page
+
+
+def test_models_without_weights_are_left_out(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(weights, "failure", lambda package: f"{package.requirement}: offline")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["--only", "orb", f"--docs={tmp_path}", f"--out={tmp_path}"]) == 0
+    assert "orb: not run: janus-core==0.8.2: offline" in capsys.readouterr().err
+    with pytest.raises(weights.WeightsUnavailableError):
+        Weights(family="orb", file=entries.ORB).spec(None)
