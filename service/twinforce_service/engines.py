@@ -149,6 +149,7 @@ def _spec(
         compile=settings.compile,
         compile_cache=settings.compile_cache,
         limits=_limits(settings),
+        watchdog=settings.watchdog,
         memory_share=1.0 / n_sharing,
         log_level=settings.log_level,
         log_format=settings.log_format,

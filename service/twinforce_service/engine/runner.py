@@ -90,6 +90,7 @@ class ActiveRun:
             walker=self.run.walker,
             urgency=self.run.urgency,
             n_pairs=self.n_pairs,
+            number=self.run.number,
             future=reply(),
         )
 

@@ -230,6 +230,7 @@ def _request(
         "walker": None if walker is None else _walker(walker),
         "urgency": urgency,
         "n_pairs": n_pairs,
+        "number": number,
         "future": reply(),
     }
     if rows is None:

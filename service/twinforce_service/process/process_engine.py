@@ -25,10 +25,12 @@ from twinforce_service.process.channel_reader import ChannelReader
 from twinforce_service.process.child import ChildProcess
 from twinforce_service.process.messages import Kind, Message
 from twinforce_service.process.pending import Pending
+from twinforce_service.process.pulse import Beat
 from twinforce_service.process.request_sender import RequestSender
 from twinforce_service.process.restarts import Restarts
 from twinforce_service.process.run_messages import run_to_frames, update_from_message
 from twinforce_service.process.turns import TurnOf
+from twinforce_service.process.watchdog import Watchdog
 from twinforce_service.scheduling.request import Request, Sized, check_sizes, has_room, overloaded
 from twinforce_service.version import provenance_of
 
@@ -67,6 +69,12 @@ class ProcessEngine(Lifecycle):
         self._report_batch = guarded(on_batch)
         self._on_restart = on_restart
         self._restarts = Restarts(clock)
+        self._clock = clock
+        self._watchdog = self._new_watchdog()
+        # Seconds for which the present child has not responded; 0 unless it hangs.
+        self._hung_for = 0.0
+        # True if the present child does not end although it was killed.
+        self._is_abandoned = False
         self._child: ChildProcess | None = None
         self._sender: RequestSender | None = None
         self._provenances: Mapping[str, Provenance] = {}
@@ -156,6 +164,7 @@ class ProcessEngine(Lifecycle):
             with self._changed:
                 if self._child is not None:
                     self._child.kill()
+                    self._is_abandoned = True
             self._thread.join()
 
     def _not_open(self) -> ServiceError:
@@ -226,19 +235,41 @@ class ProcessEngine(Lifecycle):
         except OSError as error:
             return UnavailableError(f"no process can be started: {error}")
         self._exit = None
+        self._hung_for, self._is_abandoned = 0.0, False
+        self._watchdog = self._new_watchdog()
+        self._restarts.note_start()
         try:
             with self._changed:
                 self._child, self._sender = child, RequestSender(child.channel, self._loop)
                 self._n_sent = self._n_sent_atoms = 0
                 if self._is_closed:
                     child.kill()
-            ChannelReader(child.channel, partial(self._receive, child.channel), self._loop).run()
+            receive, is_over = partial(self._receive, child.channel), partial(self._is_over, child)
+            ChannelReader(child.channel, receive, self._loop, is_over).run()
         finally:
             with self._changed:
                 self._child = self._sender = None
                 self._is_open = False
             ending = child.end()
         return self._exit or UnavailableError(ending)
+
+    def _new_watchdog(self) -> Watchdog:
+        return Watchdog(self._spec.watchdog, self._clock)
+
+    def _is_over(self, child: ChildProcess) -> bool:
+        """Kill the child if it hangs, and return True if nothing more is expected of it."""
+        if self._is_abandoned:
+            return True
+        beat = child.pulse.read() if self._is_open else Beat(-1, self._restarts.longest_start)
+        if not self._watchdog.is_hung(beat):
+            return False
+        self._hung_for = self._watchdog.age
+        self._exit = UnavailableError(f"it did not respond for {self._hung_for:.0f} s")
+        logger.error("the engine on %s hangs and is killed: %s", self._label, self._exit)
+        with self._changed:
+            self._is_open = False
+        child.kill()
+        return True
 
     def _receive(self, channel: Channel) -> bool:
         """Handle the messages that have arrived; return True if the child exits."""
@@ -308,7 +339,7 @@ class ProcessEngine(Lifecycle):
         if self._admission is None:
             self._close(self._environment.start_failure(failure, self.device))
             return
-        self._restarts.note_exit(str(failure))
+        self._restarts.note_exit(str(failure), self._hung_for)
         refusal = self._restarts.refusal(self._label)
         logger.error("%s", refusal)
         if self._restarts.is_exhausted:

@@ -67,7 +67,8 @@ def run_from_message(
         on_update(number, update, is_last)
 
     request = _relax_request(message) if message.kind is Kind.RELAX else _propagate_request(message)
-    return number, Run(request, emit, credit, deadline, request_id, Walker(walker), urgency)
+    run = Run(request, emit, credit, deadline, request_id, Walker(walker), urgency, number)
+    return number, run
 
 
 def update_to_frames(number: int, update: Update, *, is_last: bool) -> list[Frame]:

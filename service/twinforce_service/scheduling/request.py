@@ -51,6 +51,7 @@ class Request(Generic[_Answer]):
         walker: Walker that takes this step, if any.
         urgency: From 0, the most urgent, to 7.
         n_pairs: Number of neighbor pairs that the system adds to a batch; set on admission.
+        number: Number of the request, or of its run, between two processes.
         submitted_at: Time of admission, on the same clock as `deadline`.
         future: Receives the answer or a `ServiceError`; cancel it to abandon the request. It may be
             a `Reply` if no thread blocks on it.
@@ -65,6 +66,7 @@ class Request(Generic[_Answer]):
     walker: "Walker | None" = None
     urgency: int = NORMAL_URGENCY
     n_pairs: int = 0
+    number: int = -1
     submitted_at: float = 0.0
     future: Future[_Answer] = field(default_factory=Future)
 
