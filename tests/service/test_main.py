@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -248,6 +249,39 @@ def test_stopping_ends_unfinished_requests_after_the_drain_timeout():
     assert replies[0].status_code == 503
     assert "stopped before" in replies[0].json()["detail"]
     potential.gate.release(100)
+
+
+def test_an_unfinished_upload_is_refused_and_does_not_hold_up_the_end():
+    with running(*TOYS, "--drain-timeout", str(PATIENCE)) as (process, lines):
+        url = urlsplit(urls(lines)[0])
+        with socket.create_connection((url.hostname, url.port)) as uploading:
+            head = "POST /v1/models/lj/predict HTTP/1.1\r\nHost: localhost\r\n"
+            uploading.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+            wait_until(lambda: httpx2.get(f"{url.geturl()}/health/ready").status_code == 200)
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert uploading.makefile("rb").readline().split()[1] == b"503"
+            _, err = process.communicate(timeout=PATIENCE)
+            assert (process.returncode, err) == (0, "")
+            assert time.monotonic() - began < PATIENCE / 2
+
+
+def test_a_service_whose_engine_hangs_ends_well_within_the_time_out():
+    """The watchdog kills the engine, and the signal need not wait for it."""
+    with running(*TOYS, "--drain-timeout", str(PATIENCE), "--watchdog", "2") as (process, _):
+        (engine,) = children(process.pid)
+        os.kill(engine, signal.SIGSTOP)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+        assert time.monotonic() - began < PATIENCE / 2
+
+
+def children(pid):
+    """Return the ids of the processes that a process has started."""
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(each) for path in found for each in path.read_text().split()]
 
 
 def test_a_service_in_a_thread_reports_why_it_did_not_start():
