@@ -314,7 +314,7 @@ class ThreadEngine(Lifecycle):
         with self._changed:
             self._queue.charge(batch[0], report.compute_s)
             self._pace.note(report)
-            if not report.n_rows:
+            if not (report.n_rows or batch[0].is_suspect):
                 self._holding.note_batch(batch, report.compute_s, now)
 
     def _note_out_of_memory(self, batch: Sequence[Request[Any]]) -> None:

@@ -12,6 +12,8 @@ _MEMORY = 0.99
 # A batch of a new size may compile kernels. It may take this many times the time that is always
 # allowed, and so many seconds for each atom.
 _PATIENCE, _PER_ATOM = 30.0, 0.1
+# The same for a system that an engine may have hung on, as all others wait for it.
+_PATIENCE_WITH_SUSPECT = 3.0
 
 
 class Allowances:
@@ -34,7 +36,8 @@ class Allowances:
         size, n_atoms = _size(batch)
         slowest = self._slowest.get(size)
         if slowest is None:
-            return _PATIENCE * self._shortest + _PER_ATOM * n_atoms
+            patience = _PATIENCE_WITH_SUSPECT if batch[0].is_suspect else _PATIENCE
+            return patience * self._shortest + _PER_ATOM * n_atoms
         return _FACTOR * slowest
 
     def note(self, batch: Sequence[Request[Any]], seconds: float) -> None:
@@ -58,5 +61,5 @@ def _size(batch: Sequence[Request[Any]]) -> tuple[Hashable, int]:
         n_atoms, n_pairs = n_atoms * n_rows, n_pairs * n_rows
         kind: Hashable = first.model
     else:
-        kind = first.group
+        kind = first.kind
     return (kind, n_atoms.bit_length(), n_pairs.bit_length()), n_atoms
