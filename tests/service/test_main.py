@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -137,6 +137,36 @@ def test_the_server_may_open_as_many_connections_as_its_limits_need():
         process.wait(PATIENCE)
     assert process.returncode == 0
     assert f"at most {n_allowed} files may be open" in err
+
+
+def test_connections_beyond_the_limit_on_files_wait_and_are_served_later():
+    """They neither fill the logs nor keep the processor busy."""
+    limit = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160));"
+    program = f"{limit} os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    server = ["-m", "twinforce_service.main", *FREE_PORTS, *TOYS]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *server],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        rest_url, _ = urls([process.stdout.readline() for _ in range(3)])
+        place = urlsplit(rest_url).hostname, urlsplit(rest_url).port
+        with ExitStack() as stack:
+            for _ in range(200):
+                stack.enter_context(socket.create_connection(place))
+            lines = iter(process.stderr.readline, "")
+            assert any("no more files may be open" in line for line in lines)
+        wait_until(lambda: is_reachable(rest_url))
+        assert httpx2.get(f"{rest_url}/health/ready").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+        assert len(err.splitlines()) < 10
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_logs_are_structured_and_contain_the_id_of_the_request():

@@ -33,7 +33,7 @@ from twinforce_service.process.messages import Kind, Message
 from twinforce_service.process.pending import Pending
 from twinforce_service.process.pulse import Beat
 from twinforce_service.process.request_sender import RequestSender
-from twinforce_service.process.restarts import Restarts
+from twinforce_service.process.restarts import Culprit, Restarts
 from twinforce_service.process.run_messages import run_to_frames, update_from_message
 from twinforce_service.process.suspects import Suspects
 from twinforce_service.process.turns import TurnOf
@@ -85,6 +85,8 @@ class ProcessEngine(Lifecycle):
         self._watchdog = self._new_watchdog()
         # Requests and runs that were on the device when the last child exited.
         self._crashed: list[Request[Any] | Run] = []
+        # False if the system did not let the last child start.
+        self._has_started_child = False
         # Seconds for which the present child has not responded; 0 unless it hangs.
         self._hung_for = 0.0
         # True if the present child does not end although it was killed.
@@ -258,10 +260,11 @@ class ProcessEngine(Lifecycle):
         """Start a child, handle its messages until it exits, and return why it exited."""
         try:
             child = ChildProcess(self._spec, self._environment, self._turn)
-        except OSError as error:
+        except OSError as error:  # such as too many open files, or a full disk
+            self._crashed, self._hung_for, self._has_started_child = [], 0.0, False
             return UnavailableError(f"no process can be started: {error}")
         self._exit = None
-        self._hung_for, self._is_abandoned = 0.0, False
+        self._hung_for, self._is_abandoned, self._has_started_child = 0.0, False, True
         self._watchdog = self._new_watchdog()
         self._restarts.note_start()
         try:
@@ -368,15 +371,21 @@ class ProcessEngine(Lifecycle):
             self._open(infos)
         return None
 
+    def _culprit(self) -> Culprit:
+        """Return the reason of the last exit, and note what was on the device then."""
+        if not self._has_started_child:
+            return Culprit.MACHINE
+        if self._crashed and self._suspects.note_crash(self._crashed):
+            logger.error(_REFUSAL, extra=_fields_of(self._crashed[0]))
+            return Culprit.REQUEST
+        return Culprit.ENGINE
+
     def _handle_exit(self, failure: ServiceError) -> None:
         """End all requests of a child that has exited, and wait until the next start is due."""
         if self._admission is None:
             self._close(self._environment.start_failure(failure, self.device))
             return
-        is_known = bool(self._crashed) and self._suspects.note_crash(self._crashed)
-        if is_known:
-            logger.error(_REFUSAL, extra=_fields_of(self._crashed[0]))
-        self._restarts.note_exit(str(failure), self._hung_for, is_to_blame=not is_known)
+        self._restarts.note_exit(str(failure), self._hung_for, self._culprit())
         refusal = self._restarts.refusal(self._label)
         logger.error("%s", refusal)
         if self._restarts.is_exhausted:

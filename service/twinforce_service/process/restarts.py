@@ -1,6 +1,7 @@
 """The schedule of restarts of a process that exits: soon, then less and less often, then never."""
 
 from collections.abc import Callable
+from enum import Enum
 from math import inf
 
 from twinforce_proto import UnavailableError
@@ -14,6 +15,14 @@ _STABLE_TIME = 60.0
 _MAX_EXITS, _WEIGHT_OF_HANG = 12, 4
 # A start may take this many times as long as the first one, and at least so many s.
 _START_FACTOR, _SHORTEST_START = 10.0, 60.0
+
+
+class Culprit(Enum):
+    """The reason why a process exits or does not start."""
+
+    ENGINE = "engine"
+    REQUEST = "request"
+    MACHINE = "machine"
 
 
 class Restarts:
@@ -60,21 +69,24 @@ class Restarts:
             return inf
         return max(_START_FACTOR * self._first_start_time, _SHORTEST_START)
 
-    def note_exit(self, cause: str, hung_for: float = 0.0, *, is_to_blame: bool = True) -> None:
+    def note_exit(
+        self, cause: str, hung_for: float = 0.0, culprit: Culprit = Culprit.ENGINE
+    ) -> None:
         """Record that the process has exited; the next start follows after the pause.
 
         Args:
             cause: Description for clients.
             hung_for: Seconds for which it did not respond before it was killed.
-            is_to_blame: False if it is known that the process would work without one request.
+            culprit: The reason of the exit. Only exits of the engine's own count.
         """
         now = self._clock()
         worked_until = now - hung_for
         was_stable = self._ready_at is not None and worked_until - self._ready_at >= _STABLE_TIME
-        if was_stable or not is_to_blame:
+        if was_stable or culprit is Culprit.REQUEST:
             self._n_exits = self._weight = 0
         self._n_exits += 1
-        self._weight += _WEIGHT_OF_HANG if hung_for else 1
+        if culprit is Culprit.ENGINE:
+            self._weight += _WEIGHT_OF_HANG if hung_for else 1
         self._ready_at = None
         self._cause = cause
         self._started_at = now + self.pause
