@@ -2,6 +2,7 @@
 
 from twinforce_proto.errors import (
     DeadlineExceededError,
+    FatalSystemError,
     InvalidRequestError,
     InvalidSystemError,
     ModelChangedError,
@@ -40,6 +41,7 @@ __all__ = [
     "STRESSES",
     "UNITS",
     "DeadlineExceededError",
+    "FatalSystemError",
     "InvalidRequestError",
     "InvalidSystemError",
     "ModelChangedError",

@@ -14,6 +14,7 @@
   - DeadlineExceededError          504  DEADLINE_EXCEEDED    the deadline of the request has passed
   - PredictionError                500  INTERNAL             the potential failed on this system
     + NonFinitePredictionError     500  INTERNAL             it returned NaN or infinity
+    + FatalSystemError             500  INTERNAL             it ended the engine, again and again
   - ModelLoadError                 500  INTERNAL             a model could not be loaded
 """
 
@@ -187,6 +188,10 @@ class NonFinitePredictionError(PredictionError):
     """The potential returned NaN or infinity for this system."""
 
 
+class FatalSystemError(PredictionError):
+    """The engine exited or hung each time that it evaluated this; it is refused for a while."""
+
+
 class ModelLoadError(ServiceError):
     """A model could not be loaded at start-up."""
 
@@ -212,6 +217,7 @@ ERRORS: Mapping[str, type[ServiceError]] = {
         DeadlineExceededError,
         PredictionError,
         NonFinitePredictionError,
+        FatalSystemError,
         ModelLoadError,
     )
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
@@ -18,6 +19,7 @@ from twinforce_service.process.groups.engine_pool import EnginePool
 from twinforce_service.process.groups.model_router import ModelRouter
 from twinforce_service.process.groups.split_hybrid import EnginePart, SplitHybrid
 from twinforce_service.process.process_engine import ProcessEngine
+from twinforce_service.process.suspects import Suspects
 from twinforce_service.process.turns import DeviceTurns, TurnOf
 from twinforce_service.scheduling.request import Limits
 from twinforce_service.settings import Settings
@@ -51,10 +53,16 @@ def make_engine(
     folder = Path(settings.environment_folder).expanduser()
     environments = find_environments(placement.specs, settings.environment, folder)
     n_engines = len(placement.specs)
+    suspects = Suspects(time.monotonic)
     turns = [DeviceTurns(n_engines) for _ in settings.devices()] if n_engines > 1 else []
     engines = {
         name: _engine_of(
-            settings, environments[name], specs, metrics, [TurnOf(each, index) for each in turns]
+            settings,
+            environments[name],
+            specs,
+            metrics,
+            [TurnOf(each, index) for each in turns],
+            suspects,
         )
         for index, (name, specs) in enumerate(placement.specs.items())
     }
@@ -98,6 +106,7 @@ def _engine_of(
     specs: Mapping[str, str],
     metrics: Metrics,
     turns: Sequence[TurnOf],
+    suspects: Suspects,
 ) -> OwnedEngine:
     """Return the engine of an environment, or the pool of its engines.
 
@@ -107,6 +116,7 @@ def _engine_of(
         specs: Specs of its models by name.
         metrics: Metrics to update.
         turns: Place of the environment on each device; empty if it is the only one.
+        suspects: Suspects of crashes of all engines.
     """
     loop = asyncio.get_running_loop()
     engines = [
@@ -117,6 +127,7 @@ def _engine_of(
             loop=loop,
             environment=environment,
             turn=turn,
+            suspects=suspects,
         )
         for device, turn in zip_longest(settings.devices(), turns)
     ]
@@ -149,6 +160,7 @@ def _spec(
         compile=settings.compile,
         compile_cache=settings.compile_cache,
         limits=_limits(settings),
+        watchdog=settings.watchdog,
         memory_share=1.0 / n_sharing,
         log_level=settings.log_level,
         log_format=settings.log_format,

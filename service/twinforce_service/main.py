@@ -5,6 +5,7 @@ import contextlib
 import gc
 import math
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from twinforce_service.engines import LoadModels, make_engine
 from twinforce_service.environments import command
 from twinforce_service.metrics import Metrics
 from twinforce_service.settings import Settings, folder_of_environments, parse_settings
+from twinforce_service.transports.accepting import ACCEPTED_AT_ONCE, AcceptFailures
 from twinforce_service.transports.grpc_server import GrpcServer
 from twinforce_service.transports.ports import BACKLOG, address_of, allow_connections, listen
 from twinforce_service.transports.rest.app import create_app
@@ -58,6 +60,12 @@ class Ready:
 
 class RestServer(uvicorn.Server):
     """Uvicorn without its signal handlers, as this module handles signals."""
+
+    async def startup(self, sockets: "list[socket.socket] | None" = None) -> None:
+        """Listen, with a longer queue than the number of connections accepted in one go."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -139,6 +147,7 @@ def main() -> int:
 
 async def _serve_until_signaled(settings: Settings) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    loop.set_exception_handler(AcceptFailures())
 
     def stop_on_signal() -> None:
         stop.set()
@@ -205,7 +214,7 @@ def _rest_server(
     config = uvicorn.Config(
         create_app(engine, calls, metrics, intake, settings.max_body_bytes),
         access_log=False,
-        backlog=BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
         lifespan="off",
         log_config=None,
         server_header=False,

@@ -98,6 +98,13 @@ class Settings(BaseSettings):
         description="Run each engine in a separate process, which is restarted if it exits, or in "
         "a thread of the server.",
     )
+    watchdog: float = Field(
+        10.0,
+        ge=0,
+        description="Seconds without a sign of life after which an engine process counts as hung "
+        "and is replaced. A batch may take ten times as long as earlier ones of its size besides, "
+        "and thirty times this setting if there was none; 0 turns the watchdog off.",
+    )
     dtype: Literal["auto", "float32", "float64"] = Field(
         "auto", description="Data type to compute in; auto uses that of each model."
     )
@@ -208,11 +215,19 @@ class Settings(BaseSettings):
             raise ValueError(f"{MAIN!r} is the environment of the service itself")
         return found
 
-    @field_validator("max_hold", "drain_timeout", "keep_alive", "grpc_keep_alive")
+    @field_validator("watchdog", "max_hold", "drain_timeout", "keep_alive", "grpc_keep_alive")
     @classmethod
     def _cap(cls, seconds: float) -> float:
         """Return a time that timers can take, infinity included."""
         return min(seconds, _LONGEST_S)
+
+    @field_validator("watchdog")
+    @classmethod
+    def _check_watchdog(cls, value: float) -> float:
+        """Refuse a time in which an engine cannot show several signs of life."""
+        if 0 < value < 1:
+            raise ValueError(f"expected 0 or at least 1 s, got {value:g}")
+        return value
 
     @field_validator("host")
     @classmethod

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -138,6 +139,36 @@ def test_the_server_may_open_as_many_connections_as_its_limits_need():
     assert f"at most {n_allowed} files may be open" in err
 
 
+def test_connections_beyond_the_limit_on_files_wait_and_are_served_later():
+    """They neither fill the logs nor keep the processor busy."""
+    limit = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160));"
+    program = f"{limit} os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    server = ["-m", "twinforce_service.main", *FREE_PORTS, *TOYS]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *server],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        rest_url, _ = urls([process.stdout.readline() for _ in range(3)])
+        place = urlsplit(rest_url).hostname, urlsplit(rest_url).port
+        with ExitStack() as stack:
+            for _ in range(200):
+                stack.enter_context(socket.create_connection(place))
+            lines = iter(process.stderr.readline, "")
+            assert any("no more files may be open" in line for line in lines)
+        wait_until(lambda: is_reachable(rest_url))
+        assert httpx2.get(f"{rest_url}/health/ready").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+        assert len(err.splitlines()) < 10
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_logs_are_structured_and_contain_the_id_of_the_request():
     with running(*TOYS, "--log-level", "debug", "--log-format", "json") as (process, lines):
         rest_url, _ = urls(lines)
@@ -248,6 +279,39 @@ def test_stopping_ends_unfinished_requests_after_the_drain_timeout():
     assert replies[0].status_code == 503
     assert "stopped before" in replies[0].json()["detail"]
     potential.gate.release(100)
+
+
+def test_an_unfinished_upload_is_refused_and_does_not_hold_up_the_end():
+    with running(*TOYS, "--drain-timeout", str(PATIENCE)) as (process, lines):
+        url = urlsplit(urls(lines)[0])
+        with socket.create_connection((url.hostname, url.port)) as uploading:
+            head = "POST /v1/models/lj/predict HTTP/1.1\r\nHost: localhost\r\n"
+            uploading.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+            wait_until(lambda: httpx2.get(f"{url.geturl()}/health/ready").status_code == 200)
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert uploading.makefile("rb").readline().split()[1] == b"503"
+            _, err = process.communicate(timeout=PATIENCE)
+            assert (process.returncode, err) == (0, "")
+            assert time.monotonic() - began < PATIENCE / 2
+
+
+def test_a_service_whose_engine_hangs_ends_well_within_the_time_out():
+    """The watchdog kills the engine, and the signal need not wait for it."""
+    with running(*TOYS, "--drain-timeout", str(PATIENCE), "--watchdog", "2") as (process, _):
+        (engine,) = children(process.pid)
+        os.kill(engine, signal.SIGSTOP)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+        assert time.monotonic() - began < PATIENCE / 2
+
+
+def children(pid):
+    """Return the ids of the processes that a process has started."""
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(each) for path in found for each in path.read_text().split()]
 
 
 def test_a_service_in_a_thread_reports_why_it_did_not_start():

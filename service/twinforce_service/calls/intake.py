@@ -3,6 +3,11 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from twinforce_service.engine.lifecycle import shutting_down
+
+_Received = TypeVar("_Received")
 
 # The calls that have arrived have begun if none has begun during this many rounds: a pause of so
 # many s, and a probe.
@@ -15,10 +20,12 @@ class Intake:
     A transport takes calls one by one from those that have arrived. If it stopped while some are
     left, their clients would read that they had canceled their calls. So the service stops in an
     order: it announces that it is closing, takes every call that has arrived, refuses connections,
-    and only then finishes the calls.
+    and only then finishes the calls. Calls whose bodies have not arrived by then are refused.
     """
 
     def __init__(self) -> None:
+        self._uploads: set[asyncio.Task[Any]] = set()
+        self._is_closed = False
         self._n_begun = 0
         self._is_closing = False
         self._may_reply = asyncio.Event()
@@ -40,6 +47,27 @@ class Intake:
         """
         await self._may_reply.wait()
 
+    async def upload(self, receive: Callable[[], Awaitable[_Received]]) -> _Received:
+        """Return the next part of the body of a call.
+
+        Raises:
+            UnavailableError: The service takes no more calls.
+        """
+        if self._is_closed:
+            raise shutting_down()
+        task = asyncio.current_task()
+        assert task is not None
+        self._uploads.add(task)
+        try:
+            return await receive()
+        except asyncio.CancelledError:
+            if not self._is_closed:
+                raise
+            task.uncancel()
+            raise shutting_down() from None
+        finally:
+            self._uploads.discard(task)
+
     async def settle(self, probe: Callable[[], Awaitable[None]], timeout: float) -> None:
         """Announce that the service stops, and return once all calls that have arrived have begun.
 
@@ -55,7 +83,10 @@ class Intake:
 
     def close(self) -> None:
         """Let the outcomes of calls be told, now that their connections take no more calls."""
+        self._is_closed = True
         self._may_reply.set()
+        for upload in self._uploads:
+            upload.cancel()
 
     async def _quiet(self, probe: Callable[[], Awaitable[None]]) -> None:
         n_quiet, n_before = 0, self._n_begun

@@ -25,6 +25,7 @@ class Answering:
     Args:
         models: Models by name.
         limits: Limits of the neighbor pairs of a system and of a batch.
+        on_begin: Called with each batch, or part of one, before it is evaluated.
         learn: Called with each batch, its report and the time, before the requests complete,
             because clients may return at once.
         on_out_of_memory: Called with requests that did not fit into memory together.
@@ -36,6 +37,7 @@ class Answering:
         self,
         models: Mapping[str, LoadedModel],
         limits: Limits,
+        on_begin: Callable[[Sequence[Request[Any]]], None],
         learn: Callable[[Sequence[Request[Any]], BatchReport, float], None],
         on_out_of_memory: Callable[[Sequence[Request[Any]]], None],
         on_batch: Callable[[BatchReport], None] | None,
@@ -44,6 +46,7 @@ class Answering:
         self._models = models
         self._provenances = {name: provenance_of(model.info) for name, model in models.items()}
         self._limits = limits
+        self._on_begin = on_begin
         self._learn = learn
         self._on_out_of_memory = on_out_of_memory
         self._report_batch = guarded(on_batch)
@@ -59,6 +62,7 @@ class Answering:
         Raises:
             DeviceLostError: The device does not respond.
         """
+        self._on_begin(batch)
         model = self._models[batch[0].model]
         started = self._clock()
         try:

@@ -31,6 +31,8 @@ _SHAPES: dict[str, tuple[int, ...]] = {
     "direct_forces": (3,),
 }
 _MAX_SUMMARY = 500
+# Part of the message of torch if the host has no memory for a tensor; it has no class of its own.
+_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 # Room that a batch may take, as a multiple of the room that its pairs need.
 MAX_PADDING = 2
 
@@ -113,8 +115,10 @@ def predict(
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return True if a batch did not fit into the memory of its device."""
-    return isinstance(error, torch.OutOfMemoryError)
+    """Return True if a batch did not fit into the memory of its device or of the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _HOST_MEMORY in str(error)
 
 
 def recover(model: LoadedModel, error: Exception) -> None:
@@ -124,11 +128,11 @@ def recover(model: LoadedModel, error: Exception) -> None:
         DeviceLostError: The device does not respond.
     """
     device = model.potential.device
+    # The frames of the traceback still hold the tensors that did not fit.
+    traceback.clear_frames(error.__traceback__)
     if device.type != "cuda":
         return
     try:
-        # The frames of the traceback still hold the tensors that did not fit.
-        traceback.clear_frames(error.__traceback__)
         torch.cuda.synchronize(device)
         if model.tables is not None:
             model.tables.forget()
@@ -141,7 +145,7 @@ def failure_of(error: Exception, n_atoms: int, device: str) -> ServiceError:
     """Return the error for the client whose system made the model raise this exception."""
     if isinstance(error, ServiceError):
         return error
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return SystemTooLargeError(f"{n_atoms} atoms do not fit into the memory of {device}")
     return PredictionError(f"the model failed on this system: {summary(error)}")
 

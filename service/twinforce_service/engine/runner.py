@@ -90,6 +90,8 @@ class ActiveRun:
             walker=self.run.walker,
             urgency=self.run.urgency,
             n_pairs=self.n_pairs,
+            is_suspect=self.run.is_suspect,
+            number=self.run.number,
             future=reply(),
         )
 

@@ -34,6 +34,8 @@ class Run:
         request_id: Name of the run in the logs.
         walker: Walker whose steps these are.
         urgency: Urgency of each evaluation, from 0, the most urgent, to 7.
+        is_suspect: True if an engine crashed on it, so that its evaluations share no batch.
+        number: Number of the run between two processes.
         n_atoms: Number of atoms.
         future: Completes with None after the last update, or with a `ServiceError`. Cancel it when
             the client has gone.
@@ -49,6 +51,8 @@ class Run:
     request_id: str = ""
     walker: Walker = field(default_factory=Walker)
     urgency: int = NORMAL_URGENCY
+    is_suspect: bool = False
+    number: int = -1
     n_atoms: int = field(init=False)
     future: "Future[None]" = field(default_factory=Future)
 

@@ -23,6 +23,8 @@ class EngineSpec:
         compile: Compilation of native models: "auto", "on" or "off".
         compile_cache: Folder of compiled models.
         limits: Limits of the queue, of batches and of systems.
+        watchdog: Time without a sign of life that the engine is always allowed, in s; 0 means that
+            nobody watches.
         memory_share: Part of the memory of a GPU that the engine may use.
         log_level: "debug", "info", "warning" or "error".
         log_format: "text" or "json".
@@ -38,6 +40,7 @@ class EngineSpec:
     compile: str = "off"
     compile_cache: str = ""
     limits: Limits = field(default_factory=Limits)
+    watchdog: float = 10.0
     memory_share: float = 1.0
     log_level: str = "warning"
     log_format: str = "text"

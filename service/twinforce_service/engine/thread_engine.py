@@ -17,6 +17,7 @@ from twinforce_proto import DeadlineExceededError, ModelLoadError, ServiceError,
 from twinforce_service.engine import evaluation
 from twinforce_service.engine.answering import Answering
 from twinforce_service.engine.lifecycle import Lifecycle, not_finished
+from twinforce_service.engine.pulse import NoPulse, Pulse
 from twinforce_service.engine.report import BatchReport
 from twinforce_service.engine.run_steps import run_steps_of
 from twinforce_service.engine.runner import ActiveRun, Runner
@@ -25,6 +26,7 @@ from twinforce_service.engine.turn import OwnDevice, Turn
 from twinforce_service.engine.wakeup import EventWakeup, Wakeup
 from twinforce_service.engine.warm_up import memory_samples, warm_up
 from twinforce_service.scheduling import budgets
+from twinforce_service.scheduling.allowances import Allowances
 from twinforce_service.scheduling.batch_queue import BatchQueue, Taken
 from twinforce_service.scheduling.budgets import Budgets
 from twinforce_service.scheduling.holding import Holding
@@ -50,6 +52,8 @@ class ThreadEngine(Lifecycle):
         wakeup: Wakes the thread that owns the device.
         turn: Right to use the device, for each batch.
         memory_share: Part of the memory of a GPU that the engine may use.
+        pulse: Told when the evaluation of a batch begins and ends.
+        watchdog: Time between two of its signs that is always allowed, in s.
     """
 
     def __init__(
@@ -62,8 +66,12 @@ class ThreadEngine(Lifecycle):
         wakeup: Wakeup | None = None,
         turn: Turn | None = None,
         memory_share: float = 1.0,
+        pulse: Pulse | None = None,
+        watchdog: float = 0.0,
     ) -> None:
         self._load = load
+        self._pulse: Pulse = pulse or NoPulse()
+        self._allowances = Allowances(watchdog)
         self._turn: Turn = turn or OwnDevice()
         self._memory_share = memory_share
         self._wakeup: Wakeup = wakeup or EventWakeup()
@@ -217,6 +225,7 @@ class ThreadEngine(Lifecycle):
         answering = Answering(
             models,
             self._limits,
+            self._begin_batch,
             self._learn,
             self._note_out_of_memory,
             self._on_batch,
@@ -228,6 +237,7 @@ class ThreadEngine(Lifecycle):
             if taken.batch:
                 answering.complete(taken.batch, self._held_s)
             self._turn.end()
+            self._pulse.rest()
             self._advance_runs()
             with self._changed:
                 self._holding.learn(at_least=_MANY_BATCHES)
@@ -257,7 +267,10 @@ class ThreadEngine(Lifecycle):
 
     def _begin_turn(self) -> None:
         """Wait for the device before the batch is formed, so that what arrives meanwhile joins."""
-        if len(self._queue) and self._turn.begin():
+        if not len(self._queue):
+            return
+        self._pulse.rest(self._turn.patience)
+        if self._turn.begin():
             self._wakeup.wait(0)
 
     def _must_advance_runs(self) -> bool:
@@ -292,12 +305,16 @@ class ThreadEngine(Lifecycle):
         if self._on_take is not None:
             self._on_take(*self._queue.n_left)
 
+    def _begin_batch(self, batch: Sequence[Request[Any]]) -> None:
+        self._pulse.begin(batch, self._allowances.seconds(batch))
+
     def _learn(self, batch: Sequence[Request[Any]], report: BatchReport, now: float) -> None:
         """Learn from a batch before its requests complete, because clients may return at once."""
+        self._allowances.note(batch, report.compute_s)
         with self._changed:
             self._queue.charge(batch[0], report.compute_s)
             self._pace.note(report)
-            if not report.n_rows:
+            if not (report.n_rows or batch[0].is_suspect):
                 self._holding.note_batch(batch, report.compute_s, now)
 
     def _note_out_of_memory(self, batch: Sequence[Request[Any]]) -> None:

@@ -4,7 +4,13 @@ from typing import Protocol
 
 
 class Turn(Protocol):
-    """The right of an engine to use a device that it shares with other engines."""
+    """The right of an engine to use a device that it shares with other engines.
+
+    Attributes:
+        patience: Time that `begin` may take, in s.
+    """
+
+    patience: float
 
     def begin(self) -> bool:
         """Return when the device may be used, True if other engines have used it meanwhile."""
@@ -15,6 +21,8 @@ class Turn(Protocol):
 
 class OwnDevice:
     """The `Turn` of an engine that shares its device with no other."""
+
+    patience = 0.0
 
     def begin(self) -> bool:
         """Return at once."""

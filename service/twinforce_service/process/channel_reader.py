@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from twinforce_service.process.channel import Channel
 
-# Seconds between checks for a closed event loop.
-_CHECK_INTERVAL = 1.0
+# Seconds between checks for a closed event loop, and for an end that the owner wants.
+_CHECK_INTERVAL = 0.25
 _MAX_WAKEUPS = 4096
 
 
@@ -22,6 +22,8 @@ class ChannelReader:
         receive: Receives what has arrived, and returns True at the end. Calls never overlap.
         loop: Event loop that calls `receive`, so that no other thread is woken; None calls it in
             the thread of `run`.
+        is_over: Called a few times per second in the thread of `run`; True ends the reading, even
+            if the other end stays silent.
     """
 
     def __init__(
@@ -29,9 +31,11 @@ class ChannelReader:
         channel: Channel,
         receive: Callable[[], bool],
         loop: asyncio.AbstractEventLoop | None = None,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
         self._channel = channel
         self._receive = receive
+        self._shall_end = is_over
         self._loop = loop
         self._is_over = threading.Event()
         self._failure: BaseException | None = None
@@ -50,14 +54,20 @@ class ChannelReader:
         self._channel.on_unsent = lambda: _call_in(loop, self._flush_in, loop)
         _call_in(loop, loop.add_reader, self._channel.fileno(), self._receive_in, loop)
         while not (self._is_over.wait(_CHECK_INTERVAL) or loop.is_closed()):
-            pass
+            if self._shall_end():
+                _call_in(loop, self._leave, loop)
 
     def _receive_in(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             is_over = self._receive()
         except BaseException as failure:
             self._failure, is_over = failure, True
-        if is_over:  # the loop calls nothing more before the waiting thread closes the channel
+        if is_over:
+            self._leave(loop)
+
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End: the loop calls nothing more before the waiting thread closes the channel."""
+        if not self._is_over.is_set():
             loop.remove_reader(self._channel.fileno())
             loop.remove_writer(self._channel.fileno())
             self._is_over.set()
@@ -80,7 +90,9 @@ class ChannelReader:
             while not self._is_over.is_set():
                 to_send = select.POLLOUT if self._channel.has_unsent else 0
                 poll.register(self._channel, select.POLLIN | to_send)
-                ready = dict(poll.poll())
+                ready = dict(poll.poll(_CHECK_INTERVAL * 1000))
+                if self._shall_end():
+                    break
                 if woken.fileno() in ready:
                     woken.recv(_MAX_WAKEUPS)
                 if ready.get(self._channel.fileno(), 0) & select.POLLOUT:

@@ -22,6 +22,7 @@ from twinforce_service.engine.spec import EngineSpec
 from twinforce_service.environments.environment import Environment
 from twinforce_service.environments.source import lendable_roots
 from twinforce_service.process import channel
+from twinforce_service.process.pulse import SharedPulse
 from twinforce_service.process.turns import TurnOf
 from twinforce_service.version import service_version
 
@@ -30,8 +31,9 @@ _COUNTERS = "counters"
 _FAILURE = "failure"
 _ENTRANCE = Path(__file__).with_name("entrance.py")
 _PROGRAM = "twinforce_service.process.engine_process"
-# Seconds that a process gets to exit after its standard input was closed.
-_EXIT_TIME = 2.0
+# Seconds that a process gets to exit after its standard input was closed, and after it was killed:
+# a driver that hangs can keep it from ending.
+_EXIT_TIME, _KILL_TIME = 2.0, 5.0
 _STANDARD_ERROR = 2
 # Variables that would lead another Python, or a program that it starts, to our packages.
 _OF_OUR_PYTHON = frozenset({"PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"})
@@ -77,6 +79,7 @@ class ChildProcess:
     Attributes:
         channel: Channel to the process; it ends when the process exits.
         counters: Counters of its queue.
+        pulse: Its signs of life.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class ChildProcess:
         with contextlib.ExitStack() as stack:  # cleans up if the process cannot be started
             stack.callback(self._remove_files)
             self.counters = Counters.create(self._directory)
+            self.pulse = SharedPulse.create(self._directory, spec.limits.max_batch_atoms)
             self.channel, theirs = channel.pair()
             stack.callback(self.channel.close)
             with theirs:
@@ -107,10 +111,9 @@ class ChildProcess:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            code = self._process.wait(_EXIT_TIME)
+            code: int | None = self._process.wait(_EXIT_TIME)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            code = self._process.wait()
+            code = self._kill()
         self.channel.close()
         if self._turn is not None:
             self._turn.turns.forget(self._turn.index)
@@ -118,9 +121,19 @@ class ChildProcess:
         self._remove_files()
         if failure:
             return failure
+        if code is None:
+            return f"its process {self.pid} cannot be killed, and was left behind"
         if code < 0:
             return f"its process was killed by {signal.Signals(-code).name}"
         return f"its process exited with code {code}"
+
+    def _kill(self) -> int | None:
+        """End the process and return its exit code; None if the kernel does not end it."""
+        self._process.kill()
+        try:
+            return self._process.wait(_KILL_TIME)
+        except subprocess.TimeoutExpired:
+            return None
 
     def _remove_files(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -32,6 +32,7 @@ from twinforce_service.process.channel import Channel, Frame
 from twinforce_service.process.child import Counters
 from twinforce_service.process.mailbox import Mailbox
 from twinforce_service.process.messages import Kind, Message
+from twinforce_service.process.pulse import SharedPulse
 from twinforce_service.process.run_messages import run_from_message, update_to_frames
 from twinforce_service.process.turns import SharedDevice
 from twinforce_service.scheduling.request import Request
@@ -202,19 +203,23 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when to stop
         signal.signal(number, signal.SIG_IGN)
     spec = EngineSpec.from_json(sys.stdin.readline())
+    counters, pulse = Counters(directory), SharedPulse(directory)
     threading.Thread(target=_exit_with_parent, args=[directory], daemon=True).start()
     logs.configure(spec.log_level, spec.log_format)
     channel = Channel(connected)
-    counters = Counters(directory)
     turn = SharedDevice(int(sys.argv[3]), int(sys.argv[4])) if sys.argv[3:] else None
-    channel.send(_final_message(partial(_run, spec, channel, counters, turn)))
+    channel.send(_final_message(partial(_run, spec, channel, counters, pulse, turn)))
     while not channel.flush():
         select.select([], [channel], [])
     threading.Event().wait()  # the process exits when the parent has read the last message
 
 
 def _run(
-    spec: EngineSpec, channel: Channel, counters: Counters, turn: SharedDevice | None
+    spec: EngineSpec,
+    channel: Channel,
+    counters: Counters,
+    pulse: SharedPulse,
+    turn: SharedDevice | None,
 ) -> ServiceError | None:
     """Load the models, answer requests until `stop`, and return the failure, if any."""
     # Imported here, so that a missing library is reported like a missing model.
@@ -223,7 +228,7 @@ def _run(
 
     outbox = Outbox(channel.send)
     limits = replace(spec.limits, max_waiting=_NO_LIMIT, max_waiting_atoms=_NO_LIMIT)
-    mailbox = Mailbox(channel)
+    mailbox = Mailbox(channel, pulse)
     engine = ThreadEngine(
         partial(load_models, spec),
         limits,
@@ -232,6 +237,8 @@ def _run(
         wakeup=mailbox,
         turn=turn,
         memory_share=spec.memory_share,
+        pulse=pulse,
+        watchdog=spec.watchdog,
     )
     mailbox.start(Inbox(engine, outbox).handle)
     engine.run(on_ready=partial(_send_ready, engine, channel))

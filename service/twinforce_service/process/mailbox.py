@@ -12,7 +12,9 @@ import select
 import threading
 import time
 from collections.abc import Callable
+from math import inf
 
+from twinforce_service.engine.pulse import NoPulse, Pulse
 from twinforce_service.process import messages
 from twinforce_service.process.channel import Channel
 from twinforce_service.process.messages import Message
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 _TICK = 0.005
 # Seconds without a batch after which the second thread sleeps until the next batch.
 _IDLE_TIME = 1.0
+# Seconds between two signs of life of a thread that waits.
+_SIGN_INTERVAL = 0.25
 _MAX_WAKEUPS = 4096
 
 
@@ -31,10 +35,12 @@ class Mailbox:
 
     Args:
         channel: Channel to the parent.
+        pulse: Told that the thread is there while it waits.
     """
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, pulse: Pulse | None = None) -> None:
         self._channel = channel
+        self._pulse: Pulse = pulse or NoPulse()
         self._handle: Callable[[Message], None] = lambda _: None
         self._reading = threading.RLock()
         self._owner = 0
@@ -76,7 +82,14 @@ class Mailbox:
         # Not poll(), whose timeout is a whole number of milliseconds.
         channel = self._channel.fileno()
         to_send = [channel] if self._channel.has_unsent else []
-        readable, writable, _ = select.select([channel, self._wakeups], to_send, [], seconds)
+        gives_up_at = time.monotonic() + (inf if seconds is None else seconds)
+        has_time, readable, writable = True, [], []
+        while has_time and not (readable or writable):
+            self._pulse.rest()
+            left = gives_up_at - time.monotonic()
+            has_time = left > _SIGN_INTERVAL
+            span = min(max(left, 0.0), _SIGN_INTERVAL)
+            readable, writable, _ = select.select([channel, self._wakeups], to_send, [], span)
         if self._wakeups in readable:
             os.read(self._wakeups, _MAX_WAKEUPS)
         if writable:

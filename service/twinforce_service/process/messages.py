@@ -100,6 +100,7 @@ def requests_to_frames(requests: Iterable[tuple[int, Request[Any]]]) -> list[Fra
                 None if walker is None else walker.id,
                 request.urgency,
                 request.n_pairs,
+                request.is_suspect,
                 system.pbc.tolist(),
                 system.charge,
                 system.spin_multiplicity,
@@ -211,7 +212,7 @@ def _request(
     entry: list[Any], numbers: memoryview, positions: memoryview, cell: memoryview
 ) -> tuple[int, Request[Any]]:
     number, model, outputs, deadline, index, request_id, walker, *entry = entry
-    urgency, n_pairs, pbc, charge, spin, rows = entry
+    urgency, n_pairs, is_suspect, pbc, charge, spin, rows = entry
     system = System.of_checked(
         np.frombuffer(numbers, np.int32),
         floats(positions, (-1, 3)),
@@ -230,6 +231,8 @@ def _request(
         "walker": None if walker is None else _walker(walker),
         "urgency": urgency,
         "n_pairs": n_pairs,
+        "is_suspect": is_suspect,
+        "number": number,
         "future": reply(),
     }
     if rows is None:

@@ -1,6 +1,6 @@
 """The requests and runs that were sent to an engine process and are not over."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 from threading import Lock
 from typing import Any
@@ -38,6 +38,11 @@ class Pending:
     def get(self, number: int) -> Request[Any] | Run | None:
         """Return a request or a run, or None if it is over."""
         return self._entries.get(number)
+
+    def among(self, numbers: Iterable[int]) -> list[Request[Any] | Run]:
+        """Return those of these requests and runs that are not over, each once."""
+        found = (self._entries.get(number) for number in dict.fromkeys(numbers))
+        return [entry for entry in found if entry is not None]
 
     def pop(self, number: int) -> Request[Any] | Run | None:
         """Remove and return a request or a run; return None if it is over."""

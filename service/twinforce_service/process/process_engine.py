@@ -13,7 +13,13 @@ from functools import partial
 from threading import Thread
 from typing import Any
 
-from twinforce_proto import ModelLoadError, Provenance, ServiceError, UnavailableError
+from twinforce_proto import (
+    FatalSystemError,
+    ModelLoadError,
+    Provenance,
+    ServiceError,
+    UnavailableError,
+)
 from twinforce_service.engine.lifecycle import Lifecycle, not_finished
 from twinforce_service.engine.report import BatchReport, guarded
 from twinforce_service.engine.runs import Credit, Run
@@ -25,14 +31,19 @@ from twinforce_service.process.channel_reader import ChannelReader
 from twinforce_service.process.child import ChildProcess
 from twinforce_service.process.messages import Kind, Message
 from twinforce_service.process.pending import Pending
+from twinforce_service.process.pulse import Beat
 from twinforce_service.process.request_sender import RequestSender
-from twinforce_service.process.restarts import Restarts
+from twinforce_service.process.restarts import Culprit, Restarts
 from twinforce_service.process.run_messages import run_to_frames, update_from_message
+from twinforce_service.process.suspects import Suspects
 from twinforce_service.process.turns import TurnOf
+from twinforce_service.process.watchdog import Watchdog
 from twinforce_service.scheduling.request import Request, Sized, check_sizes, has_room, overloaded
 from twinforce_service.version import provenance_of
 
 logger = logging.getLogger(__name__)
+
+_REFUSAL = "engines exited again and again while they evaluated one system: it is refused now"
 
 
 class ProcessEngine(Lifecycle):
@@ -47,6 +58,7 @@ class ProcessEngine(Lifecycle):
             completes them in a thread of this engine.
         environment: Environment of Python that the process runs in.
         turn: Place of the engine among those that share its device, if there are others.
+        suspects: Suspects of crashes, which engines share; None for those of this engine alone.
     """
 
     def __init__(
@@ -58,15 +70,27 @@ class ProcessEngine(Lifecycle):
         loop: asyncio.AbstractEventLoop | None = None,
         environment: Environment = THIS_ENVIRONMENT,
         turn: TurnOf | None = None,
+        suspects: Suspects | None = None,
     ) -> None:
         super().__init__(spec.limits.max_pairs_per_system)
         self._spec = spec
         self._environment = environment
         self._turn = turn
+        self._suspects = Suspects(clock) if suspects is None else suspects
         self._loop = loop
         self._report_batch = guarded(on_batch)
         self._on_restart = on_restart
         self._restarts = Restarts(clock)
+        self._clock = clock
+        self._watchdog = self._new_watchdog()
+        # Requests and runs that were on the device when the last child exited.
+        self._crashed: list[Request[Any] | Run] = []
+        # False if the system did not let the last child start.
+        self._has_started_child = False
+        # Seconds for which the present child has not responded; 0 unless it hangs.
+        self._hung_for = 0.0
+        # True if the present child does not end although it was killed.
+        self._is_abandoned = False
         self._child: ChildProcess | None = None
         self._sender: RequestSender | None = None
         self._provenances: Mapping[str, Provenance] = {}
@@ -118,6 +142,8 @@ class ProcessEngine(Lifecycle):
         admission = self._admitting()
         check_sizes(requests, self._spec.limits)
         admission.admit(requests)
+        if self._suspects:
+            self._set_apart(requests)
         numbered = [(self._pending.next_number(), request) for request in requests]
         with self._changed:
             sender = self._sender_with_room(requests)
@@ -129,6 +155,8 @@ class ProcessEngine(Lifecycle):
 
     def start_run(self, run: Run) -> Credit:
         """Accept a run, or raise a `ServiceError`; return the function that adds credit."""
+        if self._suspects:
+            run.is_suspect = self._suspects.is_suspect(run)
         number = self._pending.next_number()
         frames = run_to_frames(number, run)
         with self._changed:
@@ -156,12 +184,21 @@ class ProcessEngine(Lifecycle):
             with self._changed:
                 if self._child is not None:
                     self._child.kill()
+                    self._is_abandoned = True
             self._thread.join()
 
     def _not_open(self) -> ServiceError:
         if self._admission is None:
             return super()._not_open()
         return self._restarts.refusal(self._label)
+
+    def _set_apart(self, requests: Sequence[Request[Any]]) -> None:
+        """Mark the requests that have to be evaluated alone, or raise `FatalSystemError`."""
+        for request in requests:
+            try:
+                request.is_suspect = self._suspects.is_suspect(request)
+            except FatalSystemError as error:
+                raise error.at(request.system_index) from None
 
     def _waiting(self) -> tuple[int, int]:
         """Return the numbers of requests and of atoms that wait for the device."""
@@ -223,22 +260,46 @@ class ProcessEngine(Lifecycle):
         """Start a child, handle its messages until it exits, and return why it exited."""
         try:
             child = ChildProcess(self._spec, self._environment, self._turn)
-        except OSError as error:
+        except OSError as error:  # such as too many open files, or a full disk
+            self._crashed, self._hung_for, self._has_started_child = [], 0.0, False
             return UnavailableError(f"no process can be started: {error}")
         self._exit = None
+        self._hung_for, self._is_abandoned, self._has_started_child = 0.0, False, True
+        self._watchdog = self._new_watchdog()
+        self._restarts.note_start()
         try:
             with self._changed:
                 self._child, self._sender = child, RequestSender(child.channel, self._loop)
                 self._n_sent = self._n_sent_atoms = 0
                 if self._is_closed:
                     child.kill()
-            ChannelReader(child.channel, partial(self._receive, child.channel), self._loop).run()
+            receive, is_over = partial(self._receive, child.channel), partial(self._is_over, child)
+            ChannelReader(child.channel, receive, self._loop, is_over).run()
         finally:
             with self._changed:
                 self._child = self._sender = None
                 self._is_open = False
             ending = child.end()
+            self._crashed = self._pending.among(child.pulse.batch())
         return self._exit or UnavailableError(ending)
+
+    def _new_watchdog(self) -> Watchdog:
+        return Watchdog(self._spec.watchdog, self._clock)
+
+    def _is_over(self, child: ChildProcess) -> bool:
+        """Kill the child if it hangs, and return True if nothing more is expected of it."""
+        if self._is_abandoned:
+            return True
+        beat = child.pulse.read() if self._is_open else Beat(-1, self._restarts.longest_start)
+        if not self._watchdog.is_hung(beat):
+            return False
+        self._hung_for = self._watchdog.age
+        self._exit = UnavailableError(f"it did not respond for {self._hung_for:.0f} s")
+        logger.error("the engine on %s hangs and is killed: %s", self._label, self._exit)
+        with self._changed:
+            self._is_open = False
+        child.kill()
+        return True
 
     def _receive(self, channel: Channel) -> bool:
         """Handle the messages that have arrived; return True if the child exits."""
@@ -264,6 +325,8 @@ class ProcessEngine(Lifecycle):
                 for number, error in messages.errors_from_message(message):
                     if (pending := self._pending.pop(number)) is not None:
                         pending.fail(error)
+                        if pending.is_suspect:
+                            self._suspects.clear(pending)
             case Kind.READY:
                 return self._become_ready(message)
             case Kind.STOPPED:
@@ -277,6 +340,8 @@ class ProcessEngine(Lifecycle):
         for number, answer in answers:
             if isinstance(request := self._pending.pop(number), Request):
                 request.complete(answer)
+                if request.is_suspect:
+                    self._suspects.clear(request)
         self._note_batch(report)
 
     def _emit(self, message: Message) -> None:
@@ -284,6 +349,9 @@ class ProcessEngine(Lifecycle):
         run = self._pending.pop(number) if is_last else self._pending.get(number)
         if isinstance(run, Run):
             run.emit(update, is_last=is_last)
+            if run.is_suspect:
+                self._suspects.clear(run)
+                run.is_suspect = False
 
     def _note_batch(self, report: BatchReport) -> None:
         self._pace.note(report)
@@ -303,12 +371,21 @@ class ProcessEngine(Lifecycle):
             self._open(infos)
         return None
 
+    def _culprit(self) -> Culprit:
+        """Return the reason of the last exit, and note what was on the device then."""
+        if not self._has_started_child:
+            return Culprit.MACHINE
+        if self._crashed and self._suspects.note_crash(self._crashed):
+            logger.error(_REFUSAL, extra=_fields_of(self._crashed[0]))
+            return Culprit.REQUEST
+        return Culprit.ENGINE
+
     def _handle_exit(self, failure: ServiceError) -> None:
         """End all requests of a child that has exited, and wait until the next start is due."""
         if self._admission is None:
             self._close(self._environment.start_failure(failure, self.device))
             return
-        self._restarts.note_exit(str(failure))
+        self._restarts.note_exit(str(failure), self._hung_for, self._culprit())
         refusal = self._restarts.refusal(self._label)
         logger.error("%s", refusal)
         if self._restarts.is_exhausted:
@@ -318,3 +395,7 @@ class ProcessEngine(Lifecycle):
             self._changed.wait_for(lambda: self._is_closed, self._restarts.pause)
         if not self._is_closed and self._on_restart is not None:
             self._on_restart(self.device)
+
+
+def _fields_of(entry: Request[Any] | Run) -> dict[str, object]:
+    return {"n_atoms": entry.n_atoms, "request_id": entry.request_id}

@@ -39,7 +39,8 @@ _SNAPSHOT_ARRAYS = {"positions": (-1, 3), "velocities": (-1, 3), "cell": (3, 3)}
 def run_to_frames(number: int, run: Run) -> list[Frame]:
     """Encode a run, with the number that its updates will carry."""
     request = run.request
-    head = number, run.credit, run.deadline, run.request_id, run.walker.id, run.urgency
+    walker, urgency = run.walker.id, run.urgency
+    head = number, run.credit, run.deadline, run.request_id, walker, urgency, run.is_suspect
     if isinstance(request, RelaxRequest):
         data = relax_request_to_proto(request).SerializeToString()
         return [orjson.dumps((Kind.RELAX, *head)), data]
@@ -61,13 +62,14 @@ def run_from_message(
     Raises:
         ServiceError: The request is invalid.
     """
-    number, credit, deadline, request_id, walker, urgency = message.head
+    number, *values, walker, urgency, is_suspect = message.head
 
     def emit(update: Update, is_last: bool) -> None:
         on_update(number, update, is_last)
 
     request = _relax_request(message) if message.kind is Kind.RELAX else _propagate_request(message)
-    return number, Run(request, emit, credit, deadline, request_id, Walker(walker), urgency)
+    run = Run(request, emit, *values, Walker(walker), urgency, is_suspect, number)
+    return number, run
 
 
 def update_to_frames(number: int, update: Update, *, is_last: bool) -> list[Frame]:

@@ -72,7 +72,12 @@ class SharedDevice:
         descriptor: Descriptor of the file that the parent has made.
         index: Index of this engine.
         clock: Returns the time, in s.
+
+    Attributes:
+        patience: Time that `begin` may take, in s.
     """
+
+    patience = _PATIENCE
 
     def __init__(
         self, descriptor: int, index: int, clock: Callable[[], float] = time.monotonic

@@ -51,6 +51,8 @@ class Request(Generic[_Answer]):
         walker: Walker that takes this step, if any.
         urgency: From 0, the most urgent, to 7.
         n_pairs: Number of neighbor pairs that the system adds to a batch; set on admission.
+        is_suspect: True if an engine crashed on it, so that it shares no batch.
+        number: Number of the request, or of its run, between two processes.
         submitted_at: Time of admission, on the same clock as `deadline`.
         future: Receives the answer or a `ServiceError`; cancel it to abandon the request. It may be
             a `Reply` if no thread blocks on it.
@@ -65,6 +67,8 @@ class Request(Generic[_Answer]):
     walker: "Walker | None" = None
     urgency: int = NORMAL_URGENCY
     n_pairs: int = 0
+    is_suspect: bool = False
+    number: int = -1
     submitted_at: float = 0.0
     future: Future[_Answer] = field(default_factory=Future)
 
@@ -74,10 +78,15 @@ class Request(Generic[_Answer]):
         return len(self.system)
 
     @property
-    def group(self) -> Hashable:
-        """Key that is equal for requests that may share a batch."""
+    def kind(self) -> Hashable:
+        """Key that is equal for requests whose evaluation takes the same steps."""
         has_stress = not STRESSES.isdisjoint(self.outputs)
         return self.model, needs_autograd(self.outputs), has_stress
+
+    @property
+    def group(self) -> Hashable:
+        """Key that is equal for requests that may share a batch."""
+        return self if self.is_suspect else self.kind
 
     def complete(self, answer: _Answer) -> None:
         """Set the answer, unless the request was abandoned meanwhile."""

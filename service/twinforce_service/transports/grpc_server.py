@@ -21,8 +21,9 @@ from twinforce_service.transports.ports import address_of, listen, no_ipv6
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 
-# Seconds that the last replies have to reach their clients when the server stops.
-_LAST_GRACE = 15.0
+# Seconds that the last replies have to reach their clients when the server stops; calls that are
+# still being received hold the server up as long.
+_LAST_GRACE = 5.0
 # Messages up to this multiple of their limit are read, for a refusal that says what to do.
 _MAX_READ = 4
 # Largest number that an option of gRPC can hold.

@@ -274,12 +274,45 @@ def test_an_output_that_a_model_has_for_periodic_systems_only_is_refused_to_othe
     assert three.result(PATIENCE).conservative_stress is not None
 
 
-def test_a_system_that_does_not_fit_into_memory_is_too_large(start):
-    engine = start(Raising(torch.OutOfMemoryError("out of memory")))
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    ],
+    ids=["device", "host", "host, by torch"],
+)
+def test_a_system_that_does_not_fit_into_memory_is_too_large(start, error):
+    engine = start(Raising(error))
     good, bad = submit(engine, request(), neon(7))
     with pytest.raises(SystemTooLargeError, match="7 atoms do not fit into the memory of cpu"):
         bad.result(PATIENCE)
     assert good.result(PATIENCE)
+
+
+class Asserting(Raising):
+    """A potential whose device asserts for neon, and then fails whatever it is asked."""
+
+    def forward_heads(self, batch, *, direct):
+        if (batch.atomic_numbers == NEON).any():
+            self.device = torch.device("cuda", 0)
+        return super().forward_heads(batch, direct=direct)
+
+
+def test_an_engine_ends_once_its_device_fails_whatever_it_is_asked(start, monkeypatch):
+    """Nothing but a new process helps after a device-side assertion."""
+
+    def synchronize(device):
+        raise RuntimeError(f"CUDA error on {device}: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    engine = start(Asserting(RuntimeError("CUDA error: device-side assert triggered")))
+    futures = submit(engine, neon(), request())
+    for future in futures:
+        with pytest.raises(UnavailableError, match="device-side assert triggered"):
+            future.result(PATIENCE)
+    assert not engine.is_alive
 
 
 def test_a_service_error_of_the_model_is_reported_unchanged(start):

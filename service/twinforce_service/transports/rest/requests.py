@@ -98,9 +98,19 @@ class RequestScope:
                 self._open.note_part(watch_id)
             await send(message)
 
+        has_body = is_call
+
+        async def receive_body() -> Message:
+            nonlocal has_body
+            if not has_body:  # then only the disconnect of the client can follow
+                return await receive()
+            message = await self._intake.upload(receive)
+            has_body = bool(message.get("more_body", False))
+            return message
+
         self._open.begin(watch_id)
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive_body, send_with_id)
         except Exception:
             logger.exception("a request failed", extra={"path": scope["path"]})
             await problem_of(internal_error())(scope, receive, send_with_id)
