@@ -22,6 +22,7 @@ from twinforce_proto import (
     needs_autograd,
 )
 from twinforce_proto.headers import NORMAL_URGENCY
+from twinforce_service.callers.caller import UNKNOWN, Caller
 
 _Answer = TypeVar("_Answer")
 
@@ -50,6 +51,8 @@ class Request(Generic[_Answer]):
         request_id: Identifier of the request in the logs.
         walker: Walker that takes this step, if any.
         urgency: From 0, the most urgent, to 7.
+        caller: Caller whose share of the device the evaluation takes.
+        connection: Connection that the request came over, which has a part of this share.
         n_pairs: Number of neighbor pairs that the system adds to a batch; set on admission.
         submitted_at: Time of admission, on the same clock as `deadline`.
         future: Receives the answer or a `ServiceError`; cancel it to abandon the request. It may be
@@ -64,6 +67,8 @@ class Request(Generic[_Answer]):
     request_id: str = ""
     walker: "Walker | None" = None
     urgency: int = NORMAL_URGENCY
+    caller: Caller = UNKNOWN
+    connection: str = ""
     n_pairs: int = 0
     submitted_at: float = 0.0
     future: Future[_Answer] = field(default_factory=Future)
