@@ -38,13 +38,15 @@ def set_urgency(given: str | bytes | None) -> None:
     urgency.set(levels.index(str(given)))
 
 
-def set_peer(host: str, port: int | str) -> None:
+def set_peer(host: str, port: int | str, client_id: str | bytes | None = None) -> None:
     """Note where the current request comes from; its caller is the address unless one is known.
 
     Args:
         host: Address of the peer.
         port: Its port, which tells the connections from one address apart.
+        client_id: Name that the client gives to all of its connections, if any.
     """
-    connection.set(f"{host}:{port}")
+    has_name = isinstance(client_id, str) and _VALID_ID.fullmatch(client_id)
+    connection.set(f"client {client_id}" if has_name else f"{host}:{port}")
     if caller.get() is UNKNOWN:
         caller.set(caller_at(host))

@@ -20,6 +20,8 @@ _CONTRAST = 1.3
 _WEIGHT_OF_GUESS = 0.1
 # Batches of a group that are learned from at once, as the first ones say the most.
 _YOUNG = 32
+# Batches of a group before which no batch is kept short.
+_NEW = 4
 # Time per atom before the first batch, in s; only ratios matter.
 _GUESS = 1e-5
 # The fixed time of a batch may be at most this part of it.
@@ -47,7 +49,7 @@ class CostCurve:
         self._information: _Symmetric = (*(_WEIGHT_OF_GUESS,) * 3, 0.0, 0.0, 0.0)
         self._usual_error = 0.3
         self._fewest, self._most = inf, 0
-        self._shortest = inf
+        self._shortest = self._best_pace = inf
 
     def note(self, n_atoms: int, n_pairs: int, seconds: float) -> None:
         """Update the fit with the time of a batch."""
@@ -58,6 +60,7 @@ class CostCurve:
         self.n_batches += 1
         self._fewest, self._most = min(self._fewest, n_atoms), max(self._most, n_atoms)
         self._shortest = min(self._shortest, seconds)
+        self._best_pace = min(self._best_pace, seconds / n_atoms)
         x = _three(u * n / seconds for u, n in zip(self._units, (1, n_atoms, n_pairs), strict=True))
         error = 1.0 - _dot(x, self._shares)
         weight = min(1.0, _OUTLIER * self._usual_error / max(abs(error), 1e-9))
@@ -106,6 +109,10 @@ class CostCurve:
         Batches whose fixed time would be a large part of the limit may take longer. While all
         batches have had one size, others are tried: of half that size, or of twice the limit.
         """
+        if self.n_batches < _NEW:
+            return False
+        if self.n_batches < _YOUNG and n_atoms * self._best_pace <= limit:
+            return False  # the first batch is often slow, and takes a while to be forgotten
         expected = self.seconds(n_atoms, n_pairs)
         if self._has_contrast:
             return expected > max(limit, self.coefficients[0] / _OVERHEAD)

@@ -16,7 +16,7 @@ from twinforce_proto.codec.messages import (
     model_info_to_proto,
 )
 from twinforce_proto.codec.stream import StreamDecoder, stream_reply_to_proto
-from twinforce_proto.headers import REQUEST_ID, URGENCY
+from twinforce_proto.headers import CLIENT_ID, REQUEST_ID, URGENCY
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceServicer
 from twinforce_service.calls.conversion import convert
@@ -247,7 +247,8 @@ def _set_peer(context: _Context) -> None:
     """Note where a call comes from, such as "ipv4:127.0.0.1:5000" or "ipv6:%5B::1%5D:5000"."""
     scheme, _, place = unquote(context.peer()).partition(":")
     host, _, port = place.rpartition(":") if scheme != "unix" else (place, "", "")
-    set_peer(host.strip("[]"), port)
+    given = dict(context.invocation_metadata() or ()).get(CLIENT_ID)
+    set_peer(host.strip("[]"), port, given)
 
 
 def _set_urgency(context: _Context) -> None:

@@ -32,6 +32,20 @@ def test_connections_of_one_address_belong_to_one_caller():
     assert context.caller.get() is UNKNOWN
 
 
+def test_the_connections_of_one_client_count_as_one_if_it_gives_its_name():
+    def seen(port, client_id):
+        context.set_peer("10.0.0.1", port, client_id)
+        return context.connection.get()
+
+    def connections(client_id):
+        return {copy_context().run(seen, port, client_id) for port in (5000, 5001)}
+
+    assert len(connections("a-1")) == 1
+    assert connections("a-1") != connections("a-2")
+    for client_id in (None, "", "a b", "a" * 1000, b"a"):
+        assert connections(client_id) == {"10.0.0.1:5000", "10.0.0.1:5001"}
+
+
 def test_the_owner_of_a_key_keeps_its_name():
     def seen():
         context.caller.set(Caller("ada"))

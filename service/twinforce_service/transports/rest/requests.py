@@ -14,7 +14,7 @@ from twinforce_proto import (
     InvalidRequestError,
     RequestCancelledError,
 )
-from twinforce_proto.headers import JSON, PROTOBUF, REQUEST_ID, TIMEOUT, WATCH_ID
+from twinforce_proto.headers import CLIENT_ID, JSON, PROTOBUF, REQUEST_ID, TIMEOUT, WATCH_ID
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.message_sizes import request_too_large
 from twinforce_service.context import choose_request_id, request_id, set_peer
@@ -86,7 +86,7 @@ class RequestScope:
         chosen, watch_id = choose_request_id(headers.get(REQUEST_ID)), headers.get(WATCH_ID)
         request_id.set(chosen)
         if (client := scope.get("client")) is not None:
-            set_peer(*client)
+            set_peer(*client, headers.get(CLIENT_ID))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
