@@ -170,6 +170,12 @@ class Settings(BaseSettings):
     max_waiting_atoms: int = Field(
         2_000_000, ge=1, description="Maximum atoms in the queue; further requests get 429."
     )
+    max_batch_time: float = Field(
+        0.05,
+        gt=0,
+        description="Seconds that a batch should take at most, so that others do not wait long. It "
+        "takes longer if one system does, or if its fixed time would be more than a tenth.",
+    )
     max_hold: float = Field(
         0.05,
         ge=0,
@@ -215,7 +221,9 @@ class Settings(BaseSettings):
             raise ValueError(f"{MAIN!r} is the environment of the service itself")
         return found
 
-    @field_validator("watchdog", "max_hold", "drain_timeout", "keep_alive", "grpc_keep_alive")
+    @field_validator(
+        "watchdog", "max_batch_time", "max_hold", "drain_timeout", "keep_alive", "grpc_keep_alive"
+    )
     @classmethod
     def _cap(cls, seconds: float) -> float:
         """Return a time that timers can take, infinity included."""

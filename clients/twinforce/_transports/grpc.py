@@ -13,6 +13,7 @@ from twinforce._connections.ownership import abandon
 from twinforce._transports.grpc_errors import service_error
 from twinforce._transports.grpc_loading import check_asyncio, check_process, grpc, own
 from twinforce._transports.grpc_stream import GrpcStream, Metadata, stream_ended
+from twinforce._transports.identity import client_id
 from twinforce._transports.proxies import Route, route_to
 from twinforce._transports.transport import KEEP_ALIVE, Call, deadline_exceeded
 from twinforce._transports.url import Url
@@ -190,8 +191,9 @@ def _cancellation_by_close(route: Route) -> Iterator[None]:
 
 
 def _metadata(urgency: int) -> Metadata:
-    """Return the metadata of each call; None if the service would assume the same."""
-    return None if urgency == headers.NORMAL_URGENCY else ((headers.URGENCY, str(urgency)),)
+    """Return the metadata of each call: not the urgency that the service would assume."""
+    name = (headers.CLIENT_ID, client_id())
+    return (name,) if urgency == headers.NORMAL_URGENCY else (name, (headers.URGENCY, str(urgency)))
 
 
 def _open_channel(module: Any, route: Route) -> Any:

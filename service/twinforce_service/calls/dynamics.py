@@ -18,7 +18,7 @@ from twinforce_proto import (
     OverloadedError,
     ServiceError,
 )
-from twinforce_service.context import request_id, urgency
+from twinforce_service.context import caller, connection, request_id, urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.engine.runs import Run, Update
 from twinforce_service.scheduling.request import Walker
@@ -151,6 +151,8 @@ class _UpdateReceiver:
             request_id=request_id.get(),
             walker=walker,
             urgency=urgency.get(),
+            caller=caller.get(),
+            connection=connection.get(),
         )
         self.run.future.add_done_callback(self._note_end)
 

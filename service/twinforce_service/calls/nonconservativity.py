@@ -16,7 +16,7 @@ from twinforce_proto import (
     Timings,
 )
 from twinforce_proto.jacobian import measure
-from twinforce_service.context import request_id, urgency
+from twinforce_service.context import caller, connection, request_id, urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows
 
@@ -98,6 +98,8 @@ class Jacobians:
             deadline=deadline,
             request_id=request_id.get(),
             urgency=urgency.get(),
+            caller=caller.get(),
+            connection=connection.get(),
             rows=rows,
         )
         await self._submit(pending)

@@ -13,7 +13,7 @@ from twinforce_proto import (
     PredictRequest,
     RequestCancelledError,
 )
-from twinforce_service.context import request_id, urgency
+from twinforce_service.context import caller, connection, request_id, urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.scheduling.reply import reply
 from twinforce_service.scheduling.request import Request, Walker
@@ -68,6 +68,8 @@ def _pending(
             request_id=request_id.get(),
             walker=walker,
             urgency=urgency.get(),
+            caller=caller.get(),
+            connection=connection.get(),
             future=reply(),
         )
         for index, system in enumerate(request.systems)

@@ -12,6 +12,7 @@ from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import ServiceError
 from twinforce_proto.headers import NORMAL_URGENCY
+from twinforce_service.callers.caller import UNKNOWN, Caller
 from twinforce_service.scheduling.request import Walker
 
 # A state of a propagation, or the progress of a relaxation.
@@ -34,6 +35,8 @@ class Run:
         request_id: Name of the run in the logs.
         walker: Walker whose steps these are.
         urgency: Urgency of each evaluation, from 0, the most urgent, to 7.
+        caller: Caller whose share of the device the evaluations take.
+        connection: Connection that the request came over, which has a part of this share.
         is_suspect: True if an engine crashed on it, so that its evaluations share no batch.
         number: Number of the run between two processes.
         n_atoms: Number of atoms.
@@ -51,6 +54,8 @@ class Run:
     request_id: str = ""
     walker: Walker = field(default_factory=Walker)
     urgency: int = NORMAL_URGENCY
+    caller: Caller = UNKNOWN
+    connection: str = ""
     is_suspect: bool = False
     number: int = -1
     n_atoms: int = field(init=False)

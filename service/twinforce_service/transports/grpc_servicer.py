@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import unquote
 
 import grpc
 
@@ -15,7 +16,7 @@ from twinforce_proto.codec.messages import (
     model_info_to_proto,
 )
 from twinforce_proto.codec.stream import StreamDecoder, stream_reply_to_proto
-from twinforce_proto.headers import REQUEST_ID, URGENCY
+from twinforce_proto.headers import CLIENT_ID, REQUEST_ID, URGENCY
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceServicer
 from twinforce_service.calls.conversion import convert
@@ -24,7 +25,7 @@ from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.message_sizes import request_too_large
 from twinforce_service.calls.outcomes import counted
 from twinforce_service.calls.predictions import predict
-from twinforce_service.context import choose_request_id, request_id, set_urgency
+from twinforce_service.context import choose_request_id, request_id, set_peer, set_urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.engine.lifecycle import shutting_down
 from twinforce_service.metrics import Metrics
@@ -73,6 +74,7 @@ class GrpcServicer(InferenceServicer):
         del request_iterator  # waiting for it cannot be interrupted when the service stops
         self._intake.note_call()
         _set_request_id(context)
+        _set_peer(context)
         try:
             _set_urgency(context)
         except ServiceError as error:
@@ -130,6 +132,7 @@ class GrpcServicer(InferenceServicer):
         """Return the reply of a call, or end the call with its error."""
         self._intake.note_call()
         _set_request_id(context)
+        _set_peer(context)
         try:
             _set_urgency(context)
             reply = await work
@@ -238,6 +241,14 @@ def _set_request_id(context: _Context) -> None:
     given = metadata.get(REQUEST_ID)
     request_id.set(choose_request_id(given if isinstance(given, str) else None))
     context.set_trailing_metadata(((REQUEST_ID, request_id.get()),))
+
+
+def _set_peer(context: _Context) -> None:
+    """Note where a call comes from, such as "ipv4:127.0.0.1:5000" or "ipv6:%5B::1%5D:5000"."""
+    scheme, _, place = unquote(context.peer()).partition(":")
+    host, _, port = place.rpartition(":") if scheme != "unix" else (place, "", "")
+    given = dict(context.invocation_metadata() or ()).get(CLIENT_ID)
+    set_peer(host.strip("[]"), port, given)
 
 
 def _set_urgency(context: _Context) -> None:

@@ -14,10 +14,10 @@ from twinforce_proto import (
     InvalidRequestError,
     RequestCancelledError,
 )
-from twinforce_proto.headers import JSON, PROTOBUF, REQUEST_ID, TIMEOUT, WATCH_ID
+from twinforce_proto.headers import CLIENT_ID, JSON, PROTOBUF, REQUEST_ID, TIMEOUT, WATCH_ID
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.message_sizes import request_too_large
-from twinforce_service.context import choose_request_id, request_id
+from twinforce_service.context import choose_request_id, request_id, set_peer
 from twinforce_service.logs import internal_error
 from twinforce_service.transports.rest.problems import UnsupportedMediaTypeError, problem_of
 
@@ -85,6 +85,8 @@ class RequestScope:
         headers = Request(scope).headers
         chosen, watch_id = choose_request_id(headers.get(REQUEST_ID)), headers.get(WATCH_ID)
         request_id.set(chosen)
+        if (client := scope.get("client")) is not None:
+            set_peer(*client, headers.get(CLIENT_ID))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
