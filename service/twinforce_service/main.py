@@ -21,8 +21,9 @@ from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.engine.engine import OwnedEngine
 from twinforce_service.engines import LoadModels, make_engine
 from twinforce_service.environments import command
+from twinforce_service.flags import folder_of_environments, parse_settings
 from twinforce_service.metrics import Metrics
-from twinforce_service.settings import Settings, folder_of_environments, parse_settings
+from twinforce_service.settings import Settings
 from twinforce_service.transports.grpc_server import GrpcServer
 from twinforce_service.transports.ports import BACKLOG, address_of, allow_connections, listen
 from twinforce_service.transports.rest.app import create_app
