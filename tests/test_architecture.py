@@ -64,7 +64,8 @@ ROOMS = [
 
 # The rooms of the service, from the bottom up: each imports only from those above it in this list.
 LAYERS = [
-    {"callers", "version"},
+    {"rotation", "version"},
+    {"callers"},
     {"context"},
     {"environments", "logs", "scheduling"},
     {"settings"},
@@ -72,7 +73,7 @@ LAYERS = [
     {"metrics", "process"},
     {"calls"},
     {"transports"},
-    {"engines"},
+    {"access", "engines"},
     {"main"},
     {"embedded"},
 ]

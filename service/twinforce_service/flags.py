@@ -13,6 +13,7 @@ from twinforce_service.settings import ENV_PREFIX, Settings
 # First setting of each group of the help -> title of the group.
 _GROUPS = {
     "host": "addresses",
+    "keys": "access",
     "model": "models",
     "device": "devices",
     "compile": "compilation",
@@ -25,7 +26,8 @@ _NAMED = {"model": "NAME=SPEC", "environment": "NAME=PATH"}
 _METAVARS: dict[object, str] = {int: "N", float: "SECONDS"}
 _EPILOG = f"""\
 Each flag can also be set by the environment variable {ENV_PREFIX}NAME.
-`twinforce-server env --help` explains how to make environments for --environment.
+`twinforce-server env --help` explains how to make environments for --environment,
+`twinforce-server keys --help` how to make keys for --keys.
 
 example:
   twinforce-server --model my-model=path/to/model --device cuda --host 0.0.0.0
@@ -63,6 +65,12 @@ def folder_of_environments() -> str:
     """Return the folder of environments that need no --environment."""
     given: dict[str, Any] = {}
     return Settings(**given).environment_folder
+
+
+def file_of_keys() -> str:
+    """Return the file of keys that the environment names; empty if it names none."""
+    given: dict[str, Any] = {}
+    return Settings(**given).keys
 
 
 def settings_table() -> str:

@@ -33,6 +33,11 @@ class Settings(BaseSettings):
     grpc_port: int = Field(
         8001, ge=0, le=65535, description="Port of the gRPC API; 0 picks a free port."
     )
+    keys: str = Field(
+        "",
+        description="File of the keys that callers need, made by `twinforce-server keys add`; "
+        "read again when it changes. Without it, everyone who can connect may use the service.",
+    )
     model: Annotated[dict[str, str], NoDecode] = Field(
         default={},
         description="Model to serve, as NAME=SPEC, where SPEC is a directory, a .ckpt or .pt file, "

@@ -38,6 +38,7 @@ def test_the_help_groups_the_flags_and_its_example_parses(capsys):
     assert headings == [
         "options:",
         "addresses:",
+        "access:",
         "models:",
         "devices:",
         "compilation:",
