@@ -9,6 +9,9 @@ from twinforce_service.transports.rest.problems import problem_of
 
 # Supervisors have no key; the answer tells nothing but that the process works.
 _OPEN = {"/health/live"}
+# Bodies that are not read are discarded as they come, up to this size; otherwise the connection is
+# closed.
+_MOST_DISCARDED = 2**20
 
 
 class Gate:
@@ -29,7 +32,10 @@ class Gate:
             try:
                 await self._check(Request(scope))
             except ServiceError as error:
-                await problem_of(error)(scope, receive, send)
+                reply = problem_of(error)
+                if _is_long(Request(scope)):
+                    reply.headers["Connection"] = "close"
+                await reply(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -40,3 +46,9 @@ class Gate:
         value = values[0] if values else None
         if not self._key_check.passes(value):
             await self._key_check.verify(value, request.client.host if request.client else "")
+
+
+def _is_long(request: Request) -> bool:
+    length = request.headers.get("content-length", "0")
+    is_short = length.isdecimal() and int(length) <= _MOST_DISCARDED
+    return not is_short or "transfer-encoding" in request.headers
