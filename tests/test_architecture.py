@@ -55,7 +55,8 @@ ROOMS = [
      ["transports", "main"]),
     ("twinforce_service", {"uvicorn"}, ["transports", "main"]),
     ("twinforce_service", {"pydantic_settings"}, ["settings", "main"]),
-    ("twinforce_service", {"pydantic", "pydantic_core"}, ["transports", "settings", "main"]),
+    ("twinforce_service", {"pydantic", "pydantic_core"},
+     ["transports", "settings", "flags", "main"]),
     ("twinforce_service", {"torch"}, ["engine"]),
     ("twinforce", {"matplotlib", "tqdm"}, ["assess", "cli", "distill", "md"]),
     ("twinforce", {"ase"}, ["ase", "assess", "cli", "distill", "md"]),
@@ -63,15 +64,16 @@ ROOMS = [
 
 # The rooms of the service, from the bottom up: each imports only from those above it in this list.
 LAYERS = [
-    {"callers", "version"},
+    {"rotation", "version"},
+    {"callers"},
     {"context"},
     {"environments", "logs", "scheduling"},
     {"settings"},
-    {"engine"},
+    {"engine", "flags"},
     {"metrics", "process"},
     {"calls"},
     {"transports"},
-    {"engines"},
+    {"access", "engines"},
     {"main"},
     {"embedded"},
 ]

@@ -1,6 +1,7 @@
 """The client for asyncio: executes the same flows as the blocking one."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._systems import SystemLike, is_one_system
+from twinforce._transports.access import access_to
 from twinforce._transports.grpc import AsyncGrpcTransport
 from twinforce._transports.rest import AsyncRestTransport
 from twinforce._transports.transport import AsyncConnection, AsyncTransport, Call
@@ -54,6 +56,11 @@ class AsyncClient:
         encoding: Literal["protobuf", "json"] = "protobuf",
         reply_dtype: Literal["float64", "float32"] = "float64",
         urgency: int = NORMAL_URGENCY,
+        key: str | None = None,
+        insecure_key: bool | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        certificate: str | os.PathLike[str] | None = None,
+        private_key: str | os.PathLike[str] | None = None,
     ) -> None:
         """Create a client; see `Client` for the arguments."""
         self._url = parse_url(url)
@@ -64,6 +71,14 @@ class AsyncClient:
             encoding=encoding,
             reply_dtype=reply_dtype,
             urgency=urgency,
+            access=access_to(
+                self._url,
+                key=key,
+                insecure_key=insecure_key,
+                ca=ca,
+                certificate=certificate,
+                private_key=private_key,
+            ),
         )
         self._conversation = Conversation(self._options)
         self._is_closed = False
@@ -275,8 +290,8 @@ class AsyncStream:
 
 def _connect(url: Url, options: Options) -> AsyncConnection:
     if url.transport == "grpc":
-        return AsyncGrpcTransport(url, options.urgency)
-    return AsyncRestTransport(url, options.encoding, options.urgency)
+        return AsyncGrpcTransport(url, options.urgency, options.access)
+    return AsyncRestTransport(url, options.encoding, options.urgency, options.access)
 
 
 async def _execute(

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from threading import RLock
 from typing import Literal, Self, TypeVar, cast, overload
@@ -16,6 +17,7 @@ from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._systems import SystemLike, is_one_system
+from twinforce._transports.access import access_to
 from twinforce._transports.grpc import GrpcTransport
 from twinforce._transports.rest import RestTransport
 from twinforce._transports.transport import Call, Connection, Transport
@@ -58,6 +60,11 @@ class Client:
         encoding: Literal["protobuf", "json"] = "protobuf",
         reply_dtype: Literal["float64", "float32"] = "float64",
         urgency: int = NORMAL_URGENCY,
+        key: str | None = None,
+        insecure_key: bool | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        certificate: str | os.PathLike[str] | None = None,
+        private_key: str | os.PathLike[str] | None = None,
     ) -> None:
         """Create a client; no connection is made yet.
 
@@ -77,6 +84,15 @@ class Client:
             urgency: Level from 0, the most urgent, to 7. In the queue of the service, a request
                 precedes less urgent ones, except those that have waited a minute longer for each
                 level between them.
+            key: Key that the service asks for; None means the environment variable TWINFORCE_KEY,
+                and an empty text none. It is sent with TLS or to this machine only.
+            insecure_key: True to send the key over other connections, too; None means what the
+                environment variable TWINFORCE_INSECURE_KEY says, or else False.
+            ca: File of certificates to trust, in PEM, in place of those of the system; None means
+                the environment variable TWINFORCE_CA. This and the next two are for TLS.
+            certificate: File of the client's own certificate, or TWINFORCE_CERTIFICATE.
+            private_key: File of its private key, or TWINFORCE_PRIVATE_KEY; None means that the file
+                of the certificate holds it.
 
         Raises:
             ValueError: The url is not the address of a service, or an option is invalid.
@@ -89,6 +105,14 @@ class Client:
             encoding=encoding,
             reply_dtype=reply_dtype,
             urgency=urgency,
+            access=access_to(
+                self._url,
+                key=key,
+                insecure_key=insecure_key,
+                ca=ca,
+                certificate=certificate,
+                private_key=private_key,
+            ),
         )
         self._start()
 
@@ -269,6 +293,16 @@ class Client:
         """
         return self._execute(self._conversation.model(name))
 
+    def with_timeout(self, timeout: float | None) -> "Client":
+        """Return a new client of the same service with another time limit of a request.
+
+        Raises:
+            ValueError: The time limit is not a positive number.
+        """
+        other = Client.__new__(Client)
+        other.__setstate__((self._url, replace(self._options, timeout=timeout)))
+        return other
+
     def close(self) -> None:
         """Close the connections and their streams; those of another process stay open."""
         self._is_closed = True
@@ -414,8 +448,8 @@ class _Turns:
 
 def _connect(url: Url, options: Options) -> Connection:
     if url.transport == "grpc":
-        return GrpcTransport(url, options.urgency)
-    return RestTransport(url, options.encoding, options.urgency)
+        return GrpcTransport(url, options.urgency, options.access)
+    return RestTransport(url, options.encoding, options.urgency, options.access)
 
 
 def _execute(flow: Flow[T], transport: Transport, wait: Callable[[float], None]) -> T:

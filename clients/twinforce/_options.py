@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any, Literal
 
+from twinforce._transports.access import Access
 from twinforce_proto.headers import LEAST_URGENT, NORMAL_URGENCY
 
 Encoding = Literal["protobuf", "json"]
@@ -32,6 +33,7 @@ class Options:
     encoding: Encoding = "protobuf"
     reply_dtype: ReplyDtype = "float64"
     urgency: int = NORMAL_URGENCY
+    access: Access = field(default_factory=Access)
 
     def __post_init__(self) -> None:
         self._set("timeout", time_limit("timeout", self.timeout))

@@ -6,6 +6,8 @@
   - InvalidSystemError             422  INVALID_ARGUMENT     a system in the request is malformed
     + UnsupportedElementError      422  FAILED_PRECONDITION  the model does not know an element
   - UnsupportedOutputError         422  FAILED_PRECONDITION  the model cannot give this output
+  - UnauthenticatedError           401  UNAUTHENTICATED      no key, or one that is not valid
+  - PermissionDeniedError          403  PERMISSION_DENIED    the key does not allow this
   - UnknownModelError              404  NOT_FOUND            no model of this name is served
   - SystemTooLargeError            413  OUT_OF_RANGE         larger than the largest batch
   - OverloadedError                429  RESOURCE_EXHAUSTED   the queue is full; retry later
@@ -135,6 +137,20 @@ class UnsupportedOutputError(ServiceError):
     grpc_status = "FAILED_PRECONDITION"
 
 
+class UnauthenticatedError(ServiceError):
+    """The request has no key, or one that is unknown, revoked or expired."""
+
+    http_status = 401
+    grpc_status = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(ServiceError):
+    """The key of the request does not allow this call or this model."""
+
+    http_status = 403
+    grpc_status = "PERMISSION_DENIED"
+
+
 class UnknownModelError(ServiceError):
     """No model of this name is served; the message lists those that are."""
 
@@ -209,6 +225,8 @@ ERRORS: Mapping[str, type[ServiceError]] = {
         UnsupportedOutputError,
         ModelChangedError,
         UnsupportedElementError,
+        UnauthenticatedError,
+        PermissionDeniedError,
         UnknownModelError,
         SystemTooLargeError,
         OverloadedError,

@@ -1,17 +1,22 @@
-"""Context variables of the current request: its id, its urgency, its caller and its connection."""
+"""Context variables of the current request: its id, urgency, caller, and what that may do."""
 
 import re
 import uuid
+from collections.abc import Callable
 from contextvars import ContextVar
 
 from twinforce_proto import InvalidRequestError
 from twinforce_proto.headers import LEAST_URGENT, MOST_URGENT, NORMAL_URGENCY, URGENCY
 from twinforce_service.callers.caller import UNKNOWN, Caller, caller_at
+from twinforce_service.callers.permission import EVERYTHING, Permission
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 urgency: ContextVar[int] = ContextVar("urgency", default=NORMAL_URGENCY)
 caller: ContextVar[Caller] = ContextVar("caller", default=UNKNOWN)
 connection: ContextVar[str] = ContextVar("connection", default="")
+permission: ContextVar[Permission] = ContextVar("permission", default=EVERYTHING)
+check_again: ContextVar[Callable[[], None]] = ContextVar("check_again", default=lambda: None)
+"""Checks the key of a stream or run again, which may have been revoked since it began."""
 
 _VALID_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 

@@ -15,6 +15,9 @@ import uvicorn
 
 from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_service import logs
+from twinforce_service.access import Access
+from twinforce_service.callers import command as keys_command
+from twinforce_service.callers.key_file import KeyFileError
 from twinforce_service.calls.descriptions import Calls, describe_calls
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.intake import Intake
@@ -22,8 +25,9 @@ from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.engine.engine import OwnedEngine
 from twinforce_service.engines import LoadModels, make_engine
 from twinforce_service.environments import command
+from twinforce_service.flags import file_of_keys, folder_of_environments, parse_settings
 from twinforce_service.metrics import Metrics
-from twinforce_service.settings import Settings, folder_of_environments, parse_settings
+from twinforce_service.settings import Settings
 from twinforce_service.transports.accepting import ACCEPTED_AT_ONCE, AcceptFailures
 from twinforce_service.transports.grpc_server import GrpcServer
 from twinforce_service.transports.ports import BACKLOG, address_of, allow_connections, listen
@@ -92,7 +96,9 @@ async def serve(
         OSError: A port cannot be listened on.
         ModelLoadError: A model cannot be loaded.
         UnavailableError: The engine or the REST server failed.
+        KeyFileError: The file of keys cannot be read.
     """
+    access = Access(settings)
     metrics = Metrics(service_version())
     engine = make_engine(settings, load_models, metrics)
     metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)
@@ -101,9 +107,15 @@ async def serve(
     metrics.watch_runs(lambda: dynamics.n_running)
     calls = describe_calls(engine, jacobians, dynamics)
     intake = Intake()
-    rest = _rest_server(engine, calls, metrics, intake, settings)
+    rest = _rest_server(engine, calls, metrics, intake, access, settings)
     grpc_server = GrpcServer(
-        engine, calls, metrics, intake, settings.max_body_bytes, settings.grpc_keep_alive
+        engine,
+        calls,
+        metrics,
+        intake,
+        settings.max_body_bytes,
+        settings.grpc_keep_alive,
+        access.key_check,
     )
     async with contextlib.AsyncExitStack() as stack:
         listeners = listen(settings.host, settings.rest_port, "REST")
@@ -114,6 +126,8 @@ async def serve(
         stack.push_async_callback(
             _stop, intake, engine, rest, serving, grpc_server, settings.drain_timeout
         )
+        following = asyncio.create_task(access.follow_files())
+        stack.callback(following.cancel)
         engine.start()
         await _until(lambda: engine.is_ready or not engine.is_alive, stop, _START_INTERVAL)
         if not stop.is_set():
@@ -131,7 +145,9 @@ async def serve(
 
 
 def main() -> int:
-    """Run `twinforce-server`, or its command `env`; return its exit code."""
+    """Run `twinforce-server`, or its command `env` or `keys`; return its exit code."""
+    if sys.argv[1:2] == ["keys"]:
+        return keys_command.run(sys.argv[2:], file_of_keys())
     if sys.argv[1:2] == ["env"]:
         return command.run(sys.argv[2:], folder_of_environments())
     settings = parse_settings()
@@ -139,7 +155,7 @@ def main() -> int:
     allow_connections(settings.max_waiting + settings.max_propagations)
     try:
         asyncio.run(_serve_until_signaled(settings))
-    except (OSError, ServiceError) as error:
+    except (OSError, ServiceError, KeyFileError) as error:
         sys.stderr.write(f"twinforce-server: error: {error}\n")
         return 1
     return 0
@@ -209,14 +225,20 @@ async def _follow_health(engine: OwnedEngine, grpc_server: GrpcServer) -> None:
 
 
 def _rest_server(
-    engine: OwnedEngine, calls: Calls, metrics: Metrics, intake: Intake, settings: Settings
+    engine: OwnedEngine,
+    calls: Calls,
+    metrics: Metrics,
+    intake: Intake,
+    access: Access,
+    settings: Settings,
 ) -> RestServer:
     config = uvicorn.Config(
-        create_app(engine, calls, metrics, intake, settings.max_body_bytes),
+        create_app(engine, calls, metrics, intake, settings.max_body_bytes, access.key_check),
         access_log=False,
         backlog=ACCEPTED_AT_ONCE,
         lifespan="off",
         log_config=None,
+        proxy_headers=False,  # anyone on this machine could choose an address otherwise
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout + _REPLY_TIME),
         timeout_keep_alive=math.ceil(settings.keep_alive),

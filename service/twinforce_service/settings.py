@@ -1,13 +1,10 @@
 """The settings of the service, from flags, environment variables and defaults."""
 
-import argparse
 import re
-import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from twinforce_proto.headers import BUNDLED_MODEL, is_model_name
@@ -15,28 +12,8 @@ from twinforce_service.environments.environment import MAIN
 
 ENV_PREFIX = "TWINFORCE_"
 
-# First setting of each group of the help -> title of the group.
-_GROUPS = {
-    "host": "addresses",
-    "model": "models",
-    "device": "devices",
-    "compile": "compilation",
-    "max_batch_atoms": "limits",
-    "drain_timeout": "connections",
-    "log_level": "logs",
-}
 # Longer times mean no limit; timers of operating systems and of gRPC take little more.
 _LONGEST_S = 2_000_000.0
-# Settings that may be repeated.
-_NAMED = {"model": "NAME=SPEC", "environment": "NAME=PATH"}
-_METAVARS: dict[object, str] = {int: "N", float: "SECONDS"}
-_EPILOG = f"""\
-Each flag can also be set by the environment variable {ENV_PREFIX}NAME.
-`twinforce-server env --help` explains how to make environments for --environment.
-
-example:
-  twinforce-server --model my-model=path/to/model --device cuda --host 0.0.0.0
-"""
 
 
 class Settings(BaseSettings):
@@ -55,6 +32,11 @@ class Settings(BaseSettings):
     )
     grpc_port: int = Field(
         8001, ge=0, le=65535, description="Port of the gRPC API; 0 picks a free port."
+    )
+    keys: str = Field(
+        "",
+        description="File of the keys that callers need, made by `twinforce-server keys add`; "
+        "read again when it changes. Without it, everyone who can connect may use the service.",
     )
     model: Annotated[dict[str, str], NoDecode] = Field(
         default={},
@@ -274,51 +256,6 @@ class Settings(BaseSettings):
         return bundled | self.model
 
 
-def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
-    """Return the settings from flags and environment variables, or exit with an error message.
-
-    Args:
-        arguments: Command-line arguments; None means those of this process.
-    """
-    parser = argparse.ArgumentParser(
-        prog="twinforce-server",
-        usage="%(prog)s [options]",
-        description="Serve machine-learned interatomic potentials over REST and gRPC.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for name, info in Settings.model_fields.items():
-        if name in _GROUPS:
-            group = parser.add_argument_group(_GROUPS[name])
-        _add_flag(group, name, info)
-    given = vars(parser.parse_args(arguments))
-    try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        parser.error("; ".join(_described(problem) for problem in error.errors()))
-    if not settings.specs():
-        parser.error("there is nothing to serve: add --model or remove --no-water")
-    return settings
-
-
-def folder_of_environments() -> str:
-    """Return the folder of environments that need no --environment."""
-    given: dict[str, Any] = {}
-    return Settings(**given).environment_folder
-
-
-def settings_table() -> str:
-    """Return the Markdown table of all settings in docs/settings.md."""
-    rows = [
-        f"| `{_flag(name, info)}` | `{ENV_PREFIX}{name.upper()}` | {_default(info)} "
-        f"| {info.description} |"
-        for name, info in Settings.model_fields.items()
-    ]
-    return "\n".join(
-        ("| flag | variable | default | meaning |", "| --- | --- | --- | --- |", *rows)
-    )
-
-
 def _named(parts: Sequence[str], what: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in parts:
@@ -329,43 +266,3 @@ def _named(parts: Sequence[str], what: str) -> dict[str, str]:
             raise ValueError(f"the name {name!r} is given twice")
         found[name] = value
     return found
-
-
-def _add_flag(group: argparse._ArgumentGroup, name: str, info: FieldInfo) -> None:
-    options: dict[str, Any] = {
-        "dest": name,
-        "default": argparse.SUPPRESS,
-        "help": f"{info.description} Default: {_default(info).strip('`')}.".replace("%", "%%"),
-    }
-    if info.annotation is bool:
-        options["action"] = argparse.BooleanOptionalAction
-    elif name in _NAMED:
-        options |= {"action": "append", "metavar": _NAMED[name]}
-    elif get_origin(info.annotation) is Literal:
-        options["metavar"] = "|".join(get_args(info.annotation))
-    else:
-        options["metavar"] = _METAVARS.get(info.annotation, name.split("_")[-1].upper())
-    group.add_argument(f"--{name.replace('_', '-')}", **options)
-
-
-def _flag(name: str, info: FieldInfo) -> str:
-    flag = f"--{name.replace('_', '-')}"
-    return f"{flag}, --no-{flag[2:]}" if info.annotation is bool else flag
-
-
-def _default(info: FieldInfo) -> str:
-    if info.default in ({}, ""):
-        return "none"
-    return f"`{str(info.default).lower() if info.annotation is bool else info.default}`"
-
-
-def _described(problem: Any) -> str:
-    name = str(problem["loc"][0]) if problem["loc"] else "settings"
-    what = problem["msg"]
-    if problem["type"] == "value_error":
-        return f"{name.replace('_', '-')}: {what.removeprefix('Value error, ')}"
-    return f"{name.replace('_', '-')}: {what}, got {problem['input']!r}"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(settings_table() + "\n")

@@ -18,7 +18,8 @@ from tests.docs.pages import PAGES, ROOT, blocks_of
 from twinforce.cli import run
 from twinforce_service.embedded import run_in_thread
 from twinforce_service.environments import command
-from twinforce_service.settings import Settings, parse_settings
+from twinforce_service.flags import parse_settings
+from twinforce_service.settings import Settings
 
 README = ROOT / "README.md"
 LONGER_PAGES = [ROOT / "docs" / "tutorial.md", ROOT / "docs" / "dynamics.md"]

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from twinforce_service.settings import ENV_PREFIX, Settings, parse_settings, settings_table
+from twinforce_service.flags import parse_settings, settings_table
+from twinforce_service.settings import ENV_PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -15,7 +16,7 @@ def clean_environment(monkeypatch):
 
 def test_the_table_in_the_documentation_is_current():
     documented = (ROOT / "docs" / "settings.md").read_text()
-    assert settings_table() in documented, "run python -m twinforce_service.settings"
+    assert settings_table() in documented, "run python -m twinforce_service.flags"
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -37,6 +38,7 @@ def test_the_help_groups_the_flags_and_its_example_parses(capsys):
     assert headings == [
         "options:",
         "addresses:",
+        "access:",
         "models:",
         "devices:",
         "compilation:",

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from twinforce._connections.closer import Closer
 from twinforce._connections.ownership import abandon
+from twinforce._transports.access import Access
 from twinforce._transports.grpc_errors import service_error
 from twinforce._transports.grpc_loading import check_asyncio, check_process, grpc, own
 from twinforce._transports.grpc_stream import GrpcStream, Metadata, stream_ended
@@ -43,10 +44,10 @@ _OPTIONS = (
 class GrpcTransport:
     """Unary calls, and streams beside them, over one channel."""
 
-    def __init__(self, url: Url, urgency: int) -> None:
+    def __init__(self, url: Url, urgency: int, access: Access) -> None:
         self._route = route_to(url)
-        self._metadata = _metadata(urgency)
-        channel = _open_channel(grpc, self._route)
+        self._metadata = _metadata(urgency, access)
+        channel = _open_channel(grpc, self._route, access)
         self._stub = InferenceStub(channel)
         self._close = Closer(self, channel.close)
 
@@ -88,11 +89,11 @@ _LAST_EVENTS_S = 0.05
 class AsyncGrpcTransport:
     """The asyncio counterpart of `GrpcTransport`."""
 
-    def __init__(self, url: Url, urgency: int) -> None:
+    def __init__(self, url: Url, urgency: int, access: Access) -> None:
         self._route = route_to(url)
-        self._metadata = _metadata(urgency)
+        self._metadata = _metadata(urgency, access)
         check_asyncio(url)
-        self._channel = _open_channel(grpc.aio, self._route)
+        self._channel = _open_channel(grpc.aio, self._route, access)
         own(self._channel, self)
         self._stub = InferenceStub(self._channel)
 
@@ -190,18 +191,19 @@ def _cancellation_by_close(route: Route) -> Iterator[None]:
         raise RequestCancelledError(f"the call of {route} was canceled: closed") from error
 
 
-def _metadata(urgency: int) -> Metadata:
-    """Return the metadata of each call: not the urgency that the service would assume."""
-    name = (headers.CLIENT_ID, client_id())
-    return (name,) if urgency == headers.NORMAL_URGENCY else (name, (headers.URGENCY, str(urgency)))
+def _metadata(urgency: int, access: Access) -> Metadata:
+    """Return the metadata of each call, without those that the service would assume."""
+    named = {} if urgency == headers.NORMAL_URGENCY else {headers.URGENCY: str(urgency)}
+    return tuple(({headers.CLIENT_ID: client_id()} | named | access.headers).items())
 
 
-def _open_channel(module: Any, route: Route) -> Any:
+def _open_channel(module: Any, route: Route, access: Access) -> Any:
     url = route.url
     check_process(url)
     options = (*_OPTIONS, *_keep_alive(), *_proxy_options(route))
     if url.is_secure:
-        return module.secure_channel(url.netloc, grpc.ssl_channel_credentials(), options=options)
+        credentials = grpc.ssl_channel_credentials(access.trusted(), *access.own())
+        return module.secure_channel(url.netloc, credentials, options=options)
     return module.insecure_channel(url.netloc, options=options)
 
 

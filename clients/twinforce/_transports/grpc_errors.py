@@ -20,9 +20,11 @@ from twinforce._transports.transport import (
 )
 from twinforce_proto import (
     OverloadedError,
+    PermissionDeniedError,
     RequestCancelledError,
     ServiceError,
     SystemTooLargeError,
+    UnauthenticatedError,
 )
 from twinforce_proto.codec.messages import ERROR_METADATA_KEY, error_from_proto
 from twinforce_proto.v1 import inference_pb2 as pb
@@ -42,6 +44,11 @@ _WRONG = (
     ("Domain name not found|answer with no data", NO_SUCH_HOST),
     ("HTTP proxy returned response code 40[0-57]", PROXY_REFUSES),
 )
+# Statuses by which a proxy refuses a call for want of a key.
+_REFUSALS: dict[grpc.StatusCode, type[ServiceError]] = {
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
+}
 _CLOSED_AT_ONCE = re.compile("failed to connect.*(reset by peer|Socket closed|closed connection)")
 
 
@@ -76,7 +83,7 @@ def _error_of_status(
             return SystemTooLargeError(answer)
         if "metadata" not in details:
             return OverloadedError(answer, retry_after=_RETRY_AFTER)
-    return ServiceError(answer)
+    return _REFUSALS.get(status, ServiceError)(answer)
 
 
 def _connection_error(details: str, route: Route) -> ServiceError:

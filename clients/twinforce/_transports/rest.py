@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from twinforce._connections.closer import Closer
 from twinforce._connections.ownership import abandon
 from twinforce._options import Encoding
+from twinforce._transports.access import Access
 from twinforce._transports.identity import client_id
 from twinforce._transports.json_bodies import body_of, line_message, reply_message
 from twinforce._transports.proxies import Route, route_to
@@ -50,12 +51,14 @@ _REPLIES: dict[Method, type[Message]] = {
 class RestTransport:
     """Requests over a pool of persistent connections."""
 
-    def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
+    def __init__(self, url: Url, encoding: Encoding, urgency: int, access: Access) -> None:
         self._url = url
         self._route = route_to(url)
         self._encoding: Encoding = encoding
         self._urgency = urgency
-        self._http = httpx2.Client(transport=pool_to(self._route), headers=_headers(urgency))
+        self._access = access
+        transport = pool_to(self._route, access)
+        self._http = httpx2.Client(transport=transport, headers=_headers(urgency, access))
         self._streams: WeakValueDictionary[int, RestTransport] = WeakValueDictionary()
         self._close = Closer(self, self._http.close)
 
@@ -92,7 +95,7 @@ class RestTransport:
 
         An interrupted call may leave a lock held that all calls of a pool need.
         """
-        transport = RestTransport(self._url, self._encoding, self._urgency)
+        transport = RestTransport(self._url, self._encoding, self._urgency, self._access)
         self._streams[id(transport)] = transport
         return RestStream(transport)
 
@@ -127,12 +130,12 @@ class RestStream:
 class AsyncRestTransport:
     """The asyncio counterpart of `RestTransport`."""
 
-    def __init__(self, url: Url, encoding: Encoding, urgency: int) -> None:
+    def __init__(self, url: Url, encoding: Encoding, urgency: int, access: Access) -> None:
         self._url = url
         self._route = route_to(url)
         self._encoding: Encoding = encoding
-        transport = async_pool_to(self._route)
-        self._http = httpx2.AsyncClient(transport=transport, headers=_headers(urgency))
+        transport = async_pool_to(self._route, access)
+        self._http = httpx2.AsyncClient(transport=transport, headers=_headers(urgency, access))
         self._turns = asyncio.Semaphore(_MOST_OPEN_CALLS)
 
     async def send(self, call: Call) -> Message:
@@ -191,10 +194,10 @@ class AsyncRestStream:
         """Do nothing: no stream is open."""
 
 
-def _headers(urgency: int) -> dict[str, str]:
-    """Return the headers of each request: not the urgency that the service would assume."""
-    name = {CLIENT_ID: client_id()}
-    return name if urgency == NORMAL_URGENCY else name | {URGENCY: str(urgency)}
+def _headers(urgency: int, access: Access) -> dict[str, str]:
+    """Return the headers of each request, without those that the service would assume."""
+    named = {} if urgency == NORMAL_URGENCY else {URGENCY: str(urgency)}
+    return {CLIENT_ID: client_id()} | named | access.headers
 
 
 def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:

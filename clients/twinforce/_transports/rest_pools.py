@@ -8,6 +8,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from twinforce._transports.access import Access
 from twinforce._transports.proxies import Route
 from twinforce._transports.transport import KEEP_ALIVE
 from twinforce._transports.watch import AsyncWatchedBackend, WatchedBackend, watched
@@ -17,13 +18,14 @@ _N_PROBES = 4
 _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30.0)
 
 
-def pool_to(route: Route) -> httpx2.HTTPTransport:
+def pool_to(route: Route, access: Access) -> httpx2.HTTPTransport:
     """Return a pool of connections to a service, whose replies are watched."""
-    options = _options(route)
+    options = _options(route, access)
 
     def ask(watch_id: str) -> Any:
         try:
-            with httpx2.Client(transport=httpx2.HTTPTransport(**options)) as http:
+            transport = httpx2.HTTPTransport(**options)
+            with httpx2.Client(transport=transport, headers=access.headers) as http:
                 return _answer_in(http.get(_address(route, watch_id), timeout=KEEP_ALIVE.patience))
         except httpx2.HTTPError as error:
             raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
@@ -31,14 +33,15 @@ def pool_to(route: Route) -> httpx2.HTTPTransport:
     return watched(httpx2.HTTPTransport(**options), WatchedBackend(ask))
 
 
-def async_pool_to(route: Route) -> httpx2.AsyncHTTPTransport:
+def async_pool_to(route: Route, access: Access) -> httpx2.AsyncHTTPTransport:
     """Return a pool of connections for asyncio."""
-    options = _options(route)
+    options = _options(route, access)
 
     async def ask(watch_id: str) -> Any:
         address = _address(route, watch_id)
         try:
-            async with httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(**options)) as http:
+            transport = httpx2.AsyncHTTPTransport(**options)
+            async with httpx2.AsyncClient(transport=transport, headers=access.headers) as http:
                 return _answer_in(await http.get(address, timeout=KEEP_ALIVE.patience))
         except httpx2.HTTPError as error:
             raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
@@ -58,19 +61,24 @@ def _answer_in(reply: httpx2.Response) -> Any:
         return None
 
 
-def _options(route: Route) -> dict[str, Any]:
+def _options(route: Route, access: Access) -> dict[str, Any]:
     return {
         "limits": _LIMITS,
         "socket_options": _socket_options(),
         "proxy": None if route.proxy is None else route.proxy.url,
-        "verify": _tls(),
+        "verify": _tls(route, access),
     }
 
 
+def _tls(route: Route, access: Access) -> ssl.SSLContext:
+    """Return the settings of TLS; those without files of the client take 50 ms to load."""
+    has_files = access.ca is not None or access.certificate is not None
+    return access.tls() if has_files and route.url.is_secure else _default_tls()
+
+
 @cache
-def _tls() -> ssl.SSLContext:
-    """Return the certificates to trust, which take 50 ms to load."""
-    return httpx2.create_ssl_context()
+def _default_tls() -> ssl.SSLContext:
+    return Access().tls()
 
 
 def _socket_options() -> list[tuple[int, int, int]]:

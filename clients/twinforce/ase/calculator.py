@@ -4,6 +4,7 @@ atoms.calc = TwinForceCalculator("grpc://127.0.0.1:8001", force_kind="conservati
 """
 
 import copy
+import os
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Literal, Self
 
@@ -77,6 +78,11 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         timeout: float | None = 60.0,
         reconnect_timeout: float | Literal["timeout"] | None = "timeout",
         allow_model_change: bool = False,
+        key: str | None = None,
+        insecure_key: bool | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        certificate: str | os.PathLike[str] | None = None,
+        private_key: str | os.PathLike[str] | None = None,
     ) -> None:
         """Create a calculator; no connection is made yet.
 
@@ -92,6 +98,12 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
                 are for a client that is created from `url`.
             reconnect_timeout: Seconds for which a service that cannot be reached is tried again.
             allow_model_change: True to go on if the service has other weights of the model later.
+            key: Key that the service asks for; see `Client` for this and the next arguments, which
+                are for a client that is created from `url`.
+            insecure_key: True to send the key without TLS, too.
+            ca: File of certificates to trust.
+            certificate: File of the client's own certificate.
+            private_key: File of its private key.
 
         Raises:
             ValueError: The url is not the address of a service, or an argument is invalid.
@@ -99,7 +111,16 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         self.allow_model_change = allow_model_change
         self._owns_client = isinstance(url, str)
         if isinstance(url, str):
-            url = Client(url, timeout=timeout, reconnect_timeout=reconnect_timeout)
+            url = Client(
+                url,
+                timeout=timeout,
+                reconnect_timeout=reconnect_timeout,
+                key=key,
+                insecure_key=insecure_key,
+                ca=ca,
+                certificate=certificate,
+                private_key=private_key,
+            )
         self._client = url
         self._stream: Stream | None = None
         self._info: ModelInfo | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from twinforce._options import time_limit
+from twinforce._transports.access import KEY_VARIABLE, SecretText
 
 _DEFAULT_URL = "grpc://127.0.0.1:8001"
 _URL_VARIABLE = "TWINFORCE_URL"
@@ -59,11 +60,35 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         help="seconds for which a service that cannot be reached is tried again, or none "
         "(default: as many as --timeout)",
     )
+    group.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"file of the key that the service asks for (default: the key in {KEY_VARIABLE})",
+    )
+    group.add_argument(
+        "--insecure-key",
+        action="store_true",
+        default=None,
+        help="send the key without TLS, too, where others may read it",
+    )
+    group.add_argument(
+        "--ca", metavar="FILE", help="certificates to trust, in PEM (default: those of the system)"
+    )
+    group.add_argument("--certificate", metavar="FILE", help="certificate of the client, in PEM")
+    group.add_argument("--private-key", metavar="FILE", help="private key of that certificate")
 
 
 def service_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of the client that the command line asks for."""
-    return {"timeout": args.timeout, "reconnect_timeout": args.reconnect_timeout}
+    names = ("timeout", "reconnect_timeout", "insecure_key", "ca", "certificate", "private_key")
+    options = {name: getattr(args, name) for name in names}
+    if args.key_file is not None:
+        # An argument for the key itself would be seen in the list of processes.
+        options["key"] = SecretText(args.key_file.expanduser().read_text().strip())
+        if not options["key"]:
+            raise ValueError(f"--key-file: expected a file that holds a key, got {args.key_file}")
+    return options
 
 
 def add_file(group: Any, *, index: str, index_help: str) -> None:

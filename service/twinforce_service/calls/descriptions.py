@@ -50,6 +50,7 @@ class _Description(Generic[_Request, _Reply]):
     """The conversion of requests and replies of a call.
 
     Attributes:
+        scope: Scope that a key needs for the call.
         message: Protobuf class of the request.
         decode: Returns the request in a message, or raises a `ServiceError`.
         encode: Returns the message of a reply to a request.
@@ -58,6 +59,7 @@ class _Description(Generic[_Request, _Reply]):
             number of bytes.
     """
 
+    scope: str
     message: type[Message]
     decode: Callable[[Any], _Request]
     encode: Callable[[_Request, _Reply], Message]
@@ -101,6 +103,7 @@ def describe_calls(engine: Engine, jacobians: Jacobians, dynamics: Dynamics) -> 
     """Return the calls that these objects answer."""
     return Calls(
         predict=UnaryCall(
+            scope="predict",
             message=pb.PredictRequest,
             decode=predict_request_from_proto,
             encode=lambda request, predictions: predict_reply_to_proto(
@@ -111,6 +114,7 @@ def describe_calls(engine: Engine, jacobians: Jacobians, dynamics: Dynamics) -> 
             answer=partial(predict, engine),
         ),
         nonconservativity=UnaryCall(
+            scope="nonconservativity",
             message=pb.NonconservativityRequest,
             decode=nonconservativity_request_from_proto,
             encode=lambda request, found: nonconservativity_reply_to_proto(request.model, found),
@@ -119,6 +123,7 @@ def describe_calls(engine: Engine, jacobians: Jacobians, dynamics: Dynamics) -> 
             answer=jacobians.nonconservativity,
         ),
         propagate=StreamingCall(
+            scope="propagate",
             message=pb.PropagateRequest,
             decode=propagate_request_from_proto,
             encode=lambda _, snapshot: snapshot_to_proto(snapshot),
@@ -127,6 +132,7 @@ def describe_calls(engine: Engine, jacobians: Jacobians, dynamics: Dynamics) -> 
             answer=dynamics.propagate,
         ),
         relax=StreamingCall(
+            scope="relax",
             message=pb.RelaxRequest,
             decode=relax_request_from_proto,
             encode=lambda _, relaxed: relaxed_to_proto(relaxed),

@@ -15,8 +15,10 @@ from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
+from twinforce_service.transports.grpc_gate import GrpcGate
 from twinforce_service.transports.grpc_health import HealthService
 from twinforce_service.transports.grpc_servicer import GrpcServicer
+from twinforce_service.transports.key_check import KeyCheck
 from twinforce_service.transports.ports import address_of, listen, no_ipv6
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Inference"].full_name
@@ -40,6 +42,7 @@ class GrpcServer:
         intake: Intake of the calls.
         max_message_bytes: Size limit of a request and of a reply.
         keep_alive: Seconds between pings on an idle connection.
+        key_check: Check of keys; None means that no key is needed.
     """
 
     def __init__(
@@ -50,12 +53,15 @@ class GrpcServer:
         intake: Intake,
         max_message_bytes: int,
         keep_alive: float,
+        key_check: KeyCheck | None = None,
     ) -> None:
         self._servicer = GrpcServicer(engine, calls, metrics, intake, max_message_bytes)
         self._health = HealthService()
         self._address = ""
         self._stopped: asyncio.Future[None] | None = None
-        self._server = grpc.aio.server(options=_options(max_message_bytes, keep_alive))
+        gates = None if key_check is None else [GrpcGate(key_check)]
+        options = _options(max_message_bytes, keep_alive)
+        self._server = grpc.aio.server(interceptors=gates, options=options)
         add_InferenceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -10,11 +10,7 @@ from urllib.parse import unquote
 import grpc
 
 from twinforce_proto import PredictRequest, ServiceError
-from twinforce_proto.codec.messages import (
-    ERROR_METADATA_KEY,
-    error_to_proto,
-    model_info_to_proto,
-)
+from twinforce_proto.codec.messages import model_info_to_proto
 from twinforce_proto.codec.stream import StreamDecoder, stream_reply_to_proto
 from twinforce_proto.headers import CLIENT_ID, REQUEST_ID, URGENCY
 from twinforce_proto.v1 import inference_pb2 as pb
@@ -25,14 +21,19 @@ from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.message_sizes import request_too_large
 from twinforce_service.calls.outcomes import counted
 from twinforce_service.calls.predictions import predict
-from twinforce_service.context import choose_request_id, request_id, set_peer, set_urgency
+from twinforce_service.context import (
+    check_again,
+    choose_request_id,
+    permission,
+    request_id,
+    set_peer,
+    set_urgency,
+)
 from twinforce_service.engine.engine import Engine
 from twinforce_service.engine.lifecycle import shutting_down
 from twinforce_service.metrics import Metrics
 from twinforce_service.scheduling.request import Walker
-
-# Longer error messages are cut, as the headers of a reply have little space.
-_MAX_MESSAGE = 1000
+from twinforce_service.transports.grpc_errors import abort
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Reply = TypeVar("_Reply")
@@ -78,10 +79,14 @@ class GrpcServicer(InferenceServicer):
         try:
             _set_urgency(context)
         except ServiceError as error:
-            await _abort(context, error)
+            await abort(context, error)
         decoder, walker = StreamDecoder(), Walker()
         model = ""
         while (message := await self._read(context)) is not grpc.aio.EOF:
+            try:
+                check_again.get()()
+            except ServiceError as error:
+                await abort(context, error)
             model = message.model or model
             reply = await self._stream_reply(decoder, walker, message, model, context)
             await self._intake.may_reply()
@@ -139,7 +144,7 @@ class GrpcServicer(InferenceServicer):
         except ServiceError as error:
             work.close()  # it has not started if the urgency is invalid
             await self._intake.may_reply()
-            await _abort(context, error)
+            await abort(context, error)
         await self._intake.may_reply()
         return reply
 
@@ -154,6 +159,7 @@ class GrpcServicer(InferenceServicer):
             request = await self._decode(call, message)
             async with aclosing(call.answer(request, _time_remaining(context))) as replies:
                 async for reply in replies:
+                    check_again.get()()
                     encode = partial(call.encode, request, reply)
                     await context.write(await convert(call.n_bytes(reply), encode))
 
@@ -161,6 +167,7 @@ class GrpcServicer(InferenceServicer):
         self, call: UnaryCall[Any, Any] | StreamingCall[Any, Any], message: Any
     ) -> Any:
         """Return the request in a message, unless it or its reply is too large."""
+        permission.get().require(call.scope, message.model)
         n_bytes = message.ByteSize()
         _check_size(n_bytes, self._max_bytes)
         request = await convert(n_bytes, partial(call.decode, message))
@@ -168,9 +175,12 @@ class GrpcServicer(InferenceServicer):
         return request
 
     async def _list_models(self) -> pb.ListModelsReply:
-        return pb.ListModelsReply(models=map(model_info_to_proto, self._engine.models.values()))
+        allows = permission.get().allows
+        infos = [info for info in self._engine.models.values() if allows(info.name)]
+        return pb.ListModelsReply(models=map(model_info_to_proto, infos))
 
     async def _get_model(self, name: str) -> pb.ModelInfo:
+        permission.get().require_model(name)
         return model_info_to_proto(self._engine.find(name))
 
     async def _stream_reply(
@@ -184,6 +194,7 @@ class GrpcServicer(InferenceServicer):
         self._begin()
         try:
             with counted(self._metrics, "grpc_stream", self._engine, model):
+                permission.get().require(self._calls.predict.scope, model)
                 _check_size(message.ByteSize(), self._max_bytes)
                 return await self._step(decoder.decode(message), walker, context)
         except ServiceError as error:
@@ -202,7 +213,7 @@ class GrpcServicer(InferenceServicer):
     async def _read(self, context: _Context) -> Any:
         """Return the next message of a stream, unless the service stops first."""
         if self._draining.is_set():
-            await _abort(context, shutting_down())
+            await abort(context, shutting_down())
         reader = asyncio.current_task()
         assert reader is not None
         self._readers.add(reader)
@@ -212,7 +223,7 @@ class GrpcServicer(InferenceServicer):
             if not self._draining.is_set():
                 raise
             reader.uncancel()
-            await _abort(context, shutting_down())
+            await abort(context, shutting_down())
         finally:
             self._readers.discard(reader)
 
@@ -264,15 +275,3 @@ def _check_size(n_bytes: int, max_bytes: int) -> None:
 def _time_remaining(context: _Context) -> float | None:
     seconds: float | None = context.time_remaining()
     return seconds
-
-
-async def _abort(context: _Context, error: ServiceError) -> NoReturn:
-    """End a call with an error, which trailing metadata describe in full."""
-    message = error_to_proto(error)
-    message.message = message.message[:_MAX_MESSAGE]
-    metadata = (
-        (ERROR_METADATA_KEY, message.SerializeToString()),
-        (REQUEST_ID, request_id.get()),
-    )
-    status = grpc.StatusCode[error.grpc_status]
-    await context.abort(status, str(error)[:_MAX_MESSAGE], metadata)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinforce._client import Client
 from twinforce.assess.analysis.statistics import Floats
 from twinforce.assess.budget import Deadline
 from twinforce.assess.folder import UnitResults
@@ -99,7 +98,7 @@ def _compute_on_service(subject: Subject, directory: Path, deadline: Deadline) -
         return UnitResults({}, False)
     del directory
     timeout = float(np.clip(_TIMEOUT_OVER_SHARE * deadline.seconds_left, *_TIMEOUTS_S))
-    with Client(subject.client.url, timeout=timeout) as client:
+    with subject.client.with_timeout(timeout) as client:
         answer = client.nonconservativity(subject.system, subject.info.name, pairs=True)
         subject.check(answer.provenance)
     assert answer.pair_norms is not None

@@ -15,18 +15,27 @@ from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_proto.codec.messages import model_info_to_proto
 from twinforce_proto.headers import JSON, PROTOBUF
 from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_service.callers.permission import METRICS
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
+from twinforce_service.context import permission
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import CONTENT_TYPE, Metrics
+from twinforce_service.transports.key_check import KeyCheck
 from twinforce_service.transports.rest import openapi, problems
+from twinforce_service.transports.rest.gate import Gate
 from twinforce_service.transports.rest.paths import call_router
 from twinforce_service.transports.rest.requests import OpenRequests, RequestScope, reply_type
 from twinforce_service.version import service_version
 
 
 def create_app(
-    engine: Engine, calls: Calls, metrics: Metrics, intake: Intake, max_body_bytes: int
+    engine: Engine,
+    calls: Calls,
+    metrics: Metrics,
+    intake: Intake,
+    max_body_bytes: int,
+    key_check: KeyCheck | None = None,
 ) -> FastAPI:
     """Return the ASGI application.
 
@@ -36,6 +45,7 @@ def create_app(
         metrics: Metrics to update and to show.
         intake: Intake of the calls.
         max_body_bytes: Size limit of a request body.
+        key_check: Check of keys; None means that no key is needed.
     """
     app = FastAPI(
         title="TwinForce",
@@ -53,6 +63,8 @@ def create_app(
     app.include_router(_health(engine, metrics, intake))
     open_requests = OpenRequests()
     app.include_router(_requests(open_requests))
+    if key_check is not None:
+        app.add_middleware(Gate, key_check=key_check)
     app.add_middleware(RequestScope, intake=intake, open_requests=open_requests)
     openapi.add_body_schemas(app)
     return app
@@ -84,6 +96,7 @@ def _health(engine: Engine, metrics: Metrics, intake: Intake) -> APIRouter:
     @router.get("/metrics", responses=openapi.METRICS)
     async def show_metrics() -> Response:
         """Return the metrics in the text format of Prometheus."""
+        permission.get().require(METRICS)
         return Response(metrics.exposition(), media_type=CONTENT_TYPE)
 
     return router
@@ -106,7 +119,8 @@ def _models(engine: Engine) -> APIRouter:
     @router.get("", responses=openapi.MODELS)
     async def list_models(request: HTTPRequest) -> Response:
         """Return the capabilities of each served model."""
-        infos = list(engine.models.values())
+        allows = permission.get().allows
+        infos = [info for info in engine.models.values() if allows(info.name)]
         return _reply(
             request,
             lambda: {"models": [asdict(info) for info in infos]},
@@ -116,6 +130,7 @@ def _models(engine: Engine) -> APIRouter:
     @router.get("/{model}", responses=openapi.MODEL)
     async def show_model(request: HTTPRequest, model: str) -> Response:
         """Return the capabilities of a model: outputs, elements, errors and its card."""
+        permission.get().require_model(model)
         info: ModelInfo = engine.find(model)
         return _reply(request, lambda: asdict(info), lambda: model_info_to_proto(info))
 

@@ -15,7 +15,7 @@ from twinforce_proto.headers import JSON, URGENCY
 from twinforce_service.calls.conversion import convert
 from twinforce_service.calls.descriptions import Calls, StreamingCall, UnaryCall
 from twinforce_service.calls.outcomes import counted
-from twinforce_service.context import set_urgency
+from twinforce_service.context import check_again, permission, set_urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
 from twinforce_service.transports.rest import bodies, dynamics_bodies, openapi
@@ -186,6 +186,7 @@ class _Endpoints:
         self, path: RestPath[Any, Any], media_type: str, http: HTTPRequest, model: str
     ) -> tuple[Any, float | None]:
         """Return the request in an HTTP request, and its timeout in s."""
+        permission.get().require(path.call.scope, model)
         body = await read_body(http, self._max_body_bytes)
         timeout = timeout_of(http)
         set_urgency(http.headers.get(URGENCY))
@@ -203,5 +204,6 @@ async def _lines(
     with counting:
         async with aclosing(call.answer(request, timeout)) as replies:
             async for reply in replies:
+                check_again.get()()
                 write = partial(path.write_json, request, reply)
                 yield await convert(call.n_bytes(reply), write)

@@ -8,7 +8,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from twinforce_proto import ServiceError
+from twinforce_proto import ServiceError, UnauthenticatedError
 from twinforce_proto.codec.problem import error_to_problem
 from twinforce_proto.headers import PROBLEM
 
@@ -22,6 +22,8 @@ def problem_of(error: ServiceError) -> Response:
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if isinstance(error, UnauthenticatedError):
+        headers["WWW-Authenticate"] = "Bearer"
     return _response(error_to_problem(error), error.http_status, headers)
 
 

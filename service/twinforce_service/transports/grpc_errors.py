@@ -1,0 +1,25 @@
+"""Errors over gRPC: a status, and the error in full as trailing metadata."""
+
+from typing import Any, NoReturn
+
+import grpc
+
+from twinforce_proto import ServiceError
+from twinforce_proto.codec.messages import ERROR_METADATA_KEY, error_to_proto
+from twinforce_proto.headers import REQUEST_ID
+from twinforce_service.context import request_id
+
+# Longer error messages are cut, as the headers of a reply have little space.
+_MAX_MESSAGE = 1000
+
+
+async def abort(context: Any, error: ServiceError) -> NoReturn:
+    """End a call with an error, which trailing metadata describe in full."""
+    message = error_to_proto(error)
+    message.message = message.message[:_MAX_MESSAGE]
+    metadata = (
+        (ERROR_METADATA_KEY, message.SerializeToString()),
+        (REQUEST_ID, request_id.get()),
+    )
+    status = grpc.StatusCode[error.grpc_status]
+    await context.abort(status, str(error)[:_MAX_MESSAGE], metadata)
