@@ -54,30 +54,30 @@ class Aimnet2Potential:
     outputs = frozenset({"energy", "conservative_forces", "conservative_stress"})
 
     def __init__(
-        self, calculator: AIMNet2Calculator, dtype: torch.dtype, device: torch.device
+        self, package: AIMNet2Calculator, dtype: torch.dtype, device: torch.device
     ) -> None:
         """Wrap what a calculator of the package is made of.
 
         Args:
-            calculator: A calculator, whose network is used and changed.
+            package: A calculator, whose network is used and changed.
             dtype: Data type of the network.
             device: Device of the computation.
         """
-        self._network: Any = _converted(calculator.model, dtype).eval().requires_grad_(False)
+        self._network: Any = _converted(package.model, dtype).eval().requires_grad_(False)
         self._network.aev.forward = self._basis
-        self._near = float(calculator.cutoff)
+        self._near = float(package.cutoff)
         self._coulomb, self._dispersion = (
             None if module is None else module.to(device, torch.float64)
-            for module in (calculator.external_coulomb, calculator.external_dftd3)
+            for module in (package.external_coulomb, package.external_dftd3)
         )
-        self._has_far = bool(calculator.lr)
-        reach = [self._coulomb and self._coulomb.dsf_rc, calculator.dftd3_cutoff]
+        self._has_far = bool(package.lr)
+        reach = [self._coulomb and self._coulomb.dsf_rc, package.dftd3_cutoff]
         self.cutoff = max(self._near, *filter(None, reach)) if self._has_far else self._near
         self.device, self.dtype = device, dtype
-        about = calculator.metadata or {}
+        about = package.metadata or {}
         self.elements = tuple(sorted(about.get("implemented_species", ())))
         self.uses_charge = about.get("supports_charged_systems") is not False
-        self.uses_spin = bool(calculator.is_nse)
+        self.uses_spin = bool(package.is_nse)
 
     def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:  # noqa: ARG002
         """Evaluate a batch once; there are no direct heads."""
