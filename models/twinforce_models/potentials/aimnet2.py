@@ -66,6 +66,8 @@ class Aimnet2Potential:
         self._network: Any = _converted(package.model, dtype).eval().requires_grad_(False)
         self._network.aev.forward = self._basis
         self._near = float(package.cutoff)
+        self._coulomb: Any
+        self._dispersion: Any
         self._coulomb, self._dispersion = (
             None if module is None else module.to(device, torch.float64)
             for module in (package.external_coulomb, package.external_dftd3)
@@ -138,12 +140,15 @@ class Aimnet2Potential:
 
     def _charges(self, batch: Batch, data: dict[str, Any]) -> Tensor:
         """Return the Coulomb energy of each system beyond what the network includes, in eV."""
-        is_open, coulomb = ~batch.pbc.any(dim=1), self._coulomb
+        is_open = ~batch.pbc.any(dim=1)
         data = {**data, "charges": data["charges"].to(torch.float64)}
         if bool(is_open.all()):
-            return coulomb.coul_simple(data)
-        energy = coulomb._coul_dsf_torch(data)
-        return torch.where(is_open, coulomb.coul_simple(data), energy) if is_open.any() else energy
+            every: Tensor = self._coulomb.coul_simple(data)
+            return every
+        near: Tensor = self._coulomb._coul_dsf_torch(data)
+        if bool(is_open.any()):
+            return torch.where(is_open, self._coulomb.coul_simple(data), near)
+        return near
 
 
 def _converted(network: Any, dtype: torch.dtype) -> Any:
