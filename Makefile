@@ -32,7 +32,7 @@ test: $(STAMP)  ## run the tests (ARGS="-k name", WORKERS=0 to run them in one p
 
 # Families of models, each tested in an environment of its own, as some cannot share one. What the
 # environment lacks, such as torch, it finds in $(VENV): it takes seconds and few megabytes.
-FAMILIES ?= orb mace chgnet sevenn mattersim nequip ani
+FAMILIES ?= orb mace chgnet sevenn mattersim nequip ani fairchem aimnet2
 FAMILY_VENVS := .venv-models
 # Packages whose own requirements cannot all be met; the extra of the family lists those that count.
 ALONE_mattersim := mattersim

@@ -17,9 +17,9 @@ ALLOWED = {
     "twinforce_models": (
         "models",
         {"ase", "matplotlib", "numpy", "nvalchemiops", "safetensors", "torch", "tqdm", "triton",
-         "vesin", "metatensor", "metatomic", "metatrain", "cached_path", "chgnet", "e3nn",
-         "huggingface_hub", "mace", "mattersim", "nequip", "orb_models", "sevenn", "torchani",
-         "twinforce_proto"},
+         "vesin", "metatensor", "metatomic", "metatrain", "aimnet", "cached_path", "chgnet",
+         "e3nn", "fairchem", "huggingface_hub", "mace", "mattersim", "nequip", "omegaconf",
+         "orb_models", "sevenn", "torchani", "twinforce_proto"},
     ),
     "twinforce_service": (
         "service",
@@ -45,6 +45,8 @@ ROOMS = [
     ("twinforce_models", {"metatrain"}, ["potentials.pet"]),
     ("twinforce_models", {"huggingface_hub"}, ["potentials.ani", "potentials.pet"]),
     ("twinforce_models", {"torchani"}, ["potentials.ani"]),
+    ("twinforce_models", {"aimnet"}, ["potentials.aimnet2"]),
+    ("twinforce_models", {"fairchem", "omegaconf"}, ["potentials.fairchem"]),
     ("twinforce_models", {"cached_path", "orb_models"}, ["potentials.orb"]),
     ("twinforce_models", {"chgnet"}, ["potentials.chgnet"]),
     ("twinforce_models", {"e3nn", "mace"}, ["potentials.mace"]),

@@ -35,21 +35,45 @@ def undone_side_effects() -> Iterator[None]:
 def _precision() -> tuple[Any, ...]:
     backends = torch.backends
     return (
-        torch.get_float32_matmul_precision(),
-        backends.cudnn.allow_tf32,
+        _asked(torch.get_float32_matmul_precision),
+        _asked(lambda: backends.cudnn.allow_tf32),
         backends.cudnn.benchmark,
         backends.cudnn.deterministic,
         torch.are_deterministic_algorithms_enabled(),
+        *(each.fp32_precision for each in _with_precision()),
     )
 
 
 def _set_precision(values: tuple[Any, ...]) -> None:
-    precision, tf32, benchmark, deterministic, only_deterministic = values
-    torch.set_float32_matmul_precision(precision)
-    torch.backends.cudnn.allow_tf32 = tf32
+    precision, tf32, benchmark, deterministic, only_deterministic, *fp32 = values
+    # These two set some of the others, which therefore come last.
+    if precision is not None:
+        torch.set_float32_matmul_precision(precision)
+    if tf32 is not None:
+        torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = benchmark
     torch.backends.cudnn.deterministic = deterministic
     torch.use_deterministic_algorithms(only_deterministic)
+    for each, value in zip(_with_precision(), fp32, strict=True):
+        if each.fp32_precision != value:
+            each.fp32_precision = value
+
+
+def _asked(read: Callable[[], Any]) -> Any:
+    """Return what torch says, or None if it refuses as two of its interfaces disagree."""
+    try:
+        return read()
+    except RuntimeError:
+        return None
+
+
+def _with_precision() -> list[Any]:
+    """Return what has a precision of float32 of its own, in torch 2.9 and later, general first."""
+    backends: Any = torch.backends
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
+    of_parts = (getattr(module, part, None) for module in (cudnn, mkldnn) for part in _PARTS)
+    found = (backends, cudnn, mkldnn, backends.cuda.matmul, *of_parts)
+    return [each for each in found if hasattr(each, "fp32_precision")]
 
 
 def _set_device(device: torch.device) -> None:
@@ -83,6 +107,9 @@ def _set_root_logger(values: tuple[int, list[logging.Handler]]) -> None:
     root.setLevel(values[0])
     root.handlers[:] = values[1]
 
+
+_PARTS = ("matmul", "conv", "rnn")
+"""Kinds of operations that may have another precision than the rest of their backend."""
 
 _STATE: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
     (torch.get_default_dtype, torch.set_default_dtype),

@@ -54,30 +54,32 @@ class Aimnet2Potential:
     outputs = frozenset({"energy", "conservative_forces", "conservative_stress"})
 
     def __init__(
-        self, calculator: AIMNet2Calculator, dtype: torch.dtype, device: torch.device
+        self, package: AIMNet2Calculator, dtype: torch.dtype, device: torch.device
     ) -> None:
         """Wrap what a calculator of the package is made of.
 
         Args:
-            calculator: A calculator, whose network is used and changed.
+            package: A calculator, whose network is used and changed.
             dtype: Data type of the network.
             device: Device of the computation.
         """
-        self._network: Any = _converted(calculator.model, dtype).eval().requires_grad_(False)
+        self._network: Any = _converted(package.model, dtype).eval().requires_grad_(False)
         self._network.aev.forward = self._basis
-        self._near = float(calculator.cutoff)
+        self._near = float(package.cutoff)
+        self._coulomb: Any
+        self._dispersion: Any
         self._coulomb, self._dispersion = (
             None if module is None else module.to(device, torch.float64)
-            for module in (calculator.external_coulomb, calculator.external_dftd3)
+            for module in (package.external_coulomb, package.external_dftd3)
         )
-        self._has_far = bool(calculator.lr)
-        reach = [self._coulomb and self._coulomb.dsf_rc, calculator.dftd3_cutoff]
+        self._has_far = bool(package.lr)
+        reach = [self._coulomb and self._coulomb.dsf_rc, package.dftd3_cutoff]
         self.cutoff = max(self._near, *filter(None, reach)) if self._has_far else self._near
         self.device, self.dtype = device, dtype
-        about = calculator.metadata or {}
+        about = package.metadata or {}
         self.elements = tuple(sorted(about.get("implemented_species", ())))
         self.uses_charge = about.get("supports_charged_systems") is not False
-        self.uses_spin = bool(calculator.is_nse)
+        self.uses_spin = bool(package.is_nse)
 
     def forward_heads(self, batch: Batch, *, direct: bool) -> Heads:  # noqa: ARG002
         """Evaluate a batch once; there are no direct heads."""
@@ -138,12 +140,15 @@ class Aimnet2Potential:
 
     def _charges(self, batch: Batch, data: dict[str, Any]) -> Tensor:
         """Return the Coulomb energy of each system beyond what the network includes, in eV."""
-        is_open, coulomb = ~batch.pbc.any(dim=1), self._coulomb
+        is_open = ~batch.pbc.any(dim=1)
         data = {**data, "charges": data["charges"].to(torch.float64)}
         if bool(is_open.all()):
-            return coulomb.coul_simple(data)
-        energy = coulomb._coul_dsf_torch(data)
-        return torch.where(is_open, coulomb.coul_simple(data), energy) if is_open.any() else energy
+            every: Tensor = self._coulomb.coul_simple(data)
+            return every
+        near: Tensor = self._coulomb._coul_dsf_torch(data)
+        if bool(is_open.any()):
+            return torch.where(is_open, self._coulomb.coul_simple(data), near)
+        return near
 
 
 def _converted(network: Any, dtype: torch.dtype) -> Any:

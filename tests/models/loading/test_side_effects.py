@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import warnings
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ del os.environ["TWINFORCE_TEST"]
 torch.set_default_dtype(torch.float64)
 torch.set_default_device("meta")
 torch.set_float32_matmul_precision("high")
-torch.backends.cudnn.allow_tf32 = True
+torch.backends.cudnn.allow_tf32 = False
 torch.backends.cudnn.benchmark = True
 torch.use_deterministic_algorithms(True)
 torch.set_grad_enabled(False)
@@ -75,6 +76,34 @@ def test_whatever_a_package_changes_is_undone(monkeypatch, tmp_path, capsys):
         registry.load("rude:x")
     assert state() == before
     assert capsys.readouterr().out == ""
+
+
+FP32 = (
+    "",
+    *("cudnn.", "cudnn.conv.", "cudnn.rnn.", "cuda.matmul."),
+    *("mkldnn.", "mkldnn.matmul.", "mkldnn.conv.", "mkldnn.rnn."),
+)
+
+
+def precisions():
+    return {name: attrgetter(f"{name}fp32_precision")(torch.backends) for name in FP32}
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch is older than 2.9")
+@pytest.mark.parametrize("name", FP32)
+@pytest.mark.parametrize("old", [None, "high", "highest"])
+def test_precisions_of_the_newer_interface_are_undone(name, old):
+    before = precisions(), state()
+    with undone_side_effects():
+        owner = attrgetter(name[:-1])(torch.backends) if name else torch.backends
+        owner.fp32_precision = "ieee" if before[0][name] == "tf32" else "tf32"
+        assert precisions() != before[0]
+        if old is not None:
+            torch.set_float32_matmul_precision(old)
+    assert (precisions(), state()) == before
+    with undone_side_effects():
+        torch.set_float32_matmul_precision("high")
+    assert precisions() == before[0]
 
 
 def test_what_is_unchanged_is_not_set_again():

@@ -161,7 +161,8 @@ class FairchemPotential:
             return None
         squared = vectors.square().sum(dim=1)
         mask, _ = get_max_neighbors_mask(sizes, batch.pairs[0], squared, self.max_neighbors)
-        return mask.nonzero().squeeze(1)
+        rows: Tensor = mask.nonzero().squeeze(1)
+        return rows
 
     def _whole(self, batch: Batch, name: str) -> Tensor:
         """Return charges or spin multiplicities; zero if they do not belong to the task."""
