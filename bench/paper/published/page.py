@@ -157,7 +157,7 @@ def _soap(errors: Mapping[str, float]) -> Iterator[str]:
     )
 
 
-def _piece(reports: Reports, piece: str, drawn: list[str]) -> Iterator[str]:
+def _piece(reports: Reports, piece: str, drawn: Sequence[str]) -> Iterator[str]:
     yield f"## {TITLES[piece]}"
     yield EXPLANATIONS[piece]
     # Diffusion and spectra of runs this short would say nothing.
