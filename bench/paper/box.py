@@ -7,7 +7,6 @@ at 300 K with multiple time stepping (M = 4, SVR, τ = 100 fs). The file holds t
 its velocities, and says how it was made.
 """
 
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -102,4 +101,4 @@ def equilibrate(atoms: Atoms, client: Client, picoseconds: float, seed: int) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -100,6 +100,11 @@ REPORTS = {
         nve={"nve:direct": energies(-3.0, 0.5)},
         optimise={"optimise:direct": optimization(0)},
     ),
+    "sevennet": report(
+        "sevennet",
+        nve={"nve:conservative": energies(0.001, 0.004)},
+        optimise={"optimise:conservative": optimization(4)},
+    ),
     "mace-orb": report(
         "mace-orb",
         nve={"nve:conservative": energies(0.001, 0.004)},
@@ -125,12 +130,16 @@ def changed(name, piece, key, **values):
 
 
 def test_statements_that_the_numbers_support_agree():
-    assert verdicts(REPORTS) == ["yes"] * 16
+    assert verdicts(REPORTS) == ["yes"] * 18
 
 
-def test_statements_without_runs_are_not_shown():
-    reports = {name: each | {"pieces": {}} for name, each in REPORTS.items()}
-    assert set(verdicts(reports)) == {"not shown"}
+@pytest.mark.parametrize(
+    "reports", [{}, {name: each | {"pieces": {}} for name, each in REPORTS.items()}]
+)
+def test_statements_without_runs_are_not_shown(reports):
+    assert verdicts(reports) == ["not shown"] * 18
+    page = document(reports, [])
+    assert "0 hold here and 0 do not; 18 are not shown" in page
 
 
 @pytest.mark.parametrize(
@@ -197,6 +206,7 @@ def test_errors_that_are_too_large_decide_nothing():
 
 def test_the_page_shows_every_model_and_what_is_missing():
     reports = copy.deepcopy(REPORTS)
+    del reports["sevennet"]
     reports["orb"]["pieces"]["nve"]["nve:direct"] |= {"status": "shortened"}
     page = document(reports, ["nve"])
     assert "| `orb` | direct | 0.1 of 1 | +18.0 ± 0.5 |" in page

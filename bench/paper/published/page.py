@@ -19,15 +19,14 @@ Reports = Mapping[str, Report]
 
 
 def write_page(docs: Path) -> None:
-    """Write published.md and its plots from published/*.json; nothing if there is no report."""
+    """Write published.md and its plots from published/*.json."""
     folder = docs / "published"
     reports = {
         name: json.loads(path.read_text())
         for name in ENTRIES
         if (path := folder / f"{name}.json").exists()
     }
-    if not reports:
-        return
+    folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for name, draw in PLOTS.items():
         if figure := draw(reports):
@@ -81,8 +80,8 @@ def _introduction(reports: Reports) -> str:
         "[models.md](models.md) describes, and [assessed](assess.md) over gRPC. `make paper "
         "PAGE=published` writes the page from the files in [published/](published), and rules "
         "derive its sentences from the numbers. The experiments have taken "
-        f"{hours:.1f} hours of wall time so far, on a shared CPU, so that the simulations are "
-        "short: read every number with its error. [paper.md](paper.md) is the same study of the "
+        f"{hours:.1f} hours of wall time so far. Simulations are short, so that every number "
+        "is to be read with its error. [paper.md](paper.md) is the same study of the "
         "bundled model."
     )
 
@@ -158,7 +157,7 @@ def _soap(errors: Mapping[str, float]) -> Iterator[str]:
     )
 
 
-def _piece(reports: Reports, piece: str, drawn: list[str]) -> Iterator[str]:
+def _piece(reports: Reports, piece: str, drawn: Sequence[str]) -> Iterator[str]:
     yield f"## {TITLES[piece]}"
     yield EXPLANATIONS[piece]
     # Diffusion and spectra of runs this short would say nothing.

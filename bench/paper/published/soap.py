@@ -87,4 +87,4 @@ def n_epochs(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
