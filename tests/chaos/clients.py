@@ -164,7 +164,8 @@ def _propagate(url: str, number: int, n_steps: int) -> NDArray[np.float64]:
     with Client(url, timeout=LIMIT) as client:
         for snapshot in client.propagate(begin, n_steps, 8, model=_MODEL):
             _tick()
-    return np.array(snapshot.positions)
+            positions = snapshot.positions
+    return positions
 
 
 def _relax(url: str, number: int, max_steps: int) -> NDArray[np.float64]:
@@ -174,4 +175,5 @@ def _relax(url: str, number: int, max_steps: int) -> NDArray[np.float64]:
             system, fmax=1e-12, max_steps=max_steps, interval=4, model=_MODEL
         ):
             _tick()
-    return np.array(report.positions)
+            positions = report.positions
+    return positions
