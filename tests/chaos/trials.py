@@ -11,15 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tests.chaos.clients import LIMIT, Load, Outcome, run_all, share_progress, walk_all
 from tests.chaos.faults import Attacked, Fault, try_one
 from tests.chaos.network import SERVER, Network, Unsupported
 from tests.chaos.service import Service
 
-# Å; trajectories that differ by more are wrong. Batches of other sizes round otherwise.
-_TOLERANCE = 1e-6
 # The fault strikes after this part of all steps.
 _STRIKES_AT = 0.25
 _N_WALKING = 2
@@ -152,7 +148,7 @@ class Trials:
         return Result(
             fault.name,
             n_clients=len(outcomes),
-            n_hung=sum(each.positions is None and not each.error for each in outcomes.values()),
+            n_hung=sum(each.found is None and not each.error for each in outcomes.values()),
             n_lost=sum(bool(each.error) for each in outcomes.values()),
             n_wrong=self._n_wrong(outcomes),
             recovery_s=round(gap.longest(), 2),
@@ -164,12 +160,8 @@ class Trials:
 
     def _n_wrong(self, outcomes: Mapping[str, Outcome]) -> int:
         """Return how many clients ended elsewhere than without a fault."""
-        n_wrong = 0
-        for name, expected in self._expected.items():
-            ours, theirs = outcomes[name].positions, expected.positions
-            if ours is not None and theirs is not None:
-                n_wrong += not np.allclose(ours, theirs, rtol=0.0, atol=_TOLERANCE)
-        return n_wrong
+        pairs = [(outcomes[name], expected) for name, expected in self._expected.items()]
+        return sum(not ours.equals(theirs) for ours, theirs in pairs)
 
 
 class Gap:
