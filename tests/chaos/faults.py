@@ -109,7 +109,7 @@ def _overload(attacked: Attacked) -> str:
     with context.Pool(2) as pool:
         found = pool.starmap(flood, [(url, 6.0) for url in attacked.service.urls])
     n_answered, n_refused = (sum(each) for each in zip(*found, strict=True))
-    return f"{n_answered} calls of 64 systems answered, {n_refused} refused"
+    return f"{n_answered} calls of 64 systems answered, {n_refused} gave up"
 
 
 def _vanish(attacked: Attacked) -> str:

@@ -1,10 +1,10 @@
 """A network of our own: a namespace for the server, joined by a virtual cable."""
 
-import os
 import subprocess
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from uuid import uuid4
 
 _OURS, SERVER = "10.213.7.1", "10.213.7.2"
 
@@ -17,8 +17,8 @@ class Network:
     """A virtual cable between this machine and a namespace in which the server runs."""
 
     def __init__(self) -> None:
-        self._name = f"chaos{os.getpid() % 100000}"
-        self._cable = f"c{os.getpid() % 100000}"
+        self._name = f"chaos{uuid4().hex[:8]}"
+        self._cable = f"c{uuid4().hex[:8]}"
 
     @property
     def prefix(self) -> list[str]:

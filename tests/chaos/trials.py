@@ -144,24 +144,25 @@ class Trials:
             outcomes |= future.result(2 * LIMIT)
         seconds = time.monotonic() - began
         server_mb, engine_mb = attacked.service.memory()
+        wrong = self._wrong(outcomes)
         lost = sorted({each.error for each in outcomes.values() if each.error})
         return Result(
             fault.name,
             n_clients=len(outcomes),
             n_hung=sum(each.found is None and not each.error for each in outcomes.values()),
             n_lost=sum(bool(each.error) for each in outcomes.values()),
-            n_wrong=self._n_wrong(outcomes),
+            n_wrong=len(wrong),
             recovery_s=round(gap.longest(), 2),
             seconds=round(seconds, 1),
             server_mb=server_mb,
             engine_mb=engine_mb,
-            note="; ".join(filter(None, [note, *lost])),
+            note="; ".join(filter(None, [note, *lost, *(f"{each} is wrong" for each in wrong)])),
         ), outcomes
 
-    def _n_wrong(self, outcomes: Mapping[str, Outcome]) -> int:
-        """Return how many clients ended elsewhere than without a fault."""
-        pairs = [(outcomes[name], expected) for name, expected in self._expected.items()]
-        return sum(not ours.equals(theirs) for ours, theirs in pairs)
+    def _wrong(self, outcomes: Mapping[str, Outcome]) -> list[str]:
+        """Return the clients that ended elsewhere than without a fault."""
+        expected = self._expected.items()
+        return sorted(name for name, theirs in expected if not outcomes[name].equals(theirs))
 
 
 class Gap:
