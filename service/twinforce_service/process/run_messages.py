@@ -62,13 +62,23 @@ def run_from_message(
     Raises:
         ServiceError: The request is invalid.
     """
-    number, *values, walker, urgency, is_suspect = message.head
+    number, credit, deadline, request_id, walker, urgency, is_suspect = message.head
 
     def emit(update: Update, is_last: bool) -> None:
         on_update(number, update, is_last)
 
     request = _relax_request(message) if message.kind is Kind.RELAX else _propagate_request(message)
-    run = Run(request, emit, *values, Walker(walker), urgency, is_suspect, number)
+    run = Run(
+        request,
+        emit,
+        credit,
+        deadline,
+        request_id,
+        Walker(walker),
+        urgency,
+        is_suspect=is_suspect,
+        number=number,
+    )
     return number, run
 
 
