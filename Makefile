@@ -13,7 +13,7 @@ PIP   := $(BIN)/pip --disable-pip-version-check install --constraint constraints
 STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-models test-models-together check format proto bench paper paper-bundled paper-published train train-pet clean
+.PHONY: help demo test test-models test-models-together check format proto chaos bench paper paper-bundled paper-published train train-pet clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,10 @@ format: $(STAMP)  ## format, and fix what the linter can fix
 
 proto: $(STAMP)  ## generate the protobuf stubs next to their .proto
 	$(BIN)/python -m grpc_tools.protoc -I proto $(STUBS) proto/twinforce_proto/v1/*.proto
+
+# `make chaos CHAOS=--short` tries the faults that take least time, in about three minutes.
+chaos: $(STAMP)  ## do what can go wrong to a real service, count what its clients notice, and write docs/chaos.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(CHAOS)
 
 bench: $(STAMP)  ## measure the figures of docs/performance.md and write the page (ARGS="--only step crowd")
 	$(BIN)/python -m bench $(ARGS)

@@ -53,20 +53,19 @@ class Intake:
         Raises:
             UnavailableError: The service takes no more calls.
         """
-        if self._is_closed:
-            raise shutting_down()
         task = asyncio.current_task()
         assert task is not None
         self._uploads.add(task)
         try:
-            return await receive()
-        except asyncio.CancelledError:
             if not self._is_closed:
+                return await receive()
+        except asyncio.CancelledError:
+            if task in self._uploads:  # the task itself was canceled
                 raise
             task.uncancel()
-            raise shutting_down() from None
         finally:
             self._uploads.discard(task)
+        raise shutting_down()
 
     async def settle(self, probe: Callable[[], Awaitable[None]], timeout: float) -> None:
         """Announce that the service stops, and return once all calls that have arrived have begun.
@@ -85,8 +84,8 @@ class Intake:
         """Let the outcomes of calls be told, now that their connections take no more calls."""
         self._is_closed = True
         self._may_reply.set()
-        for upload in self._uploads:
-            upload.cancel()
+        while self._uploads:
+            self._uploads.pop().cancel()
 
     async def _quiet(self, probe: Callable[[], Awaitable[None]]) -> None:
         n_quiet, n_before = 0, self._n_begun

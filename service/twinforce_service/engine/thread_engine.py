@@ -306,11 +306,11 @@ class ThreadEngine(Lifecycle):
             self._on_take(*self._queue.n_left)
 
     def _begin_batch(self, batch: Sequence[Request[Any]]) -> None:
-        self._pulse.begin(batch, self._allowances.seconds(batch))
+        self._pulse.begin(batch, self._allowances.begin(batch))
 
     def _learn(self, batch: Sequence[Request[Any]], report: BatchReport, now: float) -> None:
         """Learn from a batch before its requests complete, because clients may return at once."""
-        self._allowances.note(batch, report.compute_s)
+        self._allowances.end(report.compute_s)
         with self._changed:
             self._queue.charge(batch, report.compute_s)
             self._pace.note(report)

@@ -83,13 +83,13 @@ class Mailbox:
         channel = self._channel.fileno()
         to_send = [channel] if self._channel.has_unsent else []
         gives_up_at = time.monotonic() + (inf if seconds is None else seconds)
-        has_time, readable, writable = True, [], []
-        while has_time and not (readable or writable):
+        while True:
             self._pulse.rest()
             left = gives_up_at - time.monotonic()
-            has_time = left > _SIGN_INTERVAL
             span = min(max(left, 0.0), _SIGN_INTERVAL)
             readable, writable, _ = select.select([channel, self._wakeups], to_send, [], span)
+            if readable or writable or left <= _SIGN_INTERVAL:
+                break
         if self._wakeups in readable:
             os.read(self._wakeups, _MAX_WAKEUPS)
         if writable:

@@ -8,7 +8,7 @@ and a new process is started.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Thread
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 from twinforce_proto import (
     FatalSystemError,
     ModelLoadError,
-    Provenance,
     ServiceError,
     UnavailableError,
 )
@@ -32,9 +31,10 @@ from twinforce_service.process.child import ChildProcess
 from twinforce_service.process.messages import Kind, Message
 from twinforce_service.process.pending import Pending
 from twinforce_service.process.pulse import Beat
+from twinforce_service.process.replies import Replies
 from twinforce_service.process.request_sender import RequestSender
 from twinforce_service.process.restarts import Culprit, Restarts
-from twinforce_service.process.run_messages import run_to_frames, update_from_message
+from twinforce_service.process.run_messages import run_to_frames
 from twinforce_service.process.suspects import Suspects
 from twinforce_service.process.turns import TurnOf
 from twinforce_service.process.watchdog import Watchdog
@@ -93,8 +93,8 @@ class ProcessEngine(Lifecycle):
         self._is_abandoned = False
         self._child: ChildProcess | None = None
         self._sender: RequestSender | None = None
-        self._provenances: Mapping[str, Provenance] = {}
         self._pending = Pending()
+        self._replies = Replies(self._pending, self._suspects, self._note_batch)
         # Numbers of requests and atoms sent to the present child.
         self._n_sent = self._n_sent_atoms = 0
         self._has_cancelled = False
@@ -314,44 +314,15 @@ class ProcessEngine(Lifecycle):
     def _handle(self, message: Message) -> ServiceError | None:
         """Handle a message; return the reason if the child exits."""
         match message.kind:
-            case Kind.ANSWERS:
-                self._complete(message)
-            case Kind.SNAPSHOT | Kind.RELAXED:
-                self._emit(message)
-            case Kind.REPORTS:
-                for report in messages.reports_from_message(message):
-                    self._note_batch(report)
-            case Kind.ERRORS:
-                for number, error in messages.errors_from_message(message):
-                    if (pending := self._pending.pop(number)) is not None:
-                        pending.fail(error)
-                        if pending.is_suspect:
-                            self._suspects.clear(pending)
             case Kind.READY:
                 return self._become_ready(message)
             case Kind.STOPPED:
                 return UnavailableError("it was stopped")
             case Kind.FAILED:
                 return ServiceError.from_dict(message.head[0])
+            case _:
+                self._replies.handle(message)
         return None
-
-    def _complete(self, message: Message) -> None:
-        answers, report = messages.answers_from_message(message, self._provenances)
-        for number, answer in answers:
-            if isinstance(request := self._pending.pop(number), Request):
-                request.complete(answer)
-                if request.is_suspect:
-                    self._suspects.clear(request)
-        self._note_batch(report)
-
-    def _emit(self, message: Message) -> None:
-        number, update, is_last = update_from_message(message)
-        run = self._pending.pop(number) if is_last else self._pending.get(number)
-        if isinstance(run, Run):
-            run.emit(update, is_last=is_last)
-            if run.is_suspect:
-                self._suspects.clear(run)
-                run.is_suspect = False
 
     def _note_batch(self, report: BatchReport) -> None:
         self._pace.note(report)
@@ -366,7 +337,7 @@ class ProcessEngine(Lifecycle):
             return ModelLoadError(reason)
         infos = [self._environment.mark(info) for info in messages.models_from_message(message)]
         with self._changed:
-            self._provenances = {info.name: provenance_of(info) for info in infos}
+            self._replies.provenances = {info.name: provenance_of(info) for info in infos}
             self._restarts.note_ready()
             self._open(infos)
         return None

@@ -23,11 +23,11 @@ class Beat(NamedTuple):
     """A sign of life.
 
     Attributes:
-        count: Number of the sign.
+        number: Number of the sign.
         seconds: Time until the next one, beyond the time that is always allowed, in s.
     """
 
-    count: int
+    number: int
     seconds: float
 
 

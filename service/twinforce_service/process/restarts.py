@@ -14,7 +14,7 @@ _STABLE_TIME = 60.0
 # that hung counts more, as it has taken longer.
 _MAX_EXITS, _WEIGHT_OF_HANG = 12, 4
 # A start may take this many times as long as the first one, and at least so many s.
-_START_FACTOR, _SHORTEST_START = 10.0, 60.0
+_START_FACTOR, _SHORTEST_START = 10.0, 300.0
 
 
 class Culprit(Enum):

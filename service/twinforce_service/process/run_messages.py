@@ -71,23 +71,28 @@ def run_from_message(
     Raises:
         ServiceError: The request is invalid.
     """
-    number, *values, walker, urgency, caller, connection, is_suspect = message.head
+    number, credit, deadline, request_id, walker, urgency, caller, connection, is_suspect = (
+        message.head
+    )
 
     def emit(update: Update, is_last: bool) -> None:
         on_update(number, update, is_last)
 
     request = _relax_request(message) if message.kind is Kind.RELAX else _propagate_request(message)
-    return number, Run(
+    run = Run(
         request,
         emit,
-        *values,
+        credit,
+        deadline,
+        request_id,
         Walker(walker),
         urgency,
-        caller_of(*caller),
-        connection,
-        is_suspect,
-        number,
+        caller=caller_of(*caller),
+        connection=connection,
+        is_suspect=is_suspect,
+        number=number,
     )
+    return number, run
 
 
 def update_to_frames(number: int, update: Update, *, is_last: bool) -> list[Frame]:

@@ -114,7 +114,7 @@ def fingerprint(entry: Request[Any] | Run) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     if isinstance(entry, Run):
         for frame in run_to_frames(0, entry)[1:]:
-            digest.update(frame)
+            digest.update(bytes(frame))
         return digest.digest()
     system = entry.system
     rows = entry.rows if isinstance(entry, JacobianRequest) else None

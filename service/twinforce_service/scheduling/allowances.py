@@ -30,20 +30,20 @@ class Allowances:
     def __init__(self, shortest: float) -> None:
         self._shortest = shortest
         self._slowest: dict[Hashable, float] = {}
+        self._size: Hashable = None
 
-    def seconds(self, batch: Sequence[Request[Any]]) -> float:
-        """Return the time that a batch is allowed beyond the shortest, in s."""
-        size, n_atoms = _size(batch)
-        slowest = self._slowest.get(size)
+    def begin(self, batch: Sequence[Request[Any]]) -> float:
+        """Return the time that a batch, which begins now, is allowed beyond the shortest, in s."""
+        self._size, n_atoms = _size(batch)
+        slowest = self._slowest.get(self._size)
         if slowest is None:
             patience = _PATIENCE_WITH_SUSPECT if batch[0].is_suspect else _PATIENCE
             return patience * self._shortest + _PER_ATOM * n_atoms
         return _FACTOR * slowest
 
-    def note(self, batch: Sequence[Request[Any]], seconds: float) -> None:
-        """Learn from the time that a batch took."""
-        size, _ = _size(batch)
-        self._slowest[size] = max(seconds, _MEMORY * self._slowest.get(size, 0.0))
+    def end(self, seconds: float) -> None:
+        """Learn from the time that the batch took that has begun last."""
+        self._slowest[self._size] = max(seconds, _MEMORY * self._slowest.get(self._size, 0.0))
 
 
 def _size(batch: Sequence[Request[Any]]) -> tuple[Hashable, int]:

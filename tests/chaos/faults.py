@@ -1,0 +1,168 @@
+"""The faults: each is done to a running service while its clients work."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.chaos.clients import flood, vanish
+from tests.chaos.network import Network
+from tests.chaos.service import Service
+from tests.potentials import NEON
+from tests.service.troubled import HELIUM
+from tests.systems import molecule
+from twinforce import Client, FatalSystemError, ServiceError
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A service under attack.
+
+    Attributes:
+        service: The service.
+        network: The network between it and its clients, if it is one of our own.
+    """
+
+    service: Service
+    network: Network | None = None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault.
+
+    Attributes:
+        name: Description for the table.
+        inject: Does it, and returns a note for the table once it is over.
+        is_short: True if it is a part of the short selection.
+        needs_network: True if it needs a network of our own.
+    """
+
+    name: str
+    inject: Callable[[Attacked], str]
+    is_short: bool = False
+    needs_network: bool = False
+
+
+def _kill_engine(attacked: Attacked) -> str:
+    service = attacked.service
+    for _ in range(3):
+        (engine,) = service.engines()
+        os.kill(engine, signal.SIGKILL)
+        service.wait_until_ready(since=engine)
+        time.sleep(0.5)
+    return "three times"
+
+
+def _stop_engine(attacked: Attacked) -> str:
+    service = attacked.service
+    (engine,) = service.engines()
+    began = time.monotonic()
+    os.kill(engine, signal.SIGSTOP)
+    while service.is_ready():
+        time.sleep(0.02)
+    noticed = time.monotonic() - began
+    service.wait_until_ready(since=engine)
+    return f"not ready after {noticed:.1f} s"
+
+
+def _hang(attacked: Attacked) -> str:
+    service = attacked.service
+    with Client(service.urls[0], timeout=120.0) as client:
+        client.predict(molecule(element=HELIUM), model="troubled")
+        (engine,) = service.engines()
+        service.close_gate()
+        asking = threading.Thread(
+            target=client.predict, args=[molecule(element=HELIUM)], kwargs={"model": "troubled"}
+        )
+        began = time.monotonic()
+        asking.start()
+        while service.is_ready():
+            time.sleep(0.02)
+        noticed = time.monotonic() - began
+        service.open_gate()
+        service.wait_until_ready(since=engine)
+        asking.join(120.0)
+    return f"not ready after {noticed:.1f} s"
+
+
+def _poison(attacked: Attacked) -> str:
+    before = attacked.service.engines()
+    poison = molecule(4, element=NEON, seed=os.getpid())
+    with Client(attacked.service.urls[1], timeout=120.0) as client:
+        for attempt in (1, 2):
+            try:
+                client.predict(poison, model="troubled")
+            except FatalSystemError:
+                if attempt == 1:
+                    attacked.service.wait_until_ready()
+                    before = attacked.service.engines()
+    is_kept = attacked.service.engines() == before
+    return "refused, then harmless" if is_kept else "not refused"
+
+
+def _overload(attacked: Attacked) -> str:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(2) as pool:
+        found = pool.starmap(flood, [(url, 6.0) for url in attacked.service.urls])
+    n_answered, n_refused = (sum(each) for each in zip(*found, strict=True))
+    return f"{n_answered} calls of 64 systems answered, {n_refused} gave up"
+
+
+def _vanish(attacked: Attacked) -> str:
+    context = multiprocessing.get_context("spawn")
+    gone = context.Process(target=vanish, args=[attacked.service.urls, 16, 4.0])
+    gone.start()
+    gone.join(60.0)
+    return "32 clients, killed after 4 s"
+
+
+def _kill_server(attacked: Attacked) -> str:
+    attacked.service.restart(signal.SIGKILL, pause=2.0)
+    attacked.service.wait_until_ready()
+    return "down for 2 s besides its start"
+
+
+def _restart_server(attacked: Attacked) -> str:
+    process = attacked.service.process
+    attacked.service.restart(signal.SIGTERM, pause=0.0)
+    attacked.service.wait_until_ready()
+    return f"exit code {process.returncode}"
+
+
+def _cut(attacked: Attacked) -> str:
+    assert attacked.network is not None
+    attacked.network.cut(8.0)
+    return "for 8 s"
+
+
+def _lose(attacked: Attacked) -> str:
+    assert attacked.network is not None
+    with attacked.network.losing(5.0):
+        time.sleep(8.0)
+    return "5% for 8 s"
+
+
+def try_one(call: Callable[[Attacked], str], attacked: Attacked) -> str:
+    """Do something to a service; return its note, or the error of the service."""
+    try:
+        return call(attacked)
+    except ServiceError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+FAULTS = (
+    Fault("kill -9 of the engine", _kill_engine, is_short=True),
+    Fault("SIGSTOP of the engine", _stop_engine, is_short=True),
+    Fault("a batch that never ends", _hang),
+    Fault("a system that ends engines", _poison, is_short=True),
+    Fault("overload by other clients", _overload),
+    Fault("clients that vanish", _vanish),
+    Fault("kill -9 of the server", _kill_server),
+    Fault("SIGTERM of the server, new start", _restart_server, is_short=True),
+    Fault("partition of the network", _cut, needs_network=True),
+    Fault("loss of packets", _lose, needs_network=True),
+)
