@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from twinforce_proto.headers import BUNDLED_MODEL, is_model_name
 from twinforce_service.environments.environment import MAIN
+from twinforce_service.hosts import is_loopback
 
 ENV_PREFIX = "TWINFORCE_"
 
@@ -33,10 +34,45 @@ class Settings(BaseSettings):
     grpc_port: int = Field(
         8001, ge=0, le=65535, description="Port of the gRPC API; 0 picks a free port."
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of /metrics and of /health without keys and TLS, for monitoring; 0 picks "
+        "a free port. Without it, metrics are on the port of REST, where they need a key.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", description="Address or name to listen on for --metrics-port."
+    )
     keys: str = Field(
         "",
         description="File of the keys that callers need, made by `twinforce-server keys add`; "
         "read again when it changes. Without it, everyone who can connect may use the service.",
+    )
+    insecure: bool = Field(
+        False,
+        description="Let everyone on the network use the service: listen on other addresses than "
+        "those of this machine although callers need neither a key nor a certificate.",
+    )
+    trusted_hosts: str = Field(
+        "",
+        description="Names, separated by commas, that requests to REST may give in the header "
+        "Host, such as api.example.com or *.example.com; * allows all. The default allows the "
+        "names of this machine if the service listens to it alone, which keeps web pages in a "
+        "browser from using the service, and otherwise all names.",
+    )
+    tls_certificate: str = Field(
+        "",
+        description="File of the certificate of the service, in PEM, with those in between. It "
+        "turns on TLS for REST and gRPC, and is read again when it changes.",
+    )
+    tls_key: str = Field(
+        "", description="File of the private key of the certificate, in PEM, not encrypted."
+    )
+    tls_client_ca: str = Field(
+        "",
+        description="File of certificates, in PEM, that sign those of clients, which then need one "
+        "to connect.",
     )
     model: Annotated[dict[str, str], NoDecode] = Field(
         default={},
@@ -196,7 +232,7 @@ class Settings(BaseSettings):
         """Return a time that timers can take, infinity included."""
         return min(seconds, _LONGEST_S)
 
-    @field_validator("host")
+    @field_validator("host", "metrics_host")
     @classmethod
     def _check_host(cls, value: str) -> str:
         """Remove the brackets that an IPv6 address has in a URL."""
@@ -212,6 +248,24 @@ class Settings(BaseSettings):
             if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", each):
                 raise ValueError(f"expected auto, cpu, cuda or cuda:N, got {each!r}")
         return value
+
+    @model_validator(mode="after")
+    def _check_certificates(self) -> Self:
+        if bool(self.tls_certificate) is not bool(self.tls_key):
+            missing = "tls-key" if self.tls_certificate else "tls-certificate"
+            raise ValueError(f"{missing}: expected a file, as certificate and key go together")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("tls-client-ca: expected --tls-certificate with it, got none")
+        return self
+
+    @model_validator(mode="after")
+    def _check_exposure(self) -> Self:
+        if not (is_loopback(self.host) or self.keys or self.tls_client_ca or self.insecure):
+            raise ValueError(
+                f"host: expected --keys FILE, made by `twinforce-server keys add`, to listen on "
+                f"{self.host}, or --insecure to let everyone on the network use the service"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_engine(self) -> Self:

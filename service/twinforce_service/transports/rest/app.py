@@ -1,8 +1,9 @@
 """The REST application: calls as JSON or as the protobuf messages of the gRPC API."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from http import HTTPStatus
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, FastAPI
@@ -28,6 +29,12 @@ from twinforce_service.transports.rest.paths import call_router
 from twinforce_service.transports.rest.requests import OpenRequests, RequestScope, reply_type
 from twinforce_service.version import service_version
 
+_EXCEPTION_HANDLERS: Mapping[Any, Any] = {
+    ServiceError: problems.report_service_error,
+    problems.UnsupportedMediaTypeError: problems.report_media_type,
+    HTTPException: problems.report_http_error,
+}
+
 
 def create_app(
     engine: Engine,
@@ -36,6 +43,9 @@ def create_app(
     intake: Intake,
     max_body_bytes: int,
     key_check: KeyCheck | None = None,
+    trusted_hosts: frozenset[str] | None = None,
+    *,
+    has_metrics: bool = True,
 ) -> FastAPI:
     """Return the ASGI application.
 
@@ -46,31 +56,49 @@ def create_app(
         intake: Intake of the calls.
         max_body_bytes: Size limit of a request body.
         key_check: Check of keys; None means that no key is needed.
+        trusted_hosts: Names that the header Host may have; None means any.
+        has_metrics: True to show the metrics.
     """
     app = FastAPI(
         title="TwinForce",
         version=service_version(),
         description=openapi.DESCRIPTION,
-        exception_handlers={
-            ServiceError: problems.report_service_error,
-            problems.UnsupportedMediaTypeError: problems.report_media_type,
-            HTTPException: problems.report_http_error,
-        },
+        exception_handlers={**_EXCEPTION_HANDLERS},
     )
     # Routes are matched in this order, so the most frequent come first.
     app.include_router(call_router(engine, calls, metrics, max_body_bytes))
     app.include_router(_models(engine))
-    app.include_router(_health(engine, metrics, intake))
+    app.include_router(_health(engine, intake))
+    if has_metrics:
+        app.include_router(_metrics(metrics))
     open_requests = OpenRequests()
     app.include_router(_requests(open_requests))
-    if key_check is not None:
-        app.add_middleware(Gate, key_check=key_check)
+    app.add_middleware(Gate, key_check=key_check, trusted_hosts=trusted_hosts)
     app.add_middleware(RequestScope, intake=intake, open_requests=open_requests)
     openapi.add_body_schemas(app)
     return app
 
 
-def _health(engine: Engine, metrics: Metrics, intake: Intake) -> APIRouter:
+def create_monitoring_app(
+    engine: Engine, metrics: Metrics, intake: Intake, trusted_hosts: frozenset[str] | None
+) -> FastAPI:
+    """Return the ASGI application that shows health and metrics to those who monitor the service.
+
+    Args:
+        engine: Evaluates systems.
+        metrics: Metrics to show.
+        intake: Intake of the calls.
+        trusted_hosts: Names that the header Host may have; None means any.
+    """
+    app = FastAPI(title="TwinForce", openapi_url=None, exception_handlers={**_EXCEPTION_HANDLERS})
+    app.include_router(_health(engine, intake))
+    app.include_router(_metrics(metrics))
+    app.add_middleware(Gate, trusted_hosts=trusted_hosts)
+    app.add_middleware(RequestScope, intake=intake, open_requests=OpenRequests())
+    return app
+
+
+def _health(engine: Engine, intake: Intake) -> APIRouter:
     router = APIRouter(tags=["service"])
 
     @router.get("/health/live", responses=openapi.LIVE)
@@ -92,6 +120,12 @@ def _health(engine: Engine, metrics: Metrics, intake: Intake) -> APIRouter:
         missing = sorted({*engine.models} - {*available})
         found = {"status": "ready", "models": available}
         return _json(found | ({"unavailable": missing} if missing else {}))
+
+    return router
+
+
+def _metrics(metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["service"])
 
     @router.get("/metrics", responses=openapi.METRICS)
     async def show_metrics() -> Response:
