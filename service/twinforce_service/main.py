@@ -14,6 +14,7 @@ import uvicorn
 
 from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_service import logs
+from twinforce_service.callers.allowances import Allowances
 from twinforce_service.calls.descriptions import Calls, describe_calls
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.intake import Intake
@@ -88,12 +89,15 @@ async def serve(
     metrics = Metrics(service_version())
     engine = make_engine(settings, load_models, metrics)
     metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)
-    jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows)
-    dynamics = Dynamics(engine, settings.max_propagations, settings.max_propagation_steps)
+    allowances = Allowances(settings.caller_limits())
+    jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows, allowances)
+    dynamics = Dynamics(
+        engine, settings.max_propagations, settings.max_propagation_steps, allowances
+    )
     metrics.watch_runs(lambda: dynamics.n_running)
-    calls = describe_calls(engine, jacobians, dynamics)
+    calls = describe_calls(engine, jacobians, dynamics, allowances)
     intake = Intake()
-    rest = _rest_server(engine, calls, metrics, intake, settings)
+    rest = _rest_server(engine, calls, metrics, intake, allowances, settings)
     grpc_server = GrpcServer(
         engine, calls, metrics, intake, settings.max_body_bytes, settings.grpc_keep_alive
     )
@@ -200,10 +204,15 @@ async def _follow_health(engine: OwnedEngine, grpc_server: GrpcServer) -> None:
 
 
 def _rest_server(
-    engine: OwnedEngine, calls: Calls, metrics: Metrics, intake: Intake, settings: Settings
+    engine: OwnedEngine,
+    calls: Calls,
+    metrics: Metrics,
+    intake: Intake,
+    allowances: Allowances,
+    settings: Settings,
 ) -> RestServer:
     config = uvicorn.Config(
-        create_app(engine, calls, metrics, intake, settings.max_body_bytes),
+        create_app(engine, calls, metrics, intake, settings.max_body_bytes, allowances),
         access_log=False,
         backlog=BACKLOG,
         lifespan="off",

@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from math import inf
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -11,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from twinforce_proto.headers import BUNDLED_MODEL, is_model_name
+from twinforce_service.callers.limits import CallerLimits
 from twinforce_service.environments.environment import MAIN
 
 ENV_PREFIX = "TWINFORCE_"
@@ -181,6 +183,25 @@ class Settings(BaseSettings):
         description="Maximum bytes of the body of a REST request or of a gRPC message; gRPC calls "
         "whose replies would be larger are refused before they are computed.",
     )
+    caller_requests: int = Field(
+        0,
+        ge=0,
+        description="Maximum requests of one caller that are answered at the same time; a caller "
+        "is the owner of a key or, without keys, an address. 0 means no limit, here and in the "
+        "next four; keys may have limits of their own.",
+    )
+    caller_atoms: int = Field(
+        0, ge=0, description="Maximum atoms in the requests of one caller at the same time."
+    )
+    caller_atoms_per_second: int = Field(
+        0, ge=0, description="Maximum atoms per second that are evaluated for one caller."
+    )
+    caller_runs: int = Field(
+        0, ge=0, description="Maximum systems that are moved for one caller at the same time."
+    )
+    caller_steps_per_day: int = Field(
+        0, ge=0, description="Maximum steps in 24 hours of the systems moved for one caller."
+    )
     drain_timeout: float = Field(
         30.0, ge=0, description="Seconds to finish accepted requests when the server stops."
     )
@@ -242,6 +263,16 @@ class Settings(BaseSettings):
         if self.engine == "thread" and len(self.devices()) > 1:
             raise ValueError(f"engine: expected one device for a thread, got {self.device}")
         return self
+
+    def caller_limits(self) -> CallerLimits:
+        """Return the limits of callers without limits of their own."""
+        return CallerLimits(
+            self.caller_requests or inf,
+            self.caller_atoms or inf,
+            self.caller_atoms_per_second or inf,
+            self.caller_runs or inf,
+            self.caller_steps_per_day or inf,
+        )
 
     def devices(self) -> list[str]:
         """Return the devices, each of which gets an engine."""

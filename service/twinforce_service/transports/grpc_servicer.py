@@ -24,12 +24,12 @@ from twinforce_service.calls.descriptions import Calls, StreamingCall, UnaryCall
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.message_sizes import request_too_large
 from twinforce_service.calls.outcomes import counted
-from twinforce_service.calls.predictions import predict
 from twinforce_service.context import choose_request_id, request_id, set_peer, set_urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.engine.lifecycle import shutting_down
 from twinforce_service.metrics import Metrics
 from twinforce_service.scheduling.request import Walker
+from twinforce_service.transports.retry_info import retry_details
 
 # Longer error messages are cut, as the headers of a reply have little space.
 _MAX_MESSAGE = 1000
@@ -196,7 +196,7 @@ class GrpcServicer(InferenceServicer):
     ) -> pb.StreamReply:
         self._calls.predict.check_reply(request, self._max_bytes)
         timeout = _time_remaining(context)
-        (prediction,) = await predict(self._engine, request, timeout, walker)
+        (prediction,) = await self._calls.step(request, timeout, walker)
         return stream_reply_to_proto(prediction, request.reply_dtype)
 
     async def _read(self, context: _Context) -> Any:
@@ -273,6 +273,7 @@ async def _abort(context: _Context, error: ServiceError) -> NoReturn:
     metadata = (
         (ERROR_METADATA_KEY, message.SerializeToString()),
         (REQUEST_ID, request_id.get()),
+        *retry_details(error, str(error)[:_MAX_MESSAGE]),
     )
     status = grpc.StatusCode[error.grpc_status]
     await context.abort(status, str(error)[:_MAX_MESSAGE], metadata)

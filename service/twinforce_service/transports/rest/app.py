@@ -15,6 +15,7 @@ from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_proto.codec.messages import model_info_to_proto
 from twinforce_proto.headers import JSON, PROTOBUF
 from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_service.callers.allowances import Allowances
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
 from twinforce_service.engine.engine import Engine
@@ -26,7 +27,12 @@ from twinforce_service.version import service_version
 
 
 def create_app(
-    engine: Engine, calls: Calls, metrics: Metrics, intake: Intake, max_body_bytes: int
+    engine: Engine,
+    calls: Calls,
+    metrics: Metrics,
+    intake: Intake,
+    max_body_bytes: int,
+    allowances: Allowances,
 ) -> FastAPI:
     """Return the ASGI application.
 
@@ -36,6 +42,7 @@ def create_app(
         metrics: Metrics to update and to show.
         intake: Intake of the calls.
         max_body_bytes: Size limit of a request body.
+        allowances: What is left of the limits of each caller, to be told in headers.
     """
     app = FastAPI(
         title="TwinForce",
@@ -53,7 +60,9 @@ def create_app(
     app.include_router(_health(engine, metrics, intake))
     open_requests = OpenRequests()
     app.include_router(_requests(open_requests))
-    app.add_middleware(RequestScope, intake=intake, open_requests=open_requests)
+    app.add_middleware(
+        RequestScope, intake=intake, open_requests=open_requests, allowances=allowances
+    )
     openapi.add_body_schemas(app)
     return app
 
