@@ -1,12 +1,14 @@
 """Header names, media types, urgency levels and the rule for model names.
 
-Over gRPC, the request id and the urgency are metadata of the same name; the timeout is the deadline
-of the call.
+Over gRPC, the request id, the client id and the urgency are metadata of the same name; the timeout
+is the deadline of the call.
 """
 
 import re
 
 REQUEST_ID = "x-request-id"
+# Name of a process that may use several connections, which then count as one.
+CLIENT_ID = "x-client-id"
 TIMEOUT = "X-Timeout-Seconds"
 URGENCY = "x-urgency"
 # Name under which a client asks about a request while it waits; REST only. Proxies replace request

@@ -7,12 +7,13 @@ from contextvars import ContextVar
 
 from twinforce_proto import InvalidRequestError
 from twinforce_proto.headers import LEAST_URGENT, MOST_URGENT, NORMAL_URGENCY, URGENCY
-from twinforce_service.callers.caller import UNKNOWN, Caller
+from twinforce_service.callers.caller import UNKNOWN, Caller, caller_at
 from twinforce_service.callers.permission import EVERYTHING, Permission
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 urgency: ContextVar[int] = ContextVar("urgency", default=NORMAL_URGENCY)
 caller: ContextVar[Caller] = ContextVar("caller", default=UNKNOWN)
+connection: ContextVar[str] = ContextVar("connection", default="")
 permission: ContextVar[Permission] = ContextVar("permission", default=EVERYTHING)
 check_again: ContextVar[Callable[[], None]] = ContextVar("check_again", default=lambda: None)
 """Checks the key of a stream or run again, which may have been revoked since it began."""
@@ -40,3 +41,17 @@ def set_urgency(given: str | bytes | None) -> None:
         expected = f"a whole number from {MOST_URGENT}, the most urgent, to {LEAST_URGENT}"
         raise InvalidRequestError.expected(URGENCY, expected, repr(given))
     urgency.set(levels.index(str(given)))
+
+
+def set_peer(host: str, port: int | str, client_id: str | bytes | None = None) -> None:
+    """Note where the current request comes from; its caller is the address unless one is known.
+
+    Args:
+        host: Address of the peer.
+        port: Its port, which tells the connections from one address apart.
+        client_id: Name that the client gives to all of its connections, if any.
+    """
+    has_name = isinstance(client_id, str) and _VALID_ID.fullmatch(client_id)
+    connection.set(f"client {client_id}" if has_name else f"{host}:{port}")
+    if caller.get() is UNKNOWN:
+        caller.set(caller_at(host))

@@ -170,5 +170,6 @@ def _limits(settings: Settings) -> Limits:
         max_pairs_per_system=settings.max_pairs_per_system,
         max_waiting=settings.max_waiting,
         max_waiting_atoms=settings.max_waiting_atoms,
+        max_batch_time=settings.max_batch_time,
         max_hold=settings.max_hold,
     )

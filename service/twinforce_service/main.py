@@ -13,6 +13,7 @@ from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_service import logs
 from twinforce_service.access import Access
 from twinforce_service.callers import command as keys_command
+from twinforce_service.callers.allowances import Allowances
 from twinforce_service.callers.key_file import KeyFileError
 from twinforce_service.calls.descriptions import describe_calls
 from twinforce_service.calls.dynamics import Dynamics
@@ -85,12 +86,15 @@ async def serve(
     metrics = Metrics(service_version())
     engine = make_engine(settings, load_models, metrics)
     metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)
-    jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows)
-    dynamics = Dynamics(engine, settings.max_propagations, settings.max_propagation_steps)
+    allowances = Allowances(settings.caller_limits())
+    jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows, allowances)
+    dynamics = Dynamics(
+        engine, settings.max_propagations, settings.max_propagation_steps, allowances
+    )
     metrics.watch_runs(lambda: dynamics.n_running)
-    calls = describe_calls(engine, jacobians, dynamics)
+    calls = describe_calls(engine, jacobians, dynamics, allowances)
     intake = Intake()
-    rest = make_rest_server(engine, calls, metrics, intake, access, settings)
+    rest = make_rest_server(engine, calls, metrics, intake, access, allowances, settings)
     grpc_server = GrpcServer(
         engine,
         calls,

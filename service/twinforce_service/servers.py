@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from twinforce_service.access import Access
+from twinforce_service.callers.allowances import Allowances
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
 from twinforce_service.engine.engine import OwnedEngine
@@ -37,6 +38,7 @@ def make_rest_server(
     metrics: Metrics,
     intake: Intake,
     access: Access,
+    allowances: Allowances,
     settings: Settings,
 ) -> RestServer:
     """Return the server of the REST API."""
@@ -46,6 +48,7 @@ def make_rest_server(
         metrics,
         intake,
         settings.max_body_bytes,
+        allowances,
         access.key_check,
         trusted_hosts(settings.trusted_hosts, settings.host),
         has_metrics=settings.metrics_port is None,

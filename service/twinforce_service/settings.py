@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Sequence
+from math import inf
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from twinforce_proto.headers import BUNDLED_MODEL, is_model_name
+from twinforce_service.callers.limits import CallerLimits
 from twinforce_service.environments.environment import MAIN
 from twinforce_service.hosts import is_loopback
 
@@ -181,6 +183,12 @@ class Settings(BaseSettings):
     max_waiting_atoms: int = Field(
         2_000_000, ge=1, description="Maximum atoms in the queue; further requests get 429."
     )
+    max_batch_time: float = Field(
+        0.05,
+        gt=0,
+        description="Seconds that a batch should take at most, so that others do not wait long. It "
+        "takes longer if one system does, or if its fixed time would be more than a tenth.",
+    )
     max_hold: float = Field(
         0.05,
         ge=0,
@@ -192,6 +200,25 @@ class Settings(BaseSettings):
         ge=1024,
         description="Maximum bytes of the body of a REST request or of a gRPC message; gRPC calls "
         "whose replies would be larger are refused before they are computed.",
+    )
+    caller_requests: int = Field(
+        0,
+        ge=0,
+        description="Maximum requests of one caller that are answered at the same time; a caller "
+        "is the owner of a key or, without keys, an address. 0 means no limit, here and in the "
+        "next four; keys may have limits of their own.",
+    )
+    caller_atoms: int = Field(
+        0, ge=0, description="Maximum atoms in the requests of one caller at the same time."
+    )
+    caller_atoms_per_second: int = Field(
+        0, ge=0, description="Maximum atoms per second that are evaluated for one caller."
+    )
+    caller_runs: int = Field(
+        0, ge=0, description="Maximum systems that are moved for one caller at the same time."
+    )
+    caller_steps_per_day: int = Field(
+        0, ge=0, description="Maximum steps in 24 hours of the systems moved for one caller."
     )
     drain_timeout: float = Field(
         30.0, ge=0, description="Seconds to finish accepted requests when the server stops."
@@ -226,7 +253,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{MAIN!r} is the environment of the service itself")
         return found
 
-    @field_validator("max_hold", "drain_timeout", "keep_alive", "grpc_keep_alive")
+    @field_validator("max_batch_time", "max_hold", "drain_timeout", "keep_alive", "grpc_keep_alive")
     @classmethod
     def _cap(cls, seconds: float) -> float:
         """Return a time that timers can take, infinity included."""
@@ -272,6 +299,16 @@ class Settings(BaseSettings):
         if self.engine == "thread" and len(self.devices()) > 1:
             raise ValueError(f"engine: expected one device for a thread, got {self.device}")
         return self
+
+    def caller_limits(self) -> CallerLimits:
+        """Return the limits of callers without limits of their own."""
+        return CallerLimits(
+            self.caller_requests or inf,
+            self.caller_atoms or inf,
+            self.caller_atoms_per_second or inf,
+            self.caller_runs or inf,
+            self.caller_steps_per_day or inf,
+        )
 
     def devices(self) -> list[str]:
         """Return the devices, each of which gets an engine."""

@@ -14,6 +14,7 @@ from twinforce._transports.access import Access
 from twinforce._transports.grpc_errors import service_error
 from twinforce._transports.grpc_loading import check_asyncio, check_process, grpc, own
 from twinforce._transports.grpc_stream import GrpcStream, Metadata, stream_ended
+from twinforce._transports.identity import client_id
 from twinforce._transports.proxies import Route, route_to
 from twinforce._transports.transport import KEEP_ALIVE, Call, deadline_exceeded
 from twinforce._transports.url import Url
@@ -191,9 +192,9 @@ def _cancellation_by_close(route: Route) -> Iterator[None]:
 
 
 def _metadata(urgency: int, access: Access) -> Metadata:
-    """Return the metadata of each call; None if the service would assume the same."""
+    """Return the metadata of each call, without those that the service would assume."""
     named = {} if urgency == headers.NORMAL_URGENCY else {headers.URGENCY: str(urgency)}
-    return tuple((named | access.headers).items()) or None
+    return tuple(({headers.CLIENT_ID: client_id()} | named | access.headers).items())
 
 
 def _open_channel(module: Any, route: Route, access: Access) -> Any:

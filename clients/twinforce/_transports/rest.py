@@ -15,6 +15,7 @@ from twinforce._connections.closer import Closer
 from twinforce._connections.ownership import abandon
 from twinforce._options import Encoding
 from twinforce._transports.access import Access
+from twinforce._transports.identity import client_id
 from twinforce._transports.json_bodies import body_of, line_message, reply_message
 from twinforce._transports.proxies import Route, route_to
 from twinforce._transports.rest_errors import reported_error, service_error
@@ -23,7 +24,15 @@ from twinforce._transports.transport import KEEP_ALIVE, Call, Method, deadline_e
 from twinforce._transports.url import Url
 from twinforce._transports.watch import watch_id
 from twinforce_proto import PredictionError, ServiceError
-from twinforce_proto.headers import JSON, NORMAL_URGENCY, PROTOBUF, TIMEOUT, URGENCY, WATCH_ID
+from twinforce_proto.headers import (
+    CLIENT_ID,
+    JSON,
+    NORMAL_URGENCY,
+    PROTOBUF,
+    TIMEOUT,
+    URGENCY,
+    WATCH_ID,
+)
 from twinforce_proto.v1 import inference_pb2 as pb
 
 # Calls of an asyncio client that are open at once. The pool of connections looks through all of
@@ -187,7 +196,8 @@ class AsyncRestStream:
 
 def _headers(urgency: int, access: Access) -> dict[str, str]:
     """Return the headers of each request, without those that the service would assume."""
-    return access.headers | ({} if urgency == NORMAL_URGENCY else {URGENCY: str(urgency)})
+    named = {} if urgency == NORMAL_URGENCY else {URGENCY: str(urgency)}
+    return {CLIENT_ID: client_id()} | named | access.headers
 
 
 def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:

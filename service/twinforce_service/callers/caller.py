@@ -1,6 +1,10 @@
 """The caller that a request comes from."""
 
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+
+from twinforce_service.callers.limits import CallerLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,12 +15,25 @@ class Caller:
         name: Name of the key, or the address that the connection comes from.
         share: Share of the device's time, relative to other callers who wait at the same time.
         may_be_urgent: True if its urgent requests go before those of other callers.
+        limits: Limits on what it may ask for; None means those in the settings of the service.
     """
 
     name: str
     share: float = 1.0
     may_be_urgent: bool = False
+    limits: CallerLimits | None = None
 
 
 UNKNOWN = Caller("unknown")
 """The caller of requests that come from no connection, such as those of a warm-up."""
+
+
+@lru_cache(maxsize=10_000)
+def caller_at(host: str) -> Caller:
+    """Return the caller without a key at an address; an IPv4 address in IPv6 form is the same."""
+    try:
+        address = ip_address(host)
+    except ValueError:  # a Unix socket, for example
+        return Caller(host)
+    is_mapped = isinstance(address, IPv6Address) and address.ipv4_mapped is not None
+    return Caller(str(address.ipv4_mapped if is_mapped else address))

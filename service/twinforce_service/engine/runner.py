@@ -89,6 +89,8 @@ class ActiveRun:
             request_id=self.run.request_id,
             walker=self.run.walker,
             urgency=self.run.urgency,
+            caller=self.run.caller,
+            connection=self.run.connection,
             n_pairs=self.n_pairs,
             future=reply(),
         )

@@ -12,6 +12,7 @@ from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import ServiceError
 from twinforce_proto.headers import NORMAL_URGENCY
+from twinforce_service.callers.caller import UNKNOWN, Caller
 from twinforce_service.scheduling.request import Walker
 
 # A state of a propagation, or the progress of a relaxation.
@@ -34,6 +35,8 @@ class Run:
         request_id: Name of the run in the logs.
         walker: Walker whose steps these are.
         urgency: Urgency of each evaluation, from 0, the most urgent, to 7.
+        caller: Caller whose share of the device the evaluations take.
+        connection: Connection that the request came over, which has a part of this share.
         n_atoms: Number of atoms.
         future: Completes with None after the last update, or with a `ServiceError`. Cancel it when
             the client has gone.
@@ -49,11 +52,13 @@ class Run:
     request_id: str = ""
     walker: Walker = field(default_factory=Walker)
     urgency: int = NORMAL_URGENCY
+    caller: Caller = UNKNOWN
+    connection: str = ""
     n_atoms: int = field(init=False)
     future: "Future[None]" = field(default_factory=Future)
 
     def __post_init__(self) -> None:
-        self.n_atoms = _n_atoms(self.request)
+        _, self.n_atoms = origin_of(self.request)
 
     def emit(self, update: Update, *, is_last: bool) -> None:
         """Send an update, unless the run is over; the last update completes the run."""
@@ -70,10 +75,12 @@ class Run:
             self.future.set_exception(error)
 
 
-def _n_atoms(request: PropagateRequest | RelaxRequest) -> int:
+def origin_of(request: PropagateRequest | RelaxRequest) -> tuple[int, int]:
+    """Return the step at which a run begins, and the number of atoms."""
     if isinstance(request, RelaxRequest):
-        return len(request.system)
+        return 0, len(request.system)
     origin = request.origin
     if isinstance(origin, bytes):
-        return CheckpointSummary.from_bytes(origin).n_atoms
-    return len(origin.system)
+        summary = CheckpointSummary.from_bytes(origin)
+        return summary.step, summary.n_atoms
+    return 0, len(origin.system)

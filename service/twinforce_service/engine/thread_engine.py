@@ -230,7 +230,7 @@ class ThreadEngine(Lifecycle):
             self._turn.end()
             self._advance_runs()
             with self._changed:
-                self._holding.learn(at_least=_MANY_BATCHES)
+                self._budgets.costs.learn(at_least=_MANY_BATCHES)
 
     def _take(self) -> Taken | None:
         """Wait for the next batch, or an empty one if runs can advance; None at the end."""
@@ -295,7 +295,7 @@ class ThreadEngine(Lifecycle):
     def _learn(self, batch: Sequence[Request[Any]], report: BatchReport, now: float) -> None:
         """Learn from a batch before its requests complete, because clients may return at once."""
         with self._changed:
-            self._queue.charge(batch[0], report.compute_s)
+            self._queue.charge(batch, report.compute_s)
             self._pace.note(report)
             if not report.n_rows:
                 self._holding.note_batch(batch, report.compute_s, now)

@@ -19,6 +19,7 @@ from twinforce_dynamics.disagreement import SystemDisagreement
 from twinforce_proto import ModelInfo, Prediction, Provenance, ServiceError, System, Timings
 from twinforce_proto.codec.messages import model_info_from_proto, model_info_to_proto
 from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_service.callers.caller import Caller
 from twinforce_service.engine.report import BatchReport
 from twinforce_service.process.channel import Frame
 from twinforce_service.process.protocol import protocol, reason_to_refuse
@@ -99,6 +100,8 @@ def requests_to_frames(requests: Iterable[tuple[int, Request[Any]]]) -> list[Fra
                 request.request_id,
                 None if walker is None else walker.id,
                 request.urgency,
+                caller_to_list(request.caller),
+                request.connection,
                 request.n_pairs,
                 system.pbc.tolist(),
                 system.charge,
@@ -207,11 +210,16 @@ def floats(frame: memoryview, shape: tuple[int, ...]) -> NDArray[np.float64]:
     return array
 
 
+def caller_to_list(caller: Caller) -> list[object]:
+    """Encode what the queue needs to know of a caller, as the arguments of `Caller`."""
+    return [caller.name, caller.share, caller.may_be_urgent]
+
+
 def _request(
     entry: list[Any], numbers: memoryview, positions: memoryview, cell: memoryview
 ) -> tuple[int, Request[Any]]:
     number, model, outputs, deadline, index, request_id, walker, *entry = entry
-    urgency, n_pairs, pbc, charge, spin, rows = entry
+    urgency, caller, connection, n_pairs, pbc, charge, spin, rows = entry
     system = System.of_checked(
         np.frombuffer(numbers, np.int32),
         floats(positions, (-1, 3)),
@@ -229,6 +237,8 @@ def _request(
         "request_id": request_id,
         "walker": None if walker is None else _walker(walker),
         "urgency": urgency,
+        "caller": caller_of(*caller),
+        "connection": connection,
         "n_pairs": n_pairs,
         "future": reply(),
     }
@@ -239,6 +249,7 @@ def _request(
 
 # Values that the requests of a walker have in common are cached.
 _walker = lru_cache(maxsize=10_000)(Walker)
+caller_of = lru_cache(maxsize=10_000)(Caller)
 
 
 @lru_cache(maxsize=1000)

@@ -10,7 +10,16 @@ from twinforce_service.version import service_version
 
 # Modules that define the messages, by package; a folder stands for all modules in it.
 _SOURCES = (
-    (twinforce_service, ("engine/report.py", "engine/spec.py", "process", "scheduling/request.py")),
+    (
+        twinforce_service,
+        (
+            "callers/caller.py",
+            "engine/report.py",
+            "engine/spec.py",
+            "process",
+            "scheduling/request.py",
+        ),
+    ),
     (twinforce_proto, ("v1",)),
 )
 

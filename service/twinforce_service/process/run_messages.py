@@ -29,7 +29,7 @@ from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.engine.runs import Run, Update
 from twinforce_service.process.channel import Frame
-from twinforce_service.process.messages import Kind, Message, floats
+from twinforce_service.process.messages import Kind, Message, caller_of, caller_to_list, floats
 from twinforce_service.scheduling.request import Walker
 
 # Arrays of a snapshot, in the order of their frames.
@@ -39,7 +39,16 @@ _SNAPSHOT_ARRAYS = {"positions": (-1, 3), "velocities": (-1, 3), "cell": (3, 3)}
 def run_to_frames(number: int, run: Run) -> list[Frame]:
     """Encode a run, with the number that its updates will carry."""
     request = run.request
-    head = number, run.credit, run.deadline, run.request_id, run.walker.id, run.urgency
+    head = (
+        number,
+        run.credit,
+        run.deadline,
+        run.request_id,
+        run.walker.id,
+        run.urgency,
+        caller_to_list(run.caller),
+        run.connection,
+    )
     if isinstance(request, RelaxRequest):
         data = relax_request_to_proto(request).SerializeToString()
         return [orjson.dumps((Kind.RELAX, *head)), data]
@@ -61,13 +70,23 @@ def run_from_message(
     Raises:
         ServiceError: The request is invalid.
     """
-    number, credit, deadline, request_id, walker, urgency = message.head
+    number, credit, deadline, request_id, walker, urgency, caller, connection = message.head
 
     def emit(update: Update, is_last: bool) -> None:
         on_update(number, update, is_last)
 
     request = _relax_request(message) if message.kind is Kind.RELAX else _propagate_request(message)
-    return number, Run(request, emit, credit, deadline, request_id, Walker(walker), urgency)
+    return number, Run(
+        request,
+        emit,
+        credit,
+        deadline,
+        request_id,
+        Walker(walker),
+        urgency,
+        caller_of(*caller),
+        connection,
+    )
 
 
 def update_to_frames(number: int, update: Update, *, is_last: bool) -> list[Frame]:

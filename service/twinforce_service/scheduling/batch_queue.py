@@ -1,19 +1,14 @@
 """A queue that forms batches of requests; it uses no threads, no clock and no I/O."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
-from math import inf
+from dataclasses import dataclass
 from typing import Any
 
-from twinforce_proto.headers import NORMAL_URGENCY
+from twinforce_service.scheduling.accounts import Account, Accounts
 from twinforce_service.scheduling.budgets import Budgets
+from twinforce_service.scheduling.lanes import Entry, Head, Lane, delay_of
 from twinforce_service.scheduling.request import Limits, Request, has_room, overloaded
 
-# Seconds after which a request without a deadline is due; earlier deadlines go first.
-_PATIENCE = 1.0
-# A level of urgency counts as this many seconds of waiting, so that no request waits forever.
-_LEVEL = 60.0
 # Systems larger than this fraction of a batch do not share a lane with small ones.
 _BIG = 0.25
 
@@ -26,27 +21,21 @@ class Taken:
     expired: list[Request[Any]]
 
 
-@dataclass(slots=True)
-class _Lane:
-    """A heap of requests that may share a batch; the one that is due first is at the top."""
-
-    share: Hashable
-    entries: list[tuple[float, int, Request[Any]]] = field(default_factory=list)
-
-
 class BatchQueue:
     """A queue that forms batches of bounded size and shares device time fairly.
 
     Requests share a batch if they are for the same model, if all or none of them need autograd, so
     that a direct prediction never pays for the gradient of another, and if all or none of them ask
-    for a stress, which only systems with a volume have. Among them, the request that is due first
-    goes first: it is due at its deadline or one second after it came. A request that is one level
-    more urgent goes before those that have not waited a minute longer.
+    for a stress, which only systems with a volume have.
 
-    Each model has three shares of the device: its small systems, its big ones, and the rows of
-    Jacobians. The next batch comes from the share that has used the least device time (start-time
-    fair queueing; Goyal, Vin and Cheng, IEEE/ACM Trans. Netw. 5, 690, 1997). So expensive requests
-    delay others by at most one batch, and an idle share does not save up time.
+    Turns are given by device time (`accounts`). The next turn belongs to the caller that has used
+    the least for its share, and of its connections to the one that has used the least; so a caller
+    delays others by at most the batch that runs. Among the requests of a connection, the models
+    have equal shares of the device: each has one for its small systems, one for its big ones and
+    one for the rows of Jacobians. Inside these, the request that is due first is first: it is due
+    at its deadline or one second after it came. A request that is one level more urgent goes before
+    those that have not waited a minute longer. A batch is filled with the requests that come next
+    and may share it, whoever sent them.
 
     Args:
         limits: Limits on the size of the queue.
@@ -56,7 +45,9 @@ class BatchQueue:
     def __init__(self, limits: Limits, budgets: Budgets | None = None) -> None:
         self._limits = limits
         self._budgets = budgets or Budgets(limits)
-        self._lanes: dict[Hashable, _Lane] = {}
+        self._costs = self._budgets.costs
+        self._lanes: dict[tuple[Hashable, Hashable], Lane] = {}
+        self._callers = Accounts()
         self._used: dict[Hashable, float] = {}
         self._virtual_time = 0.0
         self._n_admitted = 0
@@ -131,10 +122,13 @@ class BatchQueue:
             self._take_from(min(self._lanes, key=self._turn), now, batch, expired)
         return Taken(batch, expired)
 
-    def charge(self, request: Request[Any], seconds: float) -> None:
-        """Charge the device time of a batch to the share of this request."""
-        share = self._share(request)
+    def charge(self, batch: Sequence[Request[Any]], seconds: float) -> None:
+        """Charge the device time of a batch, of which callers were charged an estimate before."""
+        share = self._share(batch[0])
         self._used[share] = self._used.get(share, 0.0) + seconds
+        for request, part in zip(batch, self._costs.split(batch, seconds), strict=True):
+            if (caller := self._callers.get(request.caller.name, delay_of(request))) is not None:
+                self._charge(request, part, caller, caller.parts.get(request.connection))
 
     @property
     def n_groups(self) -> int:
@@ -142,47 +136,60 @@ class BatchQueue:
         return len(self._lanes)
 
     def peek(self) -> list[Request[Any]]:
-        """Return about the next batch without removing it.
+        """Return the next batch without removing it.
 
         The list is empty while requests that cannot share a batch wait: the device is busy then.
         """
         if len(self._lanes) != 1:
             return []
         (lane,) = self._lanes.values()
-        return [request for _, _, request in lane.entries]
+        if not self._budgets.fits(lane.head().entry.request, lane.n_atoms, lane.n_pairs):
+            return []
+        return [entry.request for entry in lane]
 
     def clear(self) -> list[Request[Any]]:
         """Remove and return all requests that were not canceled, oldest first."""
-        entries = sorted((e for lane in self._lanes.values() for e in lane.entries), key=_number)
-        self._lanes.clear()
-        self.n_requests = self.n_atoms = 0
+        entries = self._remove_all()
         return [r for _, _, r in entries if r.future.set_running_or_notify_cancel()]
 
     def drop_cancelled(self) -> None:
         """Remove canceled requests now instead of when their turn comes."""
-        for key, lane in list(self._lanes.items()):
-            lane.entries = [each for each in lane.entries if not each[2].future.cancelled()]
-            heapify(lane.entries)
-            if not lane.entries:
-                del self._lanes[key]
-        waiting = [request for lane in self._lanes.values() for _, _, request in lane.entries]
-        self.n_requests = len(waiting)
-        self.n_atoms = sum(request.n_atoms for request in waiting)
+        for entry in self._remove_all():
+            if not entry.request.future.cancelled():
+                self._push(entry)
+
+    def _remove_all(self) -> list[Entry]:
+        """Remove and return all entries, oldest first."""
+        entries = sorted((e for lane in self._lanes.values() for e in lane), key=_number)
+        for lane in self._lanes.values():
+            while lane.n_requests:
+                self._pop(lane, lane.head())
+        self._lanes.clear()
+        return entries
 
     def _append(self, request: Request[Any]) -> None:
+        self._push(Entry.of(request, self._n_admitted))
+        self._n_admitted += 1
+        self._n_atoms_admitted += request.n_atoms
+
+    def _push(self, entry: Entry) -> None:
+        request = entry.request
         share = self._share(request)
         key = request.group, share
         if (lane := self._lanes.get(key)) is None:
-            lane = self._lanes[key] = _Lane(share)
+            lane = self._lanes[key] = Lane()
             self._used[share] = max(self._used.get(share, 0.0), self._virtual_time)
-        deadline = inf if request.deadline is None else request.deadline
-        due = min(deadline, request.submitted_at + _PATIENCE)
-        due += _LEVEL * (request.urgency - NORMAL_URGENCY)
-        heappush(lane.entries, (due, self._n_admitted, request))
-        self._n_admitted += 1
-        self._n_atoms_admitted += request.n_atoms
+        caller = self._callers.enter(request.caller.name, request.caller.share, delay_of(request))
+        lane.push(caller, caller.parts.enter(request.connection), entry)
         self.n_requests += 1
         self.n_atoms += request.n_atoms
+
+    def _pop(self, lane: Lane, head: Head) -> None:
+        lane.pop()
+        head.caller.n_waiting -= 1
+        head.connection.n_waiting -= 1
+        self.n_requests -= 1
+        self.n_atoms -= head.entry.request.n_atoms
 
     def _share(self, request: Request[Any]) -> Hashable:
         limits = self._limits
@@ -192,20 +199,24 @@ class BatchQueue:
         )
         return request.model, type(request), is_big
 
-    def _turn(self, key: Hashable) -> tuple[float, float, int]:
+    def _turn(self, key: tuple[Hashable, Hashable]) -> tuple[float, ...]:
         """Return a sort key that is smallest for the lane whose turn it is."""
-        lane = self._lanes[key]
-        due, number, _ = lane.entries[0]
-        return self._used[lane.share], due, number
+        (due, number, _), caller, connection = self._lanes[key].head()
+        return caller.turn, connection.turn, self._used[key[1]], due, number
 
     def _take_from(
-        self, key: Hashable, now: float, batch: list[Request[Any]], expired: list[Request[Any]]
+        self,
+        key: tuple[Hashable, Hashable],
+        now: float,
+        batch: list[Request[Any]],
+        expired: list[Request[Any]],
     ) -> None:
         lane = self._lanes[key]
         n_atoms = n_pairs = 0
-        self._virtual_time = max(self._virtual_time, self._used[lane.share])
-        while lane.entries:
-            request = lane.entries[0][2]
+        self._virtual_time = max(self._virtual_time, self._used[key[1]])
+        while lane.n_requests:
+            head = lane.head()
+            request = head.entry.request
             is_alive = not (request.future.cancelled() or request.is_expired(now))
             if (
                 is_alive
@@ -215,19 +226,35 @@ class BatchQueue:
                 )
             ):
                 return
-            heappop(lane.entries)
-            self.n_requests -= 1
-            self.n_atoms -= request.n_atoms
+            self._pop(lane, head)
             if not request.future.set_running_or_notify_cancel():
                 continue
             if request.is_expired(now):
                 expired.append(request)
-            else:
-                batch.append(request)
-                n_atoms += request.n_atoms
-                n_pairs += request.n_pairs
+                continue
+            self._note_turn(head)
+            batch.append(request)
+            n_atoms += request.n_atoms
+            n_pairs += request.n_pairs
         del self._lanes[key]
 
+    def _note_turn(self, head: Head) -> None:
+        """Charge an estimate, so that a batch is filled from all who wait."""
+        self._callers.note_turn(head.caller)
+        head.caller.parts.note_turn(head.connection)
+        request = head.entry.request
+        self._charge(request, self._costs.weight(request), head.caller, head.connection)
 
-def _number(entry: tuple[float, int, Request[Any]]) -> int:
-    return entry[1]
+    @staticmethod
+    def _charge(
+        request: Request[Any], seconds: float, caller: Account, connection: Account | None
+    ) -> None:
+        """Charge the time that a request takes, less what it was charged before."""
+        caller.charge(seconds - request.charged)
+        if connection is not None:
+            connection.charge(seconds - request.charged)
+        request.charged = seconds
+
+
+def _number(entry: Entry) -> int:
+    return entry.number

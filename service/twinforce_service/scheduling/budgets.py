@@ -1,7 +1,8 @@
-"""Limits on the size of batches by device memory, measured at start and lowered when it runs out.
+"""Limits on the size of batches, by device memory and by time.
 
-The memory of a batch is modeled as fixed + a·atoms + b·pairs, for each model, with and without
-autograd. The module uses no threads, no clock and no device.
+The time of a batch is learned. Its memory is measured at start, and the limit lowered when memory
+runs out; it is modeled as fixed + a·atoms + b·pairs, for each model, with and without autograd. The
+module uses no threads, no clock and no device.
 """
 
 from collections.abc import Hashable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from twinforce_proto import SystemTooLargeError, needs_autograd
+from twinforce_service.scheduling.costs import Costs
 from twinforce_service.scheduling.request import JacobianRequest, Limits, Request
 
 # Fraction used of the free memory, and of a load that turned out to be too large.
@@ -70,6 +72,8 @@ class Budgets:
     """
 
     def __init__(self, limits: Limits) -> None:
+        self.costs = Costs(limits.max_batch_time)
+        """Times of batches, to learn from each of them."""
         self._limits = limits
         self._budgets: dict[Hashable, Budget] = {}
 
@@ -88,6 +92,7 @@ class Budgets:
             n_atoms <= limits.max_batch_atoms
             and n_pairs <= limits.max_batch_pairs
             and (budget is None or budget.load(n_atoms, n_pairs) <= budget.batch)
+            and not self.costs.takes_too_long(request.group, n_atoms, n_pairs)
         )
 
     def check(self, requests: Sequence[Request[Any]]) -> None:

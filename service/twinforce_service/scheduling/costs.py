@@ -1,8 +1,10 @@
 """Predict the time of a batch from earlier batches; no threads, no clock, no I/O."""
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from math import inf, sqrt
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from twinforce_service.scheduling.request import Request
 
 _Three: TypeAlias = tuple[float, float, float]
 # A symmetric matrix: its diagonal, then the off-diagonal elements 01, 02, 12.
@@ -16,6 +18,14 @@ _OUTLIER = 3.0
 _CONTRAST = 1.3
 # Weight of the initial guess, in batches.
 _WEIGHT_OF_GUESS = 0.1
+# Batches of a group that are learned from at once, as the first ones say the most.
+_YOUNG = 32
+# Batches of a group before which no batch is kept short.
+_NEW = 4
+# Time per atom before the first batch, in s; only ratios matter.
+_GUESS = 1e-5
+# The fixed time of a batch may be at most this part of it.
+_OVERHEAD = 0.1
 # Lower bound of the pivots of a positive definite matrix, relative to its elements.
 _ROUNDING = 1e-14
 
@@ -39,7 +49,7 @@ class CostCurve:
         self._information: _Symmetric = (*(_WEIGHT_OF_GUESS,) * 3, 0.0, 0.0, 0.0)
         self._usual_error = 0.3
         self._fewest, self._most = inf, 0
-        self._shortest = inf
+        self._shortest = self._best_pace = inf
 
     def note(self, n_atoms: int, n_pairs: int, seconds: float) -> None:
         """Update the fit with the time of a batch."""
@@ -50,6 +60,7 @@ class CostCurve:
         self.n_batches += 1
         self._fewest, self._most = min(self._fewest, n_atoms), max(self._most, n_atoms)
         self._shortest = min(self._shortest, seconds)
+        self._best_pace = min(self._best_pace, seconds / n_atoms)
         x = _three(u * n / seconds for u, n in zip(self._units, (1, n_atoms, n_pairs), strict=True))
         error = 1.0 - _dot(x, self._shares)
         weight = min(1.0, _OUTLIER * self._usual_error / max(abs(error), 1e-9))
@@ -78,14 +89,106 @@ class CostCurve:
         The value of a is unknown while all batches have had one size. The shortest batch is an
         optimistic guess, which makes the caller try other sizes.
         """
-        if self._most < _CONTRAST * self._fewest:
+        if not self._has_contrast:
             return self._shortest if self.n_batches else 0.0
         return self.coefficients[0]
+
+    @property
+    def _has_contrast(self) -> bool:
+        """True if batches of different sizes were seen, from which alone a can be known."""
+        return self._most >= _CONTRAST * self._fewest
 
     def seconds(self, n_atoms: int, n_pairs: int) -> float:
         """Return the expected time of a batch of this size, in s."""
         a, b, c = self.coefficients
         return a + b * n_atoms + c * n_pairs
+
+    def takes_longer(self, n_atoms: int, n_pairs: int, limit: float) -> bool:
+        """Return True if a batch of this size would take longer than a limit in s.
+
+        Batches whose fixed time would be a large part of the limit may take longer. While all
+        batches have had one size, others are tried: of half that size, or of twice the limit.
+        """
+        if self.n_batches < _NEW:
+            return False
+        if self.n_batches < _YOUNG and n_atoms * self._best_pace <= limit:
+            return False  # the first batch is often slow, and takes a while to be forgotten
+        expected = self.seconds(n_atoms, n_pairs)
+        if self._has_contrast:
+            return expected > max(limit, self.coefficients[0] / _OVERHEAD)
+        return expected > 2 * limit and 2 * n_atoms > self._most
+
+
+class Costs:
+    """The times of batches of each group, as learned from earlier ones.
+
+    Args:
+        max_batch_time: Time that a batch should take at most, in s.
+    """
+
+    def __init__(self, max_batch_time: float = inf) -> None:
+        self._max_batch_time = max_batch_time
+        self._curves: dict[Hashable, CostCurve] = {}
+        # Batches that the curves do not include yet: group, atoms, pairs and s.
+        self._new: list[tuple[Hashable, int, int, float]] = []
+        self._is_eager = False
+
+    def note(self, batch: Sequence[Request[Any]], seconds: float) -> None:
+        """Record the time of a batch."""
+        group = batch[0].group
+        n_atoms, n_pairs = size(batch)
+        self._new.append((group, n_atoms, n_pairs, seconds))
+        self._is_eager = self._is_eager or self.curve(group).n_batches < _YOUNG
+
+    def learn(self, *, at_least: int = 1) -> None:
+        """Update the curves with the recorded batches, which takes longer than to record them.
+
+        Args:
+            at_least: Number of recorded batches below which nothing is done, unless little is
+                known about one of them.
+        """
+        if len(self._new) < at_least and not self._is_eager:
+            return
+        for group, n_atoms, n_pairs, seconds in self._new:
+            self._curves.setdefault(group, CostCurve()).note(n_atoms, n_pairs, seconds)
+        self._new.clear()
+        self._is_eager = False
+
+    def curve(self, group: Hashable) -> CostCurve:
+        """Return what is known of a group."""
+        return self._curves.get(group) or CostCurve()
+
+    def takes_too_long(self, group: Hashable, n_atoms: int, n_pairs: int) -> bool:
+        """Return True if others who come meanwhile would wait too long for a batch of this size."""
+        curve = self._curves.get(group)
+        return curve is not None and curve.takes_longer(n_atoms, n_pairs, self._max_batch_time)
+
+    def weight(self, request: Request[Any]) -> float:
+        """Return the time that a request adds to a batch, in s; positive."""
+        _, per_atom, per_pair = self._coefficients(request)
+        added = per_atom * request.n_atoms + per_pair * request.n_pairs
+        return added or _GUESS * request.n_atoms
+
+    def split(self, batch: Sequence[Request[Any]], seconds: float) -> list[float]:
+        """Return the part of each request in the time of a batch, in s."""
+        if len(batch) == 1:
+            return [seconds]
+        weights = [self.weight(request) for request in batch]
+        scale = seconds / sum(weights)
+        return [scale * weight for weight in weights]
+
+    def _coefficients(self, request: Request[Any]) -> _Three:
+        curve = self._curves.get(request.group)
+        return (0.0, 0.0, 0.0) if curve is None else curve.coefficients
+
+
+def size(requests: Iterable[Request[Any]]) -> tuple[int, int]:
+    """Return the numbers of atoms and of pairs."""
+    n_atoms = n_pairs = 0
+    for request in requests:
+        n_atoms += request.n_atoms
+        n_pairs += request.n_pairs
+    return n_atoms, n_pairs
 
 
 def _three(values: Iterable[float]) -> _Three:

@@ -16,7 +16,7 @@ from math import inf
 from typing import Any
 
 from twinforce_service.scheduling.budgets import Budgets
-from twinforce_service.scheduling.costs import CostCurve
+from twinforce_service.scheduling.costs import size
 from twinforce_service.scheduling.request import Limits, Request, Walker
 
 # Number of delays of a walker that are kept, and number needed for a prediction.
@@ -76,7 +76,7 @@ class Hold:
 
 
 class Holding:
-    """Learns the cost of batches and the delays of walkers, and decides when a batch should wait.
+    """Learns the times of batches and the delays of walkers, and decides when a batch should wait.
 
     Args:
         limits: Limits, among them how long a batch may wait.
@@ -86,14 +86,12 @@ class Holding:
     def __init__(self, limits: Limits, budgets: Budgets | None = None) -> None:
         self._budgets = budgets or Budgets(limits)
         self._max_hold = limits.max_hold
-        self._costs: defaultdict[Hashable, CostCurve] = defaultdict(CostCurve)
+        self._costs = self._budgets.costs
         self._returns: OrderedDict[Walker, Returns] = OrderedDict()
         self._away: dict[Walker, _Away] = {}
         # The walkers among them whose delay is short enough to wait for, by group.
         self._soon: defaultdict[Hashable, dict[Walker, _Away]] = defaultdict(dict)
         self._hold: Hold | None = None
-        # Batches that the cost curves do not include yet: group, atoms, pairs and s.
-        self._new_batches: list[tuple[Hashable, int, int, float]] = []
 
     def note_requests(self, requests: Iterable[Request[Any]], now: float) -> None:
         """Update the delays of the walkers that have sent these requests."""
@@ -108,10 +106,10 @@ class Holding:
 
     def note_batch(self, batch: Sequence[Request[Any]], seconds: float, now: float) -> None:
         """Record the time of a batch whose requests are being answered now."""
+        self._costs.note(batch, seconds)
         if self._max_hold <= 0.0:
             return
         group = batch[0].group
-        self._new_batches.append((group, *_size(batch), seconds))
         for request in batch:
             if (walker := request.walker) is None:
                 continue
@@ -126,18 +124,6 @@ class Holding:
         while len(self._returns) > _MAX_WALKERS:
             forgotten, _ = self._returns.popitem(last=False)
             self._leave(forgotten)
-
-    def learn(self, *, at_least: int = 1) -> None:
-        """Update the cost curves with the recorded batches, which takes longer than to record them.
-
-        Args:
-            at_least: Number of recorded batches below which nothing is done.
-        """
-        if len(self._new_batches) < at_least:
-            return
-        for group, n_atoms, n_pairs, seconds in self._new_batches:
-            self._costs[group].note(n_atoms, n_pairs, seconds)
-        self._new_batches.clear()
 
     def hold(self, waiting: Sequence[Request[Any]], now: float) -> Hold | None:
         """Return how long a batch should wait and for which walkers, or None if it should not.
@@ -155,14 +141,14 @@ class Holding:
         group = waiting[0].group
         if not self._soon.get(group):
             return None
-        self.learn()
+        self._costs.learn()
         away = self._expected(group, now)
-        atoms, pairs = _size(waiting)
+        atoms, pairs = size(waiting)
         more_atoms = sum(each.n_atoms for each in away.values())
         more_pairs = sum(each.n_pairs for each in away.values())
         if not (away and self._budgets.fits(waiting[0], atoms + more_atoms, pairs + more_pairs)):
             return None
-        cost = self._costs[group]
+        cost = self._costs.curve(group)
         saved = cost.fixed
         until = max(each.back_by for each in away.values())
         idle = until - now
@@ -185,7 +171,7 @@ class Holding:
         """
         soon = {walker: each for walker, each in self._soon[group].items() if now < each.back_by}
         self._soon[group] = soon
-        worth = self._costs[group].fixed
+        worth = self._costs.curve(group).fixed
         return {walker: each for walker, each in soon.items() if _MARGIN * each.within < worth}
 
     def _is_quick(self, walker: Walker | None, delay: float) -> bool:
@@ -198,7 +184,3 @@ class Holding:
         if away is not None:
             self._soon[away.group].pop(walker, None)
         return away
-
-
-def _size(requests: Sequence[Request[Any]]) -> tuple[int, int]:
-    return sum(each.n_atoms for each in requests), sum(each.n_pairs for each in requests)

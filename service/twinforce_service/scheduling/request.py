@@ -22,6 +22,7 @@ from twinforce_proto import (
     needs_autograd,
 )
 from twinforce_proto.headers import NORMAL_URGENCY
+from twinforce_service.callers.caller import UNKNOWN, Caller
 
 _Answer = TypeVar("_Answer")
 
@@ -50,8 +51,11 @@ class Request(Generic[_Answer]):
         request_id: Identifier of the request in the logs.
         walker: Walker that takes this step, if any.
         urgency: From 0, the most urgent, to 7.
+        caller: Caller whose share of the device the evaluation takes.
+        connection: Connection that the request came over, which has a part of this share.
         n_pairs: Number of neighbor pairs that the system adds to a batch; set on admission.
         submitted_at: Time of admission, on the same clock as `deadline`.
+        charged: Device time that its caller was charged in advance, in s.
         future: Receives the answer or a `ServiceError`; cancel it to abandon the request. It may be
             a `Reply` if no thread blocks on it.
     """
@@ -64,8 +68,11 @@ class Request(Generic[_Answer]):
     request_id: str = ""
     walker: "Walker | None" = None
     urgency: int = NORMAL_URGENCY
+    caller: Caller = UNKNOWN
+    connection: str = ""
     n_pairs: int = 0
     submitted_at: float = 0.0
+    charged: float = 0.0
     future: Future[_Answer] = field(default_factory=Future)
 
     @property
@@ -136,6 +143,8 @@ class Limits:
         max_pairs_per_system: Neighbor pairs of one system.
         max_waiting: Requests in the queue, and systems in one request of a client.
         max_waiting_atoms: Atoms in the queue, unless a single request of a client has more.
+        max_batch_time: Seconds that a batch should take, unless a single system takes longer, or
+            the fixed time of a batch would be a large part of it.
         max_hold: Seconds that a batch may wait for walkers that are about to return; 0 turns this
             off.
     """
@@ -146,6 +155,7 @@ class Limits:
     max_pairs_per_system: int = 2_000_000
     max_waiting: int = 4096
     max_waiting_atoms: int = 2_000_000
+    max_batch_time: float = 0.05
     max_hold: float = 0.05
 
 

@@ -11,7 +11,7 @@ import grpc
 from twinforce_proto import PredictRequest, ServiceError
 from twinforce_proto.codec.messages import model_info_to_proto
 from twinforce_proto.codec.stream import StreamDecoder, stream_reply_to_proto
-from twinforce_proto.headers import REQUEST_ID, URGENCY
+from twinforce_proto.headers import CLIENT_ID, REQUEST_ID, URGENCY
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceServicer
 from twinforce_service.calls.conversion import convert
@@ -19,12 +19,12 @@ from twinforce_service.calls.descriptions import Calls, StreamingCall, UnaryCall
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.message_sizes import request_too_large
 from twinforce_service.calls.outcomes import counted
-from twinforce_service.calls.predictions import predict
 from twinforce_service.context import (
     check_again,
     choose_request_id,
     permission,
     request_id,
+    set_peer,
     set_urgency,
 )
 from twinforce_service.engine.engine import Engine
@@ -32,6 +32,7 @@ from twinforce_service.engine.lifecycle import shutting_down
 from twinforce_service.metrics import Metrics
 from twinforce_service.scheduling.request import Walker
 from twinforce_service.transports.grpc_errors import abort
+from twinforce_service.transports.grpc_gate import place_of
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Reply = TypeVar("_Reply")
@@ -73,6 +74,7 @@ class GrpcServicer(InferenceServicer):
         del request_iterator  # waiting for it cannot be interrupted when the service stops
         self._intake.note_call()
         _set_request_id(context)
+        _set_peer(context)
         try:
             _set_urgency(context)
         except ServiceError as error:
@@ -134,6 +136,7 @@ class GrpcServicer(InferenceServicer):
         """Return the reply of a call, or end the call with its error."""
         self._intake.note_call()
         _set_request_id(context)
+        _set_peer(context)
         try:
             _set_urgency(context)
             reply = await work
@@ -203,7 +206,7 @@ class GrpcServicer(InferenceServicer):
     ) -> pb.StreamReply:
         self._calls.predict.check_reply(request, self._max_bytes)
         timeout = _time_remaining(context)
-        (prediction,) = await predict(self._engine, request, timeout, walker)
+        (prediction,) = await self._calls.step(request, timeout, walker)
         return stream_reply_to_proto(prediction, request.reply_dtype)
 
     async def _read(self, context: _Context) -> Any:
@@ -248,6 +251,13 @@ def _set_request_id(context: _Context) -> None:
     given = metadata.get(REQUEST_ID)
     request_id.set(choose_request_id(given if isinstance(given, str) else None))
     context.set_trailing_metadata(((REQUEST_ID, request_id.get()),))
+
+
+def _set_peer(context: _Context) -> None:
+    """Note where a call comes from."""
+    host, port = place_of(context.peer())
+    given = dict(context.invocation_metadata() or ()).get(CLIENT_ID)
+    set_peer(host, port, given)
 
 
 def _set_urgency(context: _Context) -> None:

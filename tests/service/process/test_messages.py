@@ -16,6 +16,7 @@ from twinforce_proto import (
     Timings,
     UnsupportedElementError,
 )
+from twinforce_service.callers.caller import Caller
 from twinforce_service.engine.report import BatchReport
 from twinforce_service.process import messages
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Request
@@ -64,6 +65,8 @@ def test_requests_are_decoded_unchanged(system):
         system_index=3,
         request_id="ü",
         urgency=5,
+        caller=Caller("ada", 2.5, True),
+        connection="10.0.0.1:5000",
         n_pairs=12,
     )
     second = JacobianRequest(
@@ -82,6 +85,8 @@ def test_requests_are_decoded_unchanged(system):
         "system_index",
         "request_id",
         "urgency",
+        "caller",
+        "connection",
         "n_pairs",
     ):
         assert getattr(one, name) == getattr(first, name)

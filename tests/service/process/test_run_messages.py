@@ -17,6 +17,7 @@ from twinforce_dynamics.start import Integrator, Start
 from twinforce_dynamics.steps import complete
 from twinforce_dynamics.trajectory import Snapshot, Trajectory
 from twinforce_proto import InvalidRequestError, Prediction
+from twinforce_service.callers.caller import Caller
 from twinforce_service.engine.runs import Run
 from twinforce_service.process import messages
 from twinforce_service.process.run_messages import (
@@ -79,11 +80,14 @@ def assert_same(one, other):
 )
 def test_a_run_is_decoded_to_the_last_bit(wanted):
     updates = []
-    sent = Run(wanted, print, 3, 1e5 / 7, "ü", Walker(), 6)
+    sent = Run(wanted, print, 3, 1e5 / 7, "ü", Walker(), 6, Caller("ada", 2.5, True), "10.0.0.1:5")
     message = received(run_to_frames(2**60, sent))
     number, got = run_from_message(message, lambda *values: updates.append(values))
     assert number == 2**60
-    for name in ("request", "credit", "deadline", "request_id", "walker", "urgency", "n_atoms"):
+    for name in (
+        "request", "credit", "deadline", "request_id", "walker", "urgency", "caller", "connection",
+        "n_atoms",
+    ):  # fmt: skip
         assert_same(getattr(sent, name), getattr(got, name))
     got.emit("something", is_last=True)
     assert updates == [(2**60, "something", True)]

@@ -100,7 +100,7 @@ def test_models_get_equal_device_time_rather_than_equal_turns():
         (taken,) = queue.next_batch(0.0).batch
         turns.append(taken.model)
         queue.extend([request(model=taken.model)], 0.0)  # a closed loop
-        queue.charge(taken, seconds[taken.model])
+        queue.charge([taken], seconds[taken.model])
     assert turns.count("slow") == pytest.approx(20, abs=2)
     assert turns.count("quick") == pytest.approx(200, abs=2)
 
@@ -109,12 +109,12 @@ def test_an_idle_model_does_not_save_up_device_time():
     queue, turns = queue_of(max_batch_atoms=1), []
     for _ in range(100):
         queue.extend([request(model="early")], 0.0)
-        queue.charge(queue.next_batch(0.0).batch[0], 1.0)
+        queue.charge(queue.next_batch(0.0).batch, 1.0)
     queue.extend([request(model=name) for name in ["late", "early"] * 20], 0.0)
     for _ in range(20):
         (taken,) = queue.next_batch(0.0).batch
         turns.append(taken.model)
-        queue.charge(taken, 1.0)
+        queue.charge([taken], 1.0)
     assert turns.count("late") == pytest.approx(10, abs=1)
 
 
@@ -124,7 +124,7 @@ def test_big_systems_do_not_starve_small_ones():
     while queue:
         taken = queue.next_batch(0.0).batch
         order.append(sizes_of(taken))
-        queue.charge(taken[0], sum(sizes_of(taken)))
+        queue.charge(taken, sum(sizes_of(taken)))
     assert order == [[60], [1, 1, 1], [60], [60], [60], [60]]
 
 
@@ -138,7 +138,7 @@ def test_a_long_jacobian_does_not_delay_walkers():
         turns.append(type(taken))
         is_rows = isinstance(taken, JacobianRequest)
         queue.extend([rows() if is_rows else request(outputs=DIRECT)], 0.0)
-        queue.charge(taken, 0.5 if is_rows else 0.05)
+        queue.charge([taken], 0.5 if is_rows else 0.05)
     assert turns.count(JacobianRequest) == pytest.approx(3, abs=1)
 
 
@@ -155,12 +155,22 @@ def test_the_earliest_deadline_is_first_and_no_request_waits_forever():
 def test_urgent_requests_are_first_unless_others_have_waited_long():
     queue = queue_of(*(request(n, urgency=u) for n, u in ((1, 3), (2, 7), (3, 0), (4, 3))))
     assert sizes(queue.next_batch(0)) == [3, 1, 4, 2]
-    queue = queue_of(request(1, urgency=4), max_batch_atoms=3)
-    queue.extend([request(2), request(3)], now=59.0)
+    queue = queue_of(request(1), max_batch_atoms=3)
+    queue.extend([request(2, urgency=2), request(3, urgency=2)], now=59.0)
     assert [sizes_of(each) for each in batches(queue, 59)] == [[2], [3], [1]]
-    queue = queue_of(request(1, urgency=4), max_batch_atoms=3)
-    queue.extend([request(2), request(3)], now=61.0)
+    queue = queue_of(request(1), max_batch_atoms=3)
+    queue.extend([request(2, urgency=2), request(3, urgency=2)], now=61.0)
     assert sizes(queue.next_batch(61)) == [1, 2]
+
+
+@pytest.mark.parametrize(("used", "order"), [(59.0, [2, 1]), (61.0, [1, 2])])
+def test_less_urgent_requests_are_last_until_others_have_used_the_device_for_long(used, order):
+    queue = queue_of(request(1, urgency=4), request(2), max_batch_atoms=2)
+    taken = queue.next_batch(0.0).batch
+    assert sizes_of(taken) == [2]
+    queue.charge(taken, used)
+    queue.extend([request(2)], now=1.0)
+    assert [n for batch in batches(queue, 1.0) for n in sizes_of(batch)] == order
 
 
 def test_the_earliest_deadline_is_first_among_equally_urgent_requests():

@@ -16,6 +16,8 @@ from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_proto.codec.messages import model_info_to_proto
 from twinforce_proto.headers import JSON, PROTOBUF
 from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_service.callers.allowances import Allowances
+from twinforce_service.callers.limits import UNLIMITED
 from twinforce_service.callers.permission import METRICS
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
@@ -42,6 +44,7 @@ def create_app(
     metrics: Metrics,
     intake: Intake,
     max_body_bytes: int,
+    allowances: Allowances,
     key_check: KeyCheck | None = None,
     trusted_hosts: frozenset[str] | None = None,
     *,
@@ -55,6 +58,7 @@ def create_app(
         metrics: Metrics to update and to show.
         intake: Intake of the calls.
         max_body_bytes: Size limit of a request body.
+        allowances: What is left of the limits of each caller, to be told in headers.
         key_check: Check of keys; None means that no key is needed.
         trusted_hosts: Names that the header Host may have; None means any.
         has_metrics: True to show the metrics.
@@ -74,7 +78,9 @@ def create_app(
     open_requests = OpenRequests()
     app.include_router(_requests(open_requests))
     app.add_middleware(Gate, key_check=key_check, trusted_hosts=trusted_hosts)
-    app.add_middleware(RequestScope, intake=intake, open_requests=open_requests)
+    app.add_middleware(
+        RequestScope, intake=intake, open_requests=open_requests, allowances=allowances
+    )
     openapi.add_body_schemas(app)
     return app
 
@@ -94,7 +100,12 @@ def create_monitoring_app(
     app.include_router(_health(engine, intake))
     app.include_router(_metrics(metrics))
     app.add_middleware(Gate, trusted_hosts=trusted_hosts)
-    app.add_middleware(RequestScope, intake=intake, open_requests=OpenRequests())
+    app.add_middleware(
+        RequestScope,
+        intake=intake,
+        open_requests=OpenRequests(),
+        allowances=Allowances(UNLIMITED),
+    )
     return app
 
 

@@ -1,0 +1,159 @@
+"""One client keeps many large calls in flight while a polite one asks for one system at a time.
+
+    python -m tests.attacks.fairness
+
+Both come from one address without keys. The polite one is measured alone, then beside the other,
+for each way in which either may call.
+"""
+
+import argparse
+import multiprocessing
+import re
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from twinforce import Client, ServiceError, System
+
+WATER = Path(__file__).parents[2] / "demo" / "water64.xyz"
+OUTPUTS = ("energy", "conservative_forces")
+N_CALLS, N_SYSTEMS = 16, 32
+# Ways of calling: (of the greedy client, of the polite one).
+WAYS = [("grpc", "grpc"), ("grpc", "stream"), ("grpc", "rest"), ("rest", "grpc"), ("rest", "rest"),
+        ("propagate", "stream")]  # fmt: skip
+
+
+def water():
+    """Return 64 molecules of liquid water."""
+    lines = WATER.read_text().splitlines()
+    cell = re.search(r'Lattice="([^"]*)"', lines[1])[1].split()
+    rows = [line.split()[:4] for line in lines[2:]]
+    numbers = [{"O": 8, "H": 1}[symbol] for symbol, *_ in rows]
+    positions = np.array([place for _, *place in rows], dtype=float)
+    return System(numbers, positions, np.reshape(np.array(cell, dtype=float), (3, 3)), pbc=True)
+
+
+@contextmanager
+def service(*flags):
+    """Run a service, and yield its addresses by transport."""
+    ports = ["--rest-port=0", "--grpc-port=0", "--n-threads=1"]
+    command = [sys.executable, "-m", "twinforce_service.main", *ports, *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        lines = [process.stdout.readline() for _ in range(3)]
+        yield {"rest": lines[1].split()[-1], "grpc": lines[2].split()[-1]}
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def _flood(urls, way, urgency, has_begun, stop, n_done):
+    """Keep calls in flight until `stop` is set; count the systems that were evaluated."""
+    system = water()
+
+    def loop(client):
+        while not stop.is_set():
+            with suppress(ServiceError):
+                if way == "propagate":
+                    for _ in client.propagate(system, 1000, interval=1, time_step=0.5):
+                        n_done.value += 1
+                        if stop.is_set():
+                            break
+                else:
+                    n_done.value += len(client.predict([system] * N_SYSTEMS, OUTPUTS))
+
+    url = urls["grpc" if way == "propagate" else way]
+    n_loops = N_CALLS * N_SYSTEMS // 4 if way == "propagate" else N_CALLS
+    with Client(url, urgency=urgency) as client:
+        threads = [threading.Thread(target=loop, args=[client]) for _ in range(n_loops)]
+        for each in threads:
+            each.start()
+        has_begun.set()
+        for each in threads:
+            each.join()
+
+
+@contextmanager
+def greedy(urls, way, urgency=3):
+    """Keep calls in flight from another process; yield the number of systems so far."""
+    context = multiprocessing.get_context("spawn")
+    has_begun, stop, n_done = context.Event(), context.Event(), context.Value("q", 0)
+    arguments = urls, way, urgency, has_begun, stop, n_done
+    process = context.Process(target=_flood, args=arguments)
+    process.start()
+    try:
+        has_begun.wait(60)
+        yield n_done
+    finally:
+        stop.set()
+        process.join(60)
+        if process.is_alive():
+            process.kill()
+
+
+def waits(urls, way, seconds):
+    """Return how long each of the calls of a polite client took within a time, in s."""
+    system, found = water(), []
+    with ExitStack() as stack:
+        client = stack.enter_context(Client(urls["rest" if way == "rest" else "grpc"]))
+        walker = stack.enter_context(client.stream(outputs=OUTPUTS)) if way == "stream" else None
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends or len(found) < 3:
+            started = time.monotonic()
+            if walker is None:
+                client.predict(system, OUTPUTS)
+            else:
+                walker.predict(system)
+            found.append(time.monotonic() - started)
+    return found
+
+
+def line(name, found):
+    """Return a row of the table."""
+    p50, p90, p99 = 1000 * np.percentile(found, [50, 90, 99])
+    return f"{name:42} {p50:8.1f} {p90:8.1f} {p99:8.1f} {1000 * max(found):8.1f} {len(found):6}"
+
+
+def show(text):
+    """Print a line at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def measure(urls, seconds, urgency):
+    """Print what the polite client waits alone, and beside the other."""
+    show(f"{'':42} {'p50':>8} {'p90':>8} {'p99':>8} {'max':>8} {'calls':>6}  (ms)")
+    alone = {}
+    for way in ("grpc", "stream", "rest"):
+        waits(urls, way, 1.0)
+        alone[way] = waits(urls, way, seconds / 2)
+        show(line(f"{way}, alone", alone[way]))
+    for bad, good in WAYS:
+        with greedy(urls, bad, urgency) as n_done:
+            time.sleep(2.0)
+            before, started = n_done.value, time.monotonic()
+            found = waits(urls, good, seconds)
+            rate = (n_done.value - before) / (time.monotonic() - started)
+        ratio = np.median(found) / np.median(alone[good])
+        row = line(f"{good}, beside {bad}", found)
+        show(f"{row} {ratio:6.1f} x, others {rate:.0f}/s")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m tests.attacks.fairness", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of each attack")
+    parser.add_argument("--urgency", type=int, default=3, help="urgency of the greedy client")
+    parser.add_argument("flags", nargs="*", help="flags of the service, after --")
+    arguments = parser.parse_args()
+    with service(*arguments.flags) as urls:
+        measure(urls, arguments.seconds, arguments.urgency)
+
+
+if __name__ == "__main__":
+    main()
