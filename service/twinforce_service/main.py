@@ -109,8 +109,8 @@ async def serve(
         listeners = listen(settings.host, settings.rest_port, "REST")
         for listener in listeners:
             stack.enter_context(listener)
-        grpc_port = await grpc_server.start(settings.host, settings.grpc_port)
         metrics_port = await serve_metrics(engine, metrics, intake, settings, stack)
+        grpc_port = await grpc_server.start(settings.host, settings.grpc_port)
         serving = asyncio.create_task(rest.serve(listeners))
         stack.push_async_callback(
             _stop, intake, engine, rest, serving, grpc_server, settings.drain_timeout
