@@ -44,6 +44,8 @@ class Key:
         may_be_urgent: True if its urgent requests go before those of others.
         limits: Limits on what its owner may ask for; None means those in the settings.
         expires: Time from which it is not valid any more; None means never.
+        caller: Caller that it stands for.
+        permission: Calls and models that it allows.
     """
 
     name: str
@@ -56,15 +58,14 @@ class Key:
     limits: CallerLimits | None = None
     expires: datetime | None = None
 
-    @property
-    def caller(self) -> Caller:
-        """The caller that it stands for."""
-        return Caller(self.name, self.share, self.may_be_urgent, self.limits)
+    caller: Caller = field(init=False, repr=False, compare=False)
+    permission: Permission = field(init=False, repr=False, compare=False)
 
-    @property
-    def permission(self) -> Permission:
-        """The calls and models that it allows."""
-        return Permission(self.name, self.scopes, self.models)
+    def __post_init__(self) -> None:
+        caller = Caller(self.name, self.share, self.may_be_urgent, self.limits)
+        object.__setattr__(self, "caller", caller)
+        permission = Permission(self.name, self.scopes, self.models)
+        object.__setattr__(self, "permission", permission)
 
 
 def read_keys(path: Path) -> dict[str, Key]:
