@@ -25,6 +25,8 @@ RUN pip install --no-cache-dir --constraint constraints.txt ".[${EXTRA}]"
 
 USER 10001
 WORKDIR /home/twinforce
+# The service listens to the network only with keys (mount a file and set TWINFORCE_KEYS), or if
+# TWINFORCE_INSECURE=true says that everyone may use it.
 ENV TWINFORCE_HOST=0.0.0.0
 EXPOSE 8000 8001
 ENTRYPOINT ["twinforce-server"]

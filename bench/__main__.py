@@ -24,6 +24,7 @@ PARTS = {
     "cost": 60.0,
     "overhead": 80.0,
     "step": 30.0,
+    "access": 60.0,
     "propagation": 60.0,
     "crowd": 60.0,
     "walkers": 90.0,

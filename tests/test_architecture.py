@@ -54,8 +54,8 @@ ROOMS = [
     ("twinforce_models", {"mattersim"}, ["potentials.mattersim"]),
     ("twinforce_models", {"nequip"}, ["potentials.nequip"]),
     ("twinforce_service", {"fastapi", "starlette", "grpc", "grpc_health", "grpc_reflection"},
-     ["transports", "main"]),
-    ("twinforce_service", {"uvicorn"}, ["transports", "main"]),
+     ["transports", "servers"]),
+    ("twinforce_service", {"uvicorn"}, ["servers"]),
     ("twinforce_service", {"pydantic_settings"}, ["settings", "main"]),
     ("twinforce_service", {"pydantic", "pydantic_core"},
      ["transports", "settings", "flags", "main"]),
@@ -66,7 +66,7 @@ ROOMS = [
 
 # The rooms of the service, from the bottom up: each imports only from those above it in this list.
 LAYERS = [
-    {"rotation", "version"},
+    {"hosts", "rotation", "version"},
     {"callers"},
     {"context"},
     {"environments", "logs", "scheduling"},
@@ -76,6 +76,7 @@ LAYERS = [
     {"calls"},
     {"transports"},
     {"access", "engines"},
+    {"servers"},
     {"main"},
     {"embedded"},
 ]

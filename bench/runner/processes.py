@@ -105,9 +105,9 @@ def _addresses(server: LineProcess) -> tuple[str, str]:
         while True:
             line = server.read()
             print(line)
-            if "http://" in line:
+            if line.startswith("REST "):
                 rest_url = line.split()[-1]
-            if "grpc://" in line:
+            if line.startswith("gRPC "):
                 return rest_url, line.split()[-1]
     finally:
         timer.cancel()

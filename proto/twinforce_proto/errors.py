@@ -10,7 +10,7 @@
   - PermissionDeniedError          403  PERMISSION_DENIED    the key does not allow this
   - UnknownModelError              404  NOT_FOUND            no model of this name is served
   - SystemTooLargeError            413  OUT_OF_RANGE         larger than the largest batch
-  - OverloadedError                429  RESOURCE_EXHAUSTED   the queue is full; retry later
+  - OverloadedError                429  RESOURCE_EXHAUSTED   the queue is full, or a limit reached
   - RequestCancelledError          499  CANCELLED            the caller has disconnected
   - UnavailableError               503  UNAVAILABLE          starting, stopping, unreachable
   - DeadlineExceededError          504  DEADLINE_EXCEEDED    the deadline of the request has passed

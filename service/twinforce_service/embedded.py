@@ -46,7 +46,7 @@ def run_in_thread(settings: Settings, load_models: LoadModels | None = None) -> 
 
     threading.Thread(target=run_and_report, name="twinforce-server", daemon=True).start()
     ready, set_stop = started.result()
-    return RunningServer(ready.rest_url, ready.grpc_url, set_stop, ended)
+    return RunningServer(ready.rest_url, ready.grpc_url, set_stop, ended, ready.metrics_url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,14 @@ class RunningServer:
     Attributes:
         rest_url: Address of the REST API, such as "http://127.0.0.1:8000".
         grpc_url: Address of the gRPC API, such as "grpc://127.0.0.1:8001".
+        metrics_url: Address of health and metrics, if they have one of their own.
     """
 
     rest_url: str
     grpc_url: str
     _set_stop: Callable[[], object]
     _ended: Future[None]
+    metrics_url: str | None = None
 
     def stop(self) -> None:
         """Finish all accepted requests, then stop.

@@ -23,14 +23,14 @@ _GROUPS = {
 }
 # Settings that may be repeated.
 _NAMED = {"model": "NAME=SPEC", "environment": "NAME=PATH"}
-_METAVARS: dict[object, str] = {int: "N", float: "SECONDS"}
+_METAVARS: dict[object, str] = {int: "N", float: "SECONDS", int | None: "N"}
 _EPILOG = f"""\
 Each flag can also be set by the environment variable {ENV_PREFIX}NAME.
 `twinforce-server env --help` explains how to make environments for --environment,
 `twinforce-server keys --help` how to make keys for --keys.
 
 example:
-  twinforce-server --model my-model=path/to/model --device cuda --host 0.0.0.0
+  twinforce-server --model my-model=path/to/model --device cuda --host 0.0.0.0 --keys keys.json
 """
 
 
@@ -108,7 +108,7 @@ def _flag(name: str, info: FieldInfo) -> str:
 
 
 def _default(info: FieldInfo) -> str:
-    if info.default in ({}, ""):
+    if info.default in ({}, "", None):
         return "none"
     return f"`{str(info.default).lower() if info.annotation is bool else info.default}`"
 

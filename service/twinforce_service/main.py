@@ -3,22 +3,19 @@
 import asyncio
 import contextlib
 import gc
-import math
 import signal
-import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-
-import uvicorn
 
 from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_service import logs
 from twinforce_service.access import Access
 from twinforce_service.callers import command as keys_command
+from twinforce_service.callers.allowances import Allowances
 from twinforce_service.callers.key_file import KeyFileError
-from twinforce_service.calls.descriptions import Calls, describe_calls
+from twinforce_service.calls.descriptions import describe_calls
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.nonconservativity import Jacobians
@@ -27,17 +24,17 @@ from twinforce_service.engines import LoadModels, make_engine
 from twinforce_service.environments import command
 from twinforce_service.flags import file_of_keys, folder_of_environments, parse_settings
 from twinforce_service.metrics import Metrics
+from twinforce_service.servers import REPLY_TIME, RestServer, make_rest_server, serve_metrics
 from twinforce_service.settings import Settings
-from twinforce_service.transports.accepting import ACCEPTED_AT_ONCE, AcceptFailures
+from twinforce_service.transports.accepting import AcceptFailures
 from twinforce_service.transports.grpc_server import GrpcServer
-from twinforce_service.transports.ports import BACKLOG, address_of, allow_connections, listen
-from twinforce_service.transports.rest.app import create_app
+from twinforce_service.transports.ports import address_of, allow_connections, listen
 from twinforce_service.version import service_version
 
 # Seconds between checks whether the engine is ready, and later whether it is alive.
 _START_INTERVAL, _WATCH_INTERVAL = 0.02, 0.25
-# Seconds to take the last calls before the engine stops, and to send the last replies after it has.
-_SETTLE_TIME, _REPLY_TIME = 10.0, 5.0
+# Seconds to take the last calls before the engine stops.
+_SETTLE_TIME = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +45,21 @@ class Ready:
         rest_url: Address of the REST API, such as "http://127.0.0.1:8000".
         grpc_url: Address of the gRPC API, such as "grpc://127.0.0.1:8001".
         models: Served models.
+        metrics_url: Address of health and metrics, if they have one of their own.
     """
 
     rest_url: str
     grpc_url: str
     models: tuple[ModelInfo, ...]
+    metrics_url: str | None = None
 
     def lines(self) -> str:
         """Return the lines that the server prints once it accepts requests."""
         models = ", ".join(f"{each.name} ({each.dtype}, {each.device})" for each in self.models)
-        return f"TwinForce {service_version()} serves {models}\nREST  {self.rest_url}\n" + (
-            f"gRPC  {self.grpc_url}\n"
-        )
-
-
-class RestServer(uvicorn.Server):
-    """Uvicorn without its signal handlers, as this module handles signals."""
-
-    async def startup(self, sockets: "list[socket.socket] | None" = None) -> None:
-        """Listen, with a longer queue than the number of connections accepted in one go."""
-        await super().startup(sockets)
-        for listener in sockets or ():
-            listener.listen(BACKLOG)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signal handlers as they are."""
-        yield
+        addresses = f"REST  {self.rest_url}\ngRPC  {self.grpc_url}\n"
+        if self.metrics_url is not None:
+            addresses += f"metrics  {self.metrics_url}\n"
+        return f"TwinForce {service_version()} serves {models}\n{addresses}"
 
 
 async def serve(
@@ -102,12 +87,15 @@ async def serve(
     metrics = Metrics(service_version())
     engine = make_engine(settings, load_models, metrics)
     metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)
-    jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows)
-    dynamics = Dynamics(engine, settings.max_propagations, settings.max_propagation_steps)
+    allowances = Allowances(settings.caller_limits())
+    jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows, allowances)
+    dynamics = Dynamics(
+        engine, settings.max_propagations, settings.max_propagation_steps, allowances
+    )
     metrics.watch_runs(lambda: dynamics.n_running)
-    calls = describe_calls(engine, jacobians, dynamics)
+    calls = describe_calls(engine, jacobians, dynamics, allowances)
     intake = Intake()
-    rest = _rest_server(engine, calls, metrics, intake, access, settings)
+    rest = make_rest_server(engine, calls, metrics, intake, access, allowances, settings)
     grpc_server = GrpcServer(
         engine,
         calls,
@@ -116,11 +104,13 @@ async def serve(
         settings.max_body_bytes,
         settings.grpc_keep_alive,
         access.key_check,
+        access.certificates,
     )
     async with contextlib.AsyncExitStack() as stack:
         listeners = listen(settings.host, settings.rest_port, "REST")
         for listener in listeners:
             stack.enter_context(listener)
+        metrics_port = await serve_metrics(engine, metrics, intake, settings, stack)
         grpc_port = await grpc_server.start(settings.host, settings.grpc_port)
         serving = asyncio.create_task(rest.serve(listeners))
         stack.push_async_callback(
@@ -135,7 +125,8 @@ async def serve(
             for info in engine.models.values():
                 metrics.show_model(info, partial(_is_available, engine, info.name))
             await grpc_server.set_healthy(is_healthy=True)
-            announce(_ready(settings.host, listeners[0].getsockname()[1], grpc_port, engine))
+            rest_port = listeners[0].getsockname()[1]
+            announce(_ready(settings, rest_port, grpc_port, metrics_port, engine))
         health = asyncio.create_task(_follow_health(engine, grpc_server))
         stack.callback(health.cancel)
         await _until(lambda: serving.done() or not engine.is_alive, stop, _WATCH_INTERVAL)
@@ -194,12 +185,12 @@ async def _stop(
     async with grpc_server.probe() as probe:
         await intake.settle(probe, _SETTLE_TIME)  # which /health/ready reports, too
     rest.should_exit = True
-    grpc_server.close(timeout + _REPLY_TIME)
+    grpc_server.close(timeout + REPLY_TIME)
     await asyncio.sleep(0)
     intake.close()
     await asyncio.gather(
         asyncio.to_thread(engine.stop, timeout),
-        grpc_server.drain(timeout + _REPLY_TIME),
+        grpc_server.drain(timeout + REPLY_TIME),
         serving,
     )
 
@@ -224,34 +215,22 @@ async def _follow_health(engine: OwnedEngine, grpc_server: GrpcServer) -> None:
             await grpc_server.set_healthy(is_healthy=is_healthy)
 
 
-def _rest_server(
-    engine: OwnedEngine,
-    calls: Calls,
-    metrics: Metrics,
-    intake: Intake,
-    access: Access,
+def _ready(
     settings: Settings,
-) -> RestServer:
-    config = uvicorn.Config(
-        create_app(engine, calls, metrics, intake, settings.max_body_bytes, access.key_check),
-        access_log=False,
-        backlog=ACCEPTED_AT_ONCE,
-        lifespan="off",
-        log_config=None,
-        proxy_headers=False,  # anyone on this machine could choose an address otherwise
-        server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.drain_timeout + _REPLY_TIME),
-        timeout_keep_alive=math.ceil(settings.keep_alive),
-        ws="none",
-    )
-    return RestServer(config)
-
-
-def _ready(host: str, rest_port: int, grpc_port: int, engine: OwnedEngine) -> Ready:
+    rest_port: int,
+    grpc_port: int,
+    metrics_port: int | None,
+    engine: OwnedEngine,
+) -> Ready:
+    tls = "s" if settings.tls_certificate else ""
+    metrics_url = None
+    if metrics_port is not None:
+        metrics_url = f"http://{address_of(settings.metrics_host, metrics_port)}"
     return Ready(
-        f"http://{address_of(host, rest_port)}",
-        f"grpc://{address_of(host, grpc_port)}",
+        f"http{tls}://{address_of(settings.host, rest_port)}",
+        f"grpc{tls}://{address_of(settings.host, grpc_port)}",
         tuple(engine.models.values()),
+        metrics_url,
     )
 
 

@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Sequence
+from math import inf
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from twinforce_proto.headers import BUNDLED_MODEL, is_model_name
+from twinforce_service.callers.limits import CallerLimits
 from twinforce_service.environments.environment import MAIN
+from twinforce_service.hosts import is_loopback
 
 ENV_PREFIX = "TWINFORCE_"
 
@@ -33,10 +36,45 @@ class Settings(BaseSettings):
     grpc_port: int = Field(
         8001, ge=0, le=65535, description="Port of the gRPC API; 0 picks a free port."
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of /metrics and of /health without keys and TLS, for monitoring; 0 picks "
+        "a free port. Without it, metrics are on the port of REST, where they need a key.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", description="Address or name to listen on for --metrics-port."
+    )
     keys: str = Field(
         "",
         description="File of the keys that callers need, made by `twinforce-server keys add`; "
         "read again when it changes. Without it, everyone who can connect may use the service.",
+    )
+    insecure: bool = Field(
+        False,
+        description="Let everyone on the network use the service: listen on other addresses than "
+        "those of this machine although callers need neither a key nor a certificate.",
+    )
+    trusted_hosts: str = Field(
+        "",
+        description="Names, separated by commas, that requests to REST may give in the header "
+        "Host, such as api.example.com or *.example.com; * allows all. The default allows the "
+        "names of this machine if the service listens to it alone, which keeps web pages in a "
+        "browser from using the service, and otherwise all names.",
+    )
+    tls_certificate: str = Field(
+        "",
+        description="File of the certificate of the service, in PEM, with those in between. It "
+        "turns on TLS for REST and gRPC, and is read again when it changes.",
+    )
+    tls_key: str = Field(
+        "", description="File of the private key of the certificate, in PEM, not encrypted."
+    )
+    tls_client_ca: str = Field(
+        "",
+        description="File of certificates, in PEM, that sign those of clients, which then need one "
+        "to connect.",
     )
     model: Annotated[dict[str, str], NoDecode] = Field(
         default={},
@@ -170,6 +208,25 @@ class Settings(BaseSettings):
         description="Maximum bytes of the body of a REST request or of a gRPC message; gRPC calls "
         "whose replies would be larger are refused before they are computed.",
     )
+    caller_requests: int = Field(
+        0,
+        ge=0,
+        description="Maximum requests of one caller that are answered at the same time; a caller "
+        "is the owner of a key or, without keys, an address. 0 means no limit, here and in the "
+        "next four; keys may have limits of their own.",
+    )
+    caller_atoms: int = Field(
+        0, ge=0, description="Maximum atoms in the requests of one caller at the same time."
+    )
+    caller_atoms_per_second: int = Field(
+        0, ge=0, description="Maximum atoms per second that are evaluated for one caller."
+    )
+    caller_runs: int = Field(
+        0, ge=0, description="Maximum systems that are moved for one caller at the same time."
+    )
+    caller_steps_per_day: int = Field(
+        0, ge=0, description="Maximum steps in 24 hours of the systems moved for one caller."
+    )
     drain_timeout: float = Field(
         30.0, ge=0, description="Seconds to finish accepted requests when the server stops."
     )
@@ -219,7 +276,7 @@ class Settings(BaseSettings):
             raise ValueError(f"expected 0 or at least 1 s, got {value:g}")
         return value
 
-    @field_validator("host")
+    @field_validator("host", "metrics_host")
     @classmethod
     def _check_host(cls, value: str) -> str:
         """Remove the brackets that an IPv6 address has in a URL."""
@@ -237,10 +294,38 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _check_certificates(self) -> Self:
+        if bool(self.tls_certificate) is not bool(self.tls_key):
+            missing = "tls-key" if self.tls_certificate else "tls-certificate"
+            raise ValueError(f"{missing}: expected a file, as certificate and key go together")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("tls-client-ca: expected --tls-certificate with it, got none")
+        return self
+
+    @model_validator(mode="after")
+    def _check_exposure(self) -> Self:
+        if not (is_loopback(self.host) or self.keys or self.tls_client_ca or self.insecure):
+            raise ValueError(
+                f"host: expected --keys FILE, made by `twinforce-server keys add`, to listen on "
+                f"{self.host}, or --insecure to let everyone on the network use the service"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_engine(self) -> Self:
         if self.engine == "thread" and len(self.devices()) > 1:
             raise ValueError(f"engine: expected one device for a thread, got {self.device}")
         return self
+
+    def caller_limits(self) -> CallerLimits:
+        """Return the limits of callers without limits of their own."""
+        return CallerLimits(
+            self.caller_requests or inf,
+            self.caller_atoms or inf,
+            self.caller_atoms_per_second or inf,
+            self.caller_runs or inf,
+            self.caller_steps_per_day or inf,
+        )
 
     def devices(self) -> list[str]:
         """Return the devices, each of which gets an engine."""

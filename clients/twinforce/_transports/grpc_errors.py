@@ -8,6 +8,7 @@ from twinforce._transports.proxies import Route
 from twinforce._transports.transport import (
     ANOTHER,
     HTTP_PORT,
+    NO_CERTIFICATE,
     NO_SUCH_HOST,
     NO_TLS,
     PROXY_REFUSES,
@@ -49,6 +50,8 @@ _REFUSALS: dict[grpc.StatusCode, type[ServiceError]] = {
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
 }
+# Texts of connections that a service ends because of the certificate of the client.
+_TURNED_AWAY = re.compile("reset by peer|Socket closed|CERTIFICATE_REQUIRED|UNKNOWN_CA")
 _CLOSED_AT_ONCE = re.compile("failed to connect.*(reset by peer|Socket closed|closed connection)")
 
 
@@ -92,4 +95,6 @@ def _connection_error(details: str, route: Route) -> ServiceError:
             return misdirected(route, details, hint)
     if not route.url.is_secure and _CLOSED_AT_ONCE.search(details):
         details = f"{details} ({with_schemes(TLS, route)})"
+    if route.url.is_secure and _TURNED_AWAY.search(details):
+        details = f"{details} ({NO_CERTIFICATE})"
     return unreachable(route, details)

@@ -10,6 +10,7 @@ from twinforce._transports.transport import (
     ANOTHER,
     GRPC_PORT,
     KEEP_ALIVE,
+    NO_CERTIFICATE,
     NO_SUCH_HOST,
     NO_TLS,
     PROXY_REFUSES,
@@ -43,6 +44,9 @@ _WRONG = (
         NO_SUCH_HOST,
     ),
 )
+
+# Texts of connections that a service ends because of the certificate of the client.
+_TURNED_AWAY = "reset by peer|without sending a response|CERTIFICATE_REQUIRED|UNKNOWN_CA"
 
 
 def reported_error(reply: httpx2.Response, route: Route) -> ServiceError:
@@ -93,6 +97,8 @@ def service_error(error: httpx2.HTTPError, route: Route, timeout: float | None) 
         return ServiceError(f"the request to {route} failed: {text}")
     if not route.url.is_secure and re.search("reset by peer|without sending a response", text):
         text = f"{text} ({with_schemes(TLS, route)})"
+    if route.url.is_secure and re.search(_TURNED_AWAY, text):
+        text = f"{text} ({NO_CERTIFICATE})"
     if LOST_REPLY in text:
         return LostReplyError(f"cannot reach {route}: {text}")
     return unreachable(route, text)

@@ -16,6 +16,7 @@ GRPC_PORT = "it does not speak HTTP/1.1; if this is the port of gRPC, the url be
 NO_TLS = "it does not use TLS; the url of such a service begins with {plain}://"
 TLS = "if it uses TLS, the url begins with {secure}://"
 UNTRUSTED = "its certificate is not trusted"
+NO_CERTIFICATE = "it may ask clients for a certificate, or not trust the one that was given"
 NO_SUCH_HOST = "there is no host of this name"
 PROXY_REFUSES = "the proxy refuses to connect"
 ANOTHER = "another program answers there, or a TwinForce that does not have this call"

@@ -15,6 +15,7 @@ from twinforce_service.callers.key_file import (
     checked_models,
     checked_name,
     checked_share,
+    parse_limits,
     parse_time,
     read_keys,
     write_keys,
@@ -95,6 +96,13 @@ def _add_add(commands: _Commands, name: str) -> argparse.ArgumentParser:
         action="store_true",
         help="let urgent requests go before those of others",
     )
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="limit of its own, such as max_runs=4; may be repeated (default: that of the service)",
+    )
     parser.set_defaults(work=_add)
     return parser
 
@@ -127,6 +135,7 @@ def _add(given: argparse.Namespace, path: Path) -> None:
         checked_models(given.models.split(",")) if given.models else None,
         checked_share(given.share),
         given.may_be_urgent,
+        parse_limits(given.limit),
         parse_time(given.expires) if given.expires else None,
     )
     with _locked(path):

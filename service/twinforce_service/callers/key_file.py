@@ -6,8 +6,8 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 from twinforce_proto.headers import is_model_name
 from twinforce_service.callers.caller import Caller
 from twinforce_service.callers.key_text import SecretHash, parse_hash
+from twinforce_service.callers.limits import CallerLimits
 from twinforce_service.callers.permission import CALLS, Permission, checked_scopes
 
-_MEMBERS = {"id", "hash", "scopes", "models", "share", "may_be_urgent", "expires"}
+_MEMBERS = {"id", "hash", "scopes", "models", "share", "may_be_urgent", "limits", "expires"}
 _NEEDED = {"id", "hash"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _ID = re.compile(r"[a-z0-9]{10}")
@@ -41,7 +42,10 @@ class Key:
         models: Models that it is for; None means all.
         share: Share of the device's time, relative to other callers.
         may_be_urgent: True if its urgent requests go before those of others.
+        limits: Limits on what its owner may ask for; None means those in the settings.
         expires: Time from which it is not valid any more; None means never.
+        caller: Caller that it stands for.
+        permission: Calls and models that it allows.
     """
 
     name: str
@@ -51,17 +55,17 @@ class Key:
     models: frozenset[str] | None = None
     share: float = 1.0
     may_be_urgent: bool = False
+    limits: CallerLimits | None = None
     expires: datetime | None = None
 
-    @property
-    def caller(self) -> Caller:
-        """The caller that it stands for."""
-        return Caller(self.name, self.share, self.may_be_urgent)
+    caller: Caller = field(init=False, repr=False, compare=False)
+    permission: Permission = field(init=False, repr=False, compare=False)
 
-    @property
-    def permission(self) -> Permission:
-        """The calls and models that it allows."""
-        return Permission(self.name, self.scopes, self.models)
+    def __post_init__(self) -> None:
+        caller = Caller(self.name, self.share, self.may_be_urgent, self.limits)
+        object.__setattr__(self, "caller", caller)
+        permission = Permission(self.name, self.scopes, self.models)
+        object.__setattr__(self, "permission", permission)
 
 
 def read_keys(path: Path) -> dict[str, Key]:
@@ -135,6 +139,22 @@ def parse_time(text: str, now: datetime | None = None) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
+def parse_limits(texts: Sequence[str]) -> CallerLimits | None:
+    """Return the limits in texts such as max_runs=4; None without any.
+
+    Raises:
+        ValueError: A limit does not exist, or is not a positive number.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            values[name] = float(number)
+        except ValueError:
+            raise ValueError(f"limits: expected NAME=NUMBER, got {text!r}") from None
+    return _limits(values) if values else None
+
+
 def checked_name(name: str) -> str:
     """Return the name of a key.
 
@@ -202,10 +222,25 @@ def _key(name: str, entry: Any) -> Key:
             None if models is None else checked_models(_texts(models, "models")),
             checked_share(members.get("share", 1.0)),
             members.get("may_be_urgent", False),
+            _limits(members["limits"]) if "limits" in members else None,
             None if expires is None else parse_time(_text(expires, "expires")),
         )
     except ValueError as error:
         raise ValueError(f"keys.{name}: {error}") from error
+
+
+def _limits(values: Any) -> CallerLimits:
+    """Return the limits in a file; those that it leaves out are no limits."""
+    known = [each.name for each in fields(CallerLimits)]
+    for name, value in _mapping(values, "limits").items():
+        if name not in known:
+            raise ValueError(f"limits: expected some of {', '.join(known)}, got {name!r}")
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ValueError(f"limits: {name}: expected a positive number, got {value!r}")
+    try:
+        return CallerLimits(**values)
+    except ValueError as error:
+        raise ValueError(f"limits: {error}") from error
 
 
 def _members(key: Key) -> dict[str, Any]:
@@ -217,9 +252,14 @@ def _members(key: Key) -> dict[str, Any]:
         "models": None if key.models is None else sorted(key.models),
         "share": None if key.share == 1.0 else key.share,
         "may_be_urgent": key.may_be_urgent or None,
+        "limits": None if key.limits is None else _given(key.limits),
         "expires": None if key.expires is None else key.expires.isoformat(timespec="seconds"),
     }
     return {name: value for name, value in members.items() if value is not None}
+
+
+def _given(limits: CallerLimits) -> dict[str, float]:
+    return {name: value for name, value in asdict(limits).items() if value < math.inf}
 
 
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:

@@ -24,6 +24,7 @@ from twinforce_proto.codec.nonconservativity import (
     nonconservativity_request_from_proto,
 )
 from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_service.callers.allowances import Allowances
 from twinforce_service.calls.conversion import (
     nonconservativity_bytes,
     prediction_bytes,
@@ -40,6 +41,7 @@ from twinforce_service.calls.message_sizes import (
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.calls.predictions import predict
 from twinforce_service.engine.engine import Engine
+from twinforce_service.scheduling.request import Walker
 
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
@@ -97,11 +99,17 @@ class Calls:
     nonconservativity: UnaryCall[NonconservativityRequest, Nonconservativity]
     propagate: StreamingCall[PropagateRequest, Snapshot]
     relax: StreamingCall[RelaxRequest, Relaxed]
+    step: Callable[[PredictRequest, float | None, Walker], Coroutine[Any, Any, list[Prediction]]]
+    """Answers the next step of a walker within a timeout in s."""
 
 
-def describe_calls(engine: Engine, jacobians: Jacobians, dynamics: Dynamics) -> Calls:
-    """Return the calls that these objects answer."""
+def describe_calls(
+    engine: Engine, jacobians: Jacobians, dynamics: Dynamics, allowances: Allowances
+) -> Calls:
+    """Return the calls that these objects answer, within the allowances of each caller."""
+    answer = partial(predict, engine, allowances)
     return Calls(
+        step=answer,
         predict=UnaryCall(
             scope="predict",
             message=pb.PredictRequest,
@@ -111,7 +119,7 @@ def describe_calls(engine: Engine, jacobians: Jacobians, dynamics: Dynamics) -> 
             ),
             n_bytes=prediction_bytes,
             check_reply=check_predictions,
-            answer=partial(predict, engine),
+            answer=answer,
         ),
         nonconservativity=UnaryCall(
             scope="nonconservativity",

@@ -18,9 +18,10 @@ from twinforce_proto import (
     OverloadedError,
     ServiceError,
 )
+from twinforce_service.callers.allowances import Allowances
 from twinforce_service.context import caller, connection, request_id, urgency
 from twinforce_service.engine.engine import Engine
-from twinforce_service.engine.runs import Run, Update
+from twinforce_service.engine.runs import Run, Update, origin_of
 from twinforce_service.scheduling.request import Walker
 
 # Seconds after which refused clients are advised to try again.
@@ -44,9 +45,13 @@ class Dynamics:
         engine: Moves the systems.
         max_running: Number of runs that may be active at the same time.
         max_steps: Number of inner steps that one run may take.
+        allowances: Refuses what exceeds the limits of the caller.
     """
 
-    def __init__(self, engine: Engine, max_running: int, max_steps: int) -> None:
+    def __init__(
+        self, engine: Engine, max_running: int, max_steps: int, allowances: Allowances
+    ) -> None:
+        self._allowances = allowances
         self._engine = engine
         self._max_running = max_running
         self._max_steps = max_steps
@@ -71,8 +76,9 @@ class Dynamics:
         Raises:
             ServiceError: The request is invalid, an evaluation failed, or the timeout has passed.
         """
-        self._check_limits("n_steps", request.n_steps)
-        async with aclosing(self._updates(request, timeout)) as updates:
+        field, n_steps = "n_steps", request.n_steps
+        self._check_limits(field, n_steps)
+        async with aclosing(self._allowed(request, timeout, field, n_steps)) as updates:
             async for update in updates:
                 yield cast(Snapshot, update)
 
@@ -83,8 +89,9 @@ class Dynamics:
 
         Arguments and errors are those of `propagate`.
         """
-        self._check_limits("max_steps", request.max_steps)
-        async with aclosing(self._updates(request, timeout)) as updates:
+        field, n_steps = "max_steps", request.max_steps
+        self._check_limits(field, n_steps)
+        async with aclosing(self._allowed(request, timeout, field, n_steps)) as updates:
             async for update in updates:
                 yield cast(Relaxed, update)
 
@@ -95,6 +102,31 @@ class Dynamics:
         if self._n_running >= self._max_running:
             text = f"{self._max_running} systems are already being moved; try again later"
             raise OverloadedError(text, retry_after=_RETRY_AFTER)
+
+    async def _allowed(
+        self,
+        request: PropagateRequest | RelaxRequest,
+        timeout: float | None,
+        field: str,
+        n_steps: int,
+    ) -> AsyncGenerator[Update, None]:
+        """Yield the updates of a run that its caller is allowed, and give back unused steps."""
+        first, n_atoms = origin_of(request)
+        # Steps that may have been taken beyond the last update: all, if none comes in between.
+        beyond = (_CREDIT + 1) * request.interval or n_steps
+        taken = 0
+        with self._allowances.run(caller.get(), n_atoms, n_steps, field) as give_back:
+            try:
+                async with aclosing(self._updates(request, timeout)) as updates:
+                    async for update in updates:
+                        taken = update.step - first
+                        yield update
+                    beyond = 0
+            except ServiceError:  # what was not delivered does not count
+                beyond = 0
+                raise
+            finally:
+                give_back(n_steps - min(taken + beyond, n_steps))
 
     async def _updates(
         self, request: PropagateRequest | RelaxRequest, timeout: float | None

@@ -16,6 +16,7 @@ from twinforce_proto import (
     Timings,
 )
 from twinforce_proto.jacobian import measure
+from twinforce_service.callers.allowances import Allowances
 from twinforce_service.context import caller, connection, request_id, urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows
@@ -37,9 +38,11 @@ class Jacobians:
         engine: Evaluates the rows.
         max_atoms: Number of atoms that a system may have.
         n_rows: Number of rows that are submitted together.
+        allowances: Refuses what exceeds the limits of the caller.
     """
 
-    def __init__(self, engine: Engine, max_atoms: int, n_rows: int) -> None:
+    def __init__(self, engine: Engine, max_atoms: int, n_rows: int, allowances: Allowances) -> None:
+        self._allowances = allowances
         self._engine = engine
         self._max_atoms = max_atoms
         self._n_rows = n_rows
@@ -65,6 +68,13 @@ class Jacobians:
             text = f"{_MAX_WAITING} Jacobians are already waiting; try again later"
             raise OverloadedError(text, retry_after=_RETRY_AFTER)
         deadline = None if timeout is None else time.monotonic() + timeout
+        n_chunks = -(-3 * n_atoms // self._n_rows)
+        with self._allowances.request(caller.get(), n_atoms, n_chunks * n_atoms):
+            return await self._wait(request, timeout, deadline)
+
+    async def _wait(
+        self, request: NonconservativityRequest, timeout: float | None, deadline: float | None
+    ) -> Nonconservativity:
         self._n_waiting += 1
         try:
             async with asyncio.timeout(timeout), self._turn:

@@ -13,6 +13,7 @@ from twinforce_proto import (
     PredictRequest,
     RequestCancelledError,
 )
+from twinforce_service.callers.allowances import Allowances
 from twinforce_service.context import caller, connection, request_id, urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.scheduling.reply import reply
@@ -20,7 +21,11 @@ from twinforce_service.scheduling.request import Request, Walker
 
 
 async def predict(
-    engine: Engine, request: PredictRequest, timeout: float | None, walker: Walker | None = None
+    engine: Engine,
+    allowances: Allowances,
+    request: PredictRequest,
+    timeout: float | None,
+    walker: Walker | None = None,
 ) -> list[Prediction]:
     """Return the predictions for all systems, in order.
 
@@ -29,6 +34,7 @@ async def predict(
 
     Args:
         engine: Evaluates the systems.
+        allowances: Refuses what exceeds the limits of the caller.
         request: Systems and outputs to evaluate.
         timeout: Seconds to wait; None means no limit.
         walker: Walker whose step this is; None for a list of systems, whose errors say which
@@ -37,7 +43,13 @@ async def predict(
     Raises:
         ServiceError: A system was refused or failed, or the timeout has passed.
     """
-    pending = _pending(request, timeout, walker)
+    with allowances.request(caller.get(), sum(map(len, request.systems))):
+        return await _predict(engine, _pending(request, timeout, walker), timeout)
+
+
+async def _predict(
+    engine: Engine, pending: Sequence[Request[Prediction]], timeout: float | None
+) -> list[Prediction]:
     engine.submit(pending)
     done = _done(pending)
     try:

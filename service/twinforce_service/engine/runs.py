@@ -62,7 +62,7 @@ class Run:
     future: "Future[None]" = field(default_factory=Future)
 
     def __post_init__(self) -> None:
-        self.n_atoms = _n_atoms(self.request)
+        _, self.n_atoms = origin_of(self.request)
 
     def emit(self, update: Update, *, is_last: bool) -> None:
         """Send an update, unless the run is over; the last update completes the run."""
@@ -79,10 +79,12 @@ class Run:
             self.future.set_exception(error)
 
 
-def _n_atoms(request: PropagateRequest | RelaxRequest) -> int:
+def origin_of(request: PropagateRequest | RelaxRequest) -> tuple[int, int]:
+    """Return the step at which a run begins, and the number of atoms."""
     if isinstance(request, RelaxRequest):
-        return len(request.system)
+        return 0, len(request.system)
     origin = request.origin
     if isinstance(origin, bytes):
-        return CheckpointSummary.from_bytes(origin).n_atoms
-    return len(origin.system)
+        summary = CheckpointSummary.from_bytes(origin)
+        return summary.step, summary.n_atoms
+    return 0, len(origin.system)

@@ -8,6 +8,7 @@ from twinforce_proto import ServiceError
 from twinforce_proto.codec.messages import ERROR_METADATA_KEY, error_to_proto
 from twinforce_proto.headers import REQUEST_ID
 from twinforce_service.context import request_id
+from twinforce_service.transports.retry_info import retry_details
 
 # Longer error messages are cut, as the headers of a reply have little space.
 _MAX_MESSAGE = 1000
@@ -20,6 +21,7 @@ async def abort(context: Any, error: ServiceError) -> NoReturn:
     metadata = (
         (ERROR_METADATA_KEY, message.SerializeToString()),
         (REQUEST_ID, request_id.get()),
+        *retry_details(error, str(error)[:_MAX_MESSAGE]),
     )
     status = grpc.StatusCode[error.grpc_status]
     await context.abort(status, str(error)[:_MAX_MESSAGE], metadata)

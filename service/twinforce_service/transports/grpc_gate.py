@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from inspect import isasyncgenfunction
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 from grpc_health.v1 import health
@@ -48,12 +49,14 @@ class GrpcGate(grpc.aio.ServerInterceptor):
         return _verified_first(method, lambda peer: self._key_check.verify(value, peer))
 
 
-def host_of(peer: str) -> str:
-    """Return the address in the name that gRPC gives to a peer, such as ipv4:127.0.0.1:50051."""
-    kind, _, place = peer.partition(":")
-    if kind not in ("ipv4", "ipv6"):
-        return peer
-    return place.rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")
+def place_of(peer: str) -> tuple[str, str]:
+    """Return the address and the port in the name that gRPC gives to a peer.
+
+    Such names are "ipv4:127.0.0.1:5000", "ipv6:%5B::1%5D:5000" and "unix:/path".
+    """
+    scheme, _, place = unquote(peer).partition(":")
+    host, _, port = place.rpartition(":") if scheme != "unix" else (place, "", "")
+    return host.strip("[]"), port
 
 
 def _set_request_id(metadata: Any) -> None:
@@ -83,7 +86,7 @@ def _verified_first(method: Any, verify: Callable[[str], Awaitable[None]]) -> An
 
     async def enter(context: Any) -> None:
         try:
-            await verify(host_of(context.peer()))
+            await verify(place_of(context.peer())[0])
         except ServiceError as error:
             await abort(context, error)
 

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from tempfile import TemporaryDirectory
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -20,6 +21,7 @@ from twinforce_service.transports.grpc_health import HealthService
 from twinforce_service.transports.grpc_servicer import GrpcServicer
 from twinforce_service.transports.key_check import KeyCheck
 from twinforce_service.transports.ports import address_of, listen, no_ipv6
+from twinforce_service.transports.tls import Certificates
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 
@@ -43,6 +45,7 @@ class GrpcServer:
         max_message_bytes: Size limit of a request and of a reply.
         keep_alive: Seconds between pings on an idle connection.
         key_check: Check of keys; None means that no key is needed.
+        certificates: Certificates for TLS; None means without TLS.
     """
 
     def __init__(
@@ -54,10 +57,13 @@ class GrpcServer:
         max_message_bytes: int,
         keep_alive: float,
         key_check: KeyCheck | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         self._servicer = GrpcServicer(engine, calls, metrics, intake, max_message_bytes)
         self._health = HealthService()
+        self._certificates = certificates
         self._address = ""
+        self._folder: TemporaryDirectory[str] | None = None
         self._stopped: asyncio.Future[None] | None = None
         gates = None if key_check is None else [GrpcGate(key_check)]
         options = _options(max_message_bytes, keep_alive)
@@ -79,14 +85,25 @@ class GrpcServer:
         with no_ipv6(host, port):
             for address in addresses:
                 self._listen(address_of(address, port))
+            if self._certificates is not None:
+                self._listen_to_itself()
             await self._server.start()
         return port
 
     def _listen(self, address: str) -> None:
         try:
-            self._server.add_insecure_port(address)
+            if self._certificates is None:
+                self._server.add_insecure_port(address)
+            else:
+                self._server.add_secure_port(address, self._certificates.grpc_credentials())
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address} for gRPC") from error
+
+    def _listen_to_itself(self) -> None:
+        """Listen on a socket for `probe`, which has no certificate; no others can reach it."""
+        self._folder = TemporaryDirectory(prefix="twinforce-")
+        self._address = f"unix:{self._folder.name}/probe"
+        self._server.add_insecure_port(self._address)
 
     async def set_healthy(self, *, is_healthy: bool) -> None:
         """Report through the health service whether requests are accepted."""
@@ -121,6 +138,8 @@ class GrpcServer:
         self._health.end_watches()
         await self._server.stop(_LAST_GRACE)  # for replies that are on their way
         await self._stopped
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 def _available(host: str, port: int) -> tuple[list[str], int]:

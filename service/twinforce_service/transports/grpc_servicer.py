@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 import grpc
 
@@ -20,7 +19,6 @@ from twinforce_service.calls.descriptions import Calls, StreamingCall, UnaryCall
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.message_sizes import request_too_large
 from twinforce_service.calls.outcomes import counted
-from twinforce_service.calls.predictions import predict
 from twinforce_service.context import (
     check_again,
     choose_request_id,
@@ -34,6 +32,7 @@ from twinforce_service.engine.lifecycle import shutting_down
 from twinforce_service.metrics import Metrics
 from twinforce_service.scheduling.request import Walker
 from twinforce_service.transports.grpc_errors import abort
+from twinforce_service.transports.grpc_gate import place_of
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Reply = TypeVar("_Reply")
@@ -207,7 +206,7 @@ class GrpcServicer(InferenceServicer):
     ) -> pb.StreamReply:
         self._calls.predict.check_reply(request, self._max_bytes)
         timeout = _time_remaining(context)
-        (prediction,) = await predict(self._engine, request, timeout, walker)
+        (prediction,) = await self._calls.step(request, timeout, walker)
         return stream_reply_to_proto(prediction, request.reply_dtype)
 
     async def _read(self, context: _Context) -> Any:
@@ -255,11 +254,10 @@ def _set_request_id(context: _Context) -> None:
 
 
 def _set_peer(context: _Context) -> None:
-    """Note where a call comes from, such as "ipv4:127.0.0.1:5000" or "ipv6:%5B::1%5D:5000"."""
-    scheme, _, place = unquote(context.peer()).partition(":")
-    host, _, port = place.rpartition(":") if scheme != "unix" else (place, "", "")
+    """Note where a call comes from."""
+    host, port = place_of(context.peer())
     given = dict(context.invocation_metadata() or ()).get(CLIENT_ID)
-    set_peer(host.strip("[]"), port, given)
+    set_peer(host, port, given)
 
 
 def _set_urgency(context: _Context) -> None:

@@ -43,7 +43,8 @@ def listen(host: str, port: int, purpose: str) -> list[socket.socket]:
         return _listen_on_all(host, port)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        settings = f"see --host and --{purpose.lower()}-port"
+        host_flag = "--metrics-host" if purpose == "metrics" else "--host"
+        settings = f"see {host_flag} and --{purpose.lower()}-port"
         text = f"cannot listen on {address_of(host, port)} for {purpose}: {reason}; {settings}"
         raise OSError(text) from error
 

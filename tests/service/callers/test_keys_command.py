@@ -8,6 +8,7 @@ import pytest
 from tests.service.callers.making import add_key, run_keys
 from twinforce_service.callers.key_file import KeyFileError, parse_time, read_keys
 from twinforce_service.callers.key_text import KEY_PATTERN
+from twinforce_service.callers.limits import CallerLimits
 
 
 @pytest.fixture
@@ -38,6 +39,7 @@ def test_the_options_of_a_key_survive_the_file(file):
     text = add_key(
         file, "group", "--scope", "predict", "--scope", "metrics", "--models", "water,copper",
         "--share", "2.5", "--may-be-urgent", "--expires", "2031-02-03T04:05Z",
+        "--limit", "max_runs=4", "--limit", "atoms_per_second=1e5",
     )  # fmt: skip
     add_key(file, "plain")
     key = read_keys(file)["group"]
@@ -46,7 +48,9 @@ def test_the_options_of_a_key_survive_the_file(file):
     assert key.models == {"water", "copper"}
     assert key.expires == parse_time("2031-02-03T04:05:00+00:00")
     assert (key.caller.name, key.caller.share, key.caller.may_be_urgent) == ("group", 2.5, True)
+    assert key.caller.limits == CallerLimits(max_runs=4, atoms_per_second=1e5)
     plain = read_keys(file)["plain"]
+    assert plain.caller.limits is None
     assert plain.scopes == {"predict", "nonconservativity", "propagate", "relax"}
     assert (plain.models, plain.expires, plain.caller.share) == (None, None, 1.0)
 
@@ -94,6 +98,9 @@ def _added(file, name):
         (("a", "--scope", "everything"), "scopes: expected some of predict"),
         (("a", "--models", "a/b"), "models: expected names of models, got a/b"),
         (("a", "--share", "0"), "share: expected a positive number, got 0.0"),
+        (("a", "--limit", "max_runs"), "limits: expected NAME=NUMBER, got 'max_runs'"),
+        (("a", "--limit", "max_runs=0"), "limits: max_runs: expected a positive number, got 0.0"),
+        (("a", "--limit", "runs=1"), "limits: expected some of max_requests, "),
         (("a", "--expires", "soon"), "expires: expected a time, such as 2030-01-31"),
         (("a", "--expires", "9999999999d"), "expires: expected a time before the year 10000"),
     ],
@@ -123,6 +130,8 @@ def entry(file):
         ({"share": "2"}, "keys.alice: share: expected a positive number, got '2'"),
         ({"share": float("nan")}, "keys.alice: share: expected a positive number, got nan"),
         ({"may_be_urgent": 1}, "keys.alice: may_be_urgent: expected a bool, got 1"),
+        ({"limits": 4}, "keys.alice: limits: expected a JSON object, got int"),
+        ({"limits": {"max_runs": "4"}}, "limits: max_runs: expected a positive number, got '4'"),
         ({"expires": 2030}, "keys.alice: expires: expected a text, got int"),
     ],
 )

@@ -60,7 +60,9 @@ def answers(url, address):
     ],
 )
 def test_both_transports_listen_on_the_same_addresses(host, expected):
-    with run_in_thread(free_ports(host=host), lambda: {"soft": loaded(Soft())}) as server:
+    with run_in_thread(
+        free_ports(host=host, insecure=True), lambda: {"soft": loaded(Soft())}
+    ) as server:
         for url in (server.rest_url, server.grpc_url):
             assert {each for each in (IPV4, IPV6) if answers(url, each)} == expected
         port = urlsplit(server.rest_url).port
@@ -83,7 +85,7 @@ def test_an_address_that_this_machine_lacks_is_left_out_if_another_works(monkeyp
             else usual(host, *args, **options)
         ),
     )
-    settings = free_ports(host=TWO_FAMILIES)
+    settings = free_ports(host=TWO_FAMILIES, insecure=True)
     with run_in_thread(settings, lambda: {"soft": loaded(Soft())}) as server:
         assert answers(server.rest_url, IPV4)
         assert answers(server.grpc_url, IPV4)
@@ -92,4 +94,4 @@ def test_an_address_that_this_machine_lacks_is_left_out_if_another_works(monkeyp
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
 def test_a_host_that_cannot_be_listened_on_is_an_error_that_names_the_setting(host):
     with pytest.raises(OSError, match=rf"cannot listen on {host}:0 for REST: .*see --host"):
-        run_in_thread(free_ports(host=host), lambda: {"soft": loaded(Soft())})
+        run_in_thread(free_ports(host=host, insecure=True), lambda: {"soft": loaded(Soft())})

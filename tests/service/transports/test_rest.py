@@ -28,6 +28,7 @@ from tests.waiting import wait_until
 from twinforce_models.prediction import predict
 from twinforce_proto import OUTPUTS, System
 from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_service.callers.allowances import Allowances
 from twinforce_service.calls.descriptions import describe_calls
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.intake import Intake
@@ -631,8 +632,10 @@ class FailingEngine:
 
 def test_an_unexpected_exception_is_a_problem_without_details():
     engine = FailingEngine()
-    calls = describe_calls(engine, Jacobians(engine, 10, 10), Dynamics(engine, 10, 10))
-    app = create_app(engine, calls, Metrics("0"), Intake(), 1000)
+    allowances = Allowances()
+    jacobians, dynamics = (kind(engine, 10, 10, allowances) for kind in (Jacobians, Dynamics))
+    calls = describe_calls(engine, jacobians, dynamics, allowances)
+    app = create_app(engine, calls, Metrics("0"), Intake(), 1000, allowances)
 
     async def ask(method, path):
         transport = httpx2.ASGITransport(app)

@@ -1,8 +1,9 @@
 """The REST application: calls as JSON or as the protobuf messages of the gRPC API."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from http import HTTPStatus
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, FastAPI
@@ -15,6 +16,8 @@ from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_proto.codec.messages import model_info_to_proto
 from twinforce_proto.headers import JSON, PROTOBUF
 from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_service.callers.allowances import Allowances
+from twinforce_service.callers.limits import UNLIMITED
 from twinforce_service.callers.permission import METRICS
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
@@ -28,6 +31,12 @@ from twinforce_service.transports.rest.paths import call_router
 from twinforce_service.transports.rest.requests import OpenRequests, RequestScope, reply_type
 from twinforce_service.version import service_version
 
+_EXCEPTION_HANDLERS: Mapping[Any, Any] = {
+    ServiceError: problems.report_service_error,
+    problems.UnsupportedMediaTypeError: problems.report_media_type,
+    HTTPException: problems.report_http_error,
+}
+
 
 def create_app(
     engine: Engine,
@@ -35,7 +44,11 @@ def create_app(
     metrics: Metrics,
     intake: Intake,
     max_body_bytes: int,
+    allowances: Allowances,
     key_check: KeyCheck | None = None,
+    trusted_hosts: frozenset[str] | None = None,
+    *,
+    has_metrics: bool = True,
 ) -> FastAPI:
     """Return the ASGI application.
 
@@ -45,32 +58,58 @@ def create_app(
         metrics: Metrics to update and to show.
         intake: Intake of the calls.
         max_body_bytes: Size limit of a request body.
+        allowances: What is left of the limits of each caller, to be told in headers.
         key_check: Check of keys; None means that no key is needed.
+        trusted_hosts: Names that the header Host may have; None means any.
+        has_metrics: True to show the metrics.
     """
     app = FastAPI(
         title="TwinForce",
         version=service_version(),
         description=openapi.DESCRIPTION,
-        exception_handlers={
-            ServiceError: problems.report_service_error,
-            problems.UnsupportedMediaTypeError: problems.report_media_type,
-            HTTPException: problems.report_http_error,
-        },
+        exception_handlers={**_EXCEPTION_HANDLERS},
     )
     # Routes are matched in this order, so the most frequent come first.
     app.include_router(call_router(engine, calls, metrics, max_body_bytes))
     app.include_router(_models(engine))
-    app.include_router(_health(engine, metrics, intake))
+    app.include_router(_health(engine, intake))
+    if has_metrics:
+        app.include_router(_metrics(metrics))
     open_requests = OpenRequests()
     app.include_router(_requests(open_requests))
-    if key_check is not None:
-        app.add_middleware(Gate, key_check=key_check)
-    app.add_middleware(RequestScope, intake=intake, open_requests=open_requests)
+    app.add_middleware(Gate, key_check=key_check, trusted_hosts=trusted_hosts)
+    app.add_middleware(
+        RequestScope, intake=intake, open_requests=open_requests, allowances=allowances
+    )
     openapi.add_body_schemas(app)
     return app
 
 
-def _health(engine: Engine, metrics: Metrics, intake: Intake) -> APIRouter:
+def create_monitoring_app(
+    engine: Engine, metrics: Metrics, intake: Intake, trusted_hosts: frozenset[str] | None
+) -> FastAPI:
+    """Return the ASGI application that shows health and metrics to those who monitor the service.
+
+    Args:
+        engine: Evaluates systems.
+        metrics: Metrics to show.
+        intake: Intake of the calls.
+        trusted_hosts: Names that the header Host may have; None means any.
+    """
+    app = FastAPI(title="TwinForce", openapi_url=None, exception_handlers={**_EXCEPTION_HANDLERS})
+    app.include_router(_health(engine, intake))
+    app.include_router(_metrics(metrics))
+    app.add_middleware(Gate, trusted_hosts=trusted_hosts)
+    app.add_middleware(
+        RequestScope,
+        intake=intake,
+        open_requests=OpenRequests(),
+        allowances=Allowances(UNLIMITED),
+    )
+    return app
+
+
+def _health(engine: Engine, intake: Intake) -> APIRouter:
     router = APIRouter(tags=["service"])
 
     @router.get("/health/live", responses=openapi.LIVE)
@@ -92,6 +131,12 @@ def _health(engine: Engine, metrics: Metrics, intake: Intake) -> APIRouter:
         missing = sorted({*engine.models} - {*available})
         found = {"status": "ready", "models": available}
         return _json(found | ({"unavailable": missing} if missing else {}))
+
+    return router
+
+
+def _metrics(metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["service"])
 
     @router.get("/metrics", responses=openapi.METRICS)
     async def show_metrics() -> Response:

@@ -1,13 +1,16 @@
-"""The gate before all REST paths: requests need a key."""
+"""The gate before all REST paths: requests are for this service, and have a key."""
+
+from http import HTTPStatus
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twinforce_proto import ServiceError, UnauthenticatedError
 from twinforce_service.transports.key_check import KeyCheck
-from twinforce_service.transports.rest.problems import problem_of
+from twinforce_service.transports.rest.problems import plain_problem, problem_of
 
-# Supervisors have no key; the answer tells nothing but that the process works.
+# Supervisors have no key, and ask by address; the answer tells only that the process works.
 _OPEN = {"/health/live"}
 # Bodies that are not read are discarded as they come, up to this size; otherwise the connection is
 # closed.
@@ -15,37 +18,72 @@ _MOST_DISCARDED = 2**20
 
 
 class Gate:
-    """ASGI middleware that refuses requests without a valid key, before it reads their bodies.
+    """ASGI middleware that refuses requests before it reads their bodies.
 
     Args:
         app: Application that answers the requests.
-        key_check: Check of keys.
+        key_check: Check of keys; None means that no key is needed.
+        trusted_hosts: Names that the header Host may have, without ports; `*.NAME` stands for all
+            names below another. None means any.
     """
 
-    def __init__(self, app: ASGIApp, key_check: KeyCheck) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        key_check: KeyCheck | None = None,
+        trusted_hosts: frozenset[str] | None = None,
+    ) -> None:
         self._app = app
         self._key_check = key_check
+        self._trusted_hosts = trusted_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] == "http" and scope["path"] not in _OPEN:
-            try:
-                await self._check(Request(scope))
-            except ServiceError as error:
-                reply = problem_of(error)
-                if _is_long(Request(scope)):
-                    reply.headers["Connection"] = "close"
-                await reply(scope, receive, send)
+            request = Request(scope)
+            if (refusal := await self._refusal(request)) is not None:
+                if _is_long(request):
+                    refusal.headers["Connection"] = "close"
+                await refusal(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    async def _check(self, request: Request) -> None:
-        values = request.headers.getlist("authorization")
-        if len(values) > 1:
-            raise UnauthenticatedError("authorization: expected one header, got several")
-        value = values[0] if values else None
-        if not self._key_check.passes(value):
-            await self._key_check.verify(value, request.client.host if request.client else "")
+    async def _refusal(self, request: Request) -> Response | None:
+        """Return the reply to a request that is refused."""
+        if self._trusted_hosts is not None:
+            host = request.headers.get("host", "")
+            if not _is_trusted(_name_in(host), self._trusted_hosts):
+                expected = ", ".join(sorted(self._trusted_hosts))
+                detail = f"Host: expected {expected} (see --trusted-hosts), got {host[:100]!r}"
+                return plain_problem(HTTPStatus.MISDIRECTED_REQUEST, detail)
+        if self._key_check is not None:
+            try:
+                await _check(self._key_check, request)
+            except ServiceError as error:
+                return problem_of(error)
+        return None
+
+
+async def _check(key_check: KeyCheck, request: Request) -> None:
+    values = request.headers.getlist("authorization")
+    if len(values) > 1:
+        raise UnauthenticatedError("authorization: expected one header, got several")
+    value = values[0] if values else None
+    if not key_check.passes(value):
+        await key_check.verify(value, request.client.host if request.client else "")
+
+
+def _name_in(host: str) -> str:
+    """Return the name in a header Host, without its port."""
+    if host.startswith("["):
+        return host.partition("]")[0].lower() + "]"
+    return host.partition(":")[0].lower().rstrip(".")
+
+
+def _is_trusted(name: str, trusted_hosts: frozenset[str]) -> bool:
+    if name in trusted_hosts or "*" in trusted_hosts:
+        return True
+    return any(each.startswith("*.") and name.endswith(each[1:]) for each in trusted_hosts)
 
 
 def _is_long(request: Request) -> bool:

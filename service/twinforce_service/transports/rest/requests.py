@@ -15,11 +15,13 @@ from twinforce_proto import (
     RequestCancelledError,
 )
 from twinforce_proto.headers import CLIENT_ID, JSON, PROTOBUF, REQUEST_ID, TIMEOUT, WATCH_ID
+from twinforce_service.callers.allowances import Allowances
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.message_sizes import request_too_large
-from twinforce_service.context import choose_request_id, request_id, set_peer
+from twinforce_service.context import caller, choose_request_id, request_id, set_peer
 from twinforce_service.logs import internal_error
 from twinforce_service.transports.rest.problems import UnsupportedMediaTypeError, problem_of
+from twinforce_service.transports.rest.rate_limits import rate_limit_headers
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +69,13 @@ class RequestScope:
         app: Application that answers the requests.
         intake: Intake of the calls; when it closes, so do the connections that are answered.
         open_requests: Where to note the requests that are being answered.
+        allowances: What is left of the limits of each caller.
     """
 
-    def __init__(self, app: ASGIApp, intake: Intake, open_requests: OpenRequests) -> None:
+    def __init__(
+        self, app: ASGIApp, intake: Intake, open_requests: OpenRequests, allowances: Allowances
+    ) -> None:
+        self._allowances = allowances
         self._app = app
         self._intake = intake
         self._open = open_requests
@@ -94,6 +100,8 @@ class RequestScope:
                     await self._intake.may_reply()
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID] = chosen
+                if is_call:
+                    headers.update(rate_limit_headers(self._allowances.left(caller.get())))
                 if self._intake.is_closing:
                     headers["Connection"] = "close"
             elif message.get("more_body"):

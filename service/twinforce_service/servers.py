@@ -1,0 +1,118 @@
+"""The HTTP servers: that of the REST API, and that of health and metrics."""
+
+import asyncio
+import contextlib
+import math
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from twinforce_service.access import Access
+from twinforce_service.callers.allowances import Allowances
+from twinforce_service.calls.descriptions import Calls
+from twinforce_service.calls.intake import Intake
+from twinforce_service.engine.engine import OwnedEngine
+from twinforce_service.hosts import trusted_hosts
+from twinforce_service.metrics import Metrics
+from twinforce_service.settings import Settings
+from twinforce_service.transports.accepting import ACCEPTED_AT_ONCE
+from twinforce_service.transports.ports import BACKLOG, listen
+from twinforce_service.transports.rest.app import create_app, create_monitoring_app
+
+# Seconds to send the last replies after the engine has stopped.
+REPLY_TIME = 5.0
+
+
+class RestServer(uvicorn.Server):
+    """Uvicorn without its signal handlers, as this module handles signals."""
+
+    async def startup(self, sockets: "list[socket.socket] | None" = None) -> None:
+        """Listen, with a longer queue than the number of connections accepted in one go."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signal handlers as they are."""
+        yield
+
+
+def make_rest_server(
+    engine: OwnedEngine,
+    calls: Calls,
+    metrics: Metrics,
+    intake: Intake,
+    access: Access,
+    allowances: Allowances,
+    settings: Settings,
+) -> RestServer:
+    """Return the server of the REST API."""
+    app = create_app(
+        engine,
+        calls,
+        metrics,
+        intake,
+        settings.max_body_bytes,
+        allowances,
+        access.key_check,
+        trusted_hosts(settings.trusted_hosts, settings.host),
+        has_metrics=settings.metrics_port is None,
+    )
+    config = _config(app, settings)
+    if access.certificates is not None:
+        config.load()
+        config.ssl = access.certificates.context
+    return RestServer(config)
+
+
+async def serve_metrics(
+    engine: OwnedEngine,
+    metrics: Metrics,
+    intake: Intake,
+    settings: Settings,
+    stack: contextlib.AsyncExitStack,
+) -> int | None:
+    """Serve health and metrics on a port of their own, if they have one; return the port.
+
+    Args:
+        engine: Evaluates systems.
+        metrics: Metrics to show.
+        intake: Intake of the calls.
+        settings: Settings of the service.
+        stack: Context at whose end the server stops.
+    """
+    if settings.metrics_port is None:
+        return None
+    listeners = listen(settings.metrics_host, settings.metrics_port, "metrics")
+    for listener in listeners:
+        stack.enter_context(listener)
+    hosts = trusted_hosts(settings.trusted_hosts, settings.metrics_host)
+    app = create_monitoring_app(engine, metrics, intake, hosts)
+    server = RestServer(_config(app, settings))
+    serving = asyncio.create_task(server.serve(listeners))
+
+    async def stop() -> None:
+        server.should_exit = True
+        await serving
+
+    stack.push_async_callback(stop)
+    port: int = listeners[0].getsockname()[1]
+    return port
+
+
+def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        access_log=False,
+        backlog=ACCEPTED_AT_ONCE,
+        lifespan="off",
+        log_config=None,
+        proxy_headers=False,  # anyone on this machine could choose an address otherwise
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout + REPLY_TIME),
+        timeout_keep_alive=math.ceil(settings.keep_alive),
+        ws="none",
+    )
