@@ -308,14 +308,21 @@ class ThreadEngine(Lifecycle):
     def _begin_batch(self, batch: Sequence[Request[Any]]) -> None:
         self._pulse.begin(batch, self._allowances.begin(batch))
 
-    def _learn(self, batch: Sequence[Request[Any]], report: BatchReport, now: float) -> None:
-        """Learn from a batch before its requests complete, because clients may return at once."""
+    def _learn(
+        self, batch: Sequence[Request[Any]], report: BatchReport, now: float
+    ) -> Sequence[float]:
+        """Learn from a batch before its requests complete, because clients may return at once.
+
+        Returns:
+            Device time of each request, in s.
+        """
         self._allowances.end(report.compute_s)
         with self._changed:
-            self._queue.charge(batch, report.compute_s)
+            device_s = self._queue.charge(batch, report.compute_s)
             self._pace.note(report)
             if not (report.n_rows or batch[0].is_suspect):
                 self._holding.note_batch(batch, report.compute_s, now)
+            return device_s
 
     def _note_out_of_memory(self, batch: Sequence[Request[Any]]) -> None:
         with self._changed:
