@@ -9,12 +9,15 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 
 import uvicorn
 
 from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_service import logs
-from twinforce_service.calls.descriptions import Calls, describe_calls
+from twinforce_service.calls.bounds import CallLimits
+from twinforce_service.calls.conversion import Converter
+from twinforce_service.calls.descriptions import describe_calls
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.nonconservativity import Jacobians
@@ -23,9 +26,10 @@ from twinforce_service.engines import LoadModels, make_engine
 from twinforce_service.environments import command
 from twinforce_service.metrics import Metrics
 from twinforce_service.settings import Settings, folder_of_environments, parse_settings
-from twinforce_service.transports.grpc_server import GrpcServer
+from twinforce_service.transports.grpc_server import GrpcConnectionLimits, GrpcServer
 from twinforce_service.transports.ports import BACKLOG, address_of, allow_connections, listen
 from twinforce_service.transports.rest.app import create_app
+from twinforce_service.transports.rest.connections import ConnectionLimits, protocol_for
 from twinforce_service.version import service_version
 
 # Seconds between checks whether the engine is ready, and later whether it is alive.
@@ -91,13 +95,16 @@ async def serve(
     jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows)
     dynamics = Dynamics(engine, settings.max_propagations, settings.max_propagation_steps)
     metrics.watch_runs(lambda: dynamics.n_running)
-    calls = describe_calls(engine, jacobians, dynamics)
-    intake = Intake()
-    rest = _rest_server(engine, calls, metrics, intake, settings)
+    limits = _call_limits(settings)
+    calls = describe_calls(engine, jacobians, dynamics, limits)
+    intake, converter = Intake(), Converter()
+    app = create_app(engine, calls, metrics, intake, limits, converter)
+    rest = _rest_server(app, settings)
     grpc_server = GrpcServer(
-        engine, calls, metrics, intake, settings.max_body_bytes, settings.grpc_keep_alive
+        engine, calls, metrics, intake, limits, converter, _grpc_connections(settings)
     )
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(converter.close)
         listeners = listen(settings.host, settings.rest_port, "REST")
         for listener in listeners:
             stack.enter_context(listener)
@@ -128,7 +135,7 @@ def main() -> int:
         return command.run(sys.argv[2:], folder_of_environments())
     settings = parse_settings()
     logs.configure(settings.log_level, settings.log_format)
-    allow_connections(settings.max_waiting + settings.max_propagations)
+    allow_connections(2 * settings.max_connections)
     try:
         asyncio.run(_serve_until_signaled(settings))
     except (OSError, ServiceError) as error:
@@ -199,11 +206,16 @@ async def _follow_health(engine: OwnedEngine, grpc_server: GrpcServer) -> None:
             await grpc_server.set_healthy(is_healthy=is_healthy)
 
 
-def _rest_server(
-    engine: OwnedEngine, calls: Calls, metrics: Metrics, intake: Intake, settings: Settings
-) -> RestServer:
+def _rest_server(app: Callable[..., Any], settings: Settings) -> RestServer:
+    limits = ConnectionLimits(
+        settings.max_connections,
+        settings.max_connections_per_address,
+        settings.header_timeout,
+        settings.min_rate,
+    )
     config = uvicorn.Config(
-        create_app(engine, calls, metrics, intake, settings.max_body_bytes),
+        app,
+        http=cast("type[asyncio.Protocol]", protocol_for(limits)),
         access_log=False,
         backlog=BACKLOG,
         lifespan="off",
@@ -214,6 +226,25 @@ def _rest_server(
         ws="none",
     )
     return RestServer(config)
+
+
+def _call_limits(settings: Settings) -> CallLimits:
+    return CallLimits(
+        settings.max_body_bytes,
+        settings.max_systems_per_call,
+        settings.max_atoms_per_call,
+        settings.max_atoms_per_system,
+    )
+
+
+def _grpc_connections(settings: Settings) -> GrpcConnectionLimits:
+    return GrpcConnectionLimits(
+        settings.max_connections,
+        settings.max_streams_per_connection,
+        settings.header_timeout,
+        settings.grpc_idle_timeout,
+        settings.grpc_keep_alive,
+    )
 
 
 def _ready(host: str, rest_port: int, grpc_port: int, engine: OwnedEngine) -> Ready:

@@ -31,7 +31,9 @@ class Victim:
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         lines = [self._service.stdout.readline() for _ in range(3)]
-        self.rest_port, self.grpc_port = (int(re.search(r":(\d+)\s", line)[1]) for line in lines[1:])
+        self.rest_port, self.grpc_port = (
+            int(re.search(r":(\d+)\s", line)[1]) for line in lines[1:]
+        )
         self.n_log_bytes = 0
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()

@@ -15,6 +15,8 @@ from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_proto.codec.messages import model_info_to_proto
 from twinforce_proto.headers import JSON, PROTOBUF
 from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_service.calls.bounds import CallLimits
+from twinforce_service.calls.conversion import Converter
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
 from twinforce_service.engine.engine import Engine
@@ -26,7 +28,12 @@ from twinforce_service.version import service_version
 
 
 def create_app(
-    engine: Engine, calls: Calls, metrics: Metrics, intake: Intake, max_body_bytes: int
+    engine: Engine,
+    calls: Calls,
+    metrics: Metrics,
+    intake: Intake,
+    limits: CallLimits,
+    converter: Converter,
 ) -> FastAPI:
     """Return the ASGI application.
 
@@ -35,7 +42,8 @@ def create_app(
         calls: Calls to serve.
         metrics: Metrics to update and to show.
         intake: Intake of the calls.
-        max_body_bytes: Size limit of a request body.
+        limits: Limits of a call.
+        converter: Converts what is large.
     """
     app = FastAPI(
         title="TwinForce",
@@ -48,7 +56,7 @@ def create_app(
         },
     )
     # Routes are matched in this order, so the most frequent come first.
-    app.include_router(call_router(engine, calls, metrics, max_body_bytes))
+    app.include_router(call_router(engine, calls, metrics, limits, converter))
     app.include_router(_models(engine))
     app.include_router(_health(engine, metrics, intake))
     open_requests = OpenRequests()
