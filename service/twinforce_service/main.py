@@ -5,6 +5,7 @@ import contextlib
 import gc
 import math
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from twinforce_service.engines import LoadModels, make_engine
 from twinforce_service.environments import command
 from twinforce_service.metrics import Metrics
 from twinforce_service.settings import Settings, folder_of_environments, parse_settings
+from twinforce_service.transports.accepting import ACCEPTED_AT_ONCE, AcceptFailures
 from twinforce_service.transports.grpc_server import GrpcConnectionLimits, GrpcServer
 from twinforce_service.transports.ports import BACKLOG, address_of, allow_connections, listen
 from twinforce_service.transports.rest.app import create_app
@@ -63,6 +65,12 @@ class Ready:
 class RestServer(uvicorn.Server):
     """Uvicorn without its signal handlers, as this module handles signals."""
 
+    async def startup(self, sockets: "list[socket.socket] | None" = None) -> None:
+        """Listen, with a longer queue than the number of connections accepted in one go."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signal handlers as they are."""
@@ -96,8 +104,8 @@ async def serve(
     dynamics = Dynamics(engine, settings.max_propagations, settings.max_propagation_steps)
     metrics.watch_runs(lambda: dynamics.n_running)
     limits = _call_limits(settings)
-    calls = describe_calls(engine, jacobians, dynamics, limits)
     intake, converter = Intake(), Converter()
+    calls = describe_calls(engine, jacobians, dynamics, limits, converter)
     app = create_app(engine, calls, metrics, intake, limits, converter)
     rest = _rest_server(app, settings)
     grpc_server = GrpcServer(
@@ -146,6 +154,7 @@ def main() -> int:
 
 async def _serve_until_signaled(settings: Settings) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    loop.set_exception_handler(AcceptFailures())
 
     def stop_on_signal() -> None:
         stop.set()
@@ -217,7 +226,7 @@ def _rest_server(app: Callable[..., Any], settings: Settings) -> RestServer:
         app,
         http=cast("type[asyncio.Protocol]", protocol_for(limits)),
         access_log=False,
-        backlog=BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
         lifespan="off",
         log_config=None,
         server_header=False,

@@ -2,8 +2,7 @@
 
 from functools import partial
 
-from tests.attacks.posting import call, post, proto_empty, stream_turns
-from tests.attacks.systems import PROTOBUF
+from tests.attacks.posting import PROTOBUF, call, post, proto_empty, stream_turns
 
 
 def over_protobuf(n_mb, victim):

@@ -1,6 +1,7 @@
 """Connections from one address, as many as it gets."""
 
 import resource
+import time
 
 _N_TRIED = 3000
 
@@ -15,7 +16,10 @@ def flood(victim):
             connections.append(victim.connect())
         except OSError:
             break
-    n_open = sum(_is_open(each) for each in connections)
+    n_before, n_open = -1, _N_TRIED
+    while n_open != n_before:  # the service accepts them one after another
+        time.sleep(1.0)
+        n_before, n_open = n_open, sum(_is_open(each) for each in connections)
     for each in connections:
         each.close()
     return f"{n_open} of {_N_TRIED} open"

@@ -9,6 +9,7 @@ import time
 import grpc
 
 PATIENCE = 60.0
+PROTOBUF = "application/x-protobuf"
 _METHOD = "/twinforce.v1.Inference/{}"
 
 

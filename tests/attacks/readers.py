@@ -8,8 +8,9 @@ from twinforce_proto import System
 from twinforce_proto.codec.messages import system_to_proto
 from twinforce_proto.v1 import inference_pb2 as pb
 
-_N_READERS = 20
-_N_SYSTEMS, _N_ATOMS = 20, 2000
+_N_READERS = 10
+_N_SYSTEMS, _N_ATOMS = 50, 1000
+_BUFFER = 4096  # of the system of the reader
 _WATCHED_S = 25.0
 
 
@@ -28,13 +29,14 @@ def over_rest(victim):
         "POST /v1/models/lj/predict HTTP/1.1\r\nHost: localhost\r\n"
         f"Content-Type: application/x-protobuf\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    connections = [victim.connect() for _ in range(_N_READERS)]
+    connections = [victim.connect(receive_buffer=_BUFFER) for _ in range(_N_READERS)]
     for connection in connections:
         connection.sendall(head.encode() + body)
     time.sleep(_WATCHED_S)
-    held = victim.memory_mb("VmRSS")
+    held = victim.unsent_mb()
     n_whole = sum(_read(each) for each in connections)
-    return f"{held:.0f} MB held after {_WATCHED_S:.0f} s; {n_whole} of {_N_READERS} could read on"
+    text = f"{held:.1f} MB of replies in sockets after {_WATCHED_S:.0f} s"
+    return f"{text}, {n_whole} of {_N_READERS} connections open"
 
 
 def _read(connection):
@@ -50,4 +52,4 @@ def _read(connection):
         return True
 
 
-ATTACKS = {"20 clients over REST that do not read their replies": over_rest}
+ATTACKS = {"10 clients over REST that do not read their replies": over_rest}

@@ -2,9 +2,7 @@
 
 from functools import partial
 
-from tests.attacks.posting import call, json_systems, post, proto_systems
-
-PROTOBUF = "application/x-protobuf"
+from tests.attacks.posting import PROTOBUF, call, json_systems, post, proto_systems
 
 
 def over_json(n_mb, victim):

@@ -39,10 +39,15 @@ class Victim:
         self._reader.start()
         self._pids = [self._service.pid, *_descendants(self._service.pid)]
 
-    def connect(self, port=None, timeout=10.0):
+    def connect(self, port=None, receive_buffer=0):
         """Return a connection of the attacker, to REST by default."""
-        address = ("127.0.0.1", port or self.rest_port)
-        return socket.create_connection(address, timeout, source_address=(ATTACKER, 0))
+        connection = socket.socket()
+        if receive_buffer:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        connection.settimeout(10.0)
+        connection.bind((ATTACKER, 0))
+        connection.connect(("127.0.0.1", port or self.rest_port))
+        return connection
 
     def cpu_s(self):
         """Return the seconds that all processes have computed."""
@@ -56,6 +61,13 @@ class Victim:
     def memory_mb(self, name):
         """Return the memory of all processes: VmRSS, or VmHWM for their peaks."""
         return sum(_status_kb(pid, name) for pid in self._pids) / 1024
+
+    def unsent_mb(self):
+        """Return the bytes in the sockets of REST that their peers have not taken."""
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        port = f":{self.rest_port:04X}"
+        queues = [line[4].partition(":")[0] for line in lines if line[1].endswith(port)]
+        return sum(int(queue, 16) for queue in queues) / 1e6
 
     def metric(self, name):
         """Return the sum of a metric over its labels."""

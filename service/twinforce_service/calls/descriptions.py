@@ -26,6 +26,7 @@ from twinforce_proto.codec.nonconservativity import (
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.calls.bounds import CallLimits, accept_one
 from twinforce_service.calls.conversion import (
+    Converter,
     nonconservativity_bytes,
     prediction_bytes,
     relaxed_bytes,
@@ -101,7 +102,11 @@ class Calls:
 
 
 def describe_calls(
-    engine: Engine, jacobians: Jacobians, dynamics: Dynamics, limits: CallLimits
+    engine: Engine,
+    jacobians: Jacobians,
+    dynamics: Dynamics,
+    limits: CallLimits,
+    converter: Converter,
 ) -> Calls:
     """Return the calls that these objects answer."""
     return Calls(
@@ -114,7 +119,7 @@ def describe_calls(
             check=limits.check_request,
             n_bytes=prediction_bytes,
             check_reply=check_predictions,
-            answer=partial(predict, engine),
+            answer=partial(predict, engine, converter=converter),
         ),
         nonconservativity=UnaryCall(
             message=pb.NonconservativityRequest,

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 
 from twinforce_proto import (
     DeadlineExceededError,
@@ -13,6 +14,7 @@ from twinforce_proto import (
     PredictRequest,
     RequestCancelledError,
 )
+from twinforce_service.calls.conversion import BYTES_PER_SYSTEM, Converter
 from twinforce_service.context import request_id, urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.scheduling.reply import reply
@@ -20,7 +22,11 @@ from twinforce_service.scheduling.request import Request, Walker
 
 
 async def predict(
-    engine: Engine, request: PredictRequest, timeout: float | None, walker: Walker | None = None
+    engine: Engine,
+    request: PredictRequest,
+    timeout: float | None,
+    walker: Walker | None = None,
+    converter: Converter | None = None,
 ) -> list[Prediction]:
     """Return the predictions for all systems, in order.
 
@@ -33,14 +39,20 @@ async def predict(
         timeout: Seconds to wait; None means no limit.
         walker: Walker whose step this is; None for a list of systems, whose errors say which
             system they are about.
+        converter: Submits many systems in its thread; None submits them here.
 
     Raises:
         ServiceError: A system was refused or failed, or the timeout has passed.
     """
     pending = _pending(request, timeout, walker)
-    engine.submit(pending)
-    done = _done(pending)
     try:
+        if converter is None:
+            engine.submit(pending)
+        else:
+            await converter.convert(
+                BYTES_PER_SYSTEM * len(pending), partial(engine.submit, pending)
+            )
+        done = _done(pending)
         if timeout is None:
             await done
         else:

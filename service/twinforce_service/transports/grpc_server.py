@@ -30,7 +30,7 @@ MAX_METADATA_BYTES = 64 * 1024
 # Seconds that the last replies have to reach their clients when the server stops.
 _LAST_GRACE = 15.0
 # Messages up to this multiple of their limit are read, for a refusal that says what to do.
-_MAX_READ = 4
+_MAX_READ = 2
 # Largest number that an option of gRPC can hold.
 _UNLIMITED = 2**31 - 1
 

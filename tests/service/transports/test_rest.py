@@ -632,7 +632,9 @@ class FailingEngine:
 
 def test_an_unexpected_exception_is_a_problem_without_details():
     engine = FailingEngine()
-    calls = describe_calls(engine, Jacobians(engine, 10, 10), Dynamics(engine, 10, 10), LIMITS)
+    calls = describe_calls(
+        engine, Jacobians(engine, 10, 10), Dynamics(engine, 10, 10), LIMITS, Converter()
+    )
     app = create_app(engine, calls, Metrics("0"), Intake(), LIMITS, Converter())
 
     async def ask(method, path):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ _MAX_PIPELINED = 16
 _LINGER_S, _LINGER_BYTES = 2.0, 8 * 2**20
 # Seconds after which the system asks whether a silent peer is there, and between its questions.
 _PEER_IDLE_S, _PEER_INTERVAL_S, _PEER_PROBES = 60, 10, 3
+
+# Bytes of a reply that the system holds beside those on their way.
+_MAX_UNSENT_BYTES = 128 * 1024
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class Connections:
                 raise OverloadedError(f"{text} (max_connections)", retry_after=1.0)
             longest = next(iter(self._waiting))
             self.forget(longest)
-            longest.transport.abort()
+            longest.drop()
         self._addresses[connection] = address
         self._n_by_address[address] += 1
         self._waiting[connection] = None
@@ -129,7 +134,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Admit a connection, or refuse it."""
         super().connection_made(transport)
-        _probe_peer(transport.get_extra_info("socket"))
+        _set_options(transport.get_extra_info("socket"))
         try:
             self._shared.admit(self, self.client[0] if self.client else "")
         except OverloadedError as error:
@@ -156,7 +161,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_refused:
             self._n_raw += len(view)
             if self._n_raw > _LINGER_BYTES:
-                self.transport.abort()
+                self.drop()
 
     def _parse(self, part: bytes) -> None:
         is_body = self._is_in_body
@@ -212,6 +217,13 @@ class BoundedProtocol(HttpToolsProtocol):
         """Refuse what is no HTTP, or what a callback of the parser has refused."""
         self._refuse(self._refusal or plain_problem(HTTPStatus.BAD_REQUEST, msg))
 
+    def drop(self) -> None:
+        """End the connection at once, also for what the system still has to send."""
+        connection = self.transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.transport.abort()
+
     def _check_later(self) -> None:
         interval = min(1.0, self._shared.limits.header_timeout / 4)
         self._check = self.loop.call_later(interval, self._check_progress)
@@ -250,7 +262,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if not n_left or is_paused or n_left > self._mark:
             self._since, self._mark = self.loop.time(), n_left
         elif self._is_slow(self._mark - n_left):
-            self.transport.abort()
+            self.drop()
 
     def _is_slow(self, n_bytes: int) -> bool:
         """Return True if too few bytes have passed since the last time that enough had."""
@@ -303,12 +315,13 @@ def _raw(reply: Response) -> bytes:
     return b"\r\n".join([*lines, b"", bytes(reply.body)])
 
 
-def _probe_peer(connection: socket.socket | None) -> None:
-    """Let the system notice a peer that vanished without a word."""
+def _set_options(connection: socket.socket | None) -> None:
+    """Let the system hold little of a reply, and notice a peer that vanished without a word."""
     if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
         return
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
+        ("TCP_NOTSENT_LOWAT", _MAX_UNSENT_BYTES),
         ("TCP_KEEPIDLE", _PEER_IDLE_S),
         ("TCP_KEEPINTVL", _PEER_INTERVAL_S),
         ("TCP_KEEPCNT", _PEER_PROBES),
