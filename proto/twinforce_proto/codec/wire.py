@@ -16,7 +16,7 @@ from twinforce_proto.v1 import inference_pb2 as pb
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _ATOMIC_NUMBERS, _BYTES_PER_ATOM = pb.System.ATOMIC_NUMBERS_FIELD_NUMBER, 4
 # Fields that hold the bytes of another message.
-_ENCODED: Mapping[tuple[str, str], Descriptor] = {
+_ENCODED: Mapping[tuple[str, str], Any] = {
     (pb.PropagateRequest.DESCRIPTOR.full_name, "checkpoint"): pb.Checkpoint.DESCRIPTOR
 }
 

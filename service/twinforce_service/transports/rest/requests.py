@@ -14,6 +14,7 @@ from twinforce_proto import (
     InvalidRequestError,
     RequestCancelledError,
 )
+from twinforce_proto.errors import clipped
 from twinforce_proto.headers import JSON, PROTOBUF, REQUEST_ID, TIMEOUT, WATCH_ID
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.message_sizes import request_too_large
@@ -170,7 +171,7 @@ def body_type(request: Request) -> str:
     encoding = request.headers.get("content-encoding", "identity").lower()
     if media_type not in (JSON, PROTOBUF) or encoding != "identity":
         raise UnsupportedMediaTypeError(
-            f"expected an uncompressed body of {JSON} or {PROTOBUF}, got {named} ({encoding})"
+            f"expected an uncompressed body of {JSON} or {PROTOBUF}, got {clipped(named)} ({clipped(encoding)})"
         )
     return media_type
 
