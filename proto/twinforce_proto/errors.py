@@ -23,12 +23,31 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+# Longest message of an error, and longest text of a caller that a message repeats, in bytes.
+MAX_MESSAGE_BYTES = 4000
+_MAX_GOT_BYTES = 300
+_ELLIPSIS = "…"
+
+
+def clipped(text: str, max_bytes: int = _MAX_GOT_BYTES) -> str:
+    """Return a text, or what fits of it into this many bytes of UTF-8, with an ellipsis."""
+    if len(text) <= max_bytes // 4 or len(text.encode(errors="replace")) <= max_bytes:
+        return text
+    room = max_bytes - len(_ELLIPSIS.encode())
+    return text[:max_bytes].encode(errors="replace")[:room].decode(errors="ignore") + _ELLIPSIS
+
+
+def quoted(text: str) -> str:
+    """Return a text of a caller in quotes, clipped."""
+    return repr(clipped(text))
+
 
 class ServiceError(Exception):
     """An error that the service reports to a caller.
 
     Attributes:
-        message: Description of the error, without the index of the system.
+        message: Description of the error, without the index of the system; at most
+            `MAX_MESSAGE_BYTES` long.
         system_index: Index, from 0, of the system that the error is about, if it is about one.
         field: Name of the field that the error is about, such as "positions", if it is about one.
         retry_after: Seconds after which the same request may succeed, if known.
@@ -45,10 +64,11 @@ class ServiceError(Exception):
         field: str | None = None,
         retry_after: float | None = None,
     ) -> None:
+        message = clipped(message, MAX_MESSAGE_BYTES)
         super().__init__(message)
         self.message = message
         self.system_index = system_index
-        self.field = field
+        self.field = None if field is None else clipped(field)
         self.retry_after = retry_after
 
     @classmethod
@@ -58,9 +78,10 @@ class ServiceError(Exception):
         Args:
             field: Name of the field; the message begins with it.
             expected: Description of a valid value.
-            got: Value or description of what came instead.
+            got: Value or description of what came instead; long ones are clipped.
         """
-        return cls(f"{field}: expected {expected}, got {got}", field=field)
+        text = f"{clipped(field)}: expected {expected}, got {clipped(str(got))}"
+        return cls(text, field=field)
 
     def __str__(self) -> str:
         if self.system_index is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from twinforce_proto.errors import InvalidRequestError
+from twinforce_proto.errors import InvalidRequestError, quoted
 
 OUTPUTS = (
     "energy",
@@ -44,7 +44,7 @@ def parse_outputs(names: str | Iterable[str]) -> frozenset[str]:
     outputs: set[str] = set()
     for name in (names,) if isinstance(names, str) else names:
         if name not in _CHOICES:
-            raise InvalidRequestError.expected("outputs", _EXPECTED, repr(name))
+            raise InvalidRequestError.expected("outputs", _EXPECTED, quoted(str(name)))
         outputs |= _SHORTHANDS.get(name, {name})
     if not outputs:
         raise InvalidRequestError.expected("outputs", _EXPECTED, "none")

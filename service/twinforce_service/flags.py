@@ -18,7 +18,7 @@ _GROUPS = {
     "device": "devices",
     "compile": "compilation",
     "max_batch_atoms": "limits",
-    "drain_timeout": "connections",
+    "max_connections": "connections",
     "log_level": "logs",
 }
 # Settings that may be repeated.

@@ -6,10 +6,13 @@ import sys
 from datetime import UTC, datetime
 
 from twinforce_proto import ServiceError
+from twinforce_proto.errors import MAX_MESSAGE_BYTES, clipped
 from twinforce_service.context import request_id
 
 # Attributes of every record; all others were given as `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+_MAX_TRACEBACK_BYTES = 20_000
 
 
 def internal_error(detail: str = "") -> ServiceError:
@@ -62,7 +65,14 @@ def fields(record: logging.LogRecord) -> dict[str, object]:
     given = {name: value for name, value in vars(record).items() if name not in _STANDARD}
     if record.exc_info:
         given["traceback"] = logging.Formatter().formatException(record.exc_info)
-    return {name: value for name, value in (known | given).items() if value not in ("", None)}
+    found = {name: _clipped(name, value) for name, value in (known | given).items()}
+    return {name: value for name, value in found.items() if value not in ("", None)}
+
+
+def _clipped(name: str, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return clipped(value, _MAX_TRACEBACK_BYTES if name == "traceback" else MAX_MESSAGE_BYTES)
 
 
 def _plain(value: object) -> str:

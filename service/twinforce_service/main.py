@@ -15,6 +15,8 @@ from twinforce_service.access import Access
 from twinforce_service.callers import command as keys_command
 from twinforce_service.callers.allowances import Allowances
 from twinforce_service.callers.key_file import KeyFileError
+from twinforce_service.calls.bounds import CallLimits
+from twinforce_service.calls.conversion import Converter
 from twinforce_service.calls.descriptions import describe_calls
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.intake import Intake
@@ -24,10 +26,16 @@ from twinforce_service.engines import LoadModels, make_engine
 from twinforce_service.environments import command
 from twinforce_service.flags import file_of_keys, folder_of_environments, parse_settings
 from twinforce_service.metrics import Metrics
-from twinforce_service.servers import REPLY_TIME, RestServer, make_rest_server, serve_metrics
+from twinforce_service.servers import (
+    REPLY_TIME,
+    RestServer,
+    make_app,
+    make_rest_server,
+    serve_metrics,
+)
 from twinforce_service.settings import Settings
 from twinforce_service.transports.accepting import AcceptFailures
-from twinforce_service.transports.grpc_server import GrpcServer
+from twinforce_service.transports.grpc_server import GrpcConnectionLimits, GrpcServer
 from twinforce_service.transports.ports import address_of, allow_connections, listen
 from twinforce_service.version import service_version
 
@@ -93,20 +101,24 @@ async def serve(
         engine, settings.max_propagations, settings.max_propagation_steps, allowances
     )
     metrics.watch_runs(lambda: dynamics.n_running)
-    calls = describe_calls(engine, jacobians, dynamics, allowances)
-    intake = Intake()
-    rest = make_rest_server(engine, calls, metrics, intake, access, allowances, settings)
+    limits = _call_limits(settings)
+    intake, converter = Intake(), Converter()
+    calls = describe_calls(engine, jacobians, dynamics, allowances, limits, converter)
+    app = make_app(engine, calls, metrics, intake, limits, converter, allowances, access, settings)
+    rest = make_rest_server(app, access, settings)
     grpc_server = GrpcServer(
         engine,
         calls,
         metrics,
         intake,
-        settings.max_body_bytes,
-        settings.grpc_keep_alive,
+        limits,
+        converter,
+        _grpc_connections(settings),
         access.key_check,
         access.certificates,
     )
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(converter.close)
         listeners = listen(settings.host, settings.rest_port, "REST")
         for listener in listeners:
             stack.enter_context(listener)
@@ -143,7 +155,7 @@ def main() -> int:
         return command.run(sys.argv[2:], folder_of_environments())
     settings = parse_settings()
     logs.configure(settings.log_level, settings.log_format)
-    allow_connections(settings.max_waiting + settings.max_propagations)
+    allow_connections(2 * settings.max_connections)
     try:
         asyncio.run(_serve_until_signaled(settings))
     except (OSError, ServiceError, KeyFileError) as error:
@@ -213,6 +225,25 @@ async def _follow_health(engine: OwnedEngine, grpc_server: GrpcServer) -> None:
         if engine.is_ready is not is_healthy:
             is_healthy = engine.is_ready
             await grpc_server.set_healthy(is_healthy=is_healthy)
+
+
+def _call_limits(settings: Settings) -> CallLimits:
+    return CallLimits(
+        settings.max_body_bytes,
+        settings.max_systems_per_call,
+        settings.max_atoms_per_call,
+        settings.max_atoms_per_system,
+    )
+
+
+def _grpc_connections(settings: Settings) -> GrpcConnectionLimits:
+    return GrpcConnectionLimits(
+        settings.max_connections,
+        settings.max_streams_per_connection,
+        settings.header_timeout,
+        settings.grpc_idle_timeout,
+        settings.grpc_keep_alive,
+    )
 
 
 def _ready(

@@ -5,12 +5,15 @@ import contextlib
 import math
 import socket
 from collections.abc import Iterator
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from twinforce_service.access import Access
 from twinforce_service.callers.allowances import Allowances
+from twinforce_service.calls.bounds import CallLimits
+from twinforce_service.calls.conversion import Converter
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
 from twinforce_service.engine.engine import OwnedEngine
@@ -20,6 +23,7 @@ from twinforce_service.settings import Settings
 from twinforce_service.transports.accepting import ACCEPTED_AT_ONCE
 from twinforce_service.transports.ports import BACKLOG, listen
 from twinforce_service.transports.rest.app import create_app, create_monitoring_app
+from twinforce_service.transports.rest.connections import ConnectionLimits, protocol_for
 
 # Seconds to send the last replies after the engine has stopped.
 REPLY_TIME = 5.0
@@ -40,27 +44,34 @@ class RestServer(uvicorn.Server):
         yield
 
 
-def make_rest_server(
+def make_app(
     engine: OwnedEngine,
     calls: Calls,
     metrics: Metrics,
     intake: Intake,
-    access: Access,
+    limits: CallLimits,
+    converter: Converter,
     allowances: Allowances,
+    access: Access,
     settings: Settings,
-) -> RestServer:
-    """Return the server of the REST API."""
-    app = create_app(
+) -> FastAPI:
+    """Return the application of the REST API."""
+    return create_app(
         engine,
         calls,
         metrics,
         intake,
-        settings.max_body_bytes,
+        limits,
+        converter,
         allowances,
         access.key_check,
         trusted_hosts(settings.trusted_hosts, settings.host),
         has_metrics=settings.metrics_port is None,
     )
+
+
+def make_rest_server(app: FastAPI, access: Access, settings: Settings) -> RestServer:
+    """Return the server of the REST API."""
     config = _config(app, settings)
     if access.certificates is not None:
         config.load()
@@ -104,8 +115,15 @@ async def serve_metrics(
 
 
 def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    limits = ConnectionLimits(
+        settings.max_connections,
+        settings.max_connections_per_address,
+        settings.header_timeout,
+        settings.min_rate,
+    )
     return uvicorn.Config(
         app,
+        http=cast("type[asyncio.Protocol]", protocol_for(limits)),
         access_log=False,
         backlog=ACCEPTED_AT_ONCE,
         lifespan="off",

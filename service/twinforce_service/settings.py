@@ -203,7 +203,7 @@ class Settings(BaseSettings):
         "batch with them is cheaper than two; 0 turns waiting off.",
     )
     max_body_bytes: int = Field(
-        64 * 2**20,
+        16 * 2**20,
         ge=1024,
         description="Maximum bytes of the body of a REST request or of a gRPC message; gRPC calls "
         "whose replies would be larger are refused before they are computed.",
@@ -226,6 +226,50 @@ class Settings(BaseSettings):
     )
     caller_steps_per_day: int = Field(
         0, ge=0, description="Maximum steps in 24 hours of the systems moved for one caller."
+    )
+    max_systems_per_call: int = Field(
+        4096, ge=1, description="Maximum systems in one call; calls with more are refused."
+    )
+    max_atoms_per_call: int = Field(
+        200_000,
+        ge=1,
+        description="Maximum atoms of all systems in one call; calls with more are refused.",
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        description="Maximum open connections of REST, and as many of gRPC. Over REST, a further "
+        "one takes the place of the one that has waited longest for a request.",
+    )
+    max_connections_per_address: int = Field(
+        1024,
+        ge=1,
+        description="Maximum open REST connections from one address; further ones get 429.",
+    )
+    max_streams_per_connection: int = Field(
+        4096,
+        ge=1,
+        le=2**31 - 1,
+        description="Maximum calls at a time on one gRPC connection; further ones wait at the "
+        "client.",
+    )
+    header_timeout: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds to send the headers of a REST request, or the first bytes of a gRPC "
+        "connection, before it is closed.",
+    )
+    min_rate: int = Field(
+        8192,
+        ge=0,
+        description="Minimum bytes per second at which REST clients send bodies and read replies, "
+        "averaged over --header-timeout; slower ones are closed. Updates of runs may wait.",
+    )
+    grpc_idle_timeout: float = Field(
+        300.0,
+        gt=0,
+        description="Seconds before a gRPC connection without a call is closed; clients make a new "
+        "one when they need it.",
     )
     drain_timeout: float = Field(
         30.0, ge=0, description="Seconds to finish accepted requests when the server stops."
@@ -261,7 +305,14 @@ class Settings(BaseSettings):
         return found
 
     @field_validator(
-        "watchdog", "max_batch_time", "max_hold", "drain_timeout", "keep_alive", "grpc_keep_alive"
+        "watchdog",
+        "max_batch_time",
+        "max_hold",
+        "header_timeout",
+        "grpc_idle_timeout",
+        "drain_timeout",
+        "keep_alive",
+        "grpc_keep_alive",
     )
     @classmethod
     def _cap(cls, seconds: float) -> float:

@@ -80,6 +80,15 @@ class StreamDecoder:
     def __init__(self) -> None:
         self._last: PredictRequest | None = None
 
+    @property
+    def model(self) -> str:
+        """Name of the model of the previous request, empty if there is none."""
+        return "" if self._last is None else self._last.model
+
+    def forget(self) -> None:
+        """Forget the previous request, so that the next message counts as the first."""
+        self._last = None
+
     def decode(self, message: pb.StreamRequest) -> PredictRequest:
         """Return the request for one system that this message stands for.
 

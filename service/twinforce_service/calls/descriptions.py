@@ -25,7 +25,9 @@ from twinforce_proto.codec.nonconservativity import (
 )
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.callers.allowances import Allowances
+from twinforce_service.calls.bounds import CallLimits, accept_one
 from twinforce_service.calls.conversion import (
+    Converter,
     nonconservativity_bytes,
     prediction_bytes,
     relaxed_bytes,
@@ -56,6 +58,7 @@ class _Description(Generic[_Request, _Reply]):
         message: Protobuf class of the request.
         decode: Returns the request in a message, or raises a `ServiceError`.
         encode: Returns the message of a reply to a request.
+        check: Raises a `ServiceError` if a request asks for too much.
         n_bytes: Returns the approximate size of a reply; large ones are encoded in a thread.
         check_reply: Raises a `ServiceError` if a message of the reply to a request would exceed a
             number of bytes.
@@ -65,6 +68,7 @@ class _Description(Generic[_Request, _Reply]):
     message: type[Message]
     decode: Callable[[Any], _Request]
     encode: Callable[[_Request, _Reply], Message]
+    check: Callable[[_Request], None]
     n_bytes: Callable[[_Reply], int]
     check_reply: Callable[[_Request, int], None]
 
@@ -104,12 +108,16 @@ class Calls:
 
 
 def describe_calls(
-    engine: Engine, jacobians: Jacobians, dynamics: Dynamics, allowances: Allowances
+    engine: Engine,
+    jacobians: Jacobians,
+    dynamics: Dynamics,
+    allowances: Allowances,
+    limits: CallLimits,
+    converter: Converter,
 ) -> Calls:
     """Return the calls that these objects answer, within the allowances of each caller."""
-    answer = partial(predict, engine, allowances)
     return Calls(
-        step=answer,
+        step=partial(predict, engine, allowances),
         predict=UnaryCall(
             scope="predict",
             message=pb.PredictRequest,
@@ -117,15 +125,17 @@ def describe_calls(
             encode=lambda request, predictions: predict_reply_to_proto(
                 request.model, predictions, request.reply_dtype
             ),
+            check=limits.check_request,
             n_bytes=prediction_bytes,
             check_reply=check_predictions,
-            answer=answer,
+            answer=partial(predict, engine, allowances, converter=converter),
         ),
         nonconservativity=UnaryCall(
             scope="nonconservativity",
             message=pb.NonconservativityRequest,
             decode=nonconservativity_request_from_proto,
             encode=lambda request, found: nonconservativity_reply_to_proto(request.model, found),
+            check=accept_one,
             n_bytes=nonconservativity_bytes,
             check_reply=check_pair_norms,
             answer=jacobians.nonconservativity,
@@ -135,6 +145,7 @@ def describe_calls(
             message=pb.PropagateRequest,
             decode=propagate_request_from_proto,
             encode=lambda _, snapshot: snapshot_to_proto(snapshot),
+            check=accept_one,
             n_bytes=snapshot_bytes,
             check_reply=check_snapshots,
             answer=dynamics.propagate,
@@ -144,6 +155,7 @@ def describe_calls(
             message=pb.RelaxRequest,
             decode=relax_request_from_proto,
             encode=lambda _, relaxed: relaxed_to_proto(relaxed),
+            check=accept_one,
             n_bytes=relaxed_bytes,
             check_reply=accept_reports,
             answer=dynamics.relax,

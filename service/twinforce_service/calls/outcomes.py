@@ -1,7 +1,7 @@
 """Count and log the outcome of every call."""
 
 import logging
-from contextlib import AbstractContextManager
+from typing import Self
 
 from twinforce_proto import RequestCancelledError, ServiceError
 from twinforce_service.engine.engine import Engine
@@ -11,32 +11,34 @@ from twinforce_service.metrics import UNKNOWN_MODEL, Metrics
 logger = logging.getLogger(__name__)
 
 
-def counted(
-    metrics: Metrics, transport: str, engine: Engine, model: str
-) -> AbstractContextManager[None]:
+def counted(metrics: Metrics, transport: str, engine: Engine, model: str = "") -> "CountedOutcome":
     """Return a context manager that counts a call by its outcome.
 
     An exception other than `ServiceError` is logged and raised again as a `ServiceError`.
     """
-    return _Counted(metrics, transport, engine, model)
+    return CountedOutcome(metrics, transport, engine, model)
 
 
-class _Counted:
-    """A class instead of a generator function, which would take several times as long."""
+class CountedOutcome:
+    """A class instead of a generator function, which would take several times as long.
 
-    __slots__ = ("_engine", "_metrics", "_model", "_transport")
+    Attributes:
+        model: Name of the model, which may be known only later.
+    """
+
+    __slots__ = ("_engine", "_metrics", "_transport", "model")
 
     def __init__(self, metrics: Metrics, transport: str, engine: Engine, model: str) -> None:
         self._metrics = metrics
         self._transport = transport
         self._engine = engine
-        self._model = model
+        self.model = model
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        label = self._model if self._model in self._engine.models else UNKNOWN_MODEL
+        label = self.model if self.model in self._engine.models else UNKNOWN_MODEL
         self._metrics.count_request(self._transport, label, _outcome(error))
         if error is not None and _is_unexpected(error):
             raise internal_error() from error

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 
 from twinforce_proto import (
     DeadlineExceededError,
@@ -14,6 +15,7 @@ from twinforce_proto import (
     RequestCancelledError,
 )
 from twinforce_service.callers.allowances import Allowances
+from twinforce_service.calls.conversion import BYTES_PER_SYSTEM, Converter
 from twinforce_service.context import caller, connection, request_id, urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.scheduling.reply import reply
@@ -26,6 +28,7 @@ async def predict(
     request: PredictRequest,
     timeout: float | None,
     walker: Walker | None = None,
+    converter: Converter | None = None,
 ) -> list[Prediction]:
     """Return the predictions for all systems, in order.
 
@@ -39,20 +42,29 @@ async def predict(
         timeout: Seconds to wait; None means no limit.
         walker: Walker whose step this is; None for a list of systems, whose errors say which
             system they are about.
+        converter: Submits many systems in its thread; None submits them here.
 
     Raises:
         ServiceError: A system was refused or failed, or the timeout has passed.
     """
     with allowances.request(caller.get(), sum(map(len, request.systems))):
-        return await _predict(engine, _pending(request, timeout, walker), timeout)
+        return await _predict(engine, _pending(request, timeout, walker), timeout, converter)
 
 
 async def _predict(
-    engine: Engine, pending: Sequence[Request[Prediction]], timeout: float | None
+    engine: Engine,
+    pending: Sequence[Request[Prediction]],
+    timeout: float | None,
+    converter: Converter | None,
 ) -> list[Prediction]:
-    engine.submit(pending)
-    done = _done(pending)
     try:
+        if converter is None:
+            engine.submit(pending)
+        else:
+            await converter.convert(
+                BYTES_PER_SYSTEM * len(pending), partial(engine.submit, pending)
+            )
+        done = _done(pending)
         if timeout is None:
             await done
         else:

@@ -9,6 +9,7 @@ import numpy as np
 
 from twinforce_models.neighbors.estimate import estimate_pairs
 from twinforce_proto import ModelInfo, System, SystemTooLargeError, UnknownModelError
+from twinforce_proto.errors import quoted
 from twinforce_proto.model_info import Support
 from twinforce_service.scheduling.request import Request, Walker
 
@@ -127,5 +128,5 @@ class Admission:
 
 def unknown_model(name: str, served: Iterable[str]) -> UnknownModelError:
     """Return the error for requests of a model that is not served."""
-    text = f"model: no model is called {name!r}; served: {', '.join(sorted(served))}"
+    text = f"model: no model is called {quoted(name)}; served: {', '.join(sorted(served))}"
     return UnknownModelError(text, field="model")

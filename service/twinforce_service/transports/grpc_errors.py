@@ -6,22 +6,24 @@ import grpc
 
 from twinforce_proto import ServiceError
 from twinforce_proto.codec.messages import ERROR_METADATA_KEY, error_to_proto
+from twinforce_proto.errors import clipped
 from twinforce_proto.headers import REQUEST_ID
 from twinforce_service.context import request_id
 from twinforce_service.transports.retry_info import retry_details
 
-# Longer error messages are cut, as the headers of a reply have little space.
+# Longer error messages are clipped, in bytes, as the headers of a reply have little space.
 _MAX_MESSAGE = 1000
 
 
 async def abort(context: Any, error: ServiceError) -> NoReturn:
     """End a call with an error, which trailing metadata describe in full."""
     message = error_to_proto(error)
-    message.message = message.message[:_MAX_MESSAGE]
+    message.message = clipped(message.message, _MAX_MESSAGE)
+    details = clipped(str(error), _MAX_MESSAGE)
     metadata = (
         (ERROR_METADATA_KEY, message.SerializeToString()),
         (REQUEST_ID, request_id.get()),
-        *retry_details(error, str(error)[:_MAX_MESSAGE]),
+        *retry_details(error, details),
     )
     status = grpc.StatusCode[error.grpc_status]
-    await context.abort(status, str(error)[:_MAX_MESSAGE], metadata)
+    await context.abort(status, details, metadata)

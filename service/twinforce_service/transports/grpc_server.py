@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 
 import grpc
@@ -11,7 +12,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from twinforce_proto.v1 import inference_pb2 as pb
-from twinforce_proto.v1.inference_pb2_grpc import add_InferenceServicer_to_server
+from twinforce_service.calls.bounds import CallLimits
+from twinforce_service.calls.conversion import Converter
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
 from twinforce_service.engine.engine import Engine
@@ -23,15 +25,38 @@ from twinforce_service.transports.key_check import KeyCheck
 from twinforce_service.transports.ports import address_of, listen, no_ipv6
 from twinforce_service.transports.tls import Certificates
 
-SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Inference"].full_name
+_SERVICE = pb.DESCRIPTOR.services_by_name["Inference"]
+SERVICE_NAME = _SERVICE.full_name
+
+# Bytes of the headers of a call.
+MAX_METADATA_BYTES = 64 * 1024
 
 # Seconds that the last replies have to reach their clients when the server stops; calls that are
 # still being received hold the server up as long.
 _LAST_GRACE = 5.0
 # Messages up to this multiple of their limit are read, for a refusal that says what to do.
-_MAX_READ = 4
+_MAX_READ = 2
 # Largest number that an option of gRPC can hold.
 _UNLIMITED = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcConnectionLimits:
+    """The limits of connections.
+
+    Attributes:
+        max_connections: Number of open connections.
+        max_streams: Calls at a time on one connection; further ones wait at the client.
+        header_timeout: Seconds until a new connection speaks HTTP/2.
+        idle_timeout: Seconds after which a connection without a call is closed.
+        keep_alive: Seconds between pings on a connection.
+    """
+
+    max_connections: int
+    max_streams: int
+    header_timeout: float
+    idle_timeout: float
+    keep_alive: float
 
 
 class GrpcServer:
@@ -42,8 +67,9 @@ class GrpcServer:
         calls: Calls to serve.
         metrics: Metrics to update.
         intake: Intake of the calls.
-        max_message_bytes: Size limit of a request and of a reply.
-        keep_alive: Seconds between pings on an idle connection.
+        limits: Limits of a call.
+        converter: Converts what is large.
+        connections: Limits of connections.
         key_check: Check of keys; None means that no key is needed.
         certificates: Certificates for TLS; None means without TLS.
     """
@@ -54,21 +80,22 @@ class GrpcServer:
         calls: Calls,
         metrics: Metrics,
         intake: Intake,
-        max_message_bytes: int,
-        keep_alive: float,
+        limits: CallLimits,
+        converter: Converter,
+        connections: GrpcConnectionLimits,
         key_check: KeyCheck | None = None,
         certificates: Certificates | None = None,
     ) -> None:
-        self._servicer = GrpcServicer(engine, calls, metrics, intake, max_message_bytes)
+        self._servicer = GrpcServicer(engine, calls, metrics, intake, limits, converter)
         self._health = HealthService()
         self._certificates = certificates
         self._address = ""
         self._folder: TemporaryDirectory[str] | None = None
         self._stopped: asyncio.Future[None] | None = None
         gates = None if key_check is None else [GrpcGate(key_check)]
-        options = _options(max_message_bytes, keep_alive)
+        options = _options(limits.max_bytes, connections)
         self._server = grpc.aio.server(interceptors=gates, options=options)
-        add_InferenceServicer_to_server(self._servicer, self._server)
+        self._server.add_generic_rpc_handlers((_handlers(self._servicer),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
@@ -155,8 +182,27 @@ def _available(host: str, port: int) -> tuple[list[str], int]:
     return [place[0] for place in places], places[0][1]
 
 
-def _options(max_message_bytes: int, keep_alive: float) -> list[tuple[str, int]]:
-    keep_alive_ms = math.ceil(1000 * keep_alive)
+def _handlers(servicer: GrpcServicer) -> grpc.GenericRpcHandler:
+    """Return the methods of the service, which get and return bytes.
+
+    gRPC would make objects of a message in the event loop, before anything could be counted.
+    """
+    makers = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }
+    handlers = {
+        method.name: makers[method.client_streaming, method.server_streaming](
+            getattr(servicer, method.name)
+        )
+        for method in _SERVICE.methods
+    }
+    return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+
+
+def _options(max_message_bytes: int, limits: GrpcConnectionLimits) -> list[tuple[str, int]]:
+    keep_alive_ms = math.ceil(1000 * limits.keep_alive)
     return [
         # The servicer refuses what is above the limit in words that help.
         ("grpc.max_receive_message_length", min(_MAX_READ * max_message_bytes, _UNLIMITED)),
@@ -168,6 +214,14 @@ def _options(max_message_bytes: int, keep_alive: float) -> list[tuple[str, int]]
         ("grpc.server.max_pending_requests", _UNLIMITED),
         ("grpc.server.max_pending_requests_hard_limit", _UNLIMITED),
         ("grpc.server_max_unrequested_time_in_server", _UNLIMITED),
+        # A connection without a call is told to go; its client makes a new one for its next call.
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
+        ("grpc.server_handshake_timeout_ms", math.ceil(1000 * limits.header_timeout)),
+        ("grpc.http2.settings_timeout", math.ceil(1000 * limits.header_timeout)),
+        ("grpc.max_connection_idle_ms", math.ceil(1000 * limits.idle_timeout)),
+        ("grpc.max_concurrent_streams", limits.max_streams),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.keepalive_time_ms", keep_alive_ms),
         ("grpc.keepalive_timeout_ms", keep_alive_ms),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
@@ -14,11 +14,12 @@ from twinforce_proto.codec.stream import StreamDecoder, stream_reply_to_proto
 from twinforce_proto.headers import CLIENT_ID, REQUEST_ID, URGENCY
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceServicer
-from twinforce_service.calls.conversion import convert
+from twinforce_service.calls.bounds import CallLimits, parsed, work_of_wire
+from twinforce_service.calls.conversion import MAX_BYTES_INLINE, Converter
 from twinforce_service.calls.descriptions import Calls, StreamingCall, UnaryCall
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.message_sizes import request_too_large
-from twinforce_service.calls.outcomes import counted
+from twinforce_service.calls.outcomes import CountedOutcome, counted
 from twinforce_service.context import (
     check_again,
     choose_request_id,
@@ -36,40 +37,49 @@ from twinforce_service.transports.grpc_gate import place_of
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Reply = TypeVar("_Reply")
+_Call: TypeAlias = UnaryCall[Any, Any] | StreamingCall[Any, Any]
 
 
 class GrpcServicer(InferenceServicer):
-    """The `Inference` service of inference.proto.
+    """The `Inference` service of inference.proto, whose requests and replies are bytes.
 
     Args:
         engine: Evaluates systems and declares the models.
         calls: Calls to serve.
         metrics: Metrics to update.
         intake: Intake of the calls.
-        max_bytes: Size limit of a request and of a reply.
+        limits: Limits of a call.
+        converter: Converts what is large.
     """
 
     def __init__(
-        self, engine: Engine, calls: Calls, metrics: Metrics, intake: Intake, max_bytes: int
+        self,
+        engine: Engine,
+        calls: Calls,
+        metrics: Metrics,
+        intake: Intake,
+        limits: CallLimits,
+        converter: Converter,
     ) -> None:
         self._engine = engine
         self._calls = calls
         self._metrics = metrics
         self._intake = intake
-        self._max_bytes = max_bytes
+        self._limits = limits
+        self._converter = converter
         self._n_calls = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._draining = asyncio.Event()
         self._readers: set[asyncio.Task[Any]] = set()
 
-    async def Predict(self, request: pb.PredictRequest, context: _Context) -> Any:  # noqa: N802
+    async def Predict(self, request: bytes, context: _Context) -> bytes:  # noqa: N802
         """Evaluate a list of systems."""
         return await self._answer(context, self._unary(self._calls.predict, request, context))
 
     async def PredictStream(  # noqa: N802
-        self, request_iterator: AsyncIterator[pb.StreamRequest], context: _Context
-    ) -> AsyncIterator[pb.StreamReply]:
+        self, request_iterator: AsyncIterator[bytes], context: _Context
+    ) -> AsyncIterator[bytes]:
         """Evaluate one system after another."""
         del request_iterator  # waiting for it cannot be interrupted when the service stops
         self._intake.note_call()
@@ -80,46 +90,44 @@ class GrpcServicer(InferenceServicer):
         except ServiceError as error:
             await abort(context, error)
         decoder, walker = StreamDecoder(), Walker()
-        model = ""
-        while (message := await self._read(context)) is not grpc.aio.EOF:
+        while (data := await self._read(context)) is not grpc.aio.EOF:
             try:
                 check_again.get()()
             except ServiceError as error:
                 await abort(context, error)
-            model = message.model or model
-            reply = await self._stream_reply(decoder, walker, message, model, context)
+            reply = await self._stream_reply(decoder, walker, data, context)
             await self._intake.may_reply()
             yield reply
 
     async def Nonconservativity(  # noqa: N802
-        self, request: pb.NonconservativityRequest, context: _Context
-    ) -> Any:
+        self, request: bytes, context: _Context
+    ) -> bytes:
         """Measure how far the forces of a system are from being a gradient."""
         call = self._calls.nonconservativity
         return await self._answer(context, self._unary(call, request, context))
 
     async def Propagate(  # noqa: N802
-        self, request: pb.PropagateRequest, context: _Context
+        self, request: bytes, context: _Context
     ) -> None:
         """Move a system and write its snapshots as fast as the client reads them."""
         await self._answer(context, self._stream(self._calls.propagate, request, context))
 
-    async def Relax(self, request: pb.RelaxRequest, context: _Context) -> None:  # noqa: N802
+    async def Relax(self, request: bytes, context: _Context) -> None:  # noqa: N802
         """Relax a system and write its reports as fast as the client reads them."""
         await self._answer(context, self._stream(self._calls.relax, request, context))
 
     async def ListModels(  # noqa: N802
-        self, request: pb.ListModelsRequest, context: _Context
-    ) -> pb.ListModelsReply:
+        self, request: bytes, context: _Context
+    ) -> bytes:
         """Return the capabilities of each served model."""
         del request
         return await self._answer(context, self._list_models())
 
     async def GetModel(  # noqa: N802
-        self, request: pb.GetModelRequest, context: _Context
-    ) -> pb.ModelInfo:
+        self, request: bytes, context: _Context
+    ) -> bytes:
         """Return the capabilities of one model."""
-        return await self._answer(context, self._get_model(request.model))
+        return await self._answer(context, self._get_model(request))
 
     async def drain(self, timeout: float) -> None:
         """End idle streams, and wait at most `timeout` s for the calls that are being answered."""
@@ -147,67 +155,97 @@ class GrpcServicer(InferenceServicer):
         await self._intake.may_reply()
         return reply
 
-    async def _unary(self, call: UnaryCall[Any, Any], message: Any, context: _Context) -> Any:
-        with self._counted(message.model):
-            request = await self._decode(call, message)
+    async def _unary(self, call: UnaryCall[Any, Any], data: bytes, context: _Context) -> bytes:
+        with self._counted() as outcome:
+            request = await self._decode(call, data, outcome)
             reply = await call.answer(request, _time_remaining(context))
-            return await convert(call.n_bytes(reply), partial(call.encode, request, reply))
+            return await self._encode(call, request, reply)
 
-    async def _stream(self, call: StreamingCall[Any, Any], message: Any, context: _Context) -> None:
-        with self._counted(message.model):
-            request = await self._decode(call, message)
+    async def _stream(self, call: StreamingCall[Any, Any], data: bytes, context: _Context) -> None:
+        with self._counted() as outcome:
+            request = await self._decode(call, data, outcome)
             async with aclosing(call.answer(request, _time_remaining(context))) as replies:
                 async for reply in replies:
                     check_again.get()()
-                    encode = partial(call.encode, request, reply)
-                    await context.write(await convert(call.n_bytes(reply), encode))
+                    await context.write(await self._encode(call, request, reply))
 
-    async def _decode(
-        self, call: UnaryCall[Any, Any] | StreamingCall[Any, Any], message: Any
-    ) -> Any:
+    async def _decode(self, call: _Call, data: bytes, outcome: CountedOutcome) -> Any:
         """Return the request in a message, unless it or its reply is too large."""
-        permission.get().require(call.scope, message.model)
-        n_bytes = message.ByteSize()
-        _check_size(n_bytes, self._max_bytes)
-        request = await convert(n_bytes, partial(call.decode, message))
-        call.check_reply(request, self._max_bytes)
+        _check_size(len(data), self._limits.max_bytes)
+        n_bytes = work_of_wire(data, call.message.DESCRIPTOR)
+        decode = partial(self._decoded, call, data, outcome)
+        request = await self._converter.convert(n_bytes, decode)
+        call.check(request)
+        call.check_reply(request, self._limits.max_bytes)
         return request
 
-    async def _list_models(self) -> pb.ListModelsReply:
+    def _decoded(self, call: _Call, data: bytes, outcome: CountedOutcome) -> Any:
+        self._limits.check_wire(data, call.message.DESCRIPTOR)
+        message: Any = parsed(call.message, data)
+        outcome.model = message.model
+        permission.get().require(call.scope, message.model)
+        return call.decode(message)
+
+    async def _encode(self, call: _Call, request: Any, reply: Any) -> bytes:
+        def encode() -> bytes:
+            return call.encode(request, reply).SerializeToString()
+
+        return await self._converter.convert(call.n_bytes(reply), encode)
+
+    async def _list_models(self) -> bytes:
         allows = permission.get().allows
         infos = [info for info in self._engine.models.values() if allows(info.name)]
-        return pb.ListModelsReply(models=map(model_info_to_proto, infos))
+        models = map(model_info_to_proto, infos)
+        return pb.ListModelsReply(models=models).SerializeToString()
 
-    async def _get_model(self, name: str) -> pb.ModelInfo:
+    async def _get_model(self, data: bytes) -> bytes:
+        _check_size(len(data), self._limits.max_bytes)
+        name = parsed(pb.GetModelRequest, data).model
         permission.get().require_model(name)
-        return model_info_to_proto(self._engine.find(name))
+        return model_info_to_proto(self._engine.find(name)).SerializeToString()
 
     async def _stream_reply(
         self,
         decoder: StreamDecoder,
         walker: Walker,
-        message: pb.StreamRequest,
-        model: str,
+        data: bytes,
         context: _Context,
-    ) -> pb.StreamReply:
+    ) -> bytes:
         self._begin()
         try:
-            with counted(self._metrics, "grpc_stream", self._engine, model):
-                permission.get().require(self._calls.predict.scope, model)
-                _check_size(message.ByteSize(), self._max_bytes)
-                return await self._step(decoder.decode(message), walker, context)
+            with counted(self._metrics, "grpc_stream", self._engine, decoder.model) as outcome:
+                _check_size(len(data), self._limits.max_bytes)
+                decode = partial(self._decoded_step, decoder, data, outcome)
+                request = await self._converter.convert(len(data), decode)
+                return await self._step(request, walker, context)
         except ServiceError as error:
-            return stream_reply_to_proto(error)
+            return stream_reply_to_proto(error).SerializeToString()
         finally:
             self._finish()
 
-    async def _step(
-        self, request: PredictRequest, walker: Walker, context: _Context
-    ) -> pb.StreamReply:
-        self._calls.predict.check_reply(request, self._max_bytes)
+    def _decoded_step(
+        self, decoder: StreamDecoder, data: bytes, outcome: CountedOutcome
+    ) -> PredictRequest:
+        try:
+            if len(data) > MAX_BYTES_INLINE:
+                self._limits.check_wire(data, pb.StreamRequest.DESCRIPTOR)
+            message = parsed(pb.StreamRequest, data)
+            outcome.model = message.model or outcome.model
+            permission.get().require(self._calls.predict.scope, outcome.model)
+        except ServiceError:
+            decoder.forget()
+            raise
+        return decoder.decode(message)
+
+    async def _step(self, request: PredictRequest, walker: Walker, context: _Context) -> bytes:
+        self._calls.predict.check_reply(request, self._limits.max_bytes)
         timeout = _time_remaining(context)
-        (prediction,) = await self._calls.step(request, timeout, walker)
-        return stream_reply_to_proto(prediction, request.reply_dtype)
+        predictions = await self._calls.step(request, timeout, walker)
+
+        def encode() -> bytes:
+            return stream_reply_to_proto(predictions[0], request.reply_dtype).SerializeToString()
+
+        return await self._converter.convert(self._calls.predict.n_bytes(predictions), encode)
 
     async def _read(self, context: _Context) -> Any:
         """Return the next message of a stream, unless the service stops first."""
@@ -227,11 +265,11 @@ class GrpcServicer(InferenceServicer):
             self._readers.discard(reader)
 
     @contextmanager
-    def _counted(self, model: str) -> Iterator[None]:
+    def _counted(self) -> Iterator[CountedOutcome]:
         self._begin()
         try:
-            with counted(self._metrics, "grpc", self._engine, model):
-                yield
+            with counted(self._metrics, "grpc", self._engine) as outcome:
+                yield outcome
         finally:
             self._finish()
 

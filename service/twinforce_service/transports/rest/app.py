@@ -19,6 +19,8 @@ from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.callers.allowances import Allowances
 from twinforce_service.callers.limits import UNLIMITED
 from twinforce_service.callers.permission import METRICS
+from twinforce_service.calls.bounds import CallLimits
+from twinforce_service.calls.conversion import Converter
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
 from twinforce_service.context import permission
@@ -43,7 +45,8 @@ def create_app(
     calls: Calls,
     metrics: Metrics,
     intake: Intake,
-    max_body_bytes: int,
+    limits: CallLimits,
+    converter: Converter,
     allowances: Allowances,
     key_check: KeyCheck | None = None,
     trusted_hosts: frozenset[str] | None = None,
@@ -57,7 +60,8 @@ def create_app(
         calls: Calls to serve.
         metrics: Metrics to update and to show.
         intake: Intake of the calls.
-        max_body_bytes: Size limit of a request body.
+        limits: Limits of a call.
+        converter: Converts what is large.
         allowances: What is left of the limits of each caller, to be told in headers.
         key_check: Check of keys; None means that no key is needed.
         trusted_hosts: Names that the header Host may have; None means any.
@@ -70,7 +74,7 @@ def create_app(
         exception_handlers={**_EXCEPTION_HANDLERS},
     )
     # Routes are matched in this order, so the most frequent come first.
-    app.include_router(call_router(engine, calls, metrics, max_body_bytes))
+    app.include_router(call_router(engine, calls, metrics, limits, converter))
     app.include_router(_models(engine))
     app.include_router(_health(engine, intake))
     if has_metrics:

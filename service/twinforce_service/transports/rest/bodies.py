@@ -1,12 +1,12 @@
 """The JSON bodies of predictions and of nonconservativity."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import orjson
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from twinforce_proto import (
@@ -28,7 +28,17 @@ from twinforce_proto.codec.messages import (
     predict_request_from_proto,
     slowest_timings,
 )
+from twinforce_proto.errors import quoted
 from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_service.calls.bounds import CallLimits, parsed
+from twinforce_service.calls.conversion import MAX_BYTES_INLINE
+from twinforce_service.transports.rest.counting import (
+    check_alone,
+    check_counts,
+    check_one_system,
+    divided,
+    values_of,
+)
 
 _Message = TypeVar("_Message", bound=Message)
 
@@ -72,6 +82,10 @@ class SystemsBody(BaseModel):
     systems: Annotated[list[SystemBody], _First()] = Field(min_length=1)
 
 
+# The system that stands for those of a body which are read one by one.
+_ATOM = SystemBody(atomic_numbers=[1], positions=[(0.0, 0.0, 0.0)])
+
+
 class PredictBody(SystemsBody):
     """Systems and outputs to evaluate."""
 
@@ -92,21 +106,25 @@ class NonconservativityBody(BaseModel):
     pairs: bool = Field(False, description="True to get the norms of each pair of atoms as well.")
 
 
-def read_predict_json(body: bytes, model: str) -> PredictRequest:
+def read_predict_json(body: bytes, model: str, limits: CallLimits) -> PredictRequest:
     """Decode a body that names its outputs.
 
     Raises:
-        InvalidRequestError: The body is invalid.
+        InvalidRequestError: The body is invalid, or of too many systems or atoms.
         InvalidSystemError: A system is invalid; the error says which.
+        SystemTooLargeError: A system has too many atoms.
     """
-    parsed = _parsed(PredictBody, body)
-    outputs = DEFAULT_OUTPUTS if parsed.outputs is None else parsed.outputs
-    return _predict_request(parsed, model, parse_outputs(outputs))
+    values, systems = _with_systems(PredictBody, body, limits)
+    outputs = DEFAULT_OUTPUTS if values.outputs is None else values.outputs
+    return PredictRequest(model, tuple(systems), parse_outputs(outputs))
 
 
-def read_fixed_json(outputs: frozenset[str], body: bytes, model: str) -> PredictRequest:
+def read_fixed_json(
+    outputs: frozenset[str], body: bytes, model: str, limits: CallLimits
+) -> PredictRequest:
     """Decode a body for a path with these outputs; errors as for `read_predict_json`."""
-    return _predict_request(_parsed(SystemsBody, body), model, outputs)
+    _, systems = _with_systems(SystemsBody, body, limits)
+    return PredictRequest(model, tuple(systems), outputs)
 
 
 def decode_fixed(outputs: frozenset[str], message: pb.PredictRequest) -> PredictRequest:
@@ -130,18 +148,22 @@ def write_predict_json(request: PredictRequest, predictions: Sequence[Prediction
     """Encode predictions; the timings are those of the slowest."""
     reply = {
         "model": request.model,
-        "predictions": [_outputs(prediction) for prediction in predictions],
+        "predictions": [_fragment(_outputs(prediction)) for prediction in predictions],
         "provenance": predictions[0].provenance,
         "timings": slowest_timings(predictions),
     }
     return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def read_nonconservativity_json(body: bytes, model: str) -> NonconservativityRequest:
+def read_nonconservativity_json(
+    body: bytes, model: str, limits: CallLimits
+) -> NonconservativityRequest:
     """Decode a body; errors as for `read_predict_json`."""
-    parsed = _parsed(NonconservativityBody, body)
-    system = system_of(parsed.system)
-    return NonconservativityRequest(model, system, parsed.output, parsed.pairs)
+    if len(body) > MAX_BYTES_INLINE:
+        check_one_system(body, limits)
+    values = _parsed(NonconservativityBody, body)
+    system = system_of(values.system)
+    return NonconservativityRequest(model, system, values.output, values.pairs)
 
 
 def write_nonconservativity_json(
@@ -152,24 +174,22 @@ def write_nonconservativity_json(
     for name in ("pair_norms", "antisymmetric_pair_norms"):
         norms = values.pop(name)
         if norms is not None:
-            values[name] = norms.astype(np.float32)
+            values[name] = [_fragment(row) for row in norms.astype(np.float32)]
     return orjson.dumps({"model": request.model} | values, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def parsed_message(kind: type[_Message], body: bytes, model: str) -> _Message:
+def parsed_message(kind: type[_Message], body: bytes, model: str, limits: CallLimits) -> _Message:
     """Return the message in a body, with the model of the path.
 
     Raises:
-        InvalidRequestError: The body is not such a message, or names another model.
+        InvalidRequestError: The body is not such a message, names another model, or has too many
+            parts.
     """
-    try:
-        message: Any = kind.FromString(body)
-    except DecodeError as error:
-        expected = f"a {kind.DESCRIPTOR.full_name} message"
-        raise InvalidRequestError.expected("body", expected, f"{len(body)} other bytes") from error
+    limits.check_wire(body, kind.DESCRIPTOR)
+    message: Any = parsed(kind, body)
     if message.model not in ("", model):
         expected = f"{model!r} as in the path, or none"
-        raise InvalidRequestError.expected("model", expected, repr(message.model))
+        raise InvalidRequestError.expected("model", expected, quoted(message.model))
     message.model = model
     return message  # type: ignore[no-any-return]
 
@@ -190,15 +210,18 @@ def system_of(body: SystemBody) -> System:
     )
 
 
-def error_of(invalid: ValidationError, within: str = "") -> ServiceError:
+def error_of(
+    invalid: ValidationError, within: str = "", place: tuple[int | str, ...] = ()
+) -> ServiceError:
     """Return the first validation error as a `ServiceError`.
 
     Args:
-        invalid: Errors that pydantic found in a body.
+        invalid: Errors that pydantic found in a body, or in a part of it.
         within: Name of a field that holds an object and is left out of the message.
+        place: Place of the part in the body.
     """
-    first = invalid.errors(include_url=False, include_context=False)[0]
-    location = first["loc"]
+    first = invalid.errors(include_url=False, include_context=False, include_input=False)[0]
+    location = place + first["loc"]
     if within and location[:1] == (within,):
         location = location[1:] or location
     match location:
@@ -225,9 +248,33 @@ def _parsed(kind: type[_Body], body: bytes) -> _Body:
         raise error_of(error) from error
 
 
-def _predict_request(body: SystemsBody, model: str, outputs: frozenset[str]) -> PredictRequest:
-    systems = tuple(_listed_system(index, each) for index, each in enumerate(body.systems))
-    return PredictRequest(model, systems, outputs)
+_Systems = TypeVar("_Systems", bound=SystemsBody)
+
+
+def _with_systems(
+    kind: type[_Systems], body: bytes, limits: CallLimits
+) -> tuple[_Systems, Iterator[System]]:
+    """Return a body, of which a large one has an atom in place of its systems, and its systems."""
+    if len(body) <= MAX_BYTES_INLINE:
+        whole = _parsed(kind, body)
+        return whole, (_listed_system(index, each) for index, each in enumerate(whole.systems))
+    check_counts(body, limits)
+    parts = divided(body)
+    limits.check_systems(len(parts.systems))
+    values = values_of(parts.rest, len(parts.systems))
+    try:
+        rest = kind.model_validate(values | {"systems": [_ATOM] * bool(parts.systems)})
+    except ValidationError as error:
+        raise error_of(error) from error
+    return rest, (_divided_system(i, body[each], limits) for i, each in enumerate(parts.systems))
+
+
+def _divided_system(index: int, body: bytes, limits: CallLimits) -> System:
+    check_alone(body, limits, index)
+    try:
+        return _listed_system(index, SystemBody.model_validate_json(body))
+    except ValidationError as error:
+        raise error_of(error, place=("systems", index)) from error
 
 
 def _listed_system(index: int, body: SystemBody) -> System:
@@ -235,6 +282,11 @@ def _listed_system(index: int, body: SystemBody) -> System:
         return system_of(body)
     except InvalidSystemError as error:
         raise error.at(index) from error
+
+
+def _fragment(value: object) -> orjson.Fragment:
+    """Return a part of a reply as JSON; other threads run between one part and the next."""
+    return orjson.Fragment(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 def _outputs(prediction: Prediction) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import InvalidRequestError, ServiceError
 from twinforce_proto.codec.problem import error_to_problem
 from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_service.calls.bounds import CallLimits
+from twinforce_service.calls.conversion import MAX_BYTES_INLINE
 from twinforce_service.transports.rest.bodies import (
     Number,
     SystemBody,
@@ -29,6 +31,7 @@ from twinforce_service.transports.rest.bodies import (
     error_of,
     system_of,
 )
+from twinforce_service.transports.rest.counting import check_one_system
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 _FIXED_ATOMS = "Indices, from 0, of atoms that do not move."
@@ -149,13 +152,15 @@ class RelaxBody(BaseModel):
     fixed_atoms: list[int] = Field([], description=_FIXED_ATOMS)
 
 
-def read_propagate_json(body: bytes, model: str) -> PropagateRequest:
+def read_propagate_json(body: bytes, model: str, limits: CallLimits) -> PropagateRequest:
     """Decode a body.
 
     Raises:
         InvalidRequestError: The body is invalid.
         InvalidSystemError: The system is invalid.
+        SystemTooLargeError: The system has too many atoms.
     """
+    _check_large(body, limits)
     try:
         parsed = PropagateBody.model_validate_json(body)
     except ValidationError as error:
@@ -164,7 +169,7 @@ def read_propagate_json(body: bytes, model: str) -> PropagateRequest:
         got = "neither" if parsed.start is None else "both"
         raise InvalidRequestError.expected("origin", "a start or a checkpoint", got)
     origin: Start | bytes = (
-        _bytes("checkpoint", parsed.checkpoint or "")
+        _checkpoint(parsed.checkpoint or "", limits)
         if parsed.start is None
         else _start(parsed.start)
     )
@@ -181,8 +186,9 @@ def write_snapshot_line(snapshot: Snapshot) -> bytes:
     return _line({name: value for name, value in values.items() if value is not None})
 
 
-def read_relax_json(body: bytes, model: str) -> RelaxRequest:
+def read_relax_json(body: bytes, model: str, limits: CallLimits) -> RelaxRequest:
     """Decode a body; errors as for `read_propagate_json`."""
+    _check_large(body, limits)
     try:
         parsed = RelaxBody.model_validate_json(body)
     except ValidationError as error:
@@ -199,6 +205,17 @@ def write_relaxed_line(relaxed: Relaxed) -> bytes:
 def write_error_line(error: ServiceError) -> bytes:
     """Encode the error that ends a reply as its last line."""
     return _line({"error": error_to_problem(error)})
+
+
+def _check_large(body: bytes, limits: CallLimits) -> None:
+    if len(body) > MAX_BYTES_INLINE:
+        check_one_system(body, limits)
+
+
+def _checkpoint(text: str, limits: CallLimits) -> bytes:
+    data = _bytes("checkpoint", text)
+    limits.check_wire(data, pb.Checkpoint.DESCRIPTOR)
+    return data
 
 
 def _line(values: dict[str, Any]) -> bytes:

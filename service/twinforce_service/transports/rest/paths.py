@@ -12,13 +12,15 @@ from fastapi.responses import Response
 
 from twinforce_proto import PredictRequest
 from twinforce_proto.headers import JSON, URGENCY
-from twinforce_service.calls.conversion import convert
+from twinforce_service.calls.bounds import CallLimits, work_of_wire
+from twinforce_service.calls.conversion import Converter
 from twinforce_service.calls.descriptions import Calls, StreamingCall, UnaryCall
 from twinforce_service.calls.outcomes import counted
 from twinforce_service.context import check_again, permission, set_urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
 from twinforce_service.transports.rest import bodies, dynamics_bodies, openapi
+from twinforce_service.transports.rest.counting import work_of
 from twinforce_service.transports.rest.lines import LinesResponse
 from twinforce_service.transports.rest.requests import (
     body_type,
@@ -58,15 +60,19 @@ class RestPath(Generic[_Request, _Reply]):
     name: str
     tag: str
     call: UnaryCall[_Request, _Reply] | StreamingCall[_Request, _Reply]
-    read_json: Callable[[bytes, str], _Request]
+    read_json: Callable[[bytes, str, CallLimits], _Request]
     write_json: Callable[[_Request, _Reply], bytes]
     docs: dict[str, Any]
 
-    def read(self, media_type: str, body: bytes, model: str) -> _Request:
+    def read(self, media_type: str, body: bytes, model: str, limits: CallLimits) -> _Request:
         """Return the request in a body, or raise a `ServiceError`."""
         if media_type == JSON:
-            return self.read_json(body, model)
-        return self.call.decode(bodies.parsed_message(self.call.message, body, model))
+            request = self.read_json(body, model, limits)
+        else:
+            message = bodies.parsed_message(self.call.message, body, model, limits)
+            request = self.call.decode(message)
+        self.call.check(request)
+        return request
 
     def write(self, media_type: str, request: _Request, reply: _Reply) -> bytes:
         """Return the body of a reply."""
@@ -110,7 +116,7 @@ def paths_of(calls: Calls) -> list[RestPath[Any, Any]]:
 def _prediction_path(
     call: UnaryCall[PredictRequest, Any],
     name: str,
-    read_json: Callable[[bytes, str], PredictRequest],
+    read_json: Callable[[bytes, str, CallLimits], PredictRequest],
 ) -> RestPath[PredictRequest, Any]:
     docs = openapi.prediction_docs(name)
     return RestPath(name, "predictions", call, read_json, bodies.write_predict_json, docs)
@@ -124,10 +130,12 @@ def _fixed_path(
     return _prediction_path(fixed, name, partial(bodies.read_fixed_json, outputs))
 
 
-def call_router(engine: Engine, calls: Calls, metrics: Metrics, max_body_bytes: int) -> APIRouter:
+def call_router(
+    engine: Engine, calls: Calls, metrics: Metrics, limits: CallLimits, converter: Converter
+) -> APIRouter:
     """Return the router of all paths that answer calls."""
     router = APIRouter(prefix="/v1/models/{model}")
-    endpoints = _Endpoints(engine, metrics, max_body_bytes)
+    endpoints = _Endpoints(engine, metrics, limits, converter)
     for path in paths_of(calls):
         make_endpoint = endpoints.unary if isinstance(path.call, UnaryCall) else endpoints.streaming
         router.add_api_route(
@@ -145,10 +153,13 @@ def call_router(engine: Engine, calls: Calls, metrics: Metrics, max_body_bytes: 
 class _Endpoints:
     """Makes the functions that answer the requests to a path."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(
+        self, engine: Engine, metrics: Metrics, limits: CallLimits, converter: Converter
+    ) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
+        self._limits = limits
+        self._converter = converter
 
     def unary(self, path: RestPath[Any, Any]) -> _Endpoint:
         """Return the function that answers a call with one reply."""
@@ -162,7 +173,7 @@ class _Endpoints:
                 reply = await while_connected(http, call.answer(request, timeout))
                 write_type = reply_type(http)
                 write = partial(path.write, write_type, request, reply)
-                content = await convert(call.n_bytes(reply), write)
+                content = await self._converter.convert(call.n_bytes(reply), write)
                 return Response(content, media_type=write_type)
 
         return answer
@@ -175,7 +186,7 @@ class _Endpoints:
             with ExitStack() as counting:
                 counting.enter_context(counted(self._metrics, "rest", self._engine, model))
                 request, timeout = await self._read(path, read_type, http, model)
-                lines = _lines(path, request, timeout, counting.pop_all())
+                lines = self._lines(path, request, timeout, counting.pop_all())
             # An error before the first line gets an HTTP status, unlike later ones.
             first = await while_connected(http, anext(lines))
             return LinesResponse(first, lines)
@@ -187,23 +198,27 @@ class _Endpoints:
     ) -> tuple[Any, float | None]:
         """Return the request in an HTTP request, and its timeout in s."""
         permission.get().require(path.call.scope, model)
-        body = await read_body(http, self._max_body_bytes)
+        body = await read_body(http, self._limits.max_bytes)
         timeout = timeout_of(http)
         set_urgency(http.headers.get(URGENCY))
         self._engine.find(model)
-        request = await convert(len(body), partial(path.read, media_type, body, model))
-        return request, timeout
+        n_bytes = (
+            work_of(body)
+            if media_type == JSON
+            else work_of_wire(body, path.call.message.DESCRIPTOR)
+        )
+        read = partial(path.read, media_type, body, model, self._limits)
+        return await self._converter.convert(n_bytes, read), timeout
 
-
-async def _lines(
-    path: RestPath[Any, Any], request: Any, timeout: float | None, counting: ExitStack
-) -> AsyncGenerator[bytes, None]:
-    """Yield the lines of the reply, and count the call when it ends."""
-    call = path.call
-    assert isinstance(call, StreamingCall)
-    with counting:
-        async with aclosing(call.answer(request, timeout)) as replies:
-            async for reply in replies:
-                check_again.get()()
-                write = partial(path.write_json, request, reply)
-                yield await convert(call.n_bytes(reply), write)
+    async def _lines(
+        self, path: RestPath[Any, Any], request: Any, timeout: float | None, counting: ExitStack
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of the reply, and count the call when it ends."""
+        call = path.call
+        assert isinstance(call, StreamingCall)
+        with counting:
+            async with aclosing(call.answer(request, timeout)) as replies:
+                async for reply in replies:
+                    check_again.get()()
+                    write = partial(path.write_json, request, reply)
+                    yield await self._converter.convert(call.n_bytes(reply), write)

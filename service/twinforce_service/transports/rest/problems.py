@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from twinforce_proto import ServiceError, UnauthenticatedError
 from twinforce_proto.codec.problem import error_to_problem
+from twinforce_proto.errors import MAX_MESSAGE_BYTES, clipped
 from twinforce_proto.headers import PROBLEM
 
 
@@ -33,7 +34,7 @@ def plain_problem(status: int, detail: str, headers: dict[str, str] | None = Non
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
-        "detail": detail,
+        "detail": clipped(detail, MAX_MESSAGE_BYTES),
     }
     return _response(problem, status, headers or {})
 

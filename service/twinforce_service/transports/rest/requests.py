@@ -14,6 +14,7 @@ from twinforce_proto import (
     InvalidRequestError,
     RequestCancelledError,
 )
+from twinforce_proto.errors import clipped
 from twinforce_proto.headers import CLIENT_ID, JSON, PROTOBUF, REQUEST_ID, TIMEOUT, WATCH_ID
 from twinforce_service.callers.allowances import Allowances
 from twinforce_service.calls.intake import Intake
@@ -190,7 +191,8 @@ def body_type(request: Request) -> str:
     encoding = request.headers.get("content-encoding", "identity").lower()
     if media_type not in (JSON, PROTOBUF) or encoding != "identity":
         raise UnsupportedMediaTypeError(
-            f"expected an uncompressed body of {JSON} or {PROTOBUF}, got {named} ({encoding})"
+            f"expected an uncompressed body of {JSON} or {PROTOBUF}, "
+            f"got {clipped(named)} ({clipped(encoding)})"
         )
     return media_type
 
