@@ -12,7 +12,7 @@ from bench.paper.box import edge_of, lattice
 from bench.paper.published import entries
 from bench.paper.published.__main__ import main
 from bench.paper.published.claims import beyond, claims_of, near, within
-from bench.paper.published.entries import ENTRIES, Weights, silicon
+from bench.paper.published.entries import ENTRIES, ServedPart, silicon
 from bench.paper.published.page import document
 from bench.runner import weights
 
@@ -98,18 +98,18 @@ REPORTS = {
     "orb-silicon": report(
         "orb-silicon",
         nve={"nve:direct": energies(-3.0, 0.5)},
-        optimise={"optimise:direct": optimization(0)},
+        **{"optimise": {"optimise:direct": optimization(0)}},
     ),
     "sevennet": report(
         "sevennet",
         nve={"nve:conservative": energies(0.001, 0.004)},
-        optimise={"optimise:conservative": optimization(4)},
+        **{"optimise": {"optimise:conservative": optimization(4)}},
     ),
     "mace-orb": report(
         "mace-orb",
         nve={"nve:conservative": energies(0.001, 0.004)},
         nvt={"nvt:conservative:svr:10": simulation(1.0, -0.5, error=2.0)},
-        optimise={"optimise:conservative": optimization(4)},
+        **{"optimise": {"optimise:conservative": optimization(4)}},
         resonance={
             "resonance": unit(
                 drifts={"3": value(1.0, 0.1), "4": value(2.0, 0.1)}, rmse=value(0.2, 0.01)
@@ -230,11 +230,11 @@ def test_the_errors_of_soap_stand_beside_those_of_the_paper():
 
 
 def test_models_that_a_command_makes_are_left_out_until_it_has_run(tmp_path):
-    weights_of = Weights(family="metatomic", file=tmp_path / "model.pt", environment="soap")
+    part = ServedPart(family="metatomic", file=tmp_path / "model.pt", environment="soap")
     with pytest.raises(weights.WeightsUnavailableError, match="soap makes it"):
-        weights_of.spec(None)
+        part.spec(None)
     (tmp_path / "model.pt").touch()
-    assert weights_of.spec(None) == f"metatomic:{tmp_path / 'model.pt'}"
+    assert part.spec(None) == f"metatomic:{tmp_path / 'model.pt'}"
 
 
 def test_a_spec_names_the_hash_of_every_part_and_its_environment(monkeypatch, tmp_path):
@@ -320,4 +320,4 @@ def test_models_without_weights_are_left_out(monkeypatch, tmp_path, capsys):
     assert main(["--only", "orb", f"--docs={tmp_path}", f"--out={tmp_path}"]) == 0
     assert "orb: not run: janus-core==0.8.2: offline" in capsys.readouterr().err
     with pytest.raises(weights.WeightsUnavailableError):
-        Weights(family="orb", file=entries.ORB).spec(None)
+        ServedPart(family="orb", file=entries.ORB).spec(None)

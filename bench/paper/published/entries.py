@@ -42,7 +42,7 @@ def silicon() -> Atoms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
+class ServedPart:
     """A file of weights, and how a service is to load it.
 
     Attributes:
@@ -95,7 +95,7 @@ class Entry:
 
     name: str
     title: str
-    parts: tuple[Weights, ...]
+    parts: tuple[ServedPart, ...]
     start: Callable[[], Atoms]
     pieces: tuple[str, ...]
     share: float
@@ -106,7 +106,7 @@ class Entry:
         return self.start is water
 
     def spec(self, folder: Path | None) -> str:
-        """Return the spec that a service serves; see `Weights.spec`."""
+        """Return the spec that a service serves; see `ServedPart.spec`."""
         return "+".join(part.spec(folder) for part in self.parts)
 
 
@@ -116,7 +116,7 @@ ENTRIES: dict[str, Entry] = {
         Entry(
             name="orb",
             title="ORB d3-xs-v2",
-            parts=(Weights(family="orb", file=ORB, options=("untrained=conservative",)),),
+            parts=(ServedPart(family="orb", file=ORB, options=("untrained=conservative",)),),
             start=water,
             pieces=(
                 *("lambda:server", "nvt:direct:svr:10", "nve:direct", "loops"),
@@ -128,8 +128,8 @@ ENTRIES: dict[str, Entry] = {
             name="mace-orb",
             title="MACE-MP-0 small, with direct forces of ORB d3-xs-v2",
             parts=(
-                Weights(family="mace", file=MACE, kind="conservative"),
-                Weights(family="orb", file=ORB, kind="direct"),
+                ServedPart(family="mace", file=MACE, kind="conservative"),
+                ServedPart(family="orb", file=ORB, kind="direct"),
             ),
             start=water,
             pieces=(
@@ -141,7 +141,7 @@ ENTRIES: dict[str, Entry] = {
         Entry(
             name="orb-silicon",
             title="ORB d3-xs-v2",
-            parts=(Weights(family="orb", file=ORB, options=("untrained=conservative",)),),
+            parts=(ServedPart(family="orb", file=ORB, options=("untrained=conservative",)),),
             start=silicon,
             pieces=(
                 *("lambda:server", "loops", "optimise:direct", "optimise:conservative"),
@@ -152,7 +152,7 @@ ENTRIES: dict[str, Entry] = {
         Entry(
             name="sevennet",
             title="SevenNet-0",
-            parts=(Weights(family="sevenn", file=SEVENNET),),
+            parts=(ServedPart(family="sevenn", file=SEVENNET),),
             start=silicon,
             pieces=("nve:conservative", "optimise:conservative"),
             share=1,
@@ -161,7 +161,7 @@ ENTRIES: dict[str, Entry] = {
             name="soap",
             title="SOAP-BPNN, conservative and direct, trained by themselves",
             parts=tuple(
-                Weights(
+                ServedPart(
                     family="metatomic",
                     file=soap.FOLDER / kind / "model.pt",
                     kind=kind,
