@@ -130,7 +130,9 @@ def _health(engine: Engine, intake: Intake) -> APIRouter:
         Models whose engine is being restarted while others work are listed as unavailable.
         """
         if intake.is_closing or not engine.is_ready:
-            raise UnavailableError("the service is starting or shutting down", retry_after=1.0)
+            raise UnavailableError(
+                "the service is starting, shutting down or replacing its engine", retry_after=1.0
+            )
         available = sorted(engine.available_models)
         missing = sorted({*engine.models} - {*available})
         found = {"status": "ready", "models": available}
