@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import uvicorn
 from fastapi import FastAPI
 
-from twinforce_service.access import Access
+from twinforce_service.access import AccessControl
 from twinforce_service.callers.allowances import Allowances
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
@@ -37,7 +37,7 @@ def make_rest_server(
     calls: Calls,
     metrics: Metrics,
     intake: Intake,
-    access: Access,
+    access: AccessControl,
     allowances: Allowances,
     settings: Settings,
 ) -> RestServer:
