@@ -12,7 +12,7 @@ from twinforce_service.transports.tls import Certificates
 _INTERVAL_S = 0.5
 
 
-class Access:
+class AccessControl:
     """The keys and certificates of the service, kept up to date with their files.
 
     Args:

@@ -11,7 +11,7 @@ from functools import partial
 
 from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_service import logs
-from twinforce_service.access import Access
+from twinforce_service.access import AccessControl
 from twinforce_service.callers import command as keys_command
 from twinforce_service.callers.allowances import Allowances
 from twinforce_service.callers.key_file import KeyFileError
@@ -91,7 +91,7 @@ async def serve(
         UnavailableError: The engine or the REST server failed.
         KeyFileError: The file of keys cannot be read.
     """
-    access = Access(settings)
+    access = AccessControl(settings)
     metrics = Metrics(service_version())
     engine = make_engine(settings, load_models, metrics)
     metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)

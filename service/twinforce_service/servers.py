@@ -10,7 +10,7 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
-from twinforce_service.access import Access
+from twinforce_service.access import AccessControl
 from twinforce_service.callers.allowances import Allowances
 from twinforce_service.calls.bounds import CallLimits
 from twinforce_service.calls.conversion import Converter
@@ -52,7 +52,7 @@ def make_app(
     limits: CallLimits,
     converter: Converter,
     allowances: Allowances,
-    access: Access,
+    access: AccessControl,
     settings: Settings,
 ) -> FastAPI:
     """Return the application of the REST API."""
@@ -70,7 +70,7 @@ def make_app(
     )
 
 
-def make_rest_server(app: FastAPI, access: Access, settings: Settings) -> RestServer:
+def make_rest_server(app: FastAPI, access: AccessControl, settings: Settings) -> RestServer:
     """Return the server of the REST API."""
     config = _config(app, settings)
     if access.certificates is not None:

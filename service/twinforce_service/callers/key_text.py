@@ -109,7 +109,7 @@ def _scrypt(secret: str, like: SecretHash) -> bytes:
 
 def _memory(log_n: int, r: int) -> int:
     """Return the bytes that a hash takes."""
-    return 128 * r * 2**log_n
+    return 128 * r << log_n
 
 
 def _encoded(data: bytes) -> str:
