@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twinforce import Client, ServiceError, System
+from twinforce import Client, Integrator, ServiceError, Start, System
 
 WATER = Path(__file__).parents[2] / "demo" / "water64.xyz"
 OUTPUTS = ("energy", "conservative_forces")
@@ -61,7 +61,8 @@ def _flood(urls, way, urgency, has_begun, stop, n_done):
         while not stop.is_set():
             with suppress(ServiceError):
                 if way == "propagate":
-                    for _ in client.propagate(system, 1000, interval=1, time_step=0.5):
+                    start = Start(system, np.zeros((len(system), 3)), Integrator(inner_steps=1))
+                    for _ in client.propagate(start, 1000, interval=1):
                         n_done.value += 1
                         if stop.is_set():
                             break
