@@ -13,12 +13,13 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
-from twinforce import Client, ServiceError, System
+from twinforce import Client, Integrator, ServiceError, Start, System
 
 WATER = Path(__file__).parents[2] / "demo" / "water64.xyz"
 OUTPUTS = ("energy", "conservative_forces")
@@ -53,20 +54,27 @@ def service(*flags):
         process.stdout.close()
 
 
-def _flood(urls, way, urgency, has_begun, stop, n_done):
-    """Keep calls in flight until `stop` is set; count the systems that were evaluated."""
+def n_evaluated(urls):
+    """Return how many systems the service has evaluated."""
+    with urllib.request.urlopen(f"{urls['rest']}/metrics", timeout=60) as reply:
+        text = reply.read().decode()
+    return sum(map(float, re.findall(r"^twinforce_evaluations_total{.*} (.*)$", text, re.M)))
+
+
+def _flood(urls, way, urgency, has_begun, stop):
+    """Keep calls in flight until `stop` is set."""
     system = water()
 
     def loop(client):
         while not stop.is_set():
             with suppress(ServiceError):
                 if way == "propagate":
-                    for _ in client.propagate(system, 1000, interval=1, time_step=0.5):
-                        n_done.value += 1
+                    start = Start(system, np.zeros((len(system), 3)), Integrator(inner_steps=1))
+                    for _ in client.propagate(start, 1000, interval=1):
                         if stop.is_set():
                             break
                 else:
-                    n_done.value += len(client.predict([system] * N_SYSTEMS, OUTPUTS))
+                    client.predict([system] * N_SYSTEMS, OUTPUTS)
 
     url = urls["grpc" if way == "propagate" else way]
     n_loops = N_CALLS * N_SYSTEMS // 4 if way == "propagate" else N_CALLS
@@ -81,18 +89,18 @@ def _flood(urls, way, urgency, has_begun, stop, n_done):
 
 @contextmanager
 def greedy(urls, way, urgency=3):
-    """Keep calls in flight from another process; yield the number of systems so far."""
+    """Keep calls in flight from another process."""
     context = multiprocessing.get_context("spawn")
-    has_begun, stop, n_done = context.Event(), context.Event(), context.Value("q", 0)
-    arguments = urls, way, urgency, has_begun, stop, n_done
+    has_begun, stop = context.Event(), context.Event()
+    arguments = urls, way, urgency, has_begun, stop
     process = context.Process(target=_flood, args=arguments)
     process.start()
     try:
         has_begun.wait(60)
-        yield n_done
+        yield
     finally:
         stop.set()
-        process.join(60)
+        process.join(20)
         if process.is_alive():
             process.kill()
 
@@ -126,7 +134,7 @@ def show(text):
     sys.stdout.flush()
 
 
-def measure(urls, seconds, urgency):
+def measure(urls, seconds, urgency, ways):
     """Print what the polite client waits alone, and beside the other."""
     show(f"{'':42} {'p50':>8} {'p90':>8} {'p99':>8} {'max':>8} {'calls':>6}  (ms)")
     alone = {}
@@ -134,12 +142,13 @@ def measure(urls, seconds, urgency):
         waits(urls, way, 1.0)
         alone[way] = waits(urls, way, seconds / 2)
         show(line(f"{way}, alone", alone[way]))
-    for bad, good in WAYS:
-        with greedy(urls, bad, urgency) as n_done:
+    for bad, good in ways:
+        with greedy(urls, bad, urgency):
             time.sleep(2.0)
-            before, started = n_done.value, time.monotonic()
+            before, started = n_evaluated(urls), time.monotonic()
             found = waits(urls, good, seconds)
-            rate = (n_done.value - before) / (time.monotonic() - started)
+            n_others = n_evaluated(urls) - before - len(found)
+            rate = n_others / (time.monotonic() - started)
         ratio = np.median(found) / np.median(alone[good])
         row = line(f"{good}, beside {bad}", found)
         show(f"{row} {ratio:6.1f} x, others {rate:.0f}/s")
@@ -149,10 +158,11 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m tests.attacks.fairness", description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="duration of each attack")
     parser.add_argument("--urgency", type=int, default=3, help="urgency of the greedy client")
+    parser.add_argument("--ways", type=int, default=len(WAYS), help="number of combinations")
     parser.add_argument("flags", nargs="*", help="flags of the service, after --")
     arguments = parser.parse_args()
     with service(*arguments.flags) as urls:
-        measure(urls, arguments.seconds, arguments.urgency)
+        measure(urls, arguments.seconds, arguments.urgency, WAYS[: arguments.ways])
 
 
 if __name__ == "__main__":
