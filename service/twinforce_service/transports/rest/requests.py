@@ -171,7 +171,8 @@ def body_type(request: Request) -> str:
     encoding = request.headers.get("content-encoding", "identity").lower()
     if media_type not in (JSON, PROTOBUF) or encoding != "identity":
         raise UnsupportedMediaTypeError(
-            f"expected an uncompressed body of {JSON} or {PROTOBUF}, got {clipped(named)} ({clipped(encoding)})"
+            f"expected an uncompressed body of {JSON} or {PROTOBUF}, got {clipped(named)} "
+            f"({clipped(encoding)})"
         )
     return media_type
 
