@@ -107,7 +107,17 @@ def test_an_invalid_flag_is_reported_on_one_line(arguments, message, capsys):
     assert message in last
 
 
-@pytest.mark.parametrize("name", ["drain_timeout", "keep_alive", "grpc_keep_alive", "max_hold"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "drain_timeout",
+        "grpc_idle_timeout",
+        "grpc_keep_alive",
+        "header_timeout",
+        "keep_alive",
+        "max_hold",
+    ],
+)
 def test_an_infinite_time_is_the_longest_that_timers_take(name):
     longest = getattr(Settings(**{name: float("inf")}), name)
     assert 20 * 86400 < longest < 2**31 / 1000

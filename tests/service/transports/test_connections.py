@@ -246,8 +246,11 @@ def test_a_client_that_does_not_read_its_reply_is_dropped():
 def test_a_client_may_pause_while_it_reads_the_updates_of_a_run():
     system = crystal(64)
     start = Start(system, np.zeros((64, 3)), Integrator(inner_steps=2))
-    with serving(header_timeout=0.05, min_rate=10**9) as server, Client(server.rest_url) as client:
+    with (
+        serving(header_timeout=QUICK, min_rate=10**9) as server,
+        Client(server.rest_url) as client,
+    ):
         snapshots = client.propagate(start, 200, interval=2)
         next(snapshots)
-        time.sleep(0.5)
+        time.sleep(2 * QUICK)
         assert sum(1 for _ in snapshots) == 100

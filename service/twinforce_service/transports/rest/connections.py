@@ -51,7 +51,7 @@ class ConnectionLimits:
     min_rate: float
 
 
-class Connections:
+class OpenConnections:
     """The open connections, and which of them have no request to answer.
 
     Args:
@@ -120,7 +120,7 @@ class BoundedProtocol(HttpToolsProtocol):
         values: Arguments of uvicorn.
     """
 
-    def __init__(self, shared: Connections, *args: Any, **values: Any) -> None:
+    def __init__(self, shared: OpenConnections, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
         self._shared = shared
         self._is_in_head, self._is_in_body, self._is_refused = True, False, False
@@ -296,7 +296,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 def protocol_for(limits: ConnectionLimits) -> Callable[..., BoundedProtocol]:
     """Return the maker of the protocols of connections that share these limits."""
-    return partial(BoundedProtocol, Connections(limits))
+    return partial(BoundedProtocol, OpenConnections(limits))
 
 
 def _head_too_large(n_url: int) -> Response:
