@@ -55,7 +55,7 @@ ROOMS = [
     ("twinforce_models", {"nequip"}, ["potentials.nequip"]),
     ("twinforce_service", {"fastapi", "starlette", "grpc", "grpc_health", "grpc_reflection"},
      ["transports", "servers"]),
-    ("twinforce_service", {"uvicorn"}, ["servers"]),
+    ("twinforce_service", {"uvicorn"}, ["servers", "transports"]),
     ("twinforce_service", {"pydantic_settings"}, ["settings", "main"]),
     ("twinforce_service", {"pydantic", "pydantic_core"},
      ["transports", "settings", "flags", "main"]),

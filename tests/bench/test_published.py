@@ -28,6 +28,11 @@ def unit(**values):
     return {"status": "done", "note": "", **values}
 
 
+def optimizations(kind, n):
+    """Return the part of a report on optimizations with one kind of forces."""
+    return {"optimise": {f"optimise:{kind}": optimization(n)}}
+
+
 def optimization(minima, n_done=4):
     return unit(
         n_done=n_done,
@@ -98,18 +103,18 @@ REPORTS = {
     "orb-silicon": report(
         "orb-silicon",
         nve={"nve:direct": energies(-3.0, 0.5)},
-        **{"optimise": {"optimise:direct": optimization(0)}},
+        **optimizations("direct", 0),
     ),
     "sevennet": report(
         "sevennet",
         nve={"nve:conservative": energies(0.001, 0.004)},
-        **{"optimise": {"optimise:conservative": optimization(4)}},
+        **optimizations("conservative", 4),
     ),
     "mace-orb": report(
         "mace-orb",
         nve={"nve:conservative": energies(0.001, 0.004)},
         nvt={"nvt:conservative:svr:10": simulation(1.0, -0.5, error=2.0)},
-        **{"optimise": {"optimise:conservative": optimization(4)}},
+        **optimizations("conservative", 4),
         resonance={
             "resonance": unit(
                 drifts={"3": value(1.0, 0.1), "4": value(2.0, 0.1)}, rmse=value(0.2, 0.01)

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.paper.__main__ import rounded
-from bench.paper.published.entries import ENTRIES, Entry
+from bench.paper.published.entries import ENTRIES, PublishedEntry
 from bench.paper.published.page import write_page
 from bench.runner.command_line import parser_of
 from bench.runner.machine import ROOT
@@ -75,7 +75,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def study(entries: Sequence[Entry], given: argparse.Namespace) -> None:
+def study(entries: Sequence[PublishedEntry], given: argparse.Namespace) -> None:
     """Continue the assessment of each model for its share of the time, and save its report."""
     total = sum(each.share for each in entries)
     for entry in entries:
@@ -87,7 +87,7 @@ def study(entries: Sequence[Entry], given: argparse.Namespace) -> None:
 
 
 @contextmanager
-def service_of(entry: Entry, given: argparse.Namespace) -> Iterator[str]:
+def service_of(entry: PublishedEntry, given: argparse.Namespace) -> Iterator[str]:
     """Yield the gRPC address of a service of this model."""
     if given.url:
         yield given.url
@@ -102,7 +102,7 @@ def service_of(entry: Entry, given: argparse.Namespace) -> Iterator[str]:
         yield url
 
 
-def assess_one(entry: Entry, url: str, minutes: float, given: argparse.Namespace) -> None:
+def assess_one(entry: PublishedEntry, url: str, minutes: float, given: argparse.Namespace) -> None:
     """Continue the assessment of a model, and save its report beside the page.
 
     All models of a system start from the same state, without further equilibration.

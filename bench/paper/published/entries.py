@@ -81,7 +81,7 @@ class ServedPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class PublishedEntry:
     """A model on one system, and the experiments on it.
 
     Attributes:
@@ -110,10 +110,10 @@ class Entry:
         return "+".join(part.spec(folder) for part in self.parts)
 
 
-ENTRIES: dict[str, Entry] = {
+ENTRIES: dict[str, PublishedEntry] = {
     each.name: each
     for each in (
-        Entry(
+        PublishedEntry(
             name="orb",
             title="ORB d3-xs-v2",
             parts=(ServedPart(family="orb", file=ORB, options=("untrained=conservative",)),),
@@ -124,7 +124,7 @@ ENTRIES: dict[str, Entry] = {
             ),
             share=5,
         ),
-        Entry(
+        PublishedEntry(
             name="mace-orb",
             title="MACE-MP-0 small, with direct forces of ORB d3-xs-v2",
             parts=(
@@ -138,7 +138,7 @@ ENTRIES: dict[str, Entry] = {
             ),
             share=4,
         ),
-        Entry(
+        PublishedEntry(
             name="orb-silicon",
             title="ORB d3-xs-v2",
             parts=(ServedPart(family="orb", file=ORB, options=("untrained=conservative",)),),
@@ -149,7 +149,7 @@ ENTRIES: dict[str, Entry] = {
             ),
             share=1,
         ),
-        Entry(
+        PublishedEntry(
             name="sevennet",
             title="SevenNet-0",
             parts=(ServedPart(family="sevenn", file=SEVENNET),),
@@ -157,7 +157,7 @@ ENTRIES: dict[str, Entry] = {
             pieces=("nve:conservative", "optimise:conservative"),
             share=1,
         ),
-        Entry(
+        PublishedEntry(
             name="soap",
             title="SOAP-BPNN, conservative and direct, trained by themselves",
             parts=tuple(

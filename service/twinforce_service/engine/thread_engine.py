@@ -26,11 +26,11 @@ from twinforce_service.engine.turn import OwnDevice, Turn
 from twinforce_service.engine.wakeup import EventWakeup, Wakeup
 from twinforce_service.engine.warm_up import memory_samples, warm_up
 from twinforce_service.scheduling import budgets
-from twinforce_service.scheduling.allowances import Allowances
 from twinforce_service.scheduling.batch_queue import BatchQueue, Taken
 from twinforce_service.scheduling.budgets import Budgets
 from twinforce_service.scheduling.holding import Holding
 from twinforce_service.scheduling.request import Limits, Request, check_sizes
+from twinforce_service.scheduling.time_limits import TimeLimits
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class ThreadEngine(Lifecycle):
     ) -> None:
         self._load = load
         self._pulse: Pulse = pulse or NoPulse()
-        self._allowances = Allowances(watchdog)
+        self._time_limits = TimeLimits(watchdog)
         self._turn: Turn = turn or OwnDevice()
         self._memory_share = memory_share
         self._wakeup: Wakeup = wakeup or EventWakeup()
@@ -306,7 +306,7 @@ class ThreadEngine(Lifecycle):
             self._on_take(*self._queue.n_left)
 
     def _begin_batch(self, batch: Sequence[Request[Any]]) -> None:
-        self._pulse.begin(batch, self._allowances.begin(batch))
+        self._pulse.begin(batch, self._time_limits.begin(batch))
 
     def _learn(
         self, batch: Sequence[Request[Any]], report: BatchReport, now: float
@@ -316,7 +316,7 @@ class ThreadEngine(Lifecycle):
         Returns:
             Device time of each request, in s.
         """
-        self._allowances.end(report.compute_s)
+        self._time_limits.end(report.compute_s)
         with self._changed:
             device_s = self._queue.charge(batch, report.compute_s)
             self._pace.note(report)

@@ -24,8 +24,8 @@ from twinforce_service.embedded import run_in_thread
 from twinforce_service.process.pulse import Beat, SharedPulse
 from twinforce_service.process.restarts import Restarts
 from twinforce_service.process.watchdog import Watchdog
-from twinforce_service.scheduling.allowances import Allowances
 from twinforce_service.scheduling.request import JacobianRequest, Request
+from twinforce_service.scheduling.time_limits import TimeLimits
 
 ENERGY = frozenset({"energy"})
 
@@ -80,7 +80,7 @@ def batch(n_systems=1, n_atoms=10, n_pairs=100, outputs=ENERGY):
 
 
 def test_a_batch_may_take_ten_times_as_long_as_the_slowest_of_its_size():
-    allowances = Allowances(10.0)
+    allowances = TimeLimits(10.0)
     for seconds in (0.2, 0.5, 0.3):
         allowances.begin(batch())
         allowances.end(seconds)
@@ -103,7 +103,7 @@ def test_a_batch_may_take_ten_times_as_long_as_the_slowest_of_its_size():
 )
 def test_a_batch_unlike_all_earlier_ones_may_take_minutes(new):
     """It may compile kernels, and nobody knows how its time grows with the size."""
-    allowances = Allowances(10.0)
+    allowances = TimeLimits(10.0)
     allowances.begin(batch())
     allowances.end(0.01)
     assert allowances.begin(new) > 300.0

@@ -77,7 +77,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Checkpoint:
+class FairchemCheckpoint:
     """The content of a checkpoint.
 
     Attributes:
@@ -89,7 +89,7 @@ class Checkpoint:
     targets: tuple[Target, ...]
 
 
-def read(file: ModelFile, dtype: torch.dtype) -> Checkpoint:
+def read(file: ModelFile, dtype: torch.dtype) -> FairchemCheckpoint:
     """Return the network in a checkpoint, built anew, and its targets.
 
     Args:
@@ -114,7 +114,7 @@ def read(file: ModelFile, dtype: torch.dtype) -> Checkpoint:
             f"{file.path}: not a model that this version of fairchem reads: "
             f"{type(error).__name__}: {error}"
         ) from error
-    return Checkpoint(network.to(dtype).eval().requires_grad_(False), targets)
+    return FairchemCheckpoint(network.to(dtype).eval().requires_grad_(False), targets)
 
 
 def _network(config: dict[str, Any], dtype: torch.dtype) -> HydraModel:

@@ -11,7 +11,7 @@ from fairchem.core.calculate import pretrained_mlip
 from omegaconf import OmegaConf
 
 from twinforce_models.loading.source import Source, download
-from twinforce_models.potentials.fairchem.checkpoint import Checkpoint, Target, read
+from twinforce_models.potentials.fairchem.checkpoint import FairchemCheckpoint, Target, read
 from twinforce_models.potentials.fairchem.heads import Head, head_of
 from twinforce_models.potentials.fairchem.potential import FairchemPotential, LoneAtoms
 from twinforce_proto import ModelLoadError
@@ -96,13 +96,13 @@ def find(name: str) -> Path:
         raise ModelLoadError(f"{error}. {_GATED}") from error.__cause__
 
 
-def _tasks(checkpoint: Checkpoint) -> set[str]:
+def _tasks(checkpoint: FairchemCheckpoint) -> set[str]:
     """Return the tasks that have an energy."""
     energies = (target for target in checkpoint.targets if target.quantity == "energy")
     return {name for target in energies for name in target.datasets}
 
 
-def _task(checkpoint: Checkpoint, variant: str | None) -> tuple[str, dict[str, Target]]:
+def _task(checkpoint: FairchemCheckpoint, variant: str | None) -> tuple[str, dict[str, Target]]:
     """Return the task to serve, and its targets by their quantity."""
     known = sorted(_tasks(checkpoint))
     if variant is None and len(known) == 1:
@@ -115,7 +115,9 @@ def _task(checkpoint: Checkpoint, variant: str | None) -> tuple[str, dict[str, T
     return variant, {target.quantity: target for target in targets}
 
 
-def _heads(checkpoint: Checkpoint, task: str, targets: Mapping[str, Target]) -> dict[str, Head]:
+def _heads(
+    checkpoint: FairchemCheckpoint, task: str, targets: Mapping[str, Target]
+) -> dict[str, Head]:
     """Return the heads of a task by their quantity; those of direct outputs only if trained."""
     network, trained = checkpoint.network, checkpoint.network.backbone.regress_config
     is_direct = {"forces": trained.direct_forces, "stress": trained.direct_stress}

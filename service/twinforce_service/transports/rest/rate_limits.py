@@ -1,4 +1,4 @@
-"""What a caller may still ask for, as headers of replies (draft-ietf-httpapi-ratelimit-headers)."""
+"""The allowances of a caller as headers of replies (draft-ietf-httpapi-ratelimit-headers)."""
 
 import math
 from collections.abc import Sequence

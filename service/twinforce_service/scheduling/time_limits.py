@@ -16,7 +16,7 @@ _PATIENCE, _PER_ATOM = 30.0, 0.1
 _PATIENCE_WITH_SUSPECT = 3.0
 
 
-class Allowances:
+class TimeLimits:
     """The time that each batch may take, learned from earlier ones.
 
     Batches are compared with those of the same kind whose atoms and pairs are the same power of
