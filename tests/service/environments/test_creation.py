@@ -93,7 +93,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("sevennet", "expected families out of ani, .*, upet, got sevennet"),
+        ("sevennet", "expected families out of aimnet2, .*, upet, got sevennet"),
         ("mine sevenn orbs", "got orbs"),
         ("main sevenn", "expected a name .* other than 'main', got 'main'"),
         ("a/b sevenn", "got 'a/b'"),
