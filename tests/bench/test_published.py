@@ -8,11 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ase.build import bulk
-from bench.paper.box import edge_of, lattice
 from bench.paper.published import entries
 from bench.paper.published.__main__ import main
 from bench.paper.published.claims import beyond, claims_of, near, within
-from bench.paper.published.entries import ENTRIES, ServedPart, silicon
+from bench.paper.published.entries import ENTRIES, ServedPart, silicon, water
 from bench.paper.published.page import document
 from bench.runner import weights
 
@@ -254,15 +253,11 @@ def test_a_spec_names_the_hash_of_every_part_and_its_environment(monkeypatch, tm
     assert "env=" not in ENTRIES["mace-orb"].spec(None)
 
 
-def test_a_box_has_the_density_of_the_reference_and_whole_molecules():
-    edge = edge_of(8)
-    atoms = lattice(8, edge, seed=0)
-    assert atoms.get_chemical_formula() == "H16O8"
-    assert edge == pytest.approx(0.5 * edge_of(64))
-    bonds = [atoms.get_distance(3 * index, 3 * index + 1) for index in range(8)]
-    np.testing.assert_allclose(bonds, 0.969, atol=0.01)
-    oxygens = atoms[atoms.numbers == 8].get_all_distances(mic=True)
-    assert oxygens[~np.eye(8, dtype=bool)].min() > 2.5
+def test_water_has_the_size_of_the_paper_and_moves():
+    atoms = water()
+    assert atoms.get_chemical_formula() == "H128O64"
+    assert atoms.get_temperature() == pytest.approx(300.0, rel=0.2)
+    np.testing.assert_array_equal(atoms.get_momenta(), water().get_momenta())
 
 
 def test_no_two_neighbors_in_silicon_are_equally_near():

@@ -11,10 +11,10 @@ from ase import Atoms
 from ase.build import bulk
 
 from bench.paper.published import soap
+from bench.runner.systems import WATER
 from bench.runner.weights import WEIGHTS, WeightsUnavailableError, published_weights
 from twinforce.md import draw_velocities
 
-WATER21 = Path(__file__).parents[1] / "systems" / "water21.xyz"
 ORB, MACE = "orb-d3-xs-v2-20241011.ckpt", "mace_mp_small.model"
 SEVENNET = "sevennet_0.pth"
 # Environment -> package that it needs to load the models of a family.
@@ -22,9 +22,10 @@ PACKAGES = {"orb": "orb_models", "mace": "mace", "sevenn": "sevenn", "soap": "sp
 
 
 def water() -> Atoms:
-    """Return 21 molecules of liquid water at 300 K, with velocities."""
-    atoms = ase.io.read(WATER21)
+    """Return the 64 molecules of liquid water of the demo, with velocities of 300 K."""
+    atoms = ase.io.read(WATER)
     assert isinstance(atoms, Atoms)
+    draw_velocities(atoms, 300.0, np.random.default_rng(0))
     return atoms
 
 
@@ -134,7 +135,7 @@ ENTRIES: dict[str, PublishedEntry] = {
             start=water,
             pieces=(
                 *("nve:conservative", "resonance", "nve:hybrid-4", "optimise:conservative"),
-                *("loops", "nvt:conservative:svr:10", "cost", "lambda:client"),
+                *("loops", "nvt:conservative:svr:10", "cost"),
             ),
             share=4,
         ),
