@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import httpx2
+import pytest
 
 from tests.service.callers.making import add_key
 from tests.service.test_main import PATIENCE, TOYS, running, start, urls
@@ -23,11 +24,9 @@ def test_the_command_makes_a_key_that_the_server_takes_and_no_output_shows_it(tm
         for url in urls(lines):
             with Client(url, key=key) as client, client.stream("lj") as stream:
                 assert stream.predict(molecule())
-            with Client(url, key=wrong) as client:
-                try:
-                    client.models()
-                except UnauthenticatedError as error:
-                    assert wrong not in str(error)
+            with Client(url, key=wrong) as client, pytest.raises(UnauthenticatedError) as caught:
+                client.models()
+            assert wrong not in str(caught.value)
         headers = {"authorization": f"Bearer {key}"}
         reply = httpx2.post(f"{urls(lines)[0]}/v1/models/lj/predict", content="{", headers=headers)
         assert reply.status_code == 422
