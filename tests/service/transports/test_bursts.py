@@ -176,7 +176,7 @@ async def ask(address, head, body=b""):
     """Ask over a connection of its own; return the status and whether the service closes it."""
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(
-        f"{head} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        f"{head} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
     )
     reply = (await reader.readuntil(b"\r\n\r\n")).lower()
     writer.close()
