@@ -9,7 +9,7 @@ from tests.potentials import Soft, loaded
 @pytest.fixture(scope="session")
 def server():
     """A service of the toy potential, shared by all tests that do not change its state."""
-    with serve() as server:
+    with serve(trusted_hosts="localhost, 127.0.0.1, *.example") as server:
         yield server
 
 

@@ -24,9 +24,9 @@ def test_the_command_makes_a_key_that_the_server_takes_and_no_output_shows_it(tm
         for url in urls(lines):
             with Client(url, key=key) as client, client.stream("lj") as stream:
                 assert stream.predict(molecule())
-            with Client(url, key=wrong) as client, pytest.raises(UnauthenticatedError) as refusal:
+            with Client(url, key=wrong) as client, pytest.raises(UnauthenticatedError) as caught:
                 client.models()
-            assert wrong not in str(refusal.value)
+            assert wrong not in str(caught.value)
         headers = {"authorization": f"Bearer {key}"}
         reply = httpx2.post(f"{urls(lines)[0]}/v1/models/lj/predict", content="{", headers=headers)
         assert reply.status_code == 422

@@ -292,8 +292,10 @@ def canceled_grpc_call(server, potential):
 def closed_rest_connection(server, potential):
     address = urlsplit(server.rest_url)
     body = json.dumps({"system": json_system(molecule(4))}).encode()
-    head = "POST /v1/models/soft/nonconservativity HTTP/1.1\r\nhost: localhost\r\n"
-    head += f"content-length: {len(body)}"
+    head = (
+        "POST /v1/models/soft/nonconservativity HTTP/1.1\r\nhost: localhost\r\n"
+        f"content-length: {len(body)}"
+    )
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(head.encode() + b"\r\n\r\n" + body)
         entered(potential, 3)

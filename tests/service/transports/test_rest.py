@@ -491,8 +491,10 @@ def test_the_request_of_a_disconnected_client_is_not_evaluated(gated):
     server, potential, rest = gated
     address = urlsplit(server.rest_url)
     body = json.dumps(json_body(molecule(1))).encode()
-    head = "POST /v1/models/soft/predict HTTP/1.1\r\nhost: localhost\r\n"
-    head += f"content-length: {len(body)}\r\n"
+    head = (
+        "POST /v1/models/soft/predict HTTP/1.1\r\nhost: localhost\r\n"
+        f"content-length: {len(body)}\r\n"
+    )
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(head.encode() + b"content-type: application/json\r\n\r\n" + body)
         wait_until(lambda: metric(rest, "twinforce_queue_requests") == 1)
@@ -508,8 +510,10 @@ def test_a_client_that_disconnects_during_an_evaluation_is_not_logged_as_an_erro
     server = serve(free_ports(max_batch_atoms=4), soft=potential)
     address = urlsplit(server.rest_url)
     body = json.dumps(json_body(*[molecule(4)] * 4)).encode()
-    head = "POST /v1/models/soft/predict HTTP/1.1\r\nhost: localhost\r\n"
-    head += f"content-length: {len(body)}\r\n"
+    head = (
+        "POST /v1/models/soft/predict HTTP/1.1\r\nhost: localhost\r\n"
+        f"content-length: {len(body)}\r\n"
+    )
     with open_client(server) as rest:
         with socket.create_connection((address.hostname, address.port)) as connection:
             connection.sendall(head.encode() + b"content-type: application/json\r\n\r\n" + body)
