@@ -1,9 +1,10 @@
 """One client keeps many large calls in flight while a polite one asks for one system at a time.
 
-    python -m tests.attacks.fairness
+    python -m tests.attacks.fairness --sleeping
 
 Both come from one address without keys. The polite one is measured alone, then beside the other,
-for each way in which either may call.
+for each way in which either may call. With --sleeping, the device takes the time of a real one but
+sleeps, so that other programs on the machine disturb the result less.
 """
 
 import argparse
@@ -39,11 +40,36 @@ def water():
     return System(numbers, positions, np.reshape(np.array(cell, dtype=float), (3, 3)), pbc=True)
 
 
+def argon():
+    """Return 19 atoms of argon."""
+    return System([18] * 19, 4.0 * np.argwhere(np.ones((19, 1, 1))), np.eye(3) * 100, pbc=False)
+
+
+def sleep():
+    """Serve a model whose evaluation takes 1 ms, and 0.7 ms per atom, without computing."""
+    from tests.potentials import Soft, loaded
+    from twinforce_service.embedded import run_in_thread
+    from twinforce_service.settings import Settings
+
+    class Sleeping(Soft):
+        def forward_heads(self, batch, *, direct):
+            time.sleep(0.001 + 0.0007 * len(batch.atomic_numbers))
+            return super().forward_heads(batch, direct=direct)
+
+    settings = Settings(rest_port=0, grpc_port=0, water=False)
+    with run_in_thread(settings, lambda: {"argon": loaded(Sleeping(), "argon")}) as server:
+        sys.stdout.write(f"ready\nREST {server.rest_url}\ngRPC {server.grpc_url}\n")
+        sys.stdout.flush()
+        threading.Event().wait()
+
+
 @contextmanager
-def service(*flags):
+def service(*flags, is_sleeping):
     """Run a service, and yield its addresses by transport."""
     ports = ["--rest-port=0", "--grpc-port=0", "--n-threads=1"]
     command = [sys.executable, "-m", "twinforce_service.main", *ports, *flags]
+    if is_sleeping:
+        command = [sys.executable, "-c", "from tests.attacks import fairness; fairness.sleep()"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         lines = [process.stdout.readline() for _ in range(3)]
@@ -61,9 +87,8 @@ def n_evaluated(urls):
     return sum(map(float, re.findall(r"^twinforce_evaluations_total{.*} (.*)$", text, re.M)))
 
 
-def _flood(urls, way, urgency, has_begun, stop):
+def _flood(urls, system, way, urgency, has_begun, stop):
     """Keep calls in flight until `stop` is set."""
-    system = water()
 
     def loop(client):
         while not stop.is_set():
@@ -88,11 +113,11 @@ def _flood(urls, way, urgency, has_begun, stop):
 
 
 @contextmanager
-def greedy(urls, way, urgency=3):
+def greedy(urls, system, way, urgency=3):
     """Keep calls in flight from another process."""
     context = multiprocessing.get_context("spawn")
     has_begun, stop = context.Event(), context.Event()
-    arguments = urls, way, urgency, has_begun, stop
+    arguments = urls, system, way, urgency, has_begun, stop
     process = context.Process(target=_flood, args=arguments)
     process.start()
     try:
@@ -105,9 +130,9 @@ def greedy(urls, way, urgency=3):
             process.kill()
 
 
-def waits(urls, way, seconds):
+def waits(urls, system, way, seconds):
     """Return how long each of the calls of a polite client took within a time, in s."""
-    system, found = water(), []
+    found = []
     with ExitStack() as stack:
         client = stack.enter_context(Client(urls["rest" if way == "rest" else "grpc"]))
         walker = stack.enter_context(client.stream(outputs=OUTPUTS)) if way == "stream" else None
@@ -134,19 +159,19 @@ def show(text):
     sys.stdout.flush()
 
 
-def measure(urls, seconds, urgency, ways):
+def measure(urls, system, seconds, urgency, ways):
     """Print what the polite client waits alone, and beside the other."""
     show(f"{'':42} {'p50':>8} {'p90':>8} {'p99':>8} {'max':>8} {'calls':>6}  (ms)")
     alone = {}
     for way in ("grpc", "stream", "rest"):
-        waits(urls, way, 1.0)
-        alone[way] = waits(urls, way, seconds / 2)
+        waits(urls, system, way, 1.0)
+        alone[way] = waits(urls, system, way, seconds / 2)
         show(line(f"{way}, alone", alone[way]))
     for bad, good in ways:
-        with greedy(urls, bad, urgency):
+        with greedy(urls, system, bad, urgency):
             time.sleep(2.0)
             before, started = n_evaluated(urls), time.monotonic()
-            found = waits(urls, good, seconds)
+            found = waits(urls, system, good, seconds)
             n_others = n_evaluated(urls) - before - len(found)
             rate = n_others / (time.monotonic() - started)
         ratio = np.median(found) / np.median(alone[good])
@@ -159,10 +184,12 @@ def main():
     parser.add_argument("--seconds", type=float, default=10.0, help="duration of each attack")
     parser.add_argument("--urgency", type=int, default=3, help="urgency of the greedy client")
     parser.add_argument("--ways", type=int, default=len(WAYS), help="number of combinations")
+    parser.add_argument("--sleeping", action="store_true", help="use a device that sleeps")
     parser.add_argument("flags", nargs="*", help="flags of the service, after --")
     arguments = parser.parse_args()
-    with service(*arguments.flags) as urls:
-        measure(urls, arguments.seconds, arguments.urgency, WAYS[: arguments.ways])
+    system = argon() if arguments.sleeping else water()
+    with service(*arguments.flags, is_sleeping=arguments.sleeping) as urls:
+        measure(urls, system, arguments.seconds, arguments.urgency, WAYS[: arguments.ways])
 
 
 if __name__ == "__main__":
