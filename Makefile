@@ -13,7 +13,7 @@ PIP   := $(BIN)/pip --disable-pip-version-check install --constraint constraints
 STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-models test-models-together check format proto chaos bench paper paper-bundled paper-published train train-pet clean
+.PHONY: help demo test test-models test-models-together check format proto attacks chaos fuzz bench paper paper-bundled paper-published train train-pet clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,12 @@ format: $(STAMP)  ## format, and fix what the linter can fix
 
 proto: $(STAMP)  ## generate the protobuf stubs next to their .proto
 	$(BIN)/python -m grpc_tools.protoc -I proto $(STUBS) proto/twinforce_proto/v1/*.proto
+
+attacks: $(STAMP)  ## attack a service with large, slow and endless messages, and measure what that does (ARGS="slow endless")
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attacks $(ARGS)
+
+fuzz: $(STAMP)  ## send 100,000 malformed messages over both transports (ARGS="--messages 1000 --seed 1")
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
 # `make chaos CHAOS=--short` tries the faults that take least time, in about three minutes.
 chaos: $(STAMP)  ## do what can go wrong to a real service, count what its clients notice, and write docs/chaos.md

@@ -1,0 +1,1 @@
+"""Malformed messages on every transport: `python -m tests.fuzz` sends many, a test sends some."""

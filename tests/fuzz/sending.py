@@ -1,0 +1,68 @@
+"""Send malformed messages to a service, and collect what should not have come."""
+
+import random
+from collections import Counter
+from urllib.parse import urlsplit
+
+import grpc
+import httpx2
+
+from tests.fuzz.messages import MESSAGES, METHODS, body_of, changed_bytes
+
+PATIENCE = 60.0
+# A model may fail on a system that is valid, but far from all that it was made for.
+_OF_MODELS = ("PredictionError", "NonFinitePredictionError")
+_GOOD_STATUS = {
+    "OK", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND", "OUT_OF_RANGE",
+    "RESOURCE_EXHAUSTED",
+}  # fmt: skip
+
+
+class Findings:
+    """What came of the messages: how often each outcome, and the messages that failed."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.failures: list[tuple[str, bytes, str]] = []
+
+    def note(self, place: str, message: bytes, outcome: str, *, is_good: bool) -> None:
+        self.outcomes[outcome] += 1
+        if not is_good:
+            self.failures.append((place, message, outcome))
+
+
+def send_over_rest(url: str, n_messages: int, seed: int, findings: Findings) -> None:
+    chance = random.Random(seed)
+    with httpx2.Client(base_url=url, timeout=PATIENCE) as rest:
+        for _ in range(n_messages):
+            path = chance.choice(sorted(METHODS))
+            body, media_type = body_of(path, chance)
+            headers = {"content-type": media_type}
+            reply = rest.post(f"/v1/models/soft/{path}", content=body, headers=headers)
+            is_good = reply.status_code < 500 or any(name in reply.text for name in _OF_MODELS)
+            findings.note(f"{path} {media_type}", body, str(reply.status_code), is_good=is_good)
+
+
+def send_over_grpc(url: str, n_messages: int, seed: int, findings: Findings) -> None:
+    chance = random.Random(seed)
+    with grpc.insecure_channel(urlsplit(url).netloc) as channel:
+        for _ in range(n_messages):
+            method = chance.choice(sorted(MESSAGES))
+            message = changed_bytes(MESSAGES[method].SerializeToString(), chance)
+            outcome, details = _call(channel, method, message)
+            is_good = outcome in _GOOD_STATUS or (outcome == "INTERNAL" and "model" in details)
+            findings.note(method, message, outcome, is_good=is_good)
+
+
+def _call(channel: grpc.Channel, method: str, message: bytes) -> tuple[str, str]:
+    name = f"/twinforce.v1.Inference/{method}"
+    try:
+        if method == "PredictStream":
+            list(channel.stream_stream(name)(iter([message] * 2), timeout=PATIENCE))
+        elif method in ("Propagate", "Relax"):
+            list(channel.unary_stream(name)(message, timeout=PATIENCE))
+        else:
+            channel.unary_unary(name)(message, timeout=PATIENCE)
+    except grpc.RpcError as error:
+        return error.code().name, error.details() or ""
+    return "OK", ""
