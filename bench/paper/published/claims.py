@@ -27,8 +27,8 @@ def claims_of(reports: Mapping[str, Report]) -> list[Claim]:
     """Return all claims, from the reports by the names of their entries."""
     direct, crystal = (reports.get(name) or _no_report(name) for name in (DIRECT, CRYSTAL))
     found = [_lambda(direct), *_heating(direct), *_species(direct), _mean(direct)]
-    found += [_optimization(direct, "direct"), _f(direct)]
-    found += [_crystal(crystal), _optimization(crystal, "direct")]
+    found += [*_optimization(direct, "direct"), _f(direct)]
+    found += [_crystal(crystal), *_optimization(crystal, "direct")]
     for name in CONTROLS:
         found += _control(reports.get(name) or _no_report(name))
     hybrid = reports.get(HYBRID) or _no_report(HYBRID)
@@ -133,21 +133,28 @@ def _mean(report: Report) -> Claim:
     return Claim(text, near(value - theirs, each["error"], MAX_ERROR_K), shown)
 
 
-def _optimization(report: Report, kind: str) -> Claim:
+def _optimization(report: Report, kind: str) -> Iterator[Claim]:
+    """Yield what optimizers report, and whether the gradient vanishes where they end."""
     unit = unit_of(report, f"optimise:{kind}")
-    name = report["provenance"]["model"]
-    is_direct = kind == "direct"
-    text = f"`{name}`, {kind} forces: " + (
-        "no optimization reaches a minimum" if is_direct else "every optimization converges"
-    )
-    n_done = unit.get("n_done", 0)
+    name, n_done = report["provenance"]["model"], unit.get("n_done", 0)
+    texts = {
+        "direct": ("some optimizations do not converge", "no optimization ends at a minimum"),
+        "conservative": ("every optimization converges", "every one ends at a minimum"),
+    }[kind]
+    texts = tuple(f"`{name}`, {kind} forces: {text}" for text in texts)
     if not n_done:
-        return Claim(text, "not shown", "")
-    n_minima = round(unit["success_rate"] * n_done)
-    n_reported = round(unit["believed_rate"] * n_done)
-    holds = n_minima == 0 if is_direct else n_minima == n_done
-    shown = f"{n_minima} of {n_done} at a minimum, {n_reported} reported convergence"
-    return Claim(text, "yes" if holds else "no", shown)
+        yield from (Claim(text, "not shown", "") for text in texts)
+        return
+    n_reported, n_minima = (
+        round(unit[rate] * n_done) for rate in ("believed_rate", "success_rate")
+    )
+    is_direct = kind == "direct"
+    converges = n_reported < n_done if is_direct else n_reported == n_done
+    ends = n_minima == 0 if is_direct else n_minima == n_done
+    largest = unit.get("largest_force_median")
+    left = "" if largest is None else f", {largest:.2g} eV/Å of the gradient left (median)"
+    yield Claim(texts[0], "yes" if converges else "no", f"{n_reported} of {n_done} converged")
+    yield Claim(texts[1], "yes" if ends else "no", f"{n_minima} of {n_done} at a minimum{left}")
 
 
 def _f(report: Report) -> Claim:
@@ -171,7 +178,7 @@ def _control(report: Report) -> Iterator[Claim]:
         rate, error = abs(drift["rate"]), drift["error"]
         shown = f"{with_error(drift['rate'], error, signed=True)} meV/atom/ps"
         yield Claim(text, within(rate, error, -limit, limit), shown)
-    yield _optimization(report, "conservative")
+    yield from _optimization(report, "conservative")
 
 
 def _equipartition(report: Report) -> Claim:
