@@ -96,8 +96,8 @@ def _summary(reports: Reports) -> str:
     for each in claims_of(reports):
         counts[each.holds] += 1
     return (
-        f"Of these statements, {counts['yes']} hold here and {counts['no']} do not; "
-        f"{counts['not shown']} are not shown, because errors are too large or runs too short."
+        f"Here, {counts['yes']} of these statements hold, {counts['no']} do not hold, and "
+        f"{counts['not shown']} are not shown, because errors are too large or runs are missing."
     )
 
 
@@ -122,8 +122,8 @@ def _models(reports: Reports) -> ReportTable:
 def _starts(reports: Reports) -> str:
     parts = [
         "ORB d3-xs-v2 was trained for direct forces only: its conservative ones are the gradient "
-        "of an energy that was trained without forces, so that optimizations on direct forces "
-        "are judged by a gradient that is not accurate. The paper's ORB-v2 is larger; d3-xs-v2 "
+        "of an energy that was trained without forces. Whether its optimizations end at a minimum "
+        "of that energy therefore says little, and no statement depends on it. The paper's ORB-v2 is larger; d3-xs-v2 "
         "is the one that a registry carries."
     ]
     if any(ENTRIES[name].is_water for name in reports):
