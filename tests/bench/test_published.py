@@ -83,6 +83,12 @@ def report(name, **pieces):
     }
 
 
+WORK = {
+    "rms_work_mev_per_atom": 1.8,
+    "error_mev_per_atom": 0.4,
+    "quadrature_error_mev_per_atom": 0.02,
+    "relative_to_path": 0.01,
+}
 REPORTS = {
     "orb": report(
         "orb",
@@ -96,6 +102,7 @@ REPORTS = {
     ),
     "orb-silicon": report(
         "orb-silicon",
+        loops={"loops": unit(direct=WORK)},
         nve={"nve:direct": energies(-3.0, 0.5)},
         **{"optimise": {"optimise:direct": optimization(0, 3)}},
     ),
@@ -129,16 +136,16 @@ def changed(name, piece, key, **values):
 
 
 def test_statements_that_the_numbers_support_agree():
-    assert verdicts(REPORTS) == ["yes"] * 18
+    assert verdicts(REPORTS) == ["yes"] * 19
 
 
 @pytest.mark.parametrize(
     "reports", [{}, {name: each | {"pieces": {}} for name, each in REPORTS.items()}]
 )
 def test_statements_without_runs_are_not_shown(reports):
-    assert verdicts(reports) == ["not shown"] * 18
+    assert verdicts(reports) == ["not shown"] * 19
     page = document(reports, [])
-    assert "0 of these statements hold, 0 do not hold, and 18 are not shown" in page
+    assert "0 of these statements hold, 0 do not hold, and 19 are not shown" in page
 
 
 @pytest.mark.parametrize(
@@ -160,6 +167,15 @@ def test_statements_without_runs_are_not_shown(reports):
         ),
         (changed("orb", "nvt", "nvt:direct:svr:10", **simulation(-68, 34, mean=320)), "no"),
         (changed("orb", "optimise", "optimise:direct", **optimization(2, 4)), "no"),
+        (
+            changed(
+                "orb-silicon",
+                "loops",
+                "loops",
+                direct=WORK | {"quadrature_error_mev_per_atom": 1.5},
+            ),
+            "not shown",
+        ),
         (changed("orb-silicon", "nve", "nve:direct", drift={"rate": 0.1, "error": 1}), "not shown"),
         (changed("orb", "cost", "cost", f=value(1.7, 0.02)), "no"),
         (

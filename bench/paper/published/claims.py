@@ -28,7 +28,7 @@ def claims_of(reports: Mapping[str, Report]) -> list[Claim]:
     direct, crystal = (reports.get(name) or _no_report(name) for name in (DIRECT, CRYSTAL))
     found = [_lambda(direct), *_heating(direct), *_species(direct), _mean(direct)]
     found += [_unconverged(direct), _f(direct)]
-    found += [_crystal(crystal), _unconverged(crystal)]
+    found += [_crystal(crystal), _work(crystal), _unconverged(crystal)]
     for name in CONTROLS:
         found += _control(reports.get(name) or _no_report(name))
     hybrid = reports.get(HYBRID) or _no_report(HYBRID)
@@ -90,6 +90,18 @@ def _crystal(report: Report) -> Claim:
         return Claim(text, "not shown", "")
     shown = f"{with_error(drift['rate'], drift['error'], signed=True)} meV/atom/ps"
     return Claim(text, beyond(abs(drift["rate"]), drift["error"]), shown)
+
+
+def _work(report: Report) -> Claim:
+    """Return the claim that direct forces do work around closed paths."""
+    text = "ORB, direct forces, silicon: closed paths take work"
+    found = unit_of(report, "loops").get("direct")
+    if not found or found["error_mev_per_atom"] is None:
+        return Claim(text, "not shown", "")
+    value, error = found["rms_work_mev_per_atom"], found["error_mev_per_atom"]
+    noise = found["quadrature_error_mev_per_atom"]
+    shown = f"{with_error(value, error)} meV/atom, quadrature error {noise:.2g}"
+    return Claim(text, beyond(value - noise, error), shown)
 
 
 def _species(report: Report) -> Iterator[Claim]:
