@@ -96,8 +96,8 @@ def _summary(reports: Reports) -> str:
     for each in claims_of(reports):
         counts[each.holds] += 1
     return (
-        f"Of these statements, {counts['yes']} hold here and {counts['no']} do not; "
-        f"{counts['not shown']} are not shown, because errors are too large or runs too short."
+        f"Here, {counts['yes']} of these statements hold, {counts['no']} do not hold, and "
+        f"{counts['not shown']} are not shown, because errors are too large or runs are missing."
     )
 
 
@@ -122,9 +122,9 @@ def _models(reports: Reports) -> ReportTable:
 def _starts(reports: Reports) -> str:
     parts = [
         "ORB d3-xs-v2 was trained for direct forces only: its conservative ones are the gradient "
-        "of an energy that was trained without forces, so that optimizations on direct forces "
-        "are judged by a gradient that is not accurate. The paper's ORB-v2 is larger; d3-xs-v2 "
-        "is the one that a registry carries."
+        "of an energy that was trained without forces. Whether its optimizations end at a minimum "
+        "of that energy therefore says little, and no statement depends on it. The paper's "
+        "ORB-v2 is larger; d3-xs-v2 is the one that a registry carries."
     ]
     if any(ENTRIES[name].is_water for name in reports):
         parts.append(
@@ -166,7 +166,7 @@ def _soap(errors: Mapping[str, float]) -> Iterator[str]:
 
 def _piece(reports: Reports, piece: str, drawn: Sequence[str]) -> Iterator[str]:
     yield f"## {TITLES[piece]}"
-    yield EXPLANATIONS[piece]
+    yield _TEXTS[piece]
     # Diffusion and spectra of runs this short would say nothing.
     for make in TABLES[piece][:1] if piece == "nvt" else TABLES[piece]:
         yield from _tables(reports, piece, make)
@@ -237,6 +237,15 @@ def _missing(reports: Reports) -> Iterator[str]:
     yield "`shortened` runs continue with the next command, and their errors shrink accordingly."
 
 
+_TEXTS = {
+    **EXPLANATIONS,
+    "nve": (
+        "Without a thermostat, the total energy is conserved if the forces are a gradient and the "
+        "time step is short enough. The drift is the slope of a line fitted to the averages of "
+        "ten blocks of the simulation, and its error follows from their scatter about the line. "
+        "The energy of ORB belongs to its direct forces only as far as its training made it so."
+    ),
+}
 _NOT_SHOWN = ("EquiformerV2 and ORB-v2 themselves: no registry carries their weights",)
 _COMMANDS = """```bash
 make paper PAGE=published PAPER_MINUTES=60                   # continue; repeat until all is done
