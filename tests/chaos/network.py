@@ -52,8 +52,9 @@ class Network:
             _run("tc", "qdisc", "del", *device)
 
     def remove(self) -> None:
-        """Remove the namespace, and the cable with it."""
-        subprocess.run(["ip", "netns", "del", self._name], capture_output=True, check=False)
+        """Remove the cable and the namespace."""
+        for kind, name in (("link", self._cable), ("netns", self._name)):
+            subprocess.run(["ip", kind, "del", name], capture_output=True, check=False)
 
 
 def _run(*command: str) -> None:

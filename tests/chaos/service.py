@@ -32,7 +32,11 @@ class Service:
         self._folder, self._host, self._prefix = folder, host, prefix
         self._ports = _free_port(), _free_port()
         self.process = self._start()
-        self.wait_until_ready()
+        try:
+            self.wait_until_ready()
+        except RuntimeError:
+            self.process.kill()
+            raise
 
     @property
     def urls(self) -> tuple[str, str]:
