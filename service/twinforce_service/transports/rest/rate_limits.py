@@ -1,4 +1,4 @@
-"""What a caller may still ask for, as headers of replies (draft-ietf-httpapi-ratelimit-headers)."""
+"""Headers that tell a caller its limits (draft-ietf-httpapi-ratelimit-headers)."""
 
 import math
 from collections.abc import Sequence
