@@ -1,4 +1,4 @@
-"""The allowances of callers: what each may still ask for, by its limits."""
+"""The allowances of each caller: the rest of its limits."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ class _Bucket:
         return max(n - self.level(now), 0.0) / self._rate
 
 
-class _Usage:
+class _Standing:
     """The use that a caller makes of the service."""
 
     def __init__(self, limits: CallerLimits, now: float) -> None:
@@ -97,7 +97,7 @@ class Allowances:
     ) -> None:
         self._default = default
         self._clock = clock
-        self._states: dict[str, _Usage] = {}
+        self._states: dict[str, _Standing] = {}
         self._n_bearable = _MANY
 
     @contextmanager
@@ -199,14 +199,14 @@ class Allowances:
                 found.append(Allowance(name, quota, bucket.window, left, reset))
         return [each for each in found if isfinite(each.quota)]
 
-    def _check_in_flight(self, caller: Caller, state: _Usage, n_atoms: int) -> None:
+    def _check_in_flight(self, caller: Caller, state: _Standing, n_atoms: int) -> None:
         limits, wait = state.limits, state.usual_seconds
         if state.n_requests >= limits.max_requests:
             raise _refusal(caller, "max_requests", limits.max_requests, wait)
         if state.n_atoms and state.n_atoms + n_atoms > limits.max_atoms:
             raise _refusal(caller, "max_atoms", limits.max_atoms, wait)
 
-    def _state_of(self, caller: Caller) -> _Usage | None:
+    def _state_of(self, caller: Caller) -> _Standing | None:
         """Return what a caller is using; None if it has no limits."""
         limits = self._default if caller.limits is None else caller.limits
         if limits == UNLIMITED:
@@ -214,7 +214,7 @@ class Allowances:
         state = self._states.get(caller.name)
         if state is None:
             self._forget()
-            state = self._states[caller.name] = _Usage(limits, self._clock())
+            state = self._states[caller.name] = _Standing(limits, self._clock())
         elif state.limits != limits:
             state.limit(limits, self._clock())
         return state

@@ -1,4 +1,4 @@
-"""The allowances of a caller as headers of replies (draft-ietf-httpapi-ratelimit-headers)."""
+"""Headers that tell a caller its limits (draft-ietf-httpapi-ratelimit-headers)."""
 
 import math
 from collections.abc import Sequence
