@@ -51,7 +51,9 @@ def set_peer(host: str, port: int | str, client_id: str | bytes | None = None) -
         port: Its port, which tells the connections from one address apart.
         client_id: Name that the client gives to all of its connections, if any.
     """
-    has_name = isinstance(client_id, str) and _VALID_ID.fullmatch(client_id)
-    connection.set(f"client {client_id}" if has_name else f"{host}:{port}")
+    if isinstance(client_id, str) and _VALID_ID.fullmatch(client_id):
+        connection.set(f"client {client_id}")
+    else:
+        connection.set(f"{host}:{port}")
     if caller.get() is UNKNOWN:
         caller.set(caller_at(host))

@@ -19,6 +19,9 @@ from twinforce_proto import ModelInfo
 from twinforce_service.engine.report import BatchReport
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+# Number of callers with a label of their own, and the label of those that come after them.
+_MAX_CALLERS = 256
+OTHER_CALLERS = "other"
 # Label of all models that are not served, so that clients cannot create any number of labels.
 UNKNOWN_MODEL = "unknown"
 
@@ -44,7 +47,7 @@ class _Metric:
         return self.kind(self.name, self.help, self.labels, registry=registry, **options)
 
 
-_MODEL = ("model",)
+_MODEL, _CALLER = ("model",), ("caller",)
 
 _TABLE = (
     _Metric(
@@ -53,6 +56,15 @@ _TABLE = (
         "Calls answered, by transport, model and outcome (ok, or the class of the error).",
         ("transport", "model", "outcome"),
     ),
+    _Metric(
+        Counter,
+        "twinforce_caller_device_seconds",
+        "Time on the device by caller: the name of a key, or an address. A batch of several is "
+        "split by what their systems are expected to cost.",
+        _CALLER,
+    ),
+    _Metric(Counter, "twinforce_caller_evaluations", "Systems evaluated, by caller.", _CALLER),
+    _Metric(Counter, "twinforce_caller_atoms", "Atoms of these systems, by caller.", _CALLER),
     _Metric(Counter, "twinforce_evaluations", "Systems evaluated.", _MODEL),
     _Metric(Counter, "twinforce_atoms", "Atoms of the systems evaluated.", _MODEL),
     _Metric(Histogram, "twinforce_batch_systems", "Systems per batch.", _MODEL, _SYSTEMS),
@@ -158,6 +170,7 @@ class Metrics:
         self._metrics = {each.name: each.register(self.registry) for each in _TABLE}
         self._requests: Counter = self._metrics["twinforce_requests"]
         self._by_model: dict[str, _BatchMetrics] = {}
+        self._by_caller: dict[str, tuple[Counter, Counter, Counter]] = {}
         self._metrics["twinforce_service_info"].labels(service_version).set(1)
 
     def count_request(self, transport: str, model: str, outcome: str) -> None:
@@ -166,10 +179,15 @@ class Metrics:
 
     def observe_batch(self, report: BatchReport) -> None:
         """Record a batch, or some rows of a Jacobian."""
+        for usage in report.usage:
+            seconds, evaluations, atoms = self._caller_metrics(usage.caller)
+            seconds.inc(usage.device_s)
+            evaluations.inc(usage.n_systems)
+            atoms.inc(usage.n_atoms)
         if report.n_rows:
-            rows, seconds = "twinforce_jacobian_rows", "twinforce_jacobian_seconds"
+            rows, time = "twinforce_jacobian_rows", "twinforce_jacobian_seconds"
             self._metrics[rows].labels(report.model).inc(report.n_rows)
-            self._metrics[seconds].labels(report.model).inc(report.compute_s)
+            self._metrics[time].labels(report.model).inc(report.compute_s)
             return
         metrics = self._batch_metrics(report.model)
         metrics.evaluations.inc(report.n_systems)
@@ -182,6 +200,18 @@ class Metrics:
             metrics.queue_s.observe(queue_s)
         for disagreement in report.disagreements:
             self._observe_disagreement(report.model, disagreement)
+
+    def _caller_metrics(self, caller: str) -> tuple[Counter, Counter, Counter]:
+        """Return the metrics of a caller: device time, systems and atoms."""
+        if caller not in self._by_caller and len(self._by_caller) >= _MAX_CALLERS:
+            caller = OTHER_CALLERS
+        if (found := self._by_caller.get(caller)) is None:
+            kinds = ("device_seconds", "evaluations", "atoms")
+            seconds, evaluations, atoms = (
+                self._metrics[f"twinforce_caller_{kind}"].labels(caller) for kind in kinds
+            )
+            found = self._by_caller[caller] = seconds, evaluations, atoms
+        return found
 
     def _batch_metrics(self, model: str) -> _BatchMetrics:
         """Return the metrics of a model, which are looked up once, as that takes long."""

@@ -1,9 +1,10 @@
 """One client keeps many large calls in flight while a polite one asks for one system at a time.
 
-    python -m tests.attacks.fairness
+    python -m tests.attacks.fairness --sleeping
 
 Both come from one address without keys. The polite one is measured alone, then beside the other,
-for each way in which either may call.
+for each way in which either may call. With --sleeping, the device takes the time of a real one but
+sleeps, so that other programs on the machine disturb the result less.
 """
 
 import argparse
@@ -13,12 +14,13 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
-from twinforce import Client, ServiceError, System
+from twinforce import Client, Integrator, ServiceError, Start, System
 
 WATER = Path(__file__).parents[2] / "demo" / "water64.xyz"
 OUTPUTS = ("energy", "conservative_forces")
@@ -38,11 +40,36 @@ def water():
     return System(numbers, positions, np.reshape(np.array(cell, dtype=float), (3, 3)), pbc=True)
 
 
+def argon():
+    """Return 19 atoms of argon."""
+    return System([18] * 19, 4.0 * np.argwhere(np.ones((19, 1, 1))), np.eye(3) * 100, pbc=False)
+
+
+def sleep():
+    """Serve a model whose evaluation takes 1 ms, and 0.7 ms per atom, without computing."""
+    from tests.potentials import Soft, loaded
+    from twinforce_service.embedded import run_in_thread
+    from twinforce_service.settings import Settings
+
+    class Sleeping(Soft):
+        def forward_heads(self, batch, *, direct):
+            time.sleep(0.001 + 0.0007 * len(batch.atomic_numbers))
+            return super().forward_heads(batch, direct=direct)
+
+    settings = Settings(rest_port=0, grpc_port=0, water=False)
+    with run_in_thread(settings, lambda: {"argon": loaded(Sleeping(), "argon")}) as server:
+        sys.stdout.write(f"ready\nREST {server.rest_url}\ngRPC {server.grpc_url}\n")
+        sys.stdout.flush()
+        threading.Event().wait()
+
+
 @contextmanager
-def service(*flags):
+def service(*flags, is_sleeping):
     """Run a service, and yield its addresses by transport."""
     ports = ["--rest-port=0", "--grpc-port=0", "--n-threads=1"]
     command = [sys.executable, "-m", "twinforce_service.main", *ports, *flags]
+    if is_sleeping:
+        command = [sys.executable, "-c", "from tests.attacks import fairness; fairness.sleep()"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         lines = [process.stdout.readline() for _ in range(3)]
@@ -53,20 +80,26 @@ def service(*flags):
         process.stdout.close()
 
 
-def _flood(urls, way, urgency, has_begun, stop, n_done):
-    """Keep calls in flight until `stop` is set; count the systems that were evaluated."""
-    system = water()
+def n_evaluated(urls):
+    """Return how many systems the service has evaluated."""
+    with urllib.request.urlopen(f"{urls['rest']}/metrics", timeout=60) as reply:
+        text = reply.read().decode()
+    return sum(map(float, re.findall(r"^twinforce_evaluations_total{.*} (.*)$", text, re.M)))
+
+
+def _flood(urls, system, way, urgency, has_begun, stop):
+    """Keep calls in flight until `stop` is set."""
 
     def loop(client):
         while not stop.is_set():
             with suppress(ServiceError):
                 if way == "propagate":
-                    for _ in client.propagate(system, 1000, interval=1, time_step=0.5):
-                        n_done.value += 1
+                    start = Start(system, np.zeros((len(system), 3)), Integrator(inner_steps=1))
+                    for _ in client.propagate(start, 1000, interval=1):
                         if stop.is_set():
                             break
                 else:
-                    n_done.value += len(client.predict([system] * N_SYSTEMS, OUTPUTS))
+                    client.predict([system] * N_SYSTEMS, OUTPUTS)
 
     url = urls["grpc" if way == "propagate" else way]
     n_loops = N_CALLS * N_SYSTEMS // 4 if way == "propagate" else N_CALLS
@@ -80,26 +113,26 @@ def _flood(urls, way, urgency, has_begun, stop, n_done):
 
 
 @contextmanager
-def greedy(urls, way, urgency=3):
-    """Keep calls in flight from another process; yield the number of systems so far."""
+def greedy(urls, system, way, urgency=3):
+    """Keep calls in flight from another process."""
     context = multiprocessing.get_context("spawn")
-    has_begun, stop, n_done = context.Event(), context.Event(), context.Value("q", 0)
-    arguments = urls, way, urgency, has_begun, stop, n_done
+    has_begun, stop = context.Event(), context.Event()
+    arguments = urls, system, way, urgency, has_begun, stop
     process = context.Process(target=_flood, args=arguments)
     process.start()
     try:
         has_begun.wait(60)
-        yield n_done
+        yield
     finally:
         stop.set()
-        process.join(60)
+        process.join(20)
         if process.is_alive():
             process.kill()
 
 
-def waits(urls, way, seconds):
+def waits(urls, system, way, seconds):
     """Return how long each of the calls of a polite client took within a time, in s."""
-    system, found = water(), []
+    found = []
     with ExitStack() as stack:
         client = stack.enter_context(Client(urls["rest" if way == "rest" else "grpc"]))
         walker = stack.enter_context(client.stream(outputs=OUTPUTS)) if way == "stream" else None
@@ -126,20 +159,21 @@ def show(text):
     sys.stdout.flush()
 
 
-def measure(urls, seconds, urgency):
+def measure(urls, system, seconds, urgency, ways):
     """Print what the polite client waits alone, and beside the other."""
     show(f"{'':42} {'p50':>8} {'p90':>8} {'p99':>8} {'max':>8} {'calls':>6}  (ms)")
     alone = {}
     for way in ("grpc", "stream", "rest"):
-        waits(urls, way, 1.0)
-        alone[way] = waits(urls, way, seconds / 2)
+        waits(urls, system, way, 1.0)
+        alone[way] = waits(urls, system, way, seconds / 2)
         show(line(f"{way}, alone", alone[way]))
-    for bad, good in WAYS:
-        with greedy(urls, bad, urgency) as n_done:
+    for bad, good in ways:
+        with greedy(urls, system, bad, urgency):
             time.sleep(2.0)
-            before, started = n_done.value, time.monotonic()
-            found = waits(urls, good, seconds)
-            rate = (n_done.value - before) / (time.monotonic() - started)
+            before, started = n_evaluated(urls), time.monotonic()
+            found = waits(urls, system, good, seconds)
+            n_others = n_evaluated(urls) - before - len(found)
+            rate = n_others / (time.monotonic() - started)
         ratio = np.median(found) / np.median(alone[good])
         row = line(f"{good}, beside {bad}", found)
         show(f"{row} {ratio:6.1f} x, others {rate:.0f}/s")
@@ -149,10 +183,13 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m tests.attacks.fairness", description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="duration of each attack")
     parser.add_argument("--urgency", type=int, default=3, help="urgency of the greedy client")
+    parser.add_argument("--ways", type=int, default=len(WAYS), help="number of combinations")
+    parser.add_argument("--sleeping", action="store_true", help="use a device that sleeps")
     parser.add_argument("flags", nargs="*", help="flags of the service, after --")
     arguments = parser.parse_args()
-    with service(*arguments.flags) as urls:
-        measure(urls, arguments.seconds, arguments.urgency)
+    system = argon() if arguments.sleeping else water()
+    with service(*arguments.flags, is_sleeping=arguments.sleeping) as urls:
+        measure(urls, system, arguments.seconds, arguments.urgency, WAYS[: arguments.ways])
 
 
 if __name__ == "__main__":

@@ -35,5 +35,5 @@ def caller_at(host: str) -> Caller:
         address = ip_address(host)
     except ValueError:  # a Unix socket, for example
         return Caller(host)
-    is_mapped = isinstance(address, IPv6Address) and address.ipv4_mapped is not None
-    return Caller(str(address.ipv4_mapped if is_mapped else address))
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return Caller(str(mapped or address))

@@ -9,7 +9,7 @@ from twinforce_dynamics.disagreement import disagreements
 from twinforce_models.registry import LoadedModel
 from twinforce_proto import Prediction, Provenance, ServiceError, Timings
 from twinforce_service.engine import evaluation
-from twinforce_service.engine.report import BatchReport, guarded
+from twinforce_service.engine.report import BatchReport, guarded, usage_of
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Limits, Request
 from twinforce_service.version import provenance_of
 
@@ -26,7 +26,7 @@ class Answering:
         models: Models by name.
         limits: Limits of the neighbor pairs of a system and of a batch.
         learn: Called with each batch, its report and the time, before the requests complete,
-            because clients may return at once.
+            because clients may return at once. Returns the device time of each request, in s.
         on_out_of_memory: Called with requests that did not fit into memory together.
         on_batch: Called with the report of each batch after its requests were completed.
         clock: Returns the time, in s.
@@ -36,7 +36,7 @@ class Answering:
         self,
         models: Mapping[str, LoadedModel],
         limits: Limits,
-        learn: Callable[[Sequence[Request[Any]], BatchReport, float], None],
+        learn: Callable[[Sequence[Request[Any]], BatchReport, float], Sequence[float]],
         on_out_of_memory: Callable[[Sequence[Request[Any]]], None],
         on_batch: Callable[[BatchReport], None] | None,
         clock: Callable[[], float],
@@ -98,7 +98,7 @@ class Answering:
     ) -> None:
         now = self._clock()
         report = _report(batch, started, now, held_s)
-        self._learn(batch, report, now)
+        device_s = self._learn(batch, report, now)
         provenance = self._provenances[report.model]
         for request, answer, waited in zip(batch, answers, report.queue_s, strict=True):
             if isinstance(answer, ServiceError):
@@ -107,6 +107,7 @@ class Answering:
             else:
                 timings = Timings(waited, report.compute_s, len(batch), report.n_atoms)
                 request.complete(_finished(answer, request.outputs, provenance, timings))
+        report = replace(report, usage=usage_of(batch, device_s))
         if not report.n_rows:
             systems = [request.system for request in batch]
             report = replace(report, disagreements=disagreements(systems, answers))

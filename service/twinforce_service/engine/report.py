@@ -1,15 +1,49 @@
 """Reports of evaluated batches, and the pace of a device derived from them."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from twinforce_dynamics.disagreement import SystemDisagreement
+from twinforce_service.scheduling.request import Request
 
 logger = logging.getLogger(__name__)
 
 # Bounds of the delay that refused clients are advised to wait, in s.
 _MIN_RETRY_AFTER, _MAX_RETRY_AFTER = 0.1, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The part of a batch that a caller has used.
+
+    Attributes:
+        caller: Name of the caller.
+        n_systems: Number of its systems.
+        n_atoms: Number of their atoms.
+        device_s: Time on the device, in s: the part of the batch that they are expected to cost.
+    """
+
+    caller: str
+    n_systems: int
+    n_atoms: int
+    device_s: float
+
+
+def usage_of(batch: Sequence[Request[Any]], device_s: Sequence[float]) -> tuple[Usage, ...]:
+    """Return what each caller has used of a batch.
+
+    Args:
+        batch: Requests of the batch.
+        device_s: Time of each, in s.
+    """
+    found: dict[str, tuple[int, int, float]] = {}
+    for request, seconds in zip(batch, device_s, strict=True):
+        n_systems, n_atoms, total = found.get(request.caller.name, (0, 0, 0.0))
+        used = n_systems + 1, n_atoms + request.n_atoms, total + seconds
+        found[request.caller.name] = used
+    return tuple(Usage(name, *used) for name, used in found.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +60,7 @@ class BatchReport:
         held_s: Time that the batch waited for walkers while the device was free, in s.
         disagreements: Disagreement of the forces of each system for which both kinds were
             predicted.
+        usage: Part of each caller.
     """
 
     model: str
@@ -36,6 +71,7 @@ class BatchReport:
     n_rows: int = 0
     held_s: float = 0.0
     disagreements: tuple[SystemDisagreement, ...] = ()
+    usage: tuple[Usage, ...] = ()
 
 
 class Pace:

@@ -292,13 +292,20 @@ class ThreadEngine(Lifecycle):
         if self._on_take is not None:
             self._on_take(*self._queue.n_left)
 
-    def _learn(self, batch: Sequence[Request[Any]], report: BatchReport, now: float) -> None:
-        """Learn from a batch before its requests complete, because clients may return at once."""
+    def _learn(
+        self, batch: Sequence[Request[Any]], report: BatchReport, now: float
+    ) -> Sequence[float]:
+        """Learn from a batch before its requests complete, because clients may return at once.
+
+        Returns:
+            Device time of each request, in s.
+        """
         with self._changed:
-            self._queue.charge(batch, report.compute_s)
+            device_s = self._queue.charge(batch, report.compute_s)
             self._pace.note(report)
             if not report.n_rows:
                 self._holding.note_batch(batch, report.compute_s, now)
+            return device_s
 
     def _note_out_of_memory(self, batch: Sequence[Request[Any]]) -> None:
         with self._changed:

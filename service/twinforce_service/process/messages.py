@@ -6,7 +6,7 @@ the frames.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
@@ -20,7 +20,7 @@ from twinforce_proto import ModelInfo, Prediction, Provenance, ServiceError, Sys
 from twinforce_proto.codec.messages import model_info_from_proto, model_info_to_proto
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.callers.caller import Caller
-from twinforce_service.engine.report import BatchReport
+from twinforce_service.engine.report import BatchReport, Usage
 from twinforce_service.process.channel import Frame
 from twinforce_service.process.protocol import protocol, reason_to_refuse
 from twinforce_service.scheduling.reply import reply
@@ -278,11 +278,12 @@ def _report_to_list(report: BatchReport) -> tuple[object, ...]:
         report.n_rows,
         report.held_s,
         disagreements,
+        [astuple(each) for each in report.usage],
     )
 
 
 def _report_from_list(values: list[Any]) -> BatchReport:
-    model, n_systems, n_atoms, queue_s, compute_s, n_rows, held_s, disagreements = values
+    model, n_systems, n_atoms, queue_s, compute_s, n_rows, held_s, disagreements, usage = values
     return BatchReport(
         model,
         n_systems,
@@ -295,4 +296,5 @@ def _report_from_list(values: list[Any]) -> BatchReport:
             SystemDisagreement(rmse, dict(zip(elements, rmses, strict=True)))
             for rmse, elements, rmses in disagreements
         ),
+        tuple(Usage(*each) for each in usage),
     )

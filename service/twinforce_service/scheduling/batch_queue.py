@@ -122,13 +122,19 @@ class BatchQueue:
             self._take_from(min(self._lanes, key=self._turn), now, batch, expired)
         return Taken(batch, expired)
 
-    def charge(self, batch: Sequence[Request[Any]], seconds: float) -> None:
-        """Charge the device time of a batch, of which callers were charged an estimate before."""
+    def charge(self, batch: Sequence[Request[Any]], seconds: float) -> list[float]:
+        """Charge the device time of a batch, of which callers were charged an estimate before.
+
+        Returns:
+            Time of each request, in s.
+        """
         share = self._share(batch[0])
         self._used[share] = self._used.get(share, 0.0) + seconds
-        for request, part in zip(batch, self._costs.split(batch, seconds), strict=True):
+        parts = self._costs.split(batch, seconds)
+        for request, part in zip(batch, parts, strict=True):
             if (caller := self._callers.get(request.caller.name, delay_of(request))) is not None:
                 self._charge(request, part, caller, caller.parts.get(request.connection))
+        return parts
 
     @property
     def n_groups(self) -> int:

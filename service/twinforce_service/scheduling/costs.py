@@ -44,6 +44,8 @@ class CostCurve:
 
     def __init__(self) -> None:
         self.n_batches = 0
+        self.coefficients: _Three = (0.0, 0.0, 0.0)
+        """The coefficients a, b and c, in s; zero before the first batch."""
         self._units: _Three = (1.0, 1.0, 1.0)
         self._shares: _Three = (0.0, 0.5, 0.5)
         self._information: _Symmetric = (*(_WEIGHT_OF_GUESS,) * 3, 0.0, 0.0, 0.0)
@@ -74,13 +76,7 @@ class CostCurve:
         self._shares = _three(
             max(s + weight * error * c, 0.0) for s, c in zip(self._shares, change, strict=True)
         )
-
-    @property
-    def coefficients(self) -> tuple[float, float, float]:
-        """The coefficients a, b and c, in s; zero before the first batch."""
-        if not self.n_batches:
-            return 0.0, 0.0, 0.0
-        return _three(u * s for u, s in zip(self._units, self._shares, strict=True))
+        self.coefficients = _three(u * s for u, s in zip(self._units, self._shares, strict=True))
 
     @property
     def fixed(self) -> float:
@@ -165,9 +161,11 @@ class Costs:
 
     def weight(self, request: Request[Any]) -> float:
         """Return the time that a request adds to a batch, in s; positive."""
-        _, per_atom, per_pair = self._coefficients(request)
-        added = per_atom * request.n_atoms + per_pair * request.n_pairs
-        return added or _GUESS * request.n_atoms
+        n_atoms, curve = request.n_atoms, self._curves.get(request.group)
+        if curve is None:
+            return _GUESS * n_atoms
+        _, per_atom, per_pair = curve.coefficients
+        return per_atom * n_atoms + per_pair * request.n_pairs or _GUESS * n_atoms
 
     def split(self, batch: Sequence[Request[Any]], seconds: float) -> list[float]:
         """Return the part of each request in the time of a batch, in s."""
@@ -176,10 +174,6 @@ class Costs:
         weights = [self.weight(request) for request in batch]
         scale = seconds / sum(weights)
         return [scale * weight for weight in weights]
-
-    def _coefficients(self, request: Request[Any]) -> _Three:
-        curve = self._curves.get(request.group)
-        return (0.0, 0.0, 0.0) if curve is None else curve.coefficients
 
 
 def size(requests: Iterable[Request[Any]]) -> tuple[int, int]:

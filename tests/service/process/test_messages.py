@@ -17,7 +17,7 @@ from twinforce_proto import (
     UnsupportedElementError,
 )
 from twinforce_service.callers.caller import Caller
-from twinforce_service.engine.report import BatchReport
+from twinforce_service.engine.report import BatchReport, Usage
 from twinforce_service.process import messages
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Request
 from twinforce_service.version import provenance_of
@@ -30,6 +30,7 @@ REPORT = BatchReport(
     queue_s=(0.1, 1 / 3),
     compute_s=2 / 3,
     disagreements=(SystemDisagreement(0.1, {1: 0.2, 18: 1 / 7}),),
+    usage=(Usage("ada", 1, 3, 1 / 7), Usage("10.0.0.1", 1, 4, 0.5)),
 )
 
 
