@@ -81,8 +81,8 @@ class Client:
                 retried until the timeout.
             encoding: Encoding of request and reply bodies over HTTP.
             reply_dtype: Precision of the arrays in replies.
-            urgency: Level from 0, the most urgent, to 7. In the queue of the service, levels above 3
-                make way for all other requests, for up to a minute per level; lower ones precede
+            urgency: Level from 0, the most urgent, to 7. In the queue of the service, levels above
+                3 make way for all other requests, for up to a minute per level; lower ones precede
                 requests of this process only, unless the key of the caller allows more.
             key: Key that the service asks for; None means the environment variable TWINFORCE_KEY,
                 and an empty text none. It is sent with TLS or to this machine only.
