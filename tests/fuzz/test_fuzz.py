@@ -21,4 +21,4 @@ def test_no_malformed_message_is_an_error_of_the_service(server, transport):
     send = {"rest": send_over_rest, "grpc": send_over_grpc}[transport]
     send(getattr(server, f"{transport}_url"), 400, 1, findings)
     assert not findings.failures
-    assert len(findings.outcomes) > 2
+    assert len(findings.outcomes) > 1
