@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from twinforce_service.callers.key_file import (
     Key,
@@ -60,7 +61,7 @@ def make_parser(default_file: str = "") -> argparse.ArgumentParser:
     return parser
 
 
-_Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_add(commands: _Commands, name: str) -> argparse.ArgumentParser:
@@ -148,7 +149,7 @@ def _add(given: argparse.Namespace, path: Path) -> None:
 
 def _list(_: argparse.Namespace, path: Path) -> None:
     now = datetime.now(UTC)
-    rows = [("NAME", "ID", "SCOPES", "MODELS", "SHARE", "EXPIRES")]
+    rows: list[tuple[str, ...]] = [("NAME", "ID", "SCOPES", "MODELS", "SHARE", "EXPIRES")]
     rows += [_row(key, now) for key in read_keys(path).values()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

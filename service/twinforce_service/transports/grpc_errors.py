@@ -15,7 +15,7 @@ from twinforce_service.transports.retry_info import retry_details
 _MAX_MESSAGE = 1000
 
 
-async def abort(context: Any, error: ServiceError) -> NoReturn:
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ServiceError) -> NoReturn:
     """End a call with an error, which trailing metadata describe in full."""
     message = error_to_proto(error)
     message.message = clipped(message.message, _MAX_MESSAGE)
