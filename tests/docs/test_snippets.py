@@ -16,8 +16,8 @@ import pytest
 
 from tests.docs.pages import PAGES, ROOT, blocks_of
 from twinforce.cli import run
-from twinforce_service.embedded import run_in_thread
 from twinforce_service.callers import command as keys_command
+from twinforce_service.embedded import run_in_thread
 from twinforce_service.environments import command
 from twinforce_service.flags import parse_settings
 from twinforce_service.settings import Settings
