@@ -270,7 +270,7 @@ async def _abort(context: _Context, error: ServiceError) -> NoReturn:
     """End a call with an error, which trailing metadata describe in full."""
     message = error_to_proto(error)
     message.message = message.message[:_MAX_MESSAGE]
-    metadata = (
+    metadata: tuple[tuple[str, str | bytes], ...] = (
         (ERROR_METADATA_KEY, message.SerializeToString()),
         (REQUEST_ID, request_id.get()),
         *retry_details(error, str(error)[:_MAX_MESSAGE]),

@@ -92,7 +92,8 @@ class RequestScope:
         chosen, watch_id = choose_request_id(headers.get(REQUEST_ID)), headers.get(WATCH_ID)
         request_id.set(chosen)
         if (client := scope.get("client")) is not None:
-            set_peer(*client, headers.get(CLIENT_ID))
+            host, port = client
+            set_peer(host, port, headers.get(CLIENT_ID))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
