@@ -20,7 +20,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ServiceError
     message = error_to_proto(error)
     message.message = clipped(message.message, _MAX_MESSAGE)
     details = clipped(str(error), _MAX_MESSAGE)
-    metadata = (
+    metadata: tuple[tuple[str, str | bytes], ...] = (
         (ERROR_METADATA_KEY, message.SerializeToString()),
         (REQUEST_ID, request_id.get()),
         *retry_details(error, details),
