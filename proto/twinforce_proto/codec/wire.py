@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
 
 from twinforce_proto.v1 import inference_pb2 as pb
 
@@ -36,18 +36,18 @@ class WireCounts:
     n_atoms: int = 0
 
 
-def wire_counts(data: bytes, kind: Descriptor) -> Iterator[WireCounts]:
+def wire_counts(data: bytes, kind: type[Message]) -> Iterator[WireCounts]:
     """Yield the counts of a message, which grow, after each of its fields.
 
     What is no message is read up to the place where that shows.
 
     Args:
         data: Bytes of the message.
-        kind: Description of the message.
+        kind: Class of the message.
     """
     counts = WireCounts()
     try:
-        yield from _walk(data, kind, counts)
+        yield from _walk(data, kind.DESCRIPTOR, counts)
     except IndexError:  # it ends within a number
         return
 
@@ -57,21 +57,22 @@ class _Kind:
     """The fields of a message that are messages themselves, by number."""
 
     is_system: bool
-    parts: Mapping[int, Descriptor]
+    parts: Mapping[int, Any]
 
 
 @cache
-def _kind_of(descriptor: Descriptor) -> _Kind:
+def _kind_of(descriptor: Any) -> _Kind:
     parts = {field.number: _inside(descriptor, field) for field in descriptor.fields}
     found = {number: part for number, part in parts.items() if part is not None}
     return _Kind(descriptor is pb.System.DESCRIPTOR, found)
 
 
-def _inside(descriptor: Descriptor, field: Any) -> Descriptor | None:
+def _inside(descriptor: Any, field: Any) -> Any:
+    """Return the description of the message in a field, or None."""
     return field.message_type or _ENCODED.get((descriptor.full_name, field.name))
 
 
-def _walk(data: bytes, descriptor: Descriptor, counts: WireCounts) -> Iterator[WireCounts]:
+def _walk(data: bytes, descriptor: Any, counts: WireCounts) -> Iterator[WireCounts]:
     place, end, kind = 0, len(data), _kind_of(descriptor)
     outer: list[tuple[int, _Kind]] = []
     while True:

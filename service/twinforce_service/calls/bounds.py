@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import TypeVar
 
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from twinforce_proto import InvalidRequestError, PredictRequest
@@ -63,7 +62,7 @@ class CallLimits:
         self.check_systems(len(request.systems))
         self.check_atoms(sum(map(len, request.systems)))
 
-    def check_wire(self, data: bytes, kind: Descriptor) -> None:
+    def check_wire(self, data: bytes, kind: type[Message]) -> None:
         """Refuse the bytes of a message that would become too many objects.
 
         Raises:
@@ -92,7 +91,7 @@ def parsed(kind: type[_Message], data: bytes) -> _Message:
         raise InvalidRequestError.expected("body", expected, f"{len(data)} other bytes") from error
 
 
-def work_of_wire(data: bytes, kind: Descriptor) -> int:
+def work_of_wire(data: bytes, kind: type[Message]) -> int:
     """Return the size of a message, in bytes, to which each system adds what its object takes.
 
     A message that is larger than what is converted at once is not read to its end.

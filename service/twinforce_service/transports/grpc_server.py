@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -187,12 +188,12 @@ def _handlers(servicer: GrpcServicer) -> grpc.GenericRpcHandler:
 
     gRPC would make objects of a message in the event loop, before anything could be counted.
     """
-    makers = {
+    makers: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
     }
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         method.name: makers[method.client_streaming, method.server_streaming](
             getattr(servicer, method.name)
         )

@@ -172,7 +172,7 @@ class GrpcServicer(InferenceServicer):
     async def _decode(self, call: _Call, data: bytes, outcome: CountedOutcome) -> Any:
         """Return the request in a message, unless it or its reply is too large."""
         _check_size(len(data), self._limits.max_bytes)
-        n_bytes = work_of_wire(data, call.message.DESCRIPTOR)
+        n_bytes = work_of_wire(data, call.message)
         decode = partial(self._decoded, call, data, outcome)
         request = await self._converter.convert(n_bytes, decode)
         call.check(request)
@@ -180,7 +180,7 @@ class GrpcServicer(InferenceServicer):
         return request
 
     def _decoded(self, call: _Call, data: bytes, outcome: CountedOutcome) -> Any:
-        self._limits.check_wire(data, call.message.DESCRIPTOR)
+        self._limits.check_wire(data, call.message)
         message: Any = parsed(call.message, data)
         outcome.model = message.model
         permission.get().require(call.scope, message.model)
@@ -228,7 +228,7 @@ class GrpcServicer(InferenceServicer):
     ) -> PredictRequest:
         try:
             if len(data) > MAX_BYTES_INLINE:
-                self._limits.check_wire(data, pb.StreamRequest.DESCRIPTOR)
+                self._limits.check_wire(data, pb.StreamRequest)
             message = parsed(pb.StreamRequest, data)
             outcome.model = message.model or outcome.model
             permission.get().require(self._calls.predict.scope, outcome.model)

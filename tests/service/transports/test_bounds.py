@@ -173,7 +173,7 @@ def test_nothing_is_made_of_a_message_that_would_become_too_much(kind, data, exp
     tracemalloc.start()
     try:
         with pytest.raises(InvalidRequestError, match=expected):
-            LIMITS.check_wire(data, kind.DESCRIPTOR)
+            LIMITS.check_wire(data, kind)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -182,7 +182,7 @@ def test_nothing_is_made_of_a_message_that_would_become_too_much(kind, data, exp
 
 @pytest.mark.parametrize("data", [b"\x12", b"\x12\x05", b"\xff" * 20, b"\x0b\x0c", b"\x09"])
 def test_bytes_that_are_no_message_are_left_to_the_parser(data):
-    LIMITS.check_wire(data, pb.PredictRequest.DESCRIPTOR)
+    LIMITS.check_wire(data, pb.PredictRequest)
 
 
 def test_a_stream_goes_on_after_a_message_that_would_become_too_much(stub):

@@ -83,7 +83,7 @@ class SystemsBody(BaseModel):
 
 
 # The system that stands for those of a body which are read one by one.
-_ATOM = SystemBody(atomic_numbers=[1], positions=[(0.0, 0.0, 0.0)])
+_ATOM = SystemBody.model_validate({"atomic_numbers": [1], "positions": [(0.0, 0.0, 0.0)]})
 
 
 class PredictBody(SystemsBody):
@@ -185,7 +185,7 @@ def parsed_message(kind: type[_Message], body: bytes, model: str, limits: CallLi
         InvalidRequestError: The body is not such a message, names another model, or has too many
             parts.
     """
-    limits.check_wire(body, kind.DESCRIPTOR)
+    limits.check_wire(body, kind)
     message: Any = parsed(kind, body)
     if message.model not in ("", model):
         expected = f"{model!r} as in the path, or none"

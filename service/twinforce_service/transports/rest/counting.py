@@ -65,7 +65,9 @@ def divided(body: bytes) -> DividedBody:
     Raises:
         InvalidRequestError: The systems contain objects, or the rest is too large.
     """
-    rest, systems, place = [], [], body.find(b"{") + 1
+    rest: list[bytes] = []
+    systems: list[slice] = []
+    place = body.find(b"{") + 1
     rest.append(body[:place] if place <= _MAX_REST else b"{")
     n_bytes = 0
     while (begin := body.find(b"{", place)) >= 0 and (end := body.find(b"}", begin) + 1):

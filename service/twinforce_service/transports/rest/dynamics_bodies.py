@@ -214,7 +214,7 @@ def _check_large(body: bytes, limits: CallLimits) -> None:
 
 def _checkpoint(text: str, limits: CallLimits) -> bytes:
     data = _bytes("checkpoint", text)
-    limits.check_wire(data, pb.Checkpoint.DESCRIPTOR)
+    limits.check_wire(data, pb.Checkpoint)
     return data
 
 

@@ -202,11 +202,7 @@ class _Endpoints:
         timeout = timeout_of(http)
         set_urgency(http.headers.get(URGENCY))
         self._engine.find(model)
-        n_bytes = (
-            work_of(body)
-            if media_type == JSON
-            else work_of_wire(body, path.call.message.DESCRIPTOR)
-        )
+        n_bytes = work_of(body) if media_type == JSON else work_of_wire(body, path.call.message)
         read = partial(path.read, media_type, body, model, self._limits)
         return await self._converter.convert(n_bytes, read), timeout
 
