@@ -27,7 +27,9 @@ TOLERANCE = 1e-5  # eV/Å
 
 @pytest.fixture(scope="module")
 def server():
-    with run_in_thread(Settings(rest_port=0, grpc_port=0, n_threads=1)) as server:
+    with run_in_thread(
+        Settings(rest_port=0, grpc_port=0, n_threads=1, max_batch_time=60)
+    ) as server:
         yield server
 
 

@@ -35,8 +35,13 @@ def replace_file(path: Path | str, content: bytes) -> None:
             _replace_regular_file(target, content)
 
 
+def partial_of(target: Path) -> Path:
+    """Return the file that `replace_file` writes first; a process that was killed leaves it."""
+    return target.with_name(target.name + ".part")
+
+
 def _replace_regular_file(target: Path, content: bytes) -> None:
-    partial = target.with_name(target.name + ".part")
+    partial = partial_of(target)
     try:
         with partial.open("wb") as file:
             file.write(content)

@@ -23,6 +23,7 @@ from twinforce_proto import (
 from twinforce_proto.codec import messages, stream
 from twinforce_proto.errors import ERRORS
 from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_service.calls.bounds import CallLimits
 from twinforce_service.transports.rest.bodies import parsed_message
 
 generated = settings(deadline=None, max_examples=50)
@@ -273,7 +274,8 @@ def test_a_request_without_outputs_gets_energy_and_conservative_forces():
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused_as_an_invalid_request(data):
     def read():
-        return messages.predict_request_from_proto(parsed_message(pb.PredictRequest, data, "water"))
+        message = parsed_message(pb.PredictRequest, data, "water", CallLimits(1000, 10, 100, 100))
+        return messages.predict_request_from_proto(message)
 
     with pytest.raises((InvalidRequestError, InvalidSystemError)):
         read()

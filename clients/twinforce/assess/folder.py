@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from twinforce._files import replace_file
+from twinforce._files import partial_of, replace_file
 from twinforce._systems import are_fixed, labels_of
 from twinforce.assess.budget import EXPIRED, Deadline
 
@@ -75,7 +75,7 @@ class Folder:
             shutil.rmtree(self.path / "units", ignore_errors=True)
         elif path.exists():
             _check_same(path, json.loads(path.read_text()), record)
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and {*self.path.iterdir()} - {partial_of(path)}:
             raise ValueError(f"{self.path}: expected an empty folder or one of an assessment")
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(path, record)

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from twinforce._files import partial_of
 from twinforce.assess.folder import as_json, write_json
 
 _FORMAT = 1
@@ -143,7 +144,7 @@ class DistillFolder:
         if path.exists():
             if not anew:
                 _check_same(path, json.loads(path.read_text())["identity"], record)
-        elif self.path.exists() and any(each.name != "lock" for each in self.path.iterdir()):
+        elif self.path.exists() and {*self.path.iterdir()} - {self.path / "lock", partial_of(path)}:
             raise ValueError(
                 f"{self.path}: expected an empty folder or one of a distillation; choose another"
             )

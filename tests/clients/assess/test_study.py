@@ -130,6 +130,15 @@ def test_the_folder_of_another_assessment_is_refused(client, atoms, conditions, 
         assess(client, atoms, other, pieces=["loops"], conditions=conditions)
 
 
+def test_a_folder_that_a_killed_process_has_just_begun_is_taken_over(
+    server, atoms, conditions, tmp_path
+):
+    (tmp_path / "assessment.json.part").write_text('{"format"')
+    with Client(server.grpc_url) as client:
+        report = assess(client, atoms, tmp_path, pieces=["loops"], conditions=conditions)
+    assert report["pieces"]["loops"]
+
+
 def test_another_model_under_the_same_name_is_refused(server, atoms, conditions, tmp_path):
     with Client(server.grpc_url) as client:
         assess(client, atoms, tmp_path, pieces=["loops"], conditions=conditions)

@@ -62,6 +62,12 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     assert (tmp_path / "thesis.tex").exists()
 
 
+def test_a_folder_that_a_killed_process_has_just_begun_is_taken_over(tmp_path):
+    (tmp_path / "state.json.part").write_text('{"format"')
+    with claimed(tmp_path):
+        assert (tmp_path / "state.json").exists()
+
+
 def test_two_processes_do_not_share_a_folder(tmp_path):
     with (
         claimed(tmp_path / "out"),
