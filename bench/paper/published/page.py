@@ -196,7 +196,7 @@ def _reference(reports: Reports, piece: str) -> Iterator[str]:
     elif piece == "optimise":
         yield "In the paper, optimizations on direct forces often never converge."
     elif piece == "nve":
-        rates = "; ".join(_rates(reports))
+        rates = " ".join(_rates(reports))
         yield (
             f"In the paper, PET direct heats by about {reference.HEATING_K_PER_PS:g} K/ps, and ORB "
             f"about ten times as fast; conservative forces do not drift. {rates}"

@@ -74,6 +74,25 @@ def test_a_real_run_shows_or_refutes():
     assert standing_of(broken, 8) == "refuted"
 
 
+def test_a_run_of_less_than_a_picosecond_decides_only_if_it_is_wild():
+    for rate, picoseconds, standing in (
+        (0.2, 0.23, "not shown"),
+        (0.0, 0.9, "not shown"),
+        (0.9, 0.23, "refuted"),
+        (-0.9, 0.23, "refuted"),
+        (0.2, 1.0, "refuted"),
+        (0.0, 1.0, "shown"),
+    ):
+        run = run_of(rate) | {"picoseconds": picoseconds}
+        assert standing_of(replace(EVIDENCE, runs={6: run}), 6) == standing
+
+
+def test_an_m_above_a_refuted_one_is_recommended_only_if_it_is_shown():
+    runs = {4: run_of(0.2)}
+    assert recommend(replace(EVIDENCE, runs=runs)).inner_steps == 3
+    assert recommend(replace(EVIDENCE, runs=runs | {6: run_of(0.0)})).inner_steps == 6
+
+
 def test_speeds_are_measured_or_computed_from_the_costs():
     assert speed_up(EVIDENCE, 8) == pytest.approx(50 / 7.5)
     # 1 / (1/50 + 1/4), times measured over expected at M = 8.

@@ -10,11 +10,13 @@ It follows from the numbers by the rules below, and from nothing else.
   inner steps is measured, or follows from the two nearest M that were, as it is linear in 1/M. If
   fewer than two were timed, it is that of a step on direct forces plus 1/M of the teacher's.
 - An M is *refuted* if the drift of a real run minus two errors exceeds `max_drift`, or the run
-  broke down; and *shown* if the drift plus two errors is within it. The fastest M that is shown is
-  recommended. If there is none, it is the fastest that is not refuted, and the recommendation says
-  that it is not shown.
+  broke down; and *shown* if the drift plus two errors is within it. A run of less than 1 ps does
+  neither, unless its drift is ten times `max_drift`: the energy wanders for longer than that, which
+  the scatter within the run does not tell. The fastest M that is shown is recommended. If there is
+  none, it is the fastest that is not refuted, and the recommendation says that it is not shown.
 - A run of its full length that neither refutes nor shows an M is not made longer: the next M to be
   run is the fastest of at most three quarters of that.
+- An M above one that is refuted is no candidate, unless it is shown itself.
 - An M that is not faster than the teacher alone is never recommended.
 - The thermostat is velocity rescaling with a relaxation time of 10 fs, unless the run with it
   found wrong temperatures of species.
@@ -37,6 +39,8 @@ _RANGE = range(2, 17)
 _MODERATE_OUTER_FS = 4.0
 # The next M to run after one whose run of full length shows nothing, relative to that.
 _SHORTER = 0.75
+# Shortest run that decides, in ps, and drift beyond which a shorter one does, in `max_drift`.
+_DECISIVE_PS, _WILD = 1.0, 10.0
 _MORE_TRAINING = (
     "A student that is trained for longer (--minutes) or is larger (--student accurate) differs "
     "less from the teacher."
@@ -54,7 +58,7 @@ class Evidence:
         predicted: Predicted drift of each M, as "value" and "error", in meV/atom/ps.
         step_ms: Time of an inner step in each way that was timed, in ms, by "direct",
             "conservative" or "hybrid-M".
-        runs: Real runs without a thermostat, by M: "status" and "drift".
+        runs: Real runs without a thermostat, by M: "status", "drift" and "picoseconds".
         thermostat: Finding on the run with the thermostat, by M: "safe", "unsafe" or "not shown".
         max_drift: Largest drift, in meV/atom/ps.
         lightest_amu: Mass of the lightest atom, in amu.
@@ -142,10 +146,12 @@ def reason_against(evidence: Evidence, inner_steps: int) -> str:
 
 def candidates(evidence: Evidence) -> list[int]:
     """Return the candidates that no run has refuted, the fastest first."""
+    refuted = [m for m in evidence.runs if standing_of(evidence, m) == "refuted"]
+    bound = min(refuted, default=math.inf)
     found = [
         m
         for m in _RANGE
-        if not reason_against(evidence, m) and standing_of(evidence, m) != "refuted"
+        if not reason_against(evidence, m) and (m < bound or standing_of(evidence, m) == "shown")
     ]
     return sorted(found, key=lambda m: (-(speed_up(evidence, m) or m), m))
 
@@ -166,7 +172,11 @@ def standing_of(evidence: Evidence, inner_steps: int) -> Standing:
     drift = run.get("drift")
     if drift is None:
         return "not shown"
-    finding = judge_drift(drift["rate"], drift["error"], evidence.max_drift)
+    limit = evidence.max_drift
+    if run.get("picoseconds", _DECISIVE_PS) < _DECISIVE_PS:
+        is_wild = abs(drift["rate"]) - 2.0 * (drift["error"] or 0.0) > _WILD * limit
+        return "refuted" if is_wild else "not shown"
+    finding = judge_drift(drift["rate"], drift["error"], limit)
     if finding == "unsafe":
         return "refuted"
     return "shown" if finding == "safe" else "not shown"
