@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from urllib.parse import urlsplit
 
@@ -97,6 +98,16 @@ def children_that_only_exit(url):
     truth = Truth(url)
     client = Client(url)
     stream = client.stream()
+    truth.check(stream.predict)
+    exit_children(truth, stream, [client, stream])
+    everything(client, stream, truth)
+
+
+def children_that_only_exit_beside_calls(url):
+    """A thread goes on with its calls, and updates of a relaxation arrive."""
+    truth = Truth(url)
+    client = Client(url)
+    stream = client.stream()
     snapshots = client.relax(pair(3.6), fmax=1e-9, interval=1)
     next(snapshots)
     stop = threading.Event()
@@ -106,25 +117,28 @@ def children_that_only_exit(url):
             while not stop.wait(0.005):
                 truth.check(other.predict)
 
-    threads = [threading.Thread(target=go_on)]
-    for thread in threads:
-        thread.start()
+    thread = threading.Thread(target=go_on)
+    thread.start()
     truth.check(stream.predict)
-    everything_open = [client, stream, snapshots]
+    try:
+        exit_children(truth, stream, [client, stream, snapshots])
+    finally:
+        stop.set()
+        thread.join()
+    assert len(list(snapshots)) > 1
+    everything(client, stream, truth)
+
+
+def exit_children(truth, stream, everything_open):
+    """Let children exit at once, drop, collect or close everything, and use the stream between."""
 
     def close():
-        snapshots.close()
-        stream.close()
-        client.close()
+        for each in reversed(everything_open):
+            each.close()
 
     for work in (lambda: None, everything_open.clear, gc.collect, close):
         join(*(in_a_child(work) for _ in range(2)))
         truth.check(stream.predict)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert len(list(snapshots)) > 1
-    everything(client, stream, truth)
 
 
 def many_forks_while_threads_call(url):
@@ -135,7 +149,7 @@ def many_forks_while_threads_call(url):
 
     def go_on(kind):
         with client.stream() as other:
-            while not stop.is_set():
+            while not stop.wait(0.001):
                 truth.check(other.predict if kind else client.predict)
 
     threads = [threading.Thread(target=go_on, args=(each % 2,)) for each in range(4)]
@@ -143,12 +157,59 @@ def many_forks_while_threads_call(url):
         thread.start()
     stream = client.stream()
     try:
-        for _ in range(12):
+        for _ in range(6):
             join(in_a_child(everything, client, stream, truth), in_a_child(lambda: None))
     finally:
         stop.set()
     for thread in threads:
         thread.join()
+
+
+def forks_beside_calls_warn(url):
+    """Of calls in other threads and of open runs, but not of streams that are open."""
+    truth = Truth(url)
+    client = Client(url)
+    stream = client.stream()
+    truth.check(stream.predict)
+    assert warnings_of_a_fork() == []
+
+    start = Start(pair(3.7), np.zeros((2, 3)), Integrator(force_kind="conservative"))
+    run = client.propagate(start, 200, 10)
+    next(run)
+    (warning,) = warnings_of_a_fork()
+    assert "0 calls and 1 open runs over gRPC" in warning
+    run.close()
+    assert warnings_of_a_fork() == []
+
+    proxy = CountingProxy(urlsplit(url).port)
+    slow = Client(f"grpc://127.0.0.1:{proxy.port}")
+    slow.models()
+    proxy.hold()
+    n_bytes = proxy.n_bytes_sent
+    threads = [
+        threading.Thread(target=truth.check, args=(predict,))
+        for predict in (slow.stream("lj").predict, slow.predict)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: proxy.n_bytes_sent > n_bytes)
+    (warning,) = warnings_of_a_fork()
+    assert "calls and 0 open runs over gRPC" in warning
+    proxy.resume()
+    for thread in threads:
+        thread.join()
+    assert warnings_of_a_fork() == []
+
+
+def warnings_of_a_fork():
+    """Return the messages of the warnings at a fork whose child ends at once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    return [str(each.message) for each in caught if each.category is RuntimeWarning]
 
 
 def exit_functions_use_what_the_parent_used(url):

@@ -12,7 +12,6 @@ from tests.clients import forking
 PROGRAMS = [
     forking.children_use_what_their_parent_uses,
     forking.children_that_only_exit,
-    forking.many_forks_while_threads_call,
     forking.exit_functions_use_what_the_parent_used,
     forking.an_open_run_goes_on_in_both,
     forking.a_fork_while_a_thread_waits_for_a_reply,
@@ -21,18 +20,25 @@ PROGRAMS = [
     forking.a_fork_inside_of_a_coroutine,
 ]
 
-
-# Each failed once in two runs of everything, one by an error in a thread and one by hanging, and
-# passed alone each time.
-UNSTABLE = (forking.many_forks_while_threads_call, forking.children_that_only_exit)
-WHY_UNSTABLE = "over gRPC, a call beside forks fails or hangs now and then; the cause is not known"
+# gRPC does not support what these do: see docs/client.md.
+REST_PROGRAMS = [
+    forking.children_that_only_exit_beside_calls,
+    forking.many_forks_while_threads_call,
+]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
-def test_a_program_that_forks(program, url, request):
-    if program in UNSTABLE and url.startswith("grpc"):
-        request.applymarker(pytest.mark.xfail(reason=WHY_UNSTABLE, strict=False))
+def test_a_program_that_forks(program, url):
     run(program, url)
+
+
+@pytest.mark.parametrize("program", REST_PROGRAMS, ids=lambda program: program.__name__)
+def test_a_program_that_forks_beside_calls_over_rest(program, server):
+    run(program, server.rest_url)
+
+
+def test_a_fork_beside_calls_over_grpc_warns(server):
+    run(forking.forks_beside_calls_warn, server.grpc_url)
 
 
 def test_a_fork_that_grpc_was_told_not_to_survive_is_reported(server):
@@ -40,7 +46,9 @@ def test_a_fork_that_grpc_was_told_not_to_survive_is_reported(server):
 
 
 def run(program, url, **environment):
-    command = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning"]
+    ignored = ["This process:DeprecationWarning", "a fork beside:RuntimeWarning"]
+    options = [option for each in ignored for option in ("-W", f"ignore:{each}")]
+    command = [sys.executable, "-W", "error", *options]
     done = subprocess.run(
         [*command, "-m", forking.__name__, program.__name__, url],
         capture_output=True,

@@ -9,6 +9,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from twinforce._connections.closer import Closer
+from twinforce._connections.forks import open_run, waits_for_replies
 from twinforce._connections.ownership import abandon
 from twinforce._transports.access import Access
 from twinforce._transports.grpc_errors import service_error
@@ -66,8 +67,9 @@ class GrpcTransport:
             call.message, timeout=call.timeout, metadata=self._metadata
         )
         try:
-            for reply in replies:  # noqa: UP028
-                yield reply
+            with open_run():
+                for reply in replies:  # noqa: UP028
+                    yield reply
         except grpc.RpcError as error:
             raise service_error(error, self._route, call.timeout) from error
         finally:
@@ -81,6 +83,8 @@ class GrpcTransport:
         """Close the channel."""
         self._close()
 
+
+waits_for_replies(GrpcTransport.send.__code__)
 
 # The canceled calls of a channel have ended after a millisecond, and later on a busy machine.
 _LAST_EVENTS_S = 0.05

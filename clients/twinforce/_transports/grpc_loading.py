@@ -6,15 +6,16 @@ from weakref import WeakKeyDictionary, finalize
 
 # Work at import, because gRPC reads this when it is loaded. By default its threads wait in one
 # `epoll` that the whole process shares. A child that is forked while a thread waits there, as
-# happens whenever a stream is open, then waits for a thread that it does not have, or aborts.
-_SETTING = "GRPC_POLL_STRATEGY"
-_is_chosen = _SETTING in os.environ
-os.environ.setdefault(_SETTING, "poll")
+# happens whenever a stream is open, then waits for a thread that it does not have, or aborts. And
+# by default gRPC writes lines on events such as the end of an idle connection to standard error.
+_SETTINGS = {"GRPC_POLL_STRATEGY": "poll", "GRPC_VERBOSITY": "ERROR"}
+_chosen_here = _SETTINGS.keys() - os.environ.keys()
+os.environ.update({name: _SETTINGS[name] for name in _chosen_here})
 
 import grpc as grpc  # noqa: E402
 
-if not _is_chosen:  # programs that this process starts, such as a server, choose for themselves
-    del os.environ[_SETTING]
+for _name in _chosen_here:  # programs that this process starts, such as a server, choose themselves
+    del os.environ[_name]
 
 from twinforce._connections.ownership import abandon  # noqa: E402
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from twinforce._connections.forks import waits_for_replies
 from twinforce._transports.grpc_errors import service_error
 from twinforce._transports.grpc_loading import grpc
 from twinforce._transports.proxies import Route
@@ -83,6 +84,9 @@ class _Correspondence:
             return self._replies.get(timeout=timeout)
         except Empty as error:
             return error
+
+
+waits_for_replies(_Correspondence.exchange.__code__)
 
 
 def _correspond(
