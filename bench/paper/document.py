@@ -11,8 +11,9 @@ from bench.paper.comparisons import comparisons
 from bench.studies.learning import last_errors
 from twinforce.assess.report.content import Report
 from twinforce.assess.report.explanations import EXPLANATIONS, TITLES
+from twinforce.assess.report.formatting import ReportTable
 from twinforce.assess.report.page import rules_of
-from twinforce.assess.report.tables import TABLES, ReportTable
+from twinforce.assess.report.tables import TABLES
 from twinforce.assess.report.verdict import Thresholds, judge
 from twinforce_models.training.plots import Rows
 

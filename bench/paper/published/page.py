@@ -12,8 +12,8 @@ from bench.paper.published.entries import ENTRIES
 from bench.paper.published.plots import PLOTS
 from twinforce.assess.report.content import Report, title_of, units_of
 from twinforce.assess.report.explanations import EXPLANATIONS, TITLES
-from twinforce.assess.report.formatting import with_error
-from twinforce.assess.report.tables import TABLES, ReportTable
+from twinforce.assess.report.formatting import ReportTable, with_error
+from twinforce.assess.report.tables import TABLES
 
 Reports = Mapping[str, Report]
 

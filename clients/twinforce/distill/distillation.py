@@ -145,9 +145,10 @@ class Distillation:
             phase.is_done = False  # there are more minutes than before
         self._run("measure", self._measure)
         path = self._folder.path / "report.json"
-        report = report_of(self._folder, self._settings, self._source, self._systems)
+        assessment = self._assessment()
+        report = report_of(self._folder, self._settings, self._source, self._systems, assessment)
         write_json(path, report)
-        page = page_of(report, self._assessment())
+        page = page_of(report, assessment)
         (self._folder.path / "report.html").write_text(page, encoding="utf-8")
         return report
 

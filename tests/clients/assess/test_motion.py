@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from twinforce.assess.analysis.motion import diffusion, period_fs, velocity_spectrum
+from twinforce.assess.analysis.motion import (
+    diffusion,
+    overlap,
+    period_fs,
+    repeatability,
+    velocity_spectrum,
+)
 from twinforce.assess.analysis.radial import largest_distance, radial_distributions
 from twinforce.assess.units.start import expected_temperature_shifts
 from twinforce.md import MDSettings
@@ -46,6 +52,24 @@ def test_a_vibration_peaks_at_its_frequency():
     assert spectrum.density.sum() * resolution == pytest.approx(1.0)
     assert spectrum.highest == pytest.approx(spectrum.peak, abs=3 * resolution)
     assert velocity_spectrum(velocities[:100], 2.0) is None
+
+
+def test_spectra_overlap_by_the_area_that_they_share():
+    coarse, fine = np.arange(0.0, 4001.0, 40.0), np.arange(0.0, 3001.0, 20.0)
+    flat, box = np.ones(101), np.where(fine <= 1500.0, 3.0, 0.0)
+    assert overlap(fine, box, fine, 5 * box) == pytest.approx(1.0)
+    assert overlap(fine, box, coarse, flat) == pytest.approx(0.5, abs=0.01)
+    assert overlap(coarse, flat, fine, box) == pytest.approx(0.5, abs=0.02)
+    assert overlap(fine, box, fine, np.where(fine > 1500.0, 1.0, 0.0)) == 0.0
+
+
+def test_a_longer_trajectory_repeats_its_spectrum_better():
+    rng = np.random.default_rng(2)
+    velocities = rng.standard_normal((40_000, 6, 3))  # white noise: a flat spectrum
+    short, long = (repeatability(velocities[:n], 2.0) for n in (2_000, 40_000))
+    assert 0.8 < short < long < 1.0
+    assert long > 0.95
+    assert repeatability(velocities[:900], 2.0) is None
 
 
 def test_an_ideal_gas_has_no_structure():

@@ -65,6 +65,10 @@ def folder(tmp_path):
     return folder
 
 
+# The report of an assessment in which nothing was measured.
+NOTHING = {"pieces": {}}
+
+
 class Reader(HTMLParser):
     """A reader of pages that keeps the text and checks that tags are closed."""
 
@@ -87,8 +91,8 @@ class Reader(HTMLParser):
 
 
 def test_the_page_says_what_was_found(folder, argon):
-    report = report_of(folder, SETTINGS, SOURCE, [argon])
-    page = page_of(report, {"pieces": {}})
+    report = report_of(folder, SETTINGS, SOURCE, [argon], NOTHING)
+    page = page_of(report, NOTHING)
     reader = Reader()
     reader.feed(page)
     text = " ".join(" ".join(reader.text).split())
@@ -100,22 +104,46 @@ def test_the_page_says_what_was_found(folder, argon):
     assert "+0.030 ± 0.005" in text
     assert "measured on a Sunday" in text
     assert "at 300 K only, not at 350 K" in text
+    assert "radial distributions of the hybrid were not compared with the teacher's" in text
     assert "some walkers went on with the teacher alone" in text
     assert page.count("<svg") == 2
+
+
+def test_a_comparison_with_the_teacher_is_on_the_page(folder, argon):
+    found = {"value": 300.0, "error": 1.0, "is_reliable": True}
+    of_ar = {"Ar": found}
+    unit = {"status": "done", "note": "", "picoseconds": 5.0, "planned_picoseconds": 20.0}
+    unit |= {"temperature": found, "species_temperatures": of_ar, "expected_shifts_k": None}
+    unit |= {"conserved_drift": None, "diffusion": of_ar, "spectra": {}, "radial": {}}
+    unit |= {"largest_wave_number": 4000.0}
+    atoms = {"counts": {"Ar": 2}, "free_counts": {"Ar": 2}}
+    runs = {"nvt:conservative:svr:10": unit, "nvt:hybrid-8:svr:10": unit}
+    start = {"start": {"start": {}}}
+    assessment = {
+        "pieces": {"nvt": runs} | start,
+        "atoms": atoms,
+        "conditions": {"temperature_k": 300.0},
+        "thresholds": {"max_temperature_error": 3.0},
+    }
+    report = report_of(folder, SETTINGS, SOURCE, [argon], assessment)
+    assert not any("not compared" in each for each in report["not_shown"])
+    page = page_of(report, assessment)
+    assert "temperature of Ar, difference in K" in page
+    assert "<td>+0.0 ± 1.4</td>" in page
 
 
 def test_a_page_without_any_measurement_is_whole(folder, argon):
     measured = folder.phases["measure"].facts
     empty = replace(EVIDENCE, predicted={}, step_ms={}, period_fs=None)
     measured |= {"evidence": asdict(empty), "period_fs": None, "lambda": None}
-    report = report_of(folder, SETTINGS, SOURCE, [argon])
-    page = page_of(report, {"pieces": {}})
+    report = report_of(folder, SETTINGS, SOURCE, [argon], NOTHING)
+    page = page_of(report, NOTHING)
     assert "there was no time to measure" in page
     assert "--forces conservative" in report["commands"]["simulate"]
 
 
 def test_evidence_survives_json(folder, argon):
-    report = report_of(folder, SETTINGS, SOURCE, [argon])
+    report = report_of(folder, SETTINGS, SOURCE, [argon], NOTHING)
     assert evidence_from(report["evidence"]).predicted[8] == drift(0.02)
     assert recommend(evidence_from(report["evidence"])).inner_steps == 8
 

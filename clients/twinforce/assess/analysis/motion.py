@@ -100,6 +100,42 @@ def velocity_spectrum(
     return Spectrum(wave_numbers, power / (power.sum() * wave_numbers[1]))
 
 
+def overlap(
+    wave_numbers: Floats, density: Floats, other_wave_numbers: Floats, other_density: Floats
+) -> float:
+    """Return the overlap of two spectra: 1 if they are equal, 0 if they have nothing in common.
+
+        ∫ min(a, b) dν        a, b -> spectra, normalized over the wave numbers that both have
+
+    Args:
+        wave_numbers: Wave numbers of one spectrum, evenly spaced from 0, in 1/cm, shape [n].
+        density: Its density in any unit, shape [n].
+        other_wave_numbers: Wave numbers of the other spectrum, shape [m].
+        other_density: Its density, shape [m].
+    """
+    is_common = wave_numbers <= other_wave_numbers[-1]
+    one = density[is_common]
+    other = np.interp(wave_numbers[is_common], other_wave_numbers, other_density)
+    return float(np.minimum(one / one.sum(), other / other.sum()).sum())
+
+
+def repeatability(velocities: Floats, step_fs: float) -> float | None:
+    """Return the overlap of the spectra of both halves of a trajectory; None if it is too short.
+
+    Two independent spectra of the same motion and twice the length overlap more than this.
+
+    Args:
+        velocities: Velocities in any unit, shape [n_times, n_atoms, 3].
+        step_fs: Time between records, in fs.
+    """
+    half = len(velocities) // 2
+    spectra = [velocity_spectrum(each, step_fs) for each in (velocities[:half], velocities[half:])]
+    first, second = spectra
+    if first is None or second is None:
+        return None
+    return overlap(first.wave_numbers, first.density, second.wave_numbers, second.density)
+
+
 def period_fs(wave_number: float) -> float:
     """Return the period of a vibration, in fs."""
     return 1.0 / (wave_number * _LIGHT_CM_PER_FS)

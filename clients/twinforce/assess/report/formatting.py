@@ -1,10 +1,19 @@
-"""Numbers with their errors, as text."""
+"""Numbers with their errors, and tables, as text."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 # The text of a number that was not measured, and the beginning of that of one that does not exist.
 UNKNOWN, UNDEFINED = "-", "not defined"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportTable:
+    """Text in rows and columns."""
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 def number(value: float | None, spec: str, reason: str = "") -> str:

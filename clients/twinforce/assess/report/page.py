@@ -13,7 +13,8 @@ from twinforce.assess.report.advice import OPTIMIZATION
 from twinforce.assess.report.content import Report, title_of
 from twinforce.assess.report.explanations import EXPLANATIONS, TITLES
 from twinforce.assess.report.figures import FIGURES
-from twinforce.assess.report.tables import TABLES, ReportTable
+from twinforce.assess.report.formatting import ReportTable
+from twinforce.assess.report.tables import TABLES
 from twinforce.assess.report.verdict import Thresholds
 
 # Text and axes are drawn in this color, which `svg_of` replaces by that of the surrounding text.

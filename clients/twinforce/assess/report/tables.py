@@ -1,21 +1,19 @@
 """The tables of a report, as text for any kind of page."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from twinforce.assess.analysis.motion import wave_number
+from twinforce.assess.report.agreement import agreement_table
 from twinforce.assess.report.content import Report, resonance_of, title_of, unit_of, units_of
-from twinforce.assess.report.formatting import UNKNOWN, estimate, number, with_error
+from twinforce.assess.report.formatting import (
+    UNKNOWN,
+    ReportTable,
+    estimate,
+    number,
+    with_error,
+)
 from twinforce.assess.ways import parse_way
-
-
-@dataclass(frozen=True, slots=True)
-class ReportTable:
-    """Text in rows and columns."""
-
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def lambda_table(report: Report) -> ReportTable:
@@ -244,7 +242,7 @@ TABLES: Mapping[str, tuple[Callable[[Report], ReportTable], ...]] = {
     "optimise": (optimization_table,),
     "resonance": (resonance_table,),
     "nve": (nve_table,),
-    "nvt": (nvt_table, motion_table),
+    "nvt": (nvt_table, motion_table, agreement_table),
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 
 from twinforce._systems import are_fixed
-from twinforce.assess.analysis.motion import diffusion, velocity_spectrum
+from twinforce.assess.analysis.motion import diffusion, repeatability, velocity_spectrum
 from twinforce.assess.analysis.radial import radial_distributions
 from twinforce.assess.analysis.statistics import block_average
 from twinforce.assess.budget import Deadline
@@ -25,8 +25,9 @@ from twinforce.md import MDSettings, fit_drift
 # Share of a simulation during which the forces and the thermostat settle.
 _SETTLING = 0.1
 _LARGEST_DISTANCE = 8.0
-# Version 2 finds the end of a spectrum by its height rather than by its area.
-_ANALYSIS = 2
+# Version 2 finds the end of a spectrum by its height rather than by its area; version 3 compares
+# the spectra of both halves.
+_ANALYSIS = 3
 
 
 def nvt_unit(way: Way, thermostat: Thermostat, picoseconds: float, conditions: Conditions) -> Unit:
@@ -114,10 +115,8 @@ def motion(record: Record, atoms: Atoms, settings: MDSettings) -> dict[str, Any]
     is_free = ~are_fixed(atoms)
     members = {each: is_free & (symbols == each) for each in layout.symbols}
     masses = atoms.get_masses() if is_free.all() else None
-    spectra = {
-        each: velocity_spectrum(velocities[:, chosen[layout.traced]], steps[1])
-        for each, chosen in members.items()
-    }
+    moving = {each: velocities[:, chosen[layout.traced]] for each, chosen in members.items()}
+    spectra = {each: velocity_spectrum(moving[each], steps[1]) for each in members}
     return {
         "diffusion": {
             each: asdict(diffusion(positions, masses, chosen, steps[0]))
@@ -130,6 +129,7 @@ def motion(record: Record, atoms: Atoms, settings: MDSettings) -> dict[str, Any]
                 "density": _rounded(spectrum.density),
                 "peak": spectrum.peak,
                 "highest": spectrum.highest,
+                "repeatability": repeatability(moving[each], steps[1]),
             }
             for each, spectrum in spectra.items()
             if spectrum is not None

@@ -7,9 +7,9 @@ from typing import Any
 
 import matplotlib as mpl
 
-from twinforce.assess.report.formatting import estimate, number, with_error
+from twinforce.assess.report.formatting import ReportTable, estimate, number, with_error
 from twinforce.assess.report.page import STYLE, SVG_STYLE, drawn, html_of, svg_of
-from twinforce.assess.report.tables import TABLES, ReportTable
+from twinforce.assess.report.tables import TABLES
 from twinforce.distill.results.figures import FIGURES
 
 _MORE_STYLE = """

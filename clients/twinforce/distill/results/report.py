@@ -10,6 +10,7 @@ from typing import Any
 from ase import Atoms
 
 from twinforce.assess.folder import as_json
+from twinforce.assess.report.agreement import agreement_table
 from twinforce.distill.folder import DistillFolder
 from twinforce.distill.results.measurement import HYBRID, PRESET
 from twinforce.distill.results.recommendation import (
@@ -34,6 +35,7 @@ def report_of(
     settings: DistillSettings,
     source: TeacherSource,
     systems: Sequence[Atoms],
+    assessment: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the report of a distillation whose phases are done.
 
@@ -42,6 +44,7 @@ def report_of(
         settings: Settings of the distillation.
         source: Place of the teacher.
         systems: Systems that were sampled; the first was measured.
+        assessment: Report of the assessment of multiple time stepping.
     """
     measured = folder.phases["measure"].facts
     evidence = evidence_from(measured["evidence"])
@@ -59,7 +62,7 @@ def report_of(
         "evidence": measured["evidence"],
         "inner_steps": _table(evidence),
         "recommendation": asdict(recommendation),
-        "not_shown": _not_shown(measured, recommendation, evidence, settings),
+        "not_shown": _not_shown(measured, recommendation, evidence, settings, assessment),
         "commands": commands_of(folder.path, settings, source, recommendation),
         "seconds": {name: phase.spent_s for name, phase in folder.phases.items()},
         "wall_s": folder.spent_s,
@@ -162,6 +165,7 @@ def _not_shown(
     recommendation: Recommendation,
     evidence: Evidence,
     settings: DistillSettings,
+    assessment: Mapping[str, Any],
 ) -> list[str]:
     """Return sentences on what the numbers do not show."""
     sentences = list(measured["notes"])
@@ -188,8 +192,10 @@ def _not_shown(
         )
     if any(settings.strains):
         sentences.append("Multiple time stepping was measured in the cell of the file only.")
-    sentences.append(
-        "Diffusion, spectra and radial distributions of the hybrid take longer runs; "
-        "`twinforce assess` continues the assessment."
-    )
+    if not agreement_table(assessment).rows:
+        sentences.append(
+            "Diffusion, spectra and radial distributions of the hybrid were not compared with the "
+            "teacher's, which takes long runs of both with a thermostat; `twinforce assess` "
+            "continues the assessment."
+        )
     return sentences
