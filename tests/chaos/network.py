@@ -43,13 +43,15 @@ class Network:
 
     @contextmanager
     def losing(self, percent: float) -> Generator[None, None, None]:
-        """Lose a part of all packets, or raise `Unsupported`."""
-        device = ["dev", self._cable, "root"]
-        _run("tc", "qdisc", "add", *device, "netem", "loss", f"{percent}%")
+        """Lose a part of all packets in either direction, or raise `Unsupported`."""
+        lots = ["-m", "statistic", "--mode", "random", "--probability", str(percent / 100.0)]
+        for chain in ("INPUT", "OUTPUT"):
+            _run(*self.prefix, "iptables", "-A", chain, *lots, "-j", "DROP")
         try:
             yield
         finally:
-            _run("tc", "qdisc", "del", *device)
+            for chain in ("INPUT", "OUTPUT"):
+                _run(*self.prefix, "iptables", "-F", chain)
 
     def remove(self) -> None:
         """Remove the cable and the namespace."""
