@@ -19,6 +19,10 @@ _ONLY_CUDA = re.compile(r"(nvidia-|cuda-)\w|(torch|triton)==")
 _LONGEST_S = 600
 
 
+class NoHashError(Exception):
+    """An index does not tell the hashes of its files."""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.supply.lock", description=__doc__)
     parser.add_argument("--uv", default="uv", help="the program that resolves them")
@@ -37,20 +41,27 @@ def main() -> int:
 
 def without_cuda(text: str) -> str:
     """Return the text of a lock file without PyTorch and what only its build for CUDA needs."""
-    blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)
-    return "".join(each for each in blocks if not _ONLY_CUDA.match(each))
+    return "".join(each for each in _blocks(text) if not _ONLY_CUDA.match(each))
 
 
 def _lock_torch(uv: str, index: str) -> int:
-    flags = ["--no-deps", "--find-links" if Path(index).is_dir() else "--default-index", index]
-    if Path(index).is_dir():
-        flags.append("--no-index")
     try:
-        _compile(uv, TORCH, "torch\n", *flags)
-    except subprocess.CalledProcessError:
-        sys.stderr.write(f"locks/{TORCH}.lock was left as it was: {index} does not tell of torch\n")
+        _compile(uv, TORCH, "torch\n", "--no-deps", "--default-index", index)
+    except (subprocess.CalledProcessError, NoHashError):
+        reason = f"{index} does not tell of torch and its hashes"
+        sys.stderr.write(f"locks/{TORCH}.lock was left as it was: {reason}\n")
         return UNREACHABLE
     return 0
+
+
+def without_hashes(text: str) -> list[str]:
+    """Return the entries of a lock file that have no hashes."""
+    return [each.split()[0] for each in _blocks(text)[1:] if "--hash=sha256:" not in each]
+
+
+def _blocks(text: str) -> list[str]:
+    """Return the text before the first entry of a lock file, and its entries."""
+    return re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)
 
 
 def _compile(uv: str, name: str, requirements: str, *flags: str) -> None:
@@ -68,6 +79,8 @@ def _compile(uv: str, name: str, requirements: str, *flags: str) -> None:
             input=requirements, text=True, check=True, cwd=ROOT, timeout=_LONGEST_S,
         )  # fmt: skip
         text = draft.read_text(encoding="utf-8")
+        if missing := without_hashes(text):
+            raise NoHashError(f"there are no hashes of {', '.join(missing)}")
         path.write_text(without_cuda(text) if name == "server" else text, encoding="utf-8")
 
 

@@ -1,6 +1,5 @@
 """Tests that the lock files pin what the images install, as it was tested."""
 
-import re
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires
 from itertools import chain
@@ -9,7 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.supply.lock import EXTRAS, without_cuda
+from tests.supply.lock import EXTRAS, without_cuda, without_hashes
 from tests.supply.packages import LOCKS, ROOT, pinned
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -61,9 +60,11 @@ def test_a_lock_names_all_that_its_extra_needs(extra):
 
 @pytest.mark.parametrize("path", sorted(LOCKS.glob("*.lock")), ids=lambda path: path.stem)
 def test_each_package_of_a_lock_has_hashes(path):
-    blocks = re.split(r"^(?=[a-z0-9])", path.read_text(), flags=re.MULTILINE)[1:]
-    assert blocks
-    assert [each.split()[0] for each in blocks if "--hash=sha256:" not in each] == []
+    assert without_hashes(path.read_text()) == []
+
+
+def test_an_entry_without_hashes_is_noticed():
+    assert without_hashes("# head\na==1 \\\n    --hash=sha256:0\nb==2\n    # via x\n") == ["b==2"]
 
 
 def test_the_lock_for_the_cpu_leaves_pytorch_and_cuda_to_another_index():
