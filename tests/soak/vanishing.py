@@ -19,11 +19,15 @@ def main() -> None:
     """Begin, and end."""
     grpc, rest, ca = sys.argv[1:]
     access = Access((grpc, rest), sys.stdin.read(), ca)
-    for number in range(2):
-        threading.Thread(target=_walk, args=[access, number], daemon=True).start()
-        threading.Thread(target=_propagate, args=[access, number], daemon=True).start()
+    threads = [
+        threading.Thread(target=call, args=[access, number], daemon=True)
+        for number in range(2)
+        for call in (_walk, _propagate)
+    ]
+    for thread in threads:
+        thread.start()
     time.sleep(_AFTER_S)
-    os._exit(1)
+    os._exit(1 if all(thread.is_alive() for thread in threads) else 3)
 
 
 def _walk(access: Access, number: int) -> None:
@@ -33,7 +37,7 @@ def _walk(access: Access, number: int) -> None:
 
 
 def _propagate(access: Access, number: int) -> None:
-    start = Start(crystal(27), np.zeros((27, 3)), Integrator(innersteps_of=2), random=number)
+    start = Start(crystal(27), np.zeros((27, 3)), Integrator(inner_steps=2), random=number)
     with access.client(number) as client:
         for _ in client.propagate(start, 10**5, 10, model=MODEL):
             time.sleep(0.1)
