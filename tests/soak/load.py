@@ -95,17 +95,17 @@ class Activity:
 def activities(access: Access) -> list[Activity]:
     """Return all that is done at once."""
     return [
-        *(Activity("steps of walkers", 0.25, _walk(access, number)) for number in range(4)),
-        *(Activity("single systems", 0.5, _ask(access, number, 1)) for number in range(2)),
-        *(Activity("batches of 16 systems", 3.0, _ask(access, number, 16)) for number in range(2)),
-        *(Activity("propagations", 5.0, _propagate(access, number)) for number in range(2)),
-        *(Activity("relaxations", 5.0, _relax(access, number)) for number in range(2)),
+        *(Activity("steps of walkers", 0.5, _walk(access, number)) for number in range(4)),
+        *(Activity("single systems", 1.0, _ask(access, number, 1)) for number in range(2)),
+        *(Activity("batches of 16 systems", 6.0, _ask(access, number, 16)) for number in range(2)),
+        *(Activity("propagations", 10.0, _propagate(access, number)) for number in range(2)),
+        *(Activity("relaxations", 10.0, _relax(access, number)) for number in range(2)),
         Activity("connections that vanish", 2.0, _hang_up(access)),
         Activity("processes that vanish", 60.0, _vanish(access)),
-        Activity("malformed bodies", 0.5, _malform(access)),
-        Activity("malformed messages", 0.5, _malform_messages(access)),
+        Activity("malformed bodies", 1.0, _malform(access)),
+        Activity("malformed messages", 1.0, _malform_messages(access)),
         Activity("wrong keys", 15.0, _guess(access)),
-        Activity("new clients", 4.0, _come_and_go(access)),
+        Activity("new clients", 5.0, _come_and_go(access)),
     ]
 
 
