@@ -16,7 +16,7 @@ STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-models test-models-together check format proto audit sbom lock lock-torch \
-	attacks chaos fuzz bench paper paper-bundled paper-published train train-pet clean
+	attacks chaos fuzz soak bench paper paper-bundled paper-published train train-pet clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -107,8 +107,14 @@ $(TOOLS)/.installed: pyproject.toml constraints.txt
 attacks: $(STAMP)  ## attack a service with large, slow and endless messages, and measure what that does (ARGS="slow endless")
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attacks $(ARGS)
 
-fuzz: $(STAMP)  ## send 100,000 malformed messages over both transports (ARGS="--messages 1000 --seed 1")
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
+fuzz: $(STAMP) $(TOOLS)/.installed  ## send 100,000 malformed messages, and what the OpenAPI description allows (ARGS="--messages 1000 --seed 1")
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --schemathesis $(TOOLS)/bin/schemathesis $(ARGS)
+
+# Minutes of load.
+MINUTES ?= 30
+
+soak: $(STAMP)  ## keep a service under mixed load for MINUTES, judge whether it stays flat, and write docs/soak.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
 # `make chaos CHAOS=--short` tries the faults that take least time, in about three minutes.
 chaos: $(STAMP)  ## do what can go wrong to a real service, count what its clients notice, and write docs/chaos.md
