@@ -10,10 +10,13 @@ RECIPE ?= water
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP   := $(BIN)/pip --disable-pip-version-check install --constraint constraints.txt
+# Programs that look at the project from outside live apart, so as not to be part of it.
+TOOLS := .venv-tools
 STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-models test-models-together check format proto attacks chaos fuzz bench paper paper-bundled paper-published train train-pet clean
+.PHONY: help demo test test-models test-models-together check format proto audit sbom lock lock-torch \
+	attacks chaos fuzz soak bench paper paper-bundled paper-published train train-pet clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,11 +77,44 @@ format: $(STAMP)  ## format, and fix what the linter can fix
 proto: $(STAMP)  ## generate the protobuf stubs next to their .proto
 	$(BIN)/python -m grpc_tools.protoc -I proto $(STUBS) proto/twinforce_proto/v1/*.proto
 
+# Exit code 1: vulnerabilities are known. 3: nobody could be asked, so nothing is known.
+audit: $(STAMP) $(TOOLS)/.installed  ## look up known vulnerabilities of what is installed and locked (ADVISORIES=checkout of pypa/advisory-database: without network)
+	$(BIN)/python -m tests.supply.audit --pip-audit $(TOOLS)/bin/pip-audit \
+		$(if $(ADVISORIES),--advisories "$(ADVISORIES)")
+
+sbom: $(STAMP) $(TOOLS)/.installed  ## write bills of materials (CycloneDX) of the environment and of the images to build/
+	@mkdir -p build
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file build/environment.cdx.json $(BIN)/python
+	for name in $(IMAGES); do $(TOOLS)/bin/cyclonedx-py requirements --pyproject pyproject.toml \
+		--output-reproducible --output-file build/$$name.cdx.json locks/$$name.lock; done
+
+# Images by their extra.
+IMAGES := server cuda
+
+lock: $(STAMP) $(TOOLS)/.installed  ## pin what the images install, with hashes, in locks/ (ARGS=--upgrade: the newest versions)
+	$(BIN)/python -m tests.supply.lock --uv $(TOOLS)/bin/uv $(ARGS)
+
+lock-torch: $(STAMP) $(TOOLS)/.installed  ## pin PyTorch for the CPU, with hashes, from TORCH_INDEX
+	$(BIN)/python -m tests.supply.lock --uv $(TOOLS)/bin/uv --torch-index "$(TORCH_INDEX)"
+
+$(TOOLS)/.installed: pyproject.toml constraints.txt
+	@echo "Setting up $(TOOLS)."
+	@test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt ".[tools]"
+	@touch $@
+
 attacks: $(STAMP)  ## attack a service with large, slow and endless messages, and measure what that does (ARGS="slow endless")
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attacks $(ARGS)
 
-fuzz: $(STAMP)  ## send 100,000 malformed messages over both transports (ARGS="--messages 1000 --seed 1")
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
+fuzz: $(STAMP) $(TOOLS)/.installed  ## send 100,000 malformed messages, and what the OpenAPI description allows (ARGS="--messages 1000 --seed 1")
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --schemathesis $(TOOLS)/bin/schemathesis $(ARGS)
+
+# Minutes of load.
+MINUTES ?= 30
+
+soak: $(STAMP)  ## keep a service under mixed load for MINUTES, judge whether it stays flat, and write docs/soak.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
 # `make chaos CHAOS=--short` tries the faults that take least time, in about three minutes.
 chaos: $(STAMP)  ## do what can go wrong to a real service, count what its clients notice, and write docs/chaos.md
@@ -111,12 +147,13 @@ train-pet: $(STAMP)  ## train a hybrid PET with metatrain: make train-pet DATA=f
 	$(BIN)/python -m twinforce_models.training.pet.main --data "$(DATA)" --out runs/pet $(ARGS)
 
 clean:  ## remove the virtual environment and everything built
-	rm -rf $(VENV) $(FAMILY_VENVS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FAMILY_VENVS) $(TOOLS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV), which takes some minutes the first time and none later."
 	@test -x $(BIN)/python || { echo "Creating the virtual environment ..."; \
 		$(PYTHON) -m venv $(VENV); }
+	@$(PIP) --quiet pip
 	@echo "Installing PyTorch (CPU build, about 200 MB) ..."
 	@$(PIP) --no-deps --retries 1 --extra-index-url $(TORCH_INDEX) torch
 	@echo "Installing TwinForce and its other dependencies (about 100 packages) ..."

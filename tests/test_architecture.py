@@ -221,3 +221,27 @@ def test_thin_by_default():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     required = {line.partition(">=")[0] for line in project["dependencies"]}
     assert required == {"grpcio", "httpcore2", "httpx2", "numpy", "protobuf"}
+
+
+def test_asserts_only_tell_the_type_checker_a_type():
+    """Python runs without them under -O, so that they must not check what others send."""
+    found = []
+    for package, (root, _) in ALLOWED.items():
+        for path in sorted((ROOT / root / package).rglob("*.py")):
+            asserts = (
+                each
+                for each in ast.walk(ast.parse(path.read_text()))
+                if isinstance(each, ast.Assert)
+            )
+            found += [f"{path}:{each.lineno}" for each in asserts if not _is_about_type(each.test)]
+    assert not found
+
+
+def _is_about_type(test):
+    if isinstance(test, ast.BoolOp):
+        return all(map(_is_about_type, test.values))
+    if isinstance(test, ast.UnaryOp):
+        return _is_about_type(test.operand)
+    if isinstance(test, ast.Compare):
+        return isinstance(test.ops[0], ast.Is | ast.IsNot)
+    return isinstance(test, ast.Call) and ast.unparse(test.func) == "isinstance"

@@ -106,7 +106,7 @@ def by_ipi(
 def _drive(atoms: Atoms, url: str, model: str, kind: ForceKind, name: str) -> None:
     """Answer i-PI with one kind of forces until it ends."""
     mine = atoms.copy()
-    socket = Path(f"/tmp/ipi_{name}")
+    socket = Path(f"/tmp/ipi_{name}")  # noqa: S108, the path is that of i-PI
     while not socket.exists():
         time.sleep(0.01)
     with TwinForceCalculator(url, model=model, force_kind=kind) as mine.calc:

@@ -134,7 +134,8 @@ class Retries:
         self.n_lost += isinstance(error, LostReplyError)
         self._outage.note_failure(error, self._waits_since, limit)
         spacing = min(max((now - self._waits_since) / 4, _SHORTEST_BACKOFF_S), _LONGEST_BACKOFF_S)
-        pause = random.uniform(0.0, spacing) - (now - self._started)
+        jitter = random.uniform(0.0, spacing)  # noqa: S311, nobody gains from guessing it
+        pause = jitter - (now - self._started)
         # The last attempts are made shortly before the limit.
         return wait + min(max(pause, _SHORTEST_PAUSE_S), left / 2)
 

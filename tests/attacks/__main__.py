@@ -1,18 +1,26 @@
-"""Run the attacks, and print what came of each, beside what came of it before there were bounds."""
+"""Run the attacks, and print what came of each beside what came of it before there were bounds.
+
+If no attacks are named, docs/attacks.md is written as well.
+"""
 
 import argparse
 import importlib
 import json
+import os
 import pkgutil
+import platform
 import sys
 import time
 from pathlib import Path
 
 from tests import attacks
+from tests.attacks.fairness import summary
+from tests.attacks.page import page, row
 from tests.attacks.probe import Probe
 from tests.attacks.victim import Victim
 
 BEFORE = Path(__file__).with_name("before.json")
+DOCS = Path(__file__).parents[2] / "docs"
 # Seconds that the probe watches before and after an attack.
 _MARGIN_S = 0.3
 
@@ -50,33 +58,33 @@ def measured(attack):
         victim.stop()
 
 
-def line(values):
-    """Return the measurements of an attack as one line."""
-    failures = f", {values['n_failed']} probes failed" if values["n_failed"] else ""
-    return (
-        f"live p50 {values['p50_ms']:.1f} p99 {values['p99_ms']:.0f} max {values['max_ms']:.0f} ms"
-        f"{failures}; {values['cpu_s']:.1f} s of CPU, +{values['peak_mb']:.0f} MB; "
-        f"{values['outcome']}"
-    )
+def rounded(values):
+    """Return measurements with as many digits as they are worth."""
+    return {k: round(v, 1) if isinstance(v, float) else v for k, v in values.items()}
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
     parser.add_argument("names", nargs="*", help="modules, or parts of titles; all by default")
-    parser.add_argument("--record", type=Path, help="write the measurements to a file as well")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the page")
     arguments = parser.parse_args()
-    before = json.loads(BEFORE.read_text()) if BEFORE.exists() else {}
-    found = {}
-    sys.stdout.write("| attack | before | now |\n| --- | --- | --- |\n")
+    before, found = json.loads(BEFORE.read_text()), {}
     for title, (module, attack) in found_attacks().items():
         if arguments.names and not any(name in (module, title) for name in arguments.names):
             continue
-        found[title] = measured(attack)
-        then = line(before[title]) if title in before else ""
-        sys.stdout.write(f"| {title} | {then} | {line(found[title])} |\n")
+        found[title] = rounded(measured(attack))
+        sys.stdout.write(row(title, before.get(title, {}), found[title]))
         sys.stdout.flush()
-        if arguments.record:
-            arguments.record.write_text(json.dumps(found, indent=1) + "\n")
+    if arguments.names:
+        return
+    data = {
+        "attacks": found,
+        "fairness": summary(),
+        "machine": f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()})",
+        "load": round(os.getloadavg()[2], 1),
+    }
+    (arguments.docs / "attacks.json").write_text(json.dumps(data, indent=1) + "\n")
+    (arguments.docs / "attacks.md").write_text(page(data, before), encoding="utf-8")
 
 
 if __name__ == "__main__":

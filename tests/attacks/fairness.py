@@ -179,6 +179,25 @@ def measure(urls, system, seconds, urgency, ways):
         show(f"{row} {ratio:6.1f} x, others {rate:.0f}/s")
 
 
+def summary(seconds=10.0):
+    """Return what a polite client over gRPC waits alone, and beside a greedy one, in ms.
+
+    The device sleeps, so that the clients do not compete for the processor.
+    """
+    system = argon()
+    with service(is_sleeping=True) as urls:
+        waits(urls, system, "grpc", 1.0)
+        alone = waits(urls, system, "grpc", seconds / 2)
+        with greedy(urls, system, "grpc"):
+            time.sleep(2.0)
+            beside = waits(urls, system, "grpc", seconds)
+    return {
+        "alone_ms": round(1000 * float(np.median(alone)), 1),
+        "beside_ms": round(1000 * float(np.median(beside)), 1),
+        "worst_ms": round(1000 * max(beside), 1),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.attacks.fairness", description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="duration of each attack")

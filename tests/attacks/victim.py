@@ -37,7 +37,7 @@ class Victim:
         self.n_log_bytes = 0
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
-        self._pids = [self._service.pid, *_descendants(self._service.pid)]
+        self._pids = [self._service.pid, *descendants(self._service.pid)]
 
     def connect(self, port=None, receive_buffer=0):
         """Return a connection of the attacker, to REST by default."""
@@ -97,12 +97,13 @@ class Victim:
                 self.n_log_bytes += len(line)
 
 
-def _descendants(pid):
+def descendants(pid):
+    """Return the ids of the processes that a process and its children have started."""
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):
             for child in (task / "children").read_text().split():
-                found += [int(child), *_descendants(child)]
+                found += [int(child), *descendants(child)]
     return found
 
 

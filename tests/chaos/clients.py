@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from tests.systems import crystal
 from twinforce import Client, Integrator, OverloadedError, ServiceError, Start
 
-# Seconds that a client may take before it counts as hung.
-LIMIT = 150.0
 _MODEL = "troubled"
 _N_ATOMS = 27
 _DT = 0.02
@@ -36,11 +34,13 @@ class Load:
         n_walkers: Number of walkers, half of them over REST.
         n_runs: Number of propagations, and of relaxations.
         n_steps: Number of steps of each walker.
+        limit: Seconds that a client may take before it counts as hung.
     """
 
     n_walkers: int
     n_runs: int
     n_steps: int
+    limit: float = 600.0
 
     @property
     def n_clients(self) -> int:
@@ -80,9 +80,12 @@ def walk_all(urls: tuple[str, str], load: Load, part: int, n_parts: int) -> dict
     numbers = range(part, load.n_walkers, n_parts)
     return _outcomes(
         {
-            f"walker {number}": lambda number=number: _walk(urls[number % 2], number, load.n_steps)
+            f"walker {number}": lambda number=number: _walk(
+                urls[number % 2], number, load.n_steps, load.limit
+            )
             for number in numbers
-        }
+        },
+        load.limit,
     )
 
 
@@ -92,10 +95,12 @@ def run_all(urls: tuple[str, str], load: Load) -> dict[str, Outcome]:
     for number in range(load.n_runs):
         url = urls[number % 2]
         calls[f"propagation {number}"] = lambda url=url, number=number: _propagate(
-            url, number, 4 * load.n_steps
+            url, number, 4 * load.n_steps, load.limit
         )
-        calls[f"relaxation {number}"] = lambda url=url, number=number: _relax(url, number)
-    return _outcomes(calls)
+        calls[f"relaxation {number}"] = lambda url=url, number=number: _relax(
+            url, number, load.limit
+        )
+    return _outcomes(calls, load.limit)
 
 
 def flood(url: str, seconds: float) -> tuple[int, int]:
@@ -127,15 +132,17 @@ def vanish(urls: tuple[str, str], n_clients: int, after: float) -> None:
     calls: list[Callable[[], object]] = []
     for number in range(n_clients):
         url = urls[number % 2]
-        calls.append(lambda url=url, number=number: _walk(url, number, 10**6))
-        calls.append(lambda url=url, number=number: _propagate(url, number, 10**5))
+        calls.append(lambda url=url, number=number: _walk(url, number, 10**6, after + 60.0))
+        calls.append(lambda url=url, number=number: _propagate(url, number, 10**5, after + 60.0))
     for call in calls:
         threading.Thread(target=call, daemon=True).start()
     time.sleep(after)
     os._exit(1)
 
 
-def _outcomes(calls: "dict[str, Callable[[], NDArray[np.float64]]]") -> dict[str, Outcome]:
+def _outcomes(
+    calls: "dict[str, Callable[[], NDArray[np.float64]]]", limit: float
+) -> dict[str, Outcome]:
     found = {name: Outcome() for name in calls}
 
     def follow(name: str) -> None:
@@ -145,7 +152,7 @@ def _outcomes(calls: "dict[str, Callable[[], NDArray[np.float64]]]") -> dict[str
             found[name].error = f"{type(error).__name__}: {error}"
 
     threads = [threading.Thread(target=follow, args=[name], daemon=True) for name in calls]
-    until = time.monotonic() + LIMIT
+    until = time.monotonic() + limit
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -159,11 +166,11 @@ def _tick() -> None:
             _progress.value += 1
 
 
-def _walk(url: str, number: int, n_steps: int) -> NDArray[np.float64]:
+def _walk(url: str, number: int, n_steps: int, limit: float) -> NDArray[np.float64]:
     """Run velocity Verlet with masses of 1, each step of it over the network."""
     system = crystal(_N_ATOMS, seed=number)
     velocities = np.zeros_like(system.positions)
-    with Client(url, timeout=LIMIT) as client, client.stream(model=_MODEL) as stream:
+    with Client(url, timeout=limit) as client, client.stream(model=_MODEL) as stream:
         forces = stream.predict(system).conservative_forces
         for _ in range(n_steps):
             velocities = velocities + 0.5 * _DT * forces
@@ -174,20 +181,20 @@ def _walk(url: str, number: int, n_steps: int) -> NDArray[np.float64]:
     return system.positions
 
 
-def _propagate(url: str, number: int, n_steps: int) -> NDArray[np.float64]:
+def _propagate(url: str, number: int, n_steps: int, limit: float) -> NDArray[np.float64]:
     start = crystal(_N_ATOMS, seed=100 + number)
     begin = Start(start, np.zeros((_N_ATOMS, 3)), Integrator(inner_steps=2), random=number)
-    with Client(url, timeout=LIMIT) as client:
+    with Client(url, timeout=limit) as client:
         for snapshot in client.propagate(begin, n_steps, 8, model=_MODEL):
             _tick()
             positions = snapshot.positions
     return positions
 
 
-def _relax(url: str, number: int) -> NDArray[np.float64]:
+def _relax(url: str, number: int, limit: float) -> NDArray[np.float64]:
     """Return the largest force, asked again: one that is continued may find another minimum."""
     system = crystal(_N_ATOMS, seed=200 + number)
-    with Client(url, timeout=LIMIT) as client:
+    with Client(url, timeout=limit) as client:
         for report in client.relax(
             system, fmax=_FMAX, max_steps=_MAX_STEPS, interval=4, model=_MODEL
         ):

@@ -60,11 +60,8 @@ def _kill_engine(attacked: Attacked) -> str:
 def _stop_engine(attacked: Attacked) -> str:
     service = attacked.service
     (engine,) = service.engines()
-    began = time.monotonic()
     os.kill(engine, signal.SIGSTOP)
-    while service.is_ready():
-        time.sleep(0.02)
-    noticed = time.monotonic() - began
+    noticed = service.wait_until_not_ready()
     service.wait_until_ready(since=engine)
     return f"not ready after {noticed:.1f} s"
 
@@ -78,11 +75,8 @@ def _hang(attacked: Attacked) -> str:
         asking = threading.Thread(
             target=client.predict, args=[molecule(element=HELIUM)], kwargs={"model": "troubled"}
         )
-        began = time.monotonic()
         asking.start()
-        while service.is_ready():
-            time.sleep(0.02)
-        noticed = time.monotonic() - began
+        noticed = service.wait_until_not_ready()
         service.open_gate()
         service.wait_until_ready(since=engine)
         asking.join(120.0)

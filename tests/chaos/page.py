@@ -8,10 +8,10 @@ _HEAD = """\
 
 `make chaos` does what can go wrong to a real service, while {n_walkers} walkers, {n_runs}
 propagations and {n_runs} relaxations use it, half of them over gRPC and half over REST, from
-processes of their own. A client is *hung* if it has not ended after minutes, *lost* if it ended
-with an error, and *wrong* if its last positions differ from those without a fault by more than
-10⁻⁶ Å; a relaxation, which may find another minimum, if the forces at its end, asked again, are not
-below its threshold.
+processes of their own. A client is *hung* if it has not ended after minutes (ten times what all
+take without a fault), *lost* if it ended with an error, and *wrong* if its last positions differ
+from those without a fault by more than 10⁻⁶ Å; a relaxation, which may find another minimum, if the
+forces at its end, asked again, are not below its threshold.
 The recovery is the longest time in which none of the clients took a step. The potential is a toy,
 and the watchdog is set to {watchdog:g} s (its default is 10 s).
 

@@ -1,12 +1,14 @@
 """The service under attack: a server process, its engine processes, and their memory."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -14,7 +16,10 @@ import httpx2
 from tests.service import troubled
 
 WATCHDOG = 4.0
-_LONGEST_START = 120.0
+_LONGEST_START = 300.0
+# Ports that the system gives to nobody, so that they are free for a new start.
+_PORTS = range(10000, 32000)
+_LONGEST_STOP = 120.0
 
 
 class Service:
@@ -59,6 +64,15 @@ class Service:
                 raise RuntimeError(f"the service did not become ready; see {self._folder}/log")
             time.sleep(0.02)
 
+    def wait_until_not_ready(self) -> float:
+        """Return after how many seconds the service says that it is not ready."""
+        began = time.monotonic()
+        while self.is_ready():
+            if time.monotonic() > began + _LONGEST_START:
+                raise RuntimeError(f"the service did not notice; see {self._folder}/log")
+            time.sleep(0.02)
+        return time.monotonic() - began
+
     def engines(self) -> list[int]:
         """Return the ids of the engine processes."""
         return _children(self.server_pid())
@@ -78,7 +92,7 @@ class Service:
     def restart(self, number: int, pause: float) -> None:
         """End the server with a signal, and start it anew on the same ports after a pause."""
         self.process.send_signal(number)
-        self.process.wait(60.0)
+        self.process.wait(_LONGEST_STOP)
         time.sleep(pause)
         self.process = self._start()
 
@@ -91,10 +105,11 @@ class Service:
         """Stop the service and return its exit code."""
         self.open_gate()
         for pid in self.engines():
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
         self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(60.0)
+            return self.process.wait(_LONGEST_STOP)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
@@ -115,10 +130,11 @@ class Service:
 
 
 def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    for port in random.sample(_PORTS, 100):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port was found")
 
 
 def _children(pid: int) -> list[int]:

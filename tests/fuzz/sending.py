@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -49,20 +50,24 @@ def send_over_grpc(url: str, n_messages: int, seed: int, findings: Findings) -> 
         for _ in range(n_messages):
             method = chance.choice(sorted(MESSAGES))
             message = changed_bytes(MESSAGES[method].SerializeToString(), chance)
-            outcome, details = _call(channel, method, message)
+            outcome, details = call(channel, method, message)
             is_good = outcome in _GOOD_STATUS or (outcome == "INTERNAL" and "model" in details)
             findings.note(method, message, outcome, is_good=is_good)
 
 
-def _call(channel: grpc.Channel, method: str, message: bytes) -> tuple[str, str]:
+def call(channel: grpc.Channel, method: str, message: bytes, key: str = "") -> tuple[str, str]:
+    """Return the status of a call of bytes, and its details."""
     name = f"/twinforce.v1.Inference/{method}"
+    options: dict[str, Any] = {"timeout": PATIENCE}
+    if key:
+        options["metadata"] = [("authorization", f"Bearer {key}")]
     try:
         if method == "PredictStream":
-            list(channel.stream_stream(name)(iter([message] * 2), timeout=PATIENCE))
+            list(channel.stream_stream(name)(iter([message] * 2), **options))
         elif method in ("Propagate", "Relax"):
-            list(channel.unary_stream(name)(message, timeout=PATIENCE))
+            list(channel.unary_stream(name)(message, **options))
         else:
-            channel.unary_unary(name)(message, timeout=PATIENCE)
+            channel.unary_unary(name)(message, **options)
     except grpc.RpcError as error:
         return error.code().name, error.details() or ""
     return "OK", ""

@@ -245,11 +245,16 @@ class BatchQueue:
         del self._lanes[key]
 
     def _note_turn(self, head: Head) -> None:
-        """Charge an estimate, so that a batch is filled from all who wait."""
+        """Charge an estimate, so that a batch is filled from all who wait.
+
+        It is bounded, as what was charged too much is given back by later turns for nothing, which
+        others would have to wait for.
+        """
         self._callers.note_turn(head.caller)
         head.caller.parts.note_turn(head.connection)
         request = head.entry.request
-        self._charge(request, self._costs.weight(request), head.caller, head.connection)
+        estimate = min(self._costs.weight(request), self._limits.max_batch_time)
+        self._charge(request, estimate, head.caller, head.connection)
 
     @staticmethod
     def _charge(

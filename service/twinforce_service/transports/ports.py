@@ -16,7 +16,8 @@ BACKLOG = 4096
 _OTHER_FILES = 256
 # Attempts to find a port that is free on every address of a host.
 _N_ATTEMPTS = 20
-_ALL_IPV4, _ALL_IPV6 = "0.0.0.0", "::"
+# They are compared with the host of the settings.
+_ALL_IPV4, _ALL_IPV6 = "0.0.0.0", "::"  # noqa: S104
 
 
 def address_of(host: str, port: int) -> str:

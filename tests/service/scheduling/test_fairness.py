@@ -289,3 +289,30 @@ def test_an_estimate_that_was_too_high_is_given_back():
     account.charge(1.5)
     account.charge(1.0)
     assert account.used == pytest.approx((3.0 - 2.0 + 1.5 + 1.0) / 2.0)
+
+
+def answer(queue, again=()):
+    """Evaluate a batch that takes as long as its atoms, and ask again for those of some callers."""
+    batch = queue.next_batch(0.0).batch
+    took = FIXED + PER_ATOM * sum(each.n_atoms for each in batch)
+    queue.charge(batch, took)
+    queue._budgets.costs.note(batch, took)
+    queue._budgets.costs.learn()
+    queue.extend([request(r.caller, r.connection, 8) for r in batch if r.caller in again], 0.0)
+    return batch
+
+
+@pytest.mark.parametrize(("caller", "connection"), [(ADA, ""), (EVE, "polite")])
+def test_estimates_that_were_far_too_high_do_not_delay_others(caller, connection):
+    queue = queue_of(max_batch_atoms=8)
+    for n_atoms in (1, 2, 4, 8) * 8:
+        queue.extend([request(BOB, n_atoms=n_atoms)], 0.0)
+        answer(queue)
+    dense = request(EVE, "dense")
+    dense.n_pairs = 10**6
+    queue.extend([dense, *(request(EVE, f"greedy {i}", 8) for i in range(8))], 0.0)
+    for _ in range(20):
+        answer(queue, again=[EVE])
+    polite = request(caller, connection, 8)
+    queue.extend([polite], 0.0)
+    assert any(polite in answer(queue, again=[EVE]) for _ in range(40))

@@ -27,7 +27,7 @@ from twinforce_service.context import permission
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import CONTENT_TYPE, Metrics
 from twinforce_service.transports.key_check import KeyCheck
-from twinforce_service.transports.rest import openapi, problems
+from twinforce_service.transports.rest import openapi, problems, texts
 from twinforce_service.transports.rest.gate import Gate
 from twinforce_service.transports.rest.paths import call_router
 from twinforce_service.transports.rest.requests import OpenRequests, RequestScope, reply_type
@@ -70,7 +70,7 @@ def create_app(
     app = FastAPI(
         title="TwinForce",
         version=service_version(),
-        description=openapi.DESCRIPTION,
+        description=texts.DESCRIPTION,
         exception_handlers={**_EXCEPTION_HANDLERS},
     )
     # Routes are matched in this order, so the most frequent come first.
@@ -85,7 +85,7 @@ def create_app(
     app.add_middleware(
         RequestScope, intake=intake, open_requests=open_requests, allowances=allowances
     )
-    openapi.add_body_schemas(app)
+    openapi.complete(app, needs_key=key_check is not None)
     return app
 
 
@@ -144,7 +144,7 @@ def _health(engine: Engine, intake: Intake) -> APIRouter:
 def _metrics(metrics: Metrics) -> APIRouter:
     router = APIRouter(tags=["service"])
 
-    @router.get("/metrics", responses=openapi.METRICS)
+    @router.get("/metrics", responses=openapi.METRICS, response_class=Response)
     async def show_metrics() -> Response:
         """Return the metrics in the text format of Prometheus."""
         permission.get().require(METRICS)

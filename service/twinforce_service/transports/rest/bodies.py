@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import orjson
 from google.protobuf.message import Message
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, WithJsonSchema
 
 from twinforce_proto import (
     DEFAULT_OUTPUTS,
@@ -45,6 +45,10 @@ _Message = TypeVar("_Message", bound=Message)
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Vector = tuple[Number, Number, Number]
+# Their bounds are checked elsewhere; the description tells them.
+_Element = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 118})]
+_Output = Annotated[str, WithJsonSchema({"type": "string", "enum": [*OUTPUTS, "hybrid"]})]
+_ForcesOutput = Annotated[str, WithJsonSchema({"type": "string", "enum": [*FORCES]})]
 
 
 class _First(FailFast):
@@ -58,7 +62,7 @@ class SystemBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    atomic_numbers: Annotated[list[int], _First()] = Field(
+    atomic_numbers: Annotated[list[_Element], _First()] = Field(
         description="Atomic number of each atom, 1 to 118."
     )
     positions: Annotated[list[Vector], _First()] = Field(description="One row per atom, in Å.")
@@ -89,7 +93,7 @@ _ATOM = SystemBody.model_validate({"atomic_numbers": [1], "positions": [(0.0, 0.
 class PredictBody(SystemsBody):
     """Systems and outputs to evaluate."""
 
-    outputs: Annotated[list[str], _First()] | None = Field(
+    outputs: Annotated[list[_Output], _First()] | None = Field(
         None,
         description=f"Any of {', '.join(OUTPUTS)}, or hybrid (the energy and both forces); "
         "energy and conservative_forces by default.",
@@ -102,7 +106,7 @@ class NonconservativityBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     system: SystemBody
-    output: str = Field(FORCES[0], description=f"One of {', '.join(FORCES)}.")
+    output: _ForcesOutput = Field(FORCES[0], description=f"One of {', '.join(FORCES)}.")
     pairs: bool = Field(False, description="True to get the norms of each pair of atoms as well.")
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from twinforce_proto import (
@@ -19,80 +19,56 @@ from twinforce_proto import (
 )
 from twinforce_proto.codec.problem import error_to_problem
 from twinforce_proto.headers import JSON, JSON_LINES, PROBLEM, PROTOBUF
-from twinforce_service.transports.rest import examples
+from twinforce_service.transports.rest import examples, texts
 from twinforce_service.transports.rest.bodies import (
     NonconservativityBody,
     PredictBody,
     SystemsBody,
 )
 from twinforce_service.transports.rest.dynamics_bodies import PropagateBody, RelaxBody
+from twinforce_service.transports.rest.replies import (
+    REPLIES,
+    LiveReply,
+    ModelReply,
+    ModelsReply,
+    NonconservativityReply,
+    OpenRequestReply,
+    PredictionsReply,
+    Problem,
+    ReadyReply,
+    RelaxedReply,
+    SnapshotReply,
+)
 
 Responses = dict[int | str, dict[str, Any]]
 
-DESCRIPTION = """\
-Energies and forces of atomistic systems from machine-learned interatomic potentials.
-
-Lengths are in Å, energies in eV, forces in eV/Å, stresses in eV/Å³ (tension > 0), per the volume of
-the cell whether the system is periodic or not. A model may have two kinds of forces: *conservative*
-forces are the negative gradient of its energy; *direct* forces come from a separate, cheaper head
-and are not a gradient. `hybrid` returns both from one evaluation.
-
-Every path that takes JSON also takes a serialized message of the gRPC API as
-`application/x-protobuf`; predictions, for example, take a `twinforce.v1.PredictRequest` and return
-a `twinforce.v1.PredictReply`. The gRPC API itself is served on another port. Errors are problem
-details (RFC 9457) in either case.
-
-`propagate` and `relax` move a system on the server, with either kind of forces or with both, and
-reply with a line of JSON for each update.
-
-`nonconservativity` measures how far forces are from being a gradient. It takes a backward pass for
-each coordinate of the system, so use a long timeout; other requests are served in between.
-"""
-
-_SUMMARIES = {
-    "energy": "Energies",
-    "conservative-forces": "Energies and conservative forces",
-    "direct-forces": "Energies and direct forces",
-    "predict": "Any outputs",
-}
-_TEXTS = {
-    "energy": "Evaluate the energy of each system.",
-    "conservative-forces": "Evaluate energies and conservative forces, -dE/dr.",
-    "direct-forces": "Evaluate energies and direct forces, without any gradient.",
-    "predict": "Evaluate any set of outputs, including both kinds of forces and stresses.",
-}
-_HEADERS = (
+_TEXT = {"type": "string"}
+_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     (
         "X-Timeout-Seconds",
-        "number",
+        {"type": "number", "exclusiveMinimum": 0},
         "Seconds to wait for the reply; systems that are late are not evaluated.",
     ),
-    ("X-Urgency", "integer", "Urgency from 0, the most urgent, to 7; 3 by default."),
-    ("X-Watch-Id", "string", "Name under which `/v1/requests/{watch_id}` describes the request."),
     (
-        "X-Request-ID",
-        "string",
-        "Identifier of the request, which the reply and the logs repeat.",
+        "X-Urgency",
+        {"type": "integer", "minimum": 0, "maximum": 7},
+        "Urgency from 0, the most urgent, to 7; 3 by default.",
     ),
+    ("X-Watch-Id", _TEXT, "Name under which `/v1/requests/{watch_id}` describes the request."),
+    ("X-Request-ID", _TEXT, "Identifier of the request, which the reply and the logs repeat."),
 )
+# Answers that come before a path sees the request, by their HTTP status.
+_BEFORE = {
+    401: "The service asks for a key, and none came or it is wrong.",
+    403: "The key does not allow this.",
+    421: "The header Host has another name than those of this service.",
+    429: "Too many wrong keys came from this address.",
+}
+_OPEN_PATHS = {"/health/live"}
 
 
-class Problem(BaseModel):
-    """Problem details of an error, RFC 9457."""
-
-    type: str = Field(description="Class of the error, after urn:twinforce:error:.")
-    title: str = Field(description="Meaning of this class of errors.")
-    status: int = Field(description="HTTP status.")
-    detail: str = Field(description="Expected and received values.")
-    system_index: int | None = Field(
-        None, description="Index, from 0, of the system that the error is about."
-    )
-    field: str | None = Field(None, description="Name of the field that the error is about.")
-    retry_after: float | None = Field(None, description="Seconds after which to try again.")
-
-
-def add_body_schemas(app: FastAPI) -> None:
-    """Add the schemas of all bodies to the OpenAPI description of an application."""
+def complete(app: FastAPI, *, needs_key: bool) -> None:
+    """Add bodies, keys and what comes before all paths to the description of an application."""
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -102,20 +78,42 @@ def add_body_schemas(app: FastAPI) -> None:
                 description=app.description,
                 routes=app.routes,
             )
-            schemas = app.openapi_schema.setdefault("components", {}).setdefault("schemas", {})
-            schemas |= _schemas()
+            app.openapi_schema["components"] = {
+                "schemas": _schemas(),
+                "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            }
+            for path, methods in app.openapi_schema["paths"].items():
+                for operation in methods.values():
+                    _describe_gate(operation, is_open=path in _OPEN_PATHS, needs_key=needs_key)
         return app.openapi_schema
 
     app.openapi = describe  # type: ignore[method-assign]
 
 
+def _describe_gate(operation: dict[str, Any], *, is_open: bool, needs_key: bool) -> None:
+    """Add to a description all that may come before its path sees a request.
+
+    FastAPI adds an answer for parameters that it finds invalid. Ours are texts, and all are valid.
+    """
+    answers = operation["responses"]
+    if "HTTPValidationError" in str(answers.get("422")):
+        del answers["422"]
+    if not is_open:
+        answers |= {
+            str(status): _problem_docs(text)
+            for status, text in _BEFORE.items()
+            if str(status) not in answers
+        }
+        operation["security"] = [{"key": []}] if needs_key else [{}, {"key": []}]
+
+
 def prediction_docs(path: str) -> dict[str, Any]:
     """Return the description of a path that predicts."""
     kind = PredictBody if path == "predict" else SystemsBody
-    reply = _reply_docs(examples.prediction_reply(path), "PredictReply")
+    reply = _reply_docs(PredictionsReply, examples.prediction_reply(path), "PredictReply")
     return {
-        "summary": _SUMMARIES[path],
-        "description": _TEXTS[path],
+        "summary": texts.SUMMARIES[path],
+        "description": texts.DESCRIPTIONS[path],
         "responses": {200: reply} | _PREDICTION_PROBLEMS,
         "openapi_extra": _request_docs(kind, examples.prediction_requests(path), "PredictRequest"),
     }
@@ -123,12 +121,11 @@ def prediction_docs(path: str) -> dict[str, Any]:
 
 def _request_docs(kind: type[BaseModel], examples: object, message: str) -> dict[str, Any]:
     """Return the description of a request: its headers, and its body as JSON or protobuf."""
-    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
-    json_body = {"schema": schema, "examples": examples}
+    json_body = {"schema": _reference(kind), "examples": examples}
     return {
         "parameters": [
-            {"name": name, "in": "header", "description": text, "schema": {"type": json_type}}
-            for name, json_type, text in _HEADERS
+            {"name": name, "in": "header", "description": text, "schema": schema}
+            for name, schema, text in _HEADERS
         ],
         "requestBody": {
             "required": True,
@@ -137,15 +134,21 @@ def _request_docs(kind: type[BaseModel], examples: object, message: str) -> dict
     }
 
 
-def _reply_docs(example: object, message: str = "") -> dict[str, Any]:
+def _reply_docs(kind: type[BaseModel], example: object, message: str = "") -> dict[str, Any]:
     """Return the description of a reply: as JSON, and as protobuf if there is a message."""
     protobuf = {PROTOBUF: _message(message)} if message else {}
-    return {"description": "OK", "content": {JSON: {"example": example}} | protobuf}
+    json_body = {"schema": _reference(kind), "example": example}
+    return {"description": "OK", "content": {JSON: json_body} | protobuf}
 
 
-def _lines(example: object) -> dict[str, Any]:
-    """Return the description of a reply of JSON lines."""
-    return {"description": "OK", "content": {JSON_LINES: {"example": example}}}
+def _lines(kind: type[BaseModel], example: object) -> dict[str, Any]:
+    """Return the description of a reply of JSON lines, each of which has the schema."""
+    json_lines = {"itemSchema": _reference(kind), "example": example}
+    return {"description": "OK", "content": {JSON_LINES: json_lines}}
+
+
+def _reference(kind: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
 
 
 def _message(name: str) -> dict[str, Any]:
@@ -154,15 +157,13 @@ def _message(name: str) -> dict[str, Any]:
 
 
 def _problem(error: ServiceError) -> dict[str, Any]:
-    return {
-        "description": f"{type(error).__doc__}",
-        "content": {
-            PROBLEM: {
-                "schema": {"$ref": "#/components/schemas/Problem"},
-                "example": error_to_problem(error),
-            }
-        },
-    }
+    docs = _problem_docs(f"{type(error).__doc__}")
+    docs["content"][PROBLEM]["example"] = error_to_problem(error)
+    return docs
+
+
+def _problem_docs(text: str) -> dict[str, Any]:
+    return {"description": text, "content": {PROBLEM: {"schema": _reference(Problem)}}}
 
 
 def _problems(*errors: ServiceError) -> Responses:
@@ -178,7 +179,7 @@ def _schemas() -> dict[str, Any]:
             NonconservativityBody,
             PropagateBody,
             RelaxBody,
-            Problem,
+            *REPLIES,
         )
     ]
     _, schema = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
@@ -188,7 +189,9 @@ def _schemas() -> dict[str, Any]:
 
 _UNKNOWN = UnknownModelError("model: no model is called 'ice'; served: water", field="model")
 _STARTING = UnavailableError("the service is starting: its models are loading", retry_after=1.0)
-_PREDICTION_PROBLEMS = _problems(
+_PREDICTION_PROBLEMS: Responses = {
+    415: _problem_docs("The body has a media type that no path reads.")
+} | _problems(
     _UNKNOWN,
     SystemTooLargeError("expected at most 20000 atoms, got 30000", system_index=0),
     InvalidSystemError(
@@ -201,13 +204,15 @@ _PREDICTION_PROBLEMS = _problems(
     _STARTING,
     DeadlineExceededError("not evaluated within 0.5 s"),
 )
+_NONCONSERVATIVITY = _reply_docs(
+    NonconservativityReply, examples.NONCONSERVATIVITY, "NonconservativityReply"
+)
 NONCONSERVATIVITY: dict[str, Any] = {
     "summary": "Nonconservativity of direct forces",
     "description": "Evaluate λ = ‖(J - Jᵀ)/2‖ / ‖J‖ of one system, where J = ∂f/∂r is the Jacobian "
     "of its forces without net force, in eV/Å²; λ is 0 for a gradient. On request, also evaluate "
     "the norm of the 3 x 3 block of each pair of atoms.",
-    "responses": {200: _reply_docs(examples.NONCONSERVATIVITY, "NonconservativityReply")}
-    | _PREDICTION_PROBLEMS,
+    "responses": {200: _NONCONSERVATIVITY} | _PREDICTION_PROBLEMS,
     "openapi_extra": _request_docs(
         NonconservativityBody,
         {
@@ -230,7 +235,7 @@ PROPAGATE: dict[str, Any] = {
     "most two snapshots are computed ahead of the client, and none after it disconnects. An error "
     'during the run is the last line, `{"error": ...}` with problem details; resume from the '
     "checkpoint of the line before. Velocities are in Å/fs.",
-    "responses": {200: _lines(examples.SNAPSHOT)} | _PREDICTION_PROBLEMS,
+    "responses": {200: _lines(SnapshotReply, examples.SNAPSHOT)} | _PREDICTION_PROBLEMS,
     "openapi_extra": _request_docs(
         PropagateBody,
         {"start": {"summary": "Multiple time stepping with a thermostat", "value": examples.START}},
@@ -242,7 +247,7 @@ RELAX: dict[str, Any] = {
     "description": "Relax a system in its cell by FIRE, and reply with lines of JSON as "
     "`propagate` does: a report at each interval, and one at the end. Hybrid relaxation descends "
     "on direct forces and finishes on conservative forces.",
-    "responses": {200: _lines(examples.RELAXED)} | _PREDICTION_PROBLEMS,
+    "responses": {200: _lines(RelaxedReply, examples.RELAXED)} | _PREDICTION_PROBLEMS,
     "openapi_extra": _request_docs(
         RelaxBody,
         {
@@ -254,14 +259,18 @@ RELAX: dict[str, Any] = {
         "RelaxRequest",
     ),
 }
-LIVE: Responses = {200: _reply_docs({"status": "live"}), **_problems(_STARTING)}
-READY: Responses = {
-    200: _reply_docs({"status": "ready", "models": ["water"], "unavailable": ["mace"]}),
-    **_problems(_STARTING),
-}
-OPEN_REQUEST: Responses = {200: _reply_docs({"is_open": True, "n_lines_sent": 0})}
+LIVE: Responses = {200: _reply_docs(LiveReply, {"status": "live"}), **_problems(_STARTING)}
+_READY = {"status": "ready", "models": ["water"], "unavailable": ["mace"]}
+READY: Responses = {200: _reply_docs(ReadyReply, _READY), **_problems(_STARTING)}
+OPEN_REQUEST: Responses = {200: _reply_docs(OpenRequestReply, {"is_open": True, "n_lines_sent": 0})}
 METRICS: Responses = {
-    200: {"description": "OK", "content": {"text/plain": {"example": "twinforce_evaluations …"}}}
+    200: {
+        "description": "OK",
+        "content": {"text/plain": {"schema": _TEXT, "example": "twinforce_evaluations …"}},
+    }
 }
-MODELS: Responses = {200: _reply_docs({"models": [examples.INFO]})}
-MODEL: Responses = {200: _reply_docs(examples.INFO), **_problems(_UNKNOWN, _STARTING)}
+MODELS: Responses = {200: _reply_docs(ModelsReply, {"models": [examples.INFO]}, "ListModelsReply")}
+MODEL: Responses = {
+    200: _reply_docs(ModelReply, examples.INFO, "ModelInfo"),
+    **_problems(_UNKNOWN, _STARTING),
+}

@@ -1,0 +1,1 @@
+"""The supply chain: lock files of images, known vulnerabilities, bills of materials."""
