@@ -175,10 +175,11 @@ class TokenRing:
 
     def _is_current(self, found: _Verified) -> bool:
         """Return False if the issuer has withdrawn the key; forget what changed rules allowed."""
-        now = self._key_set.keys, self._rules()
-        if now[0] is not found.made_for[0] or now[1] is not found.made_for[1]:
-            found.entry, found.made_for = None, now
-        return found.key in now[0]
+        keys, rules = self._key_set.keys, self._rules()
+        if keys is not found.made_for[0] or rules is not found.made_for[1]:
+            found.entry, found.made_for = None, (keys, rules)
+            return found.key in keys
+        return True
 
     def _check_times(self, found: _Verified, entry: AccessEntry, *, may_be_expired: bool) -> None:
         now, claims = self._clock(), found.claims
