@@ -160,8 +160,9 @@ class Settings(BaseSettings):
         10.0,
         ge=0,
         description="Seconds without a sign of life after which an engine process counts as hung "
-        "and is replaced. A batch may take ten times as long as earlier ones of its size besides, "
-        "and thirty times this setting if there was none; 0 turns the watchdog off.",
+        "and is replaced. A batch may take ten times as long as earlier ones besides, and three "
+        "times this setting if its size is new, thirty times if nothing like it was evaluated; 0 "
+        "turns the watchdog off.",
     )
     dtype: Literal["auto", "float32", "float64"] = Field(
         "auto", description="Data type to compute in; auto uses that of each model."
