@@ -23,7 +23,7 @@ ALLOWED = {
     ),
     "twinforce_service": (
         "service",
-        {"fastapi", "google", "grpc", "grpc_health", "grpc_reflection", "numpy", "orjson",
+        {"fastapi", "google", "grpc", "grpc_health", "grpc_reflection", "jwt", "numpy", "orjson",
          "prometheus_client", "pydantic", "pydantic_core", "pydantic_settings", "starlette",
          "torch", "uvicorn", "twinforce_dynamics", "twinforce_models", "twinforce_proto"},
     ),
@@ -59,6 +59,7 @@ ROOMS = [
     ("twinforce_service", {"pydantic_settings"}, ["settings", "main"]),
     ("twinforce_service", {"pydantic", "pydantic_core"},
      ["transports", "settings", "flags", "main"]),
+    ("twinforce_service", {"jwt"}, ["callers.tokens"]),
     ("twinforce_service", {"torch"}, ["engine"]),
     ("twinforce", {"matplotlib", "tqdm"}, ["assess", "cli", "distill", "md"]),
     ("twinforce", {"ase"}, ["ase", "assess", "cli", "distill", "md"]),

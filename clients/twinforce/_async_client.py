@@ -15,7 +15,7 @@ from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._systems import SystemLike, is_one_system
-from twinforce._transports.access import access_to
+from twinforce._transports.access import KeySource, access_to
 from twinforce._transports.grpc import AsyncGrpcTransport
 from twinforce._transports.rest import AsyncRestTransport
 from twinforce._transports.transport import AsyncConnection, AsyncTransport, Call
@@ -56,7 +56,7 @@ class AsyncClient:
         encoding: Literal["protobuf", "json"] = "protobuf",
         reply_dtype: Literal["float64", "float32"] = "float64",
         urgency: int = NORMAL_URGENCY,
-        key: str | None = None,
+        key: KeySource | None = None,
         insecure_key: bool | None = None,
         ca: str | os.PathLike[str] | None = None,
         certificate: str | os.PathLike[str] | None = None,

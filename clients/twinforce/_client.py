@@ -17,7 +17,7 @@ from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._systems import SystemLike, is_one_system
-from twinforce._transports.access import access_to
+from twinforce._transports.access import KeySource, access_to
 from twinforce._transports.grpc import GrpcTransport
 from twinforce._transports.rest import RestTransport
 from twinforce._transports.transport import Call, Connection, Transport
@@ -60,7 +60,7 @@ class Client:
         encoding: Literal["protobuf", "json"] = "protobuf",
         reply_dtype: Literal["float64", "float32"] = "float64",
         urgency: int = NORMAL_URGENCY,
-        key: str | None = None,
+        key: KeySource | None = None,
         insecure_key: bool | None = None,
         ca: str | os.PathLike[str] | None = None,
         certificate: str | os.PathLike[str] | None = None,
@@ -84,8 +84,11 @@ class Client:
             urgency: Level from 0, the most urgent, to 7. In the queue of the service, levels above
                 3 make way for all other requests, for up to a minute per level; lower ones precede
                 requests of this process only, unless the key of the caller allows more.
-            key: Key that the service asks for; None means the environment variable TWINFORCE_KEY,
-                and an empty text none. It is sent with TLS or to this machine only.
+            key: Key that the service asks for, or a token: a text; or, if it is replaced now and
+                then, the path of a file that holds it, or a function that returns it at once, both
+                asked for each call. None means the environment variable TWINFORCE_KEY or the file
+                in TWINFORCE_KEY_FILE, and an empty text none. It is sent with TLS or to this
+                machine only.
             insecure_key: True to send the key over other connections, too; None means what the
                 environment variable TWINFORCE_INSECURE_KEY says, or else False.
             ca: File of certificates to trust, in PEM, in place of those of the system; None means

@@ -10,6 +10,7 @@ from twinforce_proto import (
     DeadlineExceededError,
     OverloadedError,
     ServiceError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
@@ -82,6 +83,7 @@ class Retries:
         self._error: ServiceError | None = None
         self._waits_since: float | None = None
         self._n_failures = self._n_losses = 0
+        self._may_renew = options.access.is_renewed
         self.n_lost = 0
         """Number of attempts whose reply was given up as lost."""
 
@@ -105,6 +107,7 @@ class Retries:
         self._outage.note_reply()
         self._error = self._waits_since = None
         self._n_failures = self._n_losses = 0
+        self._may_renew = self._options.access.is_renewed
 
     def pause_after(self, error: ServiceError) -> float:
         """Return the time to wait before the next attempt, in s.
@@ -130,6 +133,7 @@ class Retries:
         if not self._may_help(error) or left < _SHORTEST_BACKOFF_S:
             raise error
         self._error = error
+        self._may_renew = self._may_renew and not isinstance(error, UnauthenticatedError)
         self._n_failures += 1
         self.n_lost += isinstance(error, LostReplyError)
         self._outage.note_failure(error, self._waits_since, limit)
@@ -141,6 +145,9 @@ class Retries:
 
     def _may_help(self, error: ServiceError) -> bool:
         """Return True if another attempt may succeed."""
+        if isinstance(error, UnauthenticatedError):
+            # The key has expired, such as that of a stream; the next call has a new one.
+            return self._may_renew and self._options.max_retries != 0
         if not isinstance(error, UnavailableError):
             return isinstance(error, OverloadedError) and error.retry_after is not None
         if isinstance(error, MisdirectedError) and not self._outage.has_reached:

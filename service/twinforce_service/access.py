@@ -1,19 +1,24 @@
-"""Access to the service, as the settings ask for it: keys and certificates."""
+"""Access to the service, as the settings ask for it: keys, tokens and certificates."""
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from twinforce_service.callers.attempts import FailedAttempts
 from twinforce_service.callers.key_ring import KeyRing
 from twinforce_service.settings import Settings
 from twinforce_service.transports.key_check import KeyCheck
 from twinforce_service.transports.tls import Certificates
+
+if TYPE_CHECKING:
+    from twinforce_service.callers.tokens.token_ring import TokenRing
 
 # Seconds between looks at the files.
 _INTERVAL_S = 0.5
 
 
 class AccessControl:
-    """The keys and certificates of the service, kept up to date with their files.
+    """The keys, tokens and certificates of the service, kept up to date with where they are from.
 
     Args:
         settings: Settings of the service.
@@ -24,17 +29,43 @@ class AccessControl:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._keys = KeyRing(Path(settings.keys).expanduser()) if settings.keys else None
-        self.key_check = None if self._keys is None else KeyCheck(self._keys)
+        attempts = FailedAttempts()
+        path = Path(settings.keys).expanduser()
+        self._keys = KeyRing(path, attempts) if settings.keys else None
+        self._tokens = _tokens(settings, self._keys, attempts) if settings.oidc_issuer else None
+        self.key_check = KeyCheck(self._keys, self._tokens) if settings.has_keys else None
         self.certificates = _certificates(settings) if settings.tls_certificate else None
 
     async def follow_files(self) -> None:
-        """Read files again when they change, for good."""
+        """Read files again when they change, and the keys of the issuer when due, for good."""
         while True:
+            if self._tokens is not None:
+                self._tokens.refresh_if_due()
             await asyncio.sleep(_INTERVAL_S)
             for each in (self._keys, self.certificates):
                 if each is not None:
                     each.reload_if_changed()
+
+
+def _tokens(settings: Settings, keys: KeyRing | None, attempts: FailedAttempts) -> "TokenRing":
+    # The packages that they need are installed only where tokens are wanted.
+    from twinforce_service.callers.tokens.key_set import KeySet
+    from twinforce_service.callers.tokens.key_source import KeySource
+    from twinforce_service.callers.tokens.policy import TokenPolicy
+    from twinforce_service.callers.tokens.token_ring import TokenRing
+
+    policy = TokenPolicy(
+        settings.oidc_issuer,
+        settings.audiences(),
+        settings.oidc_name_claim,
+        settings.oidc_scope_claim,
+        settings.oidc_scope_prefix,
+    )
+    source = KeySource(
+        settings.oidc_issuer, settings.oidc_jwks, settings.oidc_ca, settings.oidc_token_file
+    )
+    rules = tuple if keys is None else lambda: keys.rules
+    return TokenRing(policy, KeySet(source), rules, attempts)
 
 
 def _certificates(settings: Settings) -> Certificates:

@@ -2,10 +2,10 @@
 
 import re
 import uuid
-from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Protocol
 
-from twinforce_proto import InvalidRequestError
+from twinforce_proto import InvalidRequestError, UnauthenticatedError
 from twinforce_proto.headers import LEAST_URGENT, MOST_URGENT, NORMAL_URGENCY, URGENCY
 from twinforce_service.callers.caller import UNKNOWN, Caller, caller_at
 from twinforce_service.callers.permission import EVERYTHING, Permission
@@ -15,8 +15,30 @@ urgency: ContextVar[int] = ContextVar("urgency", default=NORMAL_URGENCY)
 caller: ContextVar[Caller] = ContextVar("caller", default=UNKNOWN)
 connection: ContextVar[str] = ContextVar("connection", default="")
 permission: ContextVar[Permission] = ContextVar("permission", default=EVERYTHING)
-check_again: ContextVar[Callable[[], None]] = ContextVar("check_again", default=lambda: None)
-"""Checks the key of a stream or run again, which may have been revoked since it began."""
+
+
+class CheckAgain(Protocol):
+    """Checks the key of a stream or run again, which may have been revoked since it began."""
+
+    def __call__(self, *, may_be_expired: bool = False) -> None:
+        """Raise `UnauthenticatedError` if the key is not valid any more."""
+
+
+def _stays_valid(*, may_be_expired: bool = False) -> None:
+    """Accept what needs no key."""
+
+
+check_again: ContextVar[CheckAgain] = ContextVar("check_again", default=_stays_valid)
+
+
+def has_valid_key() -> bool:
+    """Return True if the key of the current request is still valid."""
+    try:
+        check_again.get()()
+    except UnauthenticatedError:
+        return False
+    return True
+
 
 _VALID_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 

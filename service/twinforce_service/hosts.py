@@ -1,6 +1,7 @@
-"""The names and addresses of this machine, and those that requests may give."""
+"""The names and addresses of this machine, and those that requests and settings may give."""
 
 import ipaddress
+from urllib.parse import urlsplit
 
 _OWN_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -13,6 +14,23 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_url(text: str) -> bool:
+    """Return True if a text is the URL of a web page."""
+    return text.lower().startswith(("https://", "http://"))
+
+
+def is_safe_url(text: str) -> bool:
+    """Return True if what is read from a URL cannot be forged: with TLS, or from this machine."""
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    return bool(host) and (
+        parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
+    )
 
 
 def trusted_hosts(names: str, host: str) -> frozenset[str] | None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from math import inf
 from typing import Annotated, Any, Literal, Self
 
@@ -11,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from twinforce_proto.headers import BUNDLED_MODEL, is_model_name
 from twinforce_service.callers.limits import CallerLimits
 from twinforce_service.environments.environment import MAIN
-from twinforce_service.hosts import is_loopback
+from twinforce_service.hosts import is_loopback, is_safe_url, is_url
 
 ENV_PREFIX = "TWINFORCE_"
 
@@ -50,6 +51,43 @@ class Settings(BaseSettings):
         "",
         description="File of the keys that callers need, made by `twinforce-server keys add`; "
         "read again when it changes. Without it, everyone who can connect may use the service.",
+    )
+    oidc_issuer: str = Field(
+        "",
+        description="URL of an issuer of tokens (OpenID Connect), which callers may give in place "
+        "of keys; as in the claim `iss`. It needs the packages of twinforce[oidc].",
+    )
+    oidc_audience: str = Field(
+        "",
+        description="Name of the service in the claim `aud` of tokens; several, of which one must "
+        "be there, are separated by commas.",
+    )
+    oidc_jwks: str = Field(
+        "",
+        description="File or URL of the public keys of the issuer (JWKS), if they are not to be "
+        "read where the issuer itself says.",
+    )
+    oidc_ca: str = Field(
+        "",
+        description="File of certificates to trust, in PEM, to read the keys of the issuer, in "
+        "place of those of the system.",
+    )
+    oidc_token_file: str = Field(
+        "",
+        description="File of a token to give to the issuer when its keys are read, as Kubernetes "
+        "asks for.",
+    )
+    oidc_name_claim: str = Field(
+        "sub", min_length=1, description="Claim that names the caller in metrics and limits."
+    )
+    oidc_scope_claim: str = Field(
+        "",
+        description="Claim that holds the scopes of a token, such as scope, roles or "
+        "realm_access.roles. Without it, the entries of --keys for tokens say what they allow.",
+    )
+    oidc_scope_prefix: str = Field(
+        "",
+        description="Text before the scopes of this service in that claim; others are ignored.",
     )
     insecure: bool = Field(
         False,
@@ -122,8 +160,9 @@ class Settings(BaseSettings):
         10.0,
         ge=0,
         description="Seconds without a sign of life after which an engine process counts as hung "
-        "and is replaced. A batch may take ten times as long as earlier ones of its size besides, "
-        "and thirty times this setting if there was none; 0 turns the watchdog off.",
+        "and is replaced. A batch may take ten times as long as earlier ones besides, and three "
+        "times this setting if its size is new, thirty times if nothing like it was evaluated; 0 "
+        "turns the watchdog off.",
     )
     dtype: Literal["auto", "float32", "float64"] = Field(
         "auto", description="Data type to compute in; auto uses that of each model."
@@ -354,8 +393,31 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_issuer(self) -> Self:
+        if not self.oidc_issuer:
+            given = [name for name in ("audience", "jwks") if getattr(self, f"oidc_{name}")]
+            if given:
+                raise ValueError(f"oidc-{given[0]}: expected --oidc-issuer with it, got none")
+            return self
+        for name in ("issuer", "jwks"):
+            url = getattr(self, f"oidc_{name}")
+            if (name == "issuer" or is_url(url)) and not is_safe_url(url):
+                expected = "a URL that begins with https://, or one of this machine"
+                raise ValueError(f"oidc-{name}: expected {expected}, got {url!r}")
+        if not self.audiences():
+            raise ValueError("oidc-audience: expected the name that tokens are for, got none")
+        if not (self.keys or self.oidc_scope_claim):
+            raise ValueError(
+                "oidc-issuer: expected --keys with entries for tokens, or --oidc-scope-claim, to "
+                "say what tokens allow"
+            )
+        if find_spec("jwt") is None or find_spec("cryptography") is None:
+            raise ValueError("oidc-issuer: expected the packages of twinforce[oidc]")
+        return self
+
+    @model_validator(mode="after")
     def _check_exposure(self) -> Self:
-        if not (is_loopback(self.host) or self.keys or self.tls_client_ca or self.insecure):
+        if not (is_loopback(self.host) or self.has_keys or self.tls_client_ca or self.insecure):
             raise ValueError(
                 f"host: expected --keys FILE, made by `twinforce-server keys add`, to listen on "
                 f"{self.host}, or --insecure to let everyone on the network use the service"
@@ -367,6 +429,15 @@ class Settings(BaseSettings):
         if self.engine == "thread" and len(self.devices()) > 1:
             raise ValueError(f"engine: expected one device for a thread, got {self.device}")
         return self
+
+    @property
+    def has_keys(self) -> bool:
+        """True if callers need a key or a token."""
+        return bool(self.keys or self.oidc_issuer)
+
+    def audiences(self) -> tuple[str, ...]:
+        """Return the names of the service in tokens."""
+        return tuple(name.strip() for name in self.oidc_audience.split(",") if name.strip())
 
     def caller_limits(self) -> CallerLimits:
         """Return the limits of callers without limits of their own."""

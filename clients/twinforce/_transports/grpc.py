@@ -2,8 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
@@ -47,7 +48,7 @@ class GrpcTransport:
 
     def __init__(self, url: Url, urgency: int, access: Access) -> None:
         self._route = route_to(url)
-        self._metadata = _metadata(urgency, access)
+        self._metadata = partial(_metadata, urgency, access)
         channel = _open_channel(grpc, self._route, access)
         self._stub = InferenceStub(channel)
         self._close = Closer(self, channel.close)
@@ -56,7 +57,7 @@ class GrpcTransport:
         """Send a call and wait for the reply."""
         method = getattr(self._stub, call.method)
         try:
-            return _message(method(call.message, timeout=call.timeout, metadata=self._metadata))
+            return _message(method(call.message, timeout=call.timeout, metadata=self._metadata()))
         except grpc.RpcError as error:
             raise service_error(error, self._route, call.timeout) from error
 
@@ -64,7 +65,7 @@ class GrpcTransport:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
         pid = os.getpid()
         replies = getattr(self._stub, call.method)(
-            call.message, timeout=call.timeout, metadata=self._metadata
+            call.message, timeout=call.timeout, metadata=self._metadata()
         )
         try:
             with open_run():
@@ -95,7 +96,7 @@ class AsyncGrpcTransport:
 
     def __init__(self, url: Url, urgency: int, access: Access) -> None:
         self._route = route_to(url)
-        self._metadata = _metadata(urgency, access)
+        self._metadata = partial(_metadata, urgency, access)
         check_asyncio(url)
         self._channel = _open_channel(grpc.aio, self._route, access)
         own(self._channel, self)
@@ -107,7 +108,7 @@ class AsyncGrpcTransport:
         try:
             with _cancellation_by_close(self._route):
                 return _message(
-                    await method(call.message, timeout=call.timeout, metadata=self._metadata)
+                    await method(call.message, timeout=call.timeout, metadata=self._metadata())
                 )
         except grpc.RpcError as error:
             raise service_error(error, self._route, call.timeout) from error
@@ -116,7 +117,7 @@ class AsyncGrpcTransport:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
         pid = os.getpid()
         replies = getattr(self._stub, call.method)(
-            call.message, timeout=call.timeout, metadata=self._metadata
+            call.message, timeout=call.timeout, metadata=self._metadata()
         )
         try:
             with _cancellation_by_close(self._route):
@@ -144,7 +145,7 @@ class AsyncGrpcTransport:
 class AsyncGrpcStream:
     """The asyncio counterpart of `GrpcStream`."""
 
-    def __init__(self, stub: InferenceStub, route: Route, metadata: Metadata) -> None:
+    def __init__(self, stub: InferenceStub, route: Route, metadata: Callable[[], Metadata]) -> None:
         self._stub = stub
         self._route = route
         self._metadata = metadata
@@ -172,7 +173,7 @@ class AsyncGrpcStream:
 
     async def _exchange(self, call: Call) -> Message:
         if self._call is None:
-            self._call = self._stub.PredictStream(metadata=self._metadata)
+            self._call = self._stub.PredictStream(metadata=self._metadata())
         try:
             await self._call.write(call.message)
         except (asyncio.InvalidStateError, grpc.RpcError) as error:  # the stream has ended

@@ -2,7 +2,7 @@
 
 import _thread
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from queue import Empty, SimpleQueue
 from threading import TIMEOUT_MAX
 from typing import Any
@@ -23,7 +23,7 @@ Metadata = tuple[tuple[str, str], ...] | None
 class GrpcStream:
     """The calls of one walker over one `PredictStream`, which is reopened after an error."""
 
-    def __init__(self, stub: InferenceStub, route: Route, metadata: Metadata) -> None:
+    def __init__(self, stub: InferenceStub, route: Route, metadata: Callable[[], Metadata]) -> None:
         self._stub = stub
         self._route = route
         self._metadata = metadata
@@ -31,7 +31,9 @@ class GrpcStream:
 
     def send(self, call: Call) -> Message:
         """Send a message and wait for its reply; any error closes the stream."""
-        correspondence, self._open = self._open or _Correspondence(self._stub, self._metadata), None
+        correspondence, self._open = self._open, None
+        if correspondence is None:
+            correspondence = _Correspondence(self._stub, self._metadata())
         try:
             reply = self._checked(correspondence.exchange(call), call)
         except BaseException:

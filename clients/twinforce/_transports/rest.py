@@ -58,14 +58,14 @@ class RestTransport:
         self._urgency = urgency
         self._access = access
         transport = pool_to(self._route, access)
-        self._http = httpx2.Client(transport=transport, headers=_headers(urgency, access))
+        self._http = httpx2.Client(transport=transport, headers=_headers(urgency))
         self._streams: WeakValueDictionary[int, RestTransport] = WeakValueDictionary()
         self._close = Closer(self, self._http.close)
 
     def send(self, call: Call) -> Message:
         """Send a call and wait for the reply."""
         try:
-            reply = self._http.request(**_request(call, self._url, self._encoding))
+            reply = self._http.request(**_request(call, self._url, self._encoding, self._access))
         except httpx2.HTTPError as error:
             raise service_error(error, self._route, call.timeout) from error
         return _reply(call, reply, self._route)
@@ -74,7 +74,9 @@ class RestTransport:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
         pid, reply, lines = os.getpid(), None, None
         try:
-            request = self._http.build_request(**_request(call, self._url, self._encoding))
+            request = self._http.build_request(
+                **_request(call, self._url, self._encoding, self._access)
+            )
             reply = self._http.send(request, stream=True)
             if not reply.is_success:
                 reply.read()
@@ -134,15 +136,18 @@ class AsyncRestTransport:
         self._url = url
         self._route = route_to(url)
         self._encoding: Encoding = encoding
+        self._access = access
         transport = async_pool_to(self._route, access)
-        self._http = httpx2.AsyncClient(transport=transport, headers=_headers(urgency, access))
+        self._http = httpx2.AsyncClient(transport=transport, headers=_headers(urgency))
         self._turns = asyncio.Semaphore(_MOST_OPEN_CALLS)
 
     async def send(self, call: Call) -> Message:
         """Send a call and wait for the reply; calls beyond the most that may be open wait first."""
         try:
             async with asyncio.timeout(call.timeout), self._turns:
-                reply = await self._http.request(**_request(call, self._url, self._encoding))
+                reply = await self._http.request(
+                    **_request(call, self._url, self._encoding, self._access)
+                )
         except TimeoutError:
             raise deadline_exceeded(self._route, call.timeout) from None
         except httpx2.HTTPError as error:
@@ -153,7 +158,9 @@ class AsyncRestTransport:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
         pid, reply = os.getpid(), None
         try:
-            request = self._http.build_request(**_request(call, self._url, self._encoding))
+            request = self._http.build_request(
+                **_request(call, self._url, self._encoding, self._access)
+            )
             reply = await self._http.send(request, stream=True)
             if not reply.is_success:
                 await reply.aread()
@@ -194,15 +201,15 @@ class AsyncRestStream:
         """Do nothing: no stream is open."""
 
 
-def _headers(urgency: int, access: Access) -> dict[str, str]:
-    """Return the headers of each request, without those that the service would assume."""
+def _headers(urgency: int) -> dict[str, str]:
+    """Return the headers of all requests, without those that the service would assume."""
     named = {} if urgency == NORMAL_URGENCY else {URGENCY: str(urgency)}
-    return {CLIENT_ID: client_id()} | named | access.headers
+    return {CLIENT_ID: client_id()} | named
 
 
-def _request(call: Call, url: Url, encoding: Encoding) -> dict[str, Any]:
+def _request(call: Call, url: Url, encoding: Encoding, access: Access) -> dict[str, Any]:
     """Return the arguments of the HTTP request that makes a call."""
-    headers = {"accept": _MEDIA_TYPES[encoding], WATCH_ID: watch_id(call.n_lost)}
+    headers = {"accept": _MEDIA_TYPES[encoding], WATCH_ID: watch_id(call.n_lost)} | access.headers
     if call.timeout is not None:
         # The service may drop the request once the client no longer waits for the reply.
         headers[TIMEOUT] = repr(call.timeout)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from twinforce._client import Client, Stream
 from twinforce._systems import labels_of, system_of
+from twinforce._transports.access import KeySource
 from twinforce._weights import KeptWeights, ServedWeights
 from twinforce.ase.misuse import warn_of_misuse
 from twinforce.ase.outputs import check_parameters, check_stress, has_volume, outputs_for
@@ -78,7 +79,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         timeout: float | None = 60.0,
         reconnect_timeout: float | Literal["timeout"] | None = "timeout",
         allow_model_change: bool = False,
-        key: str | None = None,
+        key: KeySource | None = None,
         insecure_key: bool | None = None,
         ca: str | os.PathLike[str] | None = None,
         certificate: str | os.PathLike[str] | None = None,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from twinforce._options import time_limit
-from twinforce._transports.access import KEY_VARIABLE, SecretText
+from twinforce._transports.access import KEY_FILE_VARIABLE, KEY_VARIABLE
 
 _DEFAULT_URL = "grpc://127.0.0.1:8001"
 _URL_VARIABLE = "TWINFORCE_URL"
@@ -64,7 +64,8 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         "--key-file",
         type=Path,
         metavar="FILE",
-        help=f"file of the key that the service asks for (default: the key in {KEY_VARIABLE})",
+        help="file of the key that the service asks for, read again for each call "
+        f"(default: the key in {KEY_VARIABLE}, or the file in {KEY_FILE_VARIABLE})",
     )
     group.add_argument(
         "--insecure-key",
@@ -85,9 +86,7 @@ def service_options(args: argparse.Namespace) -> dict[str, Any]:
     options = {name: getattr(args, name) for name in names}
     if args.key_file is not None:
         # An argument for the key itself would be seen in the list of processes.
-        options["key"] = SecretText(args.key_file.expanduser().read_text().strip())
-        if not options["key"]:
-            raise ValueError(f"--key-file: expected a file that holds a key, got {args.key_file}")
+        options["key"] = args.key_file
     return options
 
 

@@ -10,14 +10,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
-from twinforce_service.callers.key_file import (
-    Key,
-    KeyFileError,
+from twinforce_service.callers.entry import (
     checked_models,
     checked_name,
     checked_share,
     parse_limits,
     parse_time,
+)
+from twinforce_service.callers.key_file import (
+    Key,
+    KeyFileEntry,
+    KeyFileError,
+    TokenRule,
     read_keys,
     write_keys,
 )
@@ -129,15 +133,15 @@ def _add_revoke(commands: _Commands, name: str) -> argparse.ArgumentParser:
 def _add(given: argparse.Namespace, path: Path) -> None:
     key_id, text = new_key()
     key = Key(
-        checked_name(given.name),
-        key_id,
-        hash_of(text),
-        checked_scopes(given.scope or CALLS),
-        checked_models(given.models.split(",")) if given.models else None,
-        checked_share(given.share),
-        given.may_be_urgent,
-        parse_limits(given.limit),
-        parse_time(given.expires) if given.expires else None,
+        name=checked_name(given.name),
+        id=key_id,
+        hash=hash_of(text),
+        scopes=checked_scopes(given.scope or CALLS),
+        models=checked_models(given.models.split(",")) if given.models else None,
+        share=checked_share(given.share),
+        may_be_urgent=given.may_be_urgent,
+        limits=parse_limits(given.limit),
+        expires=parse_time(given.expires) if given.expires else None,
     )
     with _locked(path):
         keys = read_keys(path) if path.exists() else {}
@@ -157,11 +161,11 @@ def _list(_: argparse.Namespace, path: Path) -> None:
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
 
-def _row(key: Key, now: datetime) -> tuple[str, ...]:
+def _row(key: KeyFileEntry, now: datetime) -> tuple[str, ...]:
     expires = "never" if key.expires is None else key.expires.isoformat(timespec="minutes")
     return (
         key.name,
-        key.id,
+        "tokens" if isinstance(key, TokenRule) else key.id,
         ",".join(sorted(key.scopes)),
         "all" if key.models is None else ",".join(sorted(key.models)),
         f"{key.share:g}" + (" urgent" if key.may_be_urgent else ""),

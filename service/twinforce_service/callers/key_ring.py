@@ -11,7 +11,7 @@ from pathlib import Path
 
 from twinforce_proto import OverloadedError, UnauthenticatedError
 from twinforce_service.callers.attempts import FailedAttempts
-from twinforce_service.callers.key_file import Key, KeyFileError, read_keys
+from twinforce_service.callers.key_file import Key, KeyFileEntry, KeyFileError, TokenRule, read_keys
 from twinforce_service.callers.key_text import DUMMY, id_of
 from twinforce_service.rotation import WatchedFiles
 
@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 # Hashes are computed one after another; so many callers may wait for one.
 _MOST_WAITING = 64
 _BUSY_S = 1.0
-_EXPECTED = "expected the header 'Authorization: Bearer KEY' with a key of this service"
+EXPECTED = "expected the header 'Authorization: Bearer KEY' with a key of this service"
+"""The beginning of errors about keys."""
 
 
 class KeyRing:
@@ -48,7 +49,8 @@ class KeyRing:
         self._files = WatchedFiles([path])
         self._attempts = attempts or FailedAttempts()
         self._clock = clock
-        self._keys: dict[str, Key] = {}
+        self.rules: tuple[TokenRule, ...] = ()
+        """The entries for tokens; another object after each change."""
         self._salt = secrets.token_bytes(32)
         self._verified: dict[bytes, Key] = {}
         self._in_progress: dict[bytes, asyncio.Future[bool]] = {}
@@ -64,32 +66,36 @@ class KeyRing:
         except KeyFileError as error:
             logger.error("the keys stay as they were: %s", error)
         else:
-            logger.info("the keys were read again", extra={"n_keys": len(self._keys)})
+            logger.info("the keys were read again", extra={"n_keys": len(self._by_id)})
 
-    def find(self, text: str) -> Key | None:
+    def find(self, text: str, *, may_be_expired: bool = False) -> Key | None:
         """Return the key with this text if it was verified before; that takes microseconds.
+
+        Args:
+            text: Text of the key.
+            may_be_expired: True to accept a key that was valid once.
 
         Raises:
             UnauthenticatedError: The key has expired.
         """
         key = self._verified.get(self._fast_hash(text))
-        if key is not None and key.expires is not None and key.expires <= self._clock():
+        if may_be_expired or key is None or key.expires is None:
+            return key
+        if key.expires <= self._clock():
             raise UnauthenticatedError(f"the key {key.name!r} expired at {key.expires.isoformat()}")
         return key
 
-    async def verify(self, text: str | None, address: str) -> Key:
+    async def verify(self, text: str, address: str) -> Key:
         """Return the key with this text; a wrong one costs as much time as an unknown one.
 
         Args:
-            text: Text of the key; None if there is none.
+            text: Text of the key.
             address: Address of the caller, which may fail a few times a minute only.
 
         Raises:
             UnauthenticatedError: There is no such key, or it has expired.
             OverloadedError: The address has failed too often, or too many keys are being verified.
         """
-        if text is None:
-            raise UnauthenticatedError(f"{_EXPECTED}, got none")
         if (known := self.find(text)) is not None:
             return known
         if (wait := self._attempts.wait(address)) > 0:
@@ -101,7 +107,7 @@ class KeyRing:
         self._attempts.note(address)
         extra = {"address": address, "key_id": key_id or "none"}
         logger.warning("a request with a wrong key was refused", extra=extra)
-        raise UnauthenticatedError(f"{_EXPECTED}, got one that is unknown or revoked")
+        raise UnauthenticatedError(f"{EXPECTED}, got one that is unknown or revoked")
 
     async def _is_right(self, text: str, key_id: str) -> bool:
         """Verify a key by its slow hash and keep it, once for all callers that wait for it."""
@@ -126,10 +132,10 @@ class KeyRing:
         self._verified[digest] = current
         return True
 
-    def _take(self, keys: dict[str, Key]) -> None:
-        """Use these keys; keys that were verified and have the same hash stay verified."""
-        self._keys = keys
-        self._by_id = {key.id: key for key in keys.values()}
+    def _take(self, entries: dict[str, KeyFileEntry]) -> None:
+        """Use these entries; keys that were verified and have the same hash stay verified."""
+        self.rules = tuple(each for each in entries.values() if isinstance(each, TokenRule))
+        self._by_id = {each.id: each for each in entries.values() if isinstance(each, Key)}
         verified = {}
         for digest, old in self._verified.items():
             new = self._by_id.get(old.id)

@@ -7,6 +7,7 @@ from typing import Any
 
 from twinforce_proto import ServiceError
 from twinforce_service.engine.runs import Run
+from twinforce_service.scheduling.places import Places
 from twinforce_service.scheduling.request import Request
 
 
@@ -15,6 +16,7 @@ class Pending:
 
     Attributes:
         n_atoms: Number of their atoms.
+        places: Places of their callers.
     """
 
     def __init__(self) -> None:
@@ -22,6 +24,7 @@ class Pending:
         self._changing = Lock()
         self._entries: dict[int, Request[Any] | Run] = {}
         self.n_atoms = 0
+        self.places = Places()
 
     def next_number(self) -> int:
         """Return a new number."""
@@ -33,6 +36,8 @@ class Pending:
         with self._changing:
             self._entries.update(numbered)
             self.n_atoms += n_atoms
+            for _, entry in numbered:
+                self.places.enter(entry)
         return n_atoms
 
     def get(self, number: int) -> Request[Any] | Run | None:
@@ -50,6 +55,7 @@ class Pending:
             entry = self._entries.pop(number, None)
             if entry is not None:
                 self.n_atoms -= entry.n_atoms
+                self.places.leave(entry)
             return entry
 
     def fail_all(self, error: ServiceError, which: type = object) -> None:

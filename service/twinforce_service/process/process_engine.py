@@ -38,7 +38,8 @@ from twinforce_service.process.run_messages import run_to_frames
 from twinforce_service.process.suspects import Suspects
 from twinforce_service.process.turns import TurnOf
 from twinforce_service.process.watchdog import Watchdog
-from twinforce_service.scheduling.request import Request, Sized, check_sizes, has_room, overloaded
+from twinforce_service.scheduling.places import Placed
+from twinforce_service.scheduling.request import Request, check_sizes, overloaded
 from twinforce_service.version import provenance_of
 
 logger = logging.getLogger(__name__)
@@ -208,7 +209,7 @@ class ProcessEngine(Lifecycle):
         n_requests, n_atoms = child.counters.get()
         return self._n_sent - n_requests, self._n_sent_atoms - n_atoms
 
-    def _sender_with_room(self, requests: Sequence[Sized]) -> RequestSender:
+    def _sender_with_room(self, requests: Sequence[Placed]) -> RequestSender:
         """Return the sender to the child if there is one that can take the requests.
 
         Raises:
@@ -219,7 +220,7 @@ class ProcessEngine(Lifecycle):
         if sender is None or not self.is_ready:
             raise self._refusal()
         n_requests, n_atoms = self._waiting()
-        if has_room(requests, n_requests, n_atoms, self._spec.limits):
+        if self._pending.places.may_enter(requests, n_requests, n_atoms, self._spec.limits):
             return sender
         if self._has_cancelled:  # make room until the client tries again
             self._has_cancelled = False

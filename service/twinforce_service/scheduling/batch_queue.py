@@ -7,7 +7,8 @@ from typing import Any
 from twinforce_service.scheduling.accounts import Account, Accounts
 from twinforce_service.scheduling.budgets import Budgets
 from twinforce_service.scheduling.lanes import Entry, Head, Lane, delay_of
-from twinforce_service.scheduling.request import Limits, Request, has_room, overloaded
+from twinforce_service.scheduling.places import Places
+from twinforce_service.scheduling.request import Limits, Request, overloaded
 
 # Systems larger than this fraction of a batch do not share a lane with small ones.
 _BIG = 0.25
@@ -48,6 +49,7 @@ class BatchQueue:
         self._costs = self._budgets.costs
         self._lanes: dict[tuple[Hashable, Hashable], Lane] = {}
         self._callers = Accounts()
+        self._places = Places()
         self._used: dict[Hashable, float] = {}
         self._virtual_time = 0.0
         self._n_admitted = 0
@@ -91,14 +93,15 @@ class BatchQueue:
             self._append(request)
 
     def check_room(self, requests: Sequence[Request[Any]], retry_after: float = 1.0) -> None:
-        """Refuse requests that do not fit into the queue.
+        """Refuse requests that do not fit into the queue; they are of one caller.
 
         Raises:
             OverloadedError: Too many requests are already waiting; try again after `retry_after` s.
         """
-        if not has_room(requests, self.n_requests, self.n_atoms, self._limits):
+        may_enter = self._places.may_enter
+        if not may_enter(requests, self.n_requests, self.n_atoms, self._limits):
             self.drop_cancelled()
-        if not has_room(requests, self.n_requests, self.n_atoms, self._limits):
+        if not may_enter(requests, self.n_requests, self.n_atoms, self._limits):
             raise overloaded(self.n_requests, self.n_atoms, retry_after)
 
     def put_back(self, requests: Sequence[Request[Any]], now: float) -> None:
@@ -187,11 +190,13 @@ class BatchQueue:
             self._used[share] = max(self._used.get(share, 0.0), self._virtual_time)
         caller = self._callers.enter(request.caller.name, request.caller.share, delay_of(request))
         lane.push(caller, caller.parts.enter(request.connection), entry)
+        self._places.enter(request)
         self.n_requests += 1
         self.n_atoms += request.n_atoms
 
     def _pop(self, lane: Lane, head: Head) -> None:
         lane.pop()
+        self._places.leave(head.entry.request)
         head.caller.n_waiting -= 1
         head.connection.n_waiting -= 1
         self.n_requests -= 1

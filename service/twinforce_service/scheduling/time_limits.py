@@ -1,7 +1,8 @@
 """The time that a batch may take before its engine counts as hung; no threads, no clock, no I/O."""
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from twinforce_service.scheduling.request import JacobianRequest, Request
 
@@ -9,19 +10,40 @@ from twinforce_service.scheduling.request import JacobianRequest, Request
 _FACTOR = 10.0
 # Part of the slowest time that is kept after each batch, so that a single outlier is forgotten.
 _MEMORY = 0.99
-# A batch of a new size may compile kernels. It may take this many times the time that is always
-# allowed, and so many seconds for each atom.
+# The time of a new size grows at most with this power of the atoms or pairs, whichever grow more.
+_POWER = 2
+# A batch of a new size may compile kernels for this many times the time that is always allowed,
+# besides what first batches took.
+_COMPILATION = 3.0
+# Of a kind of which nothing is known, a batch may take this many times the time that is always
+# allowed, and so many seconds for each atom; this bounds the time of new sizes, too.
 _PATIENCE, _PER_ATOM = 30.0, 0.1
 # The same for a system that an engine may have hung on, as all others wait for it.
 _PATIENCE_WITH_SUSPECT = 3.0
+
+_Size: TypeAlias = tuple[int, int]
+
+
+@dataclass(slots=True)
+class _Known:
+    """The batches of one kind so far.
+
+    Attributes:
+        slowest: Time of the slowest batch of each size, in s.
+        first: Time of the slowest batch that was the first of its size, in s; it may have compiled
+            something.
+    """
+
+    slowest: dict[_Size, float] = field(default_factory=dict)
+    first: float = 0.0
 
 
 class TimeLimits:
     """The time that each batch may take, learned from earlier ones.
 
     Batches are compared with those of the same kind whose atoms and pairs are the same power of
-    two. So nothing is extrapolated: a potential may scale with any power of the size, and it may
-    compile something for each size.
+    two. For a new size, the time is bounded from above by that of any size that is known, as if it
+    grew with the square of the size, and it may compile something as other first batches did.
 
     Args:
         shortest: Time that every batch is allowed, in s.
@@ -29,25 +51,43 @@ class TimeLimits:
 
     def __init__(self, shortest: float) -> None:
         self._shortest = shortest
-        self._slowest: dict[Hashable, float] = {}
-        self._size: Hashable = None
+        self._known: dict[Hashable, _Known] = {}
+        self._kind: Hashable = None
+        self._size: _Size = (0, 0)
 
     def begin(self, batch: Sequence[Request[Any]]) -> float:
         """Return the time that a batch, which begins now, is allowed beyond the shortest, in s."""
-        self._size, n_atoms = _size(batch)
-        slowest = self._slowest.get(self._size)
-        if slowest is None:
-            patience = _PATIENCE_WITH_SUSPECT if batch[0].is_suspect else _PATIENCE
-            return patience * self._shortest + _PER_ATOM * n_atoms
-        return _FACTOR * slowest
+        self._kind, n_atoms, n_pairs = _measured(batch)
+        self._size = n_atoms.bit_length(), n_pairs.bit_length()
+        known = self._known.get(self._kind)
+        if known is not None and (slowest := known.slowest.get(self._size)) is not None:
+            return _FACTOR * slowest
+        patience = _PATIENCE_WITH_SUSPECT if batch[0].is_suspect else _PATIENCE
+        longest = patience * self._shortest + _PER_ATOM * n_atoms
+        if known is None:
+            return longest
+        expected = known.first + min(
+            seconds * _growth(size, n_atoms, n_pairs) for size, seconds in known.slowest.items()
+        )
+        return min(_FACTOR * expected + _COMPILATION * self._shortest, longest)
 
     def end(self, seconds: float) -> None:
         """Learn from the time that the batch took that has begun last."""
-        self._slowest[self._size] = max(seconds, _MEMORY * self._slowest.get(self._size, 0.0))
+        known = self._known.setdefault(self._kind, _Known())
+        before = known.slowest.get(self._size)
+        if before is None:
+            known.first = max(known.first, seconds)
+        known.slowest[self._size] = max(seconds, _MEMORY * (before or 0.0))
 
 
-def _size(batch: Sequence[Request[Any]]) -> tuple[Hashable, int]:
-    """Return a key of batches that take about the same time, and the number of atoms.
+def _growth(size: _Size, n_atoms: int, n_pairs: int) -> float:
+    """Return the factor by which a batch may take longer than one of a size, at least 1."""
+    least_atoms, least_pairs = (2 ** max(bits - 1, 0) for bits in size)
+    return max(n_atoms / least_atoms, n_pairs / least_pairs, 1.0) ** _POWER
+
+
+def _measured(batch: Sequence[Request[Any]]) -> tuple[Hashable, int, int]:
+    """Return a key of batches that take the same steps, and the numbers of atoms and of pairs.
 
     Each row of a Jacobian counts as an evaluation of all atoms.
     """
@@ -62,4 +102,4 @@ def _size(batch: Sequence[Request[Any]]) -> tuple[Hashable, int]:
         kind: Hashable = first.model
     else:
         kind = first.kind
-    return (kind, n_atoms.bit_length(), n_pairs.bit_length()), n_atoms
+    return kind, n_atoms, n_pairs

@@ -23,6 +23,7 @@ from twinforce_service.calls.outcomes import CountedOutcome, counted
 from twinforce_service.context import (
     check_again,
     choose_request_id,
+    has_valid_key,
     permission,
     request_id,
     set_peer,
@@ -165,8 +166,11 @@ class GrpcServicer(InferenceServicer):
         with self._counted() as outcome:
             request = await self._decode(call, data, outcome)
             async with aclosing(call.answer(request, _time_remaining(context))) as replies:
+                was_valid = True
                 async for reply in replies:
-                    check_again.get()()
+                    # What began with a valid key is sent, so that each call makes progress.
+                    check_again.get()(may_be_expired=was_valid)
+                    was_valid = has_valid_key()
                     await context.write(await self._encode(call, request, reply))
 
     async def _decode(self, call: _Call, data: bytes, outcome: CountedOutcome) -> Any:

@@ -79,7 +79,7 @@ def test_an_unknown_id_costs_as_many_hashes_as_a_wrong_secret(file, counted):
     assert (counted[0].log_n, counted[0].r) == (counted[1].log_n, counted[1].r)
 
 
-@pytest.mark.parametrize("text", [None, "", "tf_", "x" * 100_000, "tf_0123456789_é" + "a" * 42])
+@pytest.mark.parametrize("text", ["", "tf_", "x" * 100_000, "tf_0123456789_é" + "a" * 42])
 def test_what_is_no_key_is_refused_without_a_hash(file, counted, text):
     add_key(file, "alice")
     (error,) = verify(KeyRing(file), text)

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.service.callers.making import add_key, run_keys
-from twinforce_service.callers.key_file import KeyFileError, parse_time, read_keys
+from twinforce_service.callers.entry import parse_time
+from twinforce_service.callers.key_file import KeyFileError, read_keys
 from twinforce_service.callers.key_text import KEY_PATTERN
 from twinforce_service.callers.limits import CallerLimits
 

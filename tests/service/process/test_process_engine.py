@@ -36,6 +36,7 @@ from twinforce_proto import (
     UnsupportedElementError,
     UnsupportedOutputError,
 )
+from twinforce_service.callers.caller import Caller
 from twinforce_service.engine.loading import load_models
 from twinforce_service.engine.thread_engine import ThreadEngine
 from twinforce_service.process import channel, messages
@@ -261,6 +262,23 @@ def test_canceled_requests_make_room_in_a_full_queue(engine, gate):
     wait([held, *(future for future in futures if not future.cancelled())], PATIENCE)
     assert all(future.cancelled() or future.result().energy for future in futures)
     assert engine.n_waiting == 0
+
+
+def test_a_full_queue_admits_callers_that_hold_less_than_their_share(engine, gate):
+    eve, ada = Caller("eve"), Caller("ada")
+    with gate.closed():
+        held = busy(engine)
+        futures = submit(engine, *(request(caller=eve) for _ in range(8)))
+        wait_until(lambda: engine.n_waiting == 8)
+        futures += submit(engine, *(request(caller=ada) for _ in range(2)))
+        for caller in (eve, ada):
+            with pytest.raises(OverloadedError, match="are already waiting"):
+                engine.submit([request(caller=caller) for _ in range(3)])
+    wait([held, *futures], PATIENCE)
+    assert all(future.result().energy for future in futures)
+    assert engine.n_waiting == 0
+    (last,) = submit(engine, request(caller=eve))
+    assert last.result(PATIENCE).energy
 
 
 def kill(engine):

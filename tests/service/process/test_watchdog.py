@@ -90,23 +90,65 @@ def test_a_batch_may_take_ten_times_as_long_as_the_slowest_of_its_size():
     assert allowances.begin(batch()) == pytest.approx(1.0)
 
 
+def learned(*batches, seconds=0.01):
+    """Return the time limits after some batches."""
+    found = TimeLimits(10.0)
+    for each in batches:
+        found.begin(each)
+        found.end(seconds)
+    return found
+
+
 @pytest.mark.parametrize(
     "new",
     [
-        batch(n_systems=4),
-        batch(n_atoms=100),
-        batch(n_pairs=1000),
         batch(outputs=frozenset({"conservative_forces"})),
         [JacobianRequest("lj", molecule(10), ENERGY, n_pairs=100, rows=range(12))],
     ],
-    ids=["more systems", "more atoms", "more pairs", "with autograd", "rows of a jacobian"],
+    ids=["with autograd", "rows of a jacobian"],
 )
-def test_a_batch_unlike_all_earlier_ones_may_take_minutes(new):
-    """It may compile kernels, and nobody knows how its time grows with the size."""
-    allowances = TimeLimits(10.0)
-    allowances.begin(batch())
-    allowances.end(0.01)
-    assert allowances.begin(new) > 300.0
+def test_a_batch_of_a_kind_that_was_never_seen_may_take_minutes(new):
+    """It may compile kernels, and nobody knows how long it takes."""
+    assert learned(batch()).begin(new) > 300.0
+
+
+@pytest.mark.parametrize(
+    "new",
+    [batch(n_systems=4), batch(n_atoms=100), batch(n_pairs=1000), batch(n_atoms=1, n_pairs=0)],
+    ids=["more systems", "more atoms", "more pairs", "fewer"],
+)
+def test_a_hang_in_a_batch_of_a_new_size_is_noticed_after_40_to_70_s(new, clock, watchdog):
+    beat = Beat(1, learned(batch()).begin(new))
+    assert not looks(watchdog, clock, beat, 40.0)
+    assert looks(watchdog, clock, beat, 30.0)
+
+
+def test_a_new_size_is_compared_with_the_known_one_that_bounds_it_best():
+    found = learned(batch(n_atoms=8, n_pairs=8), batch(n_atoms=64, n_pairs=64), seconds=1.0)
+    # Twice as many atoms as 64: ten times (4 s, and 1 s to compile), and 30 s.
+    assert found.begin(batch(n_atoms=128, n_pairs=64)) == pytest.approx(80.0)
+
+
+def test_a_new_size_may_compile_as_long_as_others_did():
+    found = learned(batch(), seconds=25.0)
+    for _ in range(2000):
+        found.begin(batch())
+        found.end(0.01)
+    assert found.begin(batch(n_atoms=20)) == pytest.approx(280.0, rel=0.01)
+
+
+def test_a_new_size_is_never_allowed_more_than_one_of_which_nothing_is_known():
+    new = batch(n_atoms=1000, n_pairs=10**6)
+    assert learned(batch(), seconds=5.0).begin(new) == TimeLimits(10.0).begin(new) == 400.0
+
+
+def test_quadratic_growth_is_never_taken_for_a_hang():
+    found = TimeLimits(10.0)
+    for n_atoms in (1, 3, 10, 50, 200, 900):
+        new = batch(n_atoms=n_atoms, n_pairs=n_atoms)
+        seconds = 1e-4 * n_atoms**2
+        assert found.begin(new) > seconds
+        found.end(seconds)
 
 
 def test_signs_of_life_name_the_requests_on_the_device(tmp_path):

@@ -16,7 +16,7 @@ from twinforce_service.calls.bounds import CallLimits, work_of_wire
 from twinforce_service.calls.conversion import Converter
 from twinforce_service.calls.descriptions import Calls, StreamingCall, UnaryCall
 from twinforce_service.calls.outcomes import counted
-from twinforce_service.context import check_again, permission, set_urgency
+from twinforce_service.context import check_again, has_valid_key, permission, set_urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
 from twinforce_service.transports.rest import bodies, dynamics_bodies, openapi
@@ -214,7 +214,10 @@ class _Endpoints:
         assert isinstance(call, StreamingCall)
         with counting:
             async with aclosing(call.answer(request, timeout)) as replies:
+                was_valid = True
                 async for reply in replies:
-                    check_again.get()()
+                    # What began with a valid key is sent, so that each call makes progress.
+                    check_again.get()(may_be_expired=was_valid)
+                    was_valid = has_valid_key()
                     write = partial(path.write_json, request, reply)
                     yield await self._converter.convert(call.n_bytes(reply), write)
