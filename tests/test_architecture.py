@@ -68,7 +68,7 @@ ROOMS = [
 LAYERS = [
     {"config_file", "hosts", "rotation", "version"},
     {"callers"},
-    {"context"},
+    {"context", "downloads"},
     {"environments", "logs", "scheduling"},
     {"settings"},
     {"engine", "flags"},
