@@ -113,8 +113,7 @@ def table_of(schema: dict[str, Any], descriptions: dict[str, str]) -> str:
     """Return the table of values, in Markdown."""
     rows = ["| value | default | meaning |", "| --- | --- | --- |"]
     defaults = default_values((CHART / "values.yaml").read_text())
-    for name in leaves(schema):
-        rows.append(f"| `{name}` | {defaults[name]} | {descriptions[name]} |")
+    rows += [f"| `{name}` | {defaults[name]} | {descriptions[name]} |" for name in leaves(schema)]
     return "\n".join(rows)
 
 
@@ -124,7 +123,10 @@ def default_values(text: str) -> dict[str, str]:
     path: list[tuple[int, str]] = []
     for line in text.splitlines():
         match = _LINE.match(line)
-        if match is None or match["key"] is None or match[2]:
+        if match is None or match["key"] is None:
+            continue
+        if match[2]:  # a list begins below the last name
+            found[".".join(name for _, name in path)] = "see values.yaml"
             continue
         indent, written = len(match[1]), line.partition(": ")[2].strip()
         path = [*((i, name) for i, name in path if i < indent), (indent, match["key"])]

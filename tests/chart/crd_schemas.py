@@ -1,7 +1,8 @@
-"""Make strict JSON schemas of the definitions of extensions: python crd_schemas.py ORIGIN FILE.yaml ...
+"""Make strict JSON schemas of the definitions of extensions, such as the Gateway API.
 
-They are kept in `schemas/`, without descriptions, so that no cluster and no network is needed. ORIGIN says
-where the files come from, such as kubernetes-sigs/gateway-api at 4564255ac2c3.
+They are kept in `schemas/`, so that tests need neither a cluster nor a network:
+
+    python tests/chart/crd_schemas.py "kubernetes-sigs/gateway-api at 4564255ac2c3" FILE.yaml ...
 """
 
 import json
@@ -48,7 +49,9 @@ def main(origin: str, *files: str) -> None:
             schema = strict(version["schema"]["openAPIV3Schema"])
             schema["properties"].pop("status", None)
             schema["properties"]["metadata"] = {"type": "object"}
-            comment = f"From {origin}, {Path(file).name}, Apache-2.0; strict, and without descriptions."
+            comment = (
+                f"From {origin}, {Path(file).name}, Apache-2.0; strict, and without descriptions."
+            )
             name = f"{spec['group']}_{version['name']}_{spec['names']['kind']}.json"
             text = json.dumps({"$comment": comment, **schema}, separators=(",", ":"))
             (SCHEMAS / name).write_text(text + "\n")

@@ -19,4 +19,4 @@ for url in sys.argv[1:]:
                     sys.exit(f"{url}: expected finite {output} from {model.name}, got {values}")
                 if output.endswith("forces") and abs(values.sum(axis=0)).max() > 1e-3:
                     sys.exit(f"{url}: expected {output} that add up to zero, got {values}")
-            print(f"{url}: {model.name} on {model.device} predicts {', '.join(outputs)}")
+            sys.stdout.write(f"{url}: {model.name} on {model.device} gives {', '.join(outputs)}\n")
