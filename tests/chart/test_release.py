@@ -29,7 +29,7 @@ VALUES = {
 
 
 class Secret:
-    """A folder like that of a mounted Secret: links to files in a folder that is replaced as one."""
+    """A folder like that of a mounted Secret: links to files in a folder that is replaced."""
 
     def __init__(self, folder):
         self.folder = folder

@@ -1,7 +1,7 @@
-"""Compare objects with the schemas of several versions of Kubernetes; runs in the venv of the chart.
+"""Compare objects with the schemas of several versions of Kubernetes.
 
-Objects of extensions are compared with the schemas beside this file, which `crd_schemas.py` made from their
-definitions. Each argument is a version, a colon and a file of objects.
+It runs in the environment of `make chart`. Objects of extensions are compared with the schemas that
+`crd_schemas.py` made of their definitions. Each argument is a version, a colon and a file of objects.
 """
 
 import json
@@ -47,7 +47,7 @@ def main() -> int:
         for described in yaml.safe_load_all(Path(file).read_text()):
             if described and (problem := problem_of(described, version)):
                 n_problems += 1
-                print(f"{Path(file).name}, Kubernetes {version}: {problem}")
+                sys.stdout.write(f"{Path(file).name}, Kubernetes {version}: {problem}\n")
     return min(n_problems, 1)
 
 
