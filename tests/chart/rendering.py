@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,13 +16,18 @@ RELEASE, NAMESPACE = "forces", "science"
 _PROGRAMS = ROOT / ".venv-chart" / "bin"
 
 
+def path_of(program):
+    """Return the path of one of the programs that `make chart` installs, or that are there."""
+    found = shutil.which(program, path=os.pathsep.join((str(_PROGRAMS), os.environ["PATH"])))
+    assert found, f"{program} is missing: run make chart"
+    return found
+
+
 def run(program, *arguments, **options):
     """Run one of the programs of `make chart`; return what it did."""
-    path = os.pathsep.join((str(_PROGRAMS), os.environ["PATH"]))
-    environment = os.environ | {"PATH": path, "HELM_CONFIG_HOME": "/nonexistent"}
-    # Found by the new PATH, and without the packages of the tests.
-    environment.pop("PYTHONPATH", None)
-    command = ["/usr/bin/env", program, *map(str, arguments)]
+    environment = os.environ | {"HELM_CONFIG_HOME": "/nonexistent"}
+    environment.pop("PYTHONPATH", None)  # which names the packages of the tests
+    command = [path_of(program), *map(str, arguments)]
     options = {"capture_output": True, "text": True, "env": environment} | options
     return subprocess.run(command, **options)
 

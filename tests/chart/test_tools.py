@@ -17,6 +17,7 @@ from tests.chart.rendering import (
     VALUES,
     objects_in,
     one,
+    path_of,
     rendered,
     run,
     template,
@@ -135,7 +136,7 @@ def prometheus(folder, target):
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     command = [
-        ROOT / ".venv-chart" / "bin" / "prometheus",
+        path_of("prometheus"),
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
