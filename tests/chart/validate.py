@@ -1,7 +1,7 @@
 """Compare objects with the schemas of several versions of Kubernetes.
 
 It runs in the environment of `make chart`. Objects of extensions are compared with the schemas
-that `crd_schemas.py` made of their definitions. Each argument is a version, a colon and a file of objects.
+that `crd_schemas.py` made of their definitions. Each argument is a version, a colon and a file.
 """
 
 import json

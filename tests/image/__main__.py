@@ -1,8 +1,8 @@
 """Build the image with buildah, run it as Kubernetes would, and use it: python -m tests.image.
 
 The root file system is read-only, the user is that of the image, and what may be written lies in
-volumes of memory. A client evaluates a molecule over REST and gRPC with a key, the water of the demo moves with both
-kinds of forces, and the service stops on a signal. Needs root and buildah; see docs/deploy.md.
+volumes. A client evaluates a molecule over REST and gRPC with a key, the water of the demo moves
+with both kinds of forces, and the service stops on a signal. Needs root and buildah.
 """
 
 import argparse
@@ -32,7 +32,9 @@ mount --rbind /dev "$1/dev"
 mount -t proc proc "$1/proc"
 mount -t tmpfs tmpfs "$1/tmp"
 mount --bind "$2" "$1/home/twinforce/.cache"
-mkdir -p "$1/tmp/secrets" && cp "$3" "$1/tmp/secrets/keys.json" && chmod -R a+rX "$1/tmp/secrets"
+mkdir "$1/tmp/secrets"
+cp "$3" "$1/tmp/secrets/keys.json"
+chmod -R a+rX "$1/tmp/secrets"
 chmod 1777 "$1/tmp"
 mount -o remount,bind,ro "$1"
 root=$1 folder=$4
@@ -117,7 +119,8 @@ def use(root: Path, folder: Path) -> dict[str, float]:
             health = "import sys, urllib.request as u; u.urlopen(sys.argv[1])"
             told(sys.executable, "-c", health, f"http://127.0.0.1:{metrics}/health/ready")
             if attempt == "second":
-                md = ["md", ROOT / "demo" / "water64.xyz", "--url", urls[1], "--steps", "16"]
+                md = ["md", ROOT / "demo" / "water64.xyz", "--url", urls[1]]
+                md += ["--forces", "hybrid", "--steps", "16"]
                 told(sys.executable, "-m", "twinforce.cli", *md, cwd=folder)
             begin = time.monotonic()
             os.kill(inner_pid(process), signal.SIGTERM)
