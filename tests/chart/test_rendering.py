@@ -219,7 +219,6 @@ def test_a_network_without_downloads_lets_pods_connect_to_nothing():
         ({}, "expected keys.secretName, a Secret with keys.json, or insecure: true"),
         ({"insecure": True, "keys": {"secretName": "k"}}, "either keys.secretName or insecure"),
         (OPEN | {"tls": {"clientCa": True}}, "expected tls.secretName or tls.issuerRef"),
-        ({"keys": {"secretName": "k"}}, "test.keySecretName: expected a Secret"),
         (OPEN | {"models": {"bundled": False}}, "expected models to serve"),
         (OPEN | {"models": {"specs": {"a": "/models/claim/a.pt"}}}, "expected models.claimName"),
         (
@@ -278,6 +277,21 @@ def test_a_network_without_downloads_lets_pods_connect_to_nothing():
 def test_values_that_cannot_be_are_refused(values, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         template(values=values)
+
+
+@pytest.mark.parametrize(
+    ("values", "is_there"),
+    [
+        (OPEN, True),
+        (OPEN | {"test": {"enabled": False}}, False),
+        ({"keys": {"secretName": "k"}}, False),
+        ({"keys": {"secretName": "k"}, "test": {"keySecretName": "t"}}, True),
+        ({"tls": {"secretName": "t", "clientCa": True}}, False),
+        ({"tls": {"secretName": "t", "clientCa": True}, "test": {"tlsSecretName": "c"}}, True),
+    ],
+)
+def test_helm_test_is_there_if_it_has_what_callers_need(values, is_there):
+    assert any(each["kind"] == "Pod" for each in rendered(values)) is is_there
 
 
 def test_an_old_kubernetes_is_refused():

@@ -22,6 +22,14 @@ labels:
 {{- end -}}
 {{- end -}}
 
+{{- /* The pod of `helm test` needs what the service asks callers for. */ -}}
+{{- define "twinforce.hasTest" -}}
+{{- $v := .Values -}}
+{{- $hasKey := or (not $v.keys.secretName) $v.test.keySecretName -}}
+{{- $hasCertificate := or (not $v.tls.clientCa) $v.test.tlsSecretName -}}
+{{- if and $v.test.enabled $hasKey $hasCertificate }}true{{ end -}}
+{{- end -}}
+
 {{- define "twinforce.image" -}}
 {{- $image := .Values.image -}}
 {{- if $image.digest -}}
