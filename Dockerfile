@@ -1,32 +1,77 @@
-FROM python:3.12-slim
+# Pin the base by its digest: --build-arg BASE=docker.io/library/python@sha256:...
+ARG BASE=docker.io/library/python:3.12-slim-bookworm
 
-# The defaults build an image for the CPU. For CUDA: --build-arg EXTRA=cuda --build-arg TORCH_INDEX=
-# EXTRA is the extra of twinforce to install. TORCH_INDEX is the package index for torch; if it is
-# empty, torch comes from PyPI (with CUDA).
+# The defaults build an image for the CPU. For GPUs: --build-arg EXTRA=cuda
+# hadolint ignore=DL3006
+FROM ${BASE} AS builder
+# Extra of twinforce to install: server or cuda.
 ARG EXTRA=server
+# Extras for models of other projects, such as orb,mace; docs/models.md lists those that go together.
+ARG FAMILIES=
+# Package index for torch without CUDA; PyPI has it with CUDA.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-
-# The compiler builds native models at the first start; without it they are served uncompiled.
-RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
-    && rm -rf /var/lib/apt/lists/*
-
-# Mount a volume at ~/.cache to keep compiled models and downloads for the next container.
-RUN useradd --uid 10001 --create-home twinforce \
-    && install --directory --mode=700 --owner=twinforce /home/twinforce/.cache
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/twinforce
+ENV PATH=/opt/twinforce/bin:$PATH
 WORKDIR /src
 
-# A separate layer, so that a change of the code does not reinstall torch.
-COPY constraints.txt ./
-RUN pip install --no-cache-dir --constraint constraints.txt --no-deps \
-    ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
-
+# What is installed is pinned by hashes where there is a lock file, and by versions otherwise. These are
+# layers of their own, so that a change of the code installs nothing else again.
+COPY constraints.txt loc[k]s ./locks/
+RUN if [ "$EXTRA" = cuda ]; then exit 0; fi; \
+    if [ -f locks/torch-cpu.lock ]; then \
+        pip install --no-deps --require-hashes --extra-index-url "$TORCH_INDEX" --requirement locks/torch-cpu.lock; \
+    else \
+        pip install --no-deps --constraint locks/constraints.txt --extra-index-url "$TORCH_INDEX" torch; \
+    fi
+RUN if [ -f "locks/$EXTRA.lock" ]; then \
+        pip install --no-deps --require-hashes --requirement "locks/$EXTRA.lock"; \
+    fi
 COPY . .
-RUN pip install --no-cache-dir --constraint constraints.txt ".[${EXTRA}]"
+RUN if [ -f "locks/$EXTRA.lock" ]; then \
+        pip install --no-deps --no-build-isolation .; \
+    else \
+        pip install --constraint locks/constraints.txt ".[$EXTRA]"; \
+    fi \
+    && if [ -n "$FAMILIES" ]; then pip install --constraint locks/constraints.txt ".[$FAMILIES]"; fi
 
-USER 10001
+# hadolint ignore=DL3006
+FROM ${BASE}
+# The compiler builds native models (for the CPU) and kernels (for GPUs) at the first start. Without one,
+# models for the CPU are served uncompiled; GPUs need it: --build-arg COMPILER=
+ARG COMPILER=g++
+# hadolint ignore=DL3008
+RUN if [ -n "$COMPILER" ]; then \
+        apt-get update \
+        && apt-get install --yes --no-install-recommends "$COMPILER" \
+        && rm -rf /var/lib/apt/lists/*; \
+    fi
+
+# Mount a volume at ~/.cache to keep compiled models and downloads for the next container.
+RUN groupadd --gid 10001 twinforce \
+    && useradd --uid 10001 --gid 10001 --create-home twinforce \
+    && install --directory --mode=700 --owner=twinforce --group=twinforce /home/twinforce/.cache \
+    # The service listens to the network only with keys (mount a file and set TWINFORCE_KEYS), or if
+    # TWINFORCE_INSECURE=true says that everyone may use it.
+    && printf 'host = "0.0.0.0"\nmetrics_port = 8002\n' > /etc/twinforce.toml
+COPY --from=builder /opt/twinforce /opt/twinforce
+ENV PATH=/opt/twinforce/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    TRITON_CACHE_DIR=/home/twinforce/.cache/triton \
+    CUDA_CACHE_PATH=/home/twinforce/.cache/cuda \
+    TWINFORCE_CONFIG=/etc/twinforce.toml
+
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="TwinForce" \
+      org.opencontainers.image.description="Energies and forces from machine-learned interatomic potentials, over gRPC and REST" \
+      org.opencontainers.image.licenses="BSD-3-Clause" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+USER 10001:10001
 WORKDIR /home/twinforce
-# The service listens to the network only with keys (mount a file and set TWINFORCE_KEYS), or if
-# TWINFORCE_INSECURE=true says that everyone may use it.
-ENV TWINFORCE_HOST=0.0.0.0
 EXPOSE 8000 8001
+HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --retries=3 CMD \
+    ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8002/health/ready')"]
 ENTRYPOINT ["twinforce-server"]

@@ -16,7 +16,8 @@ STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-models test-models-together check format proto audit sbom lock lock-torch \
-	attacks chaos fuzz soak bench paper paper-bundled paper-published train train-pet clean
+	chart image image-here attacks chaos fuzz soak bench paper paper-bundled paper-published train \
+	train-pet clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -104,6 +105,43 @@ $(TOOLS)/.installed: pyproject.toml constraints.txt
 	@$(TOOLS)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt ".[tools]"
 	@touch $@
 
+# Programs of others that look at the chart, in an environment of their own, as they pin many packages.
+CHART := .venv-chart
+
+chart: $(STAMP) $(CHART)/.installed  ## check the chart: lint, schemas of Kubernetes, checkov, alerts, a real release
+	@$(BIN)/python helm/generate.py && git diff --exit-code -- helm || \
+		{ echo 'helm/generate.py has changed the files above'; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 \
+		--dist loadfile -m "chart or not chart" tests/chart $(ARGS)
+
+# promtool and prometheus are taken from Debian's package, which need not be installed and runs nothing.
+$(CHART)/.installed: tests/chart/requirements.txt
+	@echo "Setting up $(CHART)."
+	@test -x $(CHART)/bin/python || $(PYTHON) -m venv $(CHART)
+	@$(CHART)/bin/pip --disable-pip-version-check install --quiet --requirement $<
+	@command -v promtool > /dev/null && command -v prometheus > /dev/null || { \
+		rm -rf $(CHART)/debian && mkdir $(CHART)/debian && cd $(CHART)/debian \
+		&& { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } \
+		&& dpkg-deb --extract prometheus_*.deb . && ln -sf ../debian/usr/bin/promtool ../debian/usr/bin/prometheus ../bin/; }
+	@touch $@
+
+# The program that builds images: docker, podman or buildah. EXTRA, FAMILIES, BASE and others are
+# arguments of the Dockerfile: make image IMAGE_ARGS="--build-arg EXTRA=cuda --tag twinforce:cuda"
+BUILDER ?= docker
+IMAGE_ARGS ?= --tag twinforce:0.1.0
+
+image:  ## build the image (BUILDER=docker, podman or buildah; IMAGE_ARGS="--build-arg EXTRA=cuda --tag ...")
+	$(BUILDER) build --build-arg REVISION=$$(git rev-parse HEAD) $(IMAGE_ARGS) .
+
+# Needs root, buildah and debootstrap. The base is this machine's Python on Debian.
+STAND_IN ?= build/stand-in
+PREFIX ?= $(shell $(PYTHON) -c 'import sys; print(sys.base_prefix)')
+
+image-here: $(STAMP)  ## build the image on a base that needs no registry, run it read-only, and use it
+	mkdir -p $(dir $(STAND_IN))
+	tests/image/stand_in.sh localhost/twinforce-base "$(STAND_IN)" "$(PREFIX)"
+	PYTHONPATH=. $(BIN)/python -m tests.image --build-arg BASE=localhost/twinforce-base $(ARGS)
+
 attacks: $(STAMP)  ## attack a service with large, slow and endless messages, and measure what that does (ARGS="slow endless")
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attacks $(ARGS)
 
@@ -147,7 +185,7 @@ train-pet: $(STAMP)  ## train a hybrid PET with metatrain: make train-pet DATA=f
 	$(BIN)/python -m twinforce_models.training.pet.main --data "$(DATA)" --out runs/pet $(ARGS)
 
 clean:  ## remove the virtual environment and everything built
-	rm -rf $(VENV) $(FAMILY_VENVS) $(TOOLS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FAMILY_VENVS) $(TOOLS) $(CHART) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV), which takes some minutes the first time and none later."

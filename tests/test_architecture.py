@@ -67,9 +67,9 @@ ROOMS = [
 
 # The rooms of the service, from the bottom up: each imports only from those above it in this list.
 LAYERS = [
-    {"hosts", "rotation", "version"},
+    {"config_file", "hosts", "rotation", "version"},
     {"callers"},
-    {"context"},
+    {"context", "downloads"},
     {"environments", "logs", "scheduling"},
     {"settings"},
     {"engine", "flags"},

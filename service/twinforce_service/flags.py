@@ -12,6 +12,7 @@ from twinforce_service.settings import ENV_PREFIX, Settings
 
 # First setting of each group of the help -> title of the group.
 _GROUPS = {
+    "config": "settings",
     "host": "addresses",
     "keys": "access",
     "model": "models",
@@ -25,9 +26,10 @@ _GROUPS = {
 _NAMED = {"model": "NAME=SPEC", "environment": "NAME=PATH"}
 _METAVARS: dict[object, str] = {int: "N", float: "SECONDS", int | None: "N"}
 _EPILOG = f"""\
-Each flag can also be set by the environment variable {ENV_PREFIX}NAME.
+Each flag can also be set by the environment variable {ENV_PREFIX}NAME, or in the file of --config.
 `twinforce-server env --help` explains how to make environments for --environment,
-`twinforce-server keys --help` how to make keys for --keys.
+`twinforce-server keys --help` how to make keys for --keys, and
+`twinforce-server download --help` how to download files of models for --model.
 
 example:
   twinforce-server --model my-model=path/to/model --device cuda --host 0.0.0.0 --keys keys.json
@@ -83,6 +85,16 @@ def settings_table() -> str:
     return "\n".join(
         ("| flag | variable | default | meaning |", "| --- | --- | --- | --- |", *rows)
     )
+
+
+def settings_schema() -> dict[str, Any]:
+    """Return the JSON schema of a file of settings."""
+    schema = Settings.model_json_schema()
+    properties = {name: dict(each) for name, each in schema["properties"].items()}
+    del properties["config"]
+    for each in properties.values():
+        del each["title"]
+    return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
 def _add_flag(group: argparse._ArgumentGroup, name: str, info: FieldInfo) -> None:

@@ -21,6 +21,7 @@ from twinforce_service.calls.descriptions import describe_calls
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.nonconservativity import Jacobians
+from twinforce_service.downloads import command as download_command
 from twinforce_service.engine.engine import OwnedEngine
 from twinforce_service.engines import LoadModels, make_engine
 from twinforce_service.environments import command
@@ -148,11 +149,13 @@ async def serve(
 
 
 def main() -> int:
-    """Run `twinforce-server`, or its command `env` or `keys`; return its exit code."""
+    """Run `twinforce-server`, or its command `env`, `keys` or `download`; return its exit code."""
     if sys.argv[1:2] == ["keys"]:
         return keys_command.run(sys.argv[2:], file_of_keys())
     if sys.argv[1:2] == ["env"]:
         return command.run(sys.argv[2:], folder_of_environments())
+    if sys.argv[1:2] == ["download"]:
+        return download_command.run(sys.argv[2:])
     settings = parse_settings()
     logs.configure(settings.log_level, settings.log_format)
     allow_connections(2 * settings.max_connections)

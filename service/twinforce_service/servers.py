@@ -17,7 +17,7 @@ from twinforce_service.calls.conversion import Converter
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
 from twinforce_service.engine.engine import OwnedEngine
-from twinforce_service.hosts import trusted_hosts
+from twinforce_service.hosts import is_loopback, trusted_hosts
 from twinforce_service.metrics import Metrics
 from twinforce_service.settings import Settings
 from twinforce_service.transports.accepting import ACCEPTED_AT_ONCE
@@ -100,7 +100,9 @@ async def serve_metrics(
     listeners = listen(settings.metrics_host, settings.metrics_port, "metrics")
     for listener in listeners:
         stack.enter_context(listener)
-    hosts = trusted_hosts(settings.trusted_hosts, settings.metrics_host)
+    # Those who monitor from elsewhere, such as probes and Prometheus, name the address of a pod.
+    names = settings.trusted_hosts if is_loopback(settings.metrics_host) else ""
+    hosts = trusted_hosts(names, settings.metrics_host)
     app = create_monitoring_app(engine, metrics, intake, hosts)
     server = RestServer(_config(app, settings))
     serving = asyncio.create_task(server.serve(listeners))

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from math import inf
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from twinforce_proto.headers import BUNDLED_MODEL, is_model_name
 from twinforce_service.callers.limits import CallerLimits
+from twinforce_service.config_file import read_config
 from twinforce_service.environments.environment import MAIN
 from twinforce_service.hosts import is_loopback, is_safe_url, is_url
 
@@ -25,6 +27,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
+    config: str = Field(
+        "",
+        description="File of settings in TOML, named as their variables without the prefix and in "
+        "small letters: rest_port = 8000. Flags and variables take precedence.",
+    )
     host: str = Field(
         "127.0.0.1",
         description="Address or name to listen on, the same for REST with its metrics and gRPC: "
@@ -326,19 +333,28 @@ class Settings(BaseSettings):
         "text", description="Format of the logs on standard error, with one line per record."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_file(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Add the settings in the file; those from flags and the environment take precedence."""
+        if not given.get("config"):
+            return given
+        names = cls.model_fields.keys() - {"config"}
+        return read_config(Path(given["config"]).expanduser(), names) | given
+
     @field_validator("model", mode="before")
     @classmethod
     def _parse_models(cls, value: Any) -> Any:
         if isinstance(value, str):
             value = [part for part in value.split(",") if part.strip()]
-        return value if isinstance(value, dict) else _named(value, "SPEC")
+        return _checked_names(value) if isinstance(value, dict) else _named(value, "SPEC")
 
     @field_validator("environment", mode="before")
     @classmethod
     def _parse_environments(cls, value: Any) -> Any:
         if isinstance(value, str):
             value = [part for part in value.split(",") if part.strip()]
-        found = value if isinstance(value, dict) else _named(value, "PATH")
+        found = _checked_names(value) if isinstance(value, dict) else _named(value, "PATH")
         if MAIN in found:
             raise ValueError(f"{MAIN!r} is the environment of the service itself")
         return found
@@ -461,6 +477,13 @@ class Settings(BaseSettings):
         """Return the specs of the models to serve, by name."""
         bundled = {BUNDLED_MODEL: BUNDLED_MODEL} if self.water else {}
         return bundled | self.model
+
+
+def _checked_names(named: dict[str, Any]) -> dict[str, Any]:
+    for name in named:
+        if not is_model_name(name):
+            raise ValueError(f"expected a name of letters, digits, '.', '_' and '-', got {name!r}")
+    return named
 
 
 def _named(parts: Sequence[str], what: str) -> dict[str, str]:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from twinforce_service.flags import parse_settings, settings_table
+from twinforce_service.flags import parse_settings, settings_schema, settings_table
 from twinforce_service.settings import ENV_PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +37,7 @@ def test_the_help_groups_the_flags_and_its_example_parses(capsys):
     headings = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
     assert headings == [
         "options:",
+        "settings:",
         "addresses:",
         "access:",
         "models:",
@@ -129,3 +130,74 @@ def test_an_invalid_environment_variable_is_reported_on_one_line(monkeypatch, ca
     with pytest.raises(SystemExit, match="2"):
         parse_settings([])
     assert "drain-timeout: " in capsys.readouterr().err
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text):
+        path = tmp_path / "settings.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_settings_come_from_a_file(config):
+    path = config(
+        """
+        rest_port = 9000
+        water = false
+        drain_timeout = 5
+        host = "127.0.0.2"  # a comment
+
+        [model]
+        lj = "toy:lennard-jones"
+        "with-hyphen" = "toy:harmonic"
+        """
+    )
+    settings = parse_settings(["--config", str(path)])
+    assert (settings.rest_port, settings.host, settings.drain_timeout) == (9000, "127.0.0.2", 5.0)
+    assert settings.specs() == {"lj": "toy:lennard-jones", "with-hyphen": "toy:harmonic"}
+
+
+def test_flags_and_variables_take_precedence_over_the_file(config, monkeypatch):
+    path = config('rest_port = 9000\ngrpc_port = 9001\nlog_level = "debug"\n')
+    monkeypatch.setenv("TWINFORCE_CONFIG", str(path))
+    monkeypatch.setenv("TWINFORCE_GRPC_PORT", "9101")
+    settings = parse_settings(["--rest-port", "9200"])
+    assert (settings.rest_port, settings.grpc_port, settings.log_level) == (9200, 9101, "debug")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rest_ports = 1", "settings.toml, such as 'rest_port', got 'rest_ports'"),
+        ("config = 'other.toml'", "settings: expected names of settings in "),
+        ("rest_port = ", "settings: expected a file in TOML, got "),
+        ("rest_port = 'many'", "rest-port: "),
+        ("model = ['spec']", "model: expected NAME=SPEC, got 'spec'"),
+        ("[model]\nlj = 3", "model: "),
+        ("[model]\n'a/b' = 'toy:harmonic'", "model: expected a name of letters"),
+    ],
+)
+def test_an_invalid_file_of_settings_is_reported_on_one_line(text, message, config, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_settings(["--config", str(config(text))])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("twinforce-server: error: ")
+    assert message in last
+
+
+def test_a_missing_file_of_settings_is_reported(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_settings(["--config", str(tmp_path / "none.toml")])
+    assert "none.toml: No such file or directory" in capsys.readouterr().err
+
+
+def test_the_schema_of_the_file_has_all_settings_but_its_own_name():
+    schema = settings_schema()
+    assert schema["properties"].keys() == Settings.model_fields.keys() - {"config"}
+    assert schema["additionalProperties"] is False
+    for name, each in schema["properties"].items():
+        assert each["description"] == Settings.model_fields[name].description
+        assert each["default"] == Settings.model_fields[name].default

@@ -70,6 +70,15 @@ def test_monitoring_has_a_port_of_its_own_without_keys(tmp_path):
         httpx2.get(f"{server.metrics_url}/health/live")
 
 
+def test_monitoring_on_the_network_answers_to_all_names():
+    """Probes and Prometheus name the address of a pod, whatever the names of the service are."""
+    with serve(metrics_port=0, metrics_host="0.0.0.0", trusted_hosts="api.example.com") as server:
+        url = server.metrics_url.replace("0.0.0.0", "127.0.0.1")
+        assert status(url, "10.1.2.3:8002", "/health/ready") == 200
+        assert status(url, "10.1.2.3:8002", "/metrics") == 200
+        assert status(server.rest_url, "10.1.2.3:8000") == 421
+
+
 def test_a_port_for_monitoring_that_is_taken_is_named():
     with serve(metrics_port=0) as server:
         taken = server.metrics_url.rpartition(":")[2]

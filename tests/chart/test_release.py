@@ -1,0 +1,130 @@
+"""A release as its pods see it: a real service with the settings that the chart renders."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import httpx2
+import pytest
+
+from tests.chart.rendering import CHART, ROOT, rendered, run, settings_in
+from tests.clients.certificates import Authority
+from tests.clients.serving import free_port
+from tests.service.callers.making import add_key
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.chart
+VALUES = {
+    "keys": {"secretName": "k"},
+    "tls": {"secretName": "t"},
+    "test": {"enabled": False},
+    "models": {"bundled": False, "specs": {"lj": "toy:lennard-jones"}},
+    "settings": {"drain_timeout": 5, "n_threads": 1, "compile": "off"},
+}
+
+
+class Secret:
+    """A folder like that of a mounted Secret: links to files in a folder that is replaced."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self._n_versions = 0
+
+    def publish(self, **files):
+        self._n_versions += 1
+        version = self.folder / f"..{self._n_versions}"
+        version.mkdir(parents=True)
+        for name, path in files.items():
+            item = name.replace("_", ".")
+            shutil.copy(path, version / item)
+            if not (self.folder / item).is_symlink():
+                (self.folder / item).symlink_to(f"..data/{item}")
+        (self.folder / "..new").symlink_to(version.name)
+        (self.folder / "..new").rename(self.folder / "..data")
+
+
+@contextmanager
+def service(settings):
+    """Start a service as the container does; yield it once it is ready."""
+    command = [sys.executable, "-m", "twinforce_service.main", f"--config={settings}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    too_late = threading.Timer(180, process.kill)
+    too_late.start()
+    try:
+        lines = [process.stdout.readline() for _ in range(4)]
+        assert lines[0].startswith("TwinForce"), process.stderr.read()
+        yield process
+    finally:
+        too_late.cancel()
+        process.kill()
+        process.communicate()
+
+
+def predicted(key, ca, *urls):
+    """Run the program of `helm test`; return what it did."""
+    environment = os.environ | {"TWINFORCE_KEY": key, "TWINFORCE_CA": str(ca)}
+    command = [sys.executable, CHART / "files" / "predict.py", *urls]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_a_release_serves_renews_its_secrets_and_stops_in_time(tmp_path):
+    keys, tls = Secret(tmp_path / "keys"), Secret(tmp_path / "tls")
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    first, second = Authority(tmp_path / "first"), Authority(tmp_path / "second")
+    certificate, private_key = first.issue("tls")
+    tls.publish(tls_crt=certificate, tls_key=private_key)
+    alice = add_key(tmp_path / "first.json", "alice")
+    keys.publish(keys_json=tmp_path / "first.json")
+
+    rest, grpc, metrics = free_port(), free_port(), free_port()
+    text = settings_in(rendered(VALUES))
+    for pattern, value in {
+        "/etc/twinforce/": f"{tmp_path}/",
+        r"rest_port = \d+": f"rest_port = {rest}",
+        r"grpc_port = \d+": f"grpc_port = {grpc}",
+        r"metrics_port = \d+": f"metrics_port = {metrics}",
+        r'host = "0.0.0.0"': 'host = "127.0.0.1"',
+    }.items():
+        text, n = re.subn(pattern, value, text)
+        assert n
+    (tmp_path / "settings.toml").write_text(text)
+    urls = f"https://localhost:{rest}", f"grpcs://localhost:{grpc}"
+    health = f"http://127.0.0.1:{metrics}/health"
+
+    with service(tmp_path / "settings.toml") as process:
+        done = predicted(alice, first.ca, *urls)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 2
+        assert predicted("tf_0123456789_" + "0" * 43, first.ca, urls[0]).returncode == 1
+
+        bob = add_key(tmp_path / "second.json", "bob")
+        keys.publish(keys_json=tmp_path / "second.json")
+        certificate, private_key = second.issue("tls")
+        tls.publish(tls_crt=certificate, tls_key=private_key)
+        wait_until(lambda: predicted(bob, second.ca, *urls).returncode == 0)
+        assert predicted(alice, second.ca, urls[0]).returncode == 1
+
+        assert httpx2.get(f"{health}/live").status_code == 200
+        assert httpx2.get(f"{health}/ready").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors
+
+
+def test_files_of_the_chart_are_in_a_package_of_it(tmp_path):
+    """What Helm leaves out of a package is missing only where it is installed."""
+    done = run("helm", "package", CHART, f"--destination={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    (package,) = tmp_path.glob("*.tgz")
+    listed = subprocess.run(["tar", "tzf", package], capture_output=True, text=True).stdout.split()
+    committed = ("ls-files", "helm/twinforce")
+    files = subprocess.run(["git", *committed], cwd=ROOT, capture_output=True, text=True).stdout
+    assert {f"helm/{name}" for name in listed} >= set(files.split()) - {
+        "helm/twinforce/.helmignore"
+    }

@@ -1,0 +1,166 @@
+"""Build the image with buildah, run it as Kubernetes would, and use it: python -m tests.image.
+
+The root file system is read-only, the user is that of the image, and what may be written lies in
+volumes. A client evaluates a molecule over REST and gRPC with a key, the water of the demo moves
+with both kinds of forces, and the service stops on a signal. Needs root and buildah.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.clients.serving import free_port
+from tests.service.callers.making import add_key
+
+ROOT = Path(__file__).parents[2]
+TAG = "localhost/twinforce:trial"
+# Mounts of a pod: what is read-only, what may be written. The shell has process 1 of its own namespace.
+POD = """
+set -e
+mount --bind "$1" "$1"
+mount --rbind /dev "$1/dev"
+mount -t proc proc "$1/proc"
+mount -t tmpfs tmpfs "$1/tmp"
+mount --bind "$2" "$1/home/twinforce/.cache"
+mkdir "$1/tmp/secrets"
+cp "$3" "$1/tmp/secrets/keys.json"
+chmod -R a+rX "$1/tmp/secrets"
+chmod 1777 "$1/tmp"
+mount -o remount,bind,ro "$1"
+root=$1 folder=$4
+shift 4
+exec chroot --userspec=10001:10001 "$root" /usr/bin/env --ignore-environment --chdir="$folder" "$@"
+"""
+
+
+def told(*command: object, **options: Any) -> str:
+    """Return what a command writes; its errors are shown as they come."""
+    words = [str(each) for each in command]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, **options)
+    return done.stdout.strip()
+
+
+def build(flags: list[str]) -> float:
+    """Build the image; return the seconds that it took."""
+    begin = time.monotonic()
+    command = ["buildah", "bud", "--isolation=chroot", f"--tag={TAG}", *flags, str(ROOT)]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    return time.monotonic() - begin
+
+
+@contextmanager
+def container() -> Iterator[Path]:
+    """Yield the root file system of a new container of the image."""
+    name = told("buildah", "from", TAG)
+    try:
+        yield Path(told("buildah", "mount", name))
+    finally:
+        told("buildah", "rm", name)
+
+
+@contextmanager
+def service(root: Path, cache: Path, keys: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the image's own program, user, folder and environment; yield it once it is ready."""
+    config = json.loads(told("buildah", "inspect", "--type=image", TAG))["OCIv1"]["config"]
+    assert config["User"] == "10001:10001"
+    pod = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]
+    place = [str(root), str(cache), str(keys), config["WorkingDir"]]
+    program = [*config["Env"], *config["Entrypoint"], *flags]
+    process = subprocess.Popen(
+        [*pod, "bash", "-c", POD, "pod", *place, *program], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        line = process.stdout.readline() if process.stdout else ""
+        assert line.startswith("TwinForce"), line
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def inner_pid(process: subprocess.Popen[str]) -> int:
+    """Return the process of the service below `unshare`."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(children[0])
+
+
+def use(root: Path, folder: Path) -> dict[str, float]:
+    """Run the service twice and use it; return how long it took to start, and to stop."""
+    keys, cache = folder / "keys.json", folder / "cache"
+    os.environ["TWINFORCE_KEY"] = add_key(keys, "alice")
+    cache.mkdir(mode=0o700)
+    os.chown(cache, 10001, 10001)
+    rest, grpc, metrics = (str(free_port()) for _ in range(3))
+    flags = [
+        "--host=127.0.0.1",
+        f"--rest-port={rest}",
+        f"--grpc-port={grpc}",
+        f"--metrics-port={metrics}",
+        "--keys=/tmp/secrets/keys.json",
+    ]
+    urls = f"http://127.0.0.1:{rest}", f"grpc://127.0.0.1:{grpc}"
+    taken = {}
+    for attempt in ("first", "second"):
+        begin = time.monotonic()
+        with service(root, cache, keys, *flags) as process:
+            taken[f"{attempt} start"] = time.monotonic() - begin
+            predict = ROOT / "helm" / "twinforce" / "files" / "predict.py"
+            sys.stderr.write(told(sys.executable, predict, *urls) + "\n")
+            health = "import sys, urllib.request as u; u.urlopen(sys.argv[1])"
+            told(sys.executable, "-c", health, f"http://127.0.0.1:{metrics}/health/ready")
+            if attempt == "second":
+                md = ["md", ROOT / "demo" / "water64.xyz", "--url", urls[1]]
+                md += ["--forces", "hybrid", "--steps", "16"]
+                told(sys.executable, "-m", "twinforce.cli", *md, cwd=folder)
+            begin = time.monotonic()
+            os.kill(inner_pid(process), signal.SIGTERM)
+            assert process.wait(60) == 0
+            taken[f"{attempt} stop"] = time.monotonic() - begin
+    return taken
+
+
+def sizes(root: Path) -> dict[str, int]:
+    """Return the size of the image and of its largest parts, in MB."""
+    found = {"all": root, "Debian": root / "usr", "service and packages": root / "opt"}
+    packages = next((root / "opt/twinforce/lib").glob("python3*/site-packages"))
+    found["torch"] = packages / "torch"
+    return {
+        name: int(told("du", "--summarize", "--block-size=1000000", path).split()[0])
+        for name, path in found.items()
+    }
+
+
+def main() -> int:
+    """Build, run and measure; print what was found as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m tests.image", description=__doc__)
+    parser.add_argument("--no-build", action="store_true", help="use the image that is there")
+    arguments, flags = parser.parse_known_args()
+    found: dict[str, Any] = {}
+    if not arguments.no_build:
+        found["build"] = round(build(flags), 1)
+    folder = Path(tempfile.mkdtemp(prefix="twinforce-image-"))
+    folder.chmod(0o755)
+    try:
+        with container() as root:
+            found["MB"] = sizes(root)
+            found["seconds"] = {name: round(s, 2) for name, s in use(root, folder).items()}
+            compilers = [each for each in ("g++", "cc", "ld") if list(root.glob(f"usr/bin/{each}"))]
+            found["compilers"] = compilers
+    finally:
+        shutil.rmtree(folder)
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
