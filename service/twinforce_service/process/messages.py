@@ -1,4 +1,4 @@
-"""The messages between the API process and an engine process, except those of runs.
+"""The messages between the API process and an engine process, except those of requests and runs.
 
 A message is a list of frames: a JSON array that begins with the kind of message, followed by arrays
 as raw bytes in the byte order of the machine, or by protobuf messages. Decoded arrays are views of
@@ -8,7 +8,6 @@ the frames.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,13 @@ import orjson
 from numpy.typing import NDArray
 
 from twinforce_dynamics.disagreement import SystemDisagreement
-from twinforce_proto import ModelInfo, Prediction, Provenance, ServiceError, System, Timings
-from twinforce_proto.checks import periodicity
+from twinforce_proto import ModelInfo, Prediction, Provenance, ServiceError, Timings
 from twinforce_proto.codec.messages import model_info_from_proto, model_info_to_proto
 from twinforce_proto.v1 import inference_pb2 as pb
-from twinforce_service.callers.caller import Caller
 from twinforce_service.engine.report import BatchReport, Usage
 from twinforce_service.process.channel import Frame
 from twinforce_service.process.protocol import protocol, reason_to_refuse
-from twinforce_service.scheduling.reply import reply
-from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Request, Walker
+from twinforce_service.scheduling.request import JacobianRows
 from twinforce_service.version import service_version
 
 
@@ -49,7 +45,7 @@ class Kind(StrEnum):
     FAILED = "failed"
 
 
-_INT32, _FLOAT64 = np.dtype(np.int32), np.dtype(np.float64)
+_FLOAT64 = np.dtype(np.float64)
 # Shapes of the arrays of several predictions, one after another.
 _SHAPES: dict[str, tuple[int, ...]] = {
     "atom_energies": (-1,),
@@ -87,61 +83,6 @@ def plain(kind: Kind, *values: object) -> list[Frame]:
     return [orjson.dumps((kind, *values))]
 
 
-def requests_to_frames(requests: Iterable[tuple[int, Request[Any]]]) -> list[Frame]:
-    """Encode requests, each with the number that its answer will carry."""
-    entries: list[object] = []
-    systems: list[System] = []
-    for number, request in requests:
-        system, walker = request.system, request.walker
-        systems.append(system)
-        rows = request.rows if isinstance(request, JacobianRequest) else None
-        entries.append(
-            (
-                number,
-                request.model,
-                tuple(request.outputs),
-                request.deadline,
-                request.system_index,
-                request.request_id,
-                None if walker is None else walker.id,
-                request.urgency,
-                caller_to_list(request.caller),
-                request.connection,
-                request.n_pairs,
-                request.is_suspect,
-                request.n_atoms,
-                system.pbc.tolist(),
-                system.charge,
-                system.spin_multiplicity,
-                None if rows is None else (rows.start, rows.stop),
-            )
-        )
-    return [
-        orjson.dumps((Kind.REQUESTS, *entries)),
-        _joined([system.atomic_numbers for system in systems]),
-        _joined([system.positions for system in systems]),
-        _joined([system.cell for system in systems]),
-    ]
-
-
-def requests_from_message(message: Message) -> list[tuple[int, Request[Any]]]:
-    """Decode requests, each with its number."""
-    raw_numbers, raw_positions, raw_cells = message.frames
-    numbers = np.frombuffer(raw_numbers, _INT32)
-    positions, cells = floats(raw_positions, (-1, 3)), floats(raw_cells, (-1, 3, 3))
-    requests = []
-    start = 0
-    for entry, cell in zip(message.head, cells, strict=True):
-        number, *common, n_atoms, pbc, charge, spin, rows = entry
-        stop = start + n_atoms
-        system = System.of_checked(
-            numbers[start:stop], positions[start:stop], cell, periodicity(*pbc), charge, spin
-        )
-        requests.append((number, _request(number, system, rows, *common)))
-        start = stop
-    return requests
-
-
 def answers_to_frames(
     answers: Iterable[tuple[int, Prediction | JacobianRows]], report: BatchReport
 ) -> list[Frame]:
@@ -164,7 +105,7 @@ def answers_to_frames(
                 lengths[name] = len(array)
                 column.append(array)
         entries.append((number, queue_s, answer.energy, lengths))
-    given = {name: _joined(column) for name, column in columns.items() if column}
+    given = {name: joined(column) for name, column in columns.items() if column}
     head = orjson.dumps((Kind.ANSWERS, _report_to_list(report), list(given), *entries))
     return [head, *given.values(), *rows]
 
@@ -248,60 +189,9 @@ def floats(frame: memoryview, shape: tuple[int, ...]) -> NDArray[np.float64]:
     return array
 
 
-def caller_to_list(caller: Caller) -> list[object]:
-    """Encode what the queue needs to know of a caller, as the arguments of `Caller`."""
-    return [caller.name, caller.share, caller.may_be_urgent]
-
-
-def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+def joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Return the rows of several arrays as one; slices of it take less time than many frames."""
     return np.ascontiguousarray(arrays[0]) if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def _request(
-    number: int,
-    system: System,
-    rows: Sequence[int] | None,
-    model: str,
-    outputs: Sequence[str],
-    deadline: float | None,
-    system_index: int | None,
-    request_id: str,
-    walker: str | None,
-    urgency: int,
-    caller: Sequence[Any],
-    connection: str,
-    n_pairs: int,
-    is_suspect: bool,
-) -> Request[Any]:
-    values: tuple[Any, ...] = (
-        model,
-        system,
-        _outputs(*outputs),
-        deadline,
-        system_index,
-        request_id,
-        None if walker is None else _walker(walker),
-        urgency,
-        caller_of(*caller),
-        connection,
-        n_pairs,
-        is_suspect,
-        number,
-    )
-    if rows is None:
-        return Request(*values, future=reply())
-    return JacobianRequest(*values, rows=range(*rows), future=reply())
-
-
-# Values that the requests of a walker have in common are cached.
-_walker = lru_cache(maxsize=10_000)(Walker)
-caller_of = lru_cache(maxsize=10_000)(Caller)
-
-
-@lru_cache(maxsize=1000)
-def _outputs(*names: str) -> frozenset[str]:
-    return frozenset(names)
 
 
 def _report_to_list(report: BatchReport) -> tuple[object, ...]:

@@ -78,10 +78,8 @@ class GrpcServicer(InferenceServicer):
         """Evaluate one system after another."""
         del request_iterator  # waiting for it cannot be interrupted when the service stops
         self._intake.note_call()
-        _set_request_id(context)
-        _set_peer(context)
         try:
-            _set_urgency(context)
+            _enter(context)
         except ServiceError as error:
             await abort(context, error)
         stream = WalkerStream(self._calls, self._limits, self._converter, context)
@@ -136,10 +134,8 @@ class GrpcServicer(InferenceServicer):
     async def _answer(self, context: _Context, work: Coroutine[Any, Any, _Reply]) -> _Reply:
         """Return the reply of a call, or end the call with its error."""
         self._intake.note_call()
-        _set_request_id(context)
-        _set_peer(context)
         try:
-            _set_urgency(context)
+            _enter(context)
             reply = await work
         except ServiceError as error:
             work.close()  # it has not started if the urgency is invalid
@@ -201,24 +197,19 @@ class GrpcServicer(InferenceServicer):
         return counted(self._metrics, transport, self._engine, model)
 
 
-def _set_request_id(context: _Context) -> None:
-    """Use the request id of the client, or a new one, and send it back."""
+def _enter(context: _Context) -> None:
+    """Note the id, the origin and the urgency of a call, and send its id back.
+
+    Raises:
+        InvalidRequestError: The urgency is invalid.
+    """
     metadata = dict(context.invocation_metadata() or ())
     given = metadata.get(REQUEST_ID)
     request_id.set(choose_request_id(given if isinstance(given, str) else None))
     context.set_trailing_metadata(((REQUEST_ID, request_id.get()),))
-
-
-def _set_peer(context: _Context) -> None:
-    """Note where a call comes from."""
     host, port = place_of(context.peer())
-    given = dict(context.invocation_metadata() or ()).get(CLIENT_ID)
-    set_peer(host, port, given)
-
-
-def _set_urgency(context: _Context) -> None:
-    """Use the urgency of the client, or raise `InvalidRequestError`."""
-    set_urgency(dict(context.invocation_metadata() or ()).get(URGENCY))
+    set_peer(host, port, metadata.get(CLIENT_ID))
+    set_urgency(metadata.get(URGENCY))
 
 
 def _time_remaining(context: _Context) -> float | None:
