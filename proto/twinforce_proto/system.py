@@ -58,12 +58,12 @@ class System:
         numbers = checks.atomic_numbers(atomic_numbers)
         periodic = checks.pbc(pbc)
         self._set(
-            atomic_numbers=numbers,
-            positions=checks.coordinates("positions", positions, (len(numbers), 3)),
-            cell=checks.cell(cell, periodic),
-            pbc=periodic,
-            charge=checks.charge(charge),
-            spin_multiplicity=checks.spin_multiplicity(spin_multiplicity),
+            numbers,
+            checks.coordinates("positions", positions, (len(numbers), 3)),
+            checks.cell(cell, periodic),
+            periodic,
+            checks.charge(charge),
+            checks.spin_multiplicity(spin_multiplicity),
         )
 
     @classmethod
@@ -78,14 +78,7 @@ class System:
     ) -> Self:
         """Return a system with these attributes without validating them again."""
         system = object.__new__(cls)
-        system._set(
-            atomic_numbers=atomic_numbers,
-            positions=positions,
-            cell=cell,
-            pbc=pbc,
-            charge=charge,
-            spin_multiplicity=spin_multiplicity,
-        )
+        system._set(atomic_numbers, positions, cell, pbc, charge, spin_multiplicity)
         return system
 
     def __len__(self) -> int:
@@ -110,6 +103,19 @@ class System:
             self.spin_multiplicity,
         )
 
-    def _set(self, **values: object) -> None:
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+    def _set(
+        self,
+        atomic_numbers: NDArray[np.int32],
+        positions: NDArray[np.float64],
+        cell: NDArray[np.float64],
+        pbc: NDArray[np.bool_],
+        charge: float | None,
+        spin_multiplicity: int | None,
+    ) -> None:
+        assign = object.__setattr__
+        assign(self, "atomic_numbers", atomic_numbers)
+        assign(self, "positions", positions)
+        assign(self, "cell", cell)
+        assign(self, "pbc", pbc)
+        assign(self, "charge", charge)
+        assign(self, "spin_multiplicity", spin_multiplicity)

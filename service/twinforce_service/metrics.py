@@ -168,14 +168,17 @@ class Metrics:
     def __init__(self, service_version: str) -> None:
         self.registry = CollectorRegistry()
         self._metrics = {each.name: each.register(self.registry) for each in _TABLE}
-        self._requests: Counter = self._metrics["twinforce_requests"]
+        self._requests: dict[tuple[str, str, str], Counter] = {}
         self._by_model: dict[str, _BatchMetrics] = {}
         self._by_caller: dict[str, tuple[Counter, Counter, Counter]] = {}
         self._metrics["twinforce_service_info"].labels(service_version).set(1)
 
     def count_request(self, transport: str, model: str, outcome: str) -> None:
         """Count a call that was answered."""
-        self._requests.labels(transport, model, outcome).inc()
+        labels = transport, model, outcome
+        if (counter := self._requests.get(labels)) is None:
+            counter = self._requests[labels] = self._metrics["twinforce_requests"].labels(*labels)
+        counter.inc()
 
     def observe_batch(self, report: BatchReport) -> None:
         """Record a batch, or some rows of a Jacobian."""

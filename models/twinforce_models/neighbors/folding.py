@@ -13,6 +13,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,10 +96,10 @@ def fold(systems: Sequence[System], cutoff: float) -> Geometry:
     owner = np.repeat(np.arange(len(systems)), n_atoms_per_system)
     slices = _split(n_atoms_per_system)
     positions = np.concatenate([system.positions for system in systems])
-    cells = np.stack([system.cell for system in systems])
-    pbc = np.stack([system.pbc for system in systems])
+    cells = _stacked([system.cell for system in systems])
+    pbc = _stacked([system.pbc for system in systems])
     frames = [_frame(system.cell.tobytes(), system.pbc.tobytes()) for system in systems]
-    complete, inverse = (np.stack(each) for each in zip(*frames, strict=True))
+    complete, inverse = (_stacked(each) for each in zip(*frames, strict=True))
 
     fractional = _times_each(positions, inverse, owner, slices)
     folds = np.floor(fractional)
@@ -220,6 +221,11 @@ def _without_gaps(positions: Floats, cell: Floats, max_gap: float) -> tuple[Floa
         part[order[1:], axis] -= np.cumsum(excess)[:-1]
         scale[axis] = 1.0 - excess.sum()
     return (part + whole * scale) @ cell, cell * scale[:, None]
+
+
+def _stacked(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return arrays of one shape as one, in a fraction of the time that numpy's stack takes."""
+    return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
 
 
 def _split(n_atoms_per_system: Sequence[int]) -> list[slice]:

@@ -15,14 +15,23 @@ from twinforce_proto.v1 import inference_pb2 as pb
 
 INT32 = np.dtype("<i4")
 _FLOAT64 = np.dtype("<f8")
+_NATIVE = np.dtype(np.float64)
 _DTYPES = {"float64": pb.FLOAT64, "float32": pb.FLOAT32}
 _NUMPY_DTYPES: dict[int, np.dtype[Any]] = {pb.FLOAT64: _FLOAT64, pb.FLOAT32: np.dtype("<f4")}
 
 
 def array_to_proto(array: NDArray[Any], dtype: str = "float64") -> pb.Array:
     """Encode an array as "float64" or "float32"."""
+    message = pb.Array()
+    write_array(message, array, dtype)
+    return message
+
+
+def write_array(message: pb.Array, array: NDArray[Any], dtype: str) -> None:
+    """Encode an array in place, as "float64" or "float32"."""
     number = dtype_to_proto(dtype)
-    return pb.Array(dtype=number, data=bytes_of(array, _NUMPY_DTYPES[number]))
+    message.dtype = number
+    message.data = bytes_of(array, _NUMPY_DTYPES[number])
 
 
 def bytes_of(array: NDArray[Any], dtype: np.dtype[Any] = _FLOAT64) -> bytes:
@@ -50,15 +59,13 @@ def array_from_proto(
     dtype = _NUMPY_DTYPES.get(message.dtype)
     if dtype is None:
         raise error.expected(field, "dtype FLOAT64 (0) or FLOAT32 (1)", message.dtype)
-    data = message.data
-    # The number of bytes of a whole array, or of one row if their number is not fixed.
-    unit, n_bytes = abs(math.prod(shape)) * dtype.itemsize, len(data)
-    if n_bytes % unit or (-1 not in shape and n_bytes != unit):
-        size = f"a multiple of {unit} bytes" if -1 in shape else f"{unit} bytes"
-        expected = f"{size} of {dtype.name} for shape {_shape_text(shape)}"
-        raise error.expected(field, expected, f"{n_bytes} bytes")
-    array = np.frombuffer(data, dtype=dtype).reshape(shape)
-    return np.asarray(array, dtype=np.float64)
+    try:
+        array = np.frombuffer(message.data, dtype).reshape(shape)
+    except ValueError:
+        raise error.expected(
+            field, _size_text(shape, dtype), f"{len(message.data)} bytes"
+        ) from None
+    return array if dtype is _NATIVE else array.astype(np.float64)
 
 
 def int32_from_bytes(
@@ -92,6 +99,13 @@ def dtype_from_proto(number: int) -> str:
         if number == known:
             return name
     raise InvalidRequestError.expected("reply_dtype", "FLOAT64 (0) or FLOAT32 (1)", number)
+
+
+def _size_text(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    """Return how many bytes an array takes, or one row of it if their number is not fixed."""
+    n_bytes = f"{abs(math.prod(shape)) * dtype.itemsize} bytes"
+    size = f"a multiple of {n_bytes}" if -1 in shape else n_bytes
+    return f"{size} of {dtype.name} for shape {_shape_text(shape)}"
 
 
 def _shape_text(shape: tuple[int, ...]) -> str:

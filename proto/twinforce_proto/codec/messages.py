@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ from twinforce_proto.codec.arrays import (
     dtype_from_proto,
     dtype_to_proto,
     int32_from_bytes,
+    write_array,
 )
 from twinforce_proto.errors import (
     InvalidRequestError,
@@ -154,12 +156,18 @@ def systems_from_proto(messages: Iterable[pb.System]) -> tuple[System, ...]:
 
 def prediction_to_proto(prediction: Prediction, dtype: str = "float64") -> pb.Prediction:
     """Encode a prediction; `dtype` applies to its arrays, the energy is always float64."""
-    arrays = {
-        name: array_to_proto(array, dtype)
-        for name in _ARRAY_SHAPES
-        if (array := getattr(prediction, name)) is not None
-    }
-    return pb.Prediction(energy=prediction.energy, **arrays)
+    message = pb.Prediction()
+    write_prediction(message, prediction, dtype)
+    return message
+
+
+def write_prediction(message: pb.Prediction, prediction: Prediction, dtype: str) -> None:
+    """Encode a prediction in place, which takes a fraction of the time of copies."""
+    if prediction.energy is not None:
+        message.energy = prediction.energy
+    for name in _ARRAY_SHAPES:
+        if (array := getattr(prediction, name)) is not None:
+            write_array(getattr(message, name), array, dtype)
 
 
 def prediction_from_proto(
@@ -185,12 +193,14 @@ def predict_reply_to_proto(
     model: str, predictions: Sequence[Prediction], dtype: str = "float64"
 ) -> pb.PredictReply:
     """Encode the predictions of one request, with the timings of the slowest one."""
-    return pb.PredictReply(
+    message = pb.PredictReply(
         model=model,
-        predictions=(prediction_to_proto(prediction, dtype) for prediction in predictions),
         provenance=provenance_to_proto(predictions[0].provenance),
         timings=timings_to_proto(slowest_timings(predictions)),
     )
+    for prediction in predictions:
+        write_prediction(message.predictions.add(), prediction, dtype)
+    return message
 
 
 def predict_reply_from_proto(message: pb.PredictReply) -> list[Prediction]:
@@ -206,8 +216,9 @@ def slowest_timings(predictions: Iterable[Prediction]) -> Timings | None:
     return max(timings, key=lambda each: each.queue_s + each.compute_s, default=None)
 
 
+@lru_cache(maxsize=256)
 def provenance_to_proto(provenance: Provenance | None) -> pb.Provenance | None:
-    """Encode the provenance of a prediction."""
+    """Encode the provenance of a prediction; the message is shared and must not be changed."""
     if provenance is None:
         return None
     return pb.Provenance(
@@ -239,12 +250,17 @@ def timings_to_proto(timings: Timings | None) -> pb.Timings | None:
     """Encode the timings of a prediction."""
     if timings is None:
         return None
-    return pb.Timings(
-        queue_s=timings.queue_s,
-        compute_s=timings.compute_s,
-        batch_n_systems=timings.batch_n_systems,
-        batch_n_atoms=timings.batch_n_atoms,
-    )
+    message = pb.Timings()
+    write_timings(message, timings)
+    return message
+
+
+def write_timings(message: pb.Timings, timings: Timings) -> None:
+    """Encode the timings of a prediction in place."""
+    message.queue_s = timings.queue_s
+    message.compute_s = timings.compute_s
+    message.batch_n_systems = timings.batch_n_systems
+    message.batch_n_atoms = timings.batch_n_atoms
 
 
 def timings_from_proto(

@@ -17,13 +17,13 @@ from twinforce_proto.codec.messages import (
     outputs_from_proto,
     outputs_to_proto,
     prediction_from_proto,
-    prediction_to_proto,
     provenance_from_proto,
     provenance_to_proto,
     system_from_proto,
     system_to_proto,
     timings_from_proto,
-    timings_to_proto,
+    write_prediction,
+    write_timings,
 )
 from twinforce_proto.errors import InvalidRequestError, PredictionError, ServiceError
 from twinforce_proto.outputs import parse_outputs
@@ -107,11 +107,14 @@ def stream_reply_to_proto(
     """Encode the reply to one message of a stream."""
     if isinstance(outcome, ServiceError):
         return pb.StreamReply(error=error_to_proto(outcome))
-    return pb.StreamReply(
-        prediction=prediction_to_proto(outcome, dtype),
-        provenance=provenance_to_proto(outcome.provenance),
-        timings=timings_to_proto(outcome.timings),
-    )
+    message = pb.StreamReply()
+    message.prediction.SetInParent()
+    write_prediction(message.prediction, outcome, dtype)
+    if outcome.provenance is not None:
+        message.provenance.CopyFrom(provenance_to_proto(outcome.provenance))
+    if outcome.timings is not None:
+        write_timings(message.timings, outcome.timings)
+    return message
 
 
 def stream_reply_from_proto(message: pb.StreamReply) -> Prediction:
@@ -154,19 +157,22 @@ def _first_request(message: pb.StreamRequest) -> PredictRequest:
 
 
 def _next_request(message: pb.StreamRequest, last: PredictRequest) -> PredictRequest:
-    has_dtype = message.HasField("reply_dtype")
+    has_dtype, numbers = message.HasField("reply_dtype"), message.outputs
     return PredictRequest(
-        model=message.model or last.model,
-        systems=(_system_of(message, last.systems[0]),),
-        outputs=outputs_from_proto(message.outputs) if message.outputs else last.outputs,
-        reply_dtype=dtype_from_proto(message.reply_dtype) if has_dtype else last.reply_dtype,
+        message.model or last.model,
+        (_system_of(message, last.systems[0]),),
+        outputs_from_proto(numbers) if numbers else last.outputs,
+        dtype_from_proto(message.reply_dtype) if has_dtype else last.reply_dtype,
     )
 
 
 def _system_of(message: pb.StreamRequest, last: System) -> System:
-    if message.HasField("system"):
-        return system_from_proto(message.system)
-    if not message.HasField("move"):
-        raise InvalidRequestError.expected("input", "a system or a move", "neither")
-    positions = array_from_proto(message.move.positions, "positions", (-1, 3))
-    return last.moved(positions, cell_from_proto(message.move))
+    match message.WhichOneof("input"):
+        case "move":
+            move = message.move
+            positions = array_from_proto(move.positions, "positions", (-1, 3))
+            return last.moved(positions, cell_from_proto(move))
+        case "system":
+            return system_from_proto(message.system)
+        case _:
+            raise InvalidRequestError.expected("input", "a system or a move", "neither")

@@ -4,10 +4,11 @@ The parser of protobuf makes an object of every part, however small: a message o
 eighty. Counting reads tags and lengths alone, and stops at the first part that is too many.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
@@ -21,9 +22,8 @@ _ENCODED: Mapping[tuple[str, str], Any] = {
 }
 
 
-@dataclass(slots=True)
-class WireCounts:
-    """The counts of a message, as far as it was read.
+class WireCounts(NamedTuple):
+    """The counts of a message.
 
     Attributes:
         n_fields: Number of fields, also of messages inside.
@@ -31,25 +31,50 @@ class WireCounts:
         n_atoms: Number of atoms of all systems.
     """
 
-    n_fields: int = 0
-    n_systems: int = 0
-    n_atoms: int = 0
+    n_fields: int
+    n_systems: int
+    n_atoms: int
 
 
-def wire_counts(data: bytes, kind: type[Message]) -> Iterator[WireCounts]:
-    """Yield the counts of a message, which grow, after each of its fields.
+def wire_counts(data: bytes, kind: type[Message], most: WireCounts) -> WireCounts:
+    """Return the counts of a message, read up to the place where one of them exceeds its limit.
 
     What is no message is read up to the place where that shows.
 
     Args:
         data: Bytes of the message.
         kind: Class of the message.
+        most: Limits of the counts.
     """
-    counts = WireCounts()
-    try:
-        yield from _walk(data, kind.DESCRIPTOR, counts)
-    except IndexError:  # it ends within a number
-        return
+    place, end, part = 0, len(data), _kind_of(kind.DESCRIPTOR)
+    outer: list[tuple[int, _Kind]] = []
+    n_fields = n_systems = n_atoms = 0
+    with suppress(IndexError):  # it ends within a number
+        while (
+            n_fields <= most.n_fields and n_systems <= most.n_systems and n_atoms <= most.n_atoms
+        ):
+            if place >= end:
+                if not outer:
+                    break
+                end, part = outer.pop()
+                continue
+            tag, place = _number(data, place)
+            n_fields += 1
+            if tag & 7 != _LENGTH:
+                place = _behind(data, place, tag & 7)
+                continue
+            size, place = _number(data, place)
+            if place + size > end:
+                break
+            if (inside := part.parts.get(tag >> 3)) is not None:
+                outer.append((end, part))
+                end, part = place + size, _kind_of(inside)
+                n_systems += part.is_system
+                continue
+            if part.is_system and tag >> 3 == _ATOMIC_NUMBERS:
+                n_atoms += size // _BYTES_PER_ATOM
+            place += size
+    return WireCounts(n_fields, n_systems, n_atoms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,35 +97,11 @@ def _inside(descriptor: Any, field: Any) -> Any:
     return field.message_type or _ENCODED.get((descriptor.full_name, field.name))
 
 
-def _walk(data: bytes, descriptor: Any, counts: WireCounts) -> Iterator[WireCounts]:
-    place, end, kind = 0, len(data), _kind_of(descriptor)
-    outer: list[tuple[int, _Kind]] = []
-    while True:
-        while place >= end:
-            if not outer:
-                return
-            end, kind = outer.pop()
-        tag, place = _number(data, place)
-        counts.n_fields += 1
-        form = tag & 7
-        if form == _LENGTH:
-            size, place = _number(data, place)
-            if place + size > end:
-                return
-            part = kind.parts.get(tag >> 3)
-            if part is not None:
-                outer.append((end, kind))
-                end, kind = place + size, _kind_of(part)
-                counts.n_systems += kind.is_system
-            else:
-                if kind.is_system and tag >> 3 == _ATOMIC_NUMBERS:
-                    counts.n_atoms += size // _BYTES_PER_ATOM
-                place += size
-        elif form == _VARINT:
-            _, place = _number(data, place)
-        elif form in (_FIXED64, _FIXED32):
-            place += 8 if form == _FIXED64 else 4
-        yield counts
+def _behind(data: bytes, place: int, form: int) -> int:
+    """Return the place behind a number of this form."""
+    if form == _VARINT:
+        return _number(data, place)[1]
+    return place + {_FIXED64: 8, _FIXED32: 4}.get(form, 0)
 
 
 def _number(data: bytes, place: int) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
 
@@ -15,6 +15,8 @@ _SECOND, _DAY = 1.0, 86_400.0
 _SHORTEST, _LONGEST, _GUESS = 0.1, 60.0, 1.0
 # Number of callers with limits that are remembered before those that do nothing are forgotten.
 _MANY = 1000
+# The context of a request whose caller has no limits.
+_UNCOUNTED = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +97,15 @@ class Allowances:
     def __init__(
         self, default: CallerLimits = UNLIMITED, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._default = default
+        self._default = UNLIMITED if default == UNLIMITED else default
         self._clock = clock
         self._states: dict[str, _Standing] = {}
         self._n_bearable = _MANY
 
-    @contextmanager
     def request(
         self, caller: Caller, n_atoms: int, n_evaluated: int | None = None
-    ) -> Iterator[None]:
-        """Count a request as in flight within the context.
+    ) -> AbstractContextManager[None]:
+        """Return a context within which a request counts as in flight.
 
         Args:
             caller: Caller that asks.
@@ -114,9 +115,13 @@ class Allowances:
         Raises:
             OverloadedError: A limit is reached; the error says which, and when to come back.
         """
-        if (state := self._state_of(caller)) is None:
-            yield
-            return
+        state = self._state_of(caller)
+        return _UNCOUNTED if state is None else self._counted(state, caller, n_atoms, n_evaluated)
+
+    @contextmanager
+    def _counted(
+        self, state: _Standing, caller: Caller, n_atoms: int, n_evaluated: int | None
+    ) -> Iterator[None]:
         limits, started = state.limits, self._clock()
         self._check_in_flight(caller, state, n_atoms)
         if (atoms := state.atoms) is not None:
@@ -209,7 +214,7 @@ class Allowances:
     def _state_of(self, caller: Caller) -> _Standing | None:
         """Return what a caller is using; None if it has no limits."""
         limits = self._default if caller.limits is None else caller.limits
-        if limits == UNLIMITED:
+        if limits is UNLIMITED or limits == UNLIMITED:
             return None
         state = self._states.get(caller.name)
         if state is None:

@@ -1,20 +1,24 @@
 """The bounds of a call, checked as soon as they can be: before objects are made of a message."""
 
+import sys
 from dataclasses import dataclass
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from twinforce_proto import InvalidRequestError, PredictRequest
-from twinforce_proto.codec.wire import wire_counts
+from twinforce_proto.codec.wire import WireCounts, wire_counts
 from twinforce_service.calls.conversion import BYTES_PER_SYSTEM, MAX_BYTES_INLINE
 
 _Message = TypeVar("_Message", bound=Message)
 
+_ANY = sys.maxsize
 # Fields of a whole system, its arrays included, and those of everything else in a call.
 _FIELDS_PER_SYSTEM, _OTHER_FIELDS = 20, 200
 # Fields of a small system, whose object takes as long as any.
 _FEWEST_FIELDS = 6
+# Counts of a message of which no more need be known than that it is not converted at once.
+_FEW = WireCounts(_FEWEST_FIELDS * MAX_BYTES_INLINE // BYTES_PER_SYSTEM, _ANY, _ANY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +73,11 @@ class CallLimits:
             InvalidRequestError: There are too many systems, atoms or fields.
         """
         max_fields = _OTHER_FIELDS + _FIELDS_PER_SYSTEM * self.max_systems
-        n_systems, n_atoms = self.max_systems, self.max_atoms
-        for counts in wire_counts(data, kind):
-            if counts.n_systems > n_systems or counts.n_atoms > n_atoms:
-                self.check_systems(counts.n_systems)
-                self.check_atoms(counts.n_atoms)
-            if counts.n_fields > max_fields:
-                raise InvalidRequestError.expected("body", f"at most {max_fields} fields", "more")
+        counts = wire_counts(data, kind, WireCounts(max_fields, self.max_systems, self.max_atoms))
+        self.check_systems(counts.n_systems)
+        self.check_atoms(counts.n_atoms)
+        if counts.n_fields > max_fields:
+            raise InvalidRequestError.expected("body", f"at most {max_fields} fields", "more")
 
 
 def parsed(kind: type[_Message], data: bytes) -> _Message:
@@ -98,12 +100,8 @@ def work_of_wire(data: bytes, kind: type[Message]) -> int:
     """
     if len(data) > MAX_BYTES_INLINE:
         return len(data)
-    n_bytes = len(data)
-    for counts in wire_counts(data, kind):
-        n_bytes = len(data) + BYTES_PER_SYSTEM * counts.n_fields // _FEWEST_FIELDS
-        if n_bytes > MAX_BYTES_INLINE:
-            break
-    return n_bytes
+    counts = wire_counts(data, kind, _FEW)
+    return len(data) + BYTES_PER_SYSTEM * counts.n_fields // _FEWEST_FIELDS
 
 
 def accept_one(request: object) -> None:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import numpy as np
-
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto import OUTPUTS, Nonconservativity, Prediction
@@ -17,14 +15,19 @@ MAX_BYTES_INLINE = 100_000
 # Bytes that take as long to convert as the objects of one system or prediction.
 BYTES_PER_SYSTEM = 3000
 
+_ARRAYS = tuple(name for name in OUTPUTS if name != "energy")
+
 _Result = TypeVar("_Result")
 
 
 def prediction_bytes(predictions: Sequence[Prediction]) -> int:
     """Return the size of predictions, in bytes: of their arrays, and of what each takes beside."""
-    arrays = (getattr(each, name) for each in predictions for name in OUTPUTS)
-    n_bytes = sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
-    return n_bytes + BYTES_PER_SYSTEM * (len(predictions) - 1)
+    n_bytes = BYTES_PER_SYSTEM * (len(predictions) - 1)
+    for each in predictions:
+        for name in _ARRAYS:
+            if (array := getattr(each, name)) is not None:
+                n_bytes += array.nbytes
+    return n_bytes
 
 
 def nonconservativity_bytes(found: Nonconservativity) -> int:
@@ -55,8 +58,10 @@ class Converter:
 
     async def convert(self, n_bytes: int, work: Callable[[], _Result]) -> _Result:
         """Return the result of `work`, which runs in the thread if it converts many bytes."""
-        if n_bytes <= MAX_BYTES_INLINE:
-            return work()
+        return work() if n_bytes <= MAX_BYTES_INLINE else await self.convert_large(work)
+
+    async def convert_large(self, work: Callable[[], _Result]) -> _Result:
+        """Return the result of `work`, which runs in the thread."""
         context = contextvars.copy_context()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, context.run, work)

@@ -34,6 +34,16 @@ def request_too_large(max_bytes: int, n_bytes: int | None = None) -> SystemTooLa
     return SystemTooLargeError.expected("body", expected, got)
 
 
+def check_size(n_bytes: int, max_bytes: int) -> None:
+    """Refuse a request above the limit.
+
+    Raises:
+        SystemTooLargeError: It is too large.
+    """
+    if n_bytes > max_bytes:
+        raise request_too_large(max_bytes, n_bytes)
+
+
 def check_predictions(request: PredictRequest, max_bytes: int) -> None:
     """Refuse a list of systems whose predictions do not fit into a message.
 

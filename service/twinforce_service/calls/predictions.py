@@ -15,7 +15,7 @@ from twinforce_proto import (
     RequestCancelledError,
 )
 from twinforce_service.callers.allowances import Allowances
-from twinforce_service.calls.conversion import BYTES_PER_SYSTEM, Converter
+from twinforce_service.calls.conversion import BYTES_PER_SYSTEM, MAX_BYTES_INLINE, Converter
 from twinforce_service.context import caller, connection, request_id, urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.scheduling.reply import reply
@@ -48,40 +48,32 @@ async def predict(
         ServiceError: A system was refused or failed, or the timeout has passed.
     """
     with allowances.request(caller.get(), sum(map(len, request.systems))):
-        return await _predict(engine, _pending(request, timeout, walker), timeout, converter)
-
-
-async def _predict(
-    engine: Engine,
-    pending: Sequence[Request[Prediction]],
-    timeout: float | None,
-    converter: Converter | None,
-) -> list[Prediction]:
-    try:
-        if converter is None:
-            engine.submit(pending)
-        else:
-            await converter.convert(
-                BYTES_PER_SYSTEM * len(pending), partial(engine.submit, pending)
-            )
-        done = _done(pending)
-        if timeout is None:
-            await done
-        else:
-            async with asyncio.timeout(timeout):
+        pending = _pending(request, timeout, walker)
+        n_bytes = BYTES_PER_SYSTEM * len(pending)
+        try:
+            if converter is None or n_bytes <= MAX_BYTES_INLINE:
+                engine.submit(pending)
+            else:
+                await converter.convert_large(partial(engine.submit, pending))
+            done = _Completion(pending).done
+            if timeout is None:
                 await done
-    except TimeoutError as error:
-        raise DeadlineExceededError(f"not evaluated within {timeout:.3g} s") from error
-    finally:
-        for each in pending:
-            each.future.cancel()
-    return _results([each.future for each in pending])
+            else:
+                async with asyncio.timeout(timeout):
+                    await done
+        except TimeoutError as error:
+            raise DeadlineExceededError(f"not evaluated within {timeout:.3g} s") from error
+        finally:
+            for each in pending:
+                each.future.cancel()
+        return _results(pending)
 
 
 def _pending(
     request: PredictRequest, timeout: float | None, walker: Walker | None
 ) -> list[Request[Prediction]]:
     deadline = None if timeout is None else time.monotonic() + timeout
+    label, level, who, where = request_id.get(), urgency.get(), caller.get(), connection.get()
     return [
         Request(
             model=request.model,
@@ -89,49 +81,57 @@ def _pending(
             outputs=request.outputs,
             deadline=deadline,
             system_index=index if walker is None else None,
-            request_id=request_id.get(),
+            request_id=label,
             walker=walker,
-            urgency=urgency.get(),
-            caller=caller.get(),
-            connection=connection.get(),
+            urgency=level,
+            caller=who,
+            connection=where,
             future=reply(),
         )
         for index, system in enumerate(request.systems)
     ]
 
 
-def _done(pending: Sequence[Request[Prediction]]) -> "asyncio.Future[None]":
-    """Return a future that is done once all pending requests are, or one has failed.
+class _Completion:
+    """The end of several requests, which wakes the event loop only once.
 
-    It wakes the event loop only once.
+    Args:
+        pending: Requests that were submitted.
+
+    Attributes:
+        done: A future that is done once all requests are, or one has failed.
     """
-    loop, thread = asyncio.get_running_loop(), threading.get_ident()
-    done: asyncio.Future[None] = loop.create_future()
-    n_done = itertools.count(1)
 
-    def wake() -> None:
-        if not done.done():
-            done.set_result(None)
+    __slots__ = ("_loop", "_n_done", "_n_pending", "_thread", "done")
 
-    def note(future: Future[Prediction]) -> None:
-        is_last = next(n_done) == len(pending)
+    def __init__(self, pending: Sequence[Request[Prediction]]) -> None:
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self.done: asyncio.Future[None] = self._loop.create_future()
+        self._n_done, self._n_pending = itertools.count(1), len(pending)
+        for each in pending:
+            each.future.add_done_callback(self._note)
+
+    def _note(self, future: Future[Prediction]) -> None:
+        is_last = next(self._n_done) == self._n_pending
         if is_last or future.cancelled() or future.exception() is not None:
-            if threading.get_ident() == thread:
-                wake()
+            if threading.get_ident() == self._thread:
+                self._wake()
             else:
-                loop.call_soon_threadsafe(wake)
+                self._loop.call_soon_threadsafe(self._wake)
 
-    for each in pending:
-        each.future.add_done_callback(note)
-    return done
+    def _wake(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
 
 
-def _results(futures: Sequence[Future[Prediction]]) -> list[Prediction]:
+def _results(pending: Sequence[Request[Prediction]]) -> list[Prediction]:
     """Return the results, or raise the first error."""
-    answered = [future for future in futures if future.done() and not future.cancelled()]
-    for future in answered:
-        if (failure := future.exception()) is not None:
-            raise failure
-    if len(answered) < len(futures):
+    answered = [each.future for each in pending if _is_answered(each.future)]
+    results = [future.result() for future in answered]
+    if len(results) < len(pending):
         raise RequestCancelledError("the request was canceled")
-    return [future.result() for future in futures]
+    return results
+
+
+def _is_answered(future: Future[Prediction]) -> bool:
+    return future.done() and not future.cancelled()

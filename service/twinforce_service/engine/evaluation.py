@@ -3,9 +3,11 @@
 import traceback
 from collections.abc import Hashable, Iterable, Sequence
 from math import isfinite
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from twinforce_models.batch import Batch
 from twinforce_models.nonconservativity import jacobian_rows
@@ -239,7 +241,7 @@ def _checked(
             has_shape, is_finite = isinstance(value, float), value is None or isfinite(value)
         else:
             has_shape = value is not None and value.shape == _shape(name, request.n_atoms)
-            is_finite = not has_shape or np.logical_and.reduce(np.isfinite(value), axis=None)
+            is_finite = not has_shape or _is_finite(value)
         if not has_shape:
             raise PredictionError(f"the model gave {name} of shape {np.shape(value)}")
         if not is_finite:
@@ -247,6 +249,11 @@ def _checked(
                 f"{name}: the model gave NaN or infinity for this system", field=name
             )
     return prediction
+
+
+def _is_finite(values: NDArray[Any]) -> bool:
+    """Return True if all values are finite, which a finite sum of squares tells at once."""
+    return isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())
 
 
 def _shape(name: str, n_atoms: int) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ waits only for walkers that are known to return soon, and only if the wait pays 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from threading import Thread
 from typing import Any
@@ -17,6 +16,7 @@ from twinforce_proto import DeadlineExceededError, ModelLoadError, ServiceError,
 from twinforce_service.engine import evaluation
 from twinforce_service.engine.answering import Answering
 from twinforce_service.engine.lifecycle import Lifecycle, not_finished
+from twinforce_service.engine.preparation import prepared
 from twinforce_service.engine.pulse import NoPulse, Pulse
 from twinforce_service.engine.report import BatchReport
 from twinforce_service.engine.run_steps import run_steps_of
@@ -24,8 +24,6 @@ from twinforce_service.engine.runner import ActiveRun, Runner
 from twinforce_service.engine.runs import Credit, Run
 from twinforce_service.engine.turn import OwnDevice, Turn
 from twinforce_service.engine.wakeup import EventWakeup, Wakeup
-from twinforce_service.engine.warm_up import memory_samples, warm_up
-from twinforce_service.scheduling import budgets
 from twinforce_service.scheduling.batch_queue import BatchQueue, Taken
 from twinforce_service.scheduling.budgets import Budgets
 from twinforce_service.scheduling.holding import Holding
@@ -181,7 +179,8 @@ class ThreadEngine(Lifecycle):
             on_ready: Called when the engine accepts requests.
         """
         try:
-            models = self._prepare()
+            models = prepared(self._load, self._budgets, self._memory_share)
+            self._open(model.info for model in models.values())
             if on_ready is not None:
                 on_ready()
             self._serve(models)
@@ -194,31 +193,6 @@ class ThreadEngine(Lifecycle):
         finally:
             self._close()
             self._abandon(self._refusal())
-
-    def _prepare(self) -> Mapping[str, LoadedModel]:
-        """Load the models, warm them up and accept requests."""
-        try:
-            models = {
-                name: replace(model, info=replace(model.info, name=name))
-                for name, model in self._load().items()
-            }
-            for model in models.values():
-                warm_up(model)
-                self._measure_memory(model)
-        except ModelLoadError:
-            raise
-        except Exception as error:
-            raise ModelLoadError(evaluation.summary(error)) from error
-        self._open(model.info for model in models.values())
-        return models
-
-    def _measure_memory(self, model: LoadedModel) -> None:
-        for with_autograd in (False, True):
-            samples = memory_samples(
-                model, with_autograd=with_autograd, memory_share=self._memory_share
-            )
-            if (budget := budgets.fit_budget(*samples)) is not None:
-                self._budgets.set(model.info.name, budget, with_autograd=with_autograd)
 
     def _serve(self, models: Mapping[str, LoadedModel]) -> None:
         """Evaluate batches and advance runs until the engine is closed and has finished."""

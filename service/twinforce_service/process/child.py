@@ -16,8 +16,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from twinforce_service.engine.spec import EngineSpec
 from twinforce_service.environments.environment import Environment
 from twinforce_service.environments.source import lendable_roots
@@ -50,7 +48,7 @@ class Counters:
 
     def __init__(self, directory: Path) -> None:
         with (directory / _COUNTERS).open("r+b") as file:
-            self._values = np.frombuffer(mmap.mmap(file.fileno(), 16), np.int64)
+            self._values = memoryview(mmap.mmap(file.fileno(), 16)).cast("q")
 
     @classmethod
     def create(cls, directory: Path) -> "Counters":
@@ -65,7 +63,7 @@ class Counters:
 
     def get(self) -> tuple[int, int]:
         """Return the numbers of requests and of atoms."""
-        return int(self._values[0]), int(self._values[1])
+        return self._values[0], self._values[1]
 
 
 class ChildProcess:

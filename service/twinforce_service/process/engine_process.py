@@ -33,6 +33,7 @@ from twinforce_service.process.child import Counters
 from twinforce_service.process.mailbox import Mailbox
 from twinforce_service.process.messages import Kind, Message
 from twinforce_service.process.pulse import SharedPulse
+from twinforce_service.process.request_messages import requests_from_message
 from twinforce_service.process.run_messages import run_from_message, update_to_frames
 from twinforce_service.process.turns import SharedDevice
 from twinforce_service.scheduling.request import Request
@@ -141,7 +142,7 @@ class Inbox:
         """Handle a message."""
         match message.kind:
             case Kind.REQUESTS:
-                self._accept(messages.requests_from_message(message))
+                self._accept(requests_from_message(message))
             case Kind.PROPAGATE | Kind.RELAX:
                 self._start_run(message)
             case Kind.CREDIT:

@@ -21,8 +21,11 @@ from twinforce_service.process.messages import Message
 
 logger = logging.getLogger(__name__)
 
-# Seconds between checks of the second thread, and the duration of a long batch.
+# Seconds that make a long batch, and between checks of the second thread while batches are long:
+# each check takes the interpreter from the thread that owns the device.
 _TICK = 0.005
+# Longest time between checks while all batches are short, in s.
+_SLOW_TICK = 0.04
 # Seconds without a batch after which the second thread sleeps until the next batch.
 _IDLE_TIME = 1.0
 # Seconds between two signs of life of a thread that waits.
@@ -48,9 +51,10 @@ class Mailbox:
         self._busy_since: float | None = None
         self._free_since = 0.0
         self._is_active = threading.Event()
+        self._has_unsent = threading.Event()
         self._wakeups, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
-        self._channel.on_unsent = self._is_active.set
+        self._channel.on_unsent = self._note_unsent
 
     def start(self, handle: Callable[[Message], None]) -> None:
         """Pass all messages to this function, never two at a time."""
@@ -108,19 +112,31 @@ class Mailbox:
             logger.critical("a message of the parent could not be handled", exc_info=True)
             os._exit(1)
 
+    def _note_unsent(self) -> None:
+        self._has_unsent.set()
+        self._is_active.set()
+
     def _read_while_busy(self) -> None:
         """Receive and send while a batch takes long."""
+        tick = _TICK
         while True:
             self._is_active.wait()
-            time.sleep(_TICK)
-            now, since = time.monotonic(), self._busy_since
-            if self._channel.has_unsent:
-                self._channel.flush()
-            elif since is None and now - self._free_since > _IDLE_TIME:
-                self._is_active.clear()
-                if self._busy_since is not None or self._channel.has_unsent:
-                    self._is_active.set()
-            if since is not None and now - since > _TICK:
-                with self._reading:
-                    if self._busy_since is not None:
-                        self._read()
+            self._has_unsent.wait(tick)
+            self._has_unsent.clear()
+            tick = _TICK if self._help() else min(2 * tick, _SLOW_TICK)
+
+    def _help(self) -> bool:
+        """Receive or send if the owner of the device is busy; return False if nothing is to do."""
+        now, since = time.monotonic(), self._busy_since
+        if has_unsent := self._channel.has_unsent:
+            self._channel.flush()
+        elif since is None and now - self._free_since > _IDLE_TIME:
+            self._is_active.clear()
+            if self._busy_since is not None or self._channel.has_unsent:
+                self._is_active.set()
+        if since is None or now - since <= _TICK:
+            return has_unsent
+        with self._reading:
+            if self._busy_since is not None:
+                self._read()
+        return True

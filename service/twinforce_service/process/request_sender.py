@@ -7,8 +7,8 @@ from threading import Lock
 from typing import Any
 
 from twinforce_service.logs import internal_error
-from twinforce_service.process import messages
 from twinforce_service.process.channel import Channel, Frame
+from twinforce_service.process.request_messages import requests_to_frames
 from twinforce_service.scheduling.request import Request
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class RequestSender:
         if not requests:
             return
         try:
-            frames = messages.requests_to_frames(requests)
+            frames = requests_to_frames(requests)
         except Exception as error:
             self._isolate(requests, error)
         else:

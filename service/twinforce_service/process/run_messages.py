@@ -29,7 +29,8 @@ from twinforce_dynamics.trajectory import Snapshot
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.engine.runs import Run, Update
 from twinforce_service.process.channel import Frame
-from twinforce_service.process.messages import Kind, Message, caller_of, caller_to_list, floats
+from twinforce_service.process.messages import Kind, Message, floats
+from twinforce_service.process.request_messages import caller_of, caller_to_list
 from twinforce_service.scheduling.request import Walker
 
 # Arrays of a snapshot, in the order of their frames.

@@ -41,8 +41,11 @@ class Account:
     def charge(self, seconds: float) -> None:
         """Add device time; negative time corrects an estimate and reduces the next charges."""
         change = seconds / self.share - self._overcharged
-        self._overcharged = max(-change, 0.0)
-        self.used += max(change, 0.0)
+        if change >= 0.0:
+            self._overcharged = 0.0
+            self.used += change
+        else:
+            self._overcharged = -change
 
     def catch_up(self, time: float) -> None:
         """Forget what was not used before this virtual time."""
@@ -80,7 +83,9 @@ class Accounts:
         """Move the virtual time to the turn of an account, which may come before or after it."""
         if account.delay > 0.0:
             account.catch_up(self._time)
-        self._time = max(self._time, min(account.used, account.turn))
+        turn = account.used + min(account.delay, 0.0)
+        if turn > self._time:
+            self._time = turn
 
     def _forget(self) -> None:
         """Remove accounts that say no more than new ones would, when there are many."""

@@ -47,8 +47,11 @@ class _Admitted:
 
 def has_hardly_moved(before: System, now: System) -> bool:
     """Return True if the atoms have about as many neighbor pairs as before."""
-    is_same = now.cell is before.cell
-    return is_same and bool(np.abs(now.positions - before.positions).max() <= _MAX_MOVE)
+    if now.cell is not before.cell:
+        return False
+    moved = now.positions - before.positions
+    # The sum of squares, which bounds them all, takes a third of the time.
+    return bool(np.vdot(moved, moved) <= _MAX_MOVE**2 or np.abs(moved).max() <= _MAX_MOVE)
 
 
 class Admission:

@@ -195,7 +195,7 @@ class BatchQueue:
         self.n_atoms += request.n_atoms
 
     def _pop(self, lane: Lane, head: Head) -> None:
-        lane.pop()
+        lane.pop(head)
         self._places.leave(head.entry.request)
         head.caller.n_waiting -= 1
         head.connection.n_waiting -= 1
@@ -212,7 +212,7 @@ class BatchQueue:
 
     def _turn(self, key: tuple[Hashable, Hashable]) -> tuple[float, ...]:
         """Return a sort key that is smallest for the lane whose turn it is."""
-        (due, number, _), caller, connection = self._lanes[key].head()
+        (due, number, _), caller, connection, *_ = self._lanes[key].head()
         return caller.turn, connection.turn, self._used[key[1]], due, number
 
     def _take_from(
@@ -228,25 +228,20 @@ class BatchQueue:
         while lane.n_requests:
             head = lane.head()
             request = head.entry.request
-            is_alive = not (request.future.cancelled() or request.is_expired(now))
-            if (
-                is_alive
-                and batch
-                and not self._budgets.fits(
-                    request, n_atoms + request.n_atoms, n_pairs + request.n_pairs
-                )
-            ):
+            is_expired = request.is_expired(now)
+            is_alive = not (is_expired or request.future.cancelled())
+            more_atoms, more_pairs = n_atoms + request.n_atoms, n_pairs + request.n_pairs
+            if is_alive and batch and not self._budgets.fits(request, more_atoms, more_pairs):
                 return
             self._pop(lane, head)
             if not request.future.set_running_or_notify_cancel():
                 continue
-            if request.is_expired(now):
+            if is_expired:
                 expired.append(request)
                 continue
             self._note_turn(head)
             batch.append(request)
-            n_atoms += request.n_atoms
-            n_pairs += request.n_pairs
+            n_atoms, n_pairs = more_atoms, more_pairs
         del self._lanes[key]
 
     def _note_turn(self, head: Head) -> None:

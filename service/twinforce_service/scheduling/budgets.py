@@ -87,7 +87,8 @@ class Budgets:
 
     def fits(self, request: Request[Any], n_atoms: int, n_pairs: int) -> bool:
         """Return True if a batch with this request may have this many atoms and pairs."""
-        limits, budget = self._limits, self._budgets.get(_kind(request))
+        limits = self._limits
+        budget = self._budgets.get(_kind(request)) if self._budgets else None
         return (
             n_atoms <= limits.max_batch_atoms
             and n_pairs <= limits.max_batch_pairs
@@ -101,6 +102,8 @@ class Budgets:
         Raises:
             SystemTooLargeError: A system does not fit into the memory of the device.
         """
+        if not self._budgets:
+            return
         for request in requests:
             budget = self._budgets.get(_kind(request))
             if budget is None:

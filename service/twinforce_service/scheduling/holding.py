@@ -13,7 +13,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from twinforce_service.scheduling.budgets import Budgets
 from twinforce_service.scheduling.costs import size
@@ -47,8 +47,7 @@ class Returns:
             self.within = sorted(self._delays)[int(_QUANTILE * (len(self._delays) - 1) + 0.5)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Away:
+class _Away(NamedTuple):
     """A walker that was answered and has not sent its next request."""
 
     group: Hashable
@@ -99,8 +98,7 @@ class Holding:
             walker = request.walker
             if walker is None or (away := self._leave(walker)) is None:
                 continue
-            returns = self._returns.setdefault(walker, Returns())
-            returns.note(now - away.answered_at)
+            self._returns_of(walker).note(now - away.answered_at)
             if self._hold is not None:
                 self._hold.awaited.discard(walker)
 
@@ -114,9 +112,8 @@ class Holding:
             if (walker := request.walker) is None:
                 continue
             self._leave(walker)
-            returns = self._returns.setdefault(walker, Returns())
+            within = self._returns_of(walker).within
             self._returns.move_to_end(walker)
-            within = returns.within
             away = _Away(group, request.n_atoms, request.n_pairs, now, within)
             self._away[walker] = away
             if within < self._max_hold:
@@ -178,6 +175,11 @@ class Holding:
         """Return True if a walker returns so soon that it gains from a shorter cycle."""
         returns = None if walker is None else self._returns.get(walker)
         return returns is not None and returns.within < delay
+
+    def _returns_of(self, walker: Walker) -> Returns:
+        if (returns := self._returns.get(walker)) is None:
+            returns = self._returns[walker] = Returns()
+        return returns
 
     def _leave(self, walker: Walker) -> _Away | None:
         away = self._away.pop(walker, None)

@@ -80,11 +80,21 @@ def _connections() -> _Line[list[Entry]]:
 
 
 class Head(NamedTuple):
-    """The first request of a lane, and the accounts whose turn it is."""
+    """The first request of a lane, the accounts whose turn it is, and what waits with it.
+
+    Attributes:
+        entry: The request.
+        caller: Account of its caller.
+        connection: Account of its connection.
+        of_caller: Everything of this caller in the lane.
+        of_connection: Everything of this connection in the lane.
+    """
 
     entry: Entry
     caller: Account
     connection: Account
+    of_caller: _Line[list[Entry]]
+    of_connection: list[Entry]
 
 
 @dataclass(slots=True, eq=False)
@@ -114,18 +124,16 @@ class Lane:
 
     def head(self) -> Head:
         """Return the request that is first."""
-        caller, connections = self._callers.first()
-        connection, entries = connections.first()
-        return Head(entries[0], caller, connection)
+        caller, of_caller = self._callers.first()
+        connection, of_connection = of_caller.first()
+        return Head(of_connection[0], caller, connection, of_caller, of_connection)
 
-    def pop(self) -> None:
-        """Remove the request that `head` has returned."""
-        _, connections = self._callers.first()
-        _, entries = connections.first()
-        request = heappop(entries).request
-        if not entries:
-            connections.drop_first()
-        if not connections:
+    def pop(self, head: Head) -> None:
+        """Remove the request that `head` has just returned."""
+        request = heappop(head.of_connection).request
+        if not head.of_connection:
+            head.of_caller.drop_first()
+        if not head.of_caller:
             self._callers.drop_first()
         self.n_requests -= 1
         self.n_atoms -= request.n_atoms

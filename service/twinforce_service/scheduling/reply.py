@@ -17,6 +17,9 @@ class _State(Enum):
     DONE = auto()
 
 
+_PENDING, _RUNNING, _CANCELLED, _DONE = _State
+_OVER = _CANCELLED, _DONE
+
 # One lock for all replies is enough, as it is held for a few instructions only.
 _CHANGING = Lock()
 
@@ -30,7 +33,7 @@ class Reply:
     __slots__ = ("_callbacks", "_error", "_result", "_state")
 
     def __init__(self) -> None:
-        self._state = _State.PENDING
+        self._state = _PENDING
         self._callbacks: list[Callable[[Any], object]] = []
         self._result: Any = None
         self._error: BaseException | None = None
@@ -39,26 +42,26 @@ class Reply:
         """Cancel the reply unless it is running; return True if it is canceled."""
         with _CHANGING:
             was = self._state
-            if was is _State.PENDING:
-                self._state = _State.CANCELLED
-        if was is _State.PENDING:
+            if was is _PENDING:
+                self._state = _CANCELLED
+        if was is _PENDING:
             self._call_all()
-        return was in (_State.PENDING, _State.CANCELLED)
+        return was in (_PENDING, _CANCELLED)
 
     def cancelled(self) -> bool:
         """Return True if the reply was canceled."""
-        return self._state is _State.CANCELLED
+        return self._state is _CANCELLED
 
     def done(self) -> bool:
         """Return True if the reply has a result or an error, or was canceled."""
-        return self._state in (_State.DONE, _State.CANCELLED)
+        return self._state in _OVER
 
     def set_running_or_notify_cancel(self) -> bool:
         """Mark the reply as running and return True, unless it was canceled."""
         with _CHANGING:
-            if self._state is _State.PENDING:
-                self._state = _State.RUNNING
-        return self._state is not _State.CANCELLED
+            if self._state is _PENDING:
+                self._state = _RUNNING
+        return self._state is not _CANCELLED
 
     def set_result(self, result: Any) -> None:
         """Set the result and call the callbacks."""
@@ -76,9 +79,9 @@ class Reply:
 
     def exception(self) -> BaseException | None:
         """Return the error, or None if there is a result."""
-        if self._state is _State.CANCELLED:
+        if self._state is _CANCELLED:
             raise CancelledError
-        if self._state is not _State.DONE:
+        if self._state is not _DONE:
             raise InvalidStateError("the reply is not done yet")
         return self._error
 
@@ -88,7 +91,7 @@ class Reply:
         If the reply is done already, `call` is called at once.
         """
         with _CHANGING:
-            is_done = self._state in (_State.DONE, _State.CANCELLED)
+            is_done = self._state in _OVER
             if not is_done:
                 self._callbacks.append(call)
         if is_done:
@@ -96,9 +99,9 @@ class Reply:
 
     def _end(self, result: Any, error: BaseException | None) -> None:
         with _CHANGING:
-            if self._state in (_State.DONE, _State.CANCELLED):
+            if self._state in _OVER:
                 raise InvalidStateError("the reply is done already")
-            self._result, self._error, self._state = result, error, _State.DONE
+            self._result, self._error, self._state = result, error, _DONE
         self._call_all()
 
     def _call_all(self) -> None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import uuid4
 
@@ -37,6 +37,9 @@ class Walker:
 
     id: str = field(default_factory=lambda: uuid4().hex)
 
+    def __hash__(self) -> int:
+        return hash(self.id)  # without the tuple that a dataclass would make each time
+
 
 @dataclass(slots=True, eq=False)
 class Request(Generic[_Answer]):
@@ -58,6 +61,7 @@ class Request(Generic[_Answer]):
         number: Number of the request, or of its run, between two processes.
         submitted_at: Time of admission, on the same clock as `deadline`.
         charged: Device time that its caller was charged in advance, in s.
+        n_atoms: Number of atoms that the system adds to a batch.
         future: Receives the answer or a `ServiceError`; cancel it to abandon the request. It may be
             a `Reply` if no thread blocks on it.
     """
@@ -77,18 +81,16 @@ class Request(Generic[_Answer]):
     number: int = -1
     submitted_at: float = 0.0
     charged: float = 0.0
+    n_atoms: int = field(init=False)
     future: Future[_Answer] = field(default_factory=Future)
 
-    @property
-    def n_atoms(self) -> int:
-        """Number of atoms that the system adds to a batch."""
-        return len(self.system)
+    def __post_init__(self) -> None:
+        self.n_atoms = len(self.system.atomic_numbers)
 
     @property
     def kind(self) -> Hashable:
         """Key that is equal for requests whose evaluation takes the same steps."""
-        has_stress = not STRESSES.isdisjoint(self.outputs)
-        return self.model, needs_autograd(self.outputs), has_stress
+        return _kind(self.model, self.outputs)
 
     @property
     def group(self) -> Hashable:
@@ -97,17 +99,26 @@ class Request(Generic[_Answer]):
 
     def complete(self, answer: _Answer) -> None:
         """Set the answer, unless the request was abandoned meanwhile."""
-        with suppress(InvalidStateError):
+        try:
             self.future.set_result(answer)
+        except InvalidStateError:
+            return
 
     def fail(self, error: ServiceError) -> None:
         """Set the error in place of an answer, unless the request was abandoned meanwhile."""
-        with suppress(InvalidStateError):
+        try:
             self.future.set_exception(error.at(self.system_index))
+        except InvalidStateError:
+            return
 
     def is_expired(self, now: float) -> bool:
         """Return True if the deadline has passed."""
         return self.deadline is not None and self.deadline <= now
+
+
+@lru_cache(maxsize=1000)
+def _kind(model: str, outputs: frozenset[str]) -> Hashable:
+    return model, needs_autograd(outputs), not STRESSES.isdisjoint(outputs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

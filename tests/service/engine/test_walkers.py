@@ -13,6 +13,7 @@ from twinforce_models.prediction import predict
 from twinforce_service.embedded import run_in_thread
 from twinforce_service.engine.thread_engine import ThreadEngine
 from twinforce_service.process import messages
+from twinforce_service.process.request_messages import requests_from_message, requests_to_frames
 from twinforce_service.scheduling.request import Limits, Request, Walker
 
 
@@ -42,8 +43,8 @@ def test_a_walker_is_the_same_in_another_process():
     requests = [
         Request("soft", crystal(2), frozenset({"energy"}), walker=walker) for walker in walkers
     ]
-    frames = messages.requests_to_frames(enumerate(requests))
-    arrived = messages.requests_from_message(messages.read([memoryview(frame) for frame in frames]))
+    frames = requests_to_frames(enumerate(requests))
+    arrived = requests_from_message(messages.read([memoryview(frame) for frame in frames]))
     assert [request.walker for _, request in arrived] == walkers
     assert walkers[0] != walkers[2]
 

@@ -19,6 +19,7 @@ from twinforce_proto import (
 from twinforce_service.callers.caller import Caller
 from twinforce_service.engine.report import BatchReport, Usage
 from twinforce_service.process import messages
+from twinforce_service.process.request_messages import requests_from_message, requests_to_frames
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Request
 from twinforce_service.version import provenance_of
 
@@ -73,9 +74,9 @@ def test_requests_are_decoded_unchanged(system):
     second = JacobianRequest(
         model="soft", system=molecule(4), outputs=frozenset({"direct_forces"}), rows=range(3, 9)
     )
-    message = received(messages.requests_to_frames([(2**60, first), (1, second)]))
+    message = received(requests_to_frames([(2**60, first), (1, second)]))
     assert message.kind is messages.Kind.REQUESTS
-    (number, one), (other_number, other) = messages.requests_from_message(message)
+    (number, one), (other_number, other) = requests_from_message(message)
     assert (number, other_number) == (2**60, 1)
     assert_same_system(first.system, one.system)
     assert_same_system(second.system, other.system)
@@ -145,8 +146,8 @@ def test_declarations_of_models_are_decoded_unchanged():
 
 def test_large_arrays_are_not_copied():
     system = crystal(8)
-    head, *arrays = messages.requests_to_frames([(0, Request("soft", system, frozenset(OUTPUTS)))])
+    head, *arrays = requests_to_frames([(0, Request("soft", system, frozenset(OUTPUTS)))])
     assert any(np.shares_memory(each, system.positions) for each in arrays)
     message = messages.read([memoryview(head), *map(memoryview, arrays)])
-    [(_, request)] = messages.requests_from_message(message)
+    [(_, request)] = requests_from_message(message)
     assert np.shares_memory(request.system.positions, system.positions)

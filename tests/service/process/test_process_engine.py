@@ -41,6 +41,7 @@ from twinforce_service.engine.loading import load_models
 from twinforce_service.engine.thread_engine import ThreadEngine
 from twinforce_service.process import channel, messages
 from twinforce_service.process.process_engine import ProcessEngine
+from twinforce_service.process.request_messages import requests_to_frames
 from twinforce_service.process.request_sender import RequestSender
 from twinforce_service.scheduling.request import JacobianRequest, Limits, Request
 
@@ -465,7 +466,7 @@ def test_a_request_that_cannot_be_encoded_fails_alone():
     ours, theirs = channel.pair()
     theirs.close()
     with pytest.raises(TypeError):
-        messages.requests_to_frames([(1, request(molecule(3), request_id="\ud800"))])
+        requests_to_frames([(1, request(molecule(3), request_id="\ud800"))])
     sender = RequestSender(ours, None)
     good, bad = request(molecule(3)), request(molecule(3), request_id="\ud800")
     sender.submit([(1, good), (2, bad)])
