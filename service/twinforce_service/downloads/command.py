@@ -9,7 +9,7 @@ from pathlib import Path
 from twinforce_service.downloads.download import Download, DownloadError, fetch
 
 _PROGRAM = "twinforce-server download"
-_TOKEN = "TWINFORCE_DOWNLOAD_TOKEN"
+_TOKEN = "TWINFORCE_DOWNLOAD_TOKEN"  # noqa: S105, a name of a variable
 
 
 def run(arguments: Sequence[str]) -> int:
