@@ -24,7 +24,7 @@ from tests.service.callers.making import add_key
 
 ROOT = Path(__file__).parents[2]
 TAG = "localhost/twinforce:trial"
-# Mounts of a pod: what is read-only, what may be written. The shell is process 1 of a namespace.
+# Mounts of a pod: what is read-only, and what may be written.
 POD = """
 set -e
 mount --bind "$1" "$1"

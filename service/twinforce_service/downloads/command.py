@@ -9,7 +9,7 @@ from pathlib import Path
 from twinforce_service.downloads.download import Download, DownloadError, fetch
 
 _PROGRAM = "twinforce-server download"
-_TOKEN = "TWINFORCE_DOWNLOAD_TOKEN"  # noqa: S105, a name of a variable
+_VARIABLE = "TWINFORCE_DOWNLOAD_TOKEN"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -27,7 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         given.into.mkdir(parents=True, exist_ok=True)
         for each in downloads:
-            is_new = fetch(each, given.into, os.environ.get(_TOKEN, ""))
+            is_new = fetch(each, given.into, os.environ.get(_VARIABLE, ""))
             sys.stdout.write(f"{given.into / each.name} {'downloaded' if is_new else 'is there'}\n")
             sys.stdout.flush()
     except (DownloadError, OSError) as error:
@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog=_PROGRAM,
         description="Download files of models, and keep each only if it has its hash. Files that "
         "are there are not downloaded again.",
-        epilog=f"The variable {_TOKEN} holds a bearer token for the URLs, if they need one.",
+        epilog=f"The variable {_VARIABLE} holds a bearer token for the URLs, if they need one.",
     )
     parser.add_argument("file", nargs="+", metavar="NAME=URL#sha256=HASH", help="file to download")
     parser.add_argument("--into", type=Path, required=True, metavar="FOLDER", help="their folder")

@@ -9,6 +9,7 @@ from twinforce_service.downloads import command
 from twinforce_service.downloads.download import Download, DownloadError, fetch
 
 CONTENT = bytes(range(256)) * 5000
+TOKEN = "of-a-registry"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -137,15 +138,15 @@ def test_a_refusal_is_final_and_a_failure_is_tried_again(server, tmp_path):
 def test_a_token_stays_with_the_server_that_it_is_for(server, tmp_path):
     with shelf() as other:
         server.faults = [other.url]
-        fetched(server, tmp_path, token="secret")
-        assert server.asked[0]["Authorization"] == "Bearer secret"
+        fetched(server, tmp_path, token=TOKEN)
+        assert server.asked[0]["Authorization"] == f"Bearer {TOKEN}"
         assert "Authorization" not in other.asked[0]
 
 
 def test_a_token_is_not_sent_in_the_clear(tmp_path):
     plain = Download("weights.pt", "http://example.com/weights.pt", SHA256)
     with pytest.raises(DownloadError, match="expected https for a URL with a token"):
-        fetch(plain, tmp_path, token="secret")
+        fetch(plain, tmp_path, token=TOKEN)
 
 
 def test_the_command_downloads_into_a_new_folder(server, tmp_path, capsys):
