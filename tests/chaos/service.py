@@ -120,6 +120,8 @@ class Service:
         program = [sys.executable, "-m", "twinforce_service.main", "--host", self._host, *ports]
         model = ["--no-water", "--model", f"troubled={self._folder / 'model'}", "--compile", "off"]
         limits = ["--watchdog", str(WATCHDOG), "--max-waiting", "512"]
+        if self._prefix:  # its network is reached from this machine only
+            limits.append("--insecure")
         with (self._folder / "log").open("ab") as log:
             return subprocess.Popen(
                 [*self._prefix, *program, *model, *limits],
