@@ -17,9 +17,10 @@ from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._systems import SystemLike, is_one_system
 from twinforce._transports.access import KeySource, access_to
 from twinforce._transports.grpc import AsyncGrpcTransport
+from twinforce._transports.replicas import AsyncReplicatedConnection
 from twinforce._transports.rest import AsyncRestTransport
 from twinforce._transports.transport import AsyncConnection, AsyncTransport, Call
-from twinforce._transports.url import Url, parse_url
+from twinforce._transports.url import Address, Url, parse_address
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import DEFAULT_FMAX, DEFAULT_MAX_STEPS
 from twinforce_dynamics.start import Start
@@ -63,7 +64,7 @@ class AsyncClient:
         private_key: str | os.PathLike[str] | None = None,
     ) -> None:
         """Create a client; see `Client` for the arguments."""
-        self._url = parse_url(url)
+        self._url = parse_address(url)
         self._options = Options(
             timeout=timeout,
             reconnect_timeout=reconnect_timeout,
@@ -82,7 +83,7 @@ class AsyncClient:
         )
         self._conversation = Conversation(self._options)
         self._is_closed = False
-        connect = partial(_connect, self._url, self._options)
+        connect = partial(_connect_all, self._url, self._options)
         self._connections = OfLoop(partial(LoopConnection, connect))
 
     @property
@@ -286,6 +287,11 @@ class AsyncStream:
         flow = self._client._conversation.resolve_model(self._model)
         model = await self._client._execute(flow)
         return StreamEncoder(model, self._client._options.reply_dtype), connection.stream()
+
+
+def _connect_all(address: Address, options: Options) -> AsyncConnection:
+    connections = [_connect(url, options) for url in address.urls]
+    return connections[0] if len(connections) == 1 else AsyncReplicatedConnection(connections)
 
 
 def _connect(url: Url, options: Options) -> AsyncConnection:

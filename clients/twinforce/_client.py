@@ -19,9 +19,10 @@ from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._systems import SystemLike, is_one_system
 from twinforce._transports.access import KeySource, access_to
 from twinforce._transports.grpc import GrpcTransport
+from twinforce._transports.replicas import ReplicatedConnection
 from twinforce._transports.rest import RestTransport
 from twinforce._transports.transport import Call, Connection, Transport
-from twinforce._transports.url import Url, parse_url
+from twinforce._transports.url import Address, Url, parse_address
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import DEFAULT_FMAX, DEFAULT_MAX_STEPS
 from twinforce_dynamics.start import Start
@@ -70,7 +71,8 @@ class Client:
 
         Args:
             url: Address of the service, such as grpc://host:8001 or http://host:8000;
-                grpcs:// and https:// use TLS.
+                grpcs:// and https:// use TLS. It may name several replicas, as in
+                grpc://a:8001,b:8001: walkers are spread over them, and move if theirs fails.
             timeout: Seconds that one request may take, including all retries; None or infinity
                 means no limit.
             reconnect_timeout: Seconds for which a service that cannot be reached is tried again.
@@ -100,7 +102,7 @@ class Client:
         Raises:
             ValueError: The url is not the address of a service, or an option is invalid.
         """
-        self._url = parse_url(url)
+        self._url = parse_address(url)
         self._options = Options(
             timeout=timeout,
             reconnect_timeout=reconnect_timeout,
@@ -320,17 +322,17 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self.url!r})"
 
-    def __getstate__(self) -> tuple[Url, Options]:
+    def __getstate__(self) -> tuple[Address, Options]:
         return self._url, self._options
 
-    def __setstate__(self, state: tuple[Url, Options]) -> None:
+    def __setstate__(self, state: tuple[Address, Options]) -> None:
         self._url, self._options = state
         self._start()
 
     def _start(self) -> None:
         self._conversation = Conversation(self._options)
         self._is_closed = False
-        connect = partial(_connect, self._url, self._options)
+        connect = partial(_connect_all, self._url, self._options)
         self._connections = OfProcess(partial(Connections, connect))
 
     def _opened(self) -> Connections:
@@ -447,6 +449,11 @@ class _Turns:
         self.lock = RLock()
         self.n_closed = 0
         self.walker: _Walker | None = None
+
+
+def _connect_all(address: Address, options: Options) -> Connection:
+    connections = [_connect(url, options) for url in address.urls]
+    return connections[0] if len(connections) == 1 else ReplicatedConnection(connections)
 
 
 def _connect(url: Url, options: Options) -> Connection:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import httpx2
 
-from twinforce._transports.url import Url
+from twinforce._transports.url import Address
 
 KEY_VARIABLE = "TWINFORCE_KEY"
 KEY_FILE_VARIABLE = "TWINFORCE_KEY_FILE"
@@ -131,7 +131,7 @@ class Access:
 
 
 def access_to(
-    url: Url, *, key: KeySource | None = None, insecure_key: bool | None = None, **files: Any
+    url: Address, *, key: KeySource | None = None, insecure_key: bool | None = None, **files: Any
 ) -> Access:
     """Return the access of a client; arguments that are None come from the environment.
 
@@ -194,7 +194,7 @@ def _path(name: str, given: Any) -> str | None:
     raise ValueError(f"{name}: expected a path, got {type(value).__name__}")
 
 
-def _check_files(url: Url, access: Access, given: list[str]) -> None:
+def _check_files(url: Address, access: Access, given: list[str]) -> None:
     if not url.is_secure:
         raise ValueError(f"{given[0]}: expected a url with TLS, https:// or grpcs://, got {url}")
     try:

@@ -6,6 +6,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 _EXPECTED = "expected a url such as grpc://host:8001 or http://host:8000"
+_MOST_REPLICAS = 1000
 # Names that systems give this machine in /etc/hosts; those that end with .localhost are, too.
 _LOOPBACK = {"localhost", "localhost.localdomain", "localhost6", "ip6-localhost", "ip6-loopback"}
 _DEFAULT_PORTS = {"grpc": 8001, "grpcs": 443, "http": 80, "https": 443}
@@ -44,8 +45,58 @@ class Url:
         return address.is_loopback or address.is_unspecified
 
 
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The address of a service: a URL for each replica, which differ in host and port only.
+
+    Attributes:
+        urls: The URLs.
+    """
+
+    urls: tuple[Url, ...]
+
+    def __str__(self) -> str:
+        first, *others = self.urls
+        return ",".join([str(first).removesuffix(first.path), *(o.netloc for o in others)]) + (
+            first.path
+        )
+
+    @property
+    def transport(self) -> Literal["grpc", "rest"]:
+        """The transport of all replicas."""
+        return self.urls[0].transport
+
+    @property
+    def is_secure(self) -> bool:
+        """True if the replicas use TLS."""
+        return self.urls[0].is_secure
+
+    @property
+    def is_loopback(self) -> bool:
+        """True if all replicas are on this machine."""
+        return all(each.is_loopback for each in self.urls)
+
+
+def parse_address(text: str) -> Address:
+    """Parse the address of a service, such as grpc://a:8001,b:8001 for two replicas.
+
+    Raises:
+        ValueError: The text is not the address of a service.
+    """
+    scheme, separator, rest = text.partition("://") if isinstance(text, str) else ("", "", "")
+    hosts, slash, path = rest.partition("/")
+    if "," not in hosts:
+        return Address((parse_url(text),))
+    names = hosts.split(",")
+    if not all(names) or len(names) > _MOST_REPLICAS:
+        problem = "an empty host" if len(names) <= _MOST_REPLICAS else f"{len(names)} hosts"
+        raise ValueError(f"{_EXPECTED}, or with several hosts, a:8001,b:8001, got {problem}")
+    urls = [parse_url(f"{scheme}{separator}{name}{slash}{path}") for name in names]
+    return Address(tuple(dict.fromkeys(urls)))
+
+
 def parse_url(url: str) -> Url:
-    """Parse the address of a service.
+    """Parse the address of one replica of a service.
 
     Raises:
         ValueError: The text is not the address of a service.
