@@ -24,9 +24,10 @@ def main() -> int:
     """Soak; return 1 if a rule is broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--note", default="", help="remark for the page")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the page")
     options = parser.parse_args()
-    data = soak(60.0 * options.minutes)
+    data = soak(60.0 * options.minutes) | {"note": options.note}
     (options.docs / "images").mkdir(parents=True, exist_ok=True)
     (options.docs / "soak.json").write_text(json.dumps(data, indent=1) + "\n")
     (options.docs / "soak.md").write_text(page(data), encoding="utf-8")

@@ -28,7 +28,7 @@ Two probes ask for one system over gRPC and for `/health/live`, five times a sec
 late by itself: a sleep of 1 ms ends up to {machine:.0f} ms late (p99, median of all minutes).
 Measured on {machine_name}, at a load of about {load:.0f} with other work, and kept in
 [soak.json](soak.json).
-{errors}"""
+{note}{errors}"""
 
 
 def page(data: Mapping[str, Any]) -> str:
@@ -45,6 +45,7 @@ def page(data: Mapping[str, Any]) -> str:
         machine=_median(samples, "machine_p99_ms"),
         machine_name=data["machine"],
         load=data["load"],
+        note=f"\n{data['note']}\n" if data.get("note") else "",
         errors=f"\nErrors that nobody expected:\n{errors}\n" if errors else "",
     )
 
@@ -56,7 +57,7 @@ def plot(samples: Sequence[Mapping[str, float]], path: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(3, 1, figsize=(8, 8), sharex=True, layout="constrained")
+    figure, axes = pyplot.subplots(3, 1, figsize=(9, 8), sharex=True, layout="constrained")
     minutes = [each["minute"] for each in samples]
 
     def draw(axis: Any, label: str, names: Mapping[str, str]) -> None:
@@ -64,7 +65,7 @@ def plot(samples: Sequence[Mapping[str, float]], path: Path) -> None:
             axis.plot(minutes, [each[name] for each in samples], label=text)
         axis.axvspan(0, WARM_UP * minutes[-1], color="0.93")
         axis.set_ylabel(label)
-        axis.legend(fontsize="small", frameon=False)
+        axis.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
     draw(axes[0], "resident memory (MB)", {"server_mb": "server", "engine_mb": "engine"})
     draw(axes[1], "open files", {"server_files": "server", "engine_files": "engine"})

@@ -11,8 +11,9 @@ simulation continues as if it had never stopped.
 """
 
 import math
+import time
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,8 @@ _PAIRS_PER_WALKER = 40
 # Number of pairs up to which the lists of several walkers are filtered together.
 _MAX_PAIRS_TOGETHER = 50_000
 _MAX_KEY = 2**63 - 1
+# Seconds after which a list that was not used is dropped.
+_LONGEST_IDLE = 300.0
 _NO_PAIRS: Found = np.zeros((0, 2), np.int64), np.zeros((0, 3))
 
 
@@ -41,9 +44,9 @@ class _List:
     offsets: Floats
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Kept:
-    """A list, and the folded system that it was made for."""
+    """A list, the folded system that it was made for, and when it was last used."""
 
     cutoff: float
     positions: Floats
@@ -51,6 +54,7 @@ class _Kept:
     pbc: NDArray[np.bool_]
     inverse_cell: Floats
     list: _List
+    used_at: float
 
     @property
     def size(self) -> int:
@@ -65,13 +69,22 @@ class WalkerLists:
         skin: Distance beyond the cutoff that a search covers, in Å.
         max_size: Memory limit for all walkers together, in pairs of 64 bytes each. Beyond it, the
             least recently used lists are dropped.
+        clock: Time in s. Lists that were not used for minutes are dropped, as the walker may have
+            ended.
 
     Attributes:
         skin: Distance beyond the cutoff, in Å.
         n_searches: Number of lists made by a search rather than filtered.
     """
 
-    def __init__(self, skin: float = 0.5, max_size: int = 4_000_000) -> None:
+    def __init__(
+        self,
+        skin: float = 0.5,
+        max_size: int = 4_000_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._now = clock()
         self.skin = skin
         self.n_searches = 0
         self._max_size = max_size
@@ -91,6 +104,7 @@ class WalkerLists:
             cutoff: In Å.
             walkers: The walker of each system; None for a system without one.
         """
+        self._now = self._clock()
         if len(walkers) > 1 and all(walkers):
             lists = self._lists(geometry, cutoff, walkers)
             if sum([len(each.centers) for each in lists]) <= _MAX_PAIRS_TOGETHER:
@@ -149,6 +163,7 @@ class WalkerLists:
         ):
             return None
         self._kept.move_to_end(walker)
+        kept.used_at = self._now
         return kept
 
     def _valid(
@@ -185,13 +200,22 @@ class WalkerLists:
             pbc,
             inverted(complete_cells(cell[None], pbc[None]))[0],
             _List(pairs[:, 0].copy(), pairs[:, 1].copy(), shifts, shifts @ cell),
+            self._now,
         )
         self.forget(walker)
         self._kept[walker] = kept
         self._size += kept.size
-        while self._size > self._max_size:
-            self.forget(next(iter(self._kept)))
+        self._drop_oldest()
         return kept
+
+    def _drop_oldest(self) -> None:
+        """Drop lists beyond the memory limit, and those that were not used for long."""
+        earliest = self._now - _LONGEST_IDLE
+        while self._kept:
+            walker, oldest = next(iter(self._kept.items()))
+            if self._size <= self._max_size and oldest.used_at >= earliest:
+                return
+            self.forget(walker)
 
 
 def _sorted(pairs: NDArray[np.int64], shifts: Floats) -> Found:

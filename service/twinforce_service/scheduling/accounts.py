@@ -79,12 +79,16 @@ class Accounts:
         account.n_waiting += 1
         return account
 
-    def note_turn(self, account: Account) -> None:
-        """Move the virtual time to the turn of an account, which may come before or after it."""
+    def note_turn(self, account: Account, *, is_first: bool = True) -> None:
+        """Note that it is the turn of an account.
+
+        The virtual time moves to the turn of the first account of a batch, which may come before or
+        after it.
+        """
         if account.delay > 0.0:
             account.catch_up(self._time)
         turn = account.used + min(account.delay, 0.0)
-        if turn > self._time:
+        if is_first and turn > self._time:
             self._time = turn
 
     def _forget(self) -> None:

@@ -224,6 +224,7 @@ class BatchQueue:
     ) -> None:
         lane = self._lanes[key]
         n_atoms = n_pairs = 0
+        begun: set[Account] = set()
         self._virtual_time = max(self._virtual_time, self._used[key[1]])
         while lane.n_requests:
             head = lane.head()
@@ -239,19 +240,21 @@ class BatchQueue:
             if is_expired:
                 expired.append(request)
                 continue
-            self._note_turn(head)
+            # The turns of those who fill the batch up may be far ahead.
+            self._callers.note_turn(head.caller, is_first=not batch)
+            head.caller.parts.note_turn(head.connection, is_first=head.caller not in begun)
+            begun.add(head.caller)
+            self._charge_estimate(head)
             batch.append(request)
             n_atoms, n_pairs = more_atoms, more_pairs
         del self._lanes[key]
 
-    def _note_turn(self, head: Head) -> None:
+    def _charge_estimate(self, head: Head) -> None:
         """Charge an estimate, so that a batch is filled from all who wait.
 
         It is bounded, as what was charged too much is given back by later turns for nothing, which
         others would have to wait for.
         """
-        self._callers.note_turn(head.caller)
-        head.caller.parts.note_turn(head.connection)
         request = head.entry.request
         estimate = min(self._costs.weight(request), self._limits.max_batch_time)
         self._charge(request, estimate, head.caller, head.connection)

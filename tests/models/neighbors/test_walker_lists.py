@@ -160,6 +160,23 @@ def test_the_least_recently_used_list_is_dropped():
     assert len(tiny) == 0
 
 
+def test_lists_of_walkers_that_have_ended_are_dropped_after_minutes():
+    now = [0.0]
+    lists, systems = WalkerLists(clock=lambda: now[0]), [system_of([True] * 3)]
+    for name in ("ended", "slow", "other"):
+        search_with_lists(lists, systems, [name])
+    for _ in range(3):
+        now[0] += 200.0
+        search_with_lists(lists, systems, ["slow"])
+    assert lists.n_searches == 3
+    search_with_lists(lists, systems, ["new"])
+    assert len(lists) == 2
+    assert_same(lists, systems, ["slow"])
+    assert lists.n_searches == 4
+    assert_same(lists, systems, ["ended"])
+    assert lists.n_searches == 5
+
+
 def test_memory_is_bounded_if_walkers_never_return():
     single, lists = System([8], [[0.0, 0.0, 0.0]]), WalkerLists(max_size=5_000)
     many = [system_of([False] * 3)] * 40

@@ -316,3 +316,29 @@ def test_estimates_that_were_far_too_high_do_not_delay_others(caller, connection
     polite = request(caller, connection, 8)
     queue.extend([polite], 0.0)
     assert any(polite in answer(queue, again=[EVE]) for _ in range(40))
+
+
+def test_a_batch_that_a_debtor_fills_up_does_not_delay_others():
+    queue = queue_of(max_batch_atoms=8)
+    debtor = request(BOB, n_atoms=100)
+    queue.extend([debtor], 0.0)
+    queue.charge(queue.next_batch(0.0).batch, 10.0)
+    # Bob fills up a batch of Ada, while Eve waits for another model.
+    queue.extend([request(EVE, n_atoms=8, model="b") for _ in range(100)], 0.0)
+    queue.extend([request(ADA), request(BOB)], 0.0)
+    while BOB not in {each.caller for each in answer(queue)}:
+        pass
+    polite = request(ADA)
+    queue.extend([polite], 0.0)
+    assert any(polite in answer(queue) for _ in range(3))
+
+
+def test_the_connections_of_a_caller_take_turns_though_others_always_go_first():
+    queue = queue_of(max_batch_atoms=64)
+    queue.extend([request(ADA, n_atoms=4), request(BOB, "old", 8)], 0.0)
+    for _ in range(50):  # Ada, who uses less, is first in each batch
+        assert {ADA, BOB} <= {each.caller for each in queue.next_batch(0.0).batch}
+        queue.extend([request(ADA, n_atoms=4), request(BOB, "old", 8)], 0.0)
+    queue.extend([request(BOB, "new", 8) for _ in range(100)], 0.0)
+    taken = [queue.next_batch(0.0) for _ in range(4)]
+    assert any(each.connection == "old" for batch in taken for each in batch.batch)

@@ -189,9 +189,8 @@ def _schemas() -> dict[str, Any]:
 
 _UNKNOWN = UnknownModelError("model: no model is called 'ice'; served: water", field="model")
 _STARTING = UnavailableError("the service is starting: its models are loading", retry_after=1.0)
-_PREDICTION_PROBLEMS: Responses = {
-    415: _problem_docs("The body has a media type that no path reads.")
-} | _problems(
+_MEDIA_TYPE: Responses = {415: _problem_docs("The body has a media type that no path reads.")}
+_PREDICTION_PROBLEMS = _MEDIA_TYPE | _problems(
     _UNKNOWN,
     SystemTooLargeError("expected at most 20000 atoms, got 30000", system_index=0),
     InvalidSystemError(
