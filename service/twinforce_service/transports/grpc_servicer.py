@@ -33,6 +33,7 @@ from twinforce_service.engine.engine import Engine
 from twinforce_service.engine.lifecycle import shutting_down
 from twinforce_service.metrics import Metrics
 from twinforce_service.scheduling.request import Walker
+from twinforce_service.transports.grpc_connections import GrpcConnections
 from twinforce_service.transports.grpc_errors import abort
 from twinforce_service.transports.grpc_gate import place_of
 
@@ -51,6 +52,7 @@ class GrpcServicer(InferenceServicer):
         intake: Intake of the calls.
         limits: Limits of a call.
         converter: Converts what is large.
+        connections: Connections of the clients.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class GrpcServicer(InferenceServicer):
         intake: Intake,
         limits: CallLimits,
         converter: Converter,
+        connections: GrpcConnections,
     ) -> None:
         self._engine = engine
+        self._connections = connections
         self._calls = calls
         self._metrics = metrics
         self._intake = intake
@@ -98,7 +102,11 @@ class GrpcServicer(InferenceServicer):
                 await abort(context, error)
             reply = await self._stream_reply(decoder, walker, data, context)
             await self._intake.may_reply()
-            yield reply
+            number = self._connections.note_reply(context.peer(), len(reply))
+            try:
+                yield reply
+            finally:
+                self._connections.note_end(number)
 
     async def Nonconservativity(  # noqa: N802
         self, request: bytes, context: _Context
@@ -154,6 +162,10 @@ class GrpcServicer(InferenceServicer):
             await self._intake.may_reply()
             await abort(context, error)
         await self._intake.may_reply()
+        if isinstance(reply, bytes):
+            number = self._connections.note_reply(context.peer(), len(reply))
+            note_end: Any = lambda _: self._connections.note_end(number)  # noqa: E731
+            context.add_done_callback(note_end)
         return reply
 
     async def _unary(self, call: UnaryCall[Any, Any], data: bytes, context: _Context) -> bytes:
