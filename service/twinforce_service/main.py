@@ -242,8 +242,10 @@ def _call_limits(settings: Settings) -> CallLimits:
 def _grpc_connections(settings: Settings) -> GrpcConnectionLimits:
     return GrpcConnectionLimits(
         settings.max_connections,
+        settings.max_connections_per_address,
         settings.max_streams_per_connection,
         settings.header_timeout,
+        settings.min_rate,
         settings.grpc_idle_timeout,
         settings.grpc_keep_alive,
     )

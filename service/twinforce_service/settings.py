@@ -290,7 +290,8 @@ class Settings(BaseSettings):
     max_connections_per_address: int = Field(
         1024,
         ge=1,
-        description="Maximum open REST connections from one address; further ones get 429.",
+        description="Maximum open connections from one address over REST, and as many over gRPC; "
+        "further ones get 429, or are closed within a second.",
     )
     max_streams_per_connection: int = Field(
         4096,
@@ -308,8 +309,8 @@ class Settings(BaseSettings):
     min_rate: int = Field(
         8192,
         ge=0,
-        description="Minimum bytes per second at which REST clients send bodies and read replies, "
-        "averaged over --header-timeout; slower ones are closed. Updates of runs may wait.",
+        description="Minimum bytes per second at which clients read replies, and send bodies over "
+        "REST, averaged over --header-timeout; slower ones are closed. Updates of runs may wait.",
     )
     grpc_idle_timeout: float = Field(
         300.0,

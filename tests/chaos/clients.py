@@ -55,10 +55,12 @@ class Outcome:
     Attributes:
         found: Last positions in Å, or the largest force in a relaxed system in eV/Å.
         error: Error that it ended with.
+        pause_s: Longest time between two of its steps, in s.
     """
 
     found: NDArray[np.float64] | None = None
     error: str = ""
+    pause_s: float = 0.0
 
     def equals(self, other: "Outcome") -> bool:
         """Return True unless both found something, and not the same."""
@@ -146,10 +148,12 @@ def _outcomes(
     found = {name: Outcome() for name in calls}
 
     def follow(name: str) -> None:
+        _pauses.begin()
         try:
             found[name].found = calls[name]()
         except Exception as error:
             found[name].error = f"{type(error).__name__}: {error}"
+        found[name].pause_s = _pauses.longest
 
     threads = [threading.Thread(target=follow, args=[name], daemon=True) for name in calls]
     until = time.monotonic() + limit
@@ -160,7 +164,29 @@ def _outcomes(
     return found
 
 
+class _Pauses(threading.local):
+    """The longest time between two steps of the client of this thread, in s."""
+
+    longest = 0.0
+    _last: float | None = None
+
+    def begin(self) -> None:
+        """Begin with a new client."""
+        self.longest, self._last = 0.0, None
+
+    def note_step(self) -> None:
+        """Note that the client has taken a step."""
+        now = time.monotonic()
+        if self._last is not None:
+            self.longest = max(self.longest, now - self._last)
+        self._last = now
+
+
+_pauses = _Pauses()
+
+
 def _tick() -> None:
+    _pauses.note_step()
     if _progress is not None:
         with _progress.get_lock():
             _progress.value += 1

@@ -22,12 +22,24 @@ class Attacked:
     """A service under attack.
 
     Attributes:
-        service: The service.
+        service: The service, or one of its replicas.
         network: The network between it and its clients, if it is one of our own.
+        others: The other replicas.
     """
 
     service: Service
     network: Network | None = None
+    others: tuple[Service, ...] = ()
+
+    @property
+    def urls(self) -> tuple[str, str]:
+        """Addresses for clients over both transports, which name all replicas."""
+        first, *others = (each.urls for each in (self.service, *self.others))
+        grpc, rest = (
+            ",".join([url, *(each[n].partition("://")[2] for each in others)])
+            for n, url in enumerate(first)
+        )
+        return grpc, rest
 
 
 @dataclass(frozen=True)
@@ -39,12 +51,14 @@ class Fault:
         inject: Does it, and returns a note for the table once it is over.
         is_short: True if it is a part of the short selection.
         needs_network: True if it needs a network of our own.
+        n_replicas: Number of replicas of the service.
     """
 
     name: str
     inject: Callable[[Attacked], str]
     is_short: bool = False
     needs_network: bool = False
+    n_replicas: int = 1
 
 
 def _kill_engine(attacked: Attacked) -> str:
@@ -127,6 +141,22 @@ def _restart_server(attacked: Attacked) -> str:
     return f"exit code {process.returncode}"
 
 
+def _restart_replicas(attacked: Attacked) -> str:
+    codes = []
+    for service in (attacked.service, *attacked.others):
+        process = service.process
+        service.restart(signal.SIGTERM, pause=0.0)
+        service.wait_until_ready()
+        codes.append(process.returncode)
+    return f"one after the other, exit codes {', '.join(map(str, codes))}"
+
+
+def _kill_replica(attacked: Attacked) -> str:
+    attacked.service.process.kill()
+    attacked.service.process.wait()
+    return "and it stays away"
+
+
 def _cut(attacked: Attacked) -> str:
     assert attacked.network is not None
     attacked.network.cut(8.0)
@@ -157,6 +187,8 @@ FAULTS = (
     Fault("clients that vanish", _vanish),
     Fault("kill -9 of the server", _kill_server),
     Fault("SIGTERM of the server, new start", _restart_server, is_short=True),
+    Fault("rolling restart of three replicas", _restart_replicas, n_replicas=3),
+    Fault("kill -9 of one of three replicas", _kill_replica, n_replicas=3),
     Fault("partition of the network", _cut, needs_network=True),
     Fault("loss of packets", _lose, needs_network=True),
 )

@@ -12,11 +12,12 @@ processes of their own. A client is *hung* if it has not ended after minutes (te
 take without a fault), *lost* if it ended with an error, and *wrong* if its last positions differ
 from those without a fault by more than 10⁻⁶ Å; a relaxation, which may find another minimum, if the
 forces at its end, asked again, are not below its threshold.
-The recovery is the longest time in which none of the clients took a step. The potential is a toy,
-and the watchdog is set to {watchdog:g} s (its default is 10 s).
+The recovery is the longest time in which none of the clients took a step, and the pause the longest
+between two steps of any one of them. Clients of three replicas know the addresses of all. The
+potential is a toy, and the watchdog is set to {watchdog:g} s (its default is 10 s).
 
-| fault | clients | hung | lost | wrong | recovery / s | server / MB | engine / MB | |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| fault | clients | hung | lost | wrong | recovery / s | pause / s | server / MB | engine / MB | |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 _TAIL = """
 Measured on {machine}, and kept in [chaos.json](chaos.json). `make chaos CHAOS=--short` tries the
@@ -38,7 +39,8 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 def _row(result: Mapping[str, Any]) -> str:
     if result["skipped"]:
         reason = f"not tried: {result['skipped']}"
-        return f"| {result['fault']} | | | | | | | | {reason} |\n"
-    names = ("n_clients", "n_hung", "n_lost", "n_wrong", "recovery_s", "server_mb", "engine_mb")
+        return f"| {result['fault']} | | | | | | | | | {reason} |\n"
+    counts = ("n_clients", "n_hung", "n_lost", "n_wrong")
+    names = (*counts, "recovery_s", "pause_s", "server_mb", "engine_mb")
     values = " | ".join(str(result[name]) for name in names)
     return f"| {result['fault']} | {values} | {result['note']} |\n"

@@ -34,6 +34,7 @@ class Result:
         n_lost: Clients that ended with an error.
         n_wrong: Clients that ended elsewhere than without the fault.
         recovery_s: Longest time in which no client took a step, from the fault on, in s.
+        pause_s: Longest time between two steps of one client, in s.
         seconds: Duration of the trial, in s.
         server_mb: Resident memory of the server afterwards, in MB.
         engine_mb: Resident memory of its engine afterwards, in MB.
@@ -47,6 +48,7 @@ class Result:
     n_lost: int = 0
     n_wrong: int = 0
     recovery_s: float = 0.0
+    pause_s: float = 0.0
     seconds: float = 0.0
     server_mb: int = 0
     engine_mb: int = 0
@@ -131,15 +133,18 @@ class Trials:
     def _run(self, fault: Fault, network: Network | None) -> tuple[Result, Mapping[str, Outcome]]:
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
             host, prefix = (SERVER, network.prefix) if network else ("127.0.0.1", [])
-            service = Service(Path(folder), host, prefix)
-            try:
-                return self._strike(fault, Attacked(service, network))
-            finally:
-                service.stop()
+            with ExitStack() as stack:
+                replicas = []
+                for number in range(fault.n_replicas):
+                    path = Path(folder, str(number))
+                    path.mkdir()
+                    replicas.append(Service(path, host, prefix))
+                    stack.callback(replicas[-1].stop)
+                return self._strike(fault, Attacked(replicas[0], network, tuple(replicas[1:])))
 
     def _strike(self, fault: Fault, attacked: Attacked) -> tuple[Result, Mapping[str, Outcome]]:
         began = time.monotonic()
-        futures = self._clients.start(attacked.service.urls)
+        futures = self._clients.start(attacked.urls)
         while self._clients.progress.value < _STRIKES_AT * self._n_ticks:
             time.sleep(0.01)
         gap = Gap(self._clients.progress, futures)
@@ -148,7 +153,7 @@ class Trials:
         for future in futures:
             outcomes |= future.result(2 * self._clients.load.limit)
         seconds = time.monotonic() - began
-        server_mb, engine_mb = attacked.service.memory()
+        server_mb, engine_mb = (attacked.service, *attacked.others)[-1].memory()
         wrong = self._wrong(outcomes)
         lost = sorted({each.error for each in outcomes.values() if each.error})
         return Result(
@@ -158,6 +163,7 @@ class Trials:
             n_lost=sum(bool(each.error) for each in outcomes.values()),
             n_wrong=len(wrong),
             recovery_s=round(gap.longest(), 2),
+            pause_s=round(max(each.pause_s for each in outcomes.values()), 2),
             seconds=round(seconds, 1),
             server_mb=server_mb,
             engine_mb=engine_mb,

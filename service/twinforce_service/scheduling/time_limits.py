@@ -83,7 +83,8 @@ class TimeLimits:
 def _growth(size: _Size, n_atoms: int, n_pairs: int) -> float:
     """Return the factor by which a batch may take longer than one of a size, at least 1."""
     least_atoms, least_pairs = (2 ** max(bits - 1, 0) for bits in size)
-    return max(n_atoms / least_atoms, n_pairs / least_pairs, 1.0) ** _POWER
+    growth = max(n_atoms / least_atoms, n_pairs / least_pairs, 1.0)
+    return float(growth**_POWER)
 
 
 def _measured(batch: Sequence[Request[Any]]) -> tuple[Hashable, int, int]:

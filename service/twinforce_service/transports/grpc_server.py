@@ -1,6 +1,7 @@
 """The gRPC server: inference, health and reflection on one port."""
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -19,12 +20,15 @@ from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
+from twinforce_service.transports.grpc_connections import GrpcConnections
 from twinforce_service.transports.grpc_gate import GrpcGate
 from twinforce_service.transports.grpc_health import HealthService
 from twinforce_service.transports.grpc_servicer import GrpcServicer
 from twinforce_service.transports.key_check import KeyCheck
 from twinforce_service.transports.ports import address_of, listen, no_ipv6
 from twinforce_service.transports.tls import Certificates
+
+logger = logging.getLogger(__name__)
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Inference"]
 SERVICE_NAME = _SERVICE.full_name
@@ -35,6 +39,8 @@ MAX_METADATA_BYTES = 64 * 1024
 # Seconds that the last replies have to reach their clients when the server stops; calls that are
 # still being received hold the server up as long.
 _LAST_GRACE = 5.0
+# Longest time between two looks at the connections, in s.
+_CHECK_INTERVAL = 1.0
 # Messages up to this multiple of their limit are read, for a refusal that says what to do.
 _MAX_READ = 2
 # Largest number that an option of gRPC can hold.
@@ -47,15 +53,19 @@ class GrpcConnectionLimits:
 
     Attributes:
         max_connections: Number of open connections.
+        max_per_address: Number of open connections from one address.
         max_streams: Calls at a time on one connection; further ones wait at the client.
-        header_timeout: Seconds until a new connection speaks HTTP/2.
+        header_timeout: Seconds until a new connection speaks HTTP/2, and to read something.
+        min_rate: Bytes per second at which clients read.
         idle_timeout: Seconds after which a connection without a call is closed.
         keep_alive: Seconds between pings on a connection.
     """
 
     max_connections: int
+    max_per_address: int
     max_streams: int
     header_timeout: float
+    min_rate: float
     idle_timeout: float
     keep_alive: float
 
@@ -87,7 +97,14 @@ class GrpcServer:
         key_check: KeyCheck | None = None,
         certificates: Certificates | None = None,
     ) -> None:
-        self._servicer = GrpcServicer(engine, calls, metrics, intake, limits, converter)
+        self._connections = GrpcConnections(
+            connections.max_per_address, connections.header_timeout, connections.min_rate
+        )
+        self._check_interval = min(_CHECK_INTERVAL, connections.header_timeout / 4)
+        self._checking: asyncio.Task[None] | None = None
+        self._servicer = GrpcServicer(
+            engine, calls, metrics, intake, limits, converter, self._connections
+        )
         self._health = HealthService()
         self._certificates = certificates
         self._address = ""
@@ -116,7 +133,17 @@ class GrpcServer:
             if self._certificates is not None:
                 self._listen_to_itself()
             await self._server.start()
+        self._checking = asyncio.create_task(self._check_connections(port))
         return port
+
+    async def _check_connections(self, port: int) -> None:
+        """Keep the connections within their limits, for good."""
+        while True:
+            await asyncio.sleep(self._check_interval)
+            try:
+                await asyncio.to_thread(self._connections.check, port)
+            except Exception:
+                logger.exception("the connections of gRPC could not be checked")
 
     def _listen(self, address: str) -> None:
         try:
@@ -166,6 +193,8 @@ class GrpcServer:
         self._health.end_watches()
         await self._server.stop(_LAST_GRACE)  # for replies that are on their way
         await self._stopped
+        if self._checking is not None:
+            self._checking.cancel()
         if self._folder is not None:
             self._folder.cleanup()
 

@@ -30,6 +30,7 @@ from twinforce_service.context import (
 )
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
+from twinforce_service.transports.grpc_connections import GrpcConnections
 from twinforce_service.transports.grpc_errors import abort
 from twinforce_service.transports.grpc_gate import place_of
 from twinforce_service.transports.open_calls import OpenCalls
@@ -50,6 +51,7 @@ class GrpcServicer(InferenceServicer):
         intake: Intake of the calls.
         limits: Limits of a call.
         converter: Converts what is large.
+        connections: Connections of the clients.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class GrpcServicer(InferenceServicer):
         intake: Intake,
         limits: CallLimits,
         converter: Converter,
+        connections: GrpcConnections,
     ) -> None:
         self._engine = engine
+        self._connections = connections
         self._calls = calls
         self._metrics = metrics
         self._intake = intake
@@ -84,6 +88,7 @@ class GrpcServicer(InferenceServicer):
         except ServiceError as error:
             await abort(context, error)
         stream = WalkerStream(self._calls, self._limits, self._converter, context)
+        peer = context.peer()
         while (data := await self._open_calls.read(context)) is not grpc.aio.EOF:
             try:
                 check_again.get()()
@@ -96,7 +101,11 @@ class GrpcServicer(InferenceServicer):
                 reply = stream_reply_to_proto(error).SerializeToString()
             if self._intake.is_closing:
                 await self._intake.may_reply()
-            yield reply
+            number = self._connections.note_reply(peer, len(reply))
+            try:
+                yield reply
+            finally:
+                self._connections.note_end(number)
 
     async def Nonconservativity(  # noqa: N802
         self, request: bytes, context: _Context
@@ -143,6 +152,10 @@ class GrpcServicer(InferenceServicer):
             await self._intake.may_reply()
             await abort(context, error)
         await self._intake.may_reply()
+        if isinstance(reply, bytes):
+            number = self._connections.note_reply(context.peer(), len(reply))
+            note_end: Any = lambda _: self._connections.note_end(number)  # noqa: E731
+            context.add_done_callback(note_end)
         return reply
 
     async def _unary(self, call: UnaryCall[Any, Any], data: bytes, context: _Context) -> bytes:

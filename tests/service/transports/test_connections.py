@@ -6,18 +6,20 @@ import select
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from urllib.parse import urlsplit
 
 import httpx2
 import numpy as np
 import pytest
 
+from tests.clients.proxy import CountingProxy
 from tests.conftest import free_ports
 from tests.potentials import ARGON, Gated, Soft, loaded
 from tests.service.transports.rest_bodies import json_body
 from tests.systems import crystal, molecule
 from tests.waiting import wait_until
-from twinforce import Client
+from twinforce import Client, UnavailableError
 from twinforce_dynamics.start import Integrator, Start
 from twinforce_proto import System
 from twinforce_service.embedded import run_in_thread
@@ -254,3 +256,85 @@ def test_a_client_may_pause_while_it_reads_the_updates_of_a_run():
         next(snapshots)
         time.sleep(2 * QUICK)
         assert sum(1 for _ in snapshots) == 100
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+
+
+def opened_from(address, server, stack):
+    """Return a connection to the port of gRPC that speaks HTTP/2."""
+    connection = stack.enter_context(socket.socket())
+    connection.settimeout(PATIENCE)
+    connection.bind((address, 0))
+    connection.connect(("127.0.0.1", urlsplit(server.grpc_url).port))
+    connection.sendall(PREFACE)
+    return connection
+
+
+def is_open(connection):
+    connection.setblocking(False)
+    try:
+        while connection.recv(2**16):
+            pass
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def test_one_address_has_a_limited_number_of_grpc_connections_and_the_newest_are_closed():
+    with (
+        serving(max_connections_per_address=3) as server,
+        Client(server.grpc_url) as client,
+        contextlib.ExitStack() as stack,
+    ):
+        assert client.models()
+        opened = [opened_from("127.0.0.2", server, stack) for _ in range(3)]
+        assert all(each.recv(1) for each in opened)  # gRPC has accepted them
+        further = [opened_from("127.0.0.2", server, stack) for _ in range(5)]
+        wait_until(lambda: not any(map(is_open, further)))
+        assert all(map(is_open, opened))
+        assert client.models()
+        opened.pop().close()
+        new = opened_from("127.0.0.2", server, stack)
+        assert new.recv(1)
+        assert all(map(is_open, [*opened, new]))
+
+
+@pytest.mark.parametrize("way", ["call", "stream"])
+def test_a_grpc_client_that_does_not_read_its_reply_is_dropped(way, caplog):
+    systems, outputs = [gas(15_000)], ["conservative_forces"]
+    with serving(header_timeout=1.5, min_rate=10**6) as server, contextlib.ExitStack() as stack:
+        proxy = CountingProxy(urlsplit(server.grpc_url).port)
+        stack.callback(proxy.close)
+        address = f"grpc://127.0.0.1:{proxy.port}"
+        client = stack.enter_context(Client(address, timeout=PATIENCE, max_retries=0))
+        asked = partial(client.predict, model="soft")
+        if way == "stream":
+            asked = client.stream("soft").predict
+        # Its threads have a connection of their own, which is there before replies are held.
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        assert pool.submit(client.models).result()
+        proxy.hold()
+        found = pool.submit(asked, systems if way == "call" else systems[0], outputs)
+        wait_until(lambda: "their clients did not read" in caplog.text)
+        n_connections = proxy.n_connections
+        proxy.resume()
+        with contextlib.suppress(UnavailableError):  # it may have repeated the call
+            found.result()
+        assert pool.submit(client.predict, systems, outputs).result()
+        assert proxy.n_connections > n_connections
+
+
+def test_a_grpc_client_may_pause_while_it_reads_the_updates_of_a_run():
+    system = crystal(64)
+    start = Start(system, np.zeros((64, 3)), Integrator(inner_steps=2))
+    with (
+        serving(header_timeout=2.0, min_rate=10**6) as server,
+        Client(server.grpc_url, max_retries=0) as client,
+    ):
+        snapshots = client.propagate(start, 100, interval=2)
+        next(snapshots)
+        time.sleep(5.0)
+        assert sum(1 for _ in snapshots) == 50

@@ -1,0 +1,215 @@
+"""The connections of the gRPC port: how many come from one address, and whether they are read.
+
+The library of gRPC accepts connections itself and says nothing of them, and a layer that accepts
+and forwards them would cost every step two copies. So its sockets are looked for among the open
+files of this process, once a second, in a thread, and those that break a rule are shut down.
+"""
+
+import fcntl
+import logging
+import os
+import socket
+import stat
+import struct
+import termios
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+
+from twinforce_service.callers.caller import caller_at
+from twinforce_service.transports.grpc_gate import place_of
+
+logger = logging.getLogger(__name__)
+
+_FILES = "/dev/fd"
+# Place and form of the number of acknowledged bytes in the information that Linux has of a
+# connection (struct tcp_info in linux/tcp.h), and the length up to there.
+_ACKNOWLEDGED, _N_INFO = struct.Struct("=Q"), 128
+_AT = 120
+
+# A longer time between two looks, in s, is the fault of this process. No more than this counts.
+_LONGEST_LOOK = 2.0
+
+_Place = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """A reply that is being sent."""
+
+    peer: str
+    n_bytes: int
+    began: float
+
+
+@dataclass(slots=True, eq=False)
+class _Connection:
+    """A connection, and how much of it was read since it had something to read."""
+
+    place: _Place
+    fd: int
+    since: float | None = None
+    n_read: int = 0
+
+
+class GrpcConnections:
+    """The connections of the gRPC port, kept within the limits that those of REST have.
+
+    Args:
+        max_per_address: Number of open connections from one address; the newest ones are closed.
+        timeout: Seconds that a client may take to read something.
+        min_rate: Bytes per second at which clients read, averaged over these seconds.
+        clock: Returns the time, in s.
+    """
+
+    def __init__(
+        self,
+        max_per_address: int,
+        timeout: float,
+        min_rate: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_per_address = max_per_address
+        self._timeout = timeout
+        self._min_rate = min_rate
+        self._clock = clock
+        self._looked_at = clock()
+        # Time for which this process was awake, at the last look.
+        self._now = 0.0
+        self._numbers = count()
+        self._replies: dict[int, _Reply] = {}
+        # The sockets by their number in the system, which no later one has: the connections, from
+        # the oldest to the newest, and the others.
+        self._connections: dict[int, _Connection] = {}
+        self._others: set[int] = set()
+
+    def note_reply(self, peer: str, n_bytes: int) -> int:
+        """Note that a reply is being sent; return its number."""
+        number = next(self._numbers)
+        self._replies[number] = _Reply(peer, n_bytes, self._now)
+        return number
+
+    def note_end(self, number: int) -> None:
+        """Note that a reply was read, or that its call is over."""
+        self._replies.pop(number, None)
+
+    def check(self, port: int) -> None:
+        """Close the connections to a port that break a rule; that takes milliseconds for hundreds.
+
+        Args:
+            port: Port that gRPC listens on.
+        """
+        looked_at, self._looked_at = self._looked_at, self._clock()
+        self._now += min(self._looked_at - looked_at, _LONGEST_LOOK)
+        self._find(port)
+        now = self._now
+        late = self._late(now)
+        surplus, n_by_address = [], Counter[str]()
+        for number, each in self._connections.items():
+            n_by_address[each.place[0]] += 1
+            if n_by_address[each.place[0]] > self._max_per_address:
+                surplus.append(number)
+        unread = [
+            number
+            for number, each in self._connections.items()
+            if late.get(each.place) or self._is_slow(each, now, is_sending=each.place in late)
+        ]
+        self._close(surplus, "too many came from one address (max_connections_per_address)")
+        self._close(unread, "their clients did not read")
+
+    def _find(self, port: int) -> None:
+        """Look for the sockets that are open now."""
+        found: dict[int, int] = {}
+        for name in os.listdir(_FILES):  # noqa: PTH208
+            with suppress(OSError, ValueError):
+                status = os.fstat(int(name))
+                if stat.S_ISSOCK(status.st_mode):
+                    found[status.st_ino] = int(name)
+        self._others &= found.keys()
+        for number in [each for each in self._connections if each not in found]:
+            del self._connections[number]
+        for number in sorted(found.keys() - self._others):
+            if (known := self._connections.get(number)) is not None:
+                known.fd = found[number]
+            elif (place := _place_of(found[number], number, port)) is not None:
+                self._connections[number] = _Connection(place, found[number])
+            else:
+                self._others.add(number)
+
+    def _late(self, now: float) -> dict[_Place, bool]:
+        """Return the places of clients that replies are sent to; True if one takes too long."""
+        late: dict[_Place, bool] = {}
+        for reply in list(self._replies.values()):
+            host, port = place_of(reply.peer)
+            if not port.isdecimal():  # a socket of this machine
+                continue
+            place = caller_at(host).name, int(port)
+            limit = self._timeout + reply.n_bytes / self._min_rate if self._min_rate else now
+            late[place] = late.get(place, False) or now - reply.began > limit
+        return late
+
+    def _is_slow(self, connection: _Connection, now: float, *, is_sending: bool) -> bool:
+        """Return True if a client reads too little of what is there for it."""
+        try:
+            is_waiting = is_sending or _n_unsent(connection.fd) > 0
+            if not is_waiting or not hasattr(socket, "TCP_INFO"):
+                connection.since = None
+                return False
+            with _opened(connection.fd) as opened:
+                info = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _N_INFO)
+                (n_read,) = _ACKNOWLEDGED.unpack_from(info, _AT)
+        except (OSError, struct.error):  # it is closed, or the system is another one
+            connection.since = None
+            return False
+        if connection.since is None:
+            connection.since, connection.n_read = now, n_read
+        seconds = now - connection.since
+        if seconds < self._timeout:
+            return False
+        is_slow = bool(n_read - connection.n_read < self._min_rate * seconds)
+        connection.since, connection.n_read = now, n_read
+        return is_slow
+
+    def _close(self, numbers: list[int], reason: str) -> None:
+        """Shut connections down, which gRPC notices as if their clients had."""
+        addresses = set()
+        for number in numbers:
+            if (connection := self._connections.pop(number, None)) is None:
+                continue
+            self._others.add(number)
+            with suppress(OSError), _opened(connection.fd) as opened:
+                if os.fstat(opened.fileno()).st_ino == number:
+                    opened.shutdown(socket.SHUT_RDWR)
+                    addresses.add(connection.place[0])
+        if addresses:
+            extra = {"addresses": sorted(addresses)[:10]}
+            logger.warning(
+                "%d connections of gRPC were closed: %s", len(numbers), reason, extra=extra
+            )
+
+
+@contextmanager
+def _opened(fd: int) -> Iterator[socket.socket]:
+    """Yield a socket of a file that others may close; it stays the same file meanwhile."""
+    with socket.socket(fileno=os.dup(fd)) as opened:
+        yield opened
+
+
+def _place_of(fd: int, number: int, port: int) -> _Place | None:
+    """Return where a connection to a port comes from; None if the file is none."""
+    with suppress(OSError), _opened(fd) as opened:
+        is_same = os.fstat(opened.fileno()).st_ino == number
+        is_tcp = opened.family in (socket.AF_INET, socket.AF_INET6)
+        if is_same and is_tcp and opened.getsockname()[1] == port:
+            host, peer_port, *_ = opened.getpeername()
+            return caller_at(host).name, peer_port
+    return None
+
+
+def _n_unsent(fd: int) -> int:
+    """Return the number of bytes that the peer has not acknowledged."""
+    (n_bytes,) = struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0" * 4))
+    return int(n_bytes)
