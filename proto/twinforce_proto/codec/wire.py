@@ -50,9 +50,7 @@ def wire_counts(data: bytes, kind: type[Message], most: WireCounts) -> WireCount
     outer: list[tuple[int, _Kind]] = []
     n_fields = n_systems = n_atoms = 0
     with suppress(IndexError):  # it ends within a number
-        while (
-            n_fields <= most.n_fields and n_systems <= most.n_systems and n_atoms <= most.n_atoms
-        ):
+        while n_fields <= most.n_fields and n_systems <= most.n_systems and n_atoms <= most.n_atoms:
             if place >= end:
                 if not outer:
                     break
