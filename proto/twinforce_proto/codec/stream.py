@@ -110,8 +110,8 @@ def stream_reply_to_proto(
     message = pb.StreamReply()
     message.prediction.SetInParent()
     write_prediction(message.prediction, outcome, dtype)
-    if outcome.provenance is not None:
-        message.provenance.CopyFrom(provenance_to_proto(outcome.provenance))
+    if (provenance := provenance_to_proto(outcome.provenance)) is not None:
+        message.provenance.CopyFrom(provenance)
     if outcome.timings is not None:
         write_timings(message.timings, outcome.timings)
     return message

@@ -16,6 +16,8 @@ from twinforce_service.scheduling.reply import reply
 from twinforce_service.scheduling.request import JacobianRequest, Request, Walker
 
 _INT32 = np.dtype(np.int32)
+# Times that the queue sets: of admission, and on the device.
+_NOT_YET = 0.0
 
 
 def requests_to_frames(requests: Iterable[tuple[int, Request[Any]]]) -> list[Frame]:
@@ -108,10 +110,11 @@ def _request(
         n_pairs,
         is_suspect,
         number,
+        _NOT_YET,
+        _NOT_YET,
+        reply(),
     )
-    if rows is None:
-        return Request(*values, future=reply())
-    return JacobianRequest(*values, rows=range(*rows), future=reply())
+    return Request(*values) if rows is None else JacobianRequest(*values, rows=range(*rows))
 
 
 # Values that the requests of a walker have in common are cached.

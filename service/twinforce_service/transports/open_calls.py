@@ -18,7 +18,7 @@ class OpenCalls:
     def __init__(self) -> None:
         self._n_calls = 0
         self._is_idle = asyncio.Event()
-        self._is_draining = False
+        self._draining = asyncio.Event()
         self._readers: set[asyncio.Task[Any]] = set()
 
     def __enter__(self) -> None:
@@ -26,12 +26,12 @@ class OpenCalls:
 
     def __exit__(self, *_: object) -> None:
         self._n_calls -= 1
-        if self._is_draining and not self._n_calls:
+        if not self._n_calls and self._draining.is_set():
             self._is_idle.set()
 
     async def read(self, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         """Return the next message of a stream, unless the service stops first."""
-        if self._is_draining:
+        if self._draining.is_set():
             await abort(context, shutting_down())
         reader = asyncio.current_task()
         assert reader is not None
@@ -39,7 +39,7 @@ class OpenCalls:
         try:
             return await context.read()
         except asyncio.CancelledError:
-            if not self._is_draining:
+            if not self._draining.is_set():
                 raise
             reader.uncancel()
             await abort(context, shutting_down())
@@ -48,7 +48,7 @@ class OpenCalls:
 
     async def drain(self, timeout: float) -> None:
         """End idle streams, and wait at most `timeout` s for the calls that are being answered."""
-        self._is_draining = True
+        self._draining.set()
         for reader in self._readers:
             reader.cancel()
         if not self._n_calls:
