@@ -20,9 +20,9 @@ potential is a toy, and the watchdog is set to {watchdog:g} s (its default is 10
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 _TAIL = """
-Measured on {machine}, and kept in [chaos.json](chaos.json). `make chaos CHAOS=--short` tries the
-faults that take least time, in about three minutes, and writes nothing. [Operations](operations.md)
-explains what the service does about each fault.
+Measured on {machine}, not all rows in one run, and kept in [chaos.json](chaos.json).
+`make chaos CHAOS=--short` tries the faults that take least time, in about three minutes, and writes
+nothing. [Operations](operations.md) explains what the service does about each fault.
 """
 
 
@@ -42,5 +42,5 @@ def _row(result: Mapping[str, Any]) -> str:
         return f"| {result['fault']} | | | | | | | | | {reason} |\n"
     counts = ("n_clients", "n_hung", "n_lost", "n_wrong")
     names = (*counts, "recovery_s", "pause_s", "server_mb", "engine_mb")
-    values = " | ".join(str(result[name]) for name in names)
+    values = " | ".join("" if (value := result.get(n)) is None else str(value) for n in names)
     return f"| {result['fault']} | {values} | {result['note']} |\n"

@@ -34,7 +34,7 @@ class Result:
         n_lost: Clients that ended with an error.
         n_wrong: Clients that ended elsewhere than without the fault.
         recovery_s: Longest time in which no client took a step, from the fault on, in s.
-        pause_s: Longest time between two steps of one client, in s.
+        pause_s: Longest time between two steps of one client, in s, if it was measured.
         seconds: Duration of the trial, in s.
         server_mb: Resident memory of the server afterwards, in MB.
         engine_mb: Resident memory of its engine afterwards, in MB.
@@ -48,7 +48,7 @@ class Result:
     n_lost: int = 0
     n_wrong: int = 0
     recovery_s: float = 0.0
-    pause_s: float = 0.0
+    pause_s: float | None = None
     seconds: float = 0.0
     server_mb: int = 0
     engine_mb: int = 0
