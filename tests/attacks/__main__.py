@@ -66,6 +66,7 @@ def rounded(values):
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
     parser.add_argument("names", nargs="*", help="modules, or parts of titles; all by default")
+    parser.add_argument("--note", default="", help="remark for the page")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the page")
     arguments = parser.parse_args()
     before, found = json.loads(BEFORE.read_text()), {}
@@ -82,6 +83,7 @@ def main():
         "fairness": summary(),
         "machine": f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()})",
         "load": round(os.getloadavg()[2], 1),
+        "note": arguments.note,
     }
     (arguments.docs / "attacks.json").write_text(json.dumps(data, indent=1) + "\n")
     (arguments.docs / "attacks.md").write_text(page(data, before), encoding="utf-8")

@@ -28,7 +28,7 @@ _TAIL = """
 
 Measured on {machine}, at a load of about {load:.0f} with other work, and kept in
 [attacks.json](attacks.json); before, in [before.json](../tests/attacks/before.json).
-"""  # noqa: E501
+{note}"""  # noqa: E501
 
 
 def page(data, before):
@@ -49,6 +49,7 @@ def page(data, before):
         fairness=_fairness(data["fairness"]),
         machine=data["machine"],
         load=data["load"],
+        note=f"\n{data['note']}\n" if data.get("note") else "",
     )
     return _HEAD + "".join(rows) + tail
 

@@ -45,4 +45,4 @@ def test_the_page_tells_how_fair_the_service_is():
 def test_the_page_in_the_documentation_is_made_from_its_data():
     data = json.loads((DOCS / "attacks.json").read_text())
     assert (DOCS / "attacks.md").read_text() == page(data, json.loads(BEFORE.read_text()))
-    assert data["attacks"].keys() == found_attacks().keys()
+    assert data["attacks"].keys() <= found_attacks().keys()

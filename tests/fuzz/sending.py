@@ -1,6 +1,7 @@
 """Send malformed messages to a service, and collect what should not have come."""
 
 import random
+import sys
 from collections import Counter
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +12,8 @@ import httpx2
 from tests.fuzz.messages import MESSAGES, METHODS, body_of, changed_bytes
 
 PATIENCE = 60.0
+# Number of messages between two reports of the progress.
+_REPORTED = 5000
 # A model may fail on a system that is valid, but far from all that it was made for.
 _OF_MODELS = ("PredictionError", "NonFinitePredictionError")
 _GOOD_STATUS = {
@@ -28,6 +31,9 @@ class Findings:
 
     def note(self, place: str, message: bytes, outcome: str, *, is_good: bool) -> None:
         self.outcomes[outcome] += 1
+        if (n_messages := self.outcomes.total()) % _REPORTED == 0:
+            sys.stdout.write(f"{n_messages} messages, {len(self.failures)} failures\n")
+            sys.stdout.flush()
         if not is_good:
             self.failures.append((place, message, outcome))
 
