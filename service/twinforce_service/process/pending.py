@@ -7,7 +7,7 @@ from typing import Any
 
 from twinforce_proto import ServiceError
 from twinforce_service.engine.runs import Run
-from twinforce_service.scheduling.places import Places
+from twinforce_service.scheduling.places import QueuePlaces
 from twinforce_service.scheduling.request import Request
 
 
@@ -16,7 +16,7 @@ class Pending:
 
     Attributes:
         n_atoms: Number of their atoms.
-        places: Places of their callers.
+        places: QueuePlaces of their callers.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Pending:
         self._changing = Lock()
         self._entries: dict[int, Request[Any] | Run] = {}
         self.n_atoms = 0
-        self.places = Places()
+        self.places = QueuePlaces()
 
     def next_number(self) -> int:
         """Return a new number."""

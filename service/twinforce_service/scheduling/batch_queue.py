@@ -7,7 +7,7 @@ from typing import Any
 from twinforce_service.scheduling.accounts import Account, Accounts
 from twinforce_service.scheduling.budgets import Budgets
 from twinforce_service.scheduling.lanes import Entry, Head, Lane, delay_of
-from twinforce_service.scheduling.places import Places
+from twinforce_service.scheduling.places import QueuePlaces
 from twinforce_service.scheduling.request import Limits, Request, overloaded
 
 # Systems larger than this fraction of a batch do not share a lane with small ones.
@@ -49,7 +49,7 @@ class BatchQueue:
         self._costs = self._budgets.costs
         self._lanes: dict[tuple[Hashable, Hashable], Lane] = {}
         self._callers = Accounts()
-        self._places = Places()
+        self._places = QueuePlaces()
         self._used: dict[Hashable, float] = {}
         self._virtual_time = 0.0
         self._n_admitted = 0

@@ -27,7 +27,7 @@ class _Held:
     n_atoms: int = 0
 
 
-class Places:
+class QueuePlaces:
     """The places that each caller holds.
 
     While there is room, anyone gets a place. A full queue still admits callers that hold less than

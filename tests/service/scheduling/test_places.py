@@ -12,7 +12,7 @@ from tests.service.scheduling.test_fairness import request
 from twinforce_proto import OverloadedError
 from twinforce_service.callers.caller import Caller
 from twinforce_service.scheduling.batch_queue import BatchQueue
-from twinforce_service.scheduling.places import Places
+from twinforce_service.scheduling.places import QueuePlaces
 from twinforce_service.scheduling.request import Limits, has_room
 
 LIMITS = Limits(max_waiting=60, max_waiting_atoms=6000)
@@ -30,7 +30,7 @@ class Waiting:
     """The requests that wait, of which the places are counted."""
 
     def __init__(self):
-        self.places, self.requests = Places(), []
+        self.places, self.requests = QueuePlaces(), []
 
     def offer(self, caller, n_requests=1, n_atoms=1):
         """Let a call enter if it may; return whether it did."""
