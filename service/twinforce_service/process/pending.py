@@ -16,7 +16,7 @@ class Pending:
 
     Attributes:
         n_atoms: Number of their atoms.
-        places: Places of their callers.
+        places: QueuePlaces of their callers.
     """
 
     def __init__(self) -> None:
