@@ -53,7 +53,15 @@ def told(*command: object, **options: Any) -> str:
 def build(flags: list[str]) -> float:
     """Build the image; return the seconds that it took."""
     begin = time.monotonic()
-    command = ["buildah", "bud", "--isolation=chroot", f"--tag={TAG}", *flags, str(ROOT)]
+    command = [
+        "buildah",
+        "bud",
+        "--isolation=chroot",
+        "--format=docker",
+        f"--tag={TAG}",
+        *flags,
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, stdout=sys.stderr)
     return time.monotonic() - begin
 
