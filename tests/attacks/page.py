@@ -43,7 +43,7 @@ def page(data, before):
     slow = [title for title, now in attacks.items() if now["p99_ms"] >= MAX_LIVE_MS]
     verdict = f"`/health/live` stays below {MAX_LIVE_MS:.0f} ms (p99) through all of them."
     if slow:
-        verdict = f"`/health/live` is above {MAX_LIVE_MS:.0f} ms (p99) in: {', '.join(slow)}."
+        verdict = f"`/health/live` is above {MAX_LIVE_MS:.0f} ms (p99) in: {'; '.join(slow)}."
     tail = _TAIL.format(
         verdict=verdict,
         fairness=_fairness(data["fairness"]),
