@@ -38,15 +38,12 @@ EXCEPTIONS = {
         {"Pod", "Deployment"},
         "an idle node may be used; resources.limits takes a limit",
     ),
-    "CKV_K8S_12": ({"Deployment"}, "the values of this rendering set no limit of memory"),
-    "CKV_K8S_13": ({"Deployment"}, "the values of this rendering set no limit of memory"),
     "CKV_K8S_15": ({"Pod", "Deployment"}, "tags of releases do not change; image.pullPolicy"),
     "CKV_K8S_35": ({"Pod", "Deployment"}, "client and download read a key from a variable"),
     "CKV_K8S_43": (
         {"Pod", "Deployment"},
         "the registry is the user's; image.digest takes a digest",
     ),
-    "CKV2_K8S_6": ({"Deployment"}, "the values of this rendering turn the policy off"),
 }
 # Panels that show nothing unless something went wrong.
 QUIET = {"Restarts of engines in an hour A"}
