@@ -145,7 +145,10 @@ class Distillation:
             phase.is_done = False  # there are more minutes than before
         self._run("measure", self._measure)
         path = self._folder.path / "report.json"
-        assessment = self._assessment()
+        assessment = self._assessment()  # which `twinforce assess` may have continued
+        if assessment["pieces"]:
+            facts = self._folder.phases["measure"].facts
+            facts["evidence"] = self._evidence(assessment, facts["period_fs"])
         report = report_of(self._folder, self._settings, self._source, self._systems, assessment)
         write_json(path, report)
         page = page_of(report, assessment)
@@ -323,8 +326,7 @@ class Distillation:
     def _measure(self, phase: Phase, deadline: Deadline) -> None:
         self._services.close()  # the service that measures has the teacher too
         period = self._period_fs()
-        atoms = ase.io.read(measurement.start_file(self._folder))
-        take_masses(atoms)
+        atoms = self._start()
         found = measurement.measure(
             self._source,
             atoms,
@@ -334,16 +336,23 @@ class Distillation:
             deadline,
             self._progress,
         )
-        evidence = measurement.evidence_of(
-            found.assessment, self._settings, period, float(atoms.get_masses().min())
-        )
         phase.facts = {
             "errors": found.errors,
             "lambda": found.nonconservativity,
             "notes": found.notes,
             "period_fs": period,
-            "evidence": asdict(evidence),
+            "evidence": self._evidence(found.assessment, period),
         }
+
+    def _start(self) -> Atoms:
+        """Return the system that is measured, with its masses."""
+        atoms = ase.io.read(measurement.start_file(self._folder))
+        take_masses(atoms)
+        return atoms
+
+    def _evidence(self, assessment: Mapping[str, Any], period: float | None) -> dict[str, Any]:
+        lightest = float(self._start().get_masses().min())
+        return asdict(measurement.evidence_of(assessment, self._settings, period, lightest))
 
     def _assessment(self) -> Mapping[str, Any]:
         path = self._folder.path / "assessment" / "report.json"
