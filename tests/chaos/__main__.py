@@ -44,7 +44,10 @@ def main() -> int:
     finally:
         trials.close()
     if not options.short:
-        _write(load, _beside_earlier(results) if options.only else results)
+        if options.only:
+            _write(load, _beside_earlier(results), "; not all rows in one run")
+        else:
+            _write(load, results)
     return 0 if all(result.is_good for result in results) else 1
 
 
@@ -65,13 +68,13 @@ def _beside_earlier(results: list[Result]) -> list[Result]:
     )
 
 
-def _write(load: Load, results: list[Result]) -> None:
+def _write(load: Load, results: list[Result], remark: str = "") -> None:
     data = {
         "n_walkers": load.n_walkers,
         "n_runs": load.n_runs,
         "n_steps": load.n_steps,
         "watchdog": WATCHDOG,
-        "machine": f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()})",
+        "machine": f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()}){remark}",
         "results": [result.to_dict() for result in results],
     }
     (_DOCS / "chaos.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")

@@ -20,7 +20,7 @@ potential is a toy, and the watchdog is set to {watchdog:g} s (its default is 10
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 _TAIL = """
-Measured on {machine}, not all rows in one run, and kept in [chaos.json](chaos.json).
+Measured on {machine}, and kept in [chaos.json](chaos.json).
 `make chaos CHAOS=--short` tries the faults that take least time, in about three minutes, and writes
 nothing. [Operations](operations.md) explains what the service does about each fault.
 """
