@@ -88,6 +88,12 @@ class Replicas(Generic[_Connection]):
         # Many clients start at once; nobody gains from guessing where they go.
         return random.choice([e for e in awake if len(e.walkers) == fewest])  # noqa: S311
 
+    def settle(self, walker: object) -> Replica[_Connection]:
+        """Return the replica for a new walker, which counts there from now on."""
+        replica = self.choose()
+        replica.walkers.add(walker)
+        return replica
+
     @contextmanager
     def noting(self, replica: Replica[_Connection]) -> Iterator[None]:
         """Note how a call of a replica ends.
@@ -126,9 +132,8 @@ class ReplicatedConnection:
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a call to a replica and yield the replies; closing the generator cancels it."""
-        replica = self._replicas.choose()
         run = _Walker()
-        replica.walkers.add(run)
+        replica = self._replicas.settle(run)
         with self._replicas.noting(replica), closing(replica.connection.receive(call)) as replies:
             for reply in replies:  # noqa: UP028
                 yield reply
@@ -153,8 +158,7 @@ class ReplicatedStream:
     def send(self, call: Call) -> Message:
         """Send a message and wait for its reply; after a failure the next one goes elsewhere."""
         if (opened := self._open) is None:
-            replica = self._replicas.choose()
-            replica.walkers.add(self)
+            replica = self._replicas.settle(self)
             self._open = opened = replica, replica.connection.stream()
         replica, transport = opened
         try:
@@ -187,9 +191,8 @@ class AsyncReplicatedConnection:
 
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a call to a replica and yield the replies; closing the generator cancels it."""
-        replica = self._replicas.choose()
         run = _Walker()
-        replica.walkers.add(run)
+        replica = self._replicas.settle(run)
         with self._replicas.noting(replica):
             async with aclosing(replica.connection.receive(call)) as replies:
                 async for reply in replies:
@@ -215,8 +218,7 @@ class AsyncReplicatedStream:
     async def send(self, call: Call) -> Message:
         """Send a message and wait for its reply; after a failure the next one goes elsewhere."""
         if (opened := self._open) is None:
-            replica = self._replicas.choose()
-            replica.walkers.add(self)
+            replica = self._replicas.settle(self)
             self._open = opened = replica, replica.connection.stream()
         replica, transport = opened
         try:
