@@ -290,8 +290,8 @@ class AsyncStream:
 
 
 def _connect_all(address: Address, options: Options) -> AsyncConnection:
-    connections = [_connect(url, options) for url in address.urls]
-    return connections[0] if len(connections) == 1 else AsyncReplicatedConnection(connections)
+    connects = [partial(_connect, url, options) for url in address.urls]
+    return connects[0]() if len(connects) == 1 else AsyncReplicatedConnection(connects)
 
 
 def _connect(url: Url, options: Options) -> AsyncConnection:

@@ -452,8 +452,8 @@ class _Turns:
 
 
 def _connect_all(address: Address, options: Options) -> Connection:
-    connections = [_connect(url, options) for url in address.urls]
-    return connections[0] if len(connections) == 1 else ReplicatedConnection(connections)
+    connects = [partial(_connect, url, options) for url in address.urls]
+    return connects[0]() if len(connects) == 1 else ReplicatedConnection(connects)
 
 
 def _connect(url: Url, options: Options) -> Connection:

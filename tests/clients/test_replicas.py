@@ -173,7 +173,7 @@ class Clock:
 
 def replicas(n):
     clock = Clock()
-    return Replicas([object() for _ in range(n)], clock), clock
+    return Replicas([object] * n, clock), clock
 
 
 def fail(found, replica, error):
@@ -218,10 +218,24 @@ def test_if_all_rest_the_one_that_rests_longest_is_asked():
     assert found.choose() is found.all[1]
 
 
-def test_an_overloaded_replica_need_not_be_waited_for_if_there_is_another():
-    found, _ = replicas(2)
-    assert fail(found, found.all[0], OverloadedError("full", retry_after=9.0)).retry_after == 0.0
-    assert fail(found, found.all[1], OverloadedError("full", retry_after=9.0)).retry_after == 9.0
+@pytest.mark.parametrize("kind", [OverloadedError, UnavailableError])
+def test_a_replica_that_asks_for_time_is_waited_for_only_if_there_is_no_other(kind):
+    found, clock = replicas(2)
+    busy, other = found.all
+    assert fail(found, busy, kind("not now", retry_after=9.0)).retry_after == 0.0
+    clock.now += 8.9  # longer than a replica rests that does not say for how long
+    assert {found.choose() for _ in range(30)} == {other}
+    assert fail(found, other, kind("not now", retry_after=9.0)).retry_after == 9.0
+    clock.now += 0.2
+    assert {found.choose() for _ in range(30)} == {busy}
+
+
+def test_no_connection_is_made_before_it_is_used():
+    made = []
+    found = Replicas([lambda: made.append("first") or "a", lambda: made.append("second") or "b"])
+    assert [each.opened for each in found.all] == [None, None]
+    assert (found.all[1].connection, found.all[1].connection) == ("b", "b")
+    assert made == ["second"]
 
 
 def test_addresses_are_at_fault_if_all_of_them_are():

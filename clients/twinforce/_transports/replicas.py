@@ -20,41 +20,60 @@ from twinforce._transports.transport import (
     MisdirectedError,
     Transport,
 )
-from twinforce_proto import OverloadedError, UnavailableError
+from twinforce_proto import OverloadedError, ServiceError, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
 
-# Time in s for which a replica that failed is left alone while others answer; it doubles.
+# Time in s for which a replica that failed is left alone while others answer; it doubles, and is at
+# least the time that the replica asks for.
 _SHORTEST_REST_S, _LONGEST_REST_S = 0.25, 5.0
+
+# Errors after which another replica may answer.
+_ELSEWHERE = (UnavailableError, OverloadedError)
 
 _Connection = TypeVar("_Connection")
 
 
 class Replica(Generic[_Connection]):
-    """A connection to one of the addresses, and how it has fared.
+    """One of the replicas, and how it has fared.
+
+    Args:
+        connect: Function that makes a connection to it.
 
     Attributes:
-        connection: The connection.
         walkers: Walkers that use it.
-        rests_until: Time until which others are preferred, on the clock of `time.monotonic`.
+        rests_until: Time until which others are preferred.
         is_misdirected: True if its address was at fault in the last attempt.
     """
 
-    def __init__(self, connection: _Connection) -> None:
-        self.connection = connection
+    def __init__(self, connect: Callable[[], _Connection]) -> None:
+        self._connect = connect
+        self._opened: dict[str, _Connection] = {}
         self.walkers: WeakSet[object] = WeakSet()
         self.rests_until = 0.0
         self.is_misdirected = False
         self._n_failures = 0
 
+    @property
+    def connection(self) -> _Connection:
+        """The connection, made when first used; of two threads that make one, one prevails."""
+        if (opened := self.opened) is not None:
+            return opened
+        return self._opened.setdefault("connection", self._connect())
+
+    @property
+    def opened(self) -> _Connection | None:
+        """The connection, if there is one."""
+        return self._opened.get("connection")
+
     def note_reply(self) -> None:
         """Note that it answers."""
         self._n_failures, self.rests_until, self.is_misdirected = 0, 0.0, False
 
-    def note_failure(self, error: Exception, now: float) -> None:
+    def note_failure(self, error: ServiceError, now: float) -> None:
         """Note that it did not answer, or is overloaded."""
         rest = min(_SHORTEST_REST_S * 2.0**self._n_failures, _LONGEST_REST_S)
         self._n_failures += 1
-        self.rests_until = now + rest
+        self.rests_until = now + max(rest, error.retry_after or 0.0)
         self.is_misdirected = isinstance(error, MisdirectedError)
 
 
@@ -64,15 +83,17 @@ class Replicas(Generic[_Connection]):
     It takes no lock, which a fork could leave locked; at worst, two walkers choose the same one.
 
     Args:
-        connections: A connection to each replica.
+        connects: A function for each replica that makes a connection to it.
         clock: Time in s.
     """
 
     def __init__(
-        self, connections: Sequence[_Connection], clock: Callable[[], float] = time.monotonic
+        self,
+        connects: Sequence[Callable[[], _Connection]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self.all = [Replica(each) for each in connections]
+        self.all = [Replica(each) for each in connects]
 
     def choose(self) -> Replica[_Connection]:
         """Return the replica for the next call or walker.
@@ -99,21 +120,19 @@ class Replicas(Generic[_Connection]):
         """Note how a call of a replica ends.
 
         Raises:
-            UnavailableError: In place of a `MisdirectedError`, as long as another address may do.
-            OverloadedError: The queue is full; if another replica may have room, without a wait.
+            UnavailableError: The replica does not answer, or not yet; also in place of a
+                `MisdirectedError`, as long as another address may do.
+            OverloadedError: Its queue is full. Neither asks for a wait if another one may answer.
         """
         try:
             yield
-        except UnavailableError as error:
-            replica.note_failure(error, self._clock())
-            if replica.is_misdirected and not all(each.is_misdirected for each in self.all):
-                raise UnavailableError(str(error)) from error
-            raise
-        except OverloadedError as error:
+        except _ELSEWHERE as error:
             now = self._clock()
             replica.note_failure(error, now)
             if error.retry_after is not None and any(e.rests_until <= now for e in self.all):
                 error.retry_after = 0.0
+            if replica.is_misdirected and not all(each.is_misdirected for each in self.all):
+                raise UnavailableError(str(error)) from error
             raise
         replica.note_reply()
 
@@ -121,8 +140,8 @@ class Replicas(Generic[_Connection]):
 class ReplicatedConnection:
     """The connection of a blocking client to several replicas."""
 
-    def __init__(self, connections: Sequence[Connection]) -> None:
-        self._replicas = Replicas(connections)
+    def __init__(self, connects: Sequence[Callable[[], Connection]]) -> None:
+        self._replicas = Replicas(connects)
 
     def send(self, call: Call) -> Message:
         """Send a call to a replica and wait for the reply."""
@@ -145,7 +164,8 @@ class ReplicatedConnection:
     def close(self) -> None:
         """Close all connections."""
         for each in self._replicas.all:
-            each.connection.close()
+            if (opened := each.opened) is not None:
+                opened.close()
 
 
 class ReplicatedStream:
@@ -164,7 +184,7 @@ class ReplicatedStream:
         try:
             with self._replicas.noting(replica):
                 return transport.send(call)
-        except (UnavailableError, OverloadedError):
+        except _ELSEWHERE:
             self.close()
             raise
 
@@ -180,8 +200,8 @@ class ReplicatedStream:
 class AsyncReplicatedConnection:
     """The asyncio counterpart of `ReplicatedConnection`."""
 
-    def __init__(self, connections: Sequence[AsyncConnection]) -> None:
-        self._replicas = Replicas(connections)
+    def __init__(self, connects: Sequence[Callable[[], AsyncConnection]]) -> None:
+        self._replicas = Replicas(connects)
 
     async def send(self, call: Call) -> Message:
         """Send a call to a replica and wait for the reply."""
@@ -205,7 +225,8 @@ class AsyncReplicatedConnection:
     async def close(self) -> None:
         """Close all connections."""
         for each in self._replicas.all:
-            await each.connection.close()
+            if (opened := each.opened) is not None:
+                await opened.close()
 
 
 class AsyncReplicatedStream:
@@ -224,7 +245,7 @@ class AsyncReplicatedStream:
         try:
             with self._replicas.noting(replica):
                 return await transport.send(call)
-        except (UnavailableError, OverloadedError):
+        except _ELSEWHERE:
             await self.close()
             raise
 
