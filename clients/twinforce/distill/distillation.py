@@ -25,6 +25,7 @@ from twinforce.distill.programs.services import running_service
 from twinforce.distill.programs.training import export, metadata_of, minutes_needed, train
 from twinforce.distill.results import measurement
 from twinforce.distill.results.page import page_of
+from twinforce.distill.results.recommendation import Evidence
 from twinforce.distill.results.report import report_of
 from twinforce.distill.sampling.dataset import write_round
 from twinforce.distill.sampling.sampling_round import (
@@ -146,10 +147,10 @@ class Distillation:
         self._run("measure", self._measure)
         path = self._folder.path / "report.json"
         assessment = self._assessment()  # which `twinforce assess` may have continued
-        if assessment["pieces"]:
-            facts = self._folder.phases["measure"].facts
-            facts["evidence"] = self._evidence(assessment, facts["period_fs"])
-        report = report_of(self._folder, self._settings, self._source, self._systems, assessment)
+        evidence = self._evidence(assessment)
+        report = report_of(
+            self._folder, self._settings, self._source, self._systems, assessment, evidence
+        )
         write_json(path, report)
         page = page_of(report, assessment)
         (self._folder.path / "report.html").write_text(page, encoding="utf-8")
@@ -341,7 +342,6 @@ class Distillation:
             "lambda": found.nonconservativity,
             "notes": found.notes,
             "period_fs": period,
-            "evidence": self._evidence(found.assessment, period),
         }
 
     def _start(self) -> Atoms:
@@ -350,13 +350,14 @@ class Distillation:
         take_masses(atoms)
         return atoms
 
-    def _evidence(self, assessment: Mapping[str, Any], period: float | None) -> dict[str, Any]:
+    def _evidence(self, assessment: Mapping[str, Any]) -> Evidence:
+        period = self._folder.phases["measure"].facts["period_fs"]
         lightest = float(self._start().get_masses().min())
-        return asdict(measurement.evidence_of(assessment, self._settings, period, lightest))
+        return measurement.evidence_of(assessment, self._settings, period, lightest)
 
     def _assessment(self) -> Mapping[str, Any]:
         path = self._folder.path / "assessment" / "report.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {"pieces": {}}
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
     def _period_fs(self) -> float | None:
         """Return the shortest vibrational period, from the longest trajectory of any round."""

@@ -1,16 +1,16 @@
 """Tests of the report and its page, made from given results."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from tests.clients.distill.test_recommendation import EVIDENCE, drift, run_of
+from tests.clients.distill.test_recommendation import EVIDENCE, run_of
 from twinforce.distill import DistillSettings, ServiceOptions, TeacherSource
 from twinforce.distill.folder import DistillFolder, Phase
 from twinforce.distill.results.page import page_of
 from twinforce.distill.results.recommendation import recommend
-from twinforce.distill.results.report import commands_of, evidence_from, report_of
+from twinforce.distill.results.report import commands_of, report_of
 
 SETTINGS = DistillSettings(teacher="mace:small", rounds=2, temperatures_k=(300.0, 350.0))
 SOURCE = TeacherSource.of("mace:small", "", SETTINGS.service, {})
@@ -51,7 +51,6 @@ def folder(tmp_path):
         "lambda": 0.0123,
         "notes": ["The student was measured on a Sunday."],
         "period_fs": 9.0,
-        "evidence": asdict(replace(EVIDENCE, runs={8: run_of(0.03)})),
     }
     later = sampled | {"inner_steps": 4, "walkers": [walker(disagreement=0.04, is_fallback=True)]}
     for name, facts in {
@@ -67,6 +66,7 @@ def folder(tmp_path):
 
 # The report of an assessment in which nothing was measured.
 NOTHING = {"pieces": {}}
+MEASURED = replace(EVIDENCE, runs={8: run_of(0.03)})
 
 
 class Reader(HTMLParser):
@@ -91,7 +91,7 @@ class Reader(HTMLParser):
 
 
 def test_the_page_says_what_was_found(folder, argon):
-    report = report_of(folder, SETTINGS, SOURCE, [argon], NOTHING)
+    report = report_of(folder, SETTINGS, SOURCE, [argon], NOTHING, MEASURED)
     page = page_of(report, NOTHING)
     reader = Reader()
     reader.feed(page)
@@ -125,7 +125,7 @@ def test_a_comparison_with_the_teacher_is_on_the_page(folder, argon):
         "conditions": {"temperature_k": 300.0},
         "thresholds": {"max_temperature_error": 3.0},
     }
-    report = report_of(folder, SETTINGS, SOURCE, [argon], assessment)
+    report = report_of(folder, SETTINGS, SOURCE, [argon], assessment, MEASURED)
     assert not any("not compared" in each for each in report["not_shown"])
     page = page_of(report, assessment)
     assert "temperature of Ar, difference in K" in page
@@ -135,17 +135,11 @@ def test_a_comparison_with_the_teacher_is_on_the_page(folder, argon):
 def test_a_page_without_any_measurement_is_whole(folder, argon):
     measured = folder.phases["measure"].facts
     empty = replace(EVIDENCE, predicted={}, step_ms={}, period_fs=None)
-    measured |= {"evidence": asdict(empty), "period_fs": None, "lambda": None}
-    report = report_of(folder, SETTINGS, SOURCE, [argon], NOTHING)
+    measured |= {"period_fs": None, "lambda": None}
+    report = report_of(folder, SETTINGS, SOURCE, [argon], NOTHING, empty)
     page = page_of(report, NOTHING)
     assert "there was no time to measure" in page
     assert "--forces conservative" in report["commands"]["simulate"]
-
-
-def test_evidence_survives_json(folder, argon):
-    report = report_of(folder, SETTINGS, SOURCE, [argon], NOTHING)
-    assert evidence_from(report["evidence"]).predicted[8] == drift(0.02)
-    assert recommend(evidence_from(report["evidence"])).inner_steps == 8
 
 
 def test_the_commands_repeat_what_was_asked_for(tmp_path):

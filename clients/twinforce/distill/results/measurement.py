@@ -53,13 +53,11 @@ class Measured:
     """The results of the measurements of a student.
 
     Attributes:
-        assessment: Report of the assessment of multiple time stepping.
         errors: Errors of the student of each round, by its number.
         nonconservativity: λ of the student's direct forces; None if it was not measured.
         notes: Sentences on what was not measured, and why.
     """
 
-    assessment: Mapping[str, Any]
     errors: Mapping[str, Any]
     nonconservativity: float | None
     notes: tuple[str, ...]
@@ -103,7 +101,7 @@ def measure(
         assessing = _Assessing(client, atoms, folder, settings, period_fs, deadline, progress)
         assessing.run()
     notes += assessing.notes
-    return Measured(assessing.report, errors, nonconservativity, tuple(notes))
+    return Measured(errors, nonconservativity, tuple(notes))
 
 
 def evidence_of(

@@ -36,6 +36,7 @@ def report_of(
     source: TeacherSource,
     systems: Sequence[Atoms],
     assessment: Mapping[str, Any],
+    evidence: Evidence,
 ) -> dict[str, Any]:
     """Return the report of a distillation whose phases are done.
 
@@ -45,9 +46,9 @@ def report_of(
         source: Place of the teacher.
         systems: Systems that were sampled; the first was measured.
         assessment: Report of the assessment of multiple time stepping.
+        evidence: The numbers in it that the recommendation follows from.
     """
     measured = folder.phases["measure"].facts
-    evidence = evidence_from(measured["evidence"])
     recommendation = recommend(evidence)
     report = {
         "format": _FORMAT,
@@ -59,7 +60,7 @@ def report_of(
         "errors": measured["errors"],
         "lambda": measured["lambda"],
         "period_fs": measured["period_fs"],
-        "evidence": measured["evidence"],
+        "evidence": asdict(evidence),
         "inner_steps": _table(evidence),
         "recommendation": asdict(recommendation),
         "not_shown": _not_shown(measured, recommendation, evidence, settings, assessment),
@@ -68,15 +69,6 @@ def report_of(
         "wall_s": folder.spent_s,
     }
     return dict(as_json(report))
-
-
-def evidence_from(values: Mapping[str, Any]) -> Evidence:
-    """Return the evidence that was stored as JSON, which has no numbers as names."""
-    numbered = {
-        name: {int(m): each for m, each in values[name].items()}
-        for name in ("predicted", "runs", "thermostat")
-    }
-    return Evidence(**{**values, **numbered})
 
 
 def commands_of(
