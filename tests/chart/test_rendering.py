@@ -213,6 +213,22 @@ def test_a_network_without_downloads_lets_pods_connect_to_nothing():
     assert one(rendered(OPEN), "NetworkPolicy")["spec"]["egress"] == []
 
 
+def test_names_are_looked_up_where_the_values_say_by_the_pods_and_their_test():
+    def allowed(name, **values):
+        policy = {"egress": [{"ports": [{"port": 443}]}], **values}
+        return one(rendered(OPEN | {"networkPolicy": policy}), "NetworkPolicy", name)["spec"][
+            "egress"
+        ]
+
+    elsewhere = {"ports": [{"port": 5353, "protocol": "UDP"}]}
+    for name in (RELEASE, f"{RELEASE}-test"):
+        (dns, *others) = allowed(name)
+        assert {each["port"] for each in dns["ports"]} == {53}
+        assert others
+        assert allowed(name, dns=[elsewhere]) == [elsewhere, *others]
+        assert allowed(name, dns=[]) == others
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
