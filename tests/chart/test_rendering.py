@@ -235,6 +235,7 @@ def test_names_are_looked_up_where_the_values_say_by_the_pods_and_their_test():
         ({}, "expected keys.secretName, a Secret with keys.json, or insecure: true"),
         ({"insecure": True, "keys": {"secretName": "k"}}, "either keys.secretName or insecure"),
         (OPEN | {"tls": {"clientCa": True}}, "expected tls.secretName or tls.issuerRef"),
+        (OPEN | {"test": {"caSecretName": "c"}}, "test.caSecretName: expected TLS of the pods"),
         (OPEN | {"models": {"bundled": False}}, "expected models to serve"),
         (OPEN | {"models": {"specs": {"a": "/models/claim/a.pt"}}}, "expected models.claimName"),
         (
@@ -308,6 +309,32 @@ def test_values_that_cannot_be_are_refused(values, message):
 )
 def test_helm_test_is_there_if_it_has_what_callers_need(values, is_there):
     assert any(each["kind"] == "Pod" for each in rendered(values)) is is_there
+
+
+@pytest.mark.parametrize(
+    ("values", "secret"),
+    [
+        ({}, None),
+        ({"tls": {"secretName": "t"}}, None),  # which need not have an item ca.crt
+        ({"tls": {"secretName": "t"}, "test": {"caSecretName": "c"}}, "c"),
+        ({"tls": {"issuerRef": {"name": "i"}}}, f"{RELEASE}-tls"),
+        ({"tls": {"issuerRef": {"name": "i"}, "secretName": "t"}}, "t"),
+        ({"tls": {"issuerRef": {"name": "i"}}, "test": {"caSecretName": "c"}}, "c"),
+    ],
+)
+def test_helm_test_trusts_the_authority_of_a_secret_or_those_of_the_image(values, secret):
+    (pod,) = (each["spec"] for each in rendered(OPEN | values) if each["kind"] == "Pod")
+    (container,) = pod["containers"]
+    secrets = {each["name"]: each["secret"] for each in pod["volumes"] if "secret" in each}
+    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    trusted = [each["value"] for each in container["env"] if each["name"] == "TWINFORCE_CA"]
+    if secret is None:
+        assert (secrets, trusted) == ({}, [])
+        assert mounts.keys() == {"program"}
+    else:
+        (item,) = secrets["ca"]["items"]
+        assert (secrets["ca"]["secretName"], item["key"]) == (secret, "ca.crt")
+        assert trusted == [f"{mounts['ca']}/{item['path']}"]
 
 
 def test_an_old_kubernetes_is_refused():

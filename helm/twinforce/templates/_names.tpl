@@ -47,6 +47,15 @@ labels:
 {{ .Values.tls.secretName | default (printf "%s-tls" .Release.Name) }}
 {{- end -}}
 
+{{- /* Secret with the authority that the pod of `helm test` trusts; empty for those of the image. */ -}}
+{{- define "twinforce.testCaSecretName" -}}
+{{- if .Values.test.caSecretName -}}
+{{ .Values.test.caSecretName }}
+{{- else if .Values.tls.issuerRef -}}
+{{ include "twinforce.tlsSecretName" . }}
+{{- end -}}
+{{- end -}}
+
 {{- /* Seconds to stop: before the signal, the last calls (10), --drain-timeout, the last replies (5), a margin (5). */ -}}
 {{- define "twinforce.graceSeconds" -}}
 {{ add .Values.preStopSeconds 10 (ceil .Values.settings.drain_timeout | int64) 5 5 }}
