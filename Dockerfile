@@ -6,7 +6,8 @@ ARG BASE=docker.io/library/python:3.12-slim-bookworm
 FROM ${BASE} AS builder
 # Extra of twinforce to install: server or cuda.
 ARG EXTRA=server
-# Extras for models of other projects, such as orb,mace; docs/models.md lists those that go together.
+# Extras for models of other projects, such as orb,mace, and oidc for tokens of an issuer. docs/models.md
+# lists those that go together.
 ARG FAMILIES=
 # Package index for torch without CUDA; PyPI has it with CUDA.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

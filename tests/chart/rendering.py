@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import yaml
@@ -56,6 +57,18 @@ def rendered(values):
     if isinstance(values, Path):
         return objects_in(template(f"--values={values}"))
     return objects_in(template(values=values))
+
+
+def unmounted(objects):
+    """Return the settings that name files in the container which no volume holds."""
+    _, container = server_of(objects)
+    folders = [Path(each["mountPath"]) for each in container["volumeMounts"]]
+    files = {
+        name: Path(value)
+        for name, value in tomllib.loads(settings_in(objects)).items()
+        if isinstance(value, str) and value.startswith("/")
+    }
+    return [n for n, file in files.items() if not any(map(file.is_relative_to, folders))]
 
 
 def objects_in(text):

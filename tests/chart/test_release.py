@@ -12,9 +12,10 @@ from contextlib import contextmanager
 import httpx2
 import pytest
 
-from tests.chart.rendering import CHART, ROOT, rendered, run, settings_in
+from tests.chart.rendering import CHART, ROOT, rendered, run, server_of, settings_in
 from tests.clients.certificates import Authority
 from tests.clients.serving import free_port
+from tests.service.callers.issuer import AUDIENCE, issuing
 from tests.service.callers.making import add_key
 from tests.waiting import wait_until
 
@@ -48,6 +49,13 @@ class Secret:
         (self.folder / "..new").rename(self.folder / "..data")
 
 
+def seconds_to_stop(objects):
+    """Return the time that Kubernetes gives a pod between the signal and its end."""
+    pod, container = server_of(objects)
+    _, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
+    return pod["terminationGracePeriodSeconds"] - float(seconds)
+
+
 @contextmanager
 def service(settings):
     """Start a service as the container does; yield it once it is ready."""
@@ -63,6 +71,27 @@ def service(settings):
         too_late.cancel()
         process.kill()
         process.communicate()
+
+
+def settings_here(objects, folder):
+    """Write the settings of a release for this machine; return their file, and the addresses.
+
+    Volumes are in the folder, and ports are free ones.
+    """
+    rest, grpc, metrics = free_port(), free_port(), free_port()
+    text = settings_in(objects)
+    for pattern, value in {
+        "/etc/twinforce/": f"{folder}/",
+        r"rest_port = \d+": f"rest_port = {rest}",
+        r"grpc_port = \d+": f"grpc_port = {grpc}",
+        r"metrics_port = \d+": f"metrics_port = {metrics}",
+        r'host = "0.0.0.0"': 'host = "127.0.0.1"',
+    }.items():
+        text, n = re.subn(pattern, value, text)
+        assert n
+    (folder / "settings.toml").write_text(text)
+    urls = f"https://localhost:{rest}", f"grpcs://localhost:{grpc}"
+    return folder / "settings.toml", urls, f"http://127.0.0.1:{metrics}/health"
 
 
 def predicted(key, ca, *urls):
@@ -82,22 +111,9 @@ def test_a_release_serves_renews_its_secrets_and_stops_in_time(tmp_path):
     alice = add_key(tmp_path / "first.json", "alice")
     keys.publish(keys_json=tmp_path / "first.json")
 
-    rest, grpc, metrics = free_port(), free_port(), free_port()
-    text = settings_in(rendered(VALUES))
-    for pattern, value in {
-        "/etc/twinforce/": f"{tmp_path}/",
-        r"rest_port = \d+": f"rest_port = {rest}",
-        r"grpc_port = \d+": f"grpc_port = {grpc}",
-        r"metrics_port = \d+": f"metrics_port = {metrics}",
-        r'host = "0.0.0.0"': 'host = "127.0.0.1"',
-    }.items():
-        text, n = re.subn(pattern, value, text)
-        assert n
-    (tmp_path / "settings.toml").write_text(text)
-    urls = f"https://localhost:{rest}", f"grpcs://localhost:{grpc}"
-    health = f"http://127.0.0.1:{metrics}/health"
-
-    with service(tmp_path / "settings.toml") as process:
+    objects = rendered(VALUES)
+    settings, urls, health = settings_here(objects, tmp_path)
+    with service(settings) as process:
         done = predicted(alice, first.ca, *urls)
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) == 2
@@ -113,8 +129,28 @@ def test_a_release_serves_renews_its_secrets_and_stops_in_time(tmp_path):
         assert httpx2.get(f"{health}/live").status_code == 200
         assert httpx2.get(f"{health}/ready").status_code == 200
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=180)
+        _, errors = process.communicate(timeout=seconds_to_stop(objects))
         assert process.returncode == 0, errors
+
+
+def test_a_release_without_keys_takes_the_tokens_of_an_issuer(tmp_path):
+    authority = Authority(tmp_path)
+    certificate, private_key = authority.issue("tls")
+    Secret(tmp_path / "tls").publish(tls_crt=certificate, tls_key=private_key)
+    with issuing() as issuer:
+        tokens = {
+            "oidc_issuer": issuer.url,
+            "oidc_audience": AUDIENCE,
+            "oidc_scope_claim": "scope",
+        }
+        values = VALUES | {"keys": {}, "settings": VALUES["settings"] | tokens}
+        settings, urls, _ = settings_here(rendered(values), tmp_path)
+        with service(settings):
+            done = predicted(issuer.token(scope="predict"), authority.ca, *urls)
+            assert done.returncode == 0, done.stderr
+            for refused in ({"scope": "metrics"}, {"scope": "predict", "aud": "others"}):
+                done = predicted(issuer.token(**refused), authority.ca, urls[0])
+                assert done.returncode == 1
 
 
 def test_files_of_the_chart_are_in_a_package_of_it(tmp_path):

@@ -18,6 +18,7 @@ from tests.chart.rendering import (
     server_of,
     settings_in,
     template,
+    unmounted,
 )
 from twinforce_service.flags import parse_settings
 from twinforce_service.main import _SETTLE_TIME
@@ -26,6 +27,7 @@ from twinforce_service.settings import ENV_PREFIX, Settings
 
 pytestmark = pytest.mark.chart
 OPEN = {"insecure": True}
+TOKENS = {"oidc_issuer": "https://a.example", "oidc_audience": "a", "oidc_scope_claim": "scope"}
 ALL = pytest.mark.parametrize("path", VALUES, ids=lambda path: path.stem)
 
 
@@ -98,6 +100,11 @@ def test_every_volume_is_mounted_and_none_by_a_part(path):
         each["name"] for each in pod["volumes"]
     )
     assert not any("subPath" in each for each in mounts)
+
+
+@ALL
+def test_files_that_settings_name_are_in_volumes(path):
+    assert unmounted(rendered(path)) == []
 
 
 @ALL
@@ -232,8 +239,17 @@ def test_names_are_looked_up_where_the_values_say_by_the_pods_and_their_test():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "expected keys.secretName, a Secret with keys.json, or insecure: true"),
-        ({"insecure": True, "keys": {"secretName": "k"}}, "either keys.secretName or insecure"),
+        ({}, "expected keys.secretName, a Secret with keys.json, or settings.oidc_issuer"),
+        ({"insecure": True, "keys": {"secretName": "k"}}, "or insecure: true, got both"),
+        (OPEN | {"settings": TOKENS}, "or insecure: true, got both"),
+        (
+            {"settings": TOKENS | {"oidc_audience": ""}},
+            "settings.oidc_issuer: expected settings.oidc_audience",
+        ),
+        (
+            {"settings": TOKENS | {"oidc_scope_claim": ""}},
+            "settings.oidc_issuer: expected keys.secretName, a Secret with entries for tokens",
+        ),
         (OPEN | {"tls": {"clientCa": True}}, "expected tls.secretName or tls.issuerRef"),
         (OPEN | {"test": {"caSecretName": "c"}}, "test.caSecretName: expected TLS of the pods"),
         (OPEN | {"models": {"bundled": False}}, "expected models to serve"),
@@ -303,6 +319,8 @@ def test_values_that_cannot_be_are_refused(values, message):
         (OPEN | {"test": {"enabled": False}}, False),
         ({"keys": {"secretName": "k"}}, False),
         ({"keys": {"secretName": "k"}, "test": {"keySecretName": "t"}}, True),
+        ({"settings": TOKENS}, False),
+        ({"settings": TOKENS, "test": {"keySecretName": "t"}}, True),
         ({"tls": {"secretName": "t", "clientCa": True}}, False),
         ({"tls": {"secretName": "t", "clientCa": True}, "test": {"tlsSecretName": "c"}}, True),
     ],

@@ -25,7 +25,7 @@ labels:
 {{- /* The pod of `helm test` needs what the service asks callers for. */ -}}
 {{- define "twinforce.hasTest" -}}
 {{- $v := .Values -}}
-{{- $hasKey := or (not $v.keys.secretName) $v.test.keySecretName -}}
+{{- $hasKey := or (not (include "twinforce.hasKeys" .)) $v.test.keySecretName -}}
 {{- $hasCertificate := or (not $v.tls.clientCa) $v.test.tlsSecretName -}}
 {{- if and $v.test.enabled $hasKey $hasCertificate }}true{{ end -}}
 {{- end -}}
@@ -37,6 +37,11 @@ labels:
 {{- else -}}
 {{ $image.repository }}:{{ $image.tag | default .Chart.AppVersion }}
 {{- end -}}
+{{- end -}}
+
+{{- /* Callers need a key, or a token. */ -}}
+{{- define "twinforce.hasKeys" -}}
+{{- if or .Values.keys.secretName .Values.settings.oidc_issuer }}true{{ end -}}
 {{- end -}}
 
 {{- define "twinforce.hasTls" -}}
