@@ -178,9 +178,14 @@ def test_prometheus_has_an_answer_for_every_panel(tmp_path):
     assert not missing
 
 
-def test_metrics_are_in_the_format_that_promtool_knows():
+def test_metrics_are_in_the_format_that_promtool_knows_and_have_no_flaws():
     with serve(metrics_port=0) as server:
         use(server.grpc_url)
-        text = httpx2.get(f"{server.metrics_url}/metrics").text
-    done = run("promtool", "check", "metrics", input=text)
-    assert "error" not in done.stdout + done.stderr
+        reply = httpx2.get(f"{server.metrics_url}/metrics").raise_for_status()
+    assert 'twinforce_requests_total{model="lj",outcome="ok",transport="grpc"}' in reply.text
+    done = run("promtool", "check", "metrics", input=reply.text)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    flawed = reply.text + "# TYPE flawed counter\nflawed 1\n"
+    done = run("promtool", "check", "metrics", input=flawed)
+    assert done.returncode
+    assert "flawed" in done.stdout + done.stderr
