@@ -87,8 +87,10 @@ sbom: $(STAMP) $(TOOLS)/.installed  ## write bills of materials (CycloneDX) of t
 	@mkdir -p build
 	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
 		--output-file build/environment.cdx.json $(BIN)/python
-	for name in $(IMAGES); do $(TOOLS)/bin/cyclonedx-py requirements --pyproject pyproject.toml \
-		--output-reproducible --output-file build/$$name.cdx.json locks/$$name.lock; done
+	set -e; for name in $(IMAGES); do \
+		$(BIN)/python -m tests.supply.requirements $$name > build/$$name.txt; \
+		$(TOOLS)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+			--output-file build/$$name.cdx.json build/$$name.txt; done
 
 # Images by their extra.
 IMAGES := server cuda

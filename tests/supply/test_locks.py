@@ -10,6 +10,7 @@ from packaging.utils import canonicalize_name
 
 from tests.supply.lock import EXTRAS, without_cuda, without_hashes
 from tests.supply.packages import LOCKS, ROOT, pinned
+from tests.supply.requirements import requirements_of
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -56,6 +57,16 @@ def test_a_lock_names_all_that_its_extra_needs(extra):
     names = {name for name, _ in pinned(LOCKS / f"{extra}.lock")}
     without = {"torch"} if extra == "server" else set()
     assert needed(extra) - without - names == set()
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_a_bill_of_materials_is_made_of_all_that_an_image_installs(extra, tmp_path):
+    (tmp_path / "requirements").write_text(requirements_of(extra))
+    listed = pinned(tmp_path / "requirements")
+    assert pinned(LOCKS / f"{extra}.lock") <= listed
+    assert needed(extra) - {name for name, _ in listed} == set()
+    constraints = dict(pinned(ROOT / "constraints.txt"))
+    assert [version for name, version in listed if name == "torch"] == [constraints["torch"]]
 
 
 @pytest.mark.parametrize("path", sorted(LOCKS.glob("*.lock")), ids=lambda path: path.stem)
