@@ -21,7 +21,7 @@ IMAGES = {name: each["image"] for name, each in VALUES.items() if "image" in eac
 
 
 def objects_of(values):
-    """Return the objects of a release with values of the page, with TLS and a way in if they need one."""
+    """Return the objects of a release with values of the page, which others must join."""
     others = {"tls": {"issuerRef": {"name": "internal"}}}
     return rendered(others | ({} if "keys" in values else {"insecure": True}) | values)
 
