@@ -7,10 +7,14 @@ import pytest
 
 from twinforce.cli import build_parser, run
 
-COMMANDS = ["models", "predict", "md", "assess", "distill"]
+# Commands that ask a service, and all of them.
+ASKING = ["models", "predict", "relax", "md", "bench", "assess", "distill"]
+COMMANDS = [*ASKING, "server", "completion"]
 GROUPS = {
     "models": ["models", "output", "service"],
     "predict": ["system", "prediction", "output", "service"],
+    "relax": ["system", "relaxation", "output", "service"],
+    "bench": ["system", "measurement", "output", "service"],
     "md": ["system", "forces", "steps", "ensemble", "output", "service"],
     "assess": ["system", "scope", "conditions", "output", "service"],
     "distill": ["system", "teacher", "student", "sampling", "output", "service"],
@@ -56,10 +60,10 @@ def example_in(text):
 
 def test_every_command_is_listed_and_tested(help_of):
     listed = help_of().partition("commands:")[2].partition("example:")[0]
-    assert re.findall(r"^    (\w+)  ", listed, flags=re.MULTILINE) == COMMANDS
+    assert re.findall(r"^    (\w+)(?:  |$)", listed, flags=re.MULTILINE) == COMMANDS
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+@pytest.mark.parametrize("command", [[], *([name] for name in ASKING)])
 def test_the_help_fits_80_columns_and_ends_with_an_example_that_parses(help_of, command):
     text = help_of(*command)
     assert max(map(len, text.splitlines())) <= 80
@@ -68,13 +72,13 @@ def test_the_help_fits_80_columns_and_ends_with_an_example_that_parses(help_of, 
     assert callable(build_parser().parse_args(arguments).command)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ASKING)
 def test_options_are_grouped(help_of, command):
     titles = re.findall(r"^(\w[\w ]*):$", help_of(command), flags=re.MULTILINE)
     assert titles == ["options", *GROUPS[command], "example"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ASKING)
 def test_every_option_has_help_and_gives_its_default_once(help_of, command):
     text = help_of(command)
     options = options_in(text)

@@ -1,8 +1,8 @@
-"""The command line, `twinforce`: list models, evaluate files, run dynamics, assess, distill.
+"""The command line, `twinforce`: list models, evaluate and relax systems, run dynamics, and more.
 
 The exit status is 0 on success, 1 if the service refused, failed or could not be reached, 2 for
-wrong usage or a file that cannot be read or written, and 128 plus the number of a signal that
-ended the command: 130 if interrupted, 143 if terminated.
+wrong usage or a file that cannot be read or written, 3 if a relaxation did not converge, and 128
+plus the number of a signal that ended the command: 130 if interrupted, 143 if terminated.
 """
 
 import argparse
@@ -11,11 +11,15 @@ import sys
 from collections.abc import Sequence
 
 from twinforce.cli.assess import add_assess_command
+from twinforce.cli.bench import add_bench_command
+from twinforce.cli.completion import add_completion_command
 from twinforce.cli.distill import add_distill_command
 from twinforce.cli.md import add_md_command
 from twinforce.cli.models import add_models_command
 from twinforce.cli.predict import add_predict_command
 from twinforce.cli.progress import say
+from twinforce.cli.relax import add_relax_command
+from twinforce.cli.server import add_server_command
 from twinforce.cli.signals import Interrupted, interruptible
 from twinforce_proto import ServiceError
 
@@ -24,8 +28,8 @@ example:
   twinforce predict water.xyz --outputs hybrid --output predicted.xyz
 
 exit status: 0 success; 1 the service refused, failed or could not be reached;
-2 wrong usage or a file that cannot be read or written; 130 interrupted,
-143 terminated"""
+2 wrong usage or a file that cannot be read or written; 3 a relaxation that
+did not converge; 130 interrupted, 143 terminated"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,7 +45,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     try:
         with interruptible():
-            args.command(args)
+            status: int | None = args.command(args)
     except ServiceError as error:
         return _report_error(f"{type(error).__name__}: {error}", 1)
     except (OSError, ValueError, ModuleNotFoundError) as error:
@@ -50,7 +54,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _report_error(str(interrupt), 128 + interrupt.number)
     except KeyboardInterrupt:
         return _report_error("interrupted", 130)
-    return 0
+    return status or 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,9 +68,13 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_models_command(commands)
     add_predict_command(commands)
+    add_relax_command(commands)
     add_md_command(commands)
+    add_bench_command(commands)
     add_assess_command(commands)
     add_distill_command(commands)
+    add_server_command(commands)
+    add_completion_command(commands, build_parser)
     return parser
 
 

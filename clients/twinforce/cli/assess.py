@@ -18,6 +18,7 @@ from twinforce.cli.arguments import (
     service_options,
 )
 from twinforce.cli.files import read_atoms, require
+from twinforce.cli.progress import suggest
 from twinforce.md.columns import take_masses
 
 # Those of `twinforce.assess`, which cannot be imported without optional packages.
@@ -155,3 +156,5 @@ def _run(args: argparse.Namespace) -> None:
         )
     sys.stdout.write("\n".join(report["verdict"]["advice"]) + "\n")
     sys.stdout.write(f"{args.output / 'report.html'}\n")
+    if not args.quiet:
+        suggest(f"twinforce md {args.file} --forces hybrid")

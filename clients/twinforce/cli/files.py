@@ -2,12 +2,15 @@
 
 import errno
 import importlib
+import io
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from twinforce._files import replace_file
 from twinforce_proto import OUTPUTS
 
 # What a model or a simulation computes for a state, which is wrong for any other state.
@@ -95,6 +98,47 @@ def check_outputs(source: Path, outputs: Mapping[str, Path | None]) -> None:
             raise ValueError(
                 f"{option} {path}: expected a file of its own, got the same file as {other}"
             )
+
+
+def format_to_write(path: Path | None) -> str:
+    """Return the format of ASE that the name of a file asks for; extxyz for standard output.
+
+    Raises:
+        ValueError: ASE knows no format of this name, or cannot write it.
+    """
+    if path is None:
+        return "extxyz"
+    formats = require("ase.io.formats")
+    try:
+        kind: str = formats.filetype(path.name, read=False)
+        can_write = formats.get_ioformat(kind).can_write
+    except formats.UnknownFileTypeError:
+        can_write = False
+    if not can_write:
+        raise ValueError(
+            f"{path}: expected the name of a file that ASE writes, such as one that ends in .xyz, "
+            ".traj, .cif or .vasp"
+        )
+    return kind
+
+
+def write_atoms(path: Path | None, all_atoms: Sequence[Any], file_format: str) -> None:
+    """Write systems to a file, which is replaced as a whole, or to standard output.
+
+    Raises:
+        ValueError: The format cannot hold them; no file was touched.
+    """
+    formats = require("ase.io.formats")
+    file: Any = io.BytesIO() if formats.get_ioformat(file_format).isbinary else io.StringIO()
+    try:
+        formats.write(file, all_atoms, format=file_format)
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be written as {file_format}: {error}") from error
+    content = file.getvalue()
+    if path is None:
+        sys.stdout.write(content)
+    else:
+        replace_file(path, content if isinstance(content, bytes) else content.encode())
 
 
 def check_image(path: Path) -> None:

@@ -18,7 +18,7 @@ from twinforce.cli.arguments import (
     service_options,
 )
 from twinforce.cli.files import check_image, check_outputs, read_atoms, require, without_results
-from twinforce.cli.progress import say
+from twinforce.cli.progress import say, suggest
 from twinforce.cli.simulation import Simulation
 from twinforce.md import Ensemble, ForceChoice, MDSettings, Thermostat
 from twinforce.md.columns import VelocityUnit, drop_velocities, take_masses, take_velocities
@@ -233,6 +233,15 @@ def _run(args: argparse.Namespace) -> None:
         warnings.simplefilter("ignore", ase.DirectForcesWarning)
         warnings.showwarning = _show_warning
         Simulation(atoms, _settings_of(args), args).run(remarks)
+    if not args.quiet:
+        _suggest_next(args)
+
+
+def _suggest_next(args: argparse.Namespace) -> None:
+    if args.forces == "conservative":
+        suggest(f"twinforce bench {args.file}")
+    else:
+        suggest(f"twinforce assess {args.file}")
 
 
 def _taken(atoms: Any, args: argparse.Namespace) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from twinforce._client import Client
 from twinforce.cli.arguments import add_command, add_service_options, service_options
+from twinforce.cli.progress import suggest
 from twinforce_proto import ModelInfo
 
 
@@ -41,6 +42,8 @@ def _run(args: argparse.Namespace) -> None:
     else:
         text = _table(infos)
     sys.stdout.write(text + "\n")
+    if not args.json and infos:
+        suggest(f"twinforce bench FILE --model {infos[0].name}")
 
 
 def _table(infos: Iterable[ModelInfo]) -> str:

@@ -23,7 +23,7 @@ from twinforce.cli.arguments import (
     service_options,
 )
 from twinforce.cli.files import check_outputs, read_atoms, require, without_results
-from twinforce.cli.progress import ProgressMeter
+from twinforce.cli.progress import ProgressMeter, suggest
 from twinforce_proto import (
     DEFAULT_OUTPUTS,
     OUTPUTS,
@@ -96,8 +96,10 @@ def _run(args: argparse.Namespace) -> None:
     content = write(all_atoms, predictions)
     if args.output is None:
         sys.stdout.write(content.decode())
-    else:
-        replace_file(args.output, content)
+        return
+    replace_file(args.output, content)
+    if not args.quiet:
+        suggest(f"twinforce relax {args.file}", f"twinforce md {args.file}")
 
 
 def _predict(

@@ -18,6 +18,13 @@ def say(text: str) -> None:
         sys.stderr.flush()
 
 
+def suggest(*commands: str) -> None:
+    """Show commands that a user may want next, on a terminal only."""
+    if sys.stderr.isatty():
+        for command in commands:
+            say(f"next: {command}")
+
+
 class ProgressMeter:
     """A progress bar on a terminal; elsewhere, a line every half a minute.
 
