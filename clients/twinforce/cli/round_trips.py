@@ -62,7 +62,7 @@ def time_walker(
     measured: dict[str, list[RoundTrip]] = {name: [] for name in kinds}
     n_turns = max(1, round(seconds / _TURN_S))
     with client.stream(model) as stream:
-        walker = _Walker(stream, system, seed=0)
+        walker = _Subject(stream, system, seed=0)
         for outputs in kinds.values():
             walker.warm_up(outputs)
         for turn in range(n_turns):
@@ -100,7 +100,7 @@ def time_crowd(
     def walk(seed: int) -> list[RoundTrip]:
         try:
             with client.stream(model) as stream:
-                walker = _Walker(stream, system, seed)
+                walker = _Subject(stream, system, seed)
                 walker.warm_up(outputs)
                 start.wait()
                 return list(walker.walk(outputs, seconds))
@@ -113,7 +113,7 @@ def time_crowd(
     return [trip for trips in _results(several) for trip in trips]
 
 
-class _Walker:
+class _Subject:
     """A walker whose atoms make small random steps, as in a simulation.
 
     Args:

@@ -1,7 +1,7 @@
 """Evaluate requests on a device; this module knows no queue and no futures."""
 
 import traceback
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import isfinite
 from typing import Any
 
@@ -91,14 +91,14 @@ def evaluate_rows(
 
 
 def make_batch(
-    model: LoadedModel, systems: Sequence[System], walkers: Sequence[Hashable] = ()
+    model: LoadedModel, systems: Sequence[System], walkers: Sequence[str | None] = ()
 ) -> Batch:
     """Return a batch on the device of a model.
 
     Args:
         model: The model that is to evaluate the batch.
         systems: At least one.
-        walkers: Walker of each system, whose neighbor list is reused, or None.
+        walkers: Id of the walker of each system, whose neighbor list is reused, or None.
     """
     p = model.potential
     return Batch.from_systems(
@@ -178,7 +178,8 @@ def _evaluate_together(
     systems = [request.system for request in requests]
     predictions = _predict_by_table(model, systems, outputs)
     if predictions is None:
-        batch = make_batch(model, systems, [request.walker for request in requests])
+        walkers = [request.walker and request.walker.id for request in requests]
+        batch = make_batch(model, systems, walkers)
         _check_room(batch, limits)
         predictions = _predict_batch(model, batch, outputs)
     if_periodic = outputs_if_periodic(model.potential)

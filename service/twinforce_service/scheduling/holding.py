@@ -6,6 +6,8 @@ two batches, or stay idle for a moment and evaluate one. Two batches cost the fi
 twice; one batch costs the idle time. The decision compares whole cycles: walkers that are answered
 together return together, so the gain recurs in every step from then on.
 
+Walkers are known by their ids, so that nothing here keeps one alive that has ended.
+
 The module uses no threads, no clock and no I/O.
 """
 
@@ -27,6 +29,8 @@ _QUANTILE = 0.9
 _MARGIN = 1.25
 # Number of walkers that are tracked; beyond it, those seen least recently are dropped.
 _MAX_WALKERS = 10_000
+# Seconds after its last answer when a walker counts as ended.
+_LONGEST_IDLE = 300.0
 
 
 @dataclass(slots=True)
@@ -35,9 +39,11 @@ class Returns:
 
     Attributes:
         within: Delay that is rarely exceeded, in s; infinite until enough delays are known.
+        answered_at: Time of the last answer, in s.
     """
 
     within: float = inf
+    answered_at: float = -inf
     _delays: deque[float] = field(default_factory=lambda: deque(maxlen=_N_RETURNS))
 
     def note(self, delay: float) -> None:
@@ -67,11 +73,11 @@ class Hold:
 
     Attributes:
         until: Time at which to stop waiting, on the clock of the caller, in s.
-        awaited: Walkers to wait for; stop waiting once the set is empty.
+        awaited: Ids of the walkers to wait for; stop waiting once the set is empty.
     """
 
     until: float
-    awaited: set[Walker]
+    awaited: set[str]
 
 
 class Holding:
@@ -86,17 +92,24 @@ class Holding:
         self._budgets = budgets or Budgets(limits)
         self._max_hold = limits.max_hold
         self._costs = self._budgets.costs
-        self._returns: OrderedDict[Walker, Returns] = OrderedDict()
-        self._away: dict[Walker, _Away] = {}
+        self._returns: OrderedDict[str, Returns] = OrderedDict()
+        self._away: dict[str, _Away] = {}
         # The walkers among them whose delay is short enough to wait for, by group.
-        self._soon: defaultdict[Hashable, dict[Walker, _Away]] = defaultdict(dict)
+        self._soon: defaultdict[Hashable, dict[str, _Away]] = defaultdict(dict)
         self._hold: Hold | None = None
+
+    @property
+    def n_walkers(self) -> int:
+        """Number of walkers whose delays are kept."""
+        return len(self._returns)
 
     def note_requests(self, requests: Iterable[Request[Any]], now: float) -> None:
         """Update the delays of the walkers that have sent these requests."""
         for request in requests:
-            walker = request.walker
-            if walker is None or (away := self._leave(walker)) is None:
+            if request.walker is None:
+                continue
+            walker = request.walker.id
+            if (away := self._leave(walker)) is None:
                 continue
             self._returns_of(walker).note(now - away.answered_at)
             if self._hold is not None:
@@ -109,18 +122,18 @@ class Holding:
             return
         group = batch[0].group
         for request in batch:
-            if (walker := request.walker) is None:
+            if request.walker is None:
                 continue
+            walker = request.walker.id
             self._leave(walker)
-            within = self._returns_of(walker).within
+            returns = self._returns_of(walker)
+            returns.answered_at = now
             self._returns.move_to_end(walker)
-            away = _Away(group, request.n_atoms, request.n_pairs, now, within)
+            away = _Away(group, request.n_atoms, request.n_pairs, now, returns.within)
             self._away[walker] = away
-            if within < self._max_hold:
+            if returns.within < self._max_hold:
                 self._soon[group][walker] = away
-        while len(self._returns) > _MAX_WALKERS:
-            forgotten, _ = self._returns.popitem(last=False)
-            self._leave(forgotten)
+        self._forget(now)
 
     def hold(self, waiting: Sequence[Request[Any]], now: float) -> Hold | None:
         """Return how long a batch should wait and for which walkers, or None if it should not.
@@ -160,7 +173,7 @@ class Holding:
         lost = (idle + together - alone) * n_patient
         return Hold(until, set(away)) if gained > lost else None
 
-    def _expected(self, group: Hashable, now: float) -> dict[Walker, _Away]:
+    def _expected(self, group: Hashable, now: float) -> dict[str, _Away]:
         """Return the walkers that are about to return, and drop those that are late.
 
         Walkers whose delay is longer than the fixed cost of a batch are left out: the device would
@@ -173,15 +186,25 @@ class Holding:
 
     def _is_quick(self, walker: Walker | None, delay: float) -> bool:
         """Return True if a walker returns so soon that it gains from a shorter cycle."""
-        returns = None if walker is None else self._returns.get(walker)
+        returns = None if walker is None else self._returns.get(walker.id)
         return returns is not None and returns.within < delay
 
-    def _returns_of(self, walker: Walker) -> Returns:
+    def _forget(self, now: float) -> None:
+        """Drop the walkers that have ended, as far as one can tell, and those that are too many."""
+        while self._returns:
+            walker, longest_idle = next(iter(self._returns.items()))
+            is_idle = now - longest_idle.answered_at > _LONGEST_IDLE
+            if not is_idle and len(self._returns) <= _MAX_WALKERS:
+                return
+            del self._returns[walker]
+            self._leave(walker)
+
+    def _returns_of(self, walker: str) -> Returns:
         if (returns := self._returns.get(walker)) is None:
             returns = self._returns[walker] = Returns()
         return returns
 
-    def _leave(self, walker: Walker) -> _Away | None:
+    def _leave(self, walker: str) -> _Away | None:
         away = self._away.pop(walker, None)
         if away is not None:
             self._soon[away.group].pop(walker, None)

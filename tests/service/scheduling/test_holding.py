@@ -1,5 +1,8 @@
 """Tests of holding, with simulated devices and walkers: batches wait only if that pays."""
 
+import gc
+import weakref
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -132,7 +135,7 @@ def test_the_hold_ends_when_the_walker_is_due():
     holding.note_requests([back], now + 0.001)
     hold = holding.hold([back], now + 0.001)
     assert hold is not None
-    assert hold.awaited == {other}
+    assert hold.awaited == {other.id}
     assert hold.until == pytest.approx(now + 0.002)
     holding.note_requests([request(other)], now + 0.003)
     assert not hold.awaited
@@ -171,3 +174,24 @@ def test_a_request_without_a_walker_does_not_wait_for_walkers():
     single = Request("model", molecule(10), CONSERVATIVE)
     alone = holding.hold([single], now)
     assert alone is None or alone.until - now < 0.03  # what a batch costs
+
+
+def test_walkers_that_have_ended_are_forgotten_within_minutes():
+    lasting = Walker()
+    holding, now = holding_that_knows(lasting)
+    for _ in range(200):
+        holding.note_batch([request(Walker())], 0.01, now)
+        now += 5.0
+        holding.note_requests([request(lasting)], now)
+        holding.note_batch([request(lasting)], 0.01, now)
+    assert 1 < holding.n_walkers < 80  # one every 5 s, for five minutes
+
+
+def test_a_walker_that_has_ended_is_not_kept_alive():
+    ended = Walker()
+    holding, now = holding_that_knows(ended)
+    holding.note_batch([request(ended)], 0.01, now)
+    alive = weakref.ref(ended)
+    del ended
+    gc.collect()
+    assert alive() is None
