@@ -178,7 +178,7 @@ def _evaluate_together(
     systems = [request.system for request in requests]
     predictions = _predict_by_table(model, systems, outputs)
     if predictions is None:
-        walkers = [request.walker and request.walker.id for request in requests]
+        walkers = [None if (w := request.walker) is None else w.id for request in requests]
         batch = make_batch(model, systems, walkers)
         _check_room(batch, limits)
         predictions = _predict_batch(model, batch, outputs)
