@@ -16,7 +16,7 @@ STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-models test-models-together check format proto audit sbom lock lock-torch \
-	chart image image-here attacks chaos fuzz soak bench paper paper-bundled paper-published train \
+	docs chart image image-here attacks chaos fuzz soak bench paper paper-bundled paper-published train \
 	train-pet clean
 
 help:  ## list the targets
@@ -110,6 +110,20 @@ $(TOOLS)/.installed: pyproject.toml constraints.txt
 # Programs of others that look at the chart, in an environment of their own, as they pin many packages.
 CHART := .venv-chart
 
+# Sphinx sees the packages of the main environment, which it documents and which the notebooks use.
+DOCS := .venv-docs
+
+docs: $(DOCS)/.installed  ## build the documentation site in build/docs/html; warnings are errors
+	$(DOCS)/bin/python -m sphinx --fail-on-warning --keep-going --quiet -c docs/site docs build/docs/html
+	@echo "The site is in build/docs/html/index.html."
+
+$(DOCS)/.installed: $(STAMP) docs/site/requirements.txt
+	@echo "Setting up $(DOCS)."
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	@$(BIN)/python -c '$(LINK)' > $$($(DOCS)/bin/python -c '$(SITE)')/twinforce-base.pth
+	@$(DOCS)/bin/pip --disable-pip-version-check install --quiet --requirement docs/site/requirements.txt
+	@touch $@
+
 chart: $(STAMP) $(CHART)/.installed  ## check the chart: lint, schemas of Kubernetes, checkov, alerts, a real release
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 \
 		--dist loadfile -m "chart or not chart" tests/chart $(ARGS)
@@ -185,7 +199,7 @@ train-pet: $(STAMP)  ## train a hybrid PET with metatrain: make train-pet DATA=f
 	$(BIN)/python -m twinforce_models.training.pet.main --data "$(DATA)" --out runs/pet $(ARGS)
 
 clean:  ## remove the virtual environment and everything built
-	rm -rf $(VENV) $(FAMILY_VENVS) $(TOOLS) $(CHART) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FAMILY_VENVS) $(TOOLS) $(DOCS) $(CHART) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV), which takes some minutes the first time and none later."

@@ -1,23 +1,25 @@
 """Every error that the service reports, with its status code on each transport.
 
-* ServiceError                     500  UNKNOWN              any error that the service reports
-  - InvalidRequestError            422  INVALID_ARGUMENT     malformed body, unknown output, ...
-    + ModelChangedError            422  FAILED_PRECONDITION  a run goes on with other weights
-  - InvalidSystemError             422  INVALID_ARGUMENT     a system in the request is malformed
-    + UnsupportedElementError      422  FAILED_PRECONDITION  the model does not know an element
-  - UnsupportedOutputError         422  FAILED_PRECONDITION  the model cannot give this output
-  - UnauthenticatedError           401  UNAUTHENTICATED      no key, or one that is not valid
-  - PermissionDeniedError          403  PERMISSION_DENIED    the key does not allow this
-  - UnknownModelError              404  NOT_FOUND            no model of this name is served
-  - SystemTooLargeError            413  OUT_OF_RANGE         larger than the largest batch
-  - OverloadedError                429  RESOURCE_EXHAUSTED   the queue is full, or a limit reached
-  - RequestCancelledError          499  CANCELLED            the caller has disconnected
-  - UnavailableError               503  UNAVAILABLE          starting, stopping, unreachable
-  - DeadlineExceededError          504  DEADLINE_EXCEEDED    the deadline of the request has passed
-  - PredictionError                500  INTERNAL             the potential failed on this system
-    + NonFinitePredictionError     500  INTERNAL             it returned NaN or infinity
-    + FatalSystemError             500  INTERNAL             it ended the engine, again and again
-  - ModelLoadError                 500  INTERNAL             a model could not be loaded
+::
+
+    ServiceError                     500  UNKNOWN              any error that the service reports
+      InvalidRequestError            422  INVALID_ARGUMENT     malformed body, unknown output, ...
+        ModelChangedError            422  FAILED_PRECONDITION  a run goes on with other weights
+      InvalidSystemError             422  INVALID_ARGUMENT     a system in the request is malformed
+        UnsupportedElementError      422  FAILED_PRECONDITION  the model does not know an element
+      UnsupportedOutputError         422  FAILED_PRECONDITION  the model cannot give this output
+      UnauthenticatedError           401  UNAUTHENTICATED      no key, or one that is not valid
+      PermissionDeniedError          403  PERMISSION_DENIED    the key does not allow this
+      UnknownModelError              404  NOT_FOUND            no model of this name is served
+      SystemTooLargeError            413  OUT_OF_RANGE         larger than the largest batch
+      OverloadedError                429  RESOURCE_EXHAUSTED   the queue is full, or a limit reached
+      RequestCancelledError          499  CANCELLED            the caller has disconnected
+      UnavailableError               503  UNAVAILABLE          starting, stopping, unreachable
+      DeadlineExceededError          504  DEADLINE_EXCEEDED    the deadline of the request has passed
+      PredictionError                500  INTERNAL             the potential failed on this system
+        NonFinitePredictionError     500  INTERNAL             it returned NaN or infinity
+        FatalSystemError             500  INTERNAL             it ended the engine, again and again
+      ModelLoadError                 500  INTERNAL             a model could not be loaded
 """
 
 from collections.abc import Mapping

@@ -36,7 +36,7 @@ def test_the_list_of_errors_is_complete():
 
 
 def test_the_error_tree_in_the_docstring_matches_the_classes():
-    lines = re.findall(r"^( *)[*+-] (\w+) +(\d+) +(\w+)", errors.__doc__, flags=re.MULTILINE)
+    lines = re.findall(r"^    ( *)(\w+) +(\d+) +(\w+)", errors.__doc__, flags=re.MULTILINE)
     assert {name for _, name, _, _ in lines} == set(ERRORS)
     parents: dict[int, str] = {}
     for indent, name, http_status, grpc_status in lines:
