@@ -16,7 +16,7 @@ STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-models test-models-together check format proto audit sbom lock lock-torch \
-	docs chart image image-here attacks chaos fuzz soak bench paper paper-bundled paper-published train \
+	release docs chart image image-here attacks chaos fuzz soak bench paper paper-bundled paper-published train \
 	train-pet clean
 
 help:  ## list the targets
@@ -109,6 +109,11 @@ $(TOOLS)/.installed: pyproject.toml constraints.txt
 
 # Programs of others that look at the chart, in an environment of their own, as they pin many packages.
 CHART := .venv-chart
+
+release: $(STAMP) $(TOOLS)/.installed  ## build the wheel and the source distribution in dist/, and check them
+	rm -rf dist
+	$(TOOLS)/bin/python -m build --outdir dist
+	$(TOOLS)/bin/twine check --strict dist/*
 
 # Sphinx sees the packages of the main environment, which it documents and which the notebooks use.
 DOCS := .venv-docs

@@ -15,7 +15,7 @@
       OverloadedError                429  RESOURCE_EXHAUSTED   the queue is full, or a limit reached
       RequestCancelledError          499  CANCELLED            the caller has disconnected
       UnavailableError               503  UNAVAILABLE          starting, stopping, unreachable
-      DeadlineExceededError          504  DEADLINE_EXCEEDED    the deadline of the request has passed
+      DeadlineExceededError          504  DEADLINE_EXCEEDED    its deadline has passed
       PredictionError                500  INTERNAL             the potential failed on this system
         NonFinitePredictionError     500  INTERNAL             it returned NaN or infinity
         FatalSystemError             500  INTERNAL             it ended the engine, again and again
