@@ -7,7 +7,9 @@ import json
 import time
 from types import SimpleNamespace
 
+import jwt
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from tests.service.callers.issuer import AUDIENCE, SigningPair, issuing, part
 from tests.service.callers.making import add_key, run_keys
@@ -152,6 +154,40 @@ def forged(issuer, kind):
 )  # fmt: skip
 def test_a_forged_token_is_refused(issuer, kind):
     assert refusal(issuer, forged(issuer, kind)).startswith("expected a token of ISSUER")
+
+
+ODD = [None, True, 7, 1e300, "", "\ud800", [], ["ES256"], {}, {"a": []}]
+
+
+@pytest.mark.parametrize("name", ["alg", "kid", "typ", "crit", "b64", "cty", "jku"])
+def test_a_token_with_an_odd_header_is_refused_and_counted(issuer, name):
+    claims, kid = part(issuer.claims()), issuer.pairs[-1].name
+    heads = [{"alg": "ES256", "kid": kid} | {name: value} for value in ODD]
+    tokens = [f"{part(head)}.{claims}.{part(b'x' * 64)}" for head in heads]
+    for value in [[], 7, "x", None]:  # in place of the header
+        tokens.append(f"{part(value)}.{claims}.{part(b'x' * 64)}")
+    for first, others in ((tokens[:10], tokens[10:]), (tokens[-10:], tokens[:-10])):
+        ring, _ = make_ring(issuer)
+        errors = verify(ring, *first, *others)
+        assert {type(error) for error in errors[:10]} == {UnauthenticatedError}
+        assert {type(error) for error in errors[10:]} == {OverloadedError}
+
+
+@pytest.mark.parametrize(
+    "name", ["sub", "aud", "iss", "exp", "nbf", "iat", "jti", "scope", "groups"]
+)
+def test_a_token_of_the_issuer_with_odd_claims_is_accepted_or_refused(issuer, name):
+    rules = (TokenRule(name="r", claims={"groups": {"a": ["b"]}}), *EVERYBODY)
+    ring, _ = make_ring(issuer, rules, scope_claim="scope", scope_prefix="tf:")
+    given = [issuer.claims(scope="tf:predict") | {name: value} for value in ODD]
+    for claims in given:
+        head = f"{part({'alg': 'ES256', 'kid': issuer.pairs[-1].name})}.{part(claims)}"
+        signer = jwt.get_algorithm_by_name("ES256")
+        signature = signer.sign(head.encode(), issuer.pairs[-1].private)
+        (found,) = verify(ring, f"{head}.{part(signature)}")
+        assert isinstance(
+            found, AccessEntry | UnauthenticatedError | PermissionDeniedError | OverloadedError
+        )
 
 
 def test_a_huge_token_is_refused_unread(issuer):
@@ -409,6 +445,38 @@ def test_usable_keys_beside_others_are_used():
     good = changed(alg=None, made_for="PS256")
     (key,) = parse_keys({"keys": [{"kty": "oct", "k": "AA"}, good]})
     assert key.algorithms == {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
+
+
+KEY_FOR_RSA = changed(made_for="PS256")
+
+
+@pytest.mark.parametrize("name", ["kty", "crv", "x", "y", "n", "e", "kid", "alg", "use", "key_ops"])
+def test_an_odd_key_leaves_the_others_usable(name):
+    good = changed()
+    values = [*ODD, 10**400, "A" * 5000, [[]] * 3]
+    others = [changed(made_for=algorithm) for algorithm in ("ES384", "EdDSA")]
+    odd = [each | {name: value} for each in (*others, KEY_FOR_RSA) for value in values]
+    for each in odd:
+        assert good["x"] in str([key.identity for key in parse_keys({"keys": [each, good]})])
+    assert good["x"] in str([key.identity for key in parse_keys({"keys": [*odd, good]})])
+
+
+def test_a_key_that_the_library_of_keys_does_not_support_leaves_the_others_usable(monkeypatch):
+    rare, good = changed(made_for="EdDSA"), changed()
+    algorithm = type(jwt.get_algorithm_by_name("EdDSA"))
+
+    def from_jwk(_):
+        raise UnsupportedAlgorithm("ed25519 is not supported by this version of OpenSSL")
+
+    monkeypatch.setattr(algorithm, "from_jwk", staticmethod(from_jwk))
+    (key,) = parse_keys({"keys": [rare, good]})
+    assert key.algorithms == {"ES256"}
+
+
+def test_a_key_that_is_listed_twice_is_usable(issuer):
+    issuer.pairs *= 2
+    ring, _ = make_ring(issuer)
+    assert verify(ring, issuer.token())[0].caller.name == "all:ada"
 
 
 def test_the_file_of_keys_keeps_entries_for_tokens_when_a_key_is_added(tmp_path):

@@ -196,7 +196,10 @@ class TokenRing:
 
 
 def _header(text: str) -> tuple[str | None, str]:
-    """Return the id of the key and the algorithm that the header of a token names."""
+    """Return the id of the key and the algorithm that the header of a token names.
+
+    The header may be any JSON object, as nothing of it was verified.
+    """
     if len(text) > _MOST_LETTERS:
         raise _WrongTokenError(f"it has more than {_MOST_LETTERS} letters")
     try:
@@ -204,8 +207,10 @@ def _header(text: str) -> tuple[str | None, str]:
     except Exception:  # whatever the bytes of a stranger lead to
         raise _WrongTokenError("it has no header that can be read") from None
     algorithm, key_id = header.get("alg"), header.get("kid")
-    if algorithm not in ALGORITHMS:
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise _WrongTokenError(f"its algorithm is none of {', '.join(sorted(ALGORITHMS))}")
+    if not isinstance(key_id, str | None):
+        raise _WrongTokenError("its header names a key by something other than a text")
     if "crit" in header:
         raise _WrongTokenError("its header asks for extensions")
     return key_id, algorithm
