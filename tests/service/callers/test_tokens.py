@@ -1,6 +1,7 @@
 """Tokens of an issuer: which are accepted, what they allow, and how the keys are kept."""
 
 import asyncio
+import gc
 import hashlib
 import hmac
 import json
@@ -28,6 +29,8 @@ from twinforce_service.callers.tokens.key_source import KeySource, KeySourceErro
 from twinforce_service.callers.tokens.policy import TokenPolicy
 from twinforce_service.callers.tokens.signing_keys import ALGORITHMS, parse_keys
 from twinforce_service.callers.tokens.token_ring import TokenRing
+from twinforce_service.context import caller, check_again
+from twinforce_service.transports.key_check import KeyCheck
 
 HERE = "127.0.0.1"
 EVERYBODY = (TokenRule(name="all", claims={}),)
@@ -163,9 +166,8 @@ ODD = [None, True, 7, 1e300, "", "\ud800", [], ["ES256"], {}, {"a": []}]
 def test_a_token_with_an_odd_header_is_refused_and_counted(issuer, name):
     claims, kid = part(issuer.claims()), issuer.pairs[-1].name
     heads = [{"alg": "ES256", "kid": kid} | {name: value} for value in ODD]
+    heads += [[], 7, "x", None]
     tokens = [f"{part(head)}.{claims}.{part(b'x' * 64)}" for head in heads]
-    for value in [[], 7, "x", None]:  # in place of the header
-        tokens.append(f"{part(value)}.{claims}.{part(b'x' * 64)}")
     for first, others in ((tokens[:10], tokens[10:]), (tokens[-10:], tokens[:-10])):
         ring, _ = make_ring(issuer)
         errors = verify(ring, *first, *others)
@@ -366,6 +368,88 @@ def test_known_keys_outlive_an_issuer_that_is_down_for_a_day_and_no_longer(issue
     assert verify(ring, token)[0].caller.name == "all:ada"
 
 
+def reading(issuer, start_thread):
+    """Return a ring whose keys are read by what this function starts, and its clock."""
+    ticks = Clock(1000.0)
+    keys = KeySet(KeySource(issuer.url), ticks, start_thread)
+    return TokenRing(TokenPolicy(issuer.url, (AUDIENCE,)), keys, lambda: EVERYBODY), ticks
+
+
+def test_keys_are_read_later_if_the_system_has_no_more_threads(issuer, caplog):
+    failures = [RuntimeError("can't start new thread")]
+
+    def start(work):
+        if failures:
+            raise failures.pop()
+        work()
+
+    ring, ticks = reading(issuer, start)
+
+    async def run():
+        ring.refresh_if_due()
+        first = await outcome(ring, issuer.token())
+        ticks.now += 31
+        ring.refresh_if_due()
+        return first, await outcome(ring, issuer.token())
+
+    first, second = asyncio.run(run())
+    assert isinstance(first, UnavailableError)
+    assert second.caller.name == "all:ada"
+    assert "can't start new thread" in caplog.text
+
+
+def test_a_reading_that_blocks_is_replaced_and_what_it_finds_later_is_not_used(issuer):
+    started = []
+    ring, ticks = reading(issuer, started.append)
+
+    async def run():
+        ring.refresh_if_due()
+        ticks.now += 29
+        ring.refresh_if_due()
+        assert len(started) == 1
+        waiting = asyncio.create_task(outcome(ring, issuer.token()))
+        await asyncio.sleep(0)
+        ticks.now += 2
+        ring.refresh_if_due()
+        given_up = await waiting
+        issuer.pairs = [SigningPair("second")]
+        started[1]()
+        found = await outcome(ring, issuer.token())
+        issuer.pairs = [SigningPair("third")]
+        started[0]()
+        await asyncio.sleep(0.01)
+        return given_up, found, await outcome(ring, issuer.token())
+
+    given_up, found, late = asyncio.run(run())
+    assert isinstance(given_up, UnavailableError)
+    assert found.caller.name == "all:ada"
+    assert isinstance(late, UnauthenticatedError)
+
+
+def test_readings_that_block_do_not_take_any_number_of_threads(issuer):
+    started = []
+    ring, ticks = reading(issuer, started.append)
+
+    async def run():
+        for _ in range(30):
+            ring.refresh_if_due()
+            ticks.now += 31
+        n_blocked = len(started)
+        for work in started:
+            work()
+        await asyncio.sleep(0.01)
+        ring.refresh_if_due()
+        return n_blocked, len(started)
+
+    assert asyncio.run(run()) == (8, 9)
+
+
+def test_a_token_is_not_wrong_because_its_key_comes_late(issuer, monkeypatch):
+    monkeypatch.setattr("twinforce_service.callers.tokens.key_set._LONGEST_WAIT_S", 0.01)
+    ring, _ = reading(issuer, lambda _: None)
+    assert isinstance(verify(ring, issuer.token())[0], UnavailableError)
+
+
 def read_error(issuer, **source):
     with pytest.raises(KeySourceError) as caught:
         KeySource(issuer.url, **source).read()
@@ -518,3 +602,29 @@ def test_memory_for_verified_tokens_is_bounded(issuer, monkeypatch):
     tokens = [issuer.token(x="y" * 1000, n=n) for n in range(5)]
     verify(ring, *tokens)
     assert [ring.find(token) is not None for token in tokens] == [False, False, True, True, True]
+
+
+def test_a_stream_outlives_that_its_token_is_forgotten_and_ends_when_it_is_revoked(
+    issuer, monkeypatch
+):
+    monkeypatch.setattr("twinforce_service.callers.tokens.token_ring._MOST_REMEMBERED", 3000)
+    ring, given = make_ring(issuer)
+    tokens = [issuer.token(x="y" * 1000, n=n) for n in range(5)]
+
+    async def run():
+        await KeyCheck(None, ring).verify(f"Bearer {tokens[0]}", HERE)
+        for token in tokens[1:]:
+            await outcome(ring, token)
+        assert ring.find(tokens[1]) is None
+        check_again.get()()
+        assert caller.get().name == "all:ada"
+        issuer.pairs = [SigningPair("second")]
+        given.ticks.now += 601
+        ring.refresh_if_due()
+        await outcome(ring, issuer.token())
+        with pytest.raises(UnauthenticatedError, match="the key was revoked"):
+            check_again.get()()
+
+    asyncio.run(run())
+    gc.collect()
+    assert ring.find(tokens[0]) is None
