@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
 
-from twinforce_service.callers.caller import caller_at
+from twinforce_service.hosts import address_in, network_of
 from twinforce_service.transports.grpc_gate import place_of
 
 logger = logging.getLogger(__name__)
@@ -125,8 +125,9 @@ class GrpcConnections:
         sending = self._sending(now)
         surplus, n_by_address = [], Counter[str]()
         for number, each in self._connections.items():
-            n_by_address[each.place[0]] += 1
-            if n_by_address[each.place[0]] > self._max_per_address:
+            network = network_of(each.place[0])
+            n_by_address[network] += 1
+            if n_by_address[network] > self._max_per_address:
                 surplus.append(number)
         unread = [
             number
@@ -162,7 +163,7 @@ class GrpcConnections:
             host, port = place_of(reply.peer)
             if not port.isdecimal():  # a socket of this machine
                 continue
-            place = caller_at(host).name, int(port)
+            place = str(address_in(host)), int(port)
             limit = self._timeout + reply.n_bytes / self._min_rate if self._min_rate else now
             began, is_late = sending.get(place, _Sending(reply.began, is_late=False))
             is_late = is_late or now - reply.began > limit
@@ -235,7 +236,7 @@ def _place_of(fd: int, number: int, port: int) -> _Place | None:
         is_tcp = opened.family in (socket.AF_INET, socket.AF_INET6)
         if is_same and is_tcp and opened.getsockname()[1] == port:
             host, peer_port, *_ = opened.getpeername()
-            return caller_at(host).name, peer_port
+            return str(address_in(host)), peer_port
     return None
 
 
