@@ -128,7 +128,12 @@ class KeyRing:
         key = self._by_id.get(key_id)
         stored = DUMMY if key is None else key.hash
         loop = asyncio.get_running_loop()
-        is_right = await loop.run_in_executor(self._hashing, stored.matches, text)
+        try:
+            is_right = await loop.run_in_executor(self._hashing, stored.matches, text)
+        except (RuntimeError, MemoryError) as error:  # the system has no more threads or memory
+            logger.error("a key cannot be verified: %s", error)
+            text = "the key cannot be verified now; try again"
+            raise OverloadedError(text, retry_after=_BUSY_S) from error
         # The file may have changed meanwhile.
         current = self._by_id.get(key_id)
         if key is None or current is None or current.hash != key.hash or not is_right:

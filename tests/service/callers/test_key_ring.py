@@ -273,3 +273,19 @@ def test_a_file_of_keys_that_is_nested_too_deeply_is_refused(file):
     file.chmod(0o600)
     with pytest.raises(KeyFileError, match="not JSON"):
         KeyRing(file)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_a_key_that_cannot_be_verified_now_is_not_wrong(file, monkeypatch, error):
+    text = add_key(file, "alice")
+    ring = KeyRing(file)
+
+    def matches(*_):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SecretHash, "matches", matches)
+        found = verify(ring, *[text] * 20)
+    assert {type(each) for each in found} == {OverloadedError}
+    assert {each.retry_after for each in found} == {1.0}
+    assert verify(ring, text)[0].name == "alice"

@@ -169,6 +169,10 @@ class TokenRing:
             claims = await loop.run_in_executor(
                 self._verifying, _claims, text, key, algorithm, self._policy
             )
+        except RuntimeError as error:  # the system has no more threads
+            logger.error("a token cannot be verified: %s", error)
+            text = "the token cannot be verified now; try again"
+            raise OverloadedError(text, retry_after=_BUSY_S) from error
         finally:
             self._n_waiting -= 1
         digest = self._fast_hash(text)
