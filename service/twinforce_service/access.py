@@ -1,6 +1,8 @@
 """Access to the service, as the settings ask for it: keys, tokens and certificates."""
 
 import asyncio
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,8 @@ from twinforce_service.transports.tls import Certificates
 
 if TYPE_CHECKING:
     from twinforce_service.callers.tokens.token_ring import TokenRing
+
+logger = logging.getLogger(__name__)
 
 # Seconds between looks at the files.
 _INTERVAL_S = 0.5
@@ -37,14 +41,33 @@ class AccessControl:
         self.certificates = _certificates(settings) if settings.tls_certificate else None
 
     async def follow_files(self) -> None:
-        """Read files again when they change, and the keys of the issuer when due, for good."""
+        """Read files again when they change, and the keys of the issuer when due, for good.
+
+        A source that fails in a way that nobody has thought of does not keep the others from that.
+        """
+        failures: dict[str, str] = {}
         while True:
-            if self._tokens is not None:
-                self._tokens.refresh_if_due()
+            for name, update in self._updates():
+                try:
+                    update()
+                except Exception as error:
+                    if failures.get(name) != repr(error):
+                        logger.exception("the %s cannot be kept up to date", name)
+                    failures[name] = repr(error)
+                else:
+                    failures.pop(name, None)
             await asyncio.sleep(_INTERVAL_S)
-            for each in (self._keys, self.certificates):
-                if each is not None:
-                    each.reload_if_changed()
+
+    def _updates(self) -> list[tuple[str, Callable[[], None]]]:
+        """Return the names of what is kept up to date, and what does so."""
+        updates: list[tuple[str, Callable[[], None]]] = []
+        if self._keys is not None:
+            updates.append(("keys", self._keys.reload_if_changed))
+        if self.certificates is not None:
+            updates.append(("certificates", self.certificates.reload_if_changed))
+        if self._tokens is not None:
+            updates.append(("keys of the issuer", self._tokens.refresh_if_due))
+        return updates
 
 
 def _tokens(settings: Settings, keys: KeyRing | None, attempts: FailedAttempts) -> "TokenRing":

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -39,6 +40,8 @@ from twinforce_service.transports.accepting import AcceptFailures
 from twinforce_service.transports.grpc_server import GrpcConnectionLimits, GrpcServer
 from twinforce_service.transports.ports import address_of, allow_connections, listen
 from twinforce_service.version import service_version
+
+logger = logging.getLogger(__name__)
 
 # Seconds between checks whether the engine is ready, and later whether it is alive.
 _START_INTERVAL, _WATCH_INTERVAL = 0.02, 0.25
@@ -225,9 +228,14 @@ async def _follow_health(engine: OwnedEngine, grpc_server: GrpcServer) -> None:
     is_healthy = True
     while True:
         await asyncio.sleep(_WATCH_INTERVAL)
-        if engine.is_ready is not is_healthy:
-            is_healthy = engine.is_ready
-            await grpc_server.set_healthy(is_healthy=is_healthy)
+        if (is_ready := engine.is_ready) is is_healthy:
+            continue
+        try:
+            await grpc_server.set_healthy(is_healthy=is_ready)
+        except Exception:
+            logger.exception("the health service of gRPC cannot be kept up to date")
+        else:
+            is_healthy = is_ready
 
 
 def _call_limits(settings: Settings) -> CallLimits:

@@ -1,9 +1,11 @@
 """An interrupt leaves a client that works, at whatever point it comes and however often."""
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,33 @@ def test_the_error_of_a_signal_handler_ends_the_call_that_it_interrupts(client, 
         signal.signal(signal.SIGINT, before)
     proxy.resume()
     assert client.predict(molecule(3)).energy == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("error", [TimeoutError("time is up"), ConnectionResetError("stop")])
+def test_the_error_of_a_signal_handler_ends_a_call_that_is_being_sent(error):
+    before = signal.signal(signal.SIGINT, Alarm(error))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+        def interrupt():
+            with server.accept()[0] as connection:
+                connection.recv(1, socket.MSG_PEEK)
+                time.sleep(0.2)  # the client waits for room
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                thread.is_over.wait(60.0)
+
+        thread = threading.Thread(target=interrupt)
+        thread.is_over = threading.Event()
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}"
+            with Client(url, timeout=5.0) as client, pytest.raises(type(error)) as raised:
+                client.predict(molecule(300_000), model="lj")
+            assert raised.value is error
+        finally:
+            thread.is_over.set()
+            signal.signal(signal.SIGINT, before)
+            thread.join()
 
 
 def test_a_signal_handler_may_close_what_it_interrupts(client, proxy):

@@ -124,7 +124,13 @@ class WatchedStream(httpcore2.NetworkStream):
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send data."""
         self._watch.note_sent(buffer)
-        self._stream.write(buffer, timeout)
+        try:
+            self._stream.write(buffer, timeout)
+        except httpcore2.WriteError as error:
+            # The pool of connections ignores this error, as there may be a reply all the same.
+            if (given := exception_of_handler(error)) is not None:
+                raise given from None
+            raise
 
     def close(self) -> None:
         """Close the connection, and wake the thread that waits for its data, if there is one."""

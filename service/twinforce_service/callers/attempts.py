@@ -1,15 +1,14 @@
 """The failed attempts to give a key, counted by address."""
 
-import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from twinforce_service.hosts import network_of
+
 # A caller may fail so often at once, and once more after each so many seconds.
 _BURST, _INTERVAL_S = 10, 6.0
 _MOST_ADDRESSES = 10_000
-# Addresses of IPv6 that one customer of a provider has.
-_PREFIX = 64
 
 
 class FailedAttempts:
@@ -28,26 +27,13 @@ class FailedAttempts:
 
     def wait(self, address: str) -> float:
         """Return the seconds until an address may try again; 0 if it may now."""
-        full_at = self._full_at.get(_network(address), 0.0)
+        full_at = self._full_at.get(network_of(address), 0.0)
         return max(full_at - self._clock() - _INTERVAL_S * (_BURST - 1), 0.0)
 
     def note(self, address: str) -> None:
         """Note a failure of an address."""
-        network = _network(address)
+        network = network_of(address)
         self._full_at[network] = max(self._full_at.get(network, 0.0), self._clock()) + _INTERVAL_S
         self._full_at.move_to_end(network)
         if len(self._full_at) > _MOST_ADDRESSES:
             self._full_at.popitem(last=False)
-
-
-def _network(address: str) -> str:
-    """Return what counts as one address."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((int(parsed), _PREFIX), strict=False))

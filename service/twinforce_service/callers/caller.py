@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 
 from twinforce_service.callers.limits import CallerLimits
+from twinforce_service.hosts import network_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +12,7 @@ class Caller:
     """One of those who share the service: the owner of a key, else an address.
 
     Attributes:
-        name: Name of the key, or the address that the connection comes from.
+        name: Name of the key, or the address or network that the connection comes from.
         share: Share of the device's time, relative to other callers who wait at the same time.
         may_be_urgent: True if its urgent requests go before those of other callers.
         limits: Limits on what it may ask for; None means those in the settings of the service.
@@ -30,10 +30,5 @@ UNKNOWN = Caller("unknown")
 
 @lru_cache(maxsize=10_000)
 def caller_at(host: str) -> Caller:
-    """Return the caller without a key at an address; an IPv4 address in IPv6 form is the same."""
-    try:
-        address = ip_address(host)
-    except ValueError:  # a Unix socket, for example
-        return Caller(host)
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return Caller(str(mapped or address))
+    """Return the caller without a key at an address; all of a /64 network of IPv6 is one caller."""
+    return Caller(network_of(host))

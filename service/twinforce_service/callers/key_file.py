@@ -81,8 +81,9 @@ def read_keys(path: Path) -> dict[str, KeyFileEntry]:
         raise KeyFileError(f"{path}: expected at most {_MOST_BYTES} bytes")
     try:
         return _parsed(json.loads(content))
-    except ValueError as error:
-        reason = f"not JSON: {error}" if isinstance(error, json.JSONDecodeError) else str(error)
+    except (ValueError, RecursionError) as error:
+        is_json = not isinstance(error, json.JSONDecodeError | RecursionError)
+        reason = str(error) if is_json else f"not JSON: {error}"
         raise KeyFileError(f"{path}: {reason}") from error
 
 

@@ -64,6 +64,7 @@ class KeyRing:
         try:
             self._take(read_keys(self._path))
         except KeyFileError as error:
+            self._files.note_failure()
             logger.error("the keys stay as they were: %s", error)
         else:
             logger.info("the keys were read again", extra={"n_keys": len(self._by_id)})
@@ -84,6 +85,9 @@ class KeyRing:
         if key.expires <= self._clock():
             raise UnauthenticatedError(f"the key {key.name!r} expired at {key.expires.isoformat()}")
         return key
+
+    def hold(self, text: str) -> object:
+        """Return None: keys that were verified are found for as long as they are in the file."""
 
     async def verify(self, text: str, address: str) -> Key:
         """Return the key with this text; a wrong one costs as much time as an unknown one.
@@ -124,7 +128,12 @@ class KeyRing:
         key = self._by_id.get(key_id)
         stored = DUMMY if key is None else key.hash
         loop = asyncio.get_running_loop()
-        is_right = await loop.run_in_executor(self._hashing, stored.matches, text)
+        try:
+            is_right = await loop.run_in_executor(self._hashing, stored.matches, text)
+        except (RuntimeError, MemoryError) as error:  # the system has no more threads or memory
+            logger.error("a key cannot be verified: %s", error)
+            text = "the key cannot be verified now; try again"
+            raise OverloadedError(text, retry_after=_BUSY_S) from error
         # The file may have changed meanwhile.
         current = self._by_id.get(key_id)
         if key is None or current is None or current.hash != key.hash or not is_right:

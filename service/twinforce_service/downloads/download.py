@@ -1,11 +1,12 @@
 """A file that is downloaded, continued where a connection broke, and kept only if it is right."""
 
+import fcntl
 import hashlib
 import os
 import re
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException
@@ -77,6 +78,8 @@ def fetch(
 ) -> bool:
     """Download a file into a folder, as a whole or not at all; return False if it was there.
 
+    What was received is kept in a hidden file when the process ends, and continued by the next one.
+
     Args:
         download: File to download.
         folder: Folder that exists.
@@ -87,24 +90,62 @@ def fetch(
         DownloadError: The file cannot be had, or has another hash.
     """
     target = folder / download.name
-    if target.is_file() and _sha256(target) == download.sha256:
+    if _is_right(target, download):
         return False
     request = _request(download, token)
-    number, name = tempfile.mkstemp(prefix=f".{download.name}.", dir=folder)
-    try:
-        with os.fdopen(number, "wb") as file:
-            _receive(request, file, wait)
+    part = folder / f".{download.name}.{download.sha256[:16]}.part"
+    with _locked(part) as file:
+        if _is_right(target, download):  # another process has downloaded it meanwhile
+            part.unlink()
+            return False
+        try:
+            _complete(request, download, file, wait)
             os.fchmod(file.fileno(), 0o644)
             file.flush()
             os.fsync(file.fileno())
-        if (got := _sha256(Path(name))) != download.sha256:
-            raise DownloadError(
-                f"{download.url}: expected content with sha256 {download.sha256}, got {got}"
-            )
-        Path(name).replace(target)
-    finally:
-        Path(name).unlink(missing_ok=True)
+            part.replace(target)
+        except BaseException:
+            if not _n_bytes(file):
+                part.unlink()
+            raise
     return True
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that no other process writes to; it is made if it does not exist.
+
+    Another process may have renamed or removed the file while this one waited for it.
+    """
+    while True:
+        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:  # noqa: PTH123
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                yield file
+                return
+
+
+def _complete(
+    request: Request, download: Download, file: IO[bytes], wait: Callable[[float], None]
+) -> None:
+    """Download what is missing in a file; begin again if what was there is of another one.
+
+    Raises:
+        DownloadError: The file cannot be had, or has another hash.
+    """
+    file.seek(0, os.SEEK_END)
+    is_continued = file.tell() > 0
+    if is_continued and _sha256(file) == download.sha256:
+        return
+    _receive(request, file, wait)
+    if is_continued and _sha256(file) != download.sha256:
+        _empty(file)
+        _receive(request, file, wait)
+    if (got := _sha256(file)) != download.sha256:
+        _empty(file)
+        raise DownloadError(
+            f"{download.url}: expected content with sha256 {download.sha256}, got {got}"
+        )
 
 
 def _request(download: Download, token: str) -> Request:
@@ -127,7 +168,9 @@ def _receive(request: Request, file: IO[bytes], wait: Callable[[float], None]) -
             problem: object = "the connection ended early"
         except HTTPError as error:
             with error:
-                if error.code not in _PASSING:
+                if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and file.tell():
+                    _empty(file)  # what is there is of another file
+                elif error.code not in _PASSING:
                     raise _failed(request, error) from error
             problem = error
         except (OSError, HTTPException) as error:  # URLError among them
@@ -139,23 +182,47 @@ def _receive(request: Request, file: IO[bytes], wait: Callable[[float], None]) -
 
 def _receive_rest(request: Request, file: IO[bytes]) -> bool:
     """Append what is missing in a file; return True once it is complete."""
+    request.remove_header("Range")
     if (begin := file.tell()) > 0:
         request.add_header("Range", f"bytes={begin}-")
     with urlopen(request, timeout=_SILENCE_S) as reply:  # noqa: S310, as above
-        if reply.status != HTTPStatus.PARTIAL_CONTENT:
-            file.seek(0)
-            file.truncate()
+        is_rest, place = (
+            reply.status == HTTPStatus.PARTIAL_CONTENT,
+            reply.getheader("Content-Range"),
+        )
+        if is_rest and not str(place).startswith(f"bytes {begin}-"):
+            raise HTTPException(f"the range {place} for bytes from {begin} on")
+        if not is_rest:
+            _empty(file)
         n_left = reply.length  # None where only the end of the connection tells
-        while part := reply.read(_PART_BYTES):
+        while part := reply.read1(_PART_BYTES):
             file.write(part)
             n_left = None if n_left is None else n_left - len(part)
         return not n_left
+
+
+def _empty(file: IO[bytes]) -> None:
+    file.seek(0)
+    file.truncate()
+
+
+def _n_bytes(file: IO[bytes]) -> int:
+    file.flush()
+    return os.fstat(file.fileno()).st_size
 
 
 def _failed(request: Request, problem: object) -> DownloadError:
     return DownloadError(f"{request.full_url}: expected its content, got {problem}")
 
 
-def _sha256(path: Path) -> str:
+def _is_right(path: Path, download: Download) -> bool:
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return _sha256(file) == download.sha256
+
+
+def _sha256(file: IO[bytes]) -> str:
+    """Return the hash of a whole file, whose end is the place to write to afterwards."""
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

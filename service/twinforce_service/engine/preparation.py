@@ -1,5 +1,6 @@
 """The preparation of an engine: load its models, warm them up and measure their memory."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -11,7 +12,10 @@ from twinforce_service.scheduling.budgets import Budgets, fit_budget
 
 
 def prepared(
-    load: Callable[[], Mapping[str, LoadedModel]], budgets: Budgets, memory_share: float
+    load: Callable[[], Mapping[str, LoadedModel]],
+    budgets: Budgets,
+    memory_share: float,
+    note_warm_up: Callable[[str, float], None],
 ) -> Mapping[str, LoadedModel]:
     """Return models that are ready for requests, by name.
 
@@ -19,6 +23,7 @@ def prepared(
         load: Returns the models by name.
         budgets: Told how much memory the batches of each model may take.
         memory_share: Part of the memory of a GPU that the engine may use.
+        note_warm_up: Told the name of each model, and the time of its warm-up in s.
 
     Raises:
         ModelLoadError: A model cannot be loaded or evaluated.
@@ -29,7 +34,9 @@ def prepared(
             for name, model in load().items()
         }
         for model in models.values():
+            started = time.monotonic()
             warm_up(model)
+            note_warm_up(model.info.name, time.monotonic() - started)
             _measure_memory(model, budgets, memory_share)
     except ModelLoadError:
         raise

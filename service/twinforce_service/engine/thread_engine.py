@@ -179,7 +179,8 @@ class ThreadEngine(Lifecycle):
             on_ready: Called when the engine accepts requests.
         """
         try:
-            models = prepared(self._load, self._budgets, self._memory_share)
+            note_warm_up = self._time_limits.note_warm_up
+            models = prepared(self._load, self._budgets, self._memory_share, note_warm_up)
             self._open(model.info for model in models.values())
             if on_ready is not None:
                 on_ready()

@@ -12,6 +12,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import islice
 from threading import Lock
 from typing import TypeAlias
@@ -130,7 +131,8 @@ class Channel:
                 return
             except OSError:  # a message may be cut off, so that the rest cannot be parsed
                 self._unsent.clear()
-                self._socket.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):  # it is not connected any more
+                    self._socket.shutdown(socket.SHUT_RDWR)
                 return
             self._drop_sent(n_bytes)
 

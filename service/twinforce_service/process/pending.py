@@ -7,16 +7,15 @@ from typing import Any
 
 from twinforce_proto import ServiceError
 from twinforce_service.engine.runs import Run
-from twinforce_service.scheduling.places import QueuePlaces
-from twinforce_service.scheduling.request import Request
+from twinforce_service.scheduling.places import Placed, QueuePlaces
+from twinforce_service.scheduling.request import Limits, Request
 
 
 class Pending:
-    """Requests and runs by number; safe to use in any thread.
+    """Requests and runs by number, and the places that their callers hold; safe in any thread.
 
     Attributes:
         n_atoms: Number of their atoms.
-        places: QueuePlaces of their callers.
     """
 
     def __init__(self) -> None:
@@ -24,7 +23,7 @@ class Pending:
         self._changing = Lock()
         self._entries: dict[int, Request[Any] | Run] = {}
         self.n_atoms = 0
-        self.places = QueuePlaces()
+        self._places = QueuePlaces()
 
     def next_number(self) -> int:
         """Return a new number."""
@@ -37,8 +36,22 @@ class Pending:
             self._entries.update(numbered)
             self.n_atoms += n_atoms
             for _, entry in numbered:
-                self.places.enter(entry)
+                self._places.enter(entry)
         return n_atoms
+
+    def may_enter(
+        self, entries: Sequence[Placed], n_requests: int, n_atoms: int, limits: Limits
+    ) -> bool:
+        """Return True if entries of one caller may wait, given the places that callers hold.
+
+        Args:
+            entries: Requests or runs that are to be added.
+            n_requests: Number of requests that wait.
+            n_atoms: Number of their atoms.
+            limits: Limits of these.
+        """
+        with self._changing:
+            return self._places.may_enter(entries, n_requests, n_atoms, limits)
 
     def get(self, number: int) -> Request[Any] | Run | None:
         """Return a request or a run, or None if it is over."""
@@ -55,11 +68,13 @@ class Pending:
             entry = self._entries.pop(number, None)
             if entry is not None:
                 self.n_atoms -= entry.n_atoms
-                self.places.leave(entry)
+                self._places.leave(entry)
             return entry
 
     def fail_all(self, error: ServiceError, which: type = object) -> None:
         """End everything, or everything of one type, with this error."""
-        for number, entry in list(self._entries.items()):
+        with self._changing:
+            entries = list(self._entries.items())
+        for number, entry in entries:
             if isinstance(entry, which) and self.pop(number) is not None:
                 entry.fail(error)

@@ -220,7 +220,7 @@ class ProcessEngine(Lifecycle):
         if sender is None or not self.is_ready:
             raise self._refusal()
         n_requests, n_atoms = self._waiting()
-        if self._pending.places.may_enter(requests, n_requests, n_atoms, self._spec.limits):
+        if self._pending.may_enter(requests, n_requests, n_atoms, self._spec.limits):
             return sender
         if self._has_cancelled:  # make room until the client tries again
             self._has_cancelled = False

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -194,22 +194,6 @@ def check_sizes(requests: Sequence[Request[Any]], limits: Limits) -> None:
     if len(requests) > limits.max_waiting:
         expected = f"at most {limits.max_waiting} in one call"
         raise InvalidRequestError.expected("systems", expected, len(requests))
-
-
-class Sized(Protocol):
-    """A request or a run: anything with a number of atoms."""
-
-    @property
-    def n_atoms(self) -> int:
-        """Number of atoms."""
-
-
-def has_room(requests: Sequence[Sized], n_requests: int, n_atoms: int, limits: Limits) -> bool:
-    """Return True if the requests fit into a queue of this many requests and atoms."""
-    return not n_requests or (
-        n_requests + len(requests) <= limits.max_waiting
-        and n_atoms + sum([each.n_atoms for each in requests]) <= limits.max_waiting_atoms
-    )
 
 
 def overloaded(n_requests: int, n_atoms: int, retry_after: float) -> OverloadedError:

@@ -16,7 +16,8 @@ _POWER = 2
 # besides what first batches took.
 _COMPILATION = 3.0
 # Of a kind of which nothing is known, a batch may take this many times the time that is always
-# allowed, and so many seconds for each atom; this bounds the time of new sizes, too.
+# allowed, so many seconds for each atom, and what compiling may take by the time of the warm-up;
+# this bounds the time of new sizes, too.
 _PATIENCE, _PER_ATOM = 30.0, 0.1
 # The same for a system that an engine may have hung on, as all others wait for it.
 _PATIENCE_WITH_SUSPECT = 3.0
@@ -43,7 +44,8 @@ class TimeLimits:
 
     Batches are compared with those of the same kind whose atoms and pairs are the same power of
     two. For a new size, the time is bounded from above by that of any size that is known, as if it
-    grew with the square of the size, and it may compile something as other first batches did.
+    grew with the square of the size, and it may compile something as other first batches, and the
+    warm-up of the model, did.
 
     Args:
         shortest: Time that every batch is allowed, in s.
@@ -52,8 +54,17 @@ class TimeLimits:
     def __init__(self, shortest: float) -> None:
         self._shortest = shortest
         self._known: dict[Hashable, _Known] = {}
+        # Times of the evaluations before the first request, by model, in s.
+        self._warm_ups: dict[str, float] = {}
         self._kind: Hashable = None
         self._size: _Size = (0, 0)
+
+    def note_warm_up(self, model: str, seconds: float) -> None:
+        """Learn from the time that a model took before the first request, in s.
+
+        It may have compiled something, and so may the first batch of each size.
+        """
+        self._warm_ups[model] = max(self._warm_ups.get(model, 0.0), seconds)
 
     def begin(self, batch: Sequence[Request[Any]]) -> float:
         """Return the time that a batch, which begins now, is allowed beyond the shortest, in s."""
@@ -63,10 +74,11 @@ class TimeLimits:
         if known is not None and (slowest := known.slowest.get(self._size)) is not None:
             return _FACTOR * slowest
         patience = _PATIENCE_WITH_SUSPECT if batch[0].is_suspect else _PATIENCE
-        longest = patience * self._shortest + _PER_ATOM * n_atoms
+        warm_up = self._warm_ups.get(batch[0].model, 0.0)
+        longest = patience * self._shortest + _PER_ATOM * n_atoms + _FACTOR * warm_up
         if known is None:
             return longest
-        expected = known.first + min(
+        expected = max(known.first, warm_up) + min(
             seconds * _growth(size, n_atoms, n_pairs) for size, seconds in known.slowest.items()
         )
         return min(_FACTOR * expected + _COMPILATION * self._shortest, longest)

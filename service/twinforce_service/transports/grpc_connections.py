@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
-from twinforce_service.callers.caller import caller_at
+from twinforce_service.hosts import address_in, network_of
 from twinforce_service.transports.grpc_gate import place_of
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,7 @@ _LONGEST_LOOK = 2.0
 _Place = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
+class _Reply(NamedTuple):
     """A reply that is being sent."""
 
     peer: str
@@ -45,14 +45,30 @@ class _Reply:
     began: float
 
 
+class _Sending(NamedTuple):
+    """The replies that are being sent to a client: the time of the oldest, in s."""
+
+    began: float
+    is_late: bool
+
+
 @dataclass(slots=True, eq=False)
 class _Connection:
-    """A connection, and how much of it was read since it had something to read."""
+    """A connection, and its state at a look since which it always had something to read.
+
+    Attributes:
+        place: Address and port of the client.
+        fd: Number of the file.
+        since: Time of that look, in s; None if there is nothing to read.
+        n_read: Bytes that the client had acknowledged then.
+        n_unsent: Bytes that it had not acknowledged then.
+    """
 
     place: _Place
     fd: int
     since: float | None = None
     n_read: int = 0
+    n_unsent: int = 0
 
 
 class GrpcConnections:
@@ -81,8 +97,8 @@ class GrpcConnections:
         self._now = 0.0
         self._numbers = count()
         self._replies: dict[int, _Reply] = {}
-        # The sockets by their number in the system, which no later one has: the connections, from
-        # the oldest to the newest, and the others.
+        # The sockets by their number in the system, which no later one has: the connections, in the
+        # order of the looks that found them, and the others.
         self._connections: dict[int, _Connection] = {}
         self._others: set[int] = set()
 
@@ -106,16 +122,17 @@ class GrpcConnections:
         self._now += min(self._looked_at - looked_at, _LONGEST_LOOK)
         self._find(port)
         now = self._now
-        late = self._late(now)
+        sending = self._sending(now)
         surplus, n_by_address = [], Counter[str]()
         for number, each in self._connections.items():
-            n_by_address[each.place[0]] += 1
-            if n_by_address[each.place[0]] > self._max_per_address:
+            network = network_of(each.place[0])
+            n_by_address[network] += 1
+            if n_by_address[network] > self._max_per_address:
                 surplus.append(number)
         unread = [
             number
             for number, each in self._connections.items()
-            if late.get(each.place) or self._is_slow(each, now, is_sending=each.place in late)
+            if self._is_slow(each, now, sending.get(each.place))
         ]
         self._close(surplus, "too many came from one address (max_connections_per_address)")
         self._close(unread, "their clients did not read")
@@ -139,23 +156,32 @@ class GrpcConnections:
             else:
                 self._others.add(number)
 
-    def _late(self, now: float) -> dict[_Place, bool]:
-        """Return the places of clients that replies are sent to; True if one takes too long."""
-        late: dict[_Place, bool] = {}
+    def _sending(self, now: float) -> dict[_Place, _Sending]:
+        """Return the replies that are being sent, by the places of their clients."""
+        sending: dict[_Place, _Sending] = {}
         for reply in list(self._replies.values()):
             host, port = place_of(reply.peer)
             if not port.isdecimal():  # a socket of this machine
                 continue
-            place = caller_at(host).name, int(port)
+            place = str(address_in(host)), int(port)
             limit = self._timeout + reply.n_bytes / self._min_rate if self._min_rate else now
-            late[place] = late.get(place, False) or now - reply.began > limit
-        return late
+            began, is_late = sending.get(place, _Sending(reply.began, is_late=False))
+            is_late = is_late or now - reply.began > limit
+            sending[place] = _Sending(min(began, reply.began), is_late)
+        return sending
 
-    def _is_slow(self, connection: _Connection, now: float, *, is_sending: bool) -> bool:
-        """Return True if a client reads too little of what is there for it."""
+    def _is_slow(self, connection: _Connection, now: float, sending: _Sending | None) -> bool:
+        """Return True if a client reads too little of what is there for it.
+
+        A client that reads all that was there at the beginning of the time that it has is not slow,
+        however little that was: the replies of a walker are small, and on a long line some bytes
+        are always on their way.
+        """
+        if sending is not None and sending.is_late:
+            return True
         try:
-            is_waiting = is_sending or _n_unsent(connection.fd) > 0
-            if not is_waiting or not hasattr(socket, "TCP_INFO"):
+            n_unsent = _n_unsent(connection.fd)
+            if not (n_unsent or sending) or not hasattr(socket, "TCP_INFO"):
                 connection.since = None
                 return False
             with _opened(connection.fd) as opened:
@@ -164,18 +190,18 @@ class GrpcConnections:
         except (OSError, struct.error):  # it is closed, or the system is another one
             connection.since = None
             return False
-        if connection.since is None:
-            connection.since, connection.n_read = now, n_read
-        seconds = now - connection.since
-        if seconds < self._timeout:
+        since = now if connection.since is None else connection.since
+        if connection.since is not None and now - since < self._timeout:
             return False
-        is_slow = bool(n_read - connection.n_read < self._min_rate * seconds)
-        connection.since, connection.n_read = now, n_read
-        return is_slow
+        n_more = n_read - connection.n_read
+        is_behind = n_more < connection.n_unsent or (sending is not None and sending.began < since)
+        is_slow = is_behind and n_more < self._min_rate * (now - since)
+        connection.since, connection.n_read, connection.n_unsent = now, n_read, n_unsent
+        return bool(is_slow)
 
     def _close(self, numbers: list[int], reason: str) -> None:
         """Shut connections down, which gRPC notices as if their clients had."""
-        addresses = set()
+        n_closed, addresses = 0, set()
         for number in numbers:
             if (connection := self._connections.pop(number, None)) is None:
                 continue
@@ -184,17 +210,22 @@ class GrpcConnections:
                 if os.fstat(opened.fileno()).st_ino == number:
                     opened.shutdown(socket.SHUT_RDWR)
                     addresses.add(connection.place[0])
+                    n_closed += 1
         if addresses:
             extra = {"addresses": sorted(addresses)[:10]}
-            logger.warning(
-                "%d connections of gRPC were closed: %s", len(numbers), reason, extra=extra
-            )
+            logger.warning("%d connections of gRPC were closed: %s", n_closed, reason, extra=extra)
 
 
 @contextmanager
 def _opened(fd: int) -> Iterator[socket.socket]:
     """Yield a socket of a file that others may close; it stays the same file meanwhile."""
-    with socket.socket(fileno=os.dup(fd)) as opened:
+    copied = os.dup(fd)
+    try:
+        opened = socket.socket(fileno=copied)
+    except OSError:  # it is no socket any more
+        os.close(copied)
+        raise
+    with opened:
         yield opened
 
 
@@ -205,7 +236,7 @@ def _place_of(fd: int, number: int, port: int) -> _Place | None:
         is_tcp = opened.family in (socket.AF_INET, socket.AF_INET6)
         if is_same and is_tcp and opened.getsockname()[1] == port:
             host, peer_port, *_ = opened.getpeername()
-            return caller_at(host).name, peer_port
+            return str(address_in(host)), peer_port
     return None
 
 

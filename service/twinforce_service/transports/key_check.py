@@ -17,6 +17,9 @@ class Ring(Protocol):
     def find(self, text: str, *, may_be_expired: bool = False) -> AccessEntry | None:
         """Return what a key allows that was verified before."""
 
+    def hold(self, text: str) -> object:
+        """Return an object; while it exists, a key is found that was verified before."""
+
     async def verify(self, text: str, address: str) -> AccessEntry:
         """Verify a key and return what it allows."""
 
@@ -76,10 +79,12 @@ class KeyCheck:
     def _enter(self, entry: AccessEntry, ring: Ring, text: str) -> None:
         caller.set(entry.caller)
         permission.set(entry.permission)
-        check_again.set(partial(_check_again, ring, text))
+        check_again.set(partial(_check_again, ring, text, ring.hold(text)))
 
 
-def _check_again(ring: Ring, text: str, *, may_be_expired: bool = False) -> None:
+def _check_again(ring: Ring, text: str, held: object, *, may_be_expired: bool = False) -> None:
+    """Check a key again, which is held between the checks."""
+    del held
     entry = ring.find(text, may_be_expired=may_be_expired)
     if entry is None:
         raise UnauthenticatedError("the key was revoked")

@@ -53,6 +53,7 @@ class Certificates:
         try:
             self._loaded = self._load()
         except OSError as error:
+            self._files.note_failure()
             logger.error("the certificates stay as they were: %s", error)
         else:
             logger.info("the certificates were read again", extra={"files": self._names})

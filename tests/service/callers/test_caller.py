@@ -13,7 +13,11 @@ from twinforce_service.callers.caller import UNKNOWN, Caller, caller_at
     [
         ("10.0.0.1", "10.0.0.1"),
         ("::ffff:10.0.0.1", "10.0.0.1"),
-        ("2001:DB8::0001", "2001:db8::1"),
+        ("2001:DB8::0001", "2001:db8::/64"),
+        ("2001:db8:0:0:ffff::1", "2001:db8::/64"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("::1", "::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
         ("/run/twinforce.sock", "/run/twinforce.sock"),
     ],
 )

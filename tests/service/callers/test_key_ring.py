@@ -1,4 +1,5 @@
 import asyncio
+import resource
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -6,8 +7,10 @@ import pytest
 
 from tests.service.callers.making import add_key, run_keys
 from twinforce_proto import OverloadedError, UnauthenticatedError
+from twinforce_service import rotation
 from twinforce_service.callers import key_ring
 from twinforce_service.callers.attempts import FailedAttempts
+from twinforce_service.callers.key_file import KeyFileError
 from twinforce_service.callers.key_ring import KeyRing
 from twinforce_service.callers.key_text import SecretHash, new_key
 
@@ -234,3 +237,55 @@ def test_a_mounted_secret_is_followed_through_its_links(tmp_path):
     ring.reload_if_changed()
     assert ring.find(old) is None
     assert verify(ring, new)[0].name == "alice"
+
+
+def test_keys_that_could_not_be_read_for_a_passing_reason_are_read_later(file, monkeypatch, caplog):
+    monkeypatch.setattr(rotation, "_RETRY_S", 0.0)
+    text = add_key(file, "alice")
+    ring = KeyRing(file)
+    verify(ring, text)
+    run_keys(file, "revoke", "alice")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        ring.reload_if_changed()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "too many open files" in caplog.text
+    assert ring.find(text) is not None
+    ring.reload_if_changed()
+    assert ring.find(text) is None
+
+
+def test_files_count_as_changed_a_while_after_a_failure(tmp_path):
+    clock = Clock()
+    files = rotation.WatchedFiles([tmp_path / "keys"], clock)
+    assert not files.have_changed()
+    files.note_failure()
+    clock.now += 29
+    assert not files.have_changed()
+    clock.now += 2
+    assert [files.have_changed() for _ in range(3)] == [True, False, False]
+
+
+def test_a_file_of_keys_that_is_nested_too_deeply_is_refused(file):
+    file.write_text('{"keys": ' + "[" * 100_000)
+    file.chmod(0o600)
+    with pytest.raises(KeyFileError, match="not JSON"):
+        KeyRing(file)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_a_key_that_cannot_be_verified_now_is_not_wrong(file, monkeypatch, error):
+    text = add_key(file, "alice")
+    ring = KeyRing(file)
+
+    def matches(*_):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SecretHash, "matches", matches)
+        found = verify(ring, *[text] * 20)
+    assert {type(each) for each in found} == {OverloadedError}
+    assert {each.retry_after for each in found} == {1.0}
+    assert verify(ring, text)[0].name == "alice"

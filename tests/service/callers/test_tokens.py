@@ -1,13 +1,16 @@
 """Tokens of an issuer: which are accepted, what they allow, and how the keys are kept."""
 
 import asyncio
+import gc
 import hashlib
 import hmac
 import json
 import time
 from types import SimpleNamespace
 
+import jwt
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from tests.service.callers.issuer import AUDIENCE, SigningPair, issuing, part
 from tests.service.callers.making import add_key, run_keys
@@ -26,6 +29,8 @@ from twinforce_service.callers.tokens.key_source import KeySource, KeySourceErro
 from twinforce_service.callers.tokens.policy import TokenPolicy
 from twinforce_service.callers.tokens.signing_keys import ALGORITHMS, parse_keys
 from twinforce_service.callers.tokens.token_ring import TokenRing
+from twinforce_service.context import caller, check_again
+from twinforce_service.transports.key_check import KeyCheck
 
 HERE = "127.0.0.1"
 EVERYBODY = (TokenRule(name="all", claims={}),)
@@ -152,6 +157,39 @@ def forged(issuer, kind):
 )  # fmt: skip
 def test_a_forged_token_is_refused(issuer, kind):
     assert refusal(issuer, forged(issuer, kind)).startswith("expected a token of ISSUER")
+
+
+ODD = [None, True, 7, 1e300, "", "\ud800", [], ["ES256"], {}, {"a": []}]
+
+
+@pytest.mark.parametrize("name", ["alg", "kid", "typ", "crit", "b64", "cty", "jku"])
+def test_a_token_with_an_odd_header_is_refused_and_counted(issuer, name):
+    claims, kid = part(issuer.claims()), issuer.pairs[-1].name
+    heads = [{"alg": "ES256", "kid": kid} | {name: value} for value in ODD]
+    heads += [[], 7, "x", None]
+    tokens = [f"{part(head)}.{claims}.{part(b'x' * 64)}" for head in heads]
+    for first, others in ((tokens[:10], tokens[10:]), (tokens[-10:], tokens[:-10])):
+        ring, _ = make_ring(issuer)
+        errors = verify(ring, *first, *others)
+        assert {type(error) for error in errors[:10]} == {UnauthenticatedError}
+        assert {type(error) for error in errors[10:]} == {OverloadedError}
+
+
+@pytest.mark.parametrize(
+    "name", ["sub", "aud", "iss", "exp", "nbf", "iat", "jti", "scope", "groups"]
+)
+def test_a_token_of_the_issuer_with_odd_claims_is_accepted_or_refused(issuer, name):
+    rules = (TokenRule(name="r", claims={"groups": {"a": ["b"]}}), *EVERYBODY)
+    ring, _ = make_ring(issuer, rules, scope_claim="scope", scope_prefix="tf:")
+    given = [issuer.claims(scope="tf:predict") | {name: value} for value in ODD]
+    for claims in given:
+        head = f"{part({'alg': 'ES256', 'kid': issuer.pairs[-1].name})}.{part(claims)}"
+        signer = jwt.get_algorithm_by_name("ES256")
+        signature = signer.sign(head.encode(), issuer.pairs[-1].private)
+        (found,) = verify(ring, f"{head}.{part(signature)}")
+        assert isinstance(
+            found, AccessEntry | UnauthenticatedError | PermissionDeniedError | OverloadedError
+        )
 
 
 def test_a_huge_token_is_refused_unread(issuer):
@@ -330,6 +368,88 @@ def test_known_keys_outlive_an_issuer_that_is_down_for_a_day_and_no_longer(issue
     assert verify(ring, token)[0].caller.name == "all:ada"
 
 
+def reading(issuer, start_thread):
+    """Return a ring whose keys are read by what this function starts, and its clock."""
+    ticks = Clock(1000.0)
+    keys = KeySet(KeySource(issuer.url), ticks, start_thread)
+    return TokenRing(TokenPolicy(issuer.url, (AUDIENCE,)), keys, lambda: EVERYBODY), ticks
+
+
+def test_keys_are_read_later_if_the_system_has_no_more_threads(issuer, caplog):
+    failures = [RuntimeError("can't start new thread")]
+
+    def start(work):
+        if failures:
+            raise failures.pop()
+        work()
+
+    ring, ticks = reading(issuer, start)
+
+    async def run():
+        ring.refresh_if_due()
+        first = await outcome(ring, issuer.token())
+        ticks.now += 31
+        ring.refresh_if_due()
+        return first, await outcome(ring, issuer.token())
+
+    first, second = asyncio.run(run())
+    assert isinstance(first, UnavailableError)
+    assert second.caller.name == "all:ada"
+    assert "can't start new thread" in caplog.text
+
+
+def test_a_reading_that_blocks_is_replaced_and_what_it_finds_later_is_not_used(issuer):
+    started = []
+    ring, ticks = reading(issuer, started.append)
+
+    async def run():
+        ring.refresh_if_due()
+        ticks.now += 29
+        ring.refresh_if_due()
+        assert len(started) == 1
+        waiting = asyncio.create_task(outcome(ring, issuer.token()))
+        await asyncio.sleep(0)
+        ticks.now += 2
+        ring.refresh_if_due()
+        given_up = await waiting
+        issuer.pairs = [SigningPair("second")]
+        started[1]()
+        found = await outcome(ring, issuer.token())
+        issuer.pairs = [SigningPair("third")]
+        started[0]()
+        await asyncio.sleep(0.01)
+        return given_up, found, await outcome(ring, issuer.token())
+
+    given_up, found, late = asyncio.run(run())
+    assert isinstance(given_up, UnavailableError)
+    assert found.caller.name == "all:ada"
+    assert isinstance(late, UnauthenticatedError)
+
+
+def test_readings_that_block_do_not_take_any_number_of_threads(issuer):
+    started = []
+    ring, ticks = reading(issuer, started.append)
+
+    async def run():
+        for _ in range(30):
+            ring.refresh_if_due()
+            ticks.now += 31
+        n_blocked = len(started)
+        for work in started:
+            work()
+        await asyncio.sleep(0.01)
+        ring.refresh_if_due()
+        return n_blocked, len(started)
+
+    assert asyncio.run(run()) == (8, 9)
+
+
+def test_a_token_is_not_wrong_because_its_key_comes_late(issuer, monkeypatch):
+    monkeypatch.setattr("twinforce_service.callers.tokens.key_set._LONGEST_WAIT_S", 0.01)
+    ring, _ = reading(issuer, lambda _: None)
+    assert isinstance(verify(ring, issuer.token())[0], UnavailableError)
+
+
 def read_error(issuer, **source):
     with pytest.raises(KeySourceError) as caught:
         KeySource(issuer.url, **source).read()
@@ -411,6 +531,38 @@ def test_usable_keys_beside_others_are_used():
     assert key.algorithms == {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
 
 
+KEY_FOR_RSA = changed(made_for="PS256")
+
+
+@pytest.mark.parametrize("name", ["kty", "crv", "x", "y", "n", "e", "kid", "alg", "use", "key_ops"])
+def test_an_odd_key_leaves_the_others_usable(name):
+    good = changed()
+    values = [*ODD, 10**400, "A" * 5000, [[]] * 3]
+    others = [changed(made_for=algorithm) for algorithm in ("ES384", "EdDSA")]
+    odd = [each | {name: value} for each in (*others, KEY_FOR_RSA) for value in values]
+    for each in odd:
+        assert good["x"] in str([key.identity for key in parse_keys({"keys": [each, good]})])
+    assert good["x"] in str([key.identity for key in parse_keys({"keys": [*odd, good]})])
+
+
+def test_a_key_that_the_library_of_keys_does_not_support_leaves_the_others_usable(monkeypatch):
+    rare, good = changed(made_for="EdDSA"), changed()
+    algorithm = type(jwt.get_algorithm_by_name("EdDSA"))
+
+    def from_jwk(_):
+        raise UnsupportedAlgorithm("ed25519 is not supported by this version of OpenSSL")
+
+    monkeypatch.setattr(algorithm, "from_jwk", staticmethod(from_jwk))
+    (key,) = parse_keys({"keys": [rare, good]})
+    assert key.algorithms == {"ES256"}
+
+
+def test_a_key_that_is_listed_twice_is_usable(issuer):
+    issuer.pairs *= 2
+    ring, _ = make_ring(issuer)
+    assert verify(ring, issuer.token())[0].caller.name == "all:ada"
+
+
 def test_the_file_of_keys_keeps_entries_for_tokens_when_a_key_is_added(tmp_path):
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"keys": {"group": {"claims": {"groups": "x"}, "share": 2}}}))
@@ -450,3 +602,29 @@ def test_memory_for_verified_tokens_is_bounded(issuer, monkeypatch):
     tokens = [issuer.token(x="y" * 1000, n=n) for n in range(5)]
     verify(ring, *tokens)
     assert [ring.find(token) is not None for token in tokens] == [False, False, True, True, True]
+
+
+def test_a_stream_outlives_that_its_token_is_forgotten_and_ends_when_it_is_revoked(
+    issuer, monkeypatch
+):
+    monkeypatch.setattr("twinforce_service.callers.tokens.token_ring._MOST_REMEMBERED", 3000)
+    ring, given = make_ring(issuer)
+    tokens = [issuer.token(x="y" * 1000, n=n) for n in range(5)]
+
+    async def run():
+        await KeyCheck(None, ring).verify(f"Bearer {tokens[0]}", HERE)
+        for token in tokens[1:]:
+            await outcome(ring, token)
+        assert ring.find(tokens[1]) is None
+        check_again.get()()
+        assert caller.get().name == "all:ada"
+        issuer.pairs = [SigningPair("second")]
+        given.ticks.now += 601
+        ring.refresh_if_due()
+        await outcome(ring, issuer.token())
+        with pytest.raises(UnauthenticatedError, match="the key was revoked"):
+            check_again.get()()
+
+    asyncio.run(run())
+    gc.collect()
+    assert ring.find(tokens[0]) is None

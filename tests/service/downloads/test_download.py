@@ -1,14 +1,21 @@
 import hashlib
+import signal
+import subprocess
+import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.waiting import wait_until
 from twinforce_service.downloads import command
 from twinforce_service.downloads.download import Download, DownloadError, fetch
 
 CONTENT = bytes(range(256)) * 5000
+PATIENCE = 60.0
 TOKEN = "of-a-registry"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
@@ -23,6 +30,8 @@ class Shelf(ThreadingHTTPServer):
         self.asked = []  # headers of the requests
         self.faults = []  # what to do instead, in order
         self.has_ranges = True
+        self.begin = 0  # of what is sent where a range is asked for, beyond what was asked
+        self.gate = threading.Event()  # lets the rest of a held reply go on
 
     @property
     def url(self):
@@ -35,24 +44,35 @@ class Shelving(BaseHTTPRequestHandler):
         fault = self.server.faults.pop(0) if self.server.faults else None
         if isinstance(fault, int):
             self.send_error(fault)
-        elif isinstance(fault, str) and fault != "break":
+        elif isinstance(fault, str) and fault not in ("break", "hold"):
             self.send_response(302)
             self.send_header("Location", fault)
             self.end_headers()
         else:
-            self.send_content(is_broken=fault == "break")
+            self.send_content(is_broken=fault == "break", is_held=fault == "hold")
 
-    def send_content(self, *, is_broken):
+    def send_content(self, *, is_broken, is_held):
         content = CONTENT
         asked = self.headers.get("Range")
         if asked and self.server.has_ranges:
-            content = CONTENT[int(asked.removeprefix("bytes=").removesuffix("-")) :]
+            begin = int(asked.removeprefix("bytes=").removesuffix("-")) + self.server.begin
+            if begin >= len(CONTENT):
+                self.send_error(416)
+                return
+            content = CONTENT[begin:]
             self.send_response(206)
+            self.send_header("Content-Range", f"bytes {begin}-{len(CONTENT) - 1}/{len(CONTENT)}")
         else:
             self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if is_broken else content)
+        half = len(content) // 2
+        self.wfile.write(content[:half])
+        if is_held:
+            self.wfile.flush()
+            self.server.gate.wait(PATIENCE)
+        if not is_broken:
+            self.wfile.write(content[half:])
 
     def log_message(self, *arguments):
         pass
@@ -121,6 +141,58 @@ def test_a_file_with_another_hash_is_not_kept(server, tmp_path):
     with pytest.raises(DownloadError, match=f"expected content with sha256 {'0' * 64}, got"):
         fetch(download(server, "0" * 64), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+PART = f".weights.pt.{SHA256[:16]}.part"
+HALF = len(CONTENT) // 2
+
+
+def test_a_download_that_was_ended_is_continued_by_the_next_one(server, tmp_path):
+    server.faults = ["hold"]
+    command = [sys.executable, "-m", "twinforce_service.main", "download"]
+    arguments = [f"weights.pt={server.url}#sha256={SHA256}", "--into", str(tmp_path)]
+    process = subprocess.Popen([*command, *arguments])
+    part = tmp_path / PART
+    wait_until(lambda: part.exists() and part.stat().st_size > 0)
+    process.terminate()
+    assert process.wait(PATIENCE) == -signal.SIGTERM
+    server.gate.set()
+    assert [path.name for path in tmp_path.iterdir()] == [PART]
+    begin = part.stat().st_size
+    assert fetched(server, tmp_path) == (True, [])
+    assert server.asked[1]["Range"] == f"bytes={begin}-"
+
+
+@pytest.mark.parametrize(
+    ("there", "n_asked", "n_delays"),
+    [(CONTENT[:HALF], 1, 0), (CONTENT, 0, 0), (b"x" * HALF, 2, 0), (CONTENT + b"x", 2, 1)],
+    ids=["a part", "all", "something else", "too much"],
+)
+def test_what_is_there_is_used_if_it_is_right(server, tmp_path, there, n_asked, n_delays):
+    (tmp_path / PART).write_bytes(there)
+    is_new, delays = fetched(server, tmp_path)
+    assert (is_new, len(delays), len(server.asked)) == (True, n_delays, n_asked)
+
+
+def test_a_server_that_sends_another_range_is_not_believed(server, tmp_path):
+    (tmp_path / PART).write_bytes(CONTENT[:HALF])
+    server.begin = 10
+    with pytest.raises(DownloadError, match=f"for bytes from {HALF} on"):
+        fetch(download(server), tmp_path, wait=lambda _: None)
+    assert (tmp_path / PART).read_bytes() == CONTENT[:HALF]
+
+
+def test_two_downloads_of_one_file_do_not_mix(server, tmp_path):
+    server.faults = ["hold"]
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fetch, download(server), tmp_path)
+        wait_until(lambda: len(server.asked) == 1)
+        second = pool.submit(fetch, download(server), tmp_path)
+        time.sleep(0.1)
+        server.gate.set()
+        assert [first.result(PATIENCE), second.result(PATIENCE)] == [True, False]
+    assert len(server.asked) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
 
 
 def test_a_refusal_is_final_and_a_failure_is_tried_again(server, tmp_path):

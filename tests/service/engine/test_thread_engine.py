@@ -41,6 +41,7 @@ from twinforce_proto import (
     UnsupportedOutputError,
 )
 from twinforce_service.engine import evaluation, warm_up
+from twinforce_service.engine.pulse import NoPulse
 from twinforce_service.engine.thread_engine import ThreadEngine
 from twinforce_service.scheduling import budgets
 from twinforce_service.scheduling.request import Limits, Request
@@ -583,3 +584,34 @@ def test_the_memory_of_a_batch_on_a_gpu_is_as_measured(with_autograd, with_table
     assert all(answer.direct_forces is not None or with_autograd for answer in answers)
     assert taken <= 1.5 * (fixed + budget.load(4800, n_pairs))
     assert 0.25 * (fixed + budget.load(4800, n_pairs)) <= taken
+
+
+class Compiling(Soft):
+    """A potential whose first evaluations take longer, as if they compiled something."""
+
+    def __init__(self):
+        super().__init__()
+        self.delays = [0.1, 0.1]
+
+    def forward_heads(self, batch, *, direct):
+        time.sleep(self.delays.pop() if self.delays else 0.0)
+        return super().forward_heads(batch, direct=direct)
+
+
+class Signs(NoPulse):
+    """The times that batches were allowed."""
+
+    def __init__(self):
+        self.allowed = []
+
+    def begin(self, batch, seconds):
+        self.allowed.append((len(batch), seconds))
+
+
+def test_a_first_batch_may_take_ten_times_as_long_as_the_warm_up(start):
+    signs = Signs()
+    engine = start(Compiling(), pulse=signs, watchdog=1.0)
+    results(engine, request(molecule(3)))
+    ((n_systems, seconds),) = signs.allowed
+    assert n_systems == 1
+    assert seconds >= 30.0 + 0.3 + 10 * 0.2

@@ -137,6 +137,23 @@ def test_a_new_size_may_compile_as_long_as_others_did():
     assert found.begin(batch(n_atoms=20)) == pytest.approx(280.0, rel=0.01)
 
 
+def test_a_new_size_may_compile_as_long_as_the_warm_up_did():
+    found = learned(batch())
+    found.note_warm_up("lj", 20.0)
+    found.note_warm_up("lj", 1.0)
+    found.note_warm_up("other", 100.0)
+    # Ten times 20 s and what is known, and 30 s; so it stays if the batch before took no time.
+    assert found.begin(batch(n_atoms=20)) == pytest.approx(230.4, abs=0.5)
+
+
+def test_a_system_that_an_engine_was_killed_for_may_still_compile_as_long_as_the_warm_up_did():
+    found = TimeLimits(10.0)
+    found.note_warm_up("lj", 20.0)
+    (suspect,) = batch(n_atoms=10)
+    suspect.is_suspect = True
+    assert found.begin([suspect]) == pytest.approx(30.0 + 1.0 + 200.0)
+
+
 def test_a_new_size_is_never_allowed_more_than_one_of_which_nothing_is_known():
     new = batch(n_atoms=1000, n_pairs=10**6)
     assert learned(batch(), seconds=5.0).begin(new) == TimeLimits(10.0).begin(new) == 400.0

@@ -12,8 +12,8 @@ from tests.service.scheduling.test_fairness import request
 from twinforce_proto import OverloadedError
 from twinforce_service.callers.caller import Caller
 from twinforce_service.scheduling.batch_queue import BatchQueue
-from twinforce_service.scheduling.places import QueuePlaces
-from twinforce_service.scheduling.request import Limits, has_room
+from twinforce_service.scheduling.places import QueuePlaces, has_room
+from twinforce_service.scheduling.request import Limits
 
 LIMITS = Limits(max_waiting=60, max_waiting_atoms=6000)
 
@@ -119,12 +119,36 @@ def test_nobody_below_its_share_is_refused_and_the_queue_stays_bounded(calls, sh
             or has_room(call, len(waiting.requests), n_atoms_waiting, LIMITS)
             or (not held and n_requests == 1)
         )
-        assert waiting.offer(caller, n_requests, n_atoms) is expected
-        # Relative shares from 1/8 to 1 make at most this sum over six callers.
-        assert len(waiting.requests) <= 60 * (1 + 8 * log(6)) + 6
+        is_full = bool(waiting.requests) and (
+            len(waiting.requests) + n_requests > 4 * 60
+            or n_atoms_waiting + n_requests * n_atoms > 4 * 6000
+        )
+        assert waiting.offer(caller, n_requests, n_atoms) is (expected and not is_full)
+        assert len(waiting.requests) <= 240
+        assert sum(each.n_atoms for each in waiting.requests) <= max(24_000, n_requests * n_atoms)
         waiting.drain(n_leaving)
     waiting.drain(10**6)
     assert len(waiting.places) == 0
+
+
+@pytest.mark.parametrize(("n_atoms", "n_expected"), [(1, 240), (1000, 24), (2000, 12)])
+def test_a_queue_is_bounded_for_any_number_of_callers(n_atoms, n_expected):
+    waiting = Waiting()
+    for number in range(1000):
+        waiting.offer(Caller(f"2001:db8:0:{number:x}::/64"), n_atoms=n_atoms)
+    assert len(waiting.requests) == n_expected
+    waiting.drain(200)
+    assert waiting.offer(Caller("newcomer"))
+
+
+def test_shares_of_any_size_are_compared():
+    tiny, usual = Caller("tiny", share=1e-20), Caller("usual")
+    waiting = Waiting()
+    waiting.offer(usual)
+    assert waiting.fill(tiny) == 59
+    waiting.drain(1)
+    assert not waiting.offer(tiny, n_requests=2)
+    assert waiting.offer(usual, n_requests=2)
 
 
 def simulated(n_greedy, may_enter):

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 _FRESH_S, _RETRY_S, _SHORTEST_S = 600.0, 30.0, 5.0
 # Seconds for which the keys are used while they cannot be read again.
 _KEPT_S = 86_400.0
+# Seconds after which a reading that has not ended is replaced by another one, and the number of
+# readings that may not have ended.
+_LONGEST_READING_S, _MOST_READINGS = 30.0, 8
 # Requests that may wait for the keys, and for how many seconds.
 _MOST_WAITING, _LONGEST_WAIT_S = 64, 15.0
 # Shortest time after which to come back, in s.
@@ -61,7 +64,9 @@ class KeySet:
         self._keys: tuple[SigningKey, ...] = ()
         self._read_at = self._tried_at = -math.inf
         self._reason: str | None = "they were not read yet"
+        # The last reading, and those that have not ended: they block, but for the last one.
         self._reading: asyncio.Future[None] | None = None
+        self._unfinished: set[asyncio.Future[None]] = set()
         self._n_waiting = 0
 
     @property
@@ -74,6 +79,8 @@ class KeySet:
 
     def refresh_if_due(self) -> None:
         """Begin to read the keys if they are old, could not be read, or their file has changed."""
+        if self._is_reading:
+            return
         age = self._clock() - self._tried_at
         if self._files.have_changed() or age > (_FRESH_S if self._reason is None else _RETRY_S):
             self._begin()
@@ -90,12 +97,13 @@ class KeySet:
         if (known := self._known(key_id, algorithm)) is not None:
             return known
         asked_at = self._clock()
-        if self._reading is None and asked_at - self._tried_at >= _SHORTEST_S:
+        if not self._is_reading and asked_at - self._tried_at >= _SHORTEST_S:
             self._begin()
         if self._reading is not None:
             await self._wait(self._reading)
             known = self._known(key_id, algorithm)
-        if known is None and (self._reason is not None or self._tried_at < asked_at):
+        is_current = self._reading is None and self._reason is None and self._tried_at >= asked_at
+        if known is None and not is_current:
             wait = max(self._tried_at + _SHORTEST_S - self._clock(), _SHORTEST_WAIT_S)
             text = f"the keys of {self._source.issuer} lack that of the token; try again"
             raise UnavailableError(text, retry_after=wait)
@@ -118,12 +126,25 @@ class KeySet:
         finally:
             self._n_waiting -= 1
 
+    @property
+    def _is_reading(self) -> bool:
+        """True if the keys are being read, and that may still succeed."""
+        age = self._clock() - self._tried_at
+        return self._reading is not None and age < _LONGEST_READING_S
+
     def _begin(self) -> None:
-        if self._reading is not None:
-            return
+        """Begin to read the keys; a reading that blocks is given up."""
         self._tried_at = self._clock()
+        if self._reading is not None:
+            self._note(KeySourceError(f"they did not come within {_LONGEST_READING_S:g} s"))
+            self._end_reading()
+        if len(self._unfinished) >= _MOST_READINGS:
+            self._note(KeySourceError(f"{_MOST_READINGS} attempts to read them have not ended"))
+            return
         loop = asyncio.get_running_loop()
-        self._reading = loop.create_future()
+        reading: asyncio.Future[None] = loop.create_future()
+        self._reading = reading
+        self._unfinished.add(reading)
 
         def read() -> None:
             found: _Found
@@ -132,12 +153,27 @@ class KeySet:
             except Exception as error:
                 found = error
             with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._take, found)
+                loop.call_soon_threadsafe(self._take, reading, found)
 
-        self._start_thread(read)
+        try:
+            self._start_thread(read)
+        except RuntimeError as error:  # the system has no more threads
+            self._take(reading, KeySourceError(str(error)))
 
-    def _take(self, found: _Found) -> None:
+    def _take(self, reading: "asyncio.Future[None]", found: _Found) -> None:
+        """Use what a reading has found, unless it was given up."""
+        self._unfinished.discard(reading)
+        if reading is self._reading:
+            self._note(found)
+            self._end_reading()
+
+    def _end_reading(self) -> None:
+        """Let those go on who wait for the last reading."""
         reading, self._reading = self._reading, None
+        if reading is not None and not reading.done():
+            reading.set_result(None)
+
+    def _note(self, found: _Found) -> None:
         if isinstance(found, Exception):
             is_known = isinstance(found, KeySourceError | ValueError)
             self._reason = str(found) if is_known else type(found).__name__
@@ -148,5 +184,3 @@ class KeySet:
             if found != self._keys:
                 self._keys = found
                 logger.info("the keys of %s were read", self._source.issuer)
-        if reading is not None:
-            reading.set_result(None)

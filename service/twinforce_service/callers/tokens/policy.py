@@ -73,7 +73,11 @@ class TokenPolicy:
             got = type(name).__name__ if not isinstance(name, str) else f"{len(name)} letters"
             expected = f"expected a text of at most {_MOST_LETTERS} letters"
             raise UnauthenticatedError(f"the claim {self.name_claim}: {expected}, got {got}")
-        return quote(name, safe=_PLAIN)
+        try:
+            return quote(name, safe=_PLAIN)
+        except UnicodeEncodeError:  # half of a pair of surrogates, which JSON can hold
+            expected = "expected a text of Unicode characters"
+            raise UnauthenticatedError(f"the claim {self.name_claim}: {expected}") from None
 
     def _scopes(self, claims: Mapping[str, Any], allowed: frozenset[str]) -> frozenset[str]:
         """Return the scopes that both the token and its rule have."""

@@ -44,7 +44,9 @@ class SigningKey:
 
 
 def parse_keys(values: Any) -> tuple[SigningKey, ...]:
-    """Return the usable keys of a JWKS; keys for other purposes are left out.
+    """Return the usable keys of a JWKS, each once; keys for other purposes are left out.
+
+    A key that cannot be used, whatever is wrong with it, leaves the others as they are.
 
     Raises:
         ValueError: The value is no JWKS, or holds no usable key.
@@ -56,11 +58,12 @@ def parse_keys(values: Any) -> tuple[SigningKey, ...]:
     for entry in entries:
         try:
             keys.append(_parsed(entry))
-        except (ValueError, TypeError, KeyError, jwt.PyJWTError) as error:
-            logger.warning("a key of the issuer is not used: %s", error)
+        except Exception as error:  # such as an algorithm that OpenSSL was built without
+            reason = str(error) or type(error).__name__
+            logger.warning("a key of the issuer is not used: %s", reason)
     if not keys:
         raise ValueError(f"expected a public key for one of {', '.join(sorted(ALGORITHMS))}")
-    return tuple(keys)
+    return tuple(dict.fromkeys(keys))
 
 
 def _parsed(entry: Any) -> SigningKey:

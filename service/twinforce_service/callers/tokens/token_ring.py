@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakValueDictionary
 
 import jwt
 
@@ -38,7 +39,7 @@ class _WrongTokenError(Exception):
     """A token is not accepted; the text says why, without the token."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class _Verified:
     """A token whose signature, issuer and audience are right.
 
@@ -85,6 +86,8 @@ class TokenRing:
         self._clock = clock
         self._salt = secrets.token_bytes(32)
         self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
+        # Those that somebody holds are found as well when there was no more room for them.
+        self._held: WeakValueDictionary[bytes, _Verified] = WeakValueDictionary()
         self._n_letters = self._n_waiting = 0
         self._verifying = ThreadPoolExecutor(1, "twinforce-tokens")
 
@@ -104,16 +107,22 @@ class TokenRing:
             PermissionDeniedError: It allows nothing.
         """
         digest = self._fast_hash(text)
-        if (found := self._verified.get(digest)) is None:
+        if (found := self._held.get(digest)) is None:
             return None
-        self._verified.move_to_end(digest)
+        if digest in self._verified:
+            self._verified.move_to_end(digest)
         if not self._is_current(found):
             self._forget(digest)
+            del self._held[digest]
             return None
         if found.entry is None:
             found.entry = self._policy.entry_for(found.claims, self._rules())
         self._check_times(found, found.entry, may_be_expired=may_be_expired)
         return found.entry
+
+    def hold(self, text: str) -> object:
+        """Return an object while which exists a verified token is found, as streams need it."""
+        return self._held.get(self._fast_hash(text))
 
     async def verify(self, text: str, address: str) -> AccessEntry:
         """Return what a token allows.
@@ -160,11 +169,15 @@ class TokenRing:
             claims = await loop.run_in_executor(
                 self._verifying, _claims, text, key, algorithm, self._policy
             )
+        except RuntimeError as error:  # the system has no more threads
+            logger.error("a token cannot be verified: %s", error)
+            text = "the token cannot be verified now; try again"
+            raise OverloadedError(text, retry_after=_BUSY_S) from error
         finally:
             self._n_waiting -= 1
         digest = self._fast_hash(text)
         self._forget(digest)
-        self._verified[digest] = _Verified(claims, key, len(text))
+        self._verified[digest] = self._held[digest] = _Verified(claims, key, len(text))
         self._n_letters += len(text)
         while self._n_letters > _MOST_REMEMBERED:
             self._forget(next(iter(self._verified)))
@@ -196,7 +209,10 @@ class TokenRing:
 
 
 def _header(text: str) -> tuple[str | None, str]:
-    """Return the id of the key and the algorithm that the header of a token names."""
+    """Return the id of the key and the algorithm that the header of a token names.
+
+    The header may be any JSON object, as nothing of it was verified.
+    """
     if len(text) > _MOST_LETTERS:
         raise _WrongTokenError(f"it has more than {_MOST_LETTERS} letters")
     try:
@@ -204,8 +220,10 @@ def _header(text: str) -> tuple[str | None, str]:
     except Exception:  # whatever the bytes of a stranger lead to
         raise _WrongTokenError("it has no header that can be read") from None
     algorithm, key_id = header.get("alg"), header.get("kid")
-    if algorithm not in ALGORITHMS:
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise _WrongTokenError(f"its algorithm is none of {', '.join(sorted(ALGORITHMS))}")
+    if not isinstance(key_id, str | None):
+        raise _WrongTokenError("its header names a key by something other than a text")
     if "crit" in header:
         raise _WrongTokenError("its header asks for extensions")
     return key_id, algorithm

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from twinforce_proto import OverloadedError
+from twinforce_service.hosts import network_of
 from twinforce_service.transports.rest.problems import plain_problem, problem_of
 
 logger = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         _set_options(transport.get_extra_info("socket"))
         try:
-            self._shared.admit(self, self.client[0] if self.client else "")
+            self._shared.admit(self, network_of(self.client[0]) if self.client else "")
         except OverloadedError as error:
             self._is_refused = True
             transport.write(_raw(problem_of(error)))
