@@ -17,7 +17,7 @@ from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._systems import SystemLike, is_one_system
 from twinforce._transports.access import KeySource, access_to
 from twinforce._transports.grpc import AsyncGrpcTransport
-from twinforce._transports.replicas import AsyncReplicatedConnection
+from twinforce._transports.replicated import AsyncReplicatedConnection
 from twinforce._transports.rest import AsyncRestTransport
 from twinforce._transports.transport import AsyncConnection, AsyncTransport, Call
 from twinforce._transports.url import Address, Url, parse_address
@@ -290,8 +290,12 @@ class AsyncStream:
 
 
 def _connect_all(address: Address, options: Options) -> AsyncConnection:
-    connects = [partial(_connect, url, options) for url in address.urls]
-    return connects[0]() if len(connects) == 1 else AsyncReplicatedConnection(connects)
+    connect = partial(_connect, options=options)
+    return (
+        connect(address.urls[0])
+        if address.is_one
+        else AsyncReplicatedConnection(address.urls, connect)
+    )
 
 
 def _connect(url: Url, options: Options) -> AsyncConnection:

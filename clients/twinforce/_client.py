@@ -19,7 +19,7 @@ from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._systems import SystemLike, is_one_system
 from twinforce._transports.access import KeySource, access_to
 from twinforce._transports.grpc import GrpcTransport
-from twinforce._transports.replicas import ReplicatedConnection
+from twinforce._transports.replicated import ReplicatedConnection
 from twinforce._transports.rest import RestTransport
 from twinforce._transports.transport import Call, Connection, Transport
 from twinforce._transports.url import Address, Url, parse_address
@@ -452,8 +452,10 @@ class _Turns:
 
 
 def _connect_all(address: Address, options: Options) -> Connection:
-    connects = [partial(_connect, url, options) for url in address.urls]
-    return connects[0]() if len(connects) == 1 else ReplicatedConnection(connects)
+    connect = partial(_connect, options=options)
+    return (
+        connect(address.urls[0]) if address.is_one else ReplicatedConnection(address.urls, connect)
+    )
 
 
 def _connect(url: Url, options: Options) -> Connection:

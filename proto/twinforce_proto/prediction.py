@@ -38,12 +38,15 @@ class Timings:
         compute_s: Time that the whole batch took on the device, in s.
         batch_n_systems: Number of systems in the batch.
         batch_n_atoms: Number of atoms in the batch.
+        queue_n_atoms: Number of atoms that waited for the device when the batch was done, of all
+            callers; None if it is not known.
     """
 
     queue_s: float
     compute_s: float
     batch_n_systems: int
     batch_n_atoms: int
+    queue_n_atoms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,9 +16,9 @@ class Authority:
         self.ca = folder / f"{name}.pem"
         self._authority.cert_pem.write_to_path(self.ca)
 
-    def issue(self, name):
-        """Write a certificate for this machine and its key, or replace them; return the files."""
-        issued = self._authority.issue_cert("localhost", "127.0.0.1", "::1")
+    def issue(self, name, *hosts):
+        """Write a certificate for hosts, or this machine, and its key; return the files."""
+        issued = self._authority.issue_cert(*(hosts or ("localhost", "127.0.0.1", "::1")))
         certificate, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         issued.private_key_pem.write_to_path(key)
         certificate.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))

@@ -14,12 +14,13 @@ class CountingProxy:
         cut_after: Number of bytes of replies after which the first, the second, ... connection
             is cut; later connections are not cut. Such a cut does not depend on how fast either
             side is.
+        place: Host and port to listen on; port 0 means any.
     """
 
-    def __init__(self, port, cut_after=()):
+    def __init__(self, port, cut_after=(), place=("127.0.0.1", 0)):
         self.target = port
         self._limits = iter(cut_after)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(place)
         self._sockets = []
         self._silent = set()
         self._is_flowing = threading.Event()

@@ -68,6 +68,7 @@ def test_a_prediction_has_provenance_and_timings(client):
     assert prediction.provenance.model == "lj"
     assert prediction.timings.batch_n_systems >= 1
     assert prediction.timings.batch_n_atoms >= 5
+    assert prediction.timings.queue_n_atoms >= 0
     assert prediction.timings.compute_s > 0
 
 

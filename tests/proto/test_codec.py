@@ -30,6 +30,7 @@ generated = settings(deadline=None, max_examples=50)
 
 PROVENANCE = Provenance("water", "1", "ab" * 32, "float32", "cpu", "0.1.0")
 TIMINGS = Timings(queue_s=0.001, compute_s=0.01, batch_n_systems=2, batch_n_atoms=6)
+TIMINGS_WITH_QUEUE = dataclasses.replace(TIMINGS, queue_n_atoms=0)
 
 coordinates = st.floats(-1e6, 1e6)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -68,7 +69,7 @@ def predictions(draw):
         conservative_stress=draw(st.none() | arrays(3, 3)),
         direct_stress=draw(st.none() | arrays(3, 3)),
         provenance=draw(st.none() | st.just(PROVENANCE)),
-        timings=draw(st.none() | st.just(TIMINGS)),
+        timings=draw(st.sampled_from([None, TIMINGS, TIMINGS_WITH_QUEUE])),
     )
 
 

@@ -205,11 +205,11 @@ def _metadata(urgency: int, access: Access) -> Metadata:
 def _open_channel(module: Any, route: Route, access: Access) -> Any:
     url = route.url
     check_process(url)
-    options = (*_OPTIONS, *_keep_alive(), *_proxy_options(route))
+    options = (*_OPTIONS, *_keep_alive(), *_proxy_options(route), *_name_options(url))
     if url.is_secure:
         credentials = grpc.ssl_channel_credentials(access.trusted(), *access.own())
-        return module.secure_channel(url.netloc, credentials, options=options)
-    return module.insecure_channel(url.netloc, options=options)
+        return module.secure_channel(url.target, credentials, options=options)
+    return module.insecure_channel(url.target, options=options)
 
 
 def _proxy_options(route: Route) -> tuple[tuple[str, int | str], ...]:
@@ -217,6 +217,11 @@ def _proxy_options(route: Route) -> tuple[tuple[str, int | str], ...]:
     if route.proxy is None:
         return (("grpc.enable_http_proxy", 0),)
     return (("grpc.http_proxy", route.proxy.url),)
+
+
+def _name_options(url: Url) -> tuple[tuple[str, str], ...]:
+    """Return the options that name the host, and compare certificates with it, at an address."""
+    return (("grpc.default_authority", url.netloc),) if url.address else ()
 
 
 def _keep_alive() -> tuple[tuple[str, int], ...]:

@@ -4,6 +4,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from twinforce_proto.codec.nonconservativity import (
 from twinforce_proto.codec.problem import error_from_problem
 from twinforce_proto.v1 import inference_pb2 as pb
 
+_TIMINGS = tuple(each.name for each in fields(Timings))
 _PAIR_NORMS = ("pair_norms", "antisymmetric_pair_norms")
 
 
@@ -204,7 +206,10 @@ def _provenance(values: Mapping[str, Any]) -> Provenance | None:
 
 
 def _timings(values: Mapping[str, Any]) -> Timings | None:
-    return Timings(**values["timings"]) if values.get("timings") else None
+    """Return the timings of a reply, without what a newer service may have added to them."""
+    given = values.get("timings") or {}
+    known = {name: given[name] for name in _TIMINGS if name in given}
+    return Timings(**known) if known else None
 
 
 def _arrays(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,8 @@ class Route:
     proxy: HttpProxy | None
 
     def __str__(self) -> str:
-        return str(self.url) if self.proxy is None else f"{self.url} through proxy {self.proxy}"
+        at = f" at {self.url.address}" if self.url.address else ""
+        return f"{self.url}{at}" if self.proxy is None else f"{self.url} through proxy {self.proxy}"
 
 
 def route_to(url: Url) -> Route:

@@ -19,7 +19,7 @@ from twinforce._transports.identity import client_id
 from twinforce._transports.json_bodies import body_of, line_message, reply_message
 from twinforce._transports.proxies import Route, route_to
 from twinforce._transports.rest_errors import reported_error, service_error
-from twinforce._transports.rest_pools import async_pool_to, pool_to
+from twinforce._transports.rest_pools import async_pool_to, host_header, name_for_tls, pool_to
 from twinforce._transports.transport import KEEP_ALIVE, Call, Method, deadline_exceeded
 from twinforce._transports.url import Url
 from twinforce._transports.watch import watch_id
@@ -58,7 +58,7 @@ class RestTransport:
         self._urgency = urgency
         self._access = access
         transport = pool_to(self._route, access)
-        self._http = httpx2.Client(transport=transport, headers=_headers(urgency))
+        self._http = httpx2.Client(transport=transport, headers=_headers(url, urgency))
         self._streams: WeakValueDictionary[int, RestTransport] = WeakValueDictionary()
         self._close = Closer(self, self._http.close)
 
@@ -138,7 +138,7 @@ class AsyncRestTransport:
         self._encoding: Encoding = encoding
         self._access = access
         transport = async_pool_to(self._route, access)
-        self._http = httpx2.AsyncClient(transport=transport, headers=_headers(urgency))
+        self._http = httpx2.AsyncClient(transport=transport, headers=_headers(url, urgency))
         self._turns = asyncio.Semaphore(_MOST_OPEN_CALLS)
 
     async def send(self, call: Call) -> Message:
@@ -201,10 +201,10 @@ class AsyncRestStream:
         """Do nothing: no stream is open."""
 
 
-def _headers(urgency: int) -> dict[str, str]:
+def _headers(url: Url, urgency: int) -> dict[str, str]:
     """Return the headers of all requests, without those that the service would assume."""
     named = {} if urgency == NORMAL_URGENCY else {URGENCY: str(urgency)}
-    return {CLIENT_ID: client_id()} | named
+    return {CLIENT_ID: client_id()} | named | host_header(url)
 
 
 def _request(call: Call, url: Url, encoding: Encoding, access: Access) -> dict[str, Any]:
@@ -216,10 +216,11 @@ def _request(call: Call, url: Url, encoding: Encoding, access: Access) -> dict[s
     connect = min(KEEP_ALIVE.connect, call.timeout or KEEP_ALIVE.connect)
     timeout = httpx2.Timeout(call.timeout, connect=connect)
     options: dict[str, Any] = {"method": "GET", "headers": headers, "timeout": timeout}
+    options["extensions"] = name_for_tls(url)
     message: Any = call.message
     if call.method == "ListModels":
-        return options | {"url": f"{url}/v1/models"}
-    model = f"{url}/v1/models/{quote(message.model, safe='')}"
+        return options | {"url": f"{url.location}/v1/models"}
+    model = f"{url.location}/v1/models/{quote(message.model, safe='')}"
     if call.method == "GetModel":
         return options | {"url": model}
     is_json = encoding == "json"

@@ -11,6 +11,7 @@ import httpx2
 from twinforce._transports.access import Access
 from twinforce._transports.proxies import Route
 from twinforce._transports.transport import KEEP_ALIVE
+from twinforce._transports.url import Url
 from twinforce._transports.watch import AsyncWatchedBackend, WatchedBackend, watched
 
 # Unanswered probes after which a connection is dead.
@@ -26,7 +27,7 @@ def pool_to(route: Route, access: Access) -> httpx2.HTTPTransport:
         try:
             transport = httpx2.HTTPTransport(**options)
             with httpx2.Client(transport=transport, headers=access.headers) as http:
-                return _answer_in(http.get(_address(route, watch_id), timeout=KEEP_ALIVE.patience))
+                return _answer_in(http.get(**_question(route, watch_id)))
         except httpx2.HTTPError as error:
             raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
 
@@ -38,19 +39,34 @@ def async_pool_to(route: Route, access: Access) -> httpx2.AsyncHTTPTransport:
     options = _options(route, access)
 
     async def ask(watch_id: str) -> Any:
-        address = _address(route, watch_id)
         try:
             transport = httpx2.AsyncHTTPTransport(**options)
             async with httpx2.AsyncClient(transport=transport, headers=access.headers) as http:
-                return _answer_in(await http.get(address, timeout=KEEP_ALIVE.patience))
+                return _answer_in(await http.get(**_question(route, watch_id)))
         except httpx2.HTTPError as error:
             raise httpcore2.ReadError(f"no reply, and no new connection: {error}") from error
 
     return watched(httpx2.AsyncHTTPTransport(**options), AsyncWatchedBackend(ask))
 
 
-def _address(route: Route, watch_id: str) -> str:
-    return f"{route.url}/v1/requests/{watch_id}"
+def host_header(url: Url) -> dict[str, str]:
+    """Return the header that names the host to a replica at one of its addresses."""
+    return {"host": httpx2.URL(str(url)).netloc.decode()} if url.address else {}
+
+
+def name_for_tls(url: Url) -> dict[str, str]:
+    """Return the extension of requests that compares certificates with the host at an address."""
+    return {"sni_hostname": url.host} if url.address else {}
+
+
+def _question(route: Route, watch_id: str) -> dict[str, Any]:
+    """Return the arguments of the request that asks about another one."""
+    return {
+        "url": f"{route.url.location}/v1/requests/{watch_id}",
+        "headers": host_header(route.url),
+        "extensions": name_for_tls(route.url),
+        "timeout": KEEP_ALIVE.patience,
+    }
 
 
 def _answer_in(reply: httpx2.Response) -> Any:

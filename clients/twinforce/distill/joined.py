@@ -186,6 +186,7 @@ def _added(before: Prediction, other: Prediction) -> Prediction:
             before.timings.compute_s + timings.compute_s,
             timings.batch_n_systems,
             timings.batch_n_atoms,
+            timings.queue_n_atoms,
         )
     return replace(
         before,

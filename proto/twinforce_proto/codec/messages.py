@@ -261,6 +261,8 @@ def write_timings(message: pb.Timings, timings: Timings) -> None:
     message.compute_s = timings.compute_s
     message.batch_n_systems = timings.batch_n_systems
     message.batch_n_atoms = timings.batch_n_atoms
+    if timings.queue_n_atoms is not None:
+        message.queue_n_atoms = timings.queue_n_atoms
 
 
 def timings_from_proto(
@@ -275,6 +277,7 @@ def timings_from_proto(
         compute_s=message.compute_s,
         batch_n_systems=message.batch_n_systems,
         batch_n_atoms=message.batch_n_atoms,
+        queue_n_atoms=message.queue_n_atoms if message.HasField("queue_n_atoms") else None,
     )
 
 

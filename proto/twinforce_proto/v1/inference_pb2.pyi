@@ -111,16 +111,18 @@ class Provenance(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., service_version: _Optional[str] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("queue_s", "compute_s", "batch_n_systems", "batch_n_atoms")
+    __slots__ = ("queue_s", "compute_s", "batch_n_systems", "batch_n_atoms", "queue_n_atoms")
     QUEUE_S_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
     BATCH_N_SYSTEMS_FIELD_NUMBER: _ClassVar[int]
     BATCH_N_ATOMS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_N_ATOMS_FIELD_NUMBER: _ClassVar[int]
     queue_s: float
     compute_s: float
     batch_n_systems: int
     batch_n_atoms: int
-    def __init__(self, queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., batch_n_systems: _Optional[int] = ..., batch_n_atoms: _Optional[int] = ...) -> None: ...
+    queue_n_atoms: int
+    def __init__(self, queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., batch_n_systems: _Optional[int] = ..., batch_n_atoms: _Optional[int] = ..., queue_n_atoms: _Optional[int] = ...) -> None: ...
 
 class PredictReply(_message.Message):
     __slots__ = ("model", "predictions", "provenance", "timings")

@@ -132,4 +132,5 @@ def _total(timings: Sequence[Timings]) -> Timings:
         compute_s=sum(each.compute_s for each in timings),
         batch_n_systems=1,
         batch_n_atoms=timings[0].batch_n_atoms if timings else 0,
+        queue_n_atoms=timings[-1].queue_n_atoms if timings else None,
     )

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from twinforce_dynamics.disagreement import disagreements
@@ -31,6 +32,7 @@ class Answering:
         on_out_of_memory: Called with requests that did not fit into memory together.
         on_batch: Called with the report of each batch after its requests were completed.
         clock: Returns the time, in s.
+        n_waiting_atoms: Returns the number of atoms that wait for the device.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Answering:
         on_out_of_memory: Callable[[Sequence[Request[Any]]], None],
         on_batch: Callable[[BatchReport], None] | None,
         clock: Callable[[], float],
+        n_waiting_atoms: Callable[[], int],
     ) -> None:
         self._models = models
         self._provenances = {name: provenance_of(model.info) for name, model in models.items()}
@@ -51,6 +54,7 @@ class Answering:
         self._on_out_of_memory = on_out_of_memory
         self._report_batch = guarded(on_batch)
         self._clock = clock
+        self._n_waiting_atoms = n_waiting_atoms
 
     def complete(self, batch: Sequence[Request[Any]], held_s: float = 0.0) -> None:
         """Complete every future of the batch.
@@ -104,13 +108,19 @@ class Answering:
         report = _report(batch, started, now, held_s)
         device_s = self._learn(batch, report, now)
         provenance = self._provenances[report.model]
+        timings = partial(
+            Timings,
+            compute_s=report.compute_s,
+            batch_n_systems=len(batch),
+            batch_n_atoms=report.n_atoms,
+            queue_n_atoms=self._n_waiting_atoms(),
+        )
         for request, answer, waited in zip(batch, answers, report.queue_s, strict=True):
             if isinstance(answer, ServiceError):
                 logger.info("%s", answer, extra=_log_fields(request))
                 request.fail(answer)
             else:
-                timings = Timings(waited, report.compute_s, len(batch), report.n_atoms)
-                request.complete(_finished(answer, request.outputs, provenance, timings))
+                request.complete(_finished(answer, request.outputs, provenance, timings(waited)))
         report = replace(report, usage=usage_of(batch, device_s))
         if not report.n_rows:
             systems = [request.system for request in batch]

@@ -205,6 +205,7 @@ class ThreadEngine(Lifecycle):
             self._note_out_of_memory,
             self._on_batch,
             self._clock,
+            lambda: self.n_waiting_atoms,
         )
         while (taken := self._take()) is not None:
             for request in taken.expired:

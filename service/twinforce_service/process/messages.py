@@ -111,13 +111,16 @@ def answers_to_frames(
 
 
 def answers_from_message(
-    message: Message, provenances: Mapping[str, Provenance]
+    message: Message,
+    provenances: Mapping[str, Provenance],
+    queue_n_atoms: int | None = None,
 ) -> tuple[list[tuple[int, Prediction | JacobianRows]], BatchReport]:
     """Decode the answers of a batch and its report.
 
     Args:
         message: A message of this kind.
         provenances: Provenance of the answers of each model.
+        queue_n_atoms: Number of atoms that wait for the device now; None if it is not known.
     """
     raw_report, names, *entries = message.head
     report = _report_from_list(raw_report)
@@ -127,7 +130,9 @@ def answers_from_message(
     starts = dict.fromkeys(names, 0)
     answers: list[tuple[int, Prediction | JacobianRows]] = []
     for number, queue_s, energy, lengths in entries:
-        timings = Timings(queue_s, report.compute_s, report.n_systems, report.n_atoms)
+        timings = Timings(
+            queue_s, report.compute_s, report.n_systems, report.n_atoms, queue_n_atoms
+        )
         if lengths is None:
             values = floats(next(frames), (report.n_rows, -1))
             answers.append((number, JacobianRows(values, provenance, timings)))

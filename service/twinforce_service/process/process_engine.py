@@ -95,7 +95,9 @@ class ProcessEngine(Lifecycle):
         self._child: ChildProcess | None = None
         self._sender: RequestSender | None = None
         self._pending = Pending()
-        self._replies = Replies(self._pending, self._suspects, self._note_batch)
+        self._replies = Replies(
+            self._pending, self._suspects, self._note_batch, lambda: self.n_waiting_atoms
+        )
         # Numbers of requests and atoms sent to the present child.
         self._n_sent = self._n_sent_atoms = 0
         self._has_cancelled = False

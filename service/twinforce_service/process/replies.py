@@ -20,18 +20,24 @@ class Replies:
         pending: Requests and runs that were sent.
         suspects: Suspects of crashes.
         note_batch: Called with the report of each batch, after its requests were completed.
+        n_waiting_atoms: Returns the number of atoms that wait for the device.
 
     Attributes:
         provenances: Provenance of the answers of each model.
     """
 
     def __init__(
-        self, pending: Pending, suspects: Suspects, note_batch: Callable[[BatchReport], None]
+        self,
+        pending: Pending,
+        suspects: Suspects,
+        note_batch: Callable[[BatchReport], None],
+        n_waiting_atoms: Callable[[], int],
     ) -> None:
         self.provenances: Mapping[str, Provenance] = {}
         self._pending = pending
         self._suspects = suspects
         self._note_batch = note_batch
+        self._n_waiting_atoms = n_waiting_atoms
 
     def handle(self, message: Message) -> None:
         """Handle a message that answers requests, or tells of runs or batches."""
@@ -47,7 +53,9 @@ class Replies:
                 self._fail(message)
 
     def _complete(self, message: Message) -> None:
-        answers, report = messages.answers_from_message(message, self.provenances)
+        answers, report = messages.answers_from_message(
+            message, self.provenances, self._n_waiting_atoms()
+        )
         for number, answer in answers:
             if isinstance(request := self._pending.pop(number), Request):
                 request.complete(answer)

@@ -173,7 +173,7 @@ def test_predictions_have_a_provenance_and_timings(start):
     held = busy(engine, potential)
     futures = submit(engine, request(molecule(2)), request(molecule(5)))
     potential.gate.release(2)
-    held.result(PATIENCE)
+    assert held.result(PATIENCE).timings.queue_n_atoms == 7
     for future in futures:
         prediction = future.result(PATIENCE)
         assert prediction.provenance.model == "model-0"
@@ -181,6 +181,7 @@ def test_predictions_have_a_provenance_and_timings(start):
         assert prediction.provenance.dtype == "float64"
         assert prediction.provenance.device == "cpu"
         assert (prediction.timings.batch_n_systems, prediction.timings.batch_n_atoms) == (2, 7)
+        assert prediction.timings.queue_n_atoms == 0
         assert prediction.timings.queue_s > 0
         assert prediction.timings.compute_s > 0
 

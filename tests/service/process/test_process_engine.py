@@ -134,6 +134,7 @@ def test_answers_equal_those_of_a_thread_engine_bit_for_bit(engine, thread_engin
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
         assert ours.provenance == theirs.provenance
         assert ours.timings.batch_n_atoms == len(system)
+        assert ours.timings.queue_n_atoms == 0
         assert ours.timings.compute_s > 0
 
 

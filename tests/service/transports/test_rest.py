@@ -170,6 +170,7 @@ def test_a_reply_has_a_provenance_and_timings(shared):
     assert timings["compute_s"] > 0
     assert timings["batch_n_systems"] >= 1
     assert timings["batch_n_atoms"] >= 1
+    assert timings["queue_n_atoms"] >= 0
 
 
 def test_the_declarations_of_models_are_returned_as_json(shared):

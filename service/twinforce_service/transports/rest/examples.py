@@ -17,7 +17,13 @@ _PROVENANCE = {
     "device": "cpu",
     "service_version": "0.1.0",
 }
-_TIMINGS = {"queue_s": 0.0004, "compute_s": 0.0121, "batch_n_systems": 8, "batch_n_atoms": 24}
+_TIMINGS = {
+    "queue_s": 0.0004,
+    "compute_s": 0.0121,
+    "batch_n_systems": 8,
+    "batch_n_atoms": 24,
+    "queue_n_atoms": 0,
+}
 VALUES: dict[str, Any] = {
     "energy": -469.048,
     "conservative_forces": [[0.0, 0.0, -0.758], [0.0, -0.384, 0.379], [0.0, 0.384, 0.379]],

@@ -36,6 +36,9 @@ class TimingsReply(BaseModel):
     compute_s: float = Field(description="Time that the whole batch took on the device, in s.")
     batch_n_systems: int
     batch_n_atoms: int
+    queue_n_atoms: int | None = Field(
+        None, description="Number of atoms that waited for the device when the batch was done."
+    )
 
 
 class OutputsReply(BaseModel):

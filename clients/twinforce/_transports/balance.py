@@ -1,0 +1,70 @@
+"""The choice of a replica for a new walker or a single call, without I/O.
+
+Of two replicas that are drawn by lot, the less loaded one is chosen: unlike the least loaded of
+all, it is not chosen by everybody else at the same time (Mitzenmacher, "The power of two choices in
+randomized load balancing", 2001).
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Age in s up to which a load is believed.
+_LONGEST_AGE_S = 10.0
+
+
+@dataclass(slots=True)
+class Load:
+    """The load that a replica has reported.
+
+    Attributes:
+        n_atoms: Number of atoms that waited or were in the batch of the reply.
+        atoms_per_system: Mean number of atoms of the systems in that batch.
+        reported_at: Time of the report, in s.
+        n_placed: Number of walkers and calls that were sent there since.
+    """
+
+    n_atoms: float
+    atoms_per_system: float
+    reported_at: float
+    n_placed: int = 0
+
+    def at(self, now: float) -> float | None:
+        """Return the number of atoms to expect; None if the report is too old."""
+        if now - self.reported_at > _LONGEST_AGE_S:
+            return None
+        return self.n_atoms + self.n_placed * self.atoms_per_system
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The state of a replica as the choice sees it.
+
+    Attributes:
+        n_own: Number of walkers and open calls of this client there.
+        load: Number of atoms, of all clients; None if it is not known.
+    """
+
+    n_own: int
+    load: float | None
+
+
+def choose(standings: Sequence[Standing], draw: random.Random) -> int:
+    """Return the index of the replica for a new walker or a single call.
+
+    While the loads of some are not known, only those with the fewest walkers of this client take
+    part, so that it spreads its own walkers evenly and gets to know all replicas.
+
+    Args:
+        standings: State of each replica that answers; at least one.
+        draw: Source of the lots.
+    """
+    candidates = list(range(len(standings)))
+    if any(each.load is None for each in standings):
+        fewest = min(each.n_own for each in standings)
+        candidates = [i for i in candidates if standings[i].n_own == fewest]
+    pair = draw.sample(candidates, min(2, len(candidates)))
+    loads = [standings[i].load for i in pair]
+    if None in loads:
+        return pair[0]
+    return min(pair, key=lambda i: (standings[i].load, standings[i].n_own))

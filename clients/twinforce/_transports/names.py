@@ -1,0 +1,132 @@
+"""Names that stand for several replicas, whose addresses are looked up again and again.
+
+The first look-up is waited for. Later ones are made by threads, so that no step waits for them.
+"""
+
+import _thread
+import random
+import socket
+import time
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+
+from twinforce._transports.proxies import route_to
+from twinforce._transports.transport import (
+    NO_SUCH_HOST,
+    MisdirectedError,
+    deadline_exceeded,
+    misdirected,
+    unreachable,
+)
+from twinforce._transports.url import Url
+from twinforce_proto import ServiceError, UnavailableError
+
+# Time in s after which addresses are looked up again: while all is well, after a failure of one of
+# them, and after a look-up that failed. Clients that start together do not ask together.
+_INTERVAL_S, _SHORTEST_INTERVAL_S, _AFTER_ERROR_S = (20.0, 40.0), 1.0, 2.0
+
+# Errors of the resolver for a name that exists and has no address, as if no replica is ready.
+_NO_ADDRESS = {getattr(socket, name, None) for name in ("EAI_NODATA", "EAI_AGAIN")} - {None}
+
+
+def replicas_of(url: Url) -> list[Url]:
+    """Return the URL of each replica that a URL stands for, as it is now.
+
+    A proxy looks names up itself, so that a URL that is reached through one stays as it is.
+
+    Raises:
+        MisdirectedError: There is no host of this name.
+        UnavailableError: The host has no address at the moment, or the resolver does not answer.
+    """
+    if not url.is_dns:
+        return [url]
+    route = route_to(url)
+    if route.proxy is not None:
+        return [url.at()]
+    try:
+        found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        if error.errno in _NO_ADDRESS:
+            raise unreachable(route, error) from error
+        raise misdirected(route, error, NO_SUCH_HOST) from error
+    except (OSError, UnicodeError) as error:
+        raise misdirected(route, error, NO_SUCH_HOST) from error
+    addresses = dict.fromkeys(str(where[0]) for *_, where in found)
+    return [url.at(address) for address in addresses]
+
+
+class Names:
+    """The hosts of an address, and the replicas that they stand for.
+
+    It takes no lock, which a fork could leave locked; at worst, two threads look up at once.
+
+    Args:
+        urls: URL of each host.
+        clock: Time in s.
+
+    Attributes:
+        found: URLs of the replicas, as they were found last; empty before that.
+    """
+
+    def __init__(self, urls: Sequence[Url], clock: Callable[[], float] = time.monotonic) -> None:
+        self._urls = urls
+        self._clock = clock
+        self._error: ServiceError | None = None
+        self._is_looking = False
+        self._n_failures = 0
+        self._began = self._due_at = float("-inf")
+        # Holds something once a look-up has ended, and from then on.
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        self.is_fixed = not any(each.is_dns for each in urls)
+        self.found: tuple[Url, ...] = tuple(urls) if self.is_fixed else ()
+
+    def refresh(self, n_failures: int = 0) -> bool:
+        """Begin a look-up if one is due; return True if there are URLs to use.
+
+        Args:
+            n_failures: Number of failures of replicas so far; a new one makes a look-up due.
+        """
+        if not self.is_fixed:
+            if n_failures != self._n_failures:
+                self._n_failures = n_failures
+                self._due_at = min(self._due_at, self._began + _SHORTEST_INTERVAL_S)
+            if not self._is_looking and self._clock() >= self._due_at:
+                self._is_looking, self._began = True, self._clock()
+                _thread.start_new_thread(self._look_up, ())
+        return bool(self.found)
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until there are URLs to use.
+
+        Args:
+            timeout: Seconds to wait; None means no limit.
+
+        Raises:
+            ServiceError: No name stands for an address.
+        """
+        try:
+            self._ended.put(self._ended.get(timeout=timeout))
+        except Empty:
+            raise deadline_exceeded(route_to(self._urls[0]), timeout) from None
+        if not self.found:
+            raise self._error or UnavailableError(f"{self._urls[0]}: no address was found")
+
+    def _look_up(self) -> None:
+        found: list[Url] = []
+        errors: list[ServiceError] = []
+        for url in self._urls:
+            try:
+                found += replicas_of(url)
+            except ServiceError as error:
+                errors.append(error)
+            except ValueError as error:  # the environment names something that is no proxy
+                errors.append(MisdirectedError(str(error)))
+        if found:
+            # Of several names for one address, the first counts.
+            self.found = tuple({each.target: each for each in reversed(found)}.values())
+        misfits = [each for each in errors if not isinstance(each, MisdirectedError)]
+        self._error = next(iter(misfits or errors), None)
+        pause = _AFTER_ERROR_S if errors else random.uniform(*_INTERVAL_S)  # noqa: S311
+        self._due_at = self._clock() + (_SHORTEST_INTERVAL_S if not found else pause)
+        self._is_looking = False
+        self._ended.put(None)

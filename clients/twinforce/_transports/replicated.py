@@ -1,0 +1,196 @@
+"""The connections of clients to several replicas, which a list or the names of hosts stand for."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import aclosing, closing
+
+from google.protobuf.message import Message
+
+from twinforce._transports.names import Names
+from twinforce._transports.replica import Replica
+from twinforce._transports.replicas import ELSEWHERE, Replicas
+from twinforce._transports.transport import (
+    AsyncConnection,
+    AsyncTransport,
+    Call,
+    Connection,
+    Transport,
+)
+from twinforce._transports.url import Url
+from twinforce_proto.v1 import inference_pb2 as pb
+
+
+class ReplicatedConnection:
+    """The connection of a blocking client to several replicas.
+
+    Args:
+        urls: URL of each host.
+        connect: Function that makes a connection to a replica.
+    """
+
+    def __init__(self, urls: Sequence[Url], connect: Callable[[Url], Connection]) -> None:
+        self._names = Names(urls)
+        self._connect = connect
+        self._replicas: Replicas[Connection] = Replicas()
+
+    def send(self, call: Call) -> Message:
+        """Send a call to a replica and wait for the reply."""
+        mark = _Mark()
+        replica = self.replicas(call.timeout).settle(mark)
+        with self._replicas.noting(replica):
+            reply = replica.connection.send(call)
+            self._replicas.note_reply(replica, reply)
+            return reply
+
+    def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
+        """Send a call to a replica and yield the replies; closing the generator cancels it."""
+        mark = _Mark()
+        replica = self.replicas(call.timeout).settle(mark)
+        with self._replicas.noting(replica), closing(replica.connection.receive(call)) as replies:
+            for reply in replies:
+                self._replicas.note_reply(replica, reply)
+                yield reply
+
+    def stream(self) -> "ReplicatedStream":
+        """Return a transport for the calls of one walker."""
+        return ReplicatedStream(self)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for each in self._replicas.everyone():
+            if (opened := each.opened) is not None:
+                opened.close()
+
+    def replicas(self, timeout: float | None) -> Replicas[Connection]:
+        """Return the replicas as the names stand for them now.
+
+        Args:
+            timeout: Seconds to wait for the first look-up; None means no limit.
+
+        Raises:
+            ServiceError: No replica is known.
+        """
+        if not self._names.refresh(self._replicas.n_failures):
+            self._names.wait(timeout)
+        self._replicas.follow(self._names.found, self._connect)
+        self._replicas.take_left()  # their connections close once nobody holds them
+        return self._replicas
+
+
+class ReplicatedStream:
+    """The calls of one walker, which moves to another replica after a failure."""
+
+    def __init__(self, connection: ReplicatedConnection) -> None:
+        self._connection = connection
+        self._open: tuple[Replica[Connection], Transport] | None = None
+
+    def send(self, call: Call) -> Message:
+        """Send a message and wait for its reply; after a failure the next one goes elsewhere."""
+        if (opened := self._open) is None:
+            replica = self._connection.replicas(call.timeout).settle(self)
+            self._open = opened = replica, replica.connection.stream()
+        replica, transport = opened
+        replicas = self._connection.replicas(call.timeout)
+        try:
+            with replicas.noting(replica):
+                reply = transport.send(call)
+                replicas.note_reply(replica, reply)
+                return reply
+        except ELSEWHERE:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the stream, if there is one."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            replica, transport = opened
+            replica.walkers.discard(self)
+            transport.close()
+
+
+class AsyncReplicatedConnection:
+    """The asyncio counterpart of `ReplicatedConnection`."""
+
+    def __init__(self, urls: Sequence[Url], connect: Callable[[Url], AsyncConnection]) -> None:
+        self._names = Names(urls)
+        self._connect = connect
+        self._replicas: Replicas[AsyncConnection] = Replicas()
+
+    async def send(self, call: Call) -> Message:
+        """Send a call to a replica and wait for the reply."""
+        mark = _Mark()
+        replica = (await self.replicas(call.timeout)).settle(mark)
+        with self._replicas.noting(replica):
+            reply = await replica.connection.send(call)
+            self._replicas.note_reply(replica, reply)
+            return reply
+
+    async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
+        """Send a call to a replica and yield the replies; closing the generator cancels it."""
+        mark = _Mark()
+        replica = (await self.replicas(call.timeout)).settle(mark)
+        with self._replicas.noting(replica):
+            async with aclosing(replica.connection.receive(call)) as replies:
+                async for reply in replies:
+                    self._replicas.note_reply(replica, reply)
+                    yield reply
+
+    def stream(self) -> "AsyncReplicatedStream":
+        """Return a transport for the calls of one walker."""
+        return AsyncReplicatedStream(self)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await _close_all(self._replicas.everyone())
+
+    async def replicas(self, timeout: float | None) -> Replicas[AsyncConnection]:
+        """Return the replicas as the names stand for them now."""
+        if not self._names.refresh(self._replicas.n_failures):
+            await asyncio.get_running_loop().run_in_executor(None, self._names.wait, timeout)
+        self._replicas.follow(self._names.found, self._connect)
+        if self._replicas.leaving:
+            await _close_all(self._replicas.take_left())
+        return self._replicas
+
+
+class AsyncReplicatedStream:
+    """The asyncio counterpart of `ReplicatedStream`."""
+
+    def __init__(self, connection: AsyncReplicatedConnection) -> None:
+        self._connection = connection
+        self._open: tuple[Replica[AsyncConnection], AsyncTransport] | None = None
+
+    async def send(self, call: Call) -> Message:
+        """Send a message and wait for its reply; after a failure the next one goes elsewhere."""
+        if (opened := self._open) is None:
+            replica = (await self._connection.replicas(call.timeout)).settle(self)
+            self._open = opened = replica, replica.connection.stream()
+        replica, transport = opened
+        replicas = await self._connection.replicas(call.timeout)
+        try:
+            with replicas.noting(replica):
+                reply = await transport.send(call)
+                replicas.note_reply(replica, reply)
+                return reply
+        except ELSEWHERE:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End the stream, if there is one."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            replica, transport = opened
+            replica.walkers.discard(self)
+            await transport.close()
+
+
+async def _close_all(replicas: Sequence[Replica[AsyncConnection]]) -> None:
+    for each in replicas:
+        if (opened := each.opened) is not None:
+            await opened.close()
+
+
+class _Mark:
+    """A call or a run, which counts at its replica like a walker for as long as it is open."""
