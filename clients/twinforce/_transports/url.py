@@ -1,12 +1,15 @@
 """The address of a service."""
 
 import ipaddress
+import os
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
 _EXPECTED = "expected a url such as grpc://host:8001 or http://host:8000"
 _MOST_REPLICAS = 1000
+DEFAULT_URL = "grpc://127.0.0.1:8001"
+URL_VARIABLE = "TWINFORCE_URL"
 # Names that systems give this machine in /etc/hosts; those that end with .localhost are, too.
 _LOOPBACK = {"localhost", "localhost.localdomain", "localhost6", "ip6-localhost", "ip6-loopback"}
 _DEFAULT_PORTS = {"grpc": 8001, "grpcs": 443, "http": 80, "https": 443}
@@ -75,6 +78,11 @@ class Address:
     def is_loopback(self) -> bool:
         """True if all replicas are on this machine."""
         return all(each.is_loopback for each in self.urls)
+
+
+def default_url() -> str:
+    """Return the address in the environment variable TWINFORCE_URL, or that of this machine."""
+    return os.environ.get(URL_VARIABLE, DEFAULT_URL)
 
 
 def parse_address(text: str) -> Address:
