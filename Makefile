@@ -15,8 +15,13 @@ TOOLS := .venv-tools
 STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help demo test test-models test-models-together check format proto audit sbom lock lock-torch \
 	release docs chart image image-here attacks chaos fuzz soak bench paper paper-bundled paper-published train \
+=======
+.PHONY: help demo test test-ase test-models test-models-together check format proto audit sbom lock lock-torch \
+	chart image image-here attacks chaos fuzz soak bench paper paper-bundled paper-published train \
+>>>>>>> h-C
 	train-pet clean
 
 help:  ## list the targets
@@ -65,6 +70,10 @@ $(FAMILY_VENVS)/%/.installed: $(STAMP)
 	@$(PIP_IN) --editable ".[$*]"
 	@$(if $(ALONE_$*),$(PIP_IN) --no-deps $(ALONE_$*))
 	@touch $@
+
+# With the tests that ASE installs; they take two minutes.
+test-ase: $(STAMP)  ## run ASE's own tests that use EMT with our calculator in its place (ARGS="-k neb")
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.ecosystem.ase $(ARGS)
 
 check: $(STAMP)  ## check format, lint and types
 	$(BIN)/ruff format --check .

@@ -62,7 +62,7 @@ ROOMS = [
     ("twinforce_service", {"jwt"}, ["callers.tokens"]),
     ("twinforce_service", {"torch"}, ["engine"]),
     ("twinforce", {"matplotlib", "tqdm"}, ["assess", "cli", "distill", "md"]),
-    ("twinforce", {"ase"}, ["ase", "assess", "cli", "distill", "md"]),
+    ("twinforce", {"ase"}, ["ase", "ase_plugin", "assess", "cli", "distill", "md"]),
 ]  # fmt: skip
 
 # The rooms of the service, from the bottom up: each imports only from those above it in this list.

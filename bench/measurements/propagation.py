@@ -25,7 +25,6 @@ from bench.runner.processes import running_service
 from bench.runner.systems import WATER
 from bench.runner.timing import Rounds, rounds_in_turn
 from twinforce import Client, Integrator, Snapshot, Start, System
-from twinforce.ensembles import FS
 from twinforce.md import draw_velocities
 from twinforce_dynamics.steps import Floats, ForceFunction, State, complete
 from twinforce_dynamics.trajectory import Trajectory
@@ -106,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     system = System(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
 
     def start(**how: object) -> Start:
-        integrator = Integrator(time_step=0.5 * FS, **how)  # type: ignore[arg-type]
+        integrator = Integrator(time_step_fs=0.5, **how)  # type: ignore[arg-type]
         return Start(system, atoms.get_velocities(), integrator)
 
     direct, hybrid = start(force_kind="direct"), start(inner_steps=INNER_STEPS)

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Literal, Self, TypeVar, cast, overload
+from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
@@ -115,6 +115,21 @@ class AsyncClient:
         several = cast(Iterable[SystemLike], [systems] if is_one else systems)
         predictions = await self._execute(self._conversation.predict(several, outputs, model))
         return predictions[0] if is_one else predictions
+
+    async def predict_atoms(
+        self,
+        all_atoms: Iterable[Any],
+        outputs: str | Sequence[str] = DEFAULT_OUTPUTS,
+        model: str | None = None,
+    ) -> list[Any]:
+        """Evaluate many `Atoms` of ASE; return labeled copies; see `Client.predict_atoms`."""
+        from twinforce.ase.labeling import Labeling
+
+        labeling = Labeling(all_atoms)
+        for systems in labeling.requests():
+            with labeling.indexing():
+                labeling.add(await self.predict(systems, outputs, model))
+        return labeling.labeled
 
     def stream(
         self, model: str | None = None, outputs: str | Sequence[str] = DEFAULT_OUTPUTS

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from threading import RLock
-from typing import Literal, Self, TypeVar, cast, overload
+from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
@@ -162,6 +162,39 @@ class Client:
         several = cast(Iterable[SystemLike], [systems] if is_one else systems)
         predictions = self._execute(self._conversation.predict(several, outputs, model))
         return predictions[0] if is_one else predictions
+
+    def predict_atoms(
+        self,
+        all_atoms: Iterable[Any],
+        outputs: str | Sequence[str] = DEFAULT_OUTPUTS,
+        model: str | None = None,
+    ) -> list[Any]:
+        """Evaluate many `Atoms` of ASE, as many in a request as are allowed; return labeled copies.
+
+        Each copy has a calculator with the results, which ASE writes to files and databases. Both
+        kinds of forces, if they were asked for, the stresses, the disagreement of the forces and
+        the provenance are in its `arrays` and `info`. The calculator has conservative forces and
+        stress, or else direct ones.
+
+        Args:
+            all_atoms: `Atoms` of ASE; charge and spin are read from `atoms.info`.
+            outputs: Quantities to compute, out of `OUTPUTS`; "hybrid" stands for the energy and
+                both kinds of forces.
+            model: Name of the model.
+
+        Raises:
+            ModuleNotFoundError: ASE is not installed.
+            ModelChangedError: The service came to have other weights meanwhile.
+            ServiceError: A request failed. An error of one structure holds its index, and is also
+                a `CalculatorError` of ASE.
+        """
+        from twinforce.ase.labeling import Labeling
+
+        labeling = Labeling(all_atoms)
+        for systems in labeling.requests():
+            with labeling.indexing():
+                labeling.add(self.predict(systems, outputs, model))
+        return labeling.labeled
 
     def stream(
         self, model: str | None = None, outputs: str | Sequence[str] = DEFAULT_OUTPUTS

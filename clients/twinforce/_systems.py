@@ -1,12 +1,16 @@
 """Conversion of ASE atoms, and of whatever looks like them, to systems."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinforce_proto import InvalidSystemError, System, checks
+
+# Limits of one request.
+_MAX_SYSTEMS = 256
+_MAX_ATOMS = 10_000
 
 _EXPECTED = "expected a System or the Atoms of ASE"
 
@@ -76,6 +80,20 @@ def as_systems(values: Iterable[SystemLike]) -> list[System]:
         except InvalidSystemError as error:
             raise error.at(index) from error
     return systems
+
+
+def chunked(systems: Iterable[System]) -> Iterator[list[System]]:
+    """Yield the systems in groups that are small enough for one request."""
+    chunk: list[System] = []
+    n_atoms = 0
+    for system in systems:
+        n_atoms += len(system)
+        if chunk and (n_atoms > _MAX_ATOMS or len(chunk) == _MAX_SYSTEMS):
+            yield chunk
+            chunk, n_atoms = [], len(system)
+        chunk.append(system)
+    if chunk:
+        yield chunk
 
 
 def system_of(atoms: AtomsLike) -> System:

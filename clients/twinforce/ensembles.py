@@ -4,6 +4,7 @@ Times are in ASE's unit, such as `100 * FS`, and pressures in eV/Å³, such as `
 `BAR` equal `ase.units.fs` and `ase.units.bar`.
 """
 
-from twinforce_dynamics.ensembles import BAR, FS, NPT, NVE, SVR, Ensemble, Langevin
+from twinforce_dynamics.ensembles import NPT, NVE, SVR, Ensemble, Langevin
+from twinforce_dynamics.units import BAR, FS
 
 __all__ = ["BAR", "FS", "NPT", "NVE", "SVR", "Ensemble", "Langevin"]

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from twinforce_dynamics.ensembles import BOLTZMANN, NPT, SVR, Ensemble, Langevin, thermostat_of
+from twinforce_dynamics.ensembles import NPT, SVR, Ensemble, Langevin, thermostat_of
 from twinforce_dynamics.steps import Floats, State, kinetic_energy, volume
+from twinforce_dynamics.units import BOLTZMANN
 
 _NO_MOTION = (
     "momenta: expected nonzero momenta for every mobile atom, because velocity rescaling "

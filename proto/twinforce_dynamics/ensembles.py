@@ -7,12 +7,8 @@ Times are in ASE's unit of time, so that `100 * units.fs` is 100 fs. Pressures a
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-# Boltzmann constant in eV/K, from CODATA 2014, as ASE has it.
-BOLTZMANN = 8.6173303e-5
-# 1 fs in ASE's unit of time, sqrt(amu Å²/eV).
-FS = 0.09822694788464063
-# 1 bar in eV/Å³.
-BAR = 6.241509126e-7
+from twinforce_dynamics.units import BAR, FS
+
 # Compressibility of water, in 1/bar and in Å³/eV.
 WATER_COMPRESSIBILITY_PER_BAR = 4.6e-5
 WATER_COMPRESSIBILITY = WATER_COMPRESSIBILITY_PER_BAR / BAR

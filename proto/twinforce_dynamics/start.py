@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from twinforce_dynamics.elements import standard_masses
-from twinforce_dynamics.ensembles import FS, NPT, NVE, Ensemble
+from twinforce_dynamics.ensembles import NPT, NVE, Ensemble
 from twinforce_dynamics.steps import Floats, ForceChoice
+from twinforce_dynamics.units import FS
 from twinforce_proto import InvalidRequestError, System, checks
 
 _NVE = NVE()
@@ -21,29 +22,44 @@ class Integrator:
     """The forces, time steps and ensemble that move a system.
 
     Attributes:
-        time_step: Length of an inner step in ASE's unit of time, such as 0.5 * FS.
+        time_step_fs: Length of an inner step, in fs.
         force_kind: Forces that drive; "hybrid" is multiple time stepping.
         inner_steps: Number M of inner steps per outer step; hybrid forces only.
         ensemble: Ensemble: constant energy, temperature or pressure.
 
     Raises:
         InvalidRequestError: A value is invalid; `field` names it.
+        TypeError: There is a `time_step`, which says no unit.
     """
 
-    time_step: float = 0.5 * FS
+    time_step_fs: float = 0.5
     force_kind: ForceChoice = "hybrid"
     inner_steps: int = 8
     ensemble: Ensemble = _NVE
+
+    def __new__(cls, **values: object) -> Self:
+        """Refuse the former `time_step`, which was in ASE's unit of time."""
+        if "time_step" in values:
+            raise TypeError(
+                "time_step: expected time_step_fs, the inner step in fs, such as time_step_fs=0.5, "
+                f"got time_step={values['time_step']!r}; in ASE's unit, divide it by ase.units.fs"
+            )
+        return object.__new__(cls)
 
     def __post_init__(self) -> None:
         if self.force_kind not in get_args(ForceChoice):
             choices = " or ".join(get_args(ForceChoice))
             raise InvalidRequestError.expected("force_kind", choices, repr(self.force_kind))
-        if not 0.0 < self.time_step < float("inf"):
-            time_step_fs = self.time_step / FS
-            raise InvalidRequestError.expected("time_step_fs", "a positive number", time_step_fs)
+        if not 0.0 < self.time_step_fs < float("inf"):
+            got = self.time_step_fs
+            raise InvalidRequestError.expected("time_step_fs", "a positive number", got)
         if self.force_kind == "hybrid" and self.inner_steps < 1:
             raise InvalidRequestError.expected("inner_steps", "at least 1", self.inner_steps)
+
+    @property
+    def duration(self) -> float:
+        """Length of an inner step in ASE's unit of time."""
+        return self.time_step_fs * FS
 
     @property
     def stride(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from twinforce_dynamics.bath import Bath
 from twinforce_dynamics.disagreement import Disagreement, Species, disagreement_of
-from twinforce_dynamics.ensembles import FS, NPT, Ensemble
+from twinforce_dynamics.ensembles import NPT, Ensemble
 from twinforce_dynamics.mts import Mechanics, respa_steps, verlet_steps
 from twinforce_dynamics.start import Start, generator_of
 from twinforce_dynamics.steps import (
@@ -118,7 +118,7 @@ class Trajectory:
         self.rng = generator_of(start.random_state)
         masses = start.masses[:, None]
         bath = Bath(self.integrator.ensemble, masses, start.mobility(), self.rng)
-        stride, time_step = self.integrator.stride, self.integrator.time_step
+        stride, time_step = self.integrator.stride, self.integrator.duration
         self._stepper = Stepper(self.integrator.force_kind, stride, time_step, bath)
         self._species = Species.of(start.system.atomic_numbers)
 
@@ -175,7 +175,7 @@ class Trajectory:
         temperature_k, species_k = bath.temperatures_k(momenta, indices, len(symbols))
         return Snapshot(
             step=step,
-            time_fs=step * self.integrator.time_step / FS,
+            time_fs=step * self.integrator.time_step_fs,
             positions=state.positions,
             velocities=momenta / bath.masses,
             cell=state.cell,

@@ -318,7 +318,7 @@ def test_a_restart_file_of_a_service_is_not_continued_without_one(service, tmp_p
 # Runs of the client
 
 
-INTEGRATOR = Integrator(time_step=2 * FS, inner_steps=2)
+INTEGRATOR = Integrator(time_step_fs=2.0, inner_steps=2)
 
 
 def test_a_checkpoint_of_other_weights_is_refused_by_the_server(service):

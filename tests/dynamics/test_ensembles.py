@@ -9,9 +9,6 @@ from scipy.stats import gamma, kstest
 from tests.dynamics.toys import Hills, Lattice, Wells
 from twinforce_dynamics.bath import Bath
 from twinforce_dynamics.ensembles import (
-    BAR,
-    BOLTZMANN,
-    FS,
     NPT,
     NVE,
     SVR,
@@ -20,6 +17,7 @@ from twinforce_dynamics.ensembles import (
 )
 from twinforce_dynamics.steps import complete, kinetic_energy, volume
 from twinforce_dynamics.trajectory import Stepper
+from twinforce_dynamics.units import BAR, BOLTZMANN, FS
 
 KT = 0.7
 TEMPERATURE = KT / BOLTZMANN

@@ -15,9 +15,9 @@ from twinforce._transports.transport import Method
 from twinforce_dynamics.codec.propagation import snapshot_to_proto, start_from_proto
 from twinforce_dynamics.codec.relaxation import relax_request_from_proto, relaxed_to_proto
 from twinforce_dynamics.disagreement import Disagreement
-from twinforce_dynamics.ensembles import FS
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.trajectory import Snapshot
+from twinforce_dynamics.units import FS
 from twinforce_proto import (
     OUTPUTS,
     ModelInfo,

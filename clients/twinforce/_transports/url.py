@@ -1,6 +1,7 @@
 """The address of a service."""
 
 import ipaddress
+import os
 from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import urlsplit
@@ -9,6 +10,8 @@ _EXPECTED = "expected a url such as grpc://host:8001 or http://host:8000"
 # The end of schemes whose hosts stand for all of their addresses; and such a scheme of gRPC itself.
 _DNS, _DNS_OF_GRPC = "+dns", "dns"
 _MOST_REPLICAS = 1000
+DEFAULT_URL = "grpc://127.0.0.1:8001"
+URL_VARIABLE = "TWINFORCE_URL"
 # Names that systems give this machine in /etc/hosts; those that end with .localhost are, too.
 _LOOPBACK = {"localhost", "localhost.localdomain", "localhost6", "ip6-localhost", "ip6-loopback"}
 _DEFAULT_PORTS = {"grpc": 8001, "grpcs": 443, "http": 80, "https": 443}
@@ -111,6 +114,11 @@ class Address:
     def is_one(self) -> bool:
         """True if there is one replica, or a proxy that makes several look like one."""
         return len(self.urls) == 1 and not self.urls[0].is_dns
+
+
+def default_url() -> str:
+    """Return the address in the environment variable TWINFORCE_URL, or that of this machine."""
+    return os.environ.get(URL_VARIABLE, DEFAULT_URL)
 
 
 def parse_address(text: str) -> Address:

@@ -8,6 +8,14 @@ try:
     from twinforce._systems import system_of
     from twinforce.ase.calculator import ForceKind, TwinForceCalculator
     from twinforce.ase.dynamics import MultipleTimeStepping
+    from twinforce.ase.errors import (
+        CalculationError,
+        FatalCalculationError,
+        InvalidAtomsError,
+        NonFiniteCalculationError,
+        TooManyAtomsError,
+        UnsupportedAtomsError,
+    )
     from twinforce.ase.hydrogen import repartition_hydrogen_mass
     from twinforce.ase.misuse import DirectForcesWarning
 except ModuleNotFoundError as error:
@@ -21,13 +29,19 @@ __all__ = [
     "NPT",
     "NVE",
     "SVR",
+    "CalculationError",
     "DirectForcesWarning",
     "Disagreement",
+    "FatalCalculationError",
     "ForceDisagreementWarning",
     "ForceKind",
+    "InvalidAtomsError",
     "Langevin",
     "MultipleTimeStepping",
+    "NonFiniteCalculationError",
+    "TooManyAtomsError",
     "TwinForceCalculator",
+    "UnsupportedAtomsError",
     "repartition_hydrogen_mass",
     "system_of",
 ]

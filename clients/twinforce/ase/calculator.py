@@ -10,16 +10,26 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import (
+    Calculator,
+    PropertyNotImplementedError,
+    PropertyNotPresent,
+    all_changes,
+    external_calculators,
+    register_calculator_class,
+)
 from numpy.typing import NDArray
 
 from twinforce._client import Client, Stream
 from twinforce._systems import labels_of, system_of
 from twinforce._transports.access import KeySource
+from twinforce._transports.url import default_url
 from twinforce._weights import KeptWeights, ServedWeights
+from twinforce.ase.errors import as_calculator_errors
 from twinforce.ase.misuse import warn_of_misuse
 from twinforce.ase.outputs import check_parameters, check_stress, has_volume, outputs_for
 from twinforce.ase.results import Results, merged, outputs_in
+from twinforce.ase.saved import PerAtom, database_entries, save
 from twinforce_proto import (
     OUTPUTS,
     STRESSES,
@@ -45,10 +55,12 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
     `results` are names of ASE only, as ASE expects.
 
     If ASE requests another property of a system that was already evaluated, only that property is
-    computed; for the next system, both are computed in one pass. Systems that differ in
+    computed; for the next system, both are computed in one pass, as is whatever `always` names.
+    Direct forces come with every energy, since they cost little more. Systems that differ in
     coordinates only, as in molecular dynamics, are sent over one stream. Charge and spin are read
     from `atoms.info` ("charge"; "spin_multiplicity" or "spin", both 2S + 1); a model that does not
-    use them refuses them. A pickled or copied calculator opens its own connection when it is used.
+    use them refuses them. Errors of one structure are also errors of ASE's calculators; see
+    `twinforce.ase.errors`. A pickled or copied calculator opens its own connection when it is used.
 
     A calculator stays with the weights of the model that it used first. If the service has other
     ones later, for example after a restart, a `ModelChangedError` says so, and nothing is mixed.
@@ -60,22 +72,27 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
 
     implemented_properties: ClassVar = ["energy", "free_energy", "energies", "forces", "stress"]
     ignored_changes: ClassVar = {"initial_charges", "initial_magmoms"}
+    nolabel: ClassVar = True  # for `ase run`
     default_parameters: ClassVar[dict[str, Any]] = {
         "model": None,
         "force_kind": "conservative",
         "both_forces": False,
         "extra_outputs": (),
+        "always": (),
+        "autosave": None,
     }
     results: dict[str, Any]
 
     def __init__(
         self,
-        url: str | Client,
+        url: str | Client | None = None,
         *,
         model: str | None = None,
         force_kind: ForceKind = "conservative",
         both_forces: bool = False,
         extra_outputs: Sequence[str] = (),
+        always: Sequence[str] = (),
+        autosave: PerAtom | None = None,
         timeout: float | None = 60.0,
         reconnect_timeout: float | Literal["timeout"] | None = "timeout",
         allow_model_change: bool = False,
@@ -89,12 +106,16 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
 
         Args:
             url: Address of the service, such as grpc://host:8001; or a client, which several
-                calculators may share and which `close` leaves open.
+                calculators may share and which `close` leaves open. None means the environment
+                variable TWINFORCE_URL, or else grpc://127.0.0.1:8001.
             model: Name of the model. None means the only one that is served, or else `water`.
             force_kind: Kind of the forces and of the stress that ASE sees.
             both_forces: True to compute both kinds of forces in one pass whenever forces are
                 computed.
             extra_outputs: Other quantities, out of `twinforce.OUTPUTS`, to compute with forces.
+            always: Properties of ASE, such as ("forces", "stress"), to compute with whatever is
+                requested, as far as they exist, for writers that expect them.
+            autosave: "arrays" or "info" to save each prediction in the atoms, as `save_in` does.
             timeout: Seconds that one request may take; see `Client`. This and the next argument
                 are for a client that is created from `url`.
             reconnect_timeout: Seconds for which a service that cannot be reached is tried again.
@@ -110,10 +131,10 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
             ValueError: The url is not the address of a service, or an argument is invalid.
         """
         self.allow_model_change = allow_model_change
-        self._owns_client = isinstance(url, str)
-        if isinstance(url, str):
+        self._owns_client = url is None or isinstance(url, str)
+        if url is None or isinstance(url, str):
             url = Client(
-                url,
+                default_url() if url is None else url,
                 timeout=timeout,
                 reconnect_timeout=reconnect_timeout,
                 key=key,
@@ -137,6 +158,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
             force_kind=force_kind,
             both_forces=both_forces,
             extra_outputs=tuple(extra_outputs),
+            always=tuple(always),
+            autosave=autosave,
         )
 
     @property
@@ -163,10 +186,10 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         return self._weights.weights
 
     def set(self, **parameters: Any) -> dict[str, Any]:
-        """Change `model`, `force_kind`, `both_forces` or `extra_outputs`, and discard results."""
+        """Change parameters out of `default_parameters`, such as `model`, and discard results."""
         if unknown := parameters.keys() - self.default_parameters.keys():
             raise TypeError(f"unknown parameter: {', '.join(sorted(unknown))}")
-        check_parameters(parameters)
+        check_parameters(parameters, self.implemented_properties)
         changed: dict[str, Any] = super().set(**parameters)
         self._notice_parameters()
         return changed
@@ -223,7 +246,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
             PropertyNotImplementedError: The model has no stress of this kind, or the cell has no
                 volume.
             ModelChangedError: The service has other weights of the model than before.
-            ServiceError: The request failed.
+            ServiceError: The request failed. If that is due to these atoms, it is also a
+                `CalculatorError` of ASE.
         """
         self._notice_parameters()
         super().calculate(atoms, properties, system_changes)
@@ -248,6 +272,30 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
                 raise
             self._add(missing, known)
         self._requested |= outputs
+        self._autosave(atoms)
+
+    def save_in(self, atoms: Atoms, per_atom: PerAtom = "arrays") -> None:
+        """Save all that is known of atoms in their `arrays` and `info`, in place of what was saved.
+
+        Both kinds of forces and the energies of atoms become arrays; the stresses, the disagreement
+        of both forces and the provenance become entries of `info`. Nothing is computed.
+
+        Args:
+            atoms: Atoms of the last calculation.
+            per_atom: "info" for files that have no columns of their own, such as .traj.
+
+        Raises:
+            PropertyNotPresent: Nothing was computed for these atoms as they are.
+        """
+        save(atoms, self._prediction_of(atoms), per_atom)
+
+    def database_entries(self, atoms: Atoms) -> dict[str, dict[str, Any]]:
+        """Return what makes a database keep the same: database.write(atoms, **entries).
+
+        Raises:
+            PropertyNotPresent: Nothing was computed for these atoms as they are.
+        """
+        return database_entries(atoms, self._prediction_of(atoms))
 
     @property
     def info(self) -> ModelInfo:
@@ -262,7 +310,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         """
         if self._stream is None:
             self._stream = self._client.stream(self._model_info().name)
-        prediction = self._stream.predict(system, tuple(outputs))
+        with as_calculator_errors():
+            prediction = self._stream.predict(system, tuple(outputs))
         self.check_weights(prediction.provenance)
         return prediction
 
@@ -271,6 +320,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         self.atoms = atoms.copy()
         self._labels = labels_of(atoms)
         self.results = Results(prediction, self.force_kind)
+        self._autosave(atoms)
 
     def check_weights(self, source: Provenance | ModelInfo | None) -> None:
         """Check that a reply is from the weights that the first one was from.
@@ -320,7 +370,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         """Discard what was computed with other parameters, changed by `set` or without it."""
         if self.parameters == self._noticed:
             return
-        check_parameters(self.parameters)
+        check_parameters(self.parameters, self.implemented_properties)
         weights, model = self._weights, self._noticed.get("model")
         self._noticed = dict(self.parameters)
         self.reset()
@@ -332,9 +382,24 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         return self.find_model() if self._info is None else self._info
 
     def _expected_outputs(self) -> frozenset[str]:
-        """Return the outputs requested of the last system, which ASE will likely request again."""
+        """Return the outputs that ASE will likely request, those always wanted, and cheap ones."""
+        always = self.parameters["always"]
+        wanted = outputs_for(always, self.parameters) if always else frozenset()
+        cheap = frozenset({"direct_forces"} if self.force_kind == "direct" else ())
         impossible = frozenset() if has_volume(self.atoms) else STRESSES
-        return self._requested_before - impossible
+        return (self._requested_before | wanted | cheap) - impossible
+
+    def _prediction_of(self, atoms: Atoms) -> Prediction:
+        changes = self.check_state(atoms)
+        if changes or self.prediction is None:
+            why = f"{' and '.join(changes)} changed since" if changes else "nothing was computed"
+            raise PropertyNotPresent(f"atoms: expected those of the last calculation, but {why}")
+        return self.prediction
+
+    def _autosave(self, atoms: Atoms | None) -> None:
+        per_atom = self.parameters["autosave"]
+        if per_atom is not None and atoms is not None and self.prediction is not None:
+            save(atoms, self.prediction, per_atom)
 
     def _add(self, missing: frozenset[str], known: frozenset[str]) -> None:
         """Compute what is missing and add it to the results; other weights compute all anew."""
@@ -349,13 +414,16 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         self.results = Results(prediction, self.force_kind)
 
     def _predict(self, outputs: frozenset[str]) -> Prediction:
-        system = system_of(self.atoms)
+        with as_calculator_errors():
+            system = system_of(self.atoms)
         self._labels = labels_of(self.atoms)
         is_walker = np.array_equal(system.atomic_numbers, self._numbers)
         self._numbers = system.atomic_numbers
         if is_walker:
             return self.evaluate(system, outputs)
-        prediction = self._client.predict(system, tuple(outputs), self._model_info().name)
+        model = self._model_info().name
+        with as_calculator_errors():
+            prediction = self._client.predict(system, tuple(outputs), model)
         self.check_weights(prediction.provenance)
         return prediction
 
@@ -363,3 +431,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
 def _kept_weights() -> KeptWeights:
     remedy = "allow_model_change=True goes on with them, and reset() starts anew"
     return KeptWeights("which this calculator began with", remedy)
+
+
+# `ase.calculators.calculator.get_calculator_class("twinforce")` and `ase run` find it by this name.
+if "twinforce" not in external_calculators:
+    register_calculator_class("twinforce", TwinForceCalculator)

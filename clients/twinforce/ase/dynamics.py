@@ -25,6 +25,7 @@ from twinforce_dynamics.ensembles import NVE, Ensemble
 from twinforce_dynamics.start import Integrator
 from twinforce_dynamics.steps import ForceChoice, State, kinetic_energy, volume
 from twinforce_dynamics.trajectory import Snapshot
+from twinforce_dynamics.units import in_fs
 from twinforce_proto import ModelChangedError
 
 _NVE = NVE()
@@ -83,7 +84,7 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         check_numbers(forces, timestep, inner_steps)
         check_atoms(atoms, ensemble)
         integrator = Integrator(
-            time_step=float(timestep),
+            time_step_fs=in_fs(float(timestep)),
             force_kind=forces,
             inner_steps=int(inner_steps) if forces == "hybrid" else 1,
             ensemble=ensemble,
@@ -255,7 +256,7 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         """Return True if the server has gone on from other atoms or random numbers than these."""
         random_state = adopted.start.random_state
         return (
-            self.dt != self._moving.integrator.time_step
+            in_fs(self.dt) != self._moving.integrator.time_step_fs
             or not self._moving.is_in(self._moving.state)
             or self.rng.bit_generator.state != random_state
         )
@@ -340,11 +341,11 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
         return state
 
     def _check_time_step(self) -> None:
-        expected = self._moving.integrator.time_step
-        if self.dt != expected:
+        integrator = self._moving.integrator
+        if in_fs(self.dt) != integrator.time_step_fs:
             raise ValueError(
-                f"dt: expected {expected!r}, the time step that the dynamics began with, got "
-                f"{self.dt!r}; create new dynamics to change it"
+                f"dt: expected {integrator.duration!r}, the time step that the dynamics began "
+                f"with, got {self.dt!r}; create new dynamics to change it"
             )
 
     def _note_changes(self) -> None:

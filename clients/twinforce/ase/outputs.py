@@ -6,21 +6,33 @@ from typing import Any
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 
+from twinforce.ase.saved import check_per_atom
 from twinforce_proto import OUTPUTS, STRESSES, ModelInfo, checks, parse_outputs
 
 
-def check_parameters(parameters: Mapping[str, Any]) -> None:
+def check_parameters(parameters: Mapping[str, Any], implemented: Collection[str]) -> None:
     """Check the parameters of a calculator.
 
+    Args:
+        parameters: Parameters to check.
+        implemented: Names of the properties of ASE that there are.
+
     Raises:
-        ValueError: The kind of forces is unknown.
+        ValueError: The kind of forces, or the place to save things in, is unknown.
         UnsupportedOutputError: An extra output is unknown.
+        PropertyNotImplementedError: A property to compute always is unknown.
     """
     if parameters.get("force_kind", "direct") not in ("conservative", "direct"):
         got = parameters["force_kind"]
         raise ValueError(f"force_kind: expected 'conservative' or 'direct', got {got!r}")
     if parameters.get("extra_outputs"):
         parse_outputs(parameters["extra_outputs"])
+    for name in parameters.get("always", ()):
+        if name not in implemented:
+            expected = ", ".join(implemented)
+            raise PropertyNotImplementedError(f"always: expected some of {expected}, got {name!r}")
+    if parameters.get("autosave") is not None:
+        check_per_atom(parameters["autosave"])
 
 
 def outputs_for(properties: Collection[str], parameters: Mapping[str, Any]) -> frozenset[str]:

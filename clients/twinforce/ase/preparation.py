@@ -64,7 +64,7 @@ class Preparation:
         source = before.source if before is not None and is_kept else force_source_of(atoms)
         check_outputs(source.outputs, forces, ensemble)
         bath = Bath(ensemble, _masses_of(atoms), mobility_of(atoms), rng)
-        stepper = Stepper(forces, integrator.stride, integrator.time_step, bath)
+        stepper = Stepper(forces, integrator.stride, integrator.duration, bath)
         inner, outer = outputs_of(forces, ensemble)
         return cls(
             source,

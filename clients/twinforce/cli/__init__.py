@@ -22,6 +22,7 @@ from twinforce.cli.relax import add_relax_command
 from twinforce.cli.server import add_server_command
 from twinforce.cli.signals import Interrupted, interruptible
 from twinforce_proto import ServiceError
+from twinforce_proto.errors import ERRORS
 
 _EPILOG = """\
 example:
@@ -47,7 +48,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         with interruptible():
             status: int | None = args.command(args)
     except ServiceError as error:
-        return _report_error(f"{type(error).__name__}: {error}", 1)
+        return _report_error(f"{_kind_of(error)}: {error}", 1)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         return _report_error(str(error), 2)
     except Interrupted as interrupt:
@@ -76,6 +77,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_server_command(commands)
     add_completion_command(commands, build_parser)
     return parser
+
+
+def _kind_of(error: ServiceError) -> str:
+    """Return the name of an error in the tree of the service, also if it is one of ASE, too."""
+    return next(each.__name__ for each in type(error).__mro__ if each.__name__ in ERRORS)
 
 
 def _report_error(text: str, status: int) -> int:

@@ -1,16 +1,13 @@
 """Options and types of arguments that several commands share."""
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from twinforce._options import time_limit
 from twinforce._transports.access import KEY_FILE_VARIABLE, KEY_VARIABLE
-
-_DEFAULT_URL = "grpc://127.0.0.1:8001"
-_URL_VARIABLE = "TWINFORCE_URL"
+from twinforce._transports.url import DEFAULT_URL, URL_VARIABLE, default_url
 
 
 def add_command(
@@ -41,9 +38,9 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("service")
     group.add_argument(
         "--url",
-        default=os.environ.get(_URL_VARIABLE, _DEFAULT_URL),
+        default=default_url(),
         help="address of the service, grpc:// or http:// "
-        f"(default: {_DEFAULT_URL}, or {_URL_VARIABLE})",
+        f"(default: {DEFAULT_URL}, or {URL_VARIABLE})",
     )
     group.add_argument(
         "--timeout",

@@ -68,7 +68,7 @@ def without_results(atoms: Any) -> Any:
     bare = atoms.copy()
     for labels in (bare.info, bare.arrays):
         for name in [*labels]:
-            if name in _RESULTS or name.startswith("force_rmse"):
+            if name in _RESULTS or name.startswith(("force_rmse", "twinforce_")):
                 labels.pop(name)
     return bare
 

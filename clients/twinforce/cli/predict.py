@@ -4,7 +4,7 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from twinforce._client import Client
 from twinforce._files import replace_file
+from twinforce._systems import chunked
 from twinforce._weights import ServedWeights
 from twinforce.cli.arguments import (
     add_command,
@@ -36,10 +37,6 @@ from twinforce_proto import (
 
 _SUFFIXES = {".xyz": "extxyz", ".extxyz": "extxyz", ".json": "json", ".traj": "traj"}
 _FORMATS = tuple(dict.fromkeys(_SUFFIXES.values()))
-
-# Limits of one request.
-_MAX_SYSTEMS = 256
-_MAX_ATOMS = 10_000
 
 
 def add_predict_command(commands: Any) -> None:
@@ -113,7 +110,7 @@ def _predict(
     systems = [_system(index, atoms) for index, atoms in enumerate(all_atoms)]
     predictions: list[Prediction] = []
     with ProgressMeter(len(systems), "systems", is_quiet=is_quiet) as meter:
-        for chunk in _chunks(systems):
+        for chunk in chunked(systems):
             try:
                 predictions += client.predict(chunk, outputs, info.name)
             except ServiceError as error:
@@ -138,19 +135,6 @@ def _system(index: int, atoms: Any) -> System:
     except ServiceError as error:
         raise error.at(index) from error
     return system
-
-
-def _chunks(systems: Sequence[System]) -> Iterator[list[System]]:
-    chunk: list[System] = []
-    n_atoms = 0
-    for system in systems:
-        n_atoms += len(system)
-        if chunk and (n_atoms > _MAX_ATOMS or len(chunk) == _MAX_SYSTEMS):
-            yield chunk
-            chunk, n_atoms = [], len(system)
-        chunk.append(system)
-    if chunk:
-        yield chunk
 
 
 def _indexed_in_file(error: ServiceError, n_before: int) -> ServiceError:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import all_changes
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.data import atomic_numbers
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ _NO_NEIGHBORS = 1e-3
 """Cutoff of the neighbor list, in Å: a calculator finds neighbors by itself."""
 
 _OUTPUTS = {"energy": "energy", "forces": "conservative_forces", "stress": "conservative_stress"}
+_DIMENSIONS = 3
 _ALL_ELEMENTS = range(1, 119)
 
 
@@ -43,15 +44,14 @@ class AsePotential:
 
     Attributes:
         elements: Elements that the user says the calculator supports; by default all.
-        outputs: Energy, conservative forces and stress, as far as they are implemented.
-        outputs_if_periodic: The stress, which many calculators lack for other systems.
+        outputs: Energy, conservative forces and stress, as far as they are implemented. Calculators
+            that have no stress unless a system is periodic say so when they are asked for one.
     """
 
     cutoff = _NO_NEIGHBORS
     dtype = torch.float64
     device = torch.device("cpu")
     uses_charge = uses_spin = False
-    outputs_if_periodic = frozenset({"conservative_stress"})
 
     def __init__(self, ase_calculator: Any, elements: Sequence[int] = _ALL_ELEMENTS) -> None:
         """Wrap a calculator."""
@@ -70,16 +70,22 @@ class AsePotential:
 
         Raises:
             PredictionError: If the calculator fails or leaves one out.
+            UnsupportedOutputError: If it has no stress of a system like this one.
         """
         try:
             with torch.enable_grad():  # for calculators that use torch themselves
                 self._calculator.calculate(atoms, list(names), all_changes)
             results = dict(self._calculator.results)
+        except PropertyNotImplementedError as error:
+            raise _without(names, atoms) from error
         except Exception as error:  # of the calculator's own classes
             raise PredictionError(
                 f"the calculator failed: {type(error).__name__}: {error}"
             ) from error
-        if missing := [name for name in names if name not in results]:
+        missing = [name for name in names if results.get(name) is None]
+        if missing == ["stress"]:
+            raise _without(missing, atoms)
+        if missing:
             raise PredictionError(f"the calculator returned no {', '.join(missing)}")
         found = {name: np.asarray(results[name], np.float64) for name in names}
         if "free_energy" in results and "forces" in names:
@@ -109,7 +115,7 @@ class _Evaluation(torch.autograd.Function):
         wants_forces, wants_stress, *_ = ctx.needs_input_grad
         names = ["energy", *(["forces"] if wants_forces or wants_stress else [])]
         names += ["stress"] if wants_stress else []
-        slopes = [_slopes(potential, atoms, names) for atoms in _systems(batch)]
+        slopes = [_slopes(potential, atoms, _known(names, atoms)) for atoms in _systems(batch)]
         ctx.index = batch.system_index
         ctx.save_for_backward(
             torch.from_numpy(np.concatenate([each.positions for each in slopes])),
@@ -124,6 +130,18 @@ class _Evaluation(torch.autograd.Function):
         positions, cells = ctx.saved_tensors
         per_atom = weights.index_select(0, ctx.index)
         return per_atom[:, None] * positions, weights[:, None, None] * cells, None, None
+
+
+def _known(names: Sequence[str], atoms: Atoms) -> list[str]:
+    """Return the names without the stress of a system that has no volume, which others ask for."""
+    return [name for name in names if name != "stress" or atoms.cell.rank == _DIMENSIONS]
+
+
+def _without(names: Sequence[str], atoms: Atoms) -> UnsupportedOutputError:
+    lacks = " or ".join(names)
+    pbc = atoms.pbc.tolist()
+    text = f"outputs: the calculator lacks the {lacks} of a system with pbc {pbc}"
+    return UnsupportedOutputError(text, field="outputs")
 
 
 def _slopes(potential: AsePotential, atoms: Atoms, names: Sequence[str]) -> _Slopes:

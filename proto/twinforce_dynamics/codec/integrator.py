@@ -1,12 +1,9 @@
 """Conversion of integrators, ensembles and random states to and from protobuf messages."""
 
-from collections.abc import Callable, Mapping
-from math import inf, nextafter
+from collections.abc import Mapping
 from typing import Any
 
 from twinforce_dynamics.ensembles import (
-    BAR,
-    FS,
     NPT,
     NVE,
     SVR,
@@ -17,6 +14,7 @@ from twinforce_dynamics.ensembles import (
 )
 from twinforce_dynamics.start import Integrator
 from twinforce_dynamics.steps import ForceChoice
+from twinforce_dynamics.units import BAR, exact_inverse, in_fs
 from twinforce_proto import InvalidRequestError
 from twinforce_proto.v1 import inference_pb2 as pb
 
@@ -33,7 +31,7 @@ def integrator_to_proto(integrator: Integrator) -> pb.Integrator:
     message = pb.Integrator(
         force_kind=force_kind_to_proto(integrator.force_kind),
         inner_steps=integrator.stride,
-        time_step_fs=_to_fs(integrator.time_step),
+        time_step_fs=integrator.time_step_fs,
     )
     ensemble = integrator.ensemble
     if isinstance(ensemble, NPT):
@@ -54,7 +52,7 @@ def integrator_from_proto(message: pb.Integrator) -> Integrator:
     except ValueError as error:
         raise InvalidRequestError(f"ensemble: {error}", field="ensemble") from error
     return Integrator(
-        time_step=message.time_step_fs * FS,
+        time_step_fs=message.time_step_fs,
         force_kind=force_kind_from_proto(message.force_kind),
         inner_steps=message.inner_steps,
         ensemble=ensemble,
@@ -142,12 +140,12 @@ def _thermostat_from_proto(message: pb.Integrator | pb.NPT) -> tuple[str, float,
 def _npt_to_proto(ensemble: NPT) -> pb.NPT:
     compressibility = ensemble.compressibility
     message = pb.NPT(
-        pressure_bar=_exact_inverse(
+        pressure_bar=exact_inverse(
             lambda bar: bar * BAR, ensemble.pressure, ensemble.pressure / BAR
         ),
-        relaxation_fs=_to_fs(ensemble.relaxation),
+        relaxation_fs=in_fs(ensemble.relaxation),
         is_anisotropic=ensemble.coupling == "anisotropic",
-        compressibility_per_bar=_exact_inverse(
+        compressibility_per_bar=exact_inverse(
             lambda per_bar: per_bar / BAR, compressibility, compressibility * BAR
         ),
     )
@@ -160,26 +158,13 @@ def _set_thermostat(message: pb.Integrator | pb.NPT, ensemble: Ensemble) -> None
         message.svr.CopyFrom(
             pb.SVR(
                 temperature_k=ensemble.temperature_k,
-                relaxation_fs=_to_fs(ensemble.relaxation),
+                relaxation_fs=in_fs(ensemble.relaxation),
                 is_local=ensemble.scope == "local",
             )
         )
     elif isinstance(ensemble, Langevin):
         message.langevin.CopyFrom(
             pb.Langevin(
-                temperature_k=ensemble.temperature_k, relaxation_fs=_to_fs(ensemble.relaxation)
+                temperature_k=ensemble.temperature_k, relaxation_fs=in_fs(ensemble.relaxation)
             )
         )
-
-
-def _to_fs(duration: float) -> float:
-    return _exact_inverse(lambda fs: fs * FS, duration, duration / FS)
-
-
-def _exact_inverse(convert: Callable[[float], float], value: float, guess: float) -> float:
-    """Return a number near the guess that converts to exactly this value, if there is one.
-
-    Checkpoints are decoded and encoded over and over; rounding must not change their numbers.
-    """
-    near = (guess, nextafter(guess, inf), nextafter(guess, -inf))
-    return next((number for number in near if convert(number) == value), guess)

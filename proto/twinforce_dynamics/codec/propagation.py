@@ -13,11 +13,11 @@ from twinforce_dynamics.codec.integrator import (
 )
 from twinforce_dynamics.disagreement import Disagreement
 from twinforce_dynamics.elements import SYMBOLS
-from twinforce_dynamics.ensembles import FS
 from twinforce_dynamics.requests import PropagateRequest
 from twinforce_dynamics.start import Start
 from twinforce_dynamics.steps import Floats
 from twinforce_dynamics.trajectory import Snapshot
+from twinforce_dynamics.units import FS
 from twinforce_proto import InvalidRequestError, PredictionError
 from twinforce_proto.codec.arrays import (
     INT32,

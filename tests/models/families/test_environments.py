@@ -114,7 +114,7 @@ def test_a_hybrid_takes_its_energy_from_one_and_its_direct_forces_from_the_other
 
 def test_a_hybrid_of_two_environments_runs_on_the_server(client):
     water = ours(periodic()["water"])
-    begin = Start(water, np.zeros((len(water), 3)), Integrator(time_step=0.05, inner_steps=2))
+    begin = Start(water, np.zeros((len(water), 3)), Integrator(time_step_fs=0.5, inner_steps=2))
     *_, last = client.propagate(begin, 8, model="fast")
     assert last.step == 8
     assert np.isfinite(last.conserved_energy)

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
 from tests.conftest import free_ports
 from tests.models.loading.packages import install
+from tests.potentials import loaded
 from twinforce import Client
 from twinforce_models import registry
 from twinforce_models.batch import Batch
@@ -17,7 +18,7 @@ from twinforce_models.contract import check_potential
 from twinforce_models.loading.source import Trust
 from twinforce_models.nonconservativity import jacobian_rows
 from twinforce_models.potentials.ase_calculator import AsePotential
-from twinforce_models.prediction import predict
+from twinforce_models.prediction import predict, predict_batch
 from twinforce_proto import (
     ModelLoadError,
     PredictionError,
@@ -57,8 +58,9 @@ def test_predictions_are_those_of_the_calculator(spec, calculator):
     potential = registry.load(spec).potential
     assert potential.outputs == frozenset(OUTPUTS)
     everyone = metals()
-    periodic = [atoms for atoms in everyone if atoms.pbc.all()]
-    for chosen, outputs in ((everyone, OUTPUTS[:2]), (periodic, OUTPUTS), (everyone, OUTPUTS[:1])):
+    in_cells = [atoms for atoms in everyone if atoms.cell.rank == 3]
+    assert not all(atoms.pbc.all() for atoms in in_cells)
+    for chosen, outputs in ((everyone, OUTPUTS[:2]), (in_cells, OUTPUTS), (everyone, OUTPUTS[:1])):
         predictions = predict(potential, [ours(atoms) for atoms in chosen], outputs)
         for atoms, prediction in zip(chosen, predictions, strict=True):
             atoms.calc = calculator
@@ -108,6 +110,51 @@ def test_either_part_of_a_hybrid_may_be_a_calculator():
     (same,) = predict(registry.load(LJ_SPEC).potential, [system], OUTPUTS)
     assert mine.energy == same.energy
     np.testing.assert_array_equal(mine.conservative_stress, same.conservative_stress)
+
+
+class Selective(Calculator):
+    """Has a stress of crystals only, as it says itself or by leaving it out."""
+
+    implemented_properties = ("energy", "forces", "stress")
+
+    def __init__(self, *, is_silent):
+        super().__init__()
+        self._is_silent = is_silent
+
+    def calculate(self, atoms=None, properties=(), changes=()):
+        super().calculate(atoms, properties, changes)
+        self.results = {"energy": 1.0, "forces": np.zeros((len(atoms), 3))}
+        if "stress" in properties and atoms.pbc.all():
+            self.results["stress"] = np.zeros(6)
+        elif "stress" in properties and not self._is_silent:
+            raise PropertyNotImplementedError("no stress")
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_a_calculator_says_itself_of_which_systems_it_has_a_stress(is_silent):
+    potential = AsePotential(Selective(is_silent=is_silent))
+    copper, _, slab, _ = map(ours, metals())
+    models = {"some": loaded(potential, "some")}
+    with (
+        run_in_thread(free_ports(), lambda: models) as server,
+        Client(server.grpc_url) as client,
+    ):
+        both = client.predict([copper, copper], OUTPUTS)
+        assert all(each.conservative_stress is not None for each in both)
+        assert client.predict(slab, OUTPUTS[:2]).energy == 1.0
+        with pytest.raises(UnsupportedOutputError, match=r"lacks the .*stress of a system with"):
+            client.predict(slab, OUTPUTS)
+
+
+def test_a_stress_that_one_system_asks_for_costs_another_nothing():
+    potential = AsePotential(EMT())
+    _, _, slab, cluster = map(ours, metals())
+    batch = Batch.from_systems([slab, cluster], 1.0, potential.dtype, potential.device)
+    together = predict_batch(potential, batch, OUTPUTS)
+    alone = [predict(potential, [system], OUTPUTS[:2])[0] for system in (slab, cluster)]
+    assert together.energy.tolist() == [each.energy for each in alone]
+    forces = np.concatenate([each.conservative_forces for each in alone])
+    np.testing.assert_array_equal(together.conservative_forces, forces)
 
 
 class Smeared(Calculator):

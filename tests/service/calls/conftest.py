@@ -4,7 +4,7 @@ import pytest
 from tests.clients.serving import ARGON, serve
 from tests.systems import molecule
 from twinforce import Client, Start, System
-from twinforce_dynamics.ensembles import BOLTZMANN
+from twinforce_dynamics.units import BOLTZMANN
 
 KRYPTON = 36
 CELL = [[7.6, 0, 0], [1.5, 7.6, 0], [0.3, -0.8, 7.6]]

@@ -42,7 +42,7 @@ def on_the_client(url, integrator, n_outer, fixed=()):
     with TwinForceCalculator(url) as atoms.calc:
         dynamics = MultipleTimeStepping(
             atoms,
-            integrator.time_step,
+            integrator.duration,
             inner_steps=integrator.inner_steps,
             ensemble=integrator.ensemble,
             forces=integrator.force_kind,
@@ -92,7 +92,7 @@ def assert_same_trajectory(snapshots, expected, tolerance=1e-9):
 def test_a_hundred_steps_equal_those_of_the_client(server, force_kind, name):
     inner_steps = 8 if force_kind == "hybrid" else 1
     integrator = Integrator(
-        time_step=0.5 * FS,
+        time_step_fs=0.5,
         force_kind=force_kind,
         inner_steps=inner_steps,
         ensemble=ENSEMBLES[name],
@@ -132,7 +132,7 @@ def test_heavier_atoms_move_less(client):
 
 @pytest.mark.parametrize("name", ENSEMBLES)
 def test_a_run_resumes_from_a_checkpoint_bit_for_bit(server, name):
-    integrator = Integrator(time_step=0.7 * FS, inner_steps=3, ensemble=ENSEMBLES[name])
+    integrator = Integrator(time_step_fs=0.7, inner_steps=3, ensemble=ENSEMBLES[name])
     with Client(server.grpc_url) as client:
         whole = list(client.propagate(start(integrator), 24, 3))
         rest = list(client.propagate(whole[4], 12, 3))

@@ -1,6 +1,7 @@
 """Tests that invalid requests for runs are refused with the name of the field."""
 
 import dataclasses
+import pickle
 
 import httpx2
 import numpy as np
@@ -52,11 +53,20 @@ def body(**changes):
     } | changes
 
 
+def test_the_time_step_says_its_unit_and_its_former_name_is_refused():
+    assert Integrator(time_step_fs=0.5).duration == 0.5 * FS
+    with pytest.raises(TypeError, match=r"expected time_step_fs, .* got"):
+        Integrator(time_step=0.5)
+    assert not hasattr(Integrator(), "time_step")
+    copied = pickle.loads(pickle.dumps(Integrator(time_step_fs=0.25, inner_steps=2)))
+    assert copied == dataclasses.replace(Integrator(inner_steps=2), time_step_fs=0.25)
+
+
 @pytest.mark.parametrize(
     ("make", "field", "text"),
     [
         (lambda: Integrator(force_kind="both"), "force_kind", "expected conservative or direct"),
-        (lambda: Integrator(time_step=0.0), "time_step_fs", "expected a positive number"),
+        (lambda: Integrator(time_step_fs=0.0), "time_step_fs", "expected a positive number"),
         (lambda: Integrator(inner_steps=0), "inner_steps", "expected at least 1, got 0"),
         (lambda: start(MTS, masses=[1.0]), "masses", r"expected shape \[8\], got shape \[1\]"),
         (lambda: start(MTS, masses=[0.0] * 8), "masses", r"got 0.0 at \[0\]"),
@@ -234,6 +244,6 @@ def test_an_integrator_is_the_same_after_repeated_encoding():
         fs, relaxation, bar = rng.uniform(0.1, 100.0, 3)
         thermostat = Langevin(temperature_k=60.0, relaxation=relaxation * FS)
         pressure = NPT(thermostat=thermostat, pressure=bar * 1e-5, relaxation=relaxation * 3 * FS)
-        integrator = Integrator(time_step=fs * FS, ensemble=pressure)
+        integrator = Integrator(time_step_fs=fs, ensemble=pressure)
         once = integrator_from_proto(integrator_to_proto(integrator))
         assert once == integrator_from_proto(integrator_to_proto(once))

@@ -167,7 +167,7 @@ def test_a_deadline_ends_a_run(client):
 
 def test_a_diverging_run_ends_with_an_error_after_its_last_valid_snapshot(client):
     atoms = System([ARGON, ARGON], [[0.0, 0.0, 0.0], [0.5, 0.0, 0.0]])
-    integrator = Integrator(time_step=400 * FS, force_kind="conservative")
+    integrator = Integrator(time_step_fs=400.0, force_kind="conservative")
     begin = Start(atoms, np.zeros((2, 3)), integrator)
     seen, error = outcome(client.propagate(begin, 1000, 1))
     assert isinstance(error, PredictionError)

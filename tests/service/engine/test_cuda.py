@@ -70,7 +70,7 @@ def test_nonconservativity_is_close_to_that_of_a_cpu(client):
 def test_a_run_resumes_from_a_checkpoint_bit_for_bit(client):
     system = water64()
     velocities = np.random.default_rng(0).normal(0.0, 0.02, system.positions.shape)
-    start = Start(system, velocities, Integrator(time_step=0.05, inner_steps=4))
+    start = Start(system, velocities, Integrator(time_step_fs=0.5, inner_steps=4))
     *_, whole = client.propagate(start, 40, 20, model="water")
     first = next(itertools.islice(client.propagate(start, 20, 20, model="water"), 1, None))
     *_, second = client.propagate(first, 20, 20, model="water")

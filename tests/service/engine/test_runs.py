@@ -18,7 +18,6 @@ from tests.systems import crystal
 from tests.waiting import wait_until
 from twinforce import Client
 from twinforce_dynamics.codec.checkpoint import Checkpoint
-from twinforce_dynamics.ensembles import FS
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Integrator, Start
 from twinforce_proto import (
@@ -271,7 +270,7 @@ def test_a_run_that_becomes_too_dense_ends_before_that_is_evaluated():
     engine.wait_until_ready(PATIENCE)
     system = crystal(125)
     integrator = Integrator(force_kind="conservative")
-    inwards = (system.positions.mean(axis=0) - system.positions) / integrator.time_step
+    inwards = (system.positions.mean(axis=0) - system.positions) / integrator.duration
     recorded = RecordedRun(
         PropagateRequest(MODEL, Start(system, 0.99 * inwards, integrator), 10, 1)
     )
@@ -285,13 +284,13 @@ def test_a_run_that_becomes_too_dense_ends_before_that_is_evaluated():
 def test_a_resumed_run_reuses_its_neighbor_list():
     model = loaded(Soft(), "soft")
     with serve({"soft": model}) as server, Client(server.grpc_url) as client:
-        *_, last = client.propagate(start(time_step=0.01 * FS), 1, model="soft")
+        *_, last = client.propagate(start(time_step_fs=0.01), 1, model="soft")
         n_searches = model.lists.n_searches
         for _ in range(5):
             *_, last = client.propagate(last, 1, model="soft")
         assert model.lists.n_searches == n_searches
         assert last.step == 6
-        *_, again = client.propagate(start(time_step=0.01 * FS), 6, model="soft")
+        *_, again = client.propagate(start(time_step_fs=0.01), 6, model="soft")
     assert model.lists.n_searches > n_searches
     assert again.checkpoint == last.checkpoint
 

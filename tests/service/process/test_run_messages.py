@@ -10,12 +10,13 @@ from tests.potentials import Soft, loaded
 from tests.service.process.test_messages import REPORT, received
 from tests.systems import crystal, molecule
 from twinforce_dynamics.codec.checkpoint import Checkpoint
-from twinforce_dynamics.ensembles import BAR, FS, NPT, SVR
+from twinforce_dynamics.ensembles import NPT, SVR
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Integrator, Start
 from twinforce_dynamics.steps import complete
 from twinforce_dynamics.trajectory import Snapshot, Trajectory
+from twinforce_dynamics.units import BAR, FS
 from twinforce_proto import InvalidRequestError, Prediction
 from twinforce_service.callers.caller import Caller
 from twinforce_service.engine.runs import Run
@@ -72,7 +73,7 @@ def assert_same(one, other):
     "wanted",
     [
         PropagateRequest("soft", start(inner_steps=3, ensemble=HOT), 12, 6),
-        PropagateRequest("", start(force_kind="direct", inner_steps=1, time_step=FS / 3), 2**40),
+        PropagateRequest("", start(force_kind="direct", inner_steps=1, time_step_fs=1 / 3), 2**40),
         PropagateRequest("soft", checkpoint().to_bytes(), 24, 8),
         RelaxRequest("soft", molecule(5), fmax=1 / 3, max_steps=7, interval=2, fixed_atoms=[1, 3]),
     ],

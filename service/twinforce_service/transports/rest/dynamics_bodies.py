@@ -9,7 +9,6 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from twinforce_dynamics.codec.integrator import integrator_from_proto, random_state_from_proto
-from twinforce_dynamics.ensembles import FS
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import (
     DEFAULT_FMAX,
@@ -19,6 +18,7 @@ from twinforce_dynamics.requests import (
 )
 from twinforce_dynamics.start import Start
 from twinforce_dynamics.trajectory import Snapshot
+from twinforce_dynamics.units import FS
 from twinforce_proto import InvalidRequestError, ServiceError
 from twinforce_proto.codec.problem import error_to_problem
 from twinforce_proto.v1 import inference_pb2 as pb
