@@ -76,7 +76,7 @@ LAYERS = [
     {"metrics", "process"},
     {"calls"},
     {"transports"},
-    {"access", "engines"},
+    {"access", "clusters", "engines"},
     {"servers"},
     {"main"},
     {"embedded"},

@@ -15,12 +15,14 @@ from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._systems import SystemLike, is_one_system
-from twinforce._transports.access import KeySource, access_to
+from twinforce._transports.access import Access, KeySource
+from twinforce._transports.address_file import AddressFile, Server, locate
+from twinforce._transports.following import AsyncFollowingConnection
 from twinforce._transports.grpc import AsyncGrpcTransport
 from twinforce._transports.replicated import AsyncReplicatedConnection
 from twinforce._transports.rest import AsyncRestTransport
 from twinforce._transports.transport import AsyncConnection, AsyncTransport, Call
-from twinforce._transports.url import Address, Url, parse_address
+from twinforce._transports.url import Address, Url
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import DEFAULT_FMAX, DEFAULT_MAX_STEPS
 from twinforce_dynamics.start import Start
@@ -64,7 +66,14 @@ class AsyncClient:
         private_key: str | os.PathLike[str] | None = None,
     ) -> None:
         """Create a client; see `Client` for the arguments."""
-        self._url = parse_address(url)
+        self._url, access = locate(
+            url,
+            key=key,
+            insecure_key=insecure_key,
+            ca=ca,
+            certificate=certificate,
+            private_key=private_key,
+        )
         self._options = Options(
             timeout=timeout,
             reconnect_timeout=reconnect_timeout,
@@ -72,14 +81,7 @@ class AsyncClient:
             encoding=encoding,
             reply_dtype=reply_dtype,
             urgency=urgency,
-            access=access_to(
-                self._url,
-                key=key,
-                insecure_key=insecure_key,
-                ca=ca,
-                certificate=certificate,
-                private_key=private_key,
-            ),
+            access=access,
         )
         self._conversation = Conversation(self._options)
         self._is_closed = False
@@ -304,8 +306,20 @@ class AsyncStream:
         return StreamEncoder(model, self._client._options.reply_dtype), connection.stream()
 
 
-def _connect_all(address: Address, options: Options) -> AsyncConnection:
-    connect = partial(_connect, options=options)
+def _connect_all(address: Address | AddressFile, options: Options) -> AsyncConnection:
+    if isinstance(address, AddressFile):
+        return AsyncFollowingConnection(address, partial(_connect_servers, options))
+    return _connect_servers(options, tuple(Server(url, options.access) for url in address.urls))
+
+
+def _connect_servers(options: Options, servers: tuple[Server, ...]) -> AsyncConnection:
+    access_of = {server.url: server.access for server in servers}
+
+    def connect(url: Url) -> AsyncConnection:
+        # A name that stands for several addresses leads to URLs of its own.
+        return _connect(url, options, access_of.get(url, servers[0].access))
+
+    address = Address(tuple(access_of))
     return (
         connect(address.urls[0])
         if address.is_one
@@ -313,10 +327,10 @@ def _connect_all(address: Address, options: Options) -> AsyncConnection:
     )
 
 
-def _connect(url: Url, options: Options) -> AsyncConnection:
+def _connect(url: Url, options: Options, access: Access) -> AsyncConnection:
     if url.transport == "grpc":
-        return AsyncGrpcTransport(url, options.urgency, options.access)
-    return AsyncRestTransport(url, options.encoding, options.urgency, options.access)
+        return AsyncGrpcTransport(url, options.urgency, access)
+    return AsyncRestTransport(url, options.encoding, options.urgency, access)
 
 
 async def _execute(

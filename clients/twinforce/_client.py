@@ -17,12 +17,14 @@ from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
 from twinforce._options import Options, time_limit
 from twinforce._runs import ResumingRun, Run, propagation, relaxation
 from twinforce._systems import SystemLike, is_one_system
-from twinforce._transports.access import KeySource, access_to
+from twinforce._transports.access import Access, KeySource
+from twinforce._transports.address_file import AddressFile, Server, locate
+from twinforce._transports.following import FollowingConnection
 from twinforce._transports.grpc import GrpcTransport
 from twinforce._transports.replicated import ReplicatedConnection
 from twinforce._transports.rest import RestTransport
 from twinforce._transports.transport import Call, Connection, Transport
-from twinforce._transports.url import Address, Url, parse_address
+from twinforce._transports.url import Address, Url
 from twinforce_dynamics.relaxation import Relaxed
 from twinforce_dynamics.requests import DEFAULT_FMAX, DEFAULT_MAX_STEPS
 from twinforce_dynamics.start import Start
@@ -72,7 +74,9 @@ class Client:
         Args:
             url: Address of the service, such as grpc://host:8001 or http://host:8000;
                 grpcs:// and https:// use TLS. It may name several replicas, as in
-                grpc://a:8001,b:8001: walkers are spread over them, and move if theirs fails.
+                grpc://a:8001,b:8001: walkers are spread over them, and move if theirs fails. Or
+                the path of an address file, such as file:~/.twinforce/job-123.json, which is read
+                again when the service cannot be reached; file+rest: uses HTTP.
             timeout: Seconds that one request may take, including all retries; None or infinity
                 means no limit.
             reconnect_timeout: Seconds for which a service that cannot be reached is tried again.
@@ -102,7 +106,14 @@ class Client:
         Raises:
             ValueError: The url is not the address of a service, or an option is invalid.
         """
-        self._url = parse_address(url)
+        self._url, access = locate(
+            url,
+            key=key,
+            insecure_key=insecure_key,
+            ca=ca,
+            certificate=certificate,
+            private_key=private_key,
+        )
         self._options = Options(
             timeout=timeout,
             reconnect_timeout=reconnect_timeout,
@@ -110,14 +121,7 @@ class Client:
             encoding=encoding,
             reply_dtype=reply_dtype,
             urgency=urgency,
-            access=access_to(
-                self._url,
-                key=key,
-                insecure_key=insecure_key,
-                ca=ca,
-                certificate=certificate,
-                private_key=private_key,
-            ),
+            access=access,
         )
         self._start()
 
@@ -355,10 +359,10 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self.url!r})"
 
-    def __getstate__(self) -> tuple[Address, Options]:
+    def __getstate__(self) -> tuple[Address | AddressFile, Options]:
         return self._url, self._options
 
-    def __setstate__(self, state: tuple[Address, Options]) -> None:
+    def __setstate__(self, state: tuple[Address | AddressFile, Options]) -> None:
         self._url, self._options = state
         self._start()
 
@@ -484,17 +488,31 @@ class _Turns:
         self.walker: _Walker | None = None
 
 
-def _connect_all(address: Address, options: Options) -> Connection:
-    connect = partial(_connect, options=options)
+def _connect_all(address: Address | AddressFile, options: Options) -> Connection:
+    if isinstance(address, AddressFile):
+        return FollowingConnection(address, partial(_connect_servers, options))
+    return _connect_servers(options, tuple(Server(url, options.access) for url in address.urls))
+
+
+def _connect_servers(options: Options, servers: tuple[Server, ...]) -> Connection:
+    access_of = {server.url: server.access for server in servers}
+
+    def connect(url: Url) -> Connection:
+        # A name that stands for several addresses leads to URLs of its own.
+        return _connect(url, options, access_of.get(url, servers[0].access))
+
+    address = Address(tuple(access_of))
     return (
-        connect(address.urls[0]) if address.is_one else ReplicatedConnection(address.urls, connect)
+        connect(address.urls[0])
+        if address.is_one
+        else ReplicatedConnection(address.urls, connect)
     )
 
 
-def _connect(url: Url, options: Options) -> Connection:
+def _connect(url: Url, options: Options, access: Access) -> Connection:
     if url.transport == "grpc":
-        return GrpcTransport(url, options.urgency, options.access)
-    return RestTransport(url, options.encoding, options.urgency, options.access)
+        return GrpcTransport(url, options.urgency, access)
+    return RestTransport(url, options.encoding, options.urgency, access)
 
 
 def _execute(flow: Flow[T], transport: Transport, wait: Callable[[float], None]) -> T:

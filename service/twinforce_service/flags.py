@@ -28,8 +28,9 @@ _METAVARS: dict[object, str] = {int: "N", float: "SECONDS", int | None: "N"}
 _EPILOG = f"""\
 Each flag can also be set by the environment variable {ENV_PREFIX}NAME, or in the file of --config.
 `twinforce-server env --help` explains how to make environments for --environment,
-`twinforce-server keys --help` how to make keys for --keys, and
-`twinforce-server download --help` how to download files of models for --model.
+`twinforce-server keys --help` how to make keys for --keys,
+`twinforce-server download --help` how to download files of models for --model, and
+`twinforce-server slurm --help` how to run the service as a job of SLURM.
 
 example:
   twinforce-server --model my-model=path/to/model --device cuda --host 0.0.0.0 --keys keys.json

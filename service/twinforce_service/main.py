@@ -22,6 +22,9 @@ from twinforce_service.calls.descriptions import describe_calls
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.nonconservativity import Jacobians
+from twinforce_service.clusters import command as slurm_command
+from twinforce_service.clusters.drain import DrainTime
+from twinforce_service.clusters.publication import Publication, publication
 from twinforce_service.downloads import command as download_command
 from twinforce_service.engine.engine import OwnedEngine
 from twinforce_service.engines import LoadModels, make_engine
@@ -79,6 +82,7 @@ async def serve(
     stop: asyncio.Event,
     announce: Callable[[Ready], None],
     load_models: LoadModels | None = None,
+    drain_time: DrainTime | None = None,
 ) -> None:
     """Serve until `stop` is set, then finish all accepted requests.
 
@@ -88,6 +92,7 @@ async def serve(
         announce: Called once requests are accepted.
         load_models: Returns the models to serve in place of those in the settings; the engine then
             runs in a thread of this process.
+        drain_time: Time to finish the requests; None means what the settings say.
 
     Raises:
         OSError: A port cannot be listened on.
@@ -95,6 +100,22 @@ async def serve(
         UnavailableError: The engine or the REST server failed.
         KeyFileError: The file of keys cannot be read.
     """
+    drain_time = drain_time or DrainTime(settings.drain_timeout)
+    with publication(settings) as published:
+        if published is not None:
+            settings = published.settings
+        await _serve(settings, stop, announce, load_models, drain_time, published)
+
+
+async def _serve(
+    settings: Settings,
+    stop: asyncio.Event,
+    announce: Callable[[Ready], None],
+    load_models: LoadModels | None,
+    drain_time: DrainTime,
+    published: Publication | None,
+) -> None:
+    """Build all objects, wire them, and serve."""
     access = AccessControl(settings)
     metrics = Metrics(service_version())
     engine = make_engine(settings, load_models, metrics)
@@ -129,9 +150,7 @@ async def serve(
         metrics_port = await serve_metrics(engine, metrics, intake, settings, stack)
         grpc_port = await grpc_server.start(settings.host, settings.grpc_port)
         serving = asyncio.create_task(rest.serve(listeners))
-        stack.push_async_callback(
-            _stop, intake, engine, rest, serving, grpc_server, settings.drain_timeout
-        )
+        stack.push_async_callback(_stop, intake, engine, rest, serving, grpc_server, drain_time)
         following = asyncio.create_task(access.follow_files())
         stack.callback(following.cancel)
         engine.start()
@@ -142,7 +161,11 @@ async def serve(
                 metrics.show_model(info, partial(_is_available, engine, info.name))
             await grpc_server.set_healthy(is_healthy=True)
             rest_port = listeners[0].getsockname()[1]
-            announce(_ready(settings, rest_port, grpc_port, metrics_port, engine))
+            ready = _ready(settings, rest_port, grpc_port, metrics_port, engine)
+            if published is not None:
+                published.publish(ready.rest_url, ready.grpc_url)
+                stack.callback(published.withdraw)
+            announce(ready)
         health = asyncio.create_task(_follow_health(engine, grpc_server))
         stack.callback(health.cancel)
         await _until(lambda: serving.done() or not engine.is_alive, stop, _WATCH_INTERVAL)
@@ -152,13 +175,15 @@ async def serve(
 
 
 def main() -> int:
-    """Run `twinforce-server`, or its command `env`, `keys` or `download`; return its exit code."""
+    """Run `twinforce-server`, or one of its commands; return its exit code."""
     if sys.argv[1:2] == ["keys"]:
         return keys_command.run(sys.argv[2:], file_of_keys())
     if sys.argv[1:2] == ["env"]:
         return command.run(sys.argv[2:], folder_of_environments())
     if sys.argv[1:2] == ["download"]:
         return download_command.run(sys.argv[2:])
+    if sys.argv[1:2] == ["slurm"]:
+        return slurm_command.run(sys.argv[2:])
     settings = parse_settings()
     logs.configure(settings.log_level, settings.log_format)
     allow_connections(2 * settings.max_connections)
@@ -172,6 +197,7 @@ def main() -> int:
 
 async def _serve_until_signaled(settings: Settings) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    drain_time = DrainTime(settings.drain_timeout, settings.drain_until)
     loop.set_exception_handler(AcceptFailures())
 
     def stop_on_signal() -> None:
@@ -179,9 +205,15 @@ async def _serve_until_signaled(settings: Settings) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):  # a second signal ends the process at once
             loop.remove_signal_handler(number)
 
+    def stop_before_the_end() -> None:  # of the job; sent to it and to its steps, maybe twice
+        if not stop.is_set():
+            drain_time.use_what_is_left()
+            stop_on_signal()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop_on_signal)
-    await serve(settings, stop, _print)
+    loop.add_signal_handler(signal.SIGUSR1, stop_before_the_end)
+    await serve(settings, stop, _print, drain_time=drain_time)
 
 
 def _print(ready: Ready) -> None:
@@ -196,13 +228,14 @@ async def _stop(
     rest: RestServer,
     serving: "asyncio.Task[None]",
     grpc_server: GrpcServer,
-    timeout: float,
+    drain_time: DrainTime,
 ) -> None:
     """Stop in order: readiness, the calls that have arrived, connections, the engine, the ports."""
     await grpc_server.set_healthy(is_healthy=False)
     async with grpc_server.probe() as probe:
         await intake.settle(probe, _SETTLE_TIME)  # which /health/ready reports, too
-    rest.should_exit = True
+    timeout = drain_time.seconds
+    rest.stop(timeout + REPLY_TIME)
     grpc_server.close(timeout + REPLY_TIME)
     await asyncio.sleep(0)
     intake.close()

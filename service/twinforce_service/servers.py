@@ -38,6 +38,11 @@ class RestServer(uvicorn.Server):
         for listener in sockets or ():
             listener.listen(BACKLOG)
 
+    def stop(self, timeout: float) -> None:
+        """Close connections after their replies, and after so many seconds at the latest."""
+        self.config.timeout_graceful_shutdown = math.ceil(timeout)
+        self.should_exit = True
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signal handlers as they are."""

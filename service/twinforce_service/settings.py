@@ -121,6 +121,15 @@ class Settings(BaseSettings):
         description="File of certificates, in PEM, that sign those of clients, which then need one "
         "to connect.",
     )
+    address_file: str = Field(
+        "",
+        description="File in which the server says where it is, once it is ready, for clients that "
+        "follow file:PATH. Only its owner can read it. Without --keys and --tls-certificate it "
+        "also holds a key and a certificate that the server makes for itself.",
+    )
+    address_file_servers: int = Field(
+        1, ge=1, description="Number of servers that share the address file."
+    )
     model: Annotated[dict[str, str], NoDecode] = Field(
         default={},
         description="Model to serve, as NAME=SPEC, where SPEC is a directory, a .ckpt or .pt file, "
@@ -321,6 +330,13 @@ class Settings(BaseSettings):
     drain_timeout: float = Field(
         30.0, ge=0, description="Seconds to finish accepted requests when the server stops."
     )
+    drain_until: float = Field(
+        0.0,
+        ge=0,
+        description="Time at which the machine is taken away, in seconds since 1970. On SIGUSR1 "
+        "the server stops as on SIGTERM, but may use the time until 20 s before; 0 means as long "
+        "as --drain-timeout.",
+    )
     keep_alive: float = Field(
         75.0, gt=0, description="Seconds before an idle REST connection is closed."
     )
@@ -434,7 +450,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_exposure(self) -> Self:
-        if not (is_loopback(self.host) or self.has_keys or self.tls_client_ca or self.insecure):
+        is_protected = self.has_keys or self.tls_client_ca or self.address_file
+        if not (is_loopback(self.host) or is_protected or self.insecure):
             raise ValueError(
                 f"host: expected --keys FILE, made by `twinforce-server keys add`, to listen on "
                 f"{self.host}, or --insecure to let everyone on the network use the service"

@@ -81,12 +81,14 @@ class Access:
         ca: File of certificates to trust; None means those of the system.
         certificate: File of the client's own certificate, if it has one.
         private_key: File of the private key of that.
+        authority: Certificates to trust, in PEM, if they are not in a file.
     """
 
     key: SecretText | Callable[[], str] | None = field(default=None, repr=False)
     ca: str | None = None
     certificate: str | None = None
     private_key: str | None = None
+    authority: str | None = None
 
     @property
     def headers(self) -> dict[str, str]:
@@ -105,10 +107,10 @@ class Access:
         Raises:
             OSError: A file cannot be read, or is none of certificates.
         """
-        if self.ca is None:
+        if self.ca is None and self.authority is None:
             context = httpx2.create_ssl_context()
         else:
-            context = ssl.create_default_context(cafile=self.ca)
+            context = ssl.create_default_context(cafile=self.ca, cadata=self.authority)
         if self.certificate is not None:
             # An encrypted key is refused instead of asking for its password.
             context.load_cert_chain(self.certificate, self.private_key, password="")
@@ -116,6 +118,8 @@ class Access:
 
     def trusted(self) -> bytes | None:
         """Return the certificates to trust, for gRPC; None means those that it has itself."""
+        if self.authority is not None:
+            return self.authority.encode()
         path = self.ca or os.environ.get(_CA_FILE)
         if path is None and not {_CA_FOLDER, _GRPC_CA_FILE} & os.environ.keys():
             path = ssl.get_default_verify_paths().cafile

@@ -88,8 +88,9 @@ def _options(route: Route, access: Access) -> dict[str, Any]:
 
 def _tls(route: Route, access: Access) -> ssl.SSLContext:
     """Return the settings of TLS; those without files of the client take 50 ms to load."""
-    has_files = access.ca is not None or access.certificate is not None
-    return access.tls() if has_files and route.url.is_secure else _default_tls()
+    own = (access.ca, access.authority, access.certificate)
+    has_own = any(each is not None for each in own)
+    return access.tls() if has_own and route.url.is_secure else _default_tls()
 
 
 @cache

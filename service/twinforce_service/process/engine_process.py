@@ -201,7 +201,11 @@ def main() -> None:
     """Run the process of an engine, as `ChildProcess` starts it."""
     directory = Path(sys.argv[1])
     connected = socket.socket(fileno=_move_to_lowest(int(sys.argv[2])))
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when to stop
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGUSR1,
+    ):  # the parent decides when to stop
         signal.signal(number, signal.SIG_IGN)
     spec = EngineSpec.from_json(sys.stdin.readline())
     counters, pulse = Counters(directory), SharedPulse(directory)

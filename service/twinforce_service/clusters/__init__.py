@@ -1,0 +1,1 @@
+"""Clusters without Kubernetes: the file in which servers say where they are, and batch scripts."""

@@ -1,0 +1,28 @@
+"""The time that a server may take to finish its requests when it stops."""
+
+import time
+
+# Seconds before the machine is taken away at which all requests have ended: the rest is for their
+# replies, and for the end of the processes.
+_MARGIN_S = 20.0
+
+
+class DrainTime:
+    """The time to finish accepted requests.
+
+    Args:
+        timeout: Seconds that it takes at most.
+        until: Time at which the machine is taken away, in s since 1970; 0 if that is not known.
+
+    Attributes:
+        seconds: Seconds that it may take now.
+    """
+
+    def __init__(self, timeout: float, until: float = 0.0) -> None:
+        self.seconds = timeout
+        self._until = until
+
+    def use_what_is_left(self) -> None:
+        """Allow all the time that is left until the machine is taken away."""
+        if self._until:
+            self.seconds = max(self._until - time.time() - _MARGIN_S, 0.0)
