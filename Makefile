@@ -15,14 +15,9 @@ TOOLS := .venv-tools
 STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help demo test test-models test-models-together check format proto audit sbom lock lock-torch \
-	release docs chart image image-here attacks chaos fuzz soak bench paper paper-bundled paper-published train \
-=======
-.PHONY: help demo test test-ase test-models test-models-together check format proto audit sbom lock lock-torch \
-	chart image image-here attacks chaos fuzz soak bench paper paper-bundled paper-published train \
->>>>>>> h-C
-	train-pet clean
+.PHONY: help demo test test-ase test-models test-models-together check format proto audit sbom lock \
+	lock-torch release docs chart image image-here attacks chaos fuzz soak bench paper paper-bundled \
+	paper-published train train-pet clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

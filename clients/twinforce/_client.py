@@ -503,9 +503,7 @@ def _connect_servers(options: Options, servers: tuple[Server, ...]) -> Connectio
 
     address = Address(tuple(access_of))
     return (
-        connect(address.urls[0])
-        if address.is_one
-        else ReplicatedConnection(address.urls, connect)
+        connect(address.urls[0]) if address.is_one else ReplicatedConnection(address.urls, connect)
     )
 
 
