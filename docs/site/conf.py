@@ -52,16 +52,14 @@ nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 napoleon_numpy_docstring = False
 
-html_theme = "pydata_sphinx_theme"
+html_theme = "furo"
 html_title = f"TwinForce {release}"
-html_theme_options = {"show_prev_next": False, "navigation_with_keys": False}
-html_sidebars = {"README": []}
 html_show_sourcelink = False
 
 
