@@ -41,7 +41,7 @@ class Place(Generic[_Connection]):
     connection: _Connection
 
 
-class Places(Generic[_Connection]):
+class Locator(Generic[_Connection]):
     """The place of a service, which is looked up again after a failure.
 
     It takes no lock, which a fork could leave locked; at worst, two threads connect at once.
@@ -105,7 +105,7 @@ class FollowingConnection:
     """The connection of a blocking client to a service that may move."""
 
     def __init__(self, file: AddressFile, connect: Callable[[Servers], Connection]) -> None:
-        self._places = Places(file, connect)
+        self._places = Locator(file, connect)
 
     def send(self, call: Call) -> Message:
         """Send a call to the service and wait for the reply."""
@@ -133,7 +133,7 @@ class FollowingConnection:
 class FollowingStream:
     """The calls of one walker, which moves with the service."""
 
-    def __init__(self, places: Places[Connection]) -> None:
+    def __init__(self, places: Locator[Connection]) -> None:
         self._places = places
         self._open: tuple[Place[Connection], Transport] | None = None
 
@@ -161,7 +161,7 @@ class AsyncFollowingConnection:
     """The asyncio counterpart of `FollowingConnection`."""
 
     def __init__(self, file: AddressFile, connect: Callable[[Servers], AsyncConnection]) -> None:
-        self._places = Places(file, connect)
+        self._places = Locator(file, connect)
 
     async def send(self, call: Call) -> Message:
         """Send a call to the service and wait for the reply."""
@@ -190,7 +190,7 @@ class AsyncFollowingConnection:
 class AsyncFollowingStream:
     """The asyncio counterpart of `FollowingStream`."""
 
-    def __init__(self, places: Places[AsyncConnection]) -> None:
+    def __init__(self, places: Locator[AsyncConnection]) -> None:
         self._places = places
         self._open: tuple[Place[AsyncConnection], AsyncTransport] | None = None
 
