@@ -192,7 +192,7 @@ def test_an_assessment_of_any_model_ends_with_its_page(tmp_path, name):
     for status in expected:
         assert status in page
     if name == "failing early":
-        assert "not run (failed: PredictionError: " in page
+        assert "not run (failed: CalculationError: " in page
     if name == "without direct forces":
         assert findings(report, "optimisation") == {"optimise:conservative": "safe"}
     if name == "heating":
