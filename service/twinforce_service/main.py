@@ -22,6 +22,7 @@ from twinforce_service.calls.descriptions import describe_calls
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.nonconservativity import Jacobians
+from twinforce_service.calls.outcomes import Outcomes
 from twinforce_service.downloads import command as download_command
 from twinforce_service.engine.engine import OwnedEngine
 from twinforce_service.engines import LoadModels, make_engine
@@ -36,6 +37,7 @@ from twinforce_service.servers import (
     serve_metrics,
 )
 from twinforce_service.settings import Settings
+from twinforce_service.tracing.export import make_traces
 from twinforce_service.transports.accepting import AcceptFailures
 from twinforce_service.transports.grpc_server import GrpcConnectionLimits, GrpcServer
 from twinforce_service.transports.ports import address_of, allow_connections, listen
@@ -97,7 +99,8 @@ async def serve(
     """
     access = AccessControl(settings)
     metrics = Metrics(service_version())
-    engine = make_engine(settings, load_models, metrics)
+    traces = make_traces(settings)
+    engine = make_engine(settings, load_models, metrics, traces)
     metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)
     allowances = Allowances(settings.caller_limits())
     jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows, allowances)
@@ -108,12 +111,15 @@ async def serve(
     limits = _call_limits(settings)
     intake, converter = Intake(), Converter()
     calls = describe_calls(engine, jacobians, dynamics, allowances, limits, converter)
-    app = make_app(engine, calls, metrics, intake, limits, converter, allowances, access, settings)
+    outcomes = Outcomes(metrics, engine, traces)
+    app = make_app(
+        engine, calls, metrics, outcomes, intake, limits, converter, allowances, access, settings
+    )
     rest = make_rest_server(app, access, settings)
     grpc_server = GrpcServer(
         engine,
         calls,
-        metrics,
+        outcomes,
         intake,
         limits,
         converter,
@@ -123,6 +129,8 @@ async def serve(
     )
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(converter.close)
+        if traces is not None:
+            stack.push_async_callback(traces.close)
         listeners = listen(settings.host, settings.rest_port, "REST")
         for listener in listeners:
             stack.enter_context(listener)

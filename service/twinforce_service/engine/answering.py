@@ -8,6 +8,7 @@ from typing import Any
 from twinforce_dynamics.disagreement import disagreements
 from twinforce_models.registry import LoadedModel
 from twinforce_proto import Prediction, Provenance, ServiceError, Timings
+from twinforce_service.context import trace_id_of
 from twinforce_service.engine import evaluation
 from twinforce_service.engine.report import BatchReport, guarded, usage_of
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Limits, Request
@@ -143,6 +144,8 @@ def _report(
         now - started,
         len(first.rows) if isinstance(first, JacobianRequest) else 0,
         held_s,
+        began=started,
+        traces=tuple([(each.trace, started - each.submitted_at) for each in batch if each.trace]),
     )
 
 
@@ -151,4 +154,5 @@ def _log_fields(request: Request[Any]) -> dict[str, object]:
         "model": request.model,
         "n_atoms": request.n_atoms,
         "request_id": request.request_id,
+        "trace_id": trace_id_of(request.trace),
     }

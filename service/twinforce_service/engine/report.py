@@ -61,6 +61,8 @@ class BatchReport:
         disagreements: Disagreement of the forces of each system for which both kinds were
             predicted.
         usage: Part of each caller.
+        began: Beginning of the evaluation on the clock of `time.monotonic`, in s.
+        traces: Span of each request whose call is recorded, and the time that it waited in s.
     """
 
     model: str
@@ -72,6 +74,8 @@ class BatchReport:
     held_s: float = 0.0
     disagreements: tuple[SystemDisagreement, ...] = ()
     usage: tuple[Usage, ...] = ()
+    began: float = 0.0
+    traces: tuple[tuple[str, float], ...] = ()
 
 
 class Pace:

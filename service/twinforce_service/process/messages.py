@@ -209,11 +209,14 @@ def _report_to_list(report: BatchReport) -> tuple[object, ...]:
         report.held_s,
         disagreements,
         [(each.caller, each.n_systems, each.n_atoms, each.device_s) for each in report.usage],
+        report.began,
+        report.traces,
     )
 
 
 def _report_from_list(values: list[Any]) -> BatchReport:
-    model, n_systems, n_atoms, queue_s, compute_s, n_rows, held_s, disagreements, usage = values
+    model, n_systems, n_atoms, queue_s, compute_s, n_rows, held_s, *others = values
+    disagreements, usage, began, traces = others
     return BatchReport(
         model,
         n_systems,
@@ -227,4 +230,6 @@ def _report_from_list(values: list[Any]) -> BatchReport:
             for rmse, elements, rmses in disagreements
         ),
         tuple(Usage(*each) for each in usage),
+        began,
+        tuple((span, waited) for span, waited in traces),
     )
