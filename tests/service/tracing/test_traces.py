@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-import re
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -13,7 +13,8 @@ import pytest
 from tests.clients.serving import serve
 from tests.potentials import Gated, loaded
 from tests.systems import molecule
-from twinforce import AsyncClient, Client, InvalidSystemError, ServiceError
+from tests.waiting import wait_until
+from twinforce import AsyncClient, Client, ServiceError
 from twinforce_service.logs import JSONFormatter
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc", reason="needs twinforce[tracing]")
@@ -54,7 +55,7 @@ def traced(protocol="grpc", potentials=None, **settings):
             yield server, collector
 
 
-def calls(url, transport):
+def calls(url):
     """Return functions that make a call, a step of a stream, and a run; and what closes all."""
     client = Client(url)
     stream = client.stream("lj")
@@ -81,7 +82,7 @@ def of_trace(collector, trace_id):
 )
 def test_a_call_is_traced_from_the_program_to_the_batch(program, transport, call, method, name):
     with traced() as (server, collector):
-        made, client = calls(getattr(server, f"{transport}_url"), transport)
+        made, client = calls(getattr(server, f"{transport}_url"))
         made[call]()  # outside of a trace: the service decides, for none
         with program.inside("simulation") as span:
             trace_id = span.get_span_context().trace_id
@@ -111,7 +112,7 @@ def test_a_call_is_traced_from_the_program_to_the_batch(program, transport, call
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
 def test_of_a_run_the_trace_shows_the_first_evaluation(program, transport):
     with traced() as (server, collector):
-        made, client = calls(getattr(server, f"{transport}_url"), transport)
+        made, client = calls(getattr(server, f"{transport}_url"))
         with program.inside("simulation") as span:
             made["relax"]()
         client.close()
@@ -122,7 +123,7 @@ def test_of_a_run_the_trace_shows_the_first_evaluation(program, transport):
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
 def test_steps_of_one_stream_belong_to_the_span_that_they_are_made_in(program, transport):
     with traced() as (server, collector):
-        made, client = calls(getattr(server, f"{transport}_url"), transport)
+        made, client = calls(getattr(server, f"{transport}_url"))
         ids = []
         for name in ("first", "second"):
             with program.inside(name) as span:
@@ -152,19 +153,37 @@ def test_an_asyncio_client_passes_the_span_on(program):
 
 def test_a_batch_links_to_the_spans_of_all_its_requests():
     potential = Gated()
-    with traced(potentials={"soft": loaded(potential, "soft")}) as (server, collector):
-        with httpx2.Client(base_url=server.rest_url, timeout=PATIENCE) as rest:
-            body = {"systems": [system_of(3), system_of(4), system_of(3)], "outputs": ["energy"]}
-            headers = {"traceparent": PARENT}
-            potential.gate.release(100)
-            path = "/v1/models/soft/predict"
-            rest.post(path, json=body, headers=headers).raise_for_status()
-    (call,) = collector.named("twinforce predict")
+    first, second = PARENT, PARENT.replace("0af765", "1bf765")
+    with (
+        traced(potentials={"soft": loaded(potential, "soft")}) as (server, collector),
+        httpx2.Client(base_url=server.rest_url, timeout=PATIENCE) as rest,
+        ThreadPoolExecutor(4) as pool,
+    ):
+
+        def ask(n_systems, parent=None):
+            body = {"systems": [system_of(3)] * n_systems}
+            headers = {} if parent is None else {"traceparent": parent}
+            path = "/v1/models/soft/energy"
+            return pool.submit(rest.post, path, json=body, headers=headers, timeout=PATIENCE)
+
+        asked = [ask(1)]  # keeps the device busy while the others come
+        for _ in range(3):  # twice for the warm-up
+            assert potential.entered.acquire(timeout=PATIENCE)
+        asked += [ask(2, first), ask(3, second), ask(1)]
+        wait_until(lambda: "twinforce_queue_requests 6.0" in rest.get("/metrics").text)
+        potential.gate.release(100)
+        assert [each.result().status_code for each in asked] == [200] * 4
+    by_trace = {span.trace_id.hex(): span for span in collector.named("twinforce predict")}
+    assert by_trace.keys() == {first[3:35], second[3:35]}
     (batch,) = collector.named("batch")
-    assert [link.span_id for link in batch.links] == [call.span_id]
-    assert attributes_of(batch)["twinforce.n_systems"] == 3
-    (queue,) = collector.named("queue")
-    assert attributes_of(queue)["twinforce.n_systems"] == 3
+    assert {link.span_id for link in batch.links} == {span.span_id for span in by_trace.values()}
+    assert attributes_of(batch)["twinforce.n_systems"] == 6
+    for name in ("queue", "evaluation"):
+        counts = {
+            span.trace_id.hex(): attributes_of(span)["twinforce.n_systems"]
+            for span in collector.named(name)
+        }
+        assert counts == {first[3:35]: 2, second[3:35]: 3}
 
 
 def system_of(n_atoms):
@@ -205,21 +224,19 @@ def test_the_caller_decides_what_is_traced_and_for_others_the_share(share, paren
         assert call.parent_span_id.hex() == PARENT[36:52]
 
 
-def test_a_program_that_does_not_record_its_span_is_not_traced_by_the_service(program, monkeypatch):
+def test_a_program_that_does_not_record_its_span_is_not_traced_by_the_service(monkeypatch):
     provider = TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
-    with traced(trace_share=1.0) as (server, collector):
-        with Client(server.grpc_url) as client:
-            client.predict(molecule(3), model="lj")
+    with traced(trace_share=1.0) as (server, collector), Client(server.grpc_url) as client:
+        client.predict(molecule(3), model="lj")
     assert collector.spans == []
 
 
 def test_a_call_that_fails_is_an_error_of_its_span(program):
     with traced() as (server, collector):
         for url in (server.grpc_url, server.rest_url):
-            with Client(url) as client, program.inside("simulation"):
-                with pytest.raises(ServiceError):
-                    client.predict(molecule(3), model="other")
+            with Client(url) as client, program.inside("run"), pytest.raises(ServiceError):
+                client.predict(molecule(3), model="other")
     for span in collector.named("twinforce predict"):
         assert attributes_of(span)["error.type"] == "UnknownModelError"
         assert span.status.code == 2
@@ -230,9 +247,11 @@ def test_a_call_that_fails_is_an_error_of_its_span(program):
 def test_a_collector_over_http_gets_the_same_with_the_headers_of_the_environment(monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=physics")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "k8s.pod.name=pod-7")
-    with traced("http/protobuf", trace_share=1.0) as (server, collector):
-        with Client(server.grpc_url) as client:
-            client.predict(molecule(3), model="lj")
+    with (
+        traced("http/protobuf", trace_share=1.0) as (server, collector),
+        Client(server.grpc_url) as client,
+    ):
+        client.predict(molecule(3), model="lj")
     assert dict(collector.names()) == SPANS_OF_CALL
     assert {each["x-tenant"] for each in collector.headers} == {"physics"}
     assert collector.resources[0]["k8s.pod.name"] == "pod-7"
@@ -242,7 +261,7 @@ def test_an_engine_in_another_process_is_traced_alike(program):
     with traced(engine="process") as (server, collector):
         ids = []
         for transport in ("grpc", "rest"):
-            made, client = calls(getattr(server, f"{transport}_url"), transport)
+            made, client = calls(getattr(server, f"{transport}_url"))
             for call in made.values():
                 call()
                 with program.inside("simulation") as span:
@@ -260,9 +279,8 @@ def test_a_collector_that_does_not_answer_delays_nothing(protocol):
     with collecting() as gone:
         pass
     given = {"otlp_endpoint": gone.url, "otlp_protocol": protocol, "engine": "thread"}
-    with serve(trace_share=1.0, **given) as server:
-        with Client(server.grpc_url) as client:
-            assert client.predict(molecule(3), model="lj")
+    with serve(trace_share=1.0, **given) as server, Client(server.grpc_url) as client:
+        assert client.predict(molecule(3), model="lj")
 
 
 def test_logs_name_the_trace_whether_or_not_calls_are_traced(caplog):
