@@ -74,7 +74,7 @@ LAYERS = [
     {"context", "downloads"},
     {"environments", "logs", "scheduling"},
     {"settings"},
-    {"engine", "flags"},
+    {"engine", "flags", "metric_table"},
     {"metrics", "process", "tracing"},
     {"calls"},
     {"transports"},

@@ -107,6 +107,8 @@ async def serve(
     dynamics = Dynamics(
         engine, settings.max_propagations, settings.max_propagation_steps, allowances
     )
+    for name in settings.specs() if load_models is None else ():
+        metrics.watch_model(name, partial(_is_available, engine, name))
     metrics.watch_runs(lambda: dynamics.n_running)
     limits = _call_limits(settings)
     intake, converter = Intake(), Converter()
@@ -147,7 +149,8 @@ async def serve(
         if not stop.is_set():
             engine.wait_until_ready(0)
             for info in engine.models.values():
-                metrics.show_model(info, partial(_is_available, engine, info.name))
+                metrics.watch_model(info.name, partial(_is_available, engine, info.name))
+                metrics.show_model(info)
             await grpc_server.set_healthy(is_healthy=True)
             rest_port = listeners[0].getsockname()[1]
             announce(_ready(settings, rest_port, grpc_port, metrics_port, engine))

@@ -328,9 +328,6 @@ class Settings(BaseSettings):
     grpc_keep_alive: float = Field(
         30.0, gt=0, description="Seconds between pings that detect disconnected gRPC clients."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "warning", description="Lowest level of the logs that are written."
-    )
     otlp_endpoint: str = Field(
         "",
         description="URL of a collector of traces (OpenTelemetry Protocol), such as "
@@ -346,6 +343,9 @@ class Settings(BaseSettings):
         le=1,
         description="Share of the calls that are traced among those that belong to no trace of "
         "their callers. The others are traced if their trace is recorded.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "warning", description="Lowest level of the logs that are written."
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="Format of the logs on standard error, with one line per record."

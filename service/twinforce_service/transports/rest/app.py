@@ -26,7 +26,7 @@ from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.outcomes import Outcomes
 from twinforce_service.context import permission
 from twinforce_service.engine.engine import Engine
-from twinforce_service.metrics import CONTENT_TYPE, Metrics
+from twinforce_service.metrics import Metrics
 from twinforce_service.transports.key_check import KeyCheck
 from twinforce_service.transports.rest import openapi, problems, texts
 from twinforce_service.transports.rest.gate import Gate
@@ -148,10 +148,11 @@ def _metrics(metrics: Metrics) -> APIRouter:
     router = APIRouter(tags=["service"])
 
     @router.get("/metrics", responses=openapi.METRICS, response_class=Response)
-    async def show_metrics() -> Response:
-        """Return the metrics in the text format of Prometheus."""
+    async def show_metrics(request: HTTPRequest) -> Response:
+        """Return the metrics in the text format of Prometheus, or in that of OpenMetrics."""
         permission.get().require(METRICS)
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+        content, media_type = metrics.exposition(request.headers.get("accept", ""))
+        return Response(content, headers={"content-type": media_type})
 
     return router
 
