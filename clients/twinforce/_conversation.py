@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from twinforce._options import Options
 from twinforce._retries import Outage, Retries
 from twinforce._systems import SystemLike, as_system, as_systems
+from twinforce._tracing import span_of
 from twinforce._transports.transport import Call, Method
 from twinforce_proto import (
     InvalidRequestError,
@@ -146,17 +147,20 @@ class Conversation:
         """
         counts_outages = self._options.counts_outages
         retries = self._retries(self._options.timeout, counts_outages=counts_outages)
-        while True:
-            timeout = retries.begin()
-            try:
-                value = parse((yield Call(method, make_message(), timeout, retries.n_lost)))
-            except ServiceError as error:
-                pause = retries.pause_after(error)
-            else:
-                retries.succeed()
-                return value
-            before_retry()
-            yield Pause(pause)
+        with span_of(method) as span:
+            while True:
+                timeout = retries.begin()
+                call = Call(method, make_message(), timeout, retries.n_lost, span.headers)
+                try:
+                    value = parse((yield call))
+                except ServiceError as error:
+                    pause = retries.pause_after(error)
+                    span.note_failure(error)
+                else:
+                    retries.succeed()
+                    return value
+                before_retry()
+                yield Pause(pause)
 
     def run_retries(self, timeout: float | None) -> Retries:
         """Return the attempts to follow a run.

@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from twinforce._conversation import Conversation, Flow
 from twinforce._systems import SystemLike, are_fixed, as_system
+from twinforce._tracing import current_headers
 from twinforce._transports.transport import Call, Method
 from twinforce._weights import KeptWeights, ServedWeights
 from twinforce_dynamics.codec.checkpoint import CheckpointSummary
@@ -60,7 +61,7 @@ class ResumingRun(Generic[T]):
         """Return the call that starts or resumes the run."""
         timeout = self._retries.begin()
         message = self._run.remaining_request()
-        return Call(self._run.method, message, timeout, self._retries.n_lost)
+        return Call(self._run.method, message, timeout, self._retries.n_lost, current_headers())
 
     def take(self, reply: pb.Snapshot | pb.Relaxed) -> T:
         """Decode an update."""

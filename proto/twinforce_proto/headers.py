@@ -15,6 +15,10 @@ URGENCY = "x-urgency"
 # ids of their own accord.
 WATCH_ID = "x-watch-id"
 
+# The span of the caller (W3C Trace Context), and what its tracing system adds.
+TRACE_PARENT = "traceparent"
+TRACE_STATE = "tracestate"
+
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
 PROTOBUF = "application/x-protobuf"

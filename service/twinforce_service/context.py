@@ -1,4 +1,4 @@
-"""Context variables of the current request: its id, urgency, caller, and what that may do."""
+"""Context variables of the current request: its id, trace, urgency, caller and permission."""
 
 import re
 import uuid
@@ -14,6 +14,10 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 urgency: ContextVar[int] = ContextVar("urgency", default=NORMAL_URGENCY)
 caller: ContextVar[Caller] = ContextVar("caller", default=UNKNOWN)
 connection: ContextVar[str] = ContextVar("connection", default="")
+trace_parent: ContextVar[str] = ContextVar("trace_parent", default="")
+"""Span of the caller, in the form of W3C Trace Context; empty if it gives none."""
+trace: ContextVar[str] = ContextVar("trace", default="")
+"""Span of the current call, in the same form; empty unless it is recorded."""
 permission: ContextVar[Permission] = ContextVar("permission", default=EVERYTHING)
 
 
@@ -40,6 +44,11 @@ def has_valid_key() -> bool:
     return True
 
 
+# Version, trace, span and flags; later versions may add something.
+_TRACE = re.compile(
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
+)
+_TRACE_LETTERS = 55
 _VALID_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
@@ -48,6 +57,18 @@ def choose_request_id(given: str | None) -> str:
     if given is not None and _VALID_ID.fullmatch(given):
         return given
     return uuid.uuid4().hex
+
+
+def set_trace_parent(given: str | bytes | None) -> None:
+    """Note the span of the caller, as in W3C Trace Context; what is invalid counts as none."""
+    found = _TRACE.fullmatch(given) if given and isinstance(given, str) else None
+    is_valid = found is not None and not (found[1] == "00" and found[2])
+    trace_parent.set(str(given)[:_TRACE_LETTERS] if is_valid else "")
+
+
+def trace_id_of(parent: str) -> str:
+    """Return the id of the trace that a span belongs to; empty if there is no span."""
+    return parent[3:35]
 
 
 def set_urgency(given: str | bytes | None) -> None:

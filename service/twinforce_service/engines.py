@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from twinforce_proto import ModelLoadError
 from twinforce_service.engine.engine import Engine, OwnedEngine
+from twinforce_service.engine.report import BatchReport
 from twinforce_service.engine.spec import EngineSpec
 from twinforce_service.environments.environment import MAIN, Environment, find_environments
 from twinforce_service.environments.placement import PlacedModel, Placement, place
@@ -24,15 +25,20 @@ from twinforce_service.process.turns import DeviceTurns, TurnOf
 from twinforce_service.scheduling.request import Limits
 from twinforce_service.settings import Settings
 
-if TYPE_CHECKING:  # torch is imported only in the process that loads the models
+if TYPE_CHECKING:
+    # Torch is imported only in the process that loads the models, OpenTelemetry only for traces.
     from twinforce_models.registry import LoadedModel
+    from twinforce_service.tracing.spans import CallTraces
 
 # Returns the models of a service, by name.
 LoadModels: TypeAlias = Callable[[], "Mapping[str, LoadedModel]"]
 
 
 def make_engine(
-    settings: Settings, load_models: LoadModels | None, metrics: Metrics
+    settings: Settings,
+    load_models: LoadModels | None,
+    metrics: Metrics,
+    traces: "CallTraces | None" = None,
 ) -> OwnedEngine:
     """Return an engine that stands for all engines of a service; none is started yet.
 
@@ -41,15 +47,17 @@ def make_engine(
         load_models: Returns the models to serve in place of those in the settings; the engine then
             runs in a thread of this process.
         metrics: Metrics to update. Processes report in the running event loop.
+        traces: Records the batches of traced calls; None if no calls are traced.
 
     Raises:
         ModelLoadError: There is no environment of a name that a spec mentions.
     """
+    observe = _observer(metrics, traces)
     if load_models is not None:
-        return _thread_engine(settings, {}, load_models, metrics)
+        return _thread_engine(settings, {}, load_models, observe)
     placement = place(settings.specs())
     if settings.engine == "thread":
-        return _thread_engine(settings, _only_main(placement), None, metrics)
+        return _thread_engine(settings, _only_main(placement), None, observe)
     folder = Path(settings.environment_folder).expanduser()
     environments = find_environments(placement.specs, settings.environment, folder)
     n_engines = len(placement.specs)
@@ -60,6 +68,7 @@ def make_engine(
             settings,
             environments[name],
             specs,
+            observe,
             metrics,
             [TurnOf(each, index) for each in turns],
             suspects,
@@ -104,6 +113,7 @@ def _engine_of(
     settings: Settings,
     environment: Environment,
     specs: Mapping[str, str],
+    observe: Callable[[BatchReport], None],
     metrics: Metrics,
     turns: Sequence[TurnOf],
     suspects: Suspects,
@@ -114,7 +124,8 @@ def _engine_of(
         settings: Settings of the service.
         environment: The environment.
         specs: Specs of its models by name.
-        metrics: Metrics to update.
+        observe: Called with the report of each batch.
+        metrics: Metrics that count restarts.
         turns: Place of the environment on each device; empty if it is the only one.
         suspects: Suspects of crashes of all engines.
     """
@@ -122,7 +133,7 @@ def _engine_of(
     engines = [
         ProcessEngine(
             _spec(settings, specs, device, turn.turns.n_engines if turn else 1),
-            metrics.observe_batch,
+            observe,
             partial(metrics.count_restart, environment.name),
             loop=loop,
             environment=environment,
@@ -135,14 +146,30 @@ def _engine_of(
 
 
 def _thread_engine(
-    settings: Settings, specs: Mapping[str, str], load_models: LoadModels | None, metrics: Metrics
+    settings: Settings,
+    specs: Mapping[str, str],
+    load_models: LoadModels | None,
+    observe: Callable[[BatchReport], None],
 ) -> OwnedEngine:
     from twinforce_service.engine import loading
     from twinforce_service.engine.thread_engine import ThreadEngine
 
     spec = _spec(settings, specs, settings.devices()[0])
     load_all = partial(loading.load_models, spec, load_models)
-    return ThreadEngine(load_all, spec.limits, metrics.observe_batch)
+    return ThreadEngine(load_all, spec.limits, observe)
+
+
+def _observer(metrics: Metrics, traces: "CallTraces | None") -> Callable[[BatchReport], None]:
+    """Return the function that is called with the report of each batch."""
+    if traces is None:
+        return metrics.observe_batch
+
+    def observe(report: BatchReport) -> None:
+        metrics.observe_batch(report)
+        if report.traces:
+            traces.observe_batch(report)
+
+    return observe
 
 
 def _spec(

@@ -20,10 +20,12 @@ _GROUPS = {
     "compile": "compilation",
     "max_batch_atoms": "limits",
     "max_connections": "connections",
+    "otlp_endpoint": "traces",
     "log_level": "logs",
 }
 # Settings that may be repeated.
 _NAMED = {"model": "NAME=SPEC", "environment": "NAME=PATH"}
+_SHARES = {"trace_share"}
 _METAVARS: dict[object, str] = {int: "N", float: "SECONDS", int | None: "N"}
 _EPILOG = f"""\
 Each flag can also be set by the environment variable {ENV_PREFIX}NAME, or in the file of --config.
@@ -111,7 +113,8 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, info: FieldInfo) -> Non
     elif get_origin(info.annotation) is Literal:
         options["metavar"] = "|".join(get_args(info.annotation))
     else:
-        options["metavar"] = _METAVARS.get(info.annotation, name.split("_")[-1].upper())
+        last = name.split("_")[-1].upper()
+        options["metavar"] = last if name in _SHARES else _METAVARS.get(info.annotation, last)
     group.add_argument(f"--{name.replace('_', '-')}", **options)
 
 

@@ -1,4 +1,4 @@
-"""Structured logs with request ids, as text or JSON lines."""
+"""Structured logs with the ids of requests and traces, as text or JSON lines."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from twinforce_proto import ServiceError
 from twinforce_proto.errors import MAX_MESSAGE_BYTES, clipped
-from twinforce_service.context import request_id
+from twinforce_service.context import request_id, trace, trace_id_of, trace_parent
 
 # Attributes of every record; all others were given as `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -61,6 +61,7 @@ def fields(record: logging.LogRecord) -> dict[str, object]:
         "logger": record.name,
         "message": record.getMessage(),
         "request_id": request_id.get(),
+        "trace_id": trace_id_of(trace.get() or trace_parent.get()),
     }
     given = {name: value for name, value in vars(record).items() if name not in _STANDARD}
     if record.exc_info:

@@ -25,6 +25,7 @@ from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.clusters import command as slurm_command
 from twinforce_service.clusters.drain import DrainTime
 from twinforce_service.clusters.publication import Publication, publication
+from twinforce_service.calls.outcomes import Outcomes
 from twinforce_service.downloads import command as download_command
 from twinforce_service.engine.engine import OwnedEngine
 from twinforce_service.engines import LoadModels, make_engine
@@ -39,6 +40,7 @@ from twinforce_service.servers import (
     serve_metrics,
 )
 from twinforce_service.settings import Settings
+from twinforce_service.tracing.export import make_traces
 from twinforce_service.transports.accepting import AcceptFailures
 from twinforce_service.transports.grpc_server import GrpcConnectionLimits, GrpcServer
 from twinforce_service.transports.ports import address_of, allow_connections, listen
@@ -118,23 +120,29 @@ async def _serve(
     """Build all objects, wire them, and serve."""
     access = AccessControl(settings)
     metrics = Metrics(service_version())
-    engine = make_engine(settings, load_models, metrics)
+    traces = make_traces(settings)
+    engine = make_engine(settings, load_models, metrics, traces)
     metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)
     allowances = Allowances(settings.caller_limits())
     jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows, allowances)
     dynamics = Dynamics(
         engine, settings.max_propagations, settings.max_propagation_steps, allowances
     )
+    for name in settings.specs() if load_models is None else ():
+        metrics.watch_model(name, partial(_is_available, engine, name))
     metrics.watch_runs(lambda: dynamics.n_running)
     limits = _call_limits(settings)
     intake, converter = Intake(), Converter()
     calls = describe_calls(engine, jacobians, dynamics, allowances, limits, converter)
-    app = make_app(engine, calls, metrics, intake, limits, converter, allowances, access, settings)
+    outcomes = Outcomes(metrics, engine, traces)
+    app = make_app(
+        engine, calls, metrics, outcomes, intake, limits, converter, allowances, access, settings
+    )
     rest = make_rest_server(app, access, settings)
     grpc_server = GrpcServer(
         engine,
         calls,
-        metrics,
+        outcomes,
         intake,
         limits,
         converter,
@@ -144,6 +152,8 @@ async def _serve(
     )
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(converter.close)
+        if traces is not None:
+            stack.push_async_callback(traces.close)
         listeners = listen(settings.host, settings.rest_port, "REST")
         for listener in listeners:
             stack.enter_context(listener)
@@ -158,7 +168,8 @@ async def _serve(
         if not stop.is_set():
             engine.wait_until_ready(0)
             for info in engine.models.values():
-                metrics.show_model(info, partial(_is_available, engine, info.name))
+                metrics.watch_model(info.name, partial(_is_available, engine, info.name))
+                metrics.show_model(info)
             await grpc_server.set_healthy(is_healthy=True)
             rest_port = listeners[0].getsockname()[1]
             ready = _ready(settings, rest_port, grpc_port, metrics_port, engine)

@@ -16,6 +16,7 @@ from twinforce_service.calls.bounds import CallLimits
 from twinforce_service.calls.conversion import Converter
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
+from twinforce_service.calls.outcomes import Outcomes
 from twinforce_service.engine.engine import OwnedEngine
 from twinforce_service.hosts import is_loopback, trusted_hosts
 from twinforce_service.metrics import Metrics
@@ -53,6 +54,7 @@ def make_app(
     engine: OwnedEngine,
     calls: Calls,
     metrics: Metrics,
+    outcomes: Outcomes,
     intake: Intake,
     limits: CallLimits,
     converter: Converter,
@@ -65,6 +67,7 @@ def make_app(
         engine,
         calls,
         metrics,
+        outcomes,
         intake,
         limits,
         converter,

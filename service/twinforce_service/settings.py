@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -343,6 +344,22 @@ class Settings(BaseSettings):
     grpc_keep_alive: float = Field(
         30.0, gt=0, description="Seconds between pings that detect disconnected gRPC clients."
     )
+    otlp_endpoint: str = Field(
+        "",
+        description="URL of a collector of traces (OpenTelemetry Protocol), such as "
+        "http://collector:4317. It needs the packages of twinforce[tracing]; without it, calls are "
+        "not traced.",
+    )
+    otlp_protocol: Literal["grpc", "http/protobuf"] = Field(
+        "grpc", description="Protocol of the collector."
+    )
+    trace_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of the calls that are traced among those that belong to no trace of "
+        "their callers. The others are traced if their trace is recorded.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="Lowest level of the logs that are written."
     )
@@ -449,6 +466,17 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_collector(self) -> Self:
+        if not self.otlp_endpoint:
+            return self
+        if not is_url(self.otlp_endpoint) or not urlsplit(self.otlp_endpoint).hostname:
+            expected = "a URL that begins with http:// or https://"
+            raise ValueError(f"otlp-endpoint: expected {expected}, got {self.otlp_endpoint!r}")
+        if not _has_package("opentelemetry.exporter.otlp.proto"):
+            raise ValueError("otlp-endpoint: expected the packages of twinforce[tracing]")
+        return self
+
+    @model_validator(mode="after")
     def _check_exposure(self) -> Self:
         is_protected = self.has_keys or self.tls_client_ca or self.address_file
         if not (is_loopback(self.host) or is_protected or self.insecure):
@@ -495,6 +523,14 @@ class Settings(BaseSettings):
         """Return the specs of the models to serve, by name."""
         bundled = {BUNDLED_MODEL: BUNDLED_MODEL} if self.water else {}
         return bundled | self.model
+
+
+def _has_package(name: str) -> bool:
+    """Return True if a package is installed, whatever its parents are."""
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _checked_names(named: dict[str, Any]) -> dict[str, Any]:

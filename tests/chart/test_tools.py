@@ -46,7 +46,7 @@ EXCEPTIONS = {
     ),
 }
 # Panels that show nothing unless something went wrong.
-QUIET = {"Restarts of engines in an hour A"}
+QUIET = {"Restarts of engines in an hour A", "Memory of GPUs A"}
 
 
 @pytest.fixture(scope="module")

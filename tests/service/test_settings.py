@@ -45,6 +45,7 @@ def test_the_help_groups_the_flags_and_its_example_parses(capsys):
         "compilation:",
         "limits:",
         "connections:",
+        "traces:",
         "logs:",
         "example:",
     ]
@@ -201,3 +202,26 @@ def test_the_schema_of_the_file_has_all_settings_but_its_own_name():
     for name, each in schema["properties"].items():
         assert each["description"] == Settings.model_fields[name].description
         assert each["default"] == Settings.model_fields[name].default
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--otlp-endpoint", "collector:4317"], "otlp-endpoint: expected a URL that begins with"),
+        (["--otlp-endpoint", "http://"], "otlp-endpoint: expected a URL that begins with"),
+        (["--otlp-protocol", "json"], "otlp-protocol: "),
+        (["--trace-share", "1.5"], "trace-share: "),
+        (["--trace-share", "nan"], "trace-share: "),
+    ],
+)
+def test_wrong_settings_of_traces_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_settings(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_traces_need_their_packages(monkeypatch, capsys):
+    monkeypatch.setattr("twinforce_service.settings.find_spec", lambda _: None)
+    with pytest.raises(SystemExit, match="2"):
+        parse_settings(["--otlp-endpoint", "http://collector:4317"])
+    assert "expected the packages of twinforce[tracing]" in capsys.readouterr().err

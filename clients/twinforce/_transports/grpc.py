@@ -15,7 +15,12 @@ from twinforce._connections.ownership import abandon
 from twinforce._transports.access import Access
 from twinforce._transports.grpc_errors import service_error
 from twinforce._transports.grpc_loading import check_asyncio, check_process, grpc, own
-from twinforce._transports.grpc_stream import GrpcStream, Metadata, stream_ended
+from twinforce._transports.grpc_stream import (
+    GrpcStream,
+    Metadata,
+    stream_ended,
+    traced_message,
+)
 from twinforce._transports.identity import client_id
 from twinforce._transports.proxies import Route, route_to
 from twinforce._transports.transport import KEEP_ALIVE, Call, deadline_exceeded
@@ -57,7 +62,9 @@ class GrpcTransport:
         """Send a call and wait for the reply."""
         method = getattr(self._stub, call.method)
         try:
-            return _message(method(call.message, timeout=call.timeout, metadata=self._metadata()))
+            return _message(
+                method(call.message, timeout=call.timeout, metadata=self._metadata(call))
+            )
         except grpc.RpcError as error:
             raise service_error(error, self._route, call.timeout) from error
 
@@ -65,7 +72,7 @@ class GrpcTransport:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
         pid = os.getpid()
         replies = getattr(self._stub, call.method)(
-            call.message, timeout=call.timeout, metadata=self._metadata()
+            call.message, timeout=call.timeout, metadata=self._metadata(call)
         )
         try:
             with open_run():
@@ -108,7 +115,7 @@ class AsyncGrpcTransport:
         try:
             with _cancellation_by_close(self._route):
                 return _message(
-                    await method(call.message, timeout=call.timeout, metadata=self._metadata())
+                    await method(call.message, timeout=call.timeout, metadata=self._metadata(call))
                 )
         except grpc.RpcError as error:
             raise service_error(error, self._route, call.timeout) from error
@@ -117,7 +124,7 @@ class AsyncGrpcTransport:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
         pid = os.getpid()
         replies = getattr(self._stub, call.method)(
-            call.message, timeout=call.timeout, metadata=self._metadata()
+            call.message, timeout=call.timeout, metadata=self._metadata(call)
         )
         try:
             with _cancellation_by_close(self._route):
@@ -175,7 +182,7 @@ class AsyncGrpcStream:
         if self._call is None:
             self._call = self._stub.PredictStream(metadata=self._metadata())
         try:
-            await self._call.write(call.message)
+            await self._call.write(traced_message(call))
         except (asyncio.InvalidStateError, grpc.RpcError) as error:  # the stream has ended
             raise stream_ended(self._route) from error
         reply = await self._call.read()
@@ -196,10 +203,17 @@ def _cancellation_by_close(route: Route) -> Iterator[None]:
         raise RequestCancelledError(f"the call of {route} was canceled: closed") from error
 
 
-def _metadata(urgency: int, access: Access) -> Metadata:
-    """Return the metadata of each call, without those that the service would assume."""
+def _metadata(urgency: int, access: Access, call: Call | None = None) -> Metadata:
+    """Return the metadata of a call, without those that the service would assume.
+
+    Args:
+        urgency: Urgency of all calls.
+        access: Key of the client.
+        call: The call; None for a stream, each message of which may belong to another span.
+    """
     named = {} if urgency == headers.NORMAL_URGENCY else {headers.URGENCY: str(urgency)}
-    return tuple(({headers.CLIENT_ID: client_id()} | named | access.headers).items())
+    trace = {} if call is None else call.trace
+    return tuple(({headers.CLIENT_ID: client_id()} | named | access.headers | trace).items())
 
 
 def _open_channel(module: Any, route: Route, access: Access) -> Any:

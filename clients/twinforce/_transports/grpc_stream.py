@@ -15,6 +15,7 @@ from twinforce._transports.grpc_loading import grpc
 from twinforce._transports.proxies import Route
 from twinforce._transports.transport import Call, deadline_exceeded
 from twinforce_proto import UnavailableError
+from twinforce_proto.headers import TRACE_PARENT
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 
 Metadata = tuple[tuple[str, str], ...] | None
@@ -80,7 +81,7 @@ class _Correspondence:
 
     def exchange(self, call: Call) -> Message | Exception | None:
         """Return the reply to a message, or what came instead; `Empty` if nothing did in time."""
-        self._requests.put(call.message)
+        self._requests.put(traced_message(call))
         timeout = None if call.timeout is None else min(call.timeout, TIMEOUT_MAX)
         try:
             return self._replies.get(timeout=timeout)
@@ -116,6 +117,14 @@ def _messages(
     while (message := requests.get()) is not None:
         yield message
     opened.get().cancel()
+
+
+def traced_message(call: Call) -> Message:
+    """Return the message of a step, which names the span that it belongs to, if there is one."""
+    if call.trace:
+        message: Any = call.message
+        message.traceparent = call.trace[TRACE_PARENT]
+    return call.message
 
 
 def stream_ended(route: Route) -> UnavailableError:

@@ -209,7 +209,8 @@ def _headers(url: Url, urgency: int) -> dict[str, str]:
 
 def _request(call: Call, url: Url, encoding: Encoding, access: Access) -> dict[str, Any]:
     """Return the arguments of the HTTP request that makes a call."""
-    headers = {"accept": _MEDIA_TYPES[encoding], WATCH_ID: watch_id(call.n_lost)} | access.headers
+    headers = {"accept": _MEDIA_TYPES[encoding], WATCH_ID: watch_id(call.n_lost)}
+    headers |= access.headers | call.trace
     if call.timeout is not None:
         # The service may drop the request once the client no longer waits for the reply.
         headers[TIMEOUT] = repr(call.timeout)
@@ -264,7 +265,7 @@ def _as_predict_call(call: Call, last: pb.PredictRequest) -> Call:
         last.systems.append(message.system)
     else:
         _move(last.systems[0], message.move)
-    return Call("Predict", last, call.timeout, call.n_lost)
+    return Call("Predict", last, call.timeout, call.n_lost, call.trace)
 
 
 def _move(system: pb.System, move: pb.Move) -> None:

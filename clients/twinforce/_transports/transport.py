@@ -1,7 +1,7 @@
 """The interface of transports, blocking and with asyncio, and the errors they share."""
 
 from collections.abc import AsyncGenerator, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from google.protobuf.message import Message
@@ -35,12 +35,14 @@ class Call:
         message: The request.
         timeout: Seconds to wait for the reply; None means no limit.
         n_lost: Number of earlier attempts whose reply was given up as lost.
+        trace: Headers of the span that it belongs to, if the program records spans.
     """
 
     method: Method
     message: Message
     timeout: float | None
     n_lost: int = 0
+    trace: dict[str, str] = field(default_factory=dict)
 
 
 class Transport(Protocol):

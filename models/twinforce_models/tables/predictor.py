@@ -58,6 +58,7 @@ class TablePredictor:
 
     Attributes:
         n_recordings: Number of evaluations that have been recorded.
+        n_padding: Number of places for atoms that were evaluated empty.
     """
 
     def __init__(self, potential: Potential, max_entries: int = 2**26) -> None:
@@ -67,7 +68,7 @@ class TablePredictor:
         self._recordings: OrderedDict[Hashable, Recording | None] = OrderedDict()
         self._sizes_seen: set[Hashable] = set()
         self._pool: Any = None
-        self.n_recordings = 0
+        self.n_recordings = self.n_padding = 0
 
     def predict(
         self, systems: Sequence[System], outputs: frozenset[str]
@@ -121,6 +122,7 @@ class TablePredictor:
             key = size, wanted, width, max_seen, tabular.table_variant
             flat = self._run(key, evaluate, size, (systems, geometry, reach))
             if self._capacity.fits_or_grows(int(flat[0]), int(flat[1])):
+                self.n_padding += size.n_atoms - len(geometry.positions)
                 return _unflatten(flat, size, wanted, len(geometry.positions))
 
     def _run(

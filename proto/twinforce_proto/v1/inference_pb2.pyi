@@ -137,18 +137,20 @@ class PredictReply(_message.Message):
     def __init__(self, model: _Optional[str] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
 
 class StreamRequest(_message.Message):
-    __slots__ = ("model", "outputs", "reply_dtype", "system", "move")
+    __slots__ = ("model", "outputs", "reply_dtype", "system", "move", "traceparent")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     REPLY_DTYPE_FIELD_NUMBER: _ClassVar[int]
     SYSTEM_FIELD_NUMBER: _ClassVar[int]
     MOVE_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     model: str
     outputs: _containers.RepeatedScalarFieldContainer[Output]
     reply_dtype: DType
     system: System
     move: Move
-    def __init__(self, model: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., reply_dtype: _Optional[_Union[DType, str]] = ..., system: _Optional[_Union[System, _Mapping]] = ..., move: _Optional[_Union[Move, _Mapping]] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, model: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., reply_dtype: _Optional[_Union[DType, str]] = ..., system: _Optional[_Union[System, _Mapping]] = ..., move: _Optional[_Union[Move, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Move(_message.Message):
     __slots__ = ("positions", "cell")

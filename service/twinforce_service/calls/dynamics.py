@@ -19,7 +19,7 @@ from twinforce_proto import (
     ServiceError,
 )
 from twinforce_service.callers.allowances import Allowances
-from twinforce_service.context import caller, connection, request_id, urgency
+from twinforce_service.context import caller, connection, request_id, trace, urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.engine.runs import Run, Update, origin_of
 from twinforce_service.scheduling.request import Walker
@@ -185,6 +185,7 @@ class _UpdateReceiver:
             urgency=urgency.get(),
             caller=caller.get(),
             connection=connection.get(),
+            trace=trace.get(),
         )
         self.run.future.add_done_callback(self._note_end)
 

@@ -17,7 +17,7 @@ from twinforce_proto import (
 )
 from twinforce_proto.jacobian import measure
 from twinforce_service.callers.allowances import Allowances
-from twinforce_service.context import caller, connection, request_id, urgency
+from twinforce_service.context import caller, connection, request_id, trace, urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows
 
@@ -107,6 +107,7 @@ class Jacobians:
             outputs=frozenset({request.output}),
             deadline=deadline,
             request_id=request_id.get(),
+            trace=trace.get(),
             urgency=urgency.get(),
             caller=caller.get(),
             connection=connection.get(),

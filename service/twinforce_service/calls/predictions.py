@@ -16,7 +16,7 @@ from twinforce_proto import (
 )
 from twinforce_service.callers.allowances import Allowances
 from twinforce_service.calls.conversion import BYTES_PER_SYSTEM, MAX_BYTES_INLINE, Converter
-from twinforce_service.context import caller, connection, request_id, urgency
+from twinforce_service.context import caller, connection, request_id, trace, urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.scheduling.reply import reply
 from twinforce_service.scheduling.request import Request, Walker
@@ -74,6 +74,7 @@ def _pending(
 ) -> list[Request[Prediction]]:
     deadline = None if timeout is None else time.monotonic() + timeout
     label, level, who, where = request_id.get(), urgency.get(), caller.get(), connection.get()
+    span = trace.get()
     return [
         Request(
             model=request.model,
@@ -86,6 +87,7 @@ def _pending(
             urgency=level,
             caller=who,
             connection=where,
+            trace=span,
             future=reply(),
         )
         for index, system in enumerate(request.systems)

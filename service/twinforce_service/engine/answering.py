@@ -9,12 +9,16 @@ from typing import Any
 from twinforce_dynamics.disagreement import disagreements
 from twinforce_models.registry import LoadedModel
 from twinforce_proto import Prediction, Provenance, ServiceError, Timings
+from twinforce_service.context import trace_id_of
 from twinforce_service.engine import evaluation
-from twinforce_service.engine.report import BatchReport, guarded, usage_of
+from twinforce_service.engine.report import BatchReport, DeviceMemory, guarded, usage_of
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Limits, Request
 from twinforce_service.version import provenance_of
 
 logger = logging.getLogger(__name__)
+
+# Seconds between reports of the memory of the device.
+_MEMORY_INTERVAL_S = 1.0
 
 
 class Answering:
@@ -53,6 +57,8 @@ class Answering:
         self._learn = learn
         self._on_out_of_memory = on_out_of_memory
         self._report_batch = guarded(on_batch)
+        self._padding: dict[str, int] = {}
+        self._memory_due_at = 0.0
         self._clock = clock
         self._n_waiting_atoms = n_waiting_atoms
 
@@ -105,7 +111,7 @@ class Answering:
         held_s: float,
     ) -> None:
         now = self._clock()
-        report = _report(batch, started, now, held_s)
+        report = self._report(batch, started, now, held_s)
         device_s = self._learn(batch, report, now)
         provenance = self._provenances[report.model]
         timings = partial(
@@ -121,11 +127,49 @@ class Answering:
                 request.fail(answer)
             else:
                 request.complete(_finished(answer, request.outputs, provenance, timings(waited)))
-        report = replace(report, usage=usage_of(batch, device_s))
+        report = replace(report, usage=usage_of(batch, device_s), memory=self._memory(report.model))
         if not report.n_rows:
             systems = [request.system for request in batch]
             report = replace(report, disagreements=disagreements(systems, answers))
         self._report_batch(report)
+
+    def _report(
+        self, batch: Sequence[Request[Any]], started: float, now: float, held_s: float
+    ) -> BatchReport:
+        first, limits = batch[0], self._limits
+        n_atoms = sum([each.n_atoms for each in batch])
+        n_pairs = sum([each.n_pairs for each in batch])
+        return BatchReport(
+            first.model,
+            len(batch),
+            n_atoms,
+            tuple([started - each.submitted_at for each in batch]),
+            now - started,
+            len(first.rows) if isinstance(first, JacobianRequest) else 0,
+            held_s,
+            began=started,
+            fill=max(n_atoms / limits.max_batch_atoms, n_pairs / limits.max_batch_pairs),
+            n_padding=self._new_padding(first.model),
+            traces=tuple(
+                [(each.trace, started - each.submitted_at) for each in batch if each.trace]
+            ),
+        )
+
+    def _new_padding(self, name: str) -> int:
+        """Return the padding of the tables of a model since the last call."""
+        tables = self._models[name].tables
+        if tables is None:
+            return 0
+        before, self._padding[name] = self._padding.get(name, 0), tables.n_padding
+        return tables.n_padding - before
+
+    def _memory(self, name: str) -> DeviceMemory | None:
+        """Return the memory of the device of a model, if it was not asked for recently."""
+        now = self._clock()
+        if now < self._memory_due_at:
+            return None
+        self._memory_due_at = now + _MEMORY_INTERVAL_S
+        return evaluation.memory_of(self._models[name])
 
 
 def _finished(
@@ -141,24 +185,10 @@ def _finished(
     return Prediction(**requested, provenance=provenance, timings=timings)
 
 
-def _report(
-    batch: Sequence[Request[Any]], started: float, now: float, held_s: float
-) -> BatchReport:
-    first = batch[0]
-    return BatchReport(
-        first.model,
-        len(batch),
-        sum(request.n_atoms for request in batch),
-        tuple(started - request.submitted_at for request in batch),
-        now - started,
-        len(first.rows) if isinstance(first, JacobianRequest) else 0,
-        held_s,
-    )
-
-
 def _log_fields(request: Request[Any]) -> dict[str, object]:
     return {
         "model": request.model,
         "n_atoms": request.n_atoms,
         "request_id": request.request_id,
+        "trace_id": trace_id_of(request.trace),
     }

@@ -25,6 +25,7 @@ from twinforce_proto import (
 )
 from twinforce_proto.model_info import reason_if_open
 from twinforce_proto.outputs import DIRECT_OUTPUTS
+from twinforce_service.engine.report import DeviceMemory
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Limits, Request
 
 _SHAPES: dict[str, tuple[int, ...]] = {
@@ -141,6 +142,16 @@ def recover(model: LoadedModel, error: Exception) -> None:
         torch.cuda.empty_cache()
     except RuntimeError as lost:
         raise DeviceLostError(f"{device}: {lost}") from error
+
+
+def memory_of(model: LoadedModel) -> DeviceMemory | None:
+    """Return the memory of the device of a model; None unless it is a GPU."""
+    device = model.potential.device
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    used, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    return DeviceMemory(model.info.device, used, reserved, free)
 
 
 def failure_of(error: Exception, n_atoms: int, device: str) -> ServiceError:

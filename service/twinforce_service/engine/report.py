@@ -47,6 +47,23 @@ def usage_of(batch: Sequence[Request[Any]], device_s: Sequence[float]) -> tuple[
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """The memory of a GPU, in bytes.
+
+    Attributes:
+        device: Name of the device.
+        used: Memory of tensors of the engine.
+        reserved: Memory that the engine keeps for them; at least what is used.
+        free: Memory that any process may take.
+    """
+
+    device: str
+    used: int
+    reserved: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
 class BatchReport:
     """The size and the timings of one evaluated batch, or of some rows of a Jacobian.
 
@@ -61,6 +78,11 @@ class BatchReport:
         disagreements: Disagreement of the forces of each system for which both kinds were
             predicted.
         usage: Part of each caller.
+        began: Beginning of the evaluation on the clock of `time.monotonic`, in s.
+        fill: Part of the atoms or neighbor pairs that a batch may have, whichever is more.
+        n_padding: Places for atoms that were evaluated empty.
+        memory: Memory of the device, now and then.
+        traces: Span of each request whose call is recorded, and the time that it waited in s.
     """
 
     model: str
@@ -72,6 +94,11 @@ class BatchReport:
     held_s: float = 0.0
     disagreements: tuple[SystemDisagreement, ...] = ()
     usage: tuple[Usage, ...] = ()
+    began: float = 0.0
+    fill: float = 0.0
+    n_padding: int = 0
+    memory: DeviceMemory | None = None
+    traces: tuple[tuple[str, float], ...] = ()
 
 
 class Pace:

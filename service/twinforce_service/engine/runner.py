@@ -75,11 +75,13 @@ class ActiveRun:
             SystemTooLargeError: The atoms have come too close together.
         """
         system = self._moved(needed)
+        # Of the evaluations of a run, the trace shows the first.
+        trace = self.run.trace if self.counted_system is None else ""
         if self.counted_system is None or not has_hardly_moved(self.counted_system, system):
             self.n_pairs, self.counted_system = self.count_pairs(system), system
-        return self._request(system, is_outer=needed.is_outer)
+        return self._request(system, is_outer=needed.is_outer, trace=trace)
 
-    def _request(self, system: System, *, is_outer: bool) -> Request[Prediction]:
+    def _request(self, system: System, *, is_outer: bool, trace: str = "") -> Request[Prediction]:
         steps = self.run_steps
         return Request(
             model=steps.model,
@@ -94,6 +96,7 @@ class ActiveRun:
             n_pairs=self.n_pairs,
             is_suspect=self.run.is_suspect,
             number=self.run.number,
+            trace=trace,
             future=reply(),
         )
 

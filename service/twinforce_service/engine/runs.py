@@ -38,6 +38,7 @@ class Run:
         caller: Caller whose share of the device the evaluations take.
         connection: Connection that the request came over, which has a part of this share.
         is_suspect: True if an engine crashed on it, so that its evaluations share no batch.
+        trace: Span of the call, in the form of W3C Trace Context; empty unless it is recorded.
         number: Number of the run between two processes.
         n_atoms: Number of atoms.
         future: Completes with None after the last update, or with a `ServiceError`. Cancel it when
@@ -57,6 +58,7 @@ class Run:
     caller: Caller = UNKNOWN
     connection: str = ""
     is_suspect: bool = False
+    trace: str = ""
     number: int = -1
     n_atoms: int = field(init=False)
     future: "Future[None]" = field(default_factory=Future)

@@ -6,7 +6,7 @@ the frames.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -18,7 +18,7 @@ from twinforce_dynamics.disagreement import SystemDisagreement
 from twinforce_proto import ModelInfo, Prediction, Provenance, ServiceError, Timings
 from twinforce_proto.codec.messages import model_info_from_proto, model_info_to_proto
 from twinforce_proto.v1 import inference_pb2 as pb
-from twinforce_service.engine.report import BatchReport, Usage
+from twinforce_service.engine.report import BatchReport, DeviceMemory, Usage
 from twinforce_service.process.channel import Frame
 from twinforce_service.process.protocol import protocol, reason_to_refuse
 from twinforce_service.scheduling.request import JacobianRows
@@ -214,11 +214,17 @@ def _report_to_list(report: BatchReport) -> tuple[object, ...]:
         report.held_s,
         disagreements,
         [(each.caller, each.n_systems, each.n_atoms, each.device_s) for each in report.usage],
+        report.began,
+        report.fill,
+        report.n_padding,
+        None if report.memory is None else astuple(report.memory),
+        report.traces,
     )
 
 
 def _report_from_list(values: list[Any]) -> BatchReport:
-    model, n_systems, n_atoms, queue_s, compute_s, n_rows, held_s, disagreements, usage = values
+    model, n_systems, n_atoms, queue_s, compute_s, n_rows, held_s, *others = values
+    disagreements, usage, began, fill, n_padding, memory, traces = others
     return BatchReport(
         model,
         n_systems,
@@ -232,4 +238,9 @@ def _report_from_list(values: list[Any]) -> BatchReport:
             for rmse, elements, rmses in disagreements
         ),
         tuple(Usage(*each) for each in usage),
+        began,
+        fill,
+        n_padding,
+        None if memory is None else DeviceMemory(*memory),
+        tuple((span, waited) for span, waited in traces),
     )

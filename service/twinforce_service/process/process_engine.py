@@ -19,6 +19,7 @@ from twinforce_proto import (
     ServiceError,
     UnavailableError,
 )
+from twinforce_service.context import trace_id_of
 from twinforce_service.engine.lifecycle import Lifecycle, not_finished
 from twinforce_service.engine.report import BatchReport, guarded
 from twinforce_service.engine.runs import Credit, Run
@@ -372,4 +373,5 @@ class ProcessEngine(Lifecycle):
 
 
 def _fields_of(entry: Request[Any] | Run) -> dict[str, object]:
-    return {"n_atoms": entry.n_atoms, "request_id": entry.request_id}
+    trace_id = trace_id_of(entry.trace)
+    return {"n_atoms": entry.n_atoms, "request_id": entry.request_id, "trace_id": trace_id}

@@ -42,6 +42,7 @@ def requests_to_frames(requests: Iterable[tuple[int, Request[Any]]]) -> list[Fra
                 request.connection,
                 request.n_pairs,
                 request.is_suspect,
+                request.trace,
                 request.n_atoms,
                 system.pbc.tolist(),
                 system.charge,
@@ -95,6 +96,7 @@ def _request(
     connection: str,
     n_pairs: int,
     is_suspect: bool,
+    trace: str,
 ) -> Request[Any]:
     values: tuple[Any, ...] = (
         model,
@@ -112,6 +114,7 @@ def _request(
         number,
         _NOT_YET,
         _NOT_YET,
+        trace,
         reply(),
     )
     return Request(*values) if rows is None else JacobianRequest(*values, rows=range(*rows))

@@ -50,6 +50,7 @@ def run_to_frames(number: int, run: Run) -> list[Frame]:
         caller_to_list(run.caller),
         run.connection,
         run.is_suspect,
+        run.trace,
     )
     if isinstance(request, RelaxRequest):
         data = relax_request_to_proto(request).SerializeToString()
@@ -72,9 +73,8 @@ def run_from_message(
     Raises:
         ServiceError: The request is invalid.
     """
-    number, credit, deadline, request_id, walker, urgency, caller, connection, is_suspect = (
-        message.head
-    )
+    number, credit, deadline, request_id, walker, urgency, *others = message.head
+    caller, connection, is_suspect, trace = others
 
     def emit(update: Update, is_last: bool) -> None:
         on_update(number, update, is_last)
@@ -91,6 +91,7 @@ def run_from_message(
         caller=caller_of(*caller),
         connection=connection,
         is_suspect=is_suspect,
+        trace=trace,
         number=number,
     )
     return number, run

@@ -61,6 +61,7 @@ class Request(Generic[_Answer]):
         number: Number of the request, or of its run, between two processes.
         submitted_at: Time of admission, on the same clock as `deadline`.
         charged: Device time that its caller was charged in advance, in s.
+        trace: Span of the call, in the form of W3C Trace Context; empty unless it is recorded.
         n_atoms: Number of atoms that the system adds to a batch.
         future: Receives the answer or a `ServiceError`; cancel it to abandon the request. It may be
             a `Reply` if no thread blocks on it.
@@ -81,6 +82,7 @@ class Request(Generic[_Answer]):
     number: int = -1
     submitted_at: float = 0.0
     charged: float = 0.0
+    trace: str = ""
     n_atoms: int = field(init=False)
     future: Future[_Answer] = field(default_factory=Future)
 

@@ -18,8 +18,8 @@ from twinforce_service.calls.bounds import CallLimits
 from twinforce_service.calls.conversion import Converter
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
+from twinforce_service.calls.outcomes import Outcomes
 from twinforce_service.engine.engine import Engine
-from twinforce_service.metrics import Metrics
 from twinforce_service.transports.grpc_connections import GrpcConnections
 from twinforce_service.transports.grpc_gate import GrpcGate
 from twinforce_service.transports.grpc_health import HealthService
@@ -76,7 +76,7 @@ class GrpcServer:
     Args:
         engine: Evaluates systems and declares the models.
         calls: Calls to serve.
-        metrics: Metrics to update.
+        outcomes: Outcomes to note.
         intake: Intake of the calls.
         limits: Limits of a call.
         converter: Converts what is large.
@@ -89,7 +89,7 @@ class GrpcServer:
         self,
         engine: Engine,
         calls: Calls,
-        metrics: Metrics,
+        outcomes: Outcomes,
         intake: Intake,
         limits: CallLimits,
         converter: Converter,
@@ -103,7 +103,7 @@ class GrpcServer:
         self._check_interval = min(_CHECK_INTERVAL, connections.header_timeout / 4)
         self._checking: asyncio.Task[None] | None = None
         self._servicer = GrpcServicer(
-            engine, calls, metrics, intake, limits, converter, self._connections
+            engine, calls, outcomes, intake, limits, converter, self._connections
         )
         self._health = HealthService()
         self._certificates = certificates

@@ -10,7 +10,7 @@ import grpc
 from twinforce_proto import ServiceError
 from twinforce_proto.codec.messages import model_info_to_proto
 from twinforce_proto.codec.stream import stream_reply_to_proto
-from twinforce_proto.headers import CLIENT_ID, REQUEST_ID, URGENCY
+from twinforce_proto.headers import CLIENT_ID, REQUEST_ID, TRACE_PARENT, URGENCY
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceServicer
 from twinforce_service.calls.bounds import CallLimits, parsed, work_of_wire
@@ -18,7 +18,7 @@ from twinforce_service.calls.conversion import Converter
 from twinforce_service.calls.descriptions import Calls, StreamingCall, UnaryCall
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.message_sizes import check_size
-from twinforce_service.calls.outcomes import CountedOutcome, counted
+from twinforce_service.calls.outcomes import CountedOutcome, Outcomes
 from twinforce_service.context import (
     check_again,
     choose_request_id,
@@ -26,10 +26,10 @@ from twinforce_service.context import (
     permission,
     request_id,
     set_peer,
+    set_trace_parent,
     set_urgency,
 )
 from twinforce_service.engine.engine import Engine
-from twinforce_service.metrics import Metrics
 from twinforce_service.transports.grpc_connections import GrpcConnections
 from twinforce_service.transports.grpc_errors import abort
 from twinforce_service.transports.grpc_gate import place_of
@@ -47,7 +47,7 @@ class GrpcServicer(InferenceServicer):
     Args:
         engine: Evaluates systems and declares the models.
         calls: Calls to serve.
-        metrics: Metrics to update.
+        outcomes: Outcomes to note.
         intake: Intake of the calls.
         limits: Limits of a call.
         converter: Converts what is large.
@@ -58,7 +58,7 @@ class GrpcServicer(InferenceServicer):
         self,
         engine: Engine,
         calls: Calls,
-        metrics: Metrics,
+        outcomes: Outcomes,
         intake: Intake,
         limits: CallLimits,
         converter: Converter,
@@ -67,7 +67,7 @@ class GrpcServicer(InferenceServicer):
         self._engine = engine
         self._connections = connections
         self._calls = calls
-        self._metrics = metrics
+        self._outcomes = outcomes
         self._intake = intake
         self._limits = limits
         self._converter = converter
@@ -88,14 +88,15 @@ class GrpcServicer(InferenceServicer):
         except ServiceError as error:
             await abort(context, error)
         stream = WalkerStream(self._calls, self._limits, self._converter, context)
-        peer = context.peer()
+        peer, call = context.peer(), self._calls.predict.scope
         while (data := await self._open_calls.read(context)) is not grpc.aio.EOF:
             try:
                 check_again.get()()
             except ServiceError as error:
                 await abort(context, error)
+            outcome = self._outcomes.of_step("grpc_stream", call, stream.model)
             try:
-                with self._open_calls, self._counted("grpc_stream", stream.model) as outcome:
+                with self._open_calls, outcome:
                     reply = await stream.reply(data, outcome)
             except ServiceError as error:
                 reply = stream_reply_to_proto(error).SerializeToString()
@@ -159,13 +160,13 @@ class GrpcServicer(InferenceServicer):
         return reply
 
     async def _unary(self, call: UnaryCall[Any, Any], data: bytes, context: _Context) -> bytes:
-        with self._open_calls, self._counted("grpc") as outcome:
+        with self._open_calls, self._outcomes.of("grpc", call.scope) as outcome:
             request = await self._decode(call, data, outcome)
             reply = await call.answer(request, _time_remaining(context))
             return await self._encode(call, request, reply)
 
     async def _stream(self, call: StreamingCall[Any, Any], data: bytes, context: _Context) -> None:
-        with self._open_calls, self._counted("grpc") as outcome:
+        with self._open_calls, self._outcomes.of("grpc", call.scope) as outcome:
             request = await self._decode(call, data, outcome)
             async with aclosing(call.answer(request, _time_remaining(context))) as replies:
                 was_valid = True
@@ -210,9 +211,6 @@ class GrpcServicer(InferenceServicer):
         permission.get().require_model(name)
         return model_info_to_proto(self._engine.find(name)).SerializeToString()
 
-    def _counted(self, transport: str, model: str = "") -> CountedOutcome:
-        return counted(self._metrics, transport, self._engine, model)
-
 
 def _enter(context: _Context) -> None:
     """Note the id, the origin and the urgency of a call, and send its id back.
@@ -226,6 +224,7 @@ def _enter(context: _Context) -> None:
     context.set_trailing_metadata(((REQUEST_ID, request_id.get()),))
     host, port = place_of(context.peer())
     set_peer(host, port, metadata.get(CLIENT_ID))
+    set_trace_parent(metadata.get(TRACE_PARENT))
     set_urgency(metadata.get(URGENCY))
 
 

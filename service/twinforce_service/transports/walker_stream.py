@@ -13,7 +13,7 @@ from twinforce_service.calls.conversion import MAX_BYTES_INLINE, Converter
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.message_sizes import check_size
 from twinforce_service.calls.outcomes import CountedOutcome
-from twinforce_service.context import permission
+from twinforce_service.context import permission, set_trace_parent, trace_parent
 from twinforce_service.scheduling.request import Walker
 
 
@@ -43,6 +43,8 @@ class WalkerStream:
         self._context = context
         self._decoder = StreamDecoder()
         self._walker = Walker()
+        # Span of the caller, in the metadata of the stream and in the last message.
+        self._trace_of_stream, self._trace_of_step = trace_parent.get(), ""
 
     @property
     def model(self) -> str:
@@ -54,7 +56,7 @@ class WalkerStream:
 
         Args:
             data: The message.
-            outcome: Told the name of the model.
+            outcome: Told the name of the model, and when the step begins.
 
         Raises:
             ServiceError: The message is invalid, or its system was refused or failed.
@@ -65,6 +67,9 @@ class WalkerStream:
         else:
             decode = partial(self._decoded_large, data, outcome)
             request = await self._converter.convert_large(decode)
+        if (parent := self._trace_of_step or self._trace_of_stream) or trace_parent.get():
+            set_trace_parent(parent)
+        outcome.begin()
         self._calls.predict.check_reply(request, self._limits.max_bytes)
         timeout: float | None = self._context.time_remaining()
         predictions = await self._calls.step(request, timeout, self._walker)
@@ -84,6 +89,7 @@ class WalkerStream:
     def _decoded(self, data: bytes, outcome: CountedOutcome) -> PredictRequest:
         try:
             message = parsed(pb.StreamRequest, data)
+            self._trace_of_step = message.traceparent
             outcome.model = message.model or outcome.model
             permission.get().require(self._calls.predict.scope, outcome.model)
         except ServiceError:

@@ -17,7 +17,7 @@ from twinforce_proto import (
     UnsupportedElementError,
 )
 from twinforce_service.callers.caller import Caller
-from twinforce_service.engine.report import BatchReport, Usage
+from twinforce_service.engine.report import BatchReport, DeviceMemory, Usage
 from twinforce_service.process import messages
 from twinforce_service.process.request_messages import requests_from_message, requests_to_frames
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Request
@@ -32,6 +32,11 @@ REPORT = BatchReport(
     compute_s=2 / 3,
     disagreements=(SystemDisagreement(0.1, {1: 0.2, 18: 1 / 7}),),
     usage=(Usage("ada", 1, 3, 1 / 7), Usage("10.0.0.1", 1, 4, 0.5)),
+    began=1e6 / 7,
+    fill=1 / 9,
+    n_padding=3,
+    memory=DeviceMemory("cuda:0", 1, 2, 3),
+    traces=(("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", 1 / 3),),
 )
 
 
@@ -70,6 +75,7 @@ def test_requests_are_decoded_unchanged(system):
         caller=Caller("ada", 2.5, True),
         connection="10.0.0.1:5000",
         n_pairs=12,
+        trace=REPORT.traces[0][0],
     )
     second = JacobianRequest(
         model="soft", system=molecule(4), outputs=frozenset({"direct_forces"}), rows=range(3, 9)
@@ -90,6 +96,7 @@ def test_requests_are_decoded_unchanged(system):
         "caller",
         "connection",
         "n_pairs",
+        "trace",
     ):
         assert getattr(one, name) == getattr(first, name)
         assert getattr(other, name) == getattr(second, name)

@@ -35,6 +35,7 @@ from twinforce_service.calls.descriptions import describe_calls
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.nonconservativity import Jacobians
+from twinforce_service.calls.outcomes import Outcomes
 from twinforce_service.embedded import run_in_thread
 from twinforce_service.metrics import Metrics
 from twinforce_service.transports.rest import bodies
@@ -643,7 +644,9 @@ def test_an_unexpected_exception_is_a_problem_without_details():
     allowances = Allowances()
     jacobians, dynamics = (kind(engine, 10, 10, allowances) for kind in (Jacobians, Dynamics))
     calls = describe_calls(engine, jacobians, dynamics, allowances, LIMITS, Converter())
-    app = create_app(engine, calls, Metrics("0"), Intake(), LIMITS, Converter(), allowances)
+    metrics = Metrics("0")
+    outcomes = Outcomes(metrics, engine)
+    app = create_app(engine, calls, metrics, outcomes, Intake(), LIMITS, Converter(), allowances)
 
     async def ask(method, path):
         transport = httpx2.ASGITransport(app)

@@ -23,9 +23,10 @@ from twinforce_service.calls.bounds import CallLimits
 from twinforce_service.calls.conversion import Converter
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
+from twinforce_service.calls.outcomes import Outcomes
 from twinforce_service.context import permission
 from twinforce_service.engine.engine import Engine
-from twinforce_service.metrics import CONTENT_TYPE, Metrics
+from twinforce_service.metrics import Metrics
 from twinforce_service.transports.key_check import KeyCheck
 from twinforce_service.transports.rest import openapi, problems, texts
 from twinforce_service.transports.rest.gate import Gate
@@ -44,6 +45,7 @@ def create_app(
     engine: Engine,
     calls: Calls,
     metrics: Metrics,
+    outcomes: Outcomes,
     intake: Intake,
     limits: CallLimits,
     converter: Converter,
@@ -58,7 +60,8 @@ def create_app(
     Args:
         engine: Evaluates systems and declares the models.
         calls: Calls to serve.
-        metrics: Metrics to update and to show.
+        metrics: Metrics to show.
+        outcomes: Outcomes to note.
         intake: Intake of the calls.
         limits: Limits of a call.
         converter: Converts what is large.
@@ -74,7 +77,7 @@ def create_app(
         exception_handlers={**_EXCEPTION_HANDLERS},
     )
     # Routes are matched in this order, so the most frequent come first.
-    app.include_router(call_router(engine, calls, metrics, limits, converter))
+    app.include_router(call_router(engine, calls, outcomes, limits, converter))
     app.include_router(_models(engine))
     app.include_router(_health(engine, intake))
     if has_metrics:
@@ -145,10 +148,11 @@ def _metrics(metrics: Metrics) -> APIRouter:
     router = APIRouter(tags=["service"])
 
     @router.get("/metrics", responses=openapi.METRICS, response_class=Response)
-    async def show_metrics() -> Response:
-        """Return the metrics in the text format of Prometheus."""
+    async def show_metrics(request: HTTPRequest) -> Response:
+        """Return the metrics in the text format of Prometheus, or in that of OpenMetrics."""
         permission.get().require(METRICS)
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+        content, media_type = metrics.exposition(request.headers.get("accept", ""))
+        return Response(content, headers={"content-type": media_type})
 
     return router
 

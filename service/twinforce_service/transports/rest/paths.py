@@ -15,10 +15,9 @@ from twinforce_proto.headers import JSON, URGENCY
 from twinforce_service.calls.bounds import CallLimits, work_of_wire
 from twinforce_service.calls.conversion import Converter
 from twinforce_service.calls.descriptions import Calls, StreamingCall, UnaryCall
-from twinforce_service.calls.outcomes import counted
+from twinforce_service.calls.outcomes import Outcomes
 from twinforce_service.context import check_again, has_valid_key, permission, set_urgency
 from twinforce_service.engine.engine import Engine
-from twinforce_service.metrics import Metrics
 from twinforce_service.transports.rest import bodies, dynamics_bodies, openapi
 from twinforce_service.transports.rest.counting import work_of
 from twinforce_service.transports.rest.lines import LinesResponse
@@ -131,11 +130,11 @@ def _fixed_path(
 
 
 def call_router(
-    engine: Engine, calls: Calls, metrics: Metrics, limits: CallLimits, converter: Converter
+    engine: Engine, calls: Calls, outcomes: Outcomes, limits: CallLimits, converter: Converter
 ) -> APIRouter:
     """Return the router of all paths that answer calls."""
     router = APIRouter(prefix="/v1/models/{model}")
-    endpoints = _Endpoints(engine, metrics, limits, converter)
+    endpoints = _Endpoints(engine, outcomes, limits, converter)
     for path in paths_of(calls):
         make_endpoint = endpoints.unary if isinstance(path.call, UnaryCall) else endpoints.streaming
         router.add_api_route(
@@ -154,10 +153,10 @@ class _Endpoints:
     """Makes the functions that answer the requests to a path."""
 
     def __init__(
-        self, engine: Engine, metrics: Metrics, limits: CallLimits, converter: Converter
+        self, engine: Engine, outcomes: Outcomes, limits: CallLimits, converter: Converter
     ) -> None:
         self._engine = engine
-        self._metrics = metrics
+        self._outcomes = outcomes
         self._limits = limits
         self._converter = converter
 
@@ -168,7 +167,7 @@ class _Endpoints:
 
         async def answer(http: HTTPRequest, model: str) -> Response:
             read_type = body_type(http)
-            with counted(self._metrics, "rest", self._engine, model):
+            with self._outcomes.of("rest", path.call.scope, model):
                 request, timeout = await self._read(path, read_type, http, model)
                 reply = await while_connected(http, call.answer(request, timeout))
                 write_type = reply_type(http)
@@ -184,7 +183,7 @@ class _Endpoints:
         async def answer(http: HTTPRequest, model: str) -> Response:
             read_type = body_type(http)
             with ExitStack() as counting:
-                counting.enter_context(counted(self._metrics, "rest", self._engine, model))
+                counting.enter_context(self._outcomes.of("rest", path.call.scope, model))
                 request, timeout = await self._read(path, read_type, http, model)
                 lines = self._lines(path, request, timeout, counting.pop_all())
             # An error before the first line gets an HTTP status, unlike later ones.

@@ -15,11 +15,25 @@ from twinforce_proto import (
     RequestCancelledError,
 )
 from twinforce_proto.errors import clipped
-from twinforce_proto.headers import CLIENT_ID, JSON, PROTOBUF, REQUEST_ID, TIMEOUT, WATCH_ID
+from twinforce_proto.headers import (
+    CLIENT_ID,
+    JSON,
+    PROTOBUF,
+    REQUEST_ID,
+    TIMEOUT,
+    TRACE_PARENT,
+    WATCH_ID,
+)
 from twinforce_service.callers.allowances import Allowances
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.message_sizes import request_too_large
-from twinforce_service.context import caller, choose_request_id, request_id, set_peer
+from twinforce_service.context import (
+    caller,
+    choose_request_id,
+    request_id,
+    set_peer,
+    set_trace_parent,
+)
 from twinforce_service.logs import internal_error
 from twinforce_service.transports.rest.problems import UnsupportedMediaTypeError, problem_of
 from twinforce_service.transports.rest.rate_limits import rate_limit_headers
@@ -95,6 +109,7 @@ class RequestScope:
         if (client := scope.get("client")) is not None:
             host, port = client
             set_peer(host, port, headers.get(CLIENT_ID))
+        set_trace_parent(headers.get(TRACE_PARENT))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -1,0 +1,1 @@
+"""Traces of calls (OpenTelemetry): from the client, by the queue, to the batch that answers."""
