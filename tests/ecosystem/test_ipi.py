@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ase.io
@@ -77,6 +78,26 @@ def test_ring_polymers(water, atoms, tmp_path):
     one_by_one = run(tmp_path, text.replace("<batch_size>8", "<batch_size>1"), water)
     np.testing.assert_allclose(together, one_by_one, atol=1e-5)
     assert np.ptp(together[:, 3]) > 0.0
+
+
+def test_sockets(water, atoms, tmp_path):
+    """The bridge: i-PI by sockets, with a connection for each of four of the beads, moves alike."""
+    del atoms  # their file is the template
+    text = code_below("Ring polymers", "xml")
+    direct = run(tmp_path, text, water)
+    name = f"twinforce-{tmp_path.name}-{time.time_ns()}"
+    by_socket = re.sub(
+        r"<ffdirect name='forces'>.*</ffdirect>",
+        f"<ffsocket name='forces' mode='unix' pbc='false'><address>{name}</address></ffsocket>",
+        text,
+        flags=re.DOTALL,
+    )
+    command = [sys.executable, "-m", "twinforce.socket_bridge.main", "start.xyz", "--url", water]
+    command += ["--connect", f"unix:{name}", "--connections", "4"]
+    with subprocess.Popen(command, cwd=tmp_path) as bridge:
+        found = run(tmp_path, by_socket, water)
+        assert bridge.wait(timeout=60) == 0
+    np.testing.assert_allclose(found, direct, atol=1e-5)
 
 
 def test_a_structure(service, atoms):
