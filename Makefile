@@ -15,7 +15,7 @@ TOOLS := .venv-tools
 STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ase test-models test-models-together check format proto audit sbom lock \
+.PHONY: help demo test test-ase test-ecosystem test-models test-models-together check format proto audit sbom lock \
 	lock-torch release docs chart image image-here attacks chaos fuzz soak bench paper paper-bundled \
 	paper-published train train-pet clean
 
@@ -69,6 +69,31 @@ $(FAMILY_VENVS)/%/.installed: $(STAMP)
 # With the tests that ASE installs; they take two minutes.
 test-ase: $(STAMP)  ## run ASE's own tests that use EMT with our calculator in its place (ARGS="-k neb")
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.ecosystem.ase $(ARGS)
+
+# Programs that use the service, each in an environment of its own that takes from $(VENV) what it can.
+PROGRAMS ?= ase geometric grpc_requests ipi janus jupyter lammps matcalc openmm phonopy sella torch_sim
+PROGRAM_VENVS := .venv-ecosystem
+RESULTS := build/ecosystem
+
+test-ecosystem: $(PROGRAMS:%=test-ecosystem-%)  ## run other programs with a service, and write the table of docs/ecosystem.md (PROGRAMS="sella ipi")
+	PYTHONPATH=. $(BIN)/python -m tests.ecosystem.table $(RESULTS)
+
+# The programs that bring libraries of their own, such as MPI, have them in lib.
+test-ecosystem-%: $(PROGRAM_VENVS)/%/.installed
+	@mkdir -p $(RESULTS)
+	OMP_NUM_THREADS=1 LD_LIBRARY_PATH=$(abspath $(PROGRAM_VENVS))/$*/lib \
+		TWINFORCE_ECOSYSTEM_RESULTS=$(RESULTS)/$*.json $(PROGRAM_VENVS)/$*/bin/python -m pytest \
+		-m "ecosystem or not ecosystem" tests/ecosystem/test_$*.py $(ARGS)
+
+.PRECIOUS: $(PROGRAM_VENVS)/%/.installed
+$(PROGRAM_VENVS)/%/.installed: tests/ecosystem/requirements/%.txt $(STAMP)
+	@echo "Setting up $(@D)."
+	@rm -rf $(@D)
+	@$(BIN)/python -m venv --without-pip $(@D)
+	@$(BIN)/python -c '$(LINK)' > $$($(@D)/bin/python -c '$(SITE)')/twinforce-base.pth
+	@$(BIN)/pip --disable-pip-version-check --python $(@D)/bin/python install --quiet \
+		--constraint constraints.txt --requirement $<
+	@touch $@
 
 check: $(STAMP)  ## check format, lint and types
 	$(BIN)/ruff format --check .
@@ -208,7 +233,7 @@ train-pet: $(STAMP)  ## train a hybrid PET with metatrain: make train-pet DATA=f
 	$(BIN)/python -m twinforce_models.training.pet.main --data "$(DATA)" --out runs/pet $(ARGS)
 
 clean:  ## remove the virtual environment and everything built
-	rm -rf $(VENV) $(FAMILY_VENVS) $(TOOLS) $(DOCS) $(CHART) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FAMILY_VENVS) $(PROGRAM_VENVS) $(TOOLS) $(DOCS) $(CHART) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV), which takes some minutes the first time and none later."

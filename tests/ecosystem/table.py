@@ -1,0 +1,47 @@
+"""Print the table of programs from the results of their tests, and write it into docs/ecosystem.md.
+
+python -m tests.ecosystem.table build/ecosystem
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from tests.ecosystem.conftest import PAGE
+
+BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+_HEADER = ["| program | version | what its test does | result |", "| --- | --- | --- | --- |"]
+
+
+def result_of(outcomes):
+    if all(outcome == "passed" for outcome in outcomes):
+        return "works"
+    return "failed" if "failed" in outcomes else "not run"
+
+
+def table_of(folder):
+    """Return the lines of the table for the files of results in a folder."""
+    rows = [row for path in sorted(folder.glob("*.json")) for row in json.loads(path.read_text())]
+    rows.sort(key=lambda row: row["program"].lower())
+    return [
+        *_HEADER,
+        *(
+            f"| {row['program']} | {row['version'] or '-'} | {row['what']} | "
+            f"{result_of(row['outcomes'])} |"
+            for row in rows
+        ),
+    ]
+
+
+def main(folder):
+    lines = table_of(Path(folder))
+    sys.stdout.write("\n".join([*lines, ""]))
+    before, rest = PAGE.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    PAGE.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{after}")
+    if any(line.endswith(("failed |", "not run |")) for line in lines):
+        sys.exit("some programs failed or were not run")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
