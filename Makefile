@@ -12,7 +12,8 @@ STAMP := $(VENV)/.installed
 PIP   := $(BIN)/pip --disable-pip-version-check install --constraint constraints.txt
 # Programs that look at the project from outside live apart, so as not to be part of it.
 TOOLS := .venv-tools
-STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
+MESSAGES := --python_out=proto --pyi_out=proto
+STUBS := $(MESSAGES) --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-models test-models-together check format proto audit sbom lock lock-torch \
@@ -77,6 +78,7 @@ format: $(STAMP)  ## format, and fix what the linter can fix
 
 proto: $(STAMP)  ## generate the protobuf stubs next to their .proto
 	$(BIN)/python -m grpc_tools.protoc -I proto $(STUBS) proto/twinforce_proto/v1/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I proto $(MESSAGES) proto/twinforce_proto/open_inference/*.proto
 
 # Exit code 1: vulnerabilities are known. 3: nobody could be asked, so nothing is known.
 audit: $(STAMP) $(TOOLS)/.installed  ## look up known vulnerabilities of what is installed and locked (ADVISORIES=checkout of pypa/advisory-database: without network)

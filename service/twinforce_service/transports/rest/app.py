@@ -27,6 +27,8 @@ from twinforce_service.context import permission
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import CONTENT_TYPE, Metrics
 from twinforce_service.transports.key_check import KeyCheck
+from twinforce_service.transports.open_inference.openapi import SCHEMAS as OPEN_INFERENCE_SCHEMAS
+from twinforce_service.transports.open_inference.router import open_inference_router
 from twinforce_service.transports.rest import openapi, problems, texts
 from twinforce_service.transports.rest.gate import Gate
 from twinforce_service.transports.rest.paths import call_router
@@ -75,6 +77,7 @@ def create_app(
     )
     # Routes are matched in this order, so the most frequent come first.
     app.include_router(call_router(engine, calls, metrics, limits, converter))
+    app.include_router(open_inference_router(engine, calls, metrics, intake, limits, converter))
     app.include_router(_models(engine))
     app.include_router(_health(engine, intake))
     if has_metrics:
@@ -85,7 +88,7 @@ def create_app(
     app.add_middleware(
         RequestScope, intake=intake, open_requests=open_requests, allowances=allowances
     )
-    openapi.complete(app, needs_key=key_check is not None)
+    openapi.complete(app, OPEN_INFERENCE_SCHEMAS, needs_key=key_check is not None)
     return app
 
 
