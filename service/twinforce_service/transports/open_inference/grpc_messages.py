@@ -114,7 +114,9 @@ def _tensors(inputs: Sequence[pb.ModelInferRequest.InferInputTensor]) -> list[Te
 
 def _values(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
     """Return parameters as plain values by name."""
-    chosen = ((name, each, each.WhichOneof("parameter_choice")) for name, each in parameters.items())
+    chosen = (
+        (name, each, each.WhichOneof("parameter_choice")) for name, each in parameters.items()
+    )
     return {name: getattr(each, choice) for name, each, choice in chosen if choice is not None}
 
 

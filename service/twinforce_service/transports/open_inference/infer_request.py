@@ -19,7 +19,12 @@ from twinforce_proto.errors import quoted
 from twinforce_proto.outputs import OUTPUTS, STRESSES
 from twinforce_service.calls.bounds import CallLimits
 from twinforce_service.transports.open_inference.parameters import Options
-from twinforce_service.transports.open_inference.tensors import INPUTS, OUTPUT_KINDS, Tensor, check_names
+from twinforce_service.transports.open_inference.tensors import (
+    INPUTS,
+    OUTPUT_KINDS,
+    Tensor,
+    check_names,
+)
 
 _REQUIRED = [kind.name for kind in INPUTS.values() if not kind.is_optional]
 # Tensors with one row per system, beside `n_atoms`.

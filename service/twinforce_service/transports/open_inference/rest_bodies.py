@@ -173,7 +173,8 @@ def _tensors(inputs: Sequence[InputTensorBody], body: bytes, begin: int) -> list
             tensors.append(head.of_values(each.data))
         elif size is not None and each.data is None:
             _check_size(head, size)
-            tensors.append(head.of_bytes(view[place : place + head.n_bytes]))
+            # A copy, because numbers that begin at any byte would be slow to compute with.
+            tensors.append(head.of_bytes(view[place : place + head.n_bytes].tobytes()))
             place += head.n_bytes
         else:
             expected = f"either data, or raw bytes and the parameter {_SIZE}"

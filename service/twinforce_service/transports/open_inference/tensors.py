@@ -138,7 +138,7 @@ class TensorHead:
         """Number of bytes of all elements."""
         return self.n_elements * DTYPES[self.datatype].itemsize
 
-    def of_bytes(self, data: bytes | memoryview) -> Tensor:
+    def of_bytes(self, data: bytes) -> Tensor:
         """Return the tensor whose elements are these raw bytes.
 
         Raises:
@@ -202,6 +202,5 @@ def _shapes(kind: TensorKind) -> list[tuple[int, ...]]:
 
 def _fits(shape: Sequence[int], pattern: Sequence[int]) -> bool:
     return len(shape) == len(pattern) and all(
-        expected in (_ANY_LENGTH, length)
-        for length, expected in zip(shape, pattern, strict=True)
+        expected in (_ANY_LENGTH, length) for length, expected in zip(shape, pattern, strict=True)
     )

@@ -65,9 +65,7 @@ async def report_http_error(request: Request, error: Exception) -> Response:
     return plain_problem(status, detail, headers, request.url.path)
 
 
-def _response(
-    problem: dict[str, Any], status: int, headers: dict[str, str], path: str
-) -> Response:
+def _response(problem: dict[str, Any], status: int, headers: dict[str, str], path: str) -> Response:
     if path.startswith(_OPEN_INFERENCE):
         problem = problem | {"error": problem["detail"]}
     content = orjson.dumps(problem)
