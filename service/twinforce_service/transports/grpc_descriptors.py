@@ -15,7 +15,7 @@ from twinforce_proto.v1 import inference_pb2
 SERVICE_NAME = inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name
 _INFERENCE = "inference"
 OPEN_INFERENCE_SERVICE_NAME = f"{_INFERENCE}.GRPCInferenceService"
-# The first version of reflection is the same as the draft before it, but for the name of the package.
+# The first version of reflection is the same as the draft before it, in another package.
 _REFLECTION = "grpc.reflection.v1"
 _REFLECTION_SERVICE_NAME = f"{_REFLECTION}.ServerReflection"
 
@@ -30,7 +30,7 @@ _NAMES = (
 
 def add_reflection(server: grpc.aio.Server) -> None:
     """Let a server describe its services, by both names that clients call reflection by."""
-    servicer = reflection.aio.ReflectionServicer(_NAMES, _described())
+    servicer = reflection.aio.ReflectionServicer(_NAMES, described())
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
     method = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
@@ -42,12 +42,12 @@ def add_reflection(server: grpc.aio.Server) -> None:
     server.add_generic_rpc_handlers((handler,))
 
 
-def _described() -> DescriptorPool:
-    """Return the descriptions of all services, apart from those that this process works with.
+def described() -> Any:
+    """Return a pool with the descriptions of all services, which only reflection uses.
 
     Clients of the Open Inference Protocol may load descriptions of the same name into this process.
     """
-    pool = DescriptorPool()  # type: ignore[no-untyped-call]
+    pool: Any = DescriptorPool()
     for module in (inference_pb2, health_pb2, reflection_pb2):
         pool.Add(_copied(module.DESCRIPTOR))
     pool.Add(_renamed(protocol_pb2.DESCRIPTOR, "open_inference_grpc.proto", _INFERENCE))

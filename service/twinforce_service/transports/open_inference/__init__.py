@@ -1,1 +1,1 @@
-"""The Open Inference Protocol, version 2, over REST and gRPC: the calls of the service as tensors."""
+"""The Open Inference Protocol, version 2, over REST and gRPC: systems and outputs as tensors."""

@@ -53,8 +53,10 @@ def read_infer(message: pb.ModelInferRequest) -> InferRequest:
         InvalidRequestError: The message is invalid.
     """
     tensors = _raw_tensors(message) if message.raw_input_contents else _tensors(message.inputs)
-    for each in (*message.inputs, *message.outputs):
+    for each in message.inputs:
         check_tensor_parameters(_values(each.parameters))
+    for output in message.outputs:
+        check_tensor_parameters(_values(output.parameters))
     requested = [RequestedOutput(each.name) for each in message.outputs]
     return InferRequest(message.id, options_of(_values(message.parameters)), tensors, requested)
 

@@ -18,7 +18,7 @@ from twinforce_proto.checks import has_volume
 from twinforce_proto.errors import quoted
 from twinforce_proto.outputs import OUTPUTS, STRESSES
 from twinforce_service.calls.bounds import CallLimits
-from twinforce_service.transports.open_inference.parameters import Options
+from twinforce_service.transports.open_inference.parameters import InferOptions
 from twinforce_service.transports.open_inference.tensors import (
     INPUTS,
     OUTPUT_KINDS,
@@ -56,7 +56,7 @@ class InferRequest:
     """
 
     label: str
-    options: Options
+    options: InferOptions
     tensors: Sequence[Tensor]
     requested: Sequence[RequestedOutput]
 
@@ -143,8 +143,8 @@ def _sizes(arrays: Mapping[str, NDArray[Any]], limits: CallLimits) -> list[int]:
     return numbers
 
 
-def _rows(name: str, array: NDArray[Any], n_systems: int) -> Sequence[Any]:
-    """Return the value of each system in a tensor with one row per system."""
+def _rows(name: str, array: NDArray[Any], n_systems: int) -> Any:
+    """Return the value of each system in a tensor with one row per system, as a sequence."""
     shape = INPUTS[name].shape
     if array.ndim < len(shape) and n_systems == 1:
         array = array[np.newaxis]

@@ -8,8 +8,8 @@ from twinforce_proto import OUTPUTS, UnavailableError, UnknownModelError
 from twinforce_proto.headers import JSON
 from twinforce_service.transports.open_inference.replies import (
     KINDS,
-    InferenceReply,
     IndexReply,
+    InferenceReply,
     ModelConfigReply,
     ModelReadyReply,
     ModelTensorsReply,

@@ -20,7 +20,7 @@ _OF_TENSORS = ("shared_memory_region", "classification")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class InferOptions:
     """The meaning of the parameters of a request.
 
     Attributes:
@@ -41,7 +41,7 @@ class Options:
         return min(given, default=None)
 
 
-def options_of(parameters: Mapping[str, Any]) -> Options:
+def options_of(parameters: Mapping[str, Any]) -> InferOptions:
     """Return the meaning of the parameters of a request.
 
     Args:
@@ -51,7 +51,7 @@ def options_of(parameters: Mapping[str, Any]) -> Options:
         InvalidRequestError: A value is invalid, or asks for something that is not served.
     """
     _refuse(parameters, _OF_REQUESTS)
-    return Options(
+    return InferOptions(
         urgency=_urgency(parameters.get("priority", 0)),
         timeout=_timeout(parameters.get("timeout", 0)),
         reply_dtype=_reply_dtype(parameters.get("reply_dtype", _REPLY_DTYPES[0])),

@@ -157,7 +157,7 @@ class _Inference:
     async def _read(
         self, http: HTTPRequest, body: bytes, model: str, version: str
     ) -> tuple[InferRequest, PredictRequest]:
-        """Return the request in a body in the words of the protocol, and in those of the service."""
+        """Return the request in a body, in the words of the protocol and of the service."""
         info = find_model(self._engine, model, version)
         parse = partial(read_infer, body, http.headers.get(HEADER_LENGTH), self._limits)
         infer = await self._converter.convert(len(body), parse)

@@ -147,9 +147,8 @@ class TensorHead:
         if len(data) != self.n_bytes:
             expected = f"{self.n_bytes} bytes of {self.datatype} for shape {list(self.shape)}"
             raise InvalidRequestError.expected(self.name, expected, f"{len(data)} bytes")
-        if self.datatype == "BOOL" and (numbers := np.frombuffer(data, np.uint8)).size:
-            if (largest := numbers.max()) > 1:
-                raise InvalidRequestError.expected(self.name, "bytes 0 or 1", largest)
+        if self.datatype == "BOOL" and (others := data.strip(b"\0\1")):
+            raise InvalidRequestError.expected(self.name, "bytes 0 or 1", others[0])
         return Tensor(self.name, np.frombuffer(data, DTYPES[self.datatype]).reshape(self.shape))
 
     def of_values(self, values: Sequence[Any]) -> Tensor:
@@ -195,7 +194,7 @@ def check_names(names: Iterable[str], field: str) -> None:
 
 
 def _shapes(kind: TensorKind) -> list[tuple[int, ...]]:
-    """Return the shapes that a tensor may have: those per system need no first axis for one system."""
+    """Return the shapes that a tensor may have; one cell or pbc needs no axis of systems."""
     is_matrix = kind.name in ("cell", "pbc")
     return [kind.shape, kind.shape[1:]] if is_matrix else [kind.shape]
 

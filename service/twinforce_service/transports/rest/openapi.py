@@ -160,6 +160,7 @@ def _lines(kind: type[BaseModel], example: object) -> dict[str, Any]:
 
 
 def reference(kind: type[BaseModel]) -> dict[str, str]:
+    """Return a reference to the schema of a body."""
     return {"$ref": f"#/components/schemas/{kind.__name__}"}
 
 
@@ -175,10 +176,12 @@ def _problem(error: ServiceError) -> dict[str, Any]:
 
 
 def problem_docs(text: str) -> dict[str, Any]:
+    """Return the description of problem details that mean this."""
     return {"description": text, "content": {PROBLEM: {"schema": reference(Problem)}}}
 
 
 def problems(*errors: ServiceError) -> Responses:
+    """Return the descriptions of these errors, by their HTTP status."""
     return {error.http_status: _problem(error) for error in errors}
 
 

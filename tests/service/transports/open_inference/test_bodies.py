@@ -26,6 +26,7 @@ MAX_BYTES = 300_000
 INFER = "/v2/models/soft/infer"
 NUMBERS = {"name": "atomic_numbers", "datatype": "INT32", "shape": [2], "data": [18, 18]}
 POSITIONS = {"name": "positions", "datatype": "FP64", "shape": [2, 3], "data": [0, 0, 0, 3, 0, 0]}
+OTHER_TYPE = "atomic_numbers: expected INT32 values, got values of another type"
 LENGTH = "Inference-Header-Content-Length"
 
 
@@ -62,13 +63,13 @@ def test_values_may_be_whole_numbers_and_nested_otherwise(server):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"data": [18.0, 18.5]}, "atomic_numbers: expected INT32 values, got values of another type"),
-        ({"data": ["a", "b"]}, "atomic_numbers: expected INT32 values, got values of another type"),
-        ({"data": [None, 18]}, "atomic_numbers: expected INT32 values, got values of another type"),
-        ({"data": [True, False]}, "atomic_numbers: expected INT32 values, got values of another type"),
-        ({"data": [{}, {}]}, "atomic_numbers: expected INT32 values, got values of another type"),
+        ({"data": [18.0, 18.5]}, OTHER_TYPE),
+        ({"data": ["a", "b"]}, OTHER_TYPE),
+        ({"data": [None, 18]}, OTHER_TYPE),
+        ({"data": [True, False]}, OTHER_TYPE),
+        ({"data": [{}, {}]}, OTHER_TYPE),
         ({"data": [18, 2**40]}, f"atomic_numbers: expected INT32 values, got {2**40}"),
-        ({"data": [18, 2**70]}, "atomic_numbers: expected INT32 values, got values of another type"),
+        ({"data": [18, 2**70]}, OTHER_TYPE),
         ({"data": [[18], [18, 18]]}, "atomic_numbers: expected INT32 values, got ragged lists"),
         ({"data": [18]}, "atomic_numbers: expected 2 values for shape [2], got 1"),
         ({"shape": [-2]}, "atomic_numbers: expected shape [-1], got shape [-2]"),
@@ -136,7 +137,10 @@ def test_raw_bytes_have_to_fit(server):
     )
     assert refusal(server, NUMBERS, head, raw=raw + b"x") == message
     head, raw = as_raw(POSITIONS, 40)
-    message = "positions.parameters.binary_data_size: expected 48, as FP64 of shape [2, 3] takes as many bytes, got 40"
+    message = (
+        "positions.parameters.binary_data_size: expected 48, as FP64 of shape [2, 3] takes as "
+        "many bytes, got 40"
+    )
     assert refusal(server, NUMBERS, head, raw=raw) == message
     pbc = {
         "name": "pbc",
@@ -197,7 +201,7 @@ def test_messages_are_refused_whose_contents_have_another_type(server):
 
 
 def test_other_messages_are_refused(server):
-    with pytest.raises(InvalidRequestError, match="expected a .*ModelInferRequest message"):
+    with pytest.raises(InvalidRequestError, match=r"expected a .*ModelInferRequest message"):
         call(server, "ModelInfer", b"\xff\xff", pb.ModelInferResponse)
 
 
@@ -214,7 +218,8 @@ def test_large_bodies_are_refused(server):
 @pytest.mark.parametrize(
     ("systems", "message"),
     [
-        ([molecule(1)] * 6, "systems: expected at most 5 in one call (max_systems_per_call), got 6"),
+        ([molecule(1)] * 6,
+         "systems: expected at most 5 in one call (max_systems_per_call), got 6"),
         ([molecule(17)] * 3,
          "systems: expected at most 50 atoms in one call (max_atoms_per_call), got 51"),
     ],
@@ -246,7 +251,7 @@ def test_bodies_are_counted_before_they_become_objects(server, content, expected
 
 def test_messages_are_counted_before_they_become_objects(server):
     message = pb.ModelInferRequest(model_name="soft", inputs=[{}] * 2001)
-    with pytest.raises(InvalidRequestError, match="^body: expected at most 2000 fields"):
+    with pytest.raises(InvalidRequestError, match="expected at most 2000 fields"):
         call(server, "ModelInfer", message, pb.ModelInferResponse)
 
 

@@ -89,23 +89,27 @@ def test_the_shorter_one_of_two_timeouts_holds(serve, timeout):
         potential.gate.release(1000)
 
 
+PRIORITY = "priority: expected 0, or a whole number from 1, the first, to 8, got"
+TIMEOUT = "timeout: expected 0, or a positive whole number of microseconds, got"
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"priority": 9}, "parameters.priority: expected 0, or a whole number from 1, the first, to 8, got 9"),
-        ({"priority": -1}, "parameters.priority: expected 0, or a whole number from 1, the first, to 8, got -1"),
-        ({"priority": "high"}, "parameters.priority: expected 0, or a whole number from 1, the first, to 8, got 'high'"),
-        ({"priority": True}, "parameters.priority: expected 0, or a whole number from 1, the first, to 8, got True"),
-        ({"timeout": -1}, "parameters.timeout: expected 0, or a positive whole number of microseconds, got -1"),
-        ({"timeout": 0.5}, "parameters.timeout: expected 0, or a positive whole number of microseconds, got 0.5"),
-        ({"reply_dtype": "float16"}, "parameters.reply_dtype: expected float64 or float32, got 'float16'"),
-        ({"sequence_id": 1}, "parameters.sequence_id: expected none, as this is not served, got 1"),
+        ({"priority": 9}, f"{PRIORITY} 9"),
+        ({"priority": -1}, f"{PRIORITY} -1"),
+        ({"priority": "high"}, f"{PRIORITY} 'high'"),
+        ({"priority": True}, f"{PRIORITY} True"),
+        ({"timeout": -1}, f"{TIMEOUT} -1"),
+        ({"timeout": 0.5}, f"{TIMEOUT} 0.5"),
+        ({"reply_dtype": "half"}, "reply_dtype: expected float64 or float32, got 'half'"),
+        ({"sequence_id": 1}, "sequence_id: expected none, as this is not served, got 1"),
     ],
-)  # fmt: skip
+)
 def test_invalid_parameters_are_refused(server, encoding, parameters, message):
     with pytest.raises(InvalidRequestError) as refused:
         infer(server, encoding, tensors_of(molecule(2)), parameters=parameters)
-    assert refused.value.message == message
+    assert refused.value.message == f"parameters.{message}"
 
 
 def test_parameters_for_others_are_ignored(server, encoding):
