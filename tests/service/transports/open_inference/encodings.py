@@ -51,8 +51,8 @@ def infer(server, encoding, arrays, outputs=(), *, model="soft", headers=(), **m
     return ask(server, encoding, arrays, outputs, model, dict(headers), **more)
 
 
-def over_rest(server, encoding, arrays, outputs, model, headers, label="", parameters=()):
-    is_binary = encoding == "binary"
+def rest_body(is_binary, arrays, outputs=(), label="", parameters=(), *, is_nested=False):
+    """Return the JSON of a request, and the raw bytes behind it."""
     inputs, raw = [], b""
     for name, array in arrays.items():
         head = {"name": name, "datatype": NAMES[array.dtype.name], "shape": array.shape}
@@ -60,12 +60,17 @@ def over_rest(server, encoding, arrays, outputs, model, headers, label="", param
             raw += array.tobytes()
             inputs.append(head | {"parameters": {"binary_data_size": array.nbytes}})
         else:
-            data = array if encoding == "nested json" else array.ravel()
+            data = array if is_nested else array.ravel()
             inputs.append(head | {"data": data.tolist()})
     parameters = dict(parameters) | ({"binary_data_output": True} if is_binary else {})
     values = {"id": label, "parameters": parameters, "inputs": inputs}
     values["outputs"] = [{"name": name} for name in outputs]
-    header = json.dumps(values).encode()
+    return json.dumps(values).encode(), raw
+
+
+def over_rest(server, encoding, arrays, outputs, model, headers, **more):
+    is_binary, is_nested = encoding == "binary", encoding == "nested json"
+    header, raw = rest_body(is_binary, arrays, outputs, **more, is_nested=is_nested)
     if is_binary:
         headers["Inference-Header-Content-Length"] = str(len(header))
     reply = post(server, f"/v2/models/{model}/infer", header + raw, headers)
