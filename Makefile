@@ -17,7 +17,7 @@ STUBS := $(MESSAGES) --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-models test-models-together check format proto audit sbom lock lock-torch \
-	chart image image-here attacks chaos fuzz soak bench paper paper-bundled paper-published train \
+	chart image image-here attacks chaos fuzz lint-api soak bench paper paper-bundled paper-published train \
 	train-pet clean
 
 help:  ## list the targets
@@ -152,6 +152,17 @@ fuzz: $(STAMP) $(TOOLS)/.installed  ## send 100,000 malformed messages, and what
 
 # Minutes of load.
 MINUTES ?= 30
+
+# Programs of npm beside those of $(TOOLS); their names are those of the packages and of the commands.
+NPM := $(TOOLS)/npm
+
+lint-api: $(STAMP) $(TOOLS)/.installed $(NPM)/.installed  ## look for flaws of the APIs with buf, redocly and spectral, and for changes since the last release
+	PATH="$(CURDIR)/$(TOOLS)/bin:$(CURDIR)/$(NPM)/node_modules/.bin:$$PATH" OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/proto/test_compatible.py tests/service/transports/test_openapi.py $(ARGS)
+
+$(NPM)/.installed: | $(TOOLS)/.installed
+	npm install --silent --no-audit --no-fund --prefix $(NPM) @redocly/cli @stoplight/spectral-cli
+	@touch $@
 
 soak: $(STAMP)  ## keep a service under mixed load for MINUTES, judge whether it stays flat, and write docs/soak.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)

@@ -31,6 +31,7 @@ from twinforce_service.transports.open_inference.openapi import SCHEMAS as OPEN_
 from twinforce_service.transports.open_inference.router import open_inference_router
 from twinforce_service.transports.rest import openapi, problems, texts
 from twinforce_service.transports.rest.gate import Gate
+from twinforce_service.transports.rest.pages import add_docs_page
 from twinforce_service.transports.rest.paths import call_router
 from twinforce_service.transports.rest.requests import OpenRequests, RequestScope, reply_type
 from twinforce_service.version import service_version
@@ -73,6 +74,12 @@ def create_app(
         title="TwinForce",
         version=service_version(),
         description=texts.DESCRIPTION,
+        license_info=texts.LICENSE,
+        contact=texts.CONTACT,
+        servers=texts.SERVERS,
+        openapi_tags=texts.TAGS,
+        docs_url=None,
+        redoc_url=None,
         exception_handlers={**_EXCEPTION_HANDLERS},
     )
     # Routes are matched in this order, so the most frequent come first.
@@ -84,6 +91,7 @@ def create_app(
         app.include_router(_metrics(metrics))
     open_requests = OpenRequests()
     app.include_router(_requests(open_requests))
+    add_docs_page(app)
     app.add_middleware(Gate, key_check=key_check, trusted_hosts=trusted_hosts)
     app.add_middleware(
         RequestScope, intake=intake, open_requests=open_requests, allowances=allowances

@@ -84,7 +84,13 @@ def complete(app: FastAPI, others: Sequence[type[BaseModel]], *, needs_key: bool
                 version=app.version,
                 description=app.description,
                 routes=app.routes,
+                license_info=app.license_info,
+                contact=app.contact,
+                servers=app.servers,
+                tags=app.openapi_tags,
             )
+            # What holds where an operation says nothing else.
+            app.openapi_schema["security"] = []
             app.openapi_schema["components"] = {
                 "schemas": _schemas(others),
                 "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
@@ -103,6 +109,7 @@ def _describe_gate(operation: dict[str, Any], *, is_open: bool, needs_key: bool)
     FastAPI adds an answer for parameters that it finds invalid. Ours are texts, and all are valid.
     """
     answers = operation["responses"]
+    answers["400"] = problem_docs("The request is not valid HTTP.")
     if "HTTPValidationError" in str(answers.get("422")):
         del answers["422"]
     if not is_open:
@@ -154,9 +161,12 @@ def reply_docs(kind: type[BaseModel], example: object, message: str = "") -> dic
 
 
 def _lines(kind: type[BaseModel], example: object) -> dict[str, Any]:
-    """Return the description of a reply of JSON lines, each of which has the schema."""
-    json_lines = {"itemSchema": reference(kind), "example": example}
-    return {"description": "OK", "content": {JSON_LINES: json_lines}}
+    """Return the description of a reply of JSON lines, each of which has the schema.
+
+    OpenAPI 3.1 has no word for the schema of a line.
+    """
+    json_lines = {"schema": reference(kind), "example": example}
+    return {"description": "Lines of this schema.", "content": {JSON_LINES: json_lines}}
 
 
 def reference(kind: type[BaseModel]) -> dict[str, str]:
@@ -200,7 +210,21 @@ def _schemas(others: Sequence[type[BaseModel]]) -> dict[str, Any]:
     ]
     _, schema = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     definitions: dict[str, Any] = schema["$defs"]
+    _simplify(definitions)
     return definitions
+
+
+def _simplify(part: Any) -> None:
+    """Describe tuples of equal members as arrays of a fixed length, which more programs know."""
+    if isinstance(part, list):
+        for each in part:
+            _simplify(each)
+    elif isinstance(part, dict):
+        members = part.get("prefixItems")
+        if members and all(each == members[0] for each in members):
+            part["items"] = part.pop("prefixItems")[0]
+        for each in part.values():
+            _simplify(each)
 
 
 _UNKNOWN = UnknownModelError("model: no model is called 'ice'; served: water", field="model")
