@@ -11,6 +11,7 @@ import pytest
 
 from tests.clients.serving import port_of
 from tests.conftest import free_ports
+from tests.docs.pages import ROOT, blocks_of
 from tests.potentials import Soft, loaded
 from tests.service.callers.making import add_key
 from tests.systems import crystal
@@ -19,6 +20,7 @@ from twinforce_proto import System
 from twinforce_service.embedded import run_in_thread
 
 PATIENCE = 120.0
+PAGE = ROOT / "docs" / "protocols.md"
 SYSTEMS = [crystal(8, seed=1), crystal(3, seed=2)]
 INPUTS = {
     "atomic_numbers": np.concatenate([each.atomic_numbers for each in SYSTEMS]),
@@ -182,3 +184,12 @@ def test_perf_analyzer_measures(open_server, protocol, tmp_path):
     ran = subprocess.run([program, *options], capture_output=True, text=True, timeout=PATIENCE)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "throughput: " in ran.stdout
+
+
+def test_the_program_of_the_documentation_runs(open_server, capsys):
+    pytest.importorskip("tritonclient.http", reason="tritonclient is not installed")
+    (block,) = [each for each in blocks_of(PAGE) if each.language == "python"]
+    code = block.code.replace("127.0.0.1:8000", open_server.rest_url.removeprefix("http://"))
+    code = code.replace('"water"', '"soft"').replace("[8, 1, 1, 8, 1, 1]", "[18] * 6")
+    exec(compile(code, str(block), "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.endswith("(6, 3)\n")
