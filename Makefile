@@ -12,10 +12,11 @@ STAMP := $(VENV)/.installed
 PIP   := $(BIN)/pip --disable-pip-version-check install --constraint constraints.txt
 # Programs that look at the project from outside live apart, so as not to be part of it.
 TOOLS := .venv-tools
-STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
+MESSAGES := --python_out=proto --pyi_out=proto
+STUBS := $(MESSAGES) --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ase test-ecosystem test-models test-models-together check format proto audit sbom lock \
+.PHONY: help demo test test-ase test-ecosystem test-models test-models-together check format proto lint-api audit sbom lock \
 	lock-torch release docs chart image image-here attacks chaos fuzz soak bench paper paper-bundled \
 	paper-published train train-pet clean
 
@@ -106,6 +107,7 @@ format: $(STAMP)  ## format, and fix what the linter can fix
 
 proto: $(STAMP)  ## generate the protobuf stubs next to their .proto
 	$(BIN)/python -m grpc_tools.protoc -I proto $(STUBS) proto/twinforce_proto/v1/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I proto $(MESSAGES) proto/twinforce_proto/open_inference/*.proto
 
 # Exit code 1: vulnerabilities are known. 3: nobody could be asked, so nothing is known.
 audit: $(STAMP) $(TOOLS)/.installed  ## look up known vulnerabilities of what is installed and locked (ADVISORIES=checkout of pypa/advisory-database: without network)
@@ -198,6 +200,17 @@ fuzz: $(STAMP) $(TOOLS)/.installed  ## send 100,000 malformed messages, and what
 
 # Minutes of load.
 MINUTES ?= 30
+
+# Programs of npm beside those of $(TOOLS); their names are those of the packages and of the commands.
+NPM := $(TOOLS)/npm
+
+lint-api: $(STAMP) $(TOOLS)/.installed $(NPM)/.installed  ## look for flaws of the APIs with buf, redocly and spectral, and for changes since the last release
+	PATH="$(CURDIR)/$(TOOLS)/bin:$(CURDIR)/$(NPM)/node_modules/.bin:$$PATH" OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/proto/test_compatible.py tests/service/transports/test_openapi.py $(ARGS)
+
+$(NPM)/.installed: | $(TOOLS)/.installed
+	npm install --silent --no-audit --no-fund --prefix $(NPM) @redocly/cli @stoplight/spectral-cli
+	@touch $@
 
 soak: $(STAMP)  ## keep a service under mixed load for MINUTES, judge whether it stays flat, and write docs/soak.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)

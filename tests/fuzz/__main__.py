@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from tests.conftest import free_ports
+from tests.fuzz.open_inference import send_as_tensors
 from tests.fuzz.openapi import send_by_description
 from tests.fuzz.sending import Findings, send_over_grpc, send_over_rest
 from tests.potentials import Soft, loaded
@@ -21,9 +22,10 @@ def main() -> int:
     findings = Findings()
     settings = free_ports(max_propagation_steps=500, max_jacobian_atoms=20)
     with run_in_thread(settings, _models) as server:
-        half = arguments.messages // 2
-        send_over_rest(server.rest_url, half, arguments.seed, findings)
-        send_over_grpc(server.grpc_url, half, arguments.seed, findings)
+        part = arguments.messages // 3
+        send_over_rest(server.rest_url, part, arguments.seed, findings)
+        send_over_grpc(server.grpc_url, part, arguments.seed, findings)
+        send_as_tensors(server.rest_url, server.grpc_url, part, arguments.seed, findings)
         code = 0
         if arguments.schemathesis:
             number, seed = arguments.examples, arguments.seed

@@ -57,8 +57,13 @@ def send_over_grpc(url: str, n_messages: int, seed: int, findings: Findings) -> 
             method = chance.choice(sorted(MESSAGES))
             message = changed_bytes(MESSAGES[method].SerializeToString(), chance)
             outcome, details = call(channel, method, message)
-            is_good = outcome in _GOOD_STATUS or (outcome == "INTERNAL" and "model" in details)
+            is_good = is_good_status(outcome, details)
             findings.note(method, message, outcome, is_good=is_good)
+
+
+def is_good_status(outcome: str, details: str) -> bool:
+    """Return True if this status of gRPC may come of a malformed message."""
+    return outcome in _GOOD_STATUS or (outcome == "INTERNAL" and "model" in details)
 
 
 def call(channel: grpc.Channel, method: str, message: bytes, key: str = "") -> tuple[str, str]:

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.conftest import free_ports
+from tests.fuzz.open_inference import send_as_tensors
 from tests.fuzz.sending import Findings, send_over_grpc, send_over_rest
 from tests.potentials import Soft, loaded
 from twinforce_service.embedded import run_in_thread
@@ -13,6 +14,13 @@ def server():
     settings = free_ports(max_propagation_steps=100, max_jacobian_atoms=20)
     with run_in_thread(settings, lambda: {"soft": loaded(Soft())}) as server:
         yield server
+
+
+def test_no_malformed_tensor_is_an_error_of_the_service(server):
+    findings = Findings()
+    send_as_tensors(server.rest_url, server.grpc_url, 400, 1, findings)
+    assert not findings.failures
+    assert len(findings.outcomes) > 1
 
 
 @pytest.mark.parametrize("transport", ["rest", "grpc"])

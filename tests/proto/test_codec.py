@@ -191,6 +191,16 @@ def test_positions_may_come_in_float32():
     )
 
 
+@pytest.mark.parametrize("number", [pb.D_TYPE_UNSPECIFIED, pb.FLOAT64])
+def test_float64_has_two_numbers_and_is_sent_without_one(number):
+    encoded = messages.system_to_proto(water())
+    assert encoded.positions.dtype == pb.D_TYPE_UNSPECIFIED
+    encoded.positions.dtype = number
+    np.testing.assert_array_equal(messages.system_from_proto(encoded).positions, water().positions)
+    request = pb.PredictRequest(model="water", systems=[encoded], reply_dtype=number)
+    assert messages.predict_request_from_proto(request).reply_dtype == "float64"
+
+
 def broken(**changes):
     message = messages.system_to_proto(water(cell=np.eye(3) * 9, pbc=True))
     for name, value in changes.items():
@@ -228,7 +238,7 @@ def doubles(n):
         (
             broken(positions=pb.Array(dtype=7, data=bytes(72))),
             "positions",
-            "dtype FLOAT64 (0) or FLOAT32 (1), got 7",
+            "dtype FLOAT64 (0 or 2) or FLOAT32 (1), got 7",
         ),
         (broken(cell=doubles(6)), "cell", "72 bytes of float64 for shape [3, 3], got 48 bytes"),
         (broken(cell=doubles(18)), "cell", "72 bytes of float64 for shape [3, 3], got 144 bytes"),
@@ -254,7 +264,7 @@ def test_a_malformed_system_is_refused_with_field_expectation_and_value(message,
         ({"systems": []}, "systems: expected at least one, got none"),
         ({"outputs": [0]}, "hybrid, got 'output 0'"),
         ({"outputs": [1, 99]}, "hybrid, got 'output 99'"),
-        ({"reply_dtype": 5}, "reply_dtype: expected FLOAT64 (0) or FLOAT32 (1), got 5"),
+        ({"reply_dtype": 5}, "reply_dtype: expected FLOAT64 (0 or 2) or FLOAT32 (1), got 5"),
     ],
 )
 def test_a_malformed_request_is_refused_with_field_expectation_and_value(changes, problem):

@@ -9,15 +9,19 @@ import pytest
 from twinforce_proto.v1 import inference_pb2, inference_pb2_grpc
 
 ROOT = Path(__file__).parents[2]
-SOURCE = "twinforce_proto/v1/inference.proto"
+SOURCES = {
+    "twinforce_proto/v1/inference.proto": ("python", "pyi", "grpc_python"),
+    "twinforce_proto/open_inference/protocol.proto": ("python", "pyi"),
+}
 
 
-def test_the_committed_stubs_match_the_proto_file(tmp_path):
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_committed_stubs_match_the_proto_file(source, tmp_path):
     protoc = pytest.importorskip("grpc_tools.protoc")
-    out = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
-    assert protoc.main(["protoc", f"-I{ROOT / 'proto'}", *out, SOURCE]) == 0
+    out = [f"--{kind}_out={tmp_path}" for kind in SOURCES[source]]
+    assert protoc.main(["protoc", f"-I{ROOT / 'proto'}", *out, source]) == 0
     generated = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*_pb2*")}
-    assert len(generated) == 3
+    assert len(generated) == len(SOURCES[source])
     for path, text in generated.items():
         assert (ROOT / "proto" / path).read_text() == text, f"{path} is stale: run `make proto`"
 

@@ -16,8 +16,14 @@ from twinforce_proto.v1 import inference_pb2 as pb
 INT32 = np.dtype("<i4")
 _FLOAT64 = np.dtype("<f8")
 _NATIVE = np.dtype(np.float64)
-_DTYPES = {"float64": pb.FLOAT64, "float32": pb.FLOAT32}
-_NUMPY_DTYPES: dict[int, np.dtype[Any]] = {pb.FLOAT64: _FLOAT64, pb.FLOAT32: np.dtype("<f4")}
+# Peers that know no other number for float64 understand its absence.
+_DTYPES = {"float64": pb.D_TYPE_UNSPECIFIED, "float32": pb.FLOAT32}
+_NUMPY_DTYPES: dict[int, np.dtype[Any]] = {
+    pb.D_TYPE_UNSPECIFIED: _FLOAT64,
+    pb.FLOAT32: np.dtype("<f4"),
+    pb.FLOAT64: _FLOAT64,
+}
+_EXPECTED = "FLOAT64 (0 or 2) or FLOAT32 (1)"
 
 
 def array_to_proto(array: NDArray[Any], dtype: str = "float64") -> pb.Array:
@@ -58,7 +64,7 @@ def array_from_proto(
     """
     dtype = _NUMPY_DTYPES.get(message.dtype)
     if dtype is None:
-        raise error.expected(field, "dtype FLOAT64 (0) or FLOAT32 (1)", message.dtype)
+        raise error.expected(field, f"dtype {_EXPECTED}", message.dtype)
     try:
         array = np.frombuffer(message.data, dtype).reshape(shape)
     except ValueError:
@@ -95,10 +101,9 @@ def dtype_to_proto(dtype: str) -> pb.DType:
 
 def dtype_from_proto(number: int) -> str:
     """Decode a dtype to its name, "float64" or "float32"."""
-    for name, known in _DTYPES.items():
-        if number == known:
-            return name
-    raise InvalidRequestError.expected("reply_dtype", "FLOAT64 (0) or FLOAT32 (1)", number)
+    if (dtype := _NUMPY_DTYPES.get(number)) is None:
+        raise InvalidRequestError.expected("reply_dtype", _EXPECTED, number)
+    return dtype.name
 
 
 def _size_text(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:

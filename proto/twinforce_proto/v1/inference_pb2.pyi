@@ -9,8 +9,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    FLOAT64: _ClassVar[DType]
+    D_TYPE_UNSPECIFIED: _ClassVar[DType]
     FLOAT32: _ClassVar[DType]
+    FLOAT64: _ClassVar[DType]
 
 class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -28,8 +29,9 @@ class ForceKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FORCE_KIND_CONSERVATIVE: _ClassVar[ForceKind]
     FORCE_KIND_DIRECT: _ClassVar[ForceKind]
     FORCE_KIND_HYBRID: _ClassVar[ForceKind]
-FLOAT64: DType
+D_TYPE_UNSPECIFIED: DType
 FLOAT32: DType
+FLOAT64: DType
 OUTPUT_UNSPECIFIED: Output
 OUTPUT_ENERGY: Output
 OUTPUT_ATOM_ENERGIES: Output

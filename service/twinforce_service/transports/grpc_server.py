@@ -1,4 +1,4 @@
-"""The gRPC server: inference, health and reflection on one port."""
+"""The gRPC server: inference, the Open Inference Protocol, health and reflection on one port."""
 
 import asyncio
 import logging
@@ -10,8 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.calls.bounds import CallLimits
@@ -20,18 +19,24 @@ from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.outcomes import Outcomes
 from twinforce_service.engine.engine import Engine
+from twinforce_service.transports.grpc_calls import GrpcCalls
 from twinforce_service.transports.grpc_connections import GrpcConnections
+from twinforce_service.transports.grpc_descriptors import (
+    OPEN_INFERENCE_SERVICE_NAME,
+    SERVICE_NAME,
+    add_reflection,
+)
 from twinforce_service.transports.grpc_gate import GrpcGate
 from twinforce_service.transports.grpc_health import HealthService
 from twinforce_service.transports.grpc_servicer import GrpcServicer
 from twinforce_service.transports.key_check import KeyCheck
+from twinforce_service.transports.open_inference.grpc_servicer import OpenInferenceServicer
 from twinforce_service.transports.ports import address_of, listen, no_ipv6
 from twinforce_service.transports.tls import Certificates
 
 logger = logging.getLogger(__name__)
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Inference"]
-SERVICE_NAME = _SERVICE.full_name
 
 # Bytes of the headers of a call.
 MAX_METADATA_BYTES = 64 * 1024
@@ -71,7 +76,7 @@ class GrpcConnectionLimits:
 
 
 class GrpcServer:
-    """The inference, health and reflection services on one port.
+    """The services of inference, in both protocols, of health and of reflection on one port.
 
     Args:
         engine: Evaluates systems and declares the models.
@@ -102,8 +107,12 @@ class GrpcServer:
         )
         self._check_interval = min(_CHECK_INTERVAL, connections.header_timeout / 4)
         self._checking: asyncio.Task[None] | None = None
-        self._servicer = GrpcServicer(
-            engine, calls, outcomes, intake, limits, converter, self._connections
+        self._calls = GrpcCalls(outcomes, intake, self._connections)
+        servicer = GrpcServicer(
+            engine, calls, intake, limits, converter, self._connections, self._calls
+        )
+        open_inference = OpenInferenceServicer(
+            engine, calls, intake, limits, converter, self._calls
         )
         self._health = HealthService()
         self._certificates = certificates
@@ -113,10 +122,10 @@ class GrpcServer:
         gates = None if key_check is None else [GrpcGate(key_check)]
         options = _options(limits.max_bytes, connections)
         self._server = grpc.aio.server(interceptors=gates, options=options)
-        self._server.add_generic_rpc_handlers((_handlers(self._servicer),))
+        others = open_inference.handler(OPEN_INFERENCE_SERVICE_NAME)
+        self._server.add_generic_rpc_handlers((_handlers(servicer), others))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        add_reflection(self._server)
 
     async def start(self, host: str, port: int) -> int:
         """Listen, not healthy yet, and return the port.
@@ -163,7 +172,7 @@ class GrpcServer:
     async def set_healthy(self, *, is_healthy: bool) -> None:
         """Report through the health service whether requests are accepted."""
         status = health_pb2.HealthCheckResponse
-        for name in ("", SERVICE_NAME):
+        for name in ("", SERVICE_NAME, OPEN_INFERENCE_SERVICE_NAME):
             await self._health.set(name, status.SERVING if is_healthy else status.NOT_SERVING)
 
     @asynccontextmanager
@@ -189,7 +198,7 @@ class GrpcServer:
     async def drain(self, timeout: float) -> None:
         """Answer the open calls within `timeout` s, and return once the port is closed."""
         assert self._stopped is not None
-        await self._servicer.drain(timeout)
+        await self._calls.open.drain(timeout)
         self._health.end_watches()
         await self._server.stop(_LAST_GRACE)  # for replies that are on their way
         await self._stopped

@@ -1,16 +1,15 @@
 """The gRPC servicer: every method of the inference service."""
 
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import grpc
 
 from twinforce_proto import ServiceError
 from twinforce_proto.codec.messages import model_info_to_proto
 from twinforce_proto.codec.stream import stream_reply_to_proto
-from twinforce_proto.headers import CLIENT_ID, REQUEST_ID, TRACE_PARENT, URGENCY
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceServicer
 from twinforce_service.calls.bounds import CallLimits, parsed, work_of_wire
@@ -18,26 +17,14 @@ from twinforce_service.calls.conversion import Converter
 from twinforce_service.calls.descriptions import Calls, StreamingCall, UnaryCall
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.message_sizes import check_size
-from twinforce_service.calls.outcomes import CountedOutcome, Outcomes
-from twinforce_service.context import (
-    check_again,
-    choose_request_id,
-    has_valid_key,
-    permission,
-    request_id,
-    set_peer,
-    set_trace_parent,
-    set_urgency,
-)
+from twinforce_service.calls.outcomes import CountedOutcome
+from twinforce_service.context import check_again, has_valid_key, permission
 from twinforce_service.engine.engine import Engine
+from twinforce_service.transports.grpc_calls import Context, GrpcCalls, enter, time_remaining
 from twinforce_service.transports.grpc_connections import GrpcConnections
 from twinforce_service.transports.grpc_errors import abort
-from twinforce_service.transports.grpc_gate import place_of
-from twinforce_service.transports.open_calls import OpenCalls
 from twinforce_service.transports.walker_stream import WalkerStream
 
-_Context = grpc.aio.ServicerContext[Any, Any]
-_Reply = TypeVar("_Reply")
 _Call: TypeAlias = UnaryCall[Any, Any] | StreamingCall[Any, Any]
 
 
@@ -47,56 +34,56 @@ class GrpcServicer(InferenceServicer):
     Args:
         engine: Evaluates systems and declares the models.
         calls: Calls to serve.
-        outcomes: Outcomes to note.
         intake: Intake of the calls.
         limits: Limits of a call.
         converter: Converts what is large.
         connections: Connections of the clients.
+        grpc_calls: Rules for the calls, and those that are being answered.
     """
 
     def __init__(
         self,
         engine: Engine,
         calls: Calls,
-        outcomes: Outcomes,
         intake: Intake,
         limits: CallLimits,
         converter: Converter,
         connections: GrpcConnections,
+        grpc_calls: GrpcCalls,
     ) -> None:
         self._engine = engine
         self._connections = connections
         self._calls = calls
-        self._outcomes = outcomes
         self._intake = intake
         self._limits = limits
         self._converter = converter
-        self._open_calls = OpenCalls()
+        self._grpc = grpc_calls
 
-    async def Predict(self, request: bytes, context: _Context) -> bytes:  # noqa: N802
+    async def Predict(self, request: bytes, context: Context) -> bytes:  # noqa: N802
         """Evaluate a list of systems."""
-        return await self._answer(context, self._unary(self._calls.predict, request, context))
+        return await self._grpc.answer(context, self._unary(self._calls.predict, request, context))
 
     async def PredictStream(  # noqa: N802
-        self, request_iterator: AsyncIterator[bytes], context: _Context
+        self, request_iterator: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
         """Evaluate one system after another."""
         del request_iterator  # waiting for it cannot be interrupted when the service stops
         self._intake.note_call()
         try:
-            _enter(context)
+            enter(context)
         except ServiceError as error:
             await abort(context, error)
         stream = WalkerStream(self._calls, self._limits, self._converter, context)
         peer, call = context.peer(), self._calls.predict.scope
-        while (data := await self._open_calls.read(context)) is not grpc.aio.EOF:
+        open_calls, outcomes = self._grpc.open, self._grpc.outcomes
+        while (data := await open_calls.read(context)) is not grpc.aio.EOF:
             try:
                 check_again.get()()
             except ServiceError as error:
                 await abort(context, error)
-            outcome = self._outcomes.of_step("grpc_stream", call, stream.model)
+            outcome = outcomes.of_step("grpc_stream", call, stream.model)
             try:
-                with self._open_calls, outcome:
+                with open_calls, outcome:
                     reply = await stream.reply(data, outcome)
             except ServiceError as error:
                 reply = stream_reply_to_proto(error).SerializeToString()
@@ -109,66 +96,45 @@ class GrpcServicer(InferenceServicer):
                 self._connections.note_end(number)
 
     async def Nonconservativity(  # noqa: N802
-        self, request: bytes, context: _Context
+        self, request: bytes, context: Context
     ) -> bytes:
         """Measure how far the forces of a system are from being a gradient."""
         call = self._calls.nonconservativity
-        return await self._answer(context, self._unary(call, request, context))
+        return await self._grpc.answer(context, self._unary(call, request, context))
 
     async def Propagate(  # noqa: N802
-        self, request: bytes, context: _Context
+        self, request: bytes, context: Context
     ) -> None:
         """Move a system and write its snapshots as fast as the client reads them."""
-        await self._answer(context, self._stream(self._calls.propagate, request, context))
+        await self._grpc.answer(context, self._stream(self._calls.propagate, request, context))
 
-    async def Relax(self, request: bytes, context: _Context) -> None:  # noqa: N802
+    async def Relax(self, request: bytes, context: Context) -> None:  # noqa: N802
         """Relax a system and write its reports as fast as the client reads them."""
-        await self._answer(context, self._stream(self._calls.relax, request, context))
+        await self._grpc.answer(context, self._stream(self._calls.relax, request, context))
 
     async def ListModels(  # noqa: N802
-        self, request: bytes, context: _Context
+        self, request: bytes, context: Context
     ) -> bytes:
         """Return the capabilities of each served model."""
         del request
-        return await self._answer(context, self._list_models())
+        return await self._grpc.answer(context, self._list_models())
 
     async def GetModel(  # noqa: N802
-        self, request: bytes, context: _Context
+        self, request: bytes, context: Context
     ) -> bytes:
         """Return the capabilities of one model."""
-        return await self._answer(context, self._get_model(request))
+        return await self._grpc.answer(context, self._get_model(request))
 
-    async def drain(self, timeout: float) -> None:
-        """End idle streams, and wait at most `timeout` s for the calls that are being answered."""
-        await self._open_calls.drain(timeout)
-
-    async def _answer(self, context: _Context, work: Coroutine[Any, Any, _Reply]) -> _Reply:
-        """Return the reply of a call, or end the call with its error."""
-        self._intake.note_call()
-        try:
-            _enter(context)
-            reply = await work
-        except ServiceError as error:
-            work.close()  # it has not started if the urgency is invalid
-            await self._intake.may_reply()
-            await abort(context, error)
-        await self._intake.may_reply()
-        if isinstance(reply, bytes):
-            number = self._connections.note_reply(context.peer(), len(reply))
-            note_end: Any = lambda _: self._connections.note_end(number)  # noqa: E731
-            context.add_done_callback(note_end)
-        return reply
-
-    async def _unary(self, call: UnaryCall[Any, Any], data: bytes, context: _Context) -> bytes:
-        with self._open_calls, self._outcomes.of("grpc", call.scope) as outcome:
+    async def _unary(self, call: UnaryCall[Any, Any], data: bytes, context: Context) -> bytes:
+        with self._grpc.open, self._grpc.outcomes.of("grpc", call.scope) as outcome:
             request = await self._decode(call, data, outcome)
-            reply = await call.answer(request, _time_remaining(context))
+            reply = await call.answer(request, time_remaining(context))
             return await self._encode(call, request, reply)
 
-    async def _stream(self, call: StreamingCall[Any, Any], data: bytes, context: _Context) -> None:
-        with self._open_calls, self._outcomes.of("grpc", call.scope) as outcome:
+    async def _stream(self, call: StreamingCall[Any, Any], data: bytes, context: Context) -> None:
+        with self._grpc.open, self._grpc.outcomes.of("grpc", call.scope) as outcome:
             request = await self._decode(call, data, outcome)
-            async with aclosing(call.answer(request, _time_remaining(context))) as replies:
+            async with aclosing(call.answer(request, time_remaining(context))) as replies:
                 was_valid = True
                 async for reply in replies:
                     # What began with a valid key is sent, so that each call makes progress.
@@ -210,24 +176,3 @@ class GrpcServicer(InferenceServicer):
         name = parsed(pb.GetModelRequest, data).model
         permission.get().require_model(name)
         return model_info_to_proto(self._engine.find(name)).SerializeToString()
-
-
-def _enter(context: _Context) -> None:
-    """Note the id, the origin and the urgency of a call, and send its id back.
-
-    Raises:
-        InvalidRequestError: The urgency is invalid.
-    """
-    metadata = dict(context.invocation_metadata() or ())
-    given = metadata.get(REQUEST_ID)
-    request_id.set(choose_request_id(given if isinstance(given, str) else None))
-    context.set_trailing_metadata(((REQUEST_ID, request_id.get()),))
-    host, port = place_of(context.peer())
-    set_peer(host, port, metadata.get(CLIENT_ID))
-    set_trace_parent(metadata.get(TRACE_PARENT))
-    set_urgency(metadata.get(URGENCY))
-
-
-def _time_remaining(context: _Context) -> float | None:
-    seconds: float | None = context.time_remaining()
-    return seconds

@@ -1,6 +1,10 @@
 """Tests that the OpenAPI description says what the REST API answers."""
 
 import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -9,6 +13,9 @@ from tests.clients.serving import serve
 from tests.service.callers.making import add_key
 from tests.service.transports.rest_bodies import PROTOBUF
 from twinforce_proto import FORCES, OUTPUTS
+
+PATIENCE = 120.0
+RULES = Path(__file__).with_name("spectral.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +149,64 @@ def test_a_key_is_needed_only_if_there_are_keys(docs, tmp_path):
     assert "security" not in theirs["paths"]["/health/live"]["get"]
     assert theirs["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     assert PROTOBUF in theirs["paths"]["/v1/models"]["get"]["responses"]["200"]["content"]
+
+
+def test_the_description_says_whose_it_is_and_where(docs):
+    assert docs["info"]["license"]["identifier"] == "BSD-3-Clause"
+    assert docs["info"]["contact"]["name"]
+    assert [each["url"] for each in docs["servers"]] == ["/"]
+    tags = {tag for _, _, operation in operations(docs) for tag in operation["tags"]}
+    assert tags == {each["name"] for each in docs["tags"] if each["description"]}
+
+
+def test_each_call_describes_its_timeout(docs):
+    n_calls = 0
+    for _, path, operation in operations(docs):
+        if path.startswith("/v1/models/{model}/") or path.endswith("/infer"):
+            headers = {each["name"]: each["schema"] for each in operation["parameters"]}
+            assert headers["X-Timeout-Seconds"] == {"type": "number", "exclusiveMinimum": 0}
+            n_calls += 1
+    assert n_calls == 8
+
+
+def test_each_operation_says_whether_it_needs_a_key(docs):
+    for _, path, operation in operations(docs):
+        expected = [] if path == "/health/live" else [{}, {"key": []}]
+        assert operation.get("security", docs["security"]) == expected
+
+
+def test_the_page_needs_no_other_host(shared):
+    page = shared.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert not re.findall(r"(?:https?:)?//\w[^\s'\"]*", page.text)
+    parts = re.findall(r"(?:src|href)=[\"']([^\"']+)", page.text)
+    assert {part.rpartition(".")[2] for part in parts} == {"js", "css", "png"}
+    for part in [*parts, *re.findall(r"url: '([^']+)'", page.text)]:
+        reply = shared.get(str(page.url.join(part)))
+        assert reply.status_code == 200
+        assert len(reply.content) > 1000
+    assert 'validatorUrl": null' in page.text
+
+
+def linted(docs, folder, name, *arguments):
+    """Return the exit code of a program that looks for flaws of descriptions, and its words."""
+    program = shutil.which(name)
+    if program is None:
+        pytest.skip(f"{name} is not installed (make lint-api)")
+    file = folder / "openapi.json"
+    file.write_text(json.dumps(docs))
+    command = [program, "lint", str(file), *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+def test_redocly_finds_no_flaw(docs, tmp_path):
+    code, words = linted(docs, tmp_path, "redocly", "--extends=recommended", "--max-problems=9")
+    assert code == 0, words
+    assert not re.search(r"\d+ (error|warning)", words), words
+
+
+def test_spectral_finds_no_flaw(docs, tmp_path):
+    options = ["--ruleset", str(RULES), "--fail-severity", "hint"]
+    code, words = linted(docs, tmp_path, "spectral", *options)
+    assert code == 0, words

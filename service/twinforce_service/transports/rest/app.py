@@ -28,8 +28,11 @@ from twinforce_service.context import permission
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
 from twinforce_service.transports.key_check import KeyCheck
+from twinforce_service.transports.open_inference.openapi import SCHEMAS as OPEN_INFERENCE_SCHEMAS
+from twinforce_service.transports.open_inference.router import open_inference_router
 from twinforce_service.transports.rest import openapi, problems, texts
 from twinforce_service.transports.rest.gate import Gate
+from twinforce_service.transports.rest.pages import add_docs_page
 from twinforce_service.transports.rest.paths import call_router
 from twinforce_service.transports.rest.requests import OpenRequests, RequestScope, reply_type
 from twinforce_service.version import service_version
@@ -74,21 +77,29 @@ def create_app(
         title="TwinForce",
         version=service_version(),
         description=texts.DESCRIPTION,
+        license_info=texts.LICENSE,
+        contact=texts.CONTACT,
+        servers=texts.SERVERS,
+        openapi_tags=texts.TAGS,
+        docs_url=None,
+        redoc_url=None,
         exception_handlers={**_EXCEPTION_HANDLERS},
     )
     # Routes are matched in this order, so the most frequent come first.
     app.include_router(call_router(engine, calls, outcomes, limits, converter))
+    app.include_router(open_inference_router(engine, calls, outcomes, intake, limits, converter))
     app.include_router(_models(engine))
     app.include_router(_health(engine, intake))
     if has_metrics:
         app.include_router(_metrics(metrics))
     open_requests = OpenRequests()
     app.include_router(_requests(open_requests))
+    add_docs_page(app)
     app.add_middleware(Gate, key_check=key_check, trusted_hosts=trusted_hosts)
     app.add_middleware(
         RequestScope, intake=intake, open_requests=open_requests, allowances=allowances
     )
-    openapi.complete(app, needs_key=key_check is not None)
+    openapi.complete(app, OPEN_INFERENCE_SCHEMAS, needs_key=key_check is not None)
     return app
 
 

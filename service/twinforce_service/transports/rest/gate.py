@@ -55,12 +55,13 @@ class Gate:
             if not _is_trusted(_name_in(host), self._trusted_hosts):
                 expected = ", ".join(sorted(self._trusted_hosts))
                 detail = f"Host: expected {expected} (see --trusted-hosts), got {host[:100]!r}"
-                return plain_problem(HTTPStatus.MISDIRECTED_REQUEST, detail)
+                status = HTTPStatus.MISDIRECTED_REQUEST
+                return plain_problem(status, detail, path=request.url.path)
         if self._key_check is not None:
             try:
                 await _check(self._key_check, request)
             except ServiceError as error:
-                return problem_of(error)
+                return problem_of(error, request.url.path)
         return None
 
 

@@ -1,5 +1,6 @@
 """The OpenAPI description of the REST API, beyond the part that FastAPI derives from the code."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -67,8 +68,14 @@ _BEFORE = {
 _OPEN_PATHS = {"/health/live"}
 
 
-def complete(app: FastAPI, *, needs_key: bool) -> None:
-    """Add bodies, keys and what comes before all paths to the description of an application."""
+def complete(app: FastAPI, others: Sequence[type[BaseModel]], *, needs_key: bool) -> None:
+    """Add bodies, keys and what comes before all paths to the description of an application.
+
+    Args:
+        app: The application.
+        others: Bodies of other protocols.
+        needs_key: True if requests need a key.
+    """
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -77,9 +84,15 @@ def complete(app: FastAPI, *, needs_key: bool) -> None:
                 version=app.version,
                 description=app.description,
                 routes=app.routes,
+                license_info=app.license_info,
+                contact=app.contact,
+                servers=app.servers,
+                tags=app.openapi_tags,
             )
+            # What holds where an operation says nothing else.
+            app.openapi_schema["security"] = []
             app.openapi_schema["components"] = {
-                "schemas": _schemas(),
+                "schemas": _schemas(others),
                 "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
             }
             for path, methods in app.openapi_schema["paths"].items():
@@ -96,11 +109,12 @@ def _describe_gate(operation: dict[str, Any], *, is_open: bool, needs_key: bool)
     FastAPI adds an answer for parameters that it finds invalid. Ours are texts, and all are valid.
     """
     answers = operation["responses"]
+    answers["400"] = problem_docs("The request is not valid HTTP.")
     if "HTTPValidationError" in str(answers.get("422")):
         del answers["422"]
     if not is_open:
         answers |= {
-            str(status): _problem_docs(text)
+            str(status): problem_docs(text)
             for status, text in _BEFORE.items()
             if str(status) not in answers
         }
@@ -110,23 +124,28 @@ def _describe_gate(operation: dict[str, Any], *, is_open: bool, needs_key: bool)
 def prediction_docs(path: str) -> dict[str, Any]:
     """Return the description of a path that predicts."""
     kind = PredictBody if path == "predict" else SystemsBody
-    reply = _reply_docs(PredictionsReply, examples.prediction_reply(path), "PredictReply")
+    reply = reply_docs(PredictionsReply, examples.prediction_reply(path), "PredictReply")
     return {
         "summary": texts.SUMMARIES[path],
         "description": texts.DESCRIPTIONS[path],
-        "responses": {200: reply} | _PREDICTION_PROBLEMS,
-        "openapi_extra": _request_docs(kind, examples.prediction_requests(path), "PredictRequest"),
+        "responses": {200: reply} | PREDICTION_PROBLEMS,
+        "openapi_extra": request_docs(kind, examples.prediction_requests(path), "PredictRequest"),
     }
 
 
-def _request_docs(kind: type[BaseModel], examples: object, message: str) -> dict[str, Any]:
+def headers_docs() -> list[dict[str, Any]]:
+    """Return the descriptions of the headers of a request."""
+    return [
+        {"name": name, "in": "header", "description": text, "schema": schema}
+        for name, schema, text in _HEADERS
+    ]
+
+
+def request_docs(kind: type[BaseModel], examples: object, message: str) -> dict[str, Any]:
     """Return the description of a request: its headers, and its body as JSON or protobuf."""
-    json_body = {"schema": _reference(kind), "examples": examples}
+    json_body = {"schema": reference(kind), "examples": examples}
     return {
-        "parameters": [
-            {"name": name, "in": "header", "description": text, "schema": schema}
-            for name, schema, text in _HEADERS
-        ],
+        "parameters": headers_docs(),
         "requestBody": {
             "required": True,
             "content": {JSON: json_body, PROTOBUF: _message(message)},
@@ -134,20 +153,24 @@ def _request_docs(kind: type[BaseModel], examples: object, message: str) -> dict
     }
 
 
-def _reply_docs(kind: type[BaseModel], example: object, message: str = "") -> dict[str, Any]:
+def reply_docs(kind: type[BaseModel], example: object, message: str = "") -> dict[str, Any]:
     """Return the description of a reply: as JSON, and as protobuf if there is a message."""
     protobuf = {PROTOBUF: _message(message)} if message else {}
-    json_body = {"schema": _reference(kind), "example": example}
+    json_body = {"schema": reference(kind), "example": example}
     return {"description": "OK", "content": {JSON: json_body} | protobuf}
 
 
 def _lines(kind: type[BaseModel], example: object) -> dict[str, Any]:
-    """Return the description of a reply of JSON lines, each of which has the schema."""
-    json_lines = {"itemSchema": _reference(kind), "example": example}
-    return {"description": "OK", "content": {JSON_LINES: json_lines}}
+    """Return the description of a reply of JSON lines, each of which has the schema.
+
+    OpenAPI 3.1 has no word for the schema of a line.
+    """
+    json_lines = {"schema": reference(kind), "example": example}
+    return {"description": "Lines of this schema.", "content": {JSON_LINES: json_lines}}
 
 
-def _reference(kind: type[BaseModel]) -> dict[str, str]:
+def reference(kind: type[BaseModel]) -> dict[str, str]:
+    """Return a reference to the schema of a body."""
     return {"$ref": f"#/components/schemas/{kind.__name__}"}
 
 
@@ -157,20 +180,22 @@ def _message(name: str) -> dict[str, Any]:
 
 
 def _problem(error: ServiceError) -> dict[str, Any]:
-    docs = _problem_docs(f"{type(error).__doc__}")
+    docs = problem_docs(f"{type(error).__doc__}")
     docs["content"][PROBLEM]["example"] = error_to_problem(error)
     return docs
 
 
-def _problem_docs(text: str) -> dict[str, Any]:
-    return {"description": text, "content": {PROBLEM: {"schema": _reference(Problem)}}}
+def problem_docs(text: str) -> dict[str, Any]:
+    """Return the description of problem details that mean this."""
+    return {"description": text, "content": {PROBLEM: {"schema": reference(Problem)}}}
 
 
-def _problems(*errors: ServiceError) -> Responses:
+def problems(*errors: ServiceError) -> Responses:
+    """Return the descriptions of these errors, by their HTTP status."""
     return {error.http_status: _problem(error) for error in errors}
 
 
-def _schemas() -> dict[str, Any]:
+def _schemas(others: Sequence[type[BaseModel]]) -> dict[str, Any]:
     kinds = [
         (kind, "validation")
         for kind in (
@@ -180,17 +205,32 @@ def _schemas() -> dict[str, Any]:
             PropagateBody,
             RelaxBody,
             *REPLIES,
+            *others,
         )
     ]
     _, schema = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     definitions: dict[str, Any] = schema["$defs"]
+    _simplify(definitions)
     return definitions
+
+
+def _simplify(part: Any) -> None:
+    """Describe tuples of equal members as arrays of a fixed length, which more programs know."""
+    if isinstance(part, list):
+        for each in part:
+            _simplify(each)
+    elif isinstance(part, dict):
+        members = part.get("prefixItems")
+        if members and all(each == members[0] for each in members):
+            part["items"] = part.pop("prefixItems")[0]
+        for each in part.values():
+            _simplify(each)
 
 
 _UNKNOWN = UnknownModelError("model: no model is called 'ice'; served: water", field="model")
 _STARTING = UnavailableError("the service is starting: its models are loading", retry_after=1.0)
-_MEDIA_TYPE: Responses = {415: _problem_docs("The body has a media type that no path reads.")}
-_PREDICTION_PROBLEMS = _MEDIA_TYPE | _problems(
+_MEDIA_TYPE: Responses = {415: problem_docs("The body has a media type that no path reads.")}
+PREDICTION_PROBLEMS = _MEDIA_TYPE | problems(
     _UNKNOWN,
     SystemTooLargeError("expected at most 20000 atoms, got 30000", system_index=0),
     InvalidSystemError(
@@ -203,7 +243,7 @@ _PREDICTION_PROBLEMS = _MEDIA_TYPE | _problems(
     _STARTING,
     DeadlineExceededError("not evaluated within 0.5 s"),
 )
-_NONCONSERVATIVITY = _reply_docs(
+_NONCONSERVATIVITY = reply_docs(
     NonconservativityReply, examples.NONCONSERVATIVITY, "NonconservativityReply"
 )
 NONCONSERVATIVITY: dict[str, Any] = {
@@ -211,8 +251,8 @@ NONCONSERVATIVITY: dict[str, Any] = {
     "description": "Evaluate λ = ‖(J - Jᵀ)/2‖ / ‖J‖ of one system, where J = ∂f/∂r is the Jacobian "
     "of its forces without net force, in eV/Å²; λ is 0 for a gradient. On request, also evaluate "
     "the norm of the 3 x 3 block of each pair of atoms.",
-    "responses": {200: _NONCONSERVATIVITY} | _PREDICTION_PROBLEMS,
-    "openapi_extra": _request_docs(
+    "responses": {200: _NONCONSERVATIVITY} | PREDICTION_PROBLEMS,
+    "openapi_extra": request_docs(
         NonconservativityBody,
         {
             "periodic": {
@@ -234,8 +274,8 @@ PROPAGATE: dict[str, Any] = {
     "most two snapshots are computed ahead of the client, and none after it disconnects. An error "
     'during the run is the last line, `{"error": ...}` with problem details; resume from the '
     "checkpoint of the line before. Velocities are in Å/fs.",
-    "responses": {200: _lines(SnapshotReply, examples.SNAPSHOT)} | _PREDICTION_PROBLEMS,
-    "openapi_extra": _request_docs(
+    "responses": {200: _lines(SnapshotReply, examples.SNAPSHOT)} | PREDICTION_PROBLEMS,
+    "openapi_extra": request_docs(
         PropagateBody,
         {"start": {"summary": "Multiple time stepping with a thermostat", "value": examples.START}},
         "PropagateRequest",
@@ -246,8 +286,8 @@ RELAX: dict[str, Any] = {
     "description": "Relax a system in its cell by FIRE, and reply with lines of JSON as "
     "`propagate` does: a report at each interval, and one at the end. Hybrid relaxation descends "
     "on direct forces and finishes on conservative forces.",
-    "responses": {200: _lines(RelaxedReply, examples.RELAXED)} | _PREDICTION_PROBLEMS,
-    "openapi_extra": _request_docs(
+    "responses": {200: _lines(RelaxedReply, examples.RELAXED)} | PREDICTION_PROBLEMS,
+    "openapi_extra": request_docs(
         RelaxBody,
         {
             "molecule": {
@@ -258,18 +298,18 @@ RELAX: dict[str, Any] = {
         "RelaxRequest",
     ),
 }
-LIVE: Responses = {200: _reply_docs(LiveReply, {"status": "live"}), **_problems(_STARTING)}
+LIVE: Responses = {200: reply_docs(LiveReply, {"status": "live"}), **problems(_STARTING)}
 _READY = {"status": "ready", "models": ["water"], "unavailable": ["mace"]}
-READY: Responses = {200: _reply_docs(ReadyReply, _READY), **_problems(_STARTING)}
-OPEN_REQUEST: Responses = {200: _reply_docs(OpenRequestReply, {"is_open": True, "n_lines_sent": 0})}
+READY: Responses = {200: reply_docs(ReadyReply, _READY), **problems(_STARTING)}
+OPEN_REQUEST: Responses = {200: reply_docs(OpenRequestReply, {"is_open": True, "n_lines_sent": 0})}
 METRICS: Responses = {
     200: {
         "description": "OK",
         "content": {"text/plain": {"schema": _TEXT, "example": "twinforce_evaluations …"}},
     }
 }
-MODELS: Responses = {200: _reply_docs(ModelsReply, {"models": [examples.INFO]}, "ListModelsReply")}
+MODELS: Responses = {200: reply_docs(ModelsReply, {"models": [examples.INFO]}, "ListModelsReply")}
 MODEL: Responses = {
-    200: _reply_docs(ModelReply, examples.INFO, "ModelInfo"),
-    **_problems(_UNKNOWN, _STARTING),
+    200: reply_docs(ModelReply, examples.INFO, "ModelInfo"),
+    **problems(_UNKNOWN, _STARTING),
 }

@@ -13,22 +13,28 @@ from twinforce_proto.codec.problem import error_to_problem
 from twinforce_proto.errors import MAX_MESSAGE_BYTES, clipped
 from twinforce_proto.headers import PROBLEM
 
+# Paths of the Open Inference Protocol, whose clients look for the text of an error in a member of
+# this name.
+_OPEN_INFERENCE = "/v2"
+
 
 class UnsupportedMediaTypeError(Exception):
     """The body has a media type that no path reads; the message says which are read."""
 
 
-def problem_of(error: ServiceError) -> Response:
-    """Return the reply that reports a `ServiceError`."""
+def problem_of(error: ServiceError, path: str = "") -> Response:
+    """Return the reply that reports a `ServiceError` to a request for a path."""
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
     if isinstance(error, UnauthenticatedError):
         headers["WWW-Authenticate"] = "Bearer"
-    return _response(error_to_problem(error), error.http_status, headers)
+    return _response(error_to_problem(error), error.http_status, headers, path)
 
 
-def plain_problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+def plain_problem(
+    status: int, detail: str, headers: dict[str, str] | None = None, path: str = ""
+) -> Response:
     """Return the reply that reports an error which has only an HTTP status."""
     problem = {
         "type": "about:blank",
@@ -36,27 +42,31 @@ def plain_problem(status: int, detail: str, headers: dict[str, str] | None = Non
         "status": status,
         "detail": clipped(detail, MAX_MESSAGE_BYTES),
     }
-    return _response(problem, status, headers or {})
+    return _response(problem, status, headers or {}, path)
 
 
-async def report_service_error(_: Request, error: Exception) -> Response:
+async def report_service_error(request: Request, error: Exception) -> Response:
     """Answer a request that ended with a `ServiceError`."""
     assert isinstance(error, ServiceError)
-    return problem_of(error)
+    return problem_of(error, request.url.path)
 
 
-async def report_media_type(_: Request, error: Exception) -> Response:
+async def report_media_type(request: Request, error: Exception) -> Response:
     """Answer a request whose body has an unsupported media type."""
-    return plain_problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, str(error))
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    return plain_problem(status, str(error), path=request.url.path)
 
 
 async def report_http_error(request: Request, error: Exception) -> Response:
     """Answer a request with an unknown path or method."""
     status = getattr(error, "status_code", HTTPStatus.INTERNAL_SERVER_ERROR)
     detail = f"{request.method} {request.url.path}: {HTTPStatus(status).phrase.lower()}"
-    return plain_problem(status, detail, dict(getattr(error, "headers", None) or {}))
+    headers = dict(getattr(error, "headers", None) or {})
+    return plain_problem(status, detail, headers, request.url.path)
 
 
-def _response(problem: dict[str, Any], status: int, headers: dict[str, str]) -> Response:
+def _response(problem: dict[str, Any], status: int, headers: dict[str, str], path: str) -> Response:
+    if path.startswith(_OPEN_INFERENCE):
+        problem = problem | {"error": problem["detail"]}
     content = orjson.dumps(problem)
     return Response(content, status, headers, media_type=PROBLEM)

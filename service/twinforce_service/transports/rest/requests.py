@@ -140,7 +140,8 @@ class RequestScope:
             await self._app(scope, receive_body, send_with_id)
         except Exception:
             logger.exception("a request failed", extra={"path": scope["path"]})
-            await problem_of(internal_error())(scope, receive, send_with_id)
+            problem = problem_of(internal_error(), scope["path"])
+            await problem(scope, receive, send_with_id)
         finally:
             self._open.end(watch_id)
 
@@ -196,18 +197,22 @@ async def while_connected(request: Request, work: Awaitable[_Result]) -> _Result
         watch.cancel()
 
 
-def body_type(request: Request) -> str:
+def body_type(request: Request, known: tuple[str, ...] = (JSON, PROTOBUF)) -> str:
     """Return the media type of the body; JSON if the request does not name one.
 
+    Args:
+        request: The request.
+        known: Media types that are read.
+
     Raises:
-        UnsupportedMediaTypeError: The media type is neither JSON nor protobuf.
+        UnsupportedMediaTypeError: The media type is another one, or the body is compressed.
     """
     named = request.headers.get("content-type", JSON)
     media_type = named.partition(";")[0].strip().lower()
     encoding = request.headers.get("content-encoding", "identity").lower()
-    if media_type not in (JSON, PROTOBUF) or encoding != "identity":
+    if media_type not in known or encoding != "identity":
         raise UnsupportedMediaTypeError(
-            f"expected an uncompressed body of {JSON} or {PROTOBUF}, "
+            f"expected an uncompressed body of {' or '.join(known)}, "
             f"got {clipped(named)} ({clipped(encoding)})"
         )
     return media_type

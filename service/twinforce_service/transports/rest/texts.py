@@ -20,6 +20,20 @@ reply with a line of JSON for each update.
 each coordinate of the system, so use a long timeout; other requests are served in between.
 """
 
+LICENSE = {"name": "BSD-3-Clause", "identifier": "BSD-3-Clause"}
+CONTACT = {"name": "the TwinForce developers"}
+SERVERS = [{"url": "/", "description": "The service that this description comes from."}]
+TAGS = [
+    {"name": "predictions", "description": "Energies, forces and stresses of systems."},
+    {"name": "dynamics", "description": "Systems that the service moves."},
+    {"name": "models", "description": "The models that are served."},
+    {"name": "service", "description": "The state of the service."},
+    {
+        "name": "open inference protocol",
+        "description": "The same predictions as tensors, for clients of KServe and Triton.",
+    },
+]
+
 SUMMARIES = {
     "energy": "Energies",
     "conservative-forces": "Energies and conservative forces",

@@ -1,0 +1,1 @@
+"""The messages of the Open Inference Protocol, version 2."""
