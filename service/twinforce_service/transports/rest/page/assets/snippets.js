@@ -17,7 +17,7 @@ const PYTHON = {
     const bath = svr ? `, ensemble=SVR(${svr.temperature_k}, ${svr.relaxation_fs} * units.fs)` : "";
     return `    integrator = Integrator(force_kind=${quoted(kind)}, time_step=${fs} * units.fs, inner_steps=${inner}${bath})
     MaxwellBoltzmannDistribution(atoms, temperature_K=${temperature})
-    start = Start(atoms, atoms.get_velocities(), integrator)
+    start = Start(system_of(atoms), atoms.get_velocities(), integrator)
     for snapshot in client.propagate(start, ${body.n_steps}, ${body.interval}, model=${quoted(model)}):
         print(snapshot.step, snapshot.energy)
 `;
@@ -30,7 +30,8 @@ const IMPORTS = {
   run: ({ body }) =>
     `from ase import units
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
-from twinforce import Client, Integrator, Start${body.start.integrator.svr ? "\nfrom twinforce.ensembles import SVR" : ""}`,
+from twinforce import Client, Integrator, Start
+from twinforce.ase import system_of${body.start.integrator.svr ? "\nfrom twinforce.ensembles import SVR" : ""}`,
 };
 
 const CALLS = { predict: "predict", relax: "relax", run: "propagate" };
