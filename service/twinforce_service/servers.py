@@ -75,6 +75,7 @@ def make_app(
         access.key_check,
         trusted_hosts(settings.trusted_hosts, settings.host),
         has_metrics=settings.metrics_port is None,
+        has_page=settings.page,
     )
 
 

@@ -45,6 +45,11 @@ class Settings(BaseSettings):
     grpc_port: int = Field(
         8001, ge=0, le=65535, description="Port of the gRPC API; 0 picks a free port."
     )
+    page: bool = Field(
+        True,
+        description="Show a page in a browser, on the port of REST: models, live state and a "
+        "playground. It asks its user for a key if callers need one.",
+    )
     metrics_port: int | None = Field(
         None,
         ge=0,

@@ -56,6 +56,15 @@ def service(tmp_path):
     found.stop()
 
 
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory):
+    """A service that stays where it is."""
+    found = Service(tmp_path_factory.mktemp("settled"))
+    found.start()
+    yield found
+    found.stop()
+
+
 @pytest.fixture(params=TRANSPORTS)
 def url(request, service):
     return f"file+{request.param}:{service.path}"
@@ -179,9 +188,10 @@ def test_the_certificate_in_the_file_is_trusted(service, url, tmp_path):
             client.models()
 
 
-def test_a_key_that_is_given_precedes_that_in_the_file(service, url, monkeypatch):
+def test_a_key_that_is_given_precedes_that_in_the_file(settled, service, url, monkeypatch):
     monkeypatch.setenv("TWINFORCE_KEY", "another")
-    service.start()
+    service.path.write_bytes(settled.path.read_bytes())
+    service.path.chmod(0o600)
     content = json.loads(service.path.read_text())["servers"][0]
     with Client(url, timeout=60) as client:
         client.models()
@@ -191,14 +201,13 @@ def test_a_key_that_is_given_precedes_that_in_the_file(service, url, monkeypatch
         client.models()
 
 
-def test_the_calculator_the_command_and_copies_follow_too(service, capsys, monkeypatch):
-    service.start()
-    url = f"file:{service.path}"
+def test_the_calculator_the_command_and_copies_follow_too(settled, capsys, monkeypatch):
+    url = f"file:{settled.path}"
     with Client(url, timeout=60) as client:
         copied = pickle.loads(pickle.dumps(client))
         with copied:
             assert copied.predict(molecule(), model="lj").energy < 1
-        assert key_in(service) not in repr(client) + repr(vars(client))
+        assert key_in(settled) not in repr(client) + repr(vars(client))
     atoms = ase_atoms()
     atoms.calc = TwinForceCalculator(url, model="lj")
     assert atoms.get_potential_energy() < 1
@@ -219,16 +228,14 @@ def ase_atoms():
 
 
 @pytest.mark.parametrize("form", ["file:{}", "file://{}", "file://localhost{}", "FILE:{}"])
-def test_forms_of_the_path(service, form):
-    service.start()
-    with Client(form.format(service.path), timeout=60) as client:
+def test_forms_of_the_path(settled, form):
+    with Client(form.format(settled.path), timeout=60) as client:
         client.models()
 
 
-def test_a_path_may_be_relative_or_in_the_home(service, monkeypatch, tmp_path):
-    service.start()
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
+def test_a_path_may_be_relative_or_in_the_home(settled, monkeypatch):
+    monkeypatch.setenv("HOME", str(settled.path.parent))
+    monkeypatch.chdir(settled.path.parent)
     clients = [Client("file:job.json", timeout=60), Client("file:~/job.json", timeout=60)]
     monkeypatch.chdir("/")
     for client in clients:
@@ -258,6 +265,7 @@ GOOD = {"grpc": "grpc://127.0.0.1:8001"}
         ('{"servers": [{"grpc": 3}]}', "expected a url"),
         ('{"servers": [{"grpc": "grpc://node:1", "key": "k"}]}', "begins with grpcs://"),
         ('{"servers": [{"grpc": "grpc://a:1", "ca": 3}]}', "certificate in PEM"),
+        ('{"servers": [{"grpc": "grpcs://a:1", "ca": "none"}]}', "certificate in PEM"),
         (
             '{"servers": [{"grpc": "grpc://a:1"}, {"grpc": "grpcs://a:1"}]}',
             "differ in host and port only",
@@ -293,9 +301,8 @@ def test_a_file_that_turns_bad_is_reported(service, url):
             client.models()
 
 
-def test_a_walker_that_is_closed_ends_its_stream(service):
-    service.start()
-    with Client(f"file:{service.path}", timeout=60) as client:
+def test_a_walker_that_is_closed_begins_again(settled):
+    with Client(f"file:{settled.path}", timeout=60) as client:
         walker = client.stream("lj")
         walker.predict(molecule())
         walker.close()

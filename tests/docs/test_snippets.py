@@ -17,6 +17,7 @@ import pytest
 from tests.docs.pages import PAGES, ROOT, blocks_of
 from twinforce.cli import run
 from twinforce_service.callers import command as keys_command
+from twinforce_service.clusters import command as slurm_command
 from twinforce_service.embedded import run_in_thread
 from twinforce_service.environments import command
 from twinforce_service.flags import parse_settings
@@ -147,6 +148,8 @@ def test_the_service_accepts_the_flags(words):
         assert command.make_parser().parse_args(flags[1:])
     elif flags[:1] == ["keys"]:
         assert keys_command.make_parser().parse_args(flags[1:])
+    elif flags[:1] == ["slurm"]:
+        assert slurm_command.make_parser().parse_args(flags[1 : flags.index(">")])
     else:
         assert parse_settings(flags).specs()
 

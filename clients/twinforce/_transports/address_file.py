@@ -134,8 +134,12 @@ class AddressFile:
         access, authority = access_to(Address((url,)), **given), members.get("ca")
         if authority is not None and not isinstance(authority, str):
             raise ValueError("servers: expected a certificate in PEM as the member ca")
-        if access.ca is None:
+        if access.ca is None and authority is not None:
             access = replace(access, authority=authority)
+            try:
+                access.tls()
+            except OSError as error:  # as those of ssl are
+                raise ValueError(f"servers: expected a certificate in PEM: {error}") from error
         return Server(url, access)
 
 

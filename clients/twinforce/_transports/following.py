@@ -34,18 +34,18 @@ Servers: TypeAlias = tuple[Server, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Place(Generic[_Connection]):
+class Location(Generic[_Connection]):
     """The servers that the file named at one time, and the connection to them."""
 
     servers: Servers
     connection: _Connection
 
 
-class Locator(Generic[_Connection]):
-    """The place of a service, which is looked up again after a failure.
+class Locations(Generic[_Connection]):
+    """The location of a service, which is looked up again after a failure.
 
     It takes no lock, which a fork could leave locked; at worst, two threads connect at once.
-    Connections to former places stay open for as long as they are used.
+    Connections to former locations stay open for as long as they are used.
 
     Args:
         file: The address file.
@@ -55,7 +55,7 @@ class Locator(Generic[_Connection]):
     def __init__(self, file: AddressFile, connect: Callable[[Servers], _Connection]) -> None:
         self._file = file
         self._connect = connect
-        self._now: Place[_Connection] | None = None
+        self._now: Location[_Connection] | None = None
         self._opened: WeakValueDictionary[int, _Connection] = WeakValueDictionary()
 
     @property
@@ -63,21 +63,21 @@ class Locator(Generic[_Connection]):
         """The connections that are open."""
         return list(self._opened.values())
 
-    def now(self) -> Place[_Connection]:
-        """Return the place of the service.
+    def now(self) -> Location[_Connection]:
+        """Return the location of the service.
 
         Raises:
             UnavailableError: The file does not say where it is.
         """
-        if (place := self._now) is None:
+        if (location := self._now) is None:
             servers = self._file.servers()
-            place = self._now = Place(servers, self._connect(servers))
-            self._opened[id(place.connection)] = place.connection
-        return place
+            location = self._now = Location(servers, self._connect(servers))
+            self._opened[id(location.connection)] = location.connection
+        return location
 
     @contextmanager
-    def noting(self, place: Place[_Connection]) -> Iterator[None]:
-        """Look the place up again if a call there fails.
+    def noting(self, location: Location[_Connection]) -> Iterator[None]:
+        """Look the location up again if a call there fails.
 
         Raises:
             UnavailableError: The service does not answer; also in place of a `MisdirectedError`,
@@ -86,15 +86,15 @@ class Locator(Generic[_Connection]):
         try:
             yield
         except _MOVED as error:
-            if self._now is place and self._has_changed(place):
+            if self._now is location and self._has_changed(location):
                 self._now = None
             if isinstance(error, MisdirectedError):
                 raise UnavailableError(str(error)) from error
             raise
 
-    def _has_changed(self, place: Place[_Connection]) -> bool:
+    def _has_changed(self, location: Location[_Connection]) -> bool:
         try:
-            return self._file.servers() != place.servers
+            return self._file.servers() != location.servers
         except MisdirectedError:  # a file that cannot be read now says nothing
             return False
         except UnavailableError:
@@ -105,46 +105,49 @@ class FollowingConnection:
     """The connection of a blocking client to a service that may move."""
 
     def __init__(self, file: AddressFile, connect: Callable[[Servers], Connection]) -> None:
-        self._places = Locator(file, connect)
+        self._locations = Locations(file, connect)
 
     def send(self, call: Call) -> Message:
         """Send a call to the service and wait for the reply."""
-        place = self._places.now()
-        with self._places.noting(place):
-            return place.connection.send(call)
+        location = self._locations.now()
+        with self._locations.noting(location):
+            return location.connection.send(call)
 
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
-        place = self._places.now()
-        with self._places.noting(place), closing(place.connection.receive(call)) as replies:
+        location = self._locations.now()
+        with (
+            self._locations.noting(location),
+            closing(location.connection.receive(call)) as replies,
+        ):
             for reply in replies:  # noqa: UP028
                 yield reply
 
     def stream(self) -> "FollowingStream":
         """Return a transport for the calls of one walker."""
-        return FollowingStream(self._places)
+        return FollowingStream(self._locations)
 
     def close(self) -> None:
         """Close all connections."""
-        for each in self._places.opened:
+        for each in self._locations.opened:
             each.close()
 
 
 class FollowingStream:
     """The calls of one walker, which moves with the service."""
 
-    def __init__(self, places: Locator[Connection]) -> None:
-        self._places = places
-        self._open: tuple[Place[Connection], Transport] | None = None
+    def __init__(self, locations: Locations[Connection]) -> None:
+        self._locations = locations
+        self._open: tuple[Location[Connection], Transport] | None = None
 
     def send(self, call: Call) -> Message:
         """Send a message and wait for its reply."""
         if (opened := self._open) is None:
-            place = self._places.now()
-            self._open = opened = place, place.connection.stream()
-        place, transport = opened
+            location = self._locations.now()
+            self._open = opened = location, location.connection.stream()
+        location, transport = opened
         try:
-            with self._places.noting(place):
+            with self._locations.noting(location):
                 return transport.send(call)
         except _MOVED:
             self.close()
@@ -161,47 +164,47 @@ class AsyncFollowingConnection:
     """The asyncio counterpart of `FollowingConnection`."""
 
     def __init__(self, file: AddressFile, connect: Callable[[Servers], AsyncConnection]) -> None:
-        self._places = Locator(file, connect)
+        self._locations = Locations(file, connect)
 
     async def send(self, call: Call) -> Message:
         """Send a call to the service and wait for the reply."""
-        place = self._places.now()
-        with self._places.noting(place):
-            return await place.connection.send(call)
+        location = self._locations.now()
+        with self._locations.noting(location):
+            return await location.connection.send(call)
 
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a call and yield the replies as they arrive; closing the generator cancels it."""
-        place = self._places.now()
-        with self._places.noting(place):
-            async with aclosing(place.connection.receive(call)) as replies:
+        location = self._locations.now()
+        with self._locations.noting(location):
+            async with aclosing(location.connection.receive(call)) as replies:
                 async for reply in replies:
                     yield reply
 
     def stream(self) -> "AsyncFollowingStream":
         """Return a transport for the calls of one walker."""
-        return AsyncFollowingStream(self._places)
+        return AsyncFollowingStream(self._locations)
 
     async def close(self) -> None:
         """Close all connections."""
-        for each in self._places.opened:
+        for each in self._locations.opened:
             await each.close()
 
 
 class AsyncFollowingStream:
     """The asyncio counterpart of `FollowingStream`."""
 
-    def __init__(self, places: Locator[AsyncConnection]) -> None:
-        self._places = places
-        self._open: tuple[Place[AsyncConnection], AsyncTransport] | None = None
+    def __init__(self, locations: Locations[AsyncConnection]) -> None:
+        self._locations = locations
+        self._open: tuple[Location[AsyncConnection], AsyncTransport] | None = None
 
     async def send(self, call: Call) -> Message:
         """Send a message and wait for its reply."""
         if (opened := self._open) is None:
-            place = self._places.now()
-            self._open = opened = place, place.connection.stream()
-        place, transport = opened
+            location = self._locations.now()
+            self._open = opened = location, location.connection.stream()
+        location, transport = opened
         try:
-            with self._places.noting(place):
+            with self._locations.noting(location):
                 return await transport.send(call)
         except _MOVED:
             await self.close()

@@ -69,7 +69,7 @@ class SharedAddressFile:
             self._path.with_name(f".{self._path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600
         )
         try:
-            fcntl.lockf(number, fcntl.LOCK_EX)
+            fcntl.flock(number, fcntl.LOCK_EX)
             yield
         finally:
             os.close(number)

@@ -31,8 +31,10 @@ from twinforce_service.transports.key_check import KeyCheck
 from twinforce_service.transports.open_inference.openapi import SCHEMAS as OPEN_INFERENCE_SCHEMAS
 from twinforce_service.transports.open_inference.router import open_inference_router
 from twinforce_service.transports.rest import openapi, problems, texts
+from twinforce_service.transports.rest.documentation import add_docs_page
 from twinforce_service.transports.rest.gate import Gate
-from twinforce_service.transports.rest.pages import add_docs_page
+from twinforce_service.transports.rest.page.live import LiveState
+from twinforce_service.transports.rest.page.router import page_router
 from twinforce_service.transports.rest.paths import call_router
 from twinforce_service.transports.rest.requests import OpenRequests, RequestScope, reply_type
 from twinforce_service.version import service_version
@@ -57,6 +59,7 @@ def create_app(
     trusted_hosts: frozenset[str] | None = None,
     *,
     has_metrics: bool = True,
+    has_page: bool = False,
 ) -> FastAPI:
     """Return the ASGI application.
 
@@ -72,6 +75,7 @@ def create_app(
         key_check: Check of keys; None means that no key is needed.
         trusted_hosts: Names that the header Host may have; None means any.
         has_metrics: True to show the metrics.
+        has_page: True to show a page to browsers.
     """
     app = FastAPI(
         title="TwinForce",
@@ -92,10 +96,12 @@ def create_app(
     app.include_router(_health(engine, intake))
     if has_metrics:
         app.include_router(_metrics(metrics))
+    if has_page:
+        app.include_router(page_router(LiveState(engine, metrics, intake)))
     open_requests = OpenRequests()
     app.include_router(_requests(open_requests))
     add_docs_page(app)
-    app.add_middleware(Gate, key_check=key_check, trusted_hosts=trusted_hosts)
+    app.add_middleware(Gate, key_check=key_check, trusted_hosts=trusted_hosts, has_page=has_page)
     app.add_middleware(
         RequestScope, intake=intake, open_requests=open_requests, allowances=allowances
     )

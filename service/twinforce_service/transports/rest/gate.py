@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twinforce_proto import ServiceError, UnauthenticatedError
 from twinforce_service.transports.key_check import KeyCheck
+from twinforce_service.transports.rest.page.router import is_part_of_page
 from twinforce_service.transports.rest.problems import plain_problem, problem_of
 
 # Supervisors have no key, and ask by address; the answer tells only that the process works.
@@ -25,6 +26,7 @@ class Gate:
         key_check: Check of keys; None means that no key is needed.
         trusted_hosts: Names that the header Host may have, without ports; `*.NAME` stands for all
             names below another. None means any.
+        has_page: True to let everyone see the page, which asks its user for a key.
     """
 
     def __init__(
@@ -32,8 +34,11 @@ class Gate:
         app: ASGIApp,
         key_check: KeyCheck | None = None,
         trusted_hosts: frozenset[str] | None = None,
+        *,
+        has_page: bool = False,
     ) -> None:
         self._app = app
+        self._has_page = has_page
         self._key_check = key_check
         self._trusted_hosts = trusted_hosts
 
@@ -57,7 +62,7 @@ class Gate:
                 detail = f"Host: expected {expected} (see --trusted-hosts), got {host[:100]!r}"
                 status = HTTPStatus.MISDIRECTED_REQUEST
                 return plain_problem(status, detail, path=request.url.path)
-        if self._key_check is not None:
+        if self._key_check is not None and not (self._has_page and _is_for_page(request)):
             try:
                 await _check(self._key_check, request)
             except ServiceError as error:
@@ -72,6 +77,10 @@ async def _check(key_check: KeyCheck, request: Request) -> None:
     value = values[0] if values else None
     if not key_check.passes(value):
         await key_check.verify(value, request.client.host if request.client else "")
+
+
+def _is_for_page(request: Request) -> bool:
+    return is_part_of_page(request.method, request.url.path, request.headers.get("accept", ""))
 
 
 def _name_in(host: str) -> str:

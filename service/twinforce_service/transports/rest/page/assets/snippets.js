@@ -1,0 +1,57 @@
+// What the playground does, for programs: in Python, and with curl.
+
+import { key, modelPath } from "./api.js";
+
+const quoted = (text) => JSON.stringify(text);
+
+const PYTHON = {
+  predict: ({ model, body }) => `    prediction = client.predict(atoms, ${JSON.stringify(body.outputs)}, model=${quoted(model)})
+    print(prediction.energy)${body.outputs.includes("direct_forces") ? "\n    print(prediction.direct_forces - prediction.conservative_forces)" : ""}
+`,
+  relax: ({ model, body }) => `    for relaxed in client.relax(atoms, force_kind=${quoted(body.force_kind)}, fmax=${body.fmax}, model=${quoted(model)}):
+        print(relaxed.step, relaxed.energy, relaxed.largest_force)
+    atoms.positions = relaxed.positions
+`,
+  run: ({ model, body, temperature }) => {
+    const { force_kind: kind, inner_steps: inner, time_step_fs: fs, svr } = body.start.integrator;
+    const bath = svr ? `, ensemble=SVR(${svr.temperature_k}, ${svr.relaxation_fs} * units.fs)` : "";
+    return `    integrator = Integrator(force_kind=${quoted(kind)}, time_step=${fs} * units.fs, inner_steps=${inner}${bath})
+    MaxwellBoltzmannDistribution(atoms, temperature_K=${temperature})
+    start = Start(system_of(atoms), atoms.get_velocities(), integrator)
+    for snapshot in client.propagate(start, ${body.n_steps}, ${body.interval}, model=${quoted(model)}):
+        print(snapshot.step, snapshot.energy)
+`;
+  },
+};
+
+const IMPORTS = {
+  predict: () => "from twinforce import Client",
+  relax: () => "from twinforce import Client",
+  run: ({ body }) =>
+    `from ase import units
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from twinforce import Client, Integrator, Start
+from twinforce.ase import system_of${body.start.integrator.svr ? "\nfrom twinforce.ensembles import SVR" : ""}`,
+};
+
+const CALLS = { predict: "predict", relax: "relax", run: "propagate" };
+
+// Return the address of the service, without the name of the page.
+const address = () => new URL(".", location.href).href.replace(/\/$/, "");
+
+export function python(action, call) {
+  const note = key() ? "# The key is in the variable TWINFORCE_KEY.\n" : "";
+  return `${note}import ase.io
+${IMPORTS[action](call)}
+
+atoms = ase.io.read("system.xyz")  # "Download system" saves it
+with Client(${quoted(address())}) as client:
+${PYTHON[action](call)}`;
+}
+
+export function curl(action, { model, body }) {
+  const header = key() ? ` \\\n  -H "Authorization: Bearer $TWINFORCE_KEY"` : "";
+  const text = JSON.stringify(body).replaceAll("'", "'\\''");
+  return `curl -N ${address()}/${modelPath(model, CALLS[action])}${header} \\
+  -H 'Content-Type: application/json' -d '${text}'`;
+}
