@@ -166,9 +166,9 @@ def _kill_replica(attacked: Attacked) -> str:
 
 def _hang_replica(attacked: Attacked) -> str:
     attacked.service.process.send_signal(signal.SIGSTOP)
-    time.sleep(8.0)
+    time.sleep(15.0)
     attacked.service.process.send_signal(signal.SIGCONT)
-    return "for 8 s"
+    return "for 15 s"
 
 
 def _reload_proxy(attacked: Attacked) -> str:
