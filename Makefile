@@ -17,7 +17,7 @@ STUBS := $(MESSAGES) --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-ase test-ecosystem test-models test-models-together check format proto lint-api audit sbom lock \
-	lock-torch release docs chart image image-here attacks chaos fuzz soak bench paper paper-bundled \
+	lock-torch release docs chart image image-here attacks chaos fuzz soak scaling bench paper paper-bundled \
 	paper-published train train-pet clean
 
 help:  ## list the targets
@@ -218,6 +218,9 @@ soak: $(STAMP)  ## keep a service under mixed load for MINUTES, judge whether it
 # `make chaos CHAOS=--short` tries the faults that take least time, in about three minutes.
 chaos: $(STAMP)  ## do what can go wrong to a real service, count what its clients notice, and write docs/chaos.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(CHAOS)
+
+scaling: $(STAMP)  ## simulate fleets of replicas and write docs/scaling.md (ARGS="--only zone_loss")
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.studies.scaling $(ARGS)
 
 bench: $(STAMP)  ## measure the figures of docs/performance.md and write the page (ARGS="--only step crowd")
 	$(BIN)/python -m bench $(ARGS)

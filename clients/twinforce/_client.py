@@ -74,9 +74,10 @@ class Client:
         Args:
             url: Address of the service, such as grpc://host:8001 or http://host:8000;
                 grpcs:// and https:// use TLS. It may name several replicas, as in
-                grpc://a:8001,b:8001: walkers are spread over them, and move if theirs fails. Or
-                the path of an address file, such as file:~/.twinforce/job-123.json, which is read
-                again when the service cannot be reached; file+rest: uses HTTP.
+                grpc://a:8001,b:8001, or all addresses of a name, as in grpc+dns://name:8001:
+                walkers are spread over them by load, and move if theirs fails. Or the path of
+                an address file, such as file:~/.twinforce/job-123.json, which is read again when
+                the service cannot be reached; file+rest: uses HTTP.
             timeout: Seconds that one request may take, including all retries; None or infinity
                 means no limit.
             reconnect_timeout: Seconds for which a service that cannot be reached is tried again.

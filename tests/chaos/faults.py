@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.chaos.clients import flood, vanish
+from tests.chaos.haproxy import HAProxy
 from tests.chaos.network import Network
 from tests.chaos.service import Service
 from tests.potentials import NEON
@@ -25,15 +26,19 @@ class Attacked:
         service: The service, or one of its replicas.
         network: The network between it and its clients, if it is one of our own.
         others: The other replicas.
+        proxy: The proxy before them, if there is one.
     """
 
     service: Service
     network: Network | None = None
     others: tuple[Service, ...] = ()
+    proxy: HAProxy | None = None
 
     @property
     def urls(self) -> tuple[str, str]:
-        """Addresses for clients over both transports, which name all replicas."""
+        """Addresses for clients over both transports, which name all replicas or the proxy."""
+        if self.proxy is not None:
+            return self.proxy.urls
         first, *others = (each.urls for each in (self.service, *self.others))
         grpc, rest = (
             ",".join([url, *(each[n].partition("://")[2] for each in others)])
@@ -52,6 +57,7 @@ class Fault:
         is_short: True if it is a part of the short selection.
         needs_network: True if it needs a network of our own.
         n_replicas: Number of replicas of the service.
+        is_proxied: True if there are three of them, behind a proxy that clients know alone.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Fault:
     is_short: bool = False
     needs_network: bool = False
     n_replicas: int = 1
+    is_proxied: bool = False
 
 
 def _kill_engine(attacked: Attacked) -> str:
@@ -157,6 +164,20 @@ def _kill_replica(attacked: Attacked) -> str:
     return "and it stays away"
 
 
+def _hang_replica(attacked: Attacked) -> str:
+    attacked.service.process.send_signal(signal.SIGSTOP)
+    time.sleep(15.0)
+    attacked.service.process.send_signal(signal.SIGCONT)
+    return "for 15 s"
+
+
+def _reload_proxy(attacked: Attacked) -> str:
+    assert attacked.proxy is not None
+    for _ in range(2):
+        attacked.proxy.reload()
+    return "twice"
+
+
 def _cut(attacked: Attacked) -> str:
     assert attacked.network is not None
     attacked.network.cut(8.0)
@@ -189,6 +210,10 @@ FAULTS = (
     Fault("SIGTERM of the server, new start", _restart_server, is_short=True),
     Fault("rolling restart of three replicas", _restart_replicas, n_replicas=3),
     Fault("kill -9 of one of three replicas", _kill_replica, n_replicas=3),
+    Fault("rolling restart behind HAProxy", _restart_replicas, n_replicas=3, is_proxied=True),
+    Fault("kill -9 of a replica behind HAProxy", _kill_replica, n_replicas=3, is_proxied=True),
+    Fault("SIGSTOP of a replica behind HAProxy", _hang_replica, n_replicas=3, is_proxied=True),
+    Fault("reload of HAProxy", _reload_proxy, n_replicas=3, is_proxied=True),
     Fault("partition of the network", _cut, needs_network=True),
     Fault("loss of packets", _lose, needs_network=True),
 )

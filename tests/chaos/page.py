@@ -13,8 +13,9 @@ take without a fault), *lost* if it ended with an error, and *wrong* if its last
 from those without a fault by more than 10⁻⁶ Å; a relaxation, which may find another minimum, if the
 forces at its end, asked again, are not below its threshold.
 The recovery is the longest time in which none of the clients took a step, and the pause the longest
-between two steps of any one of them. Clients of three replicas know the addresses of all. The
-potential is a toy, and the watchdog is set to {watchdog:g} s (its default is 10 s).
+between two steps of any one of them. Clients of three replicas know the addresses of all, or
+that of HAProxy before them, whose settings are [haproxy.cfg](haproxy.cfg). The potential is a toy,
+and the watchdog is set to {watchdog:g} s (its default is 10 s).
 
 | fault | clients | hung | lost | wrong | recovery / s | pause / s | server / MB | engine / MB | |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx2
@@ -29,13 +29,20 @@ class Service:
         folder: An empty folder.
         host: Address to listen on.
         prefix: Command that runs the server, such as one that enters a network namespace.
+        ports: Ports of REST, of gRPC and of health without keys; None picks those that are free.
     """
 
-    def __init__(self, folder: Path, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
+        ports: tuple[int, int, int] | None = None,
+    ) -> None:
         troubled.install(folder / "site")
         self._gate = troubled.write(folder / "model")
         self._folder, self._host, self._prefix = folder, host, prefix
-        self._ports = _free_port(), _free_port()
+        self._ports = ports or (free_port(), free_port(), free_port())
         self.process = self._start()
         try:
             self.wait_until_ready()
@@ -117,6 +124,7 @@ class Service:
     def _start(self) -> "subprocess.Popen[bytes]":
         path = os.pathsep.join([str(self._folder / "site"), *sys.path])
         ports = ["--rest-port", str(self._ports[0]), "--grpc-port", str(self._ports[1])]
+        ports += ["--metrics-port", str(self._ports[2]), "--metrics-host", self._host]
         program = [sys.executable, "-m", "twinforce_service.main", "--host", self._host, *ports]
         model = ["--no-water", "--model", f"troubled={self._folder / 'model'}", "--compile", "off"]
         limits = ["--watchdog", str(WATCHDOG), "--max-waiting", "512"]
@@ -131,10 +139,12 @@ class Service:
             )
 
 
-def _free_port() -> int:
+def free_port(hosts: Sequence[str] = ("127.0.0.1",)) -> int:
+    """Return a port that is free at all of these addresses."""
     for port in random.sample(_PORTS, 100):
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", port))
+        with suppress(OSError), ExitStack() as stack:
+            for host in hosts:
+                stack.enter_context(socket.socket()).bind((host, port))
             return port
     raise RuntimeError("no free port was found")
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from tests.chaos.clients import Load, Outcome, run_all, share_progress, walk_all
 from tests.chaos.faults import Attacked, Fault, try_one
+from tests.chaos.haproxy import HOSTS, HAProxy
 from tests.chaos.network import SERVER, Network, Unsupported
-from tests.chaos.service import Service
+from tests.chaos.service import Service, free_port
 
 # The fault strikes after this part of all steps.
 _STRIKES_AT = 0.25
@@ -134,13 +135,21 @@ class Trials:
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
             host, prefix = (SERVER, network.prefix) if network else ("127.0.0.1", [])
             with ExitStack() as stack:
-                replicas = []
+                replicas, proxy, ports = [], None, None
+                if fault.is_proxied:
+                    ports = free_port(HOSTS), free_port(HOSTS), free_port(HOSTS)
+                    proxy = HAProxy(Path(folder), ports)
                 for number in range(fault.n_replicas):
                     path = Path(folder, str(number))
                     path.mkdir()
-                    replicas.append(Service(path, host, prefix))
+                    own = host if proxy is None else HOSTS[number]
+                    replicas.append(Service(path, own, prefix, ports))
                     stack.callback(replicas[-1].stop)
-                return self._strike(fault, Attacked(replicas[0], network, tuple(replicas[1:])))
+                if proxy is not None:
+                    stack.callback(proxy.stop)
+                    proxy.start()
+                first, *others = replicas
+                return self._strike(fault, Attacked(first, network, tuple(others), proxy))
 
     def _strike(self, fault: Fault, attacked: Attacked) -> tuple[Result, Mapping[str, Outcome]]:
         began = time.monotonic()

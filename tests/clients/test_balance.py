@@ -121,6 +121,7 @@ class AsyncConnected(Connected):
 
 URLS = parse_address("grpc://a:1,b:1").urls
 CALL = Call("Predict", pb.PredictRequest(), None)
+STEP = Call("PredictStream", pb.StreamRequest(model="lj", system=pb.System()), None)
 
 
 @pytest.fixture
@@ -137,12 +138,12 @@ def test_walkers_and_calls_go_to_the_replica_where_less_waits(hosts):
     walkers = [connection.stream() for _ in range(10)]
     before = busy.n_calls
     for walker in walkers:
-        walker.send(CALL)
+        walker.send(STEP)
         connection.send(CALL)
     assert busy.n_calls == before
     busy.n_waiting, idle.n_waiting = 0, 5000
     for walker in walkers:
-        walker.send(CALL)  # all stay where they are
+        walker.send(STEP)  # all stay where they are
     assert busy.n_calls == before
 
 
@@ -156,7 +157,7 @@ def test_asyncio_walkers_and_calls_go_to_the_replica_where_less_waits(hosts):
             await connection.send(CALL)
         before = busy.n_calls
         for walker in [connection.stream() for _ in range(10)]:
-            await walker.send(CALL)
+            await walker.send(STEP)
             await connection.send(CALL)
         assert busy.n_calls == before
 
@@ -167,15 +168,15 @@ def test_asyncio_walkers_and_calls_go_to_the_replica_where_less_waits(hosts):
 def test_a_walker_leaves_a_replica_that_does_not_answer(hosts, error):
     connection = ReplicatedConnection(URLS, lambda url: Connected(hosts[url]))
     walker = connection.stream()
-    walker.send(CALL)
+    walker.send(STEP)
     (home,) = [each for each in hosts.values() if each.n_calls]
     (other,) = [each for each in hosts.values() if each is not home]
     home.error = error
     with pytest.raises(type(error)):
-        walker.send(CALL)
+        walker.send(STEP)
     home.error = None
     for _ in range(3):
-        walker.send(CALL)
+        walker.send(STEP)
     assert (home.n_calls, other.n_calls) == (2, 3)
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 # Age in s up to which a load is believed.
 _LONGEST_AGE_S = 10.0
+# Part of the load of its home at which another replica is worth the move of a walker.
+_WORTH = 0.7
 
 
 @dataclass(slots=True)
@@ -68,3 +70,16 @@ def choose(standings: Sequence[Standing], draw: random.Random) -> int:
     if None in loads:
         return pair[0]
     return min(pair, key=lambda i: (standings[i].load, standings[i].n_own))
+
+
+def is_worth_a_move(home: float, other: float) -> bool:
+    """Return True if a walker should move.
+
+    The margin keeps walkers where they are if loads differ by chance, as they do from batch to
+    batch.
+
+    Args:
+        home: Load of its replica, in atoms, itself included.
+        other: Load of another replica after a step there, itself included.
+    """
+    return other < _WORTH * home

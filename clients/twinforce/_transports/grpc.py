@@ -219,7 +219,7 @@ def _metadata(urgency: int, access: Access, call: Call | None = None) -> Metadat
 def _open_channel(module: Any, route: Route, access: Access) -> Any:
     url = route.url
     check_process(url)
-    options = (*_OPTIONS, *_keep_alive(), *_proxy_options(route), *_name_options(url))
+    options = (*_OPTIONS, *_keep_alive(url), *_proxy_options(route), *_name_options(url))
     if url.is_secure:
         credentials = grpc.ssl_channel_credentials(access.trusted(), *access.own())
         return module.secure_channel(url.target, credentials, options=options)
@@ -238,14 +238,14 @@ def _name_options(url: Url) -> tuple[tuple[str, str], ...]:
     return (("grpc.default_authority", url.netloc),) if url.address else ()
 
 
-def _keep_alive() -> tuple[tuple[str, int], ...]:
+def _keep_alive(url: Url) -> tuple[tuple[str, int], ...]:
     """Return the options that notice a dead connection; gRPC sets `TCP_USER_TIMEOUT` by them."""
     return (
         ("grpc.keepalive_time_ms", int(1000 * KEEP_ALIVE.interval)),
         ("grpc.keepalive_timeout_ms", int(1000 * KEEP_ALIVE.patience)),
         # Of the pings that measure the bandwidth, beside which no others are sent.
         ("grpc.http2.ping_timeout_ms", int(1000 * KEEP_ALIVE.patience)),
-        ("grpc.min_reconnect_backoff_ms", int(1000 * KEEP_ALIVE.connect)),
+        ("grpc.min_reconnect_backoff_ms", int(1000 * KEEP_ALIVE.connect_to(url))),
     )
 
 

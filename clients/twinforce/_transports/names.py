@@ -8,6 +8,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 
 from twinforce._transports.proxies import route_to
@@ -21,9 +22,10 @@ from twinforce._transports.transport import (
 from twinforce._transports.url import Url
 from twinforce_proto import ServiceError, UnavailableError
 
-# Time in s after which addresses are looked up again: while all is well, after a failure of one of
-# them, and after a look-up that failed. Clients that start together do not ask together.
-_INTERVAL_S, _SHORTEST_INTERVAL_S, _AFTER_ERROR_S = (20.0, 40.0), 1.0, 2.0
+# Times in s after which addresses are looked up again: while all is well, after a failure of one of
+# them, and if none answers. They are drawn by lot, so that the clients of a zone that is lost do
+# not all ask at once.
+_INTERVAL_S, _AFTER_FAILURE_S, _SHORTEST_INTERVAL_S = (20.0, 40.0), (0.0, 5.0), 1.0
 
 # Errors of the resolver for a name that exists and has no address, as if no replica is ready.
 _NO_ADDRESS = {getattr(socket, name, None) for name in ("EAI_NODATA", "EAI_AGAIN")} - {None}
@@ -42,7 +44,7 @@ def replicas_of(url: Url) -> list[Url]:
         return [url]
     route = route_to(url)
     if route.proxy is not None:
-        return [url.at()]
+        return [replace(url, is_dns=False)]
     try:
         found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
@@ -80,16 +82,19 @@ class Names:
         self.is_fixed = not any(each.is_dns for each in urls)
         self.found: tuple[Url, ...] = tuple(urls) if self.is_fixed else ()
 
-    def refresh(self, n_failures: int = 0) -> bool:
+    def refresh(self, n_failures: int, answers_any: Callable[[], bool]) -> bool:
         """Begin a look-up if one is due; return True if there are URLs to use.
 
         Args:
             n_failures: Number of failures of replicas so far; a new one makes a look-up due.
+            answers_any: Returns False if none of the replicas answers.
         """
         if not self.is_fixed:
             if n_failures != self._n_failures:
                 self._n_failures = n_failures
-                self._due_at = min(self._due_at, self._began + _SHORTEST_INTERVAL_S)
+                pause = random.uniform(*_AFTER_FAILURE_S) if answers_any() else 0.0  # noqa: S311
+                soon = max(self._clock() + pause, self._began + _SHORTEST_INTERVAL_S)
+                self._due_at = min(self._due_at, soon)
             if not self._is_looking and self._clock() >= self._due_at:
                 self._is_looking, self._began = True, self._clock()
                 _thread.start_new_thread(self._look_up, ())
@@ -126,7 +131,7 @@ class Names:
             self.found = tuple({each.target: each for each in reversed(found)}.values())
         misfits = [each for each in errors if not isinstance(each, MisdirectedError)]
         self._error = next(iter(misfits or errors), None)
-        pause = _AFTER_ERROR_S if errors else random.uniform(*_INTERVAL_S)  # noqa: S311
-        self._due_at = self._clock() + (_SHORTEST_INTERVAL_S if not found else pause)
+        pause = random.uniform(*_INTERVAL_S)  # noqa: S311
+        self._due_at = self._clock() + (pause if found else _SHORTEST_INTERVAL_S)
         self._is_looking = False
         self._ended.put(None)

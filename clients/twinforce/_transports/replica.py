@@ -106,7 +106,7 @@ class Replica(Generic[_Connection]):
         try:
             if route_to(url).proxy is None:
                 where = url.address or url.host, url.port
-                socket.create_connection(where, timeout=KEEP_ALIVE.connect).close()
+                socket.create_connection(where, timeout=KEEP_ALIVE.connect_to(url)).close()
             self._has_opened = True
         except (OSError, ValueError):
             pass

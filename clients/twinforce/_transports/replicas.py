@@ -16,6 +16,8 @@ from twinforce._transports.balance import Standing, choose
 from twinforce._transports.replica import Replica
 from twinforce._transports.url import Url
 from twinforce_proto import DeadlineExceededError, OverloadedError, UnavailableError
+from twinforce_proto.codec.messages import error_from_proto
+from twinforce_proto.v1 import inference_pb2 as pb
 
 # Errors after which another replica may answer, or may answer sooner.
 ELSEWHERE = (UnavailableError, OverloadedError, DeadlineExceededError)
@@ -66,6 +68,11 @@ class Replicas(Generic[_Connection]):
         self.all = list(self._known.values())
         self.leaving += [each for url, each in before.items() if url not in self._known]
 
+    def answers_any(self) -> bool:
+        """Return True unless all of them rest after failures."""
+        now = self._clock()
+        return any(each.rests_until <= now for each in self.all)
+
     def take_left(self) -> list[Replica[_Connection]]:
         """Remove and return those that have left and that no walker uses."""
         left = [each for each in self.leaving if not each.walkers]
@@ -96,6 +103,16 @@ class Replicas(Generic[_Connection]):
         replica.note_choice(now)
         return replica
 
+    def draw_other(self, home: Replica[_Connection]) -> Replica[_Connection] | None:
+        """Return a replica that answers, by lot, besides one; None if there is no other."""
+        now = self._clock()
+        others = [each for each in self.all if each is not home and each.is_awake(now)]
+        if not others:
+            return None
+        other = self._lots.choice(others)
+        other.note_choice(now)
+        return other
+
     def settle(self, walker: object) -> Replica[_Connection]:
         """Return the replica for a new walker, which counts there from now on."""
         replica = self.choose()
@@ -105,6 +122,18 @@ class Replicas(Generic[_Connection]):
     def note_reply(self, replica: Replica[_Connection], reply: Message) -> None:
         """Note a reply of a replica."""
         replica.note_reply(reply, self._clock())
+
+    def note_step(self, replica: Replica[_Connection], reply: Message) -> None:
+        """Note a reply to a step of a stream.
+
+        Raises:
+            ServiceError: The reply holds an error after which another replica may answer.
+        """
+        if isinstance(reply, pb.StreamReply) and reply.HasField("error"):
+            error = error_from_proto(reply.error)
+            if isinstance(error, ELSEWHERE):
+                raise error
+        self.note_reply(replica, reply)
 
     @contextmanager
     def noting(self, replica: Replica[_Connection]) -> Iterator[None]:

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from twinforce._transports.names import Names
 from twinforce._transports.replica import Replica
 from twinforce._transports.replicas import ELSEWHERE, Replicas
+from twinforce._transports.second_look import SecondLooks
 from twinforce._transports.transport import (
     AsyncConnection,
     AsyncTransport,
@@ -17,6 +18,7 @@ from twinforce._transports.transport import (
     Transport,
 )
 from twinforce._transports.url import Url
+from twinforce_proto import DeadlineExceededError
 from twinforce_proto.v1 import inference_pb2 as pb
 
 
@@ -70,7 +72,7 @@ class ReplicatedConnection:
         Raises:
             ServiceError: No replica is known.
         """
-        if not self._names.refresh(self._replicas.n_failures):
+        if not self._names.refresh(self._replicas.n_failures, self._replicas.answers_any):
             self._names.wait(timeout)
         self._replicas.follow(self._names.found, self._connect)
         self._replicas.take_left()  # their connections close once nobody holds them
@@ -83,22 +85,52 @@ class ReplicatedStream:
     def __init__(self, connection: ReplicatedConnection) -> None:
         self._connection = connection
         self._open: tuple[Replica[Connection], Transport] | None = None
+        self._looks = SecondLooks()
 
     def send(self, call: Call) -> Message:
         """Send a message and wait for its reply; after a failure the next one goes elsewhere."""
-        if (opened := self._open) is None:
-            replica = self._connection.replicas(call.timeout).settle(self)
-            self._open = opened = replica, replica.connection.stream()
-        replica, transport = opened
         replicas = self._connection.replicas(call.timeout)
+        if self._open is None:
+            replica = replicas.settle(self)
+            self._open = replica, replica.connection.stream()
+        home, transport = self._open
+        self._looks.note(call)
+        other = self._looks.place(replicas, home)
+        if other is not None and (reply := self._visit(other, call)) is not None:
+            return reply
         try:
-            with replicas.noting(replica):
-                reply = transport.send(call)
-                replicas.note_reply(replica, reply)
+            with replicas.noting(home):
+                reply = transport.send(self._looks.own(call))
+                replicas.note_step(home, reply)
                 return reply
         except ELSEWHERE:
             self.close()
             raise
+
+    def _visit(self, other: Replica[Connection], call: Call) -> Message | None:
+        """Take a step at another replica, and stay if less is waiting there; None if it fails."""
+        assert self._open is not None
+        home, former = self._open
+        replicas, transport = self._connection.replicas(call.timeout), other.connection.stream()
+        is_better = False
+        try:
+            with replicas.noting(other):
+                reply = transport.send(self._looks.whole(call))
+                replicas.note_step(other, reply)
+            is_better = self._looks.is_better(home, other)
+            return reply
+        except DeadlineExceededError:
+            raise
+        except ELSEWHERE:
+            return None
+        finally:
+            if is_better:
+                self._open = other, transport
+                home.walkers.discard(self)
+                other.walkers.add(self)
+                former.close()
+            else:
+                transport.close()
 
     def close(self) -> None:
         """End the stream, if there is one."""
@@ -146,7 +178,7 @@ class AsyncReplicatedConnection:
 
     async def replicas(self, timeout: float | None) -> Replicas[AsyncConnection]:
         """Return the replicas as the names stand for them now."""
-        if not self._names.refresh(self._replicas.n_failures):
+        if not self._names.refresh(self._replicas.n_failures, self._replicas.answers_any):
             await asyncio.get_running_loop().run_in_executor(None, self._names.wait, timeout)
         self._replicas.follow(self._names.found, self._connect)
         if self._replicas.leaving:
@@ -160,22 +192,55 @@ class AsyncReplicatedStream:
     def __init__(self, connection: AsyncReplicatedConnection) -> None:
         self._connection = connection
         self._open: tuple[Replica[AsyncConnection], AsyncTransport] | None = None
+        self._looks = SecondLooks()
 
     async def send(self, call: Call) -> Message:
         """Send a message and wait for its reply; after a failure the next one goes elsewhere."""
-        if (opened := self._open) is None:
-            replica = (await self._connection.replicas(call.timeout)).settle(self)
-            self._open = opened = replica, replica.connection.stream()
-        replica, transport = opened
         replicas = await self._connection.replicas(call.timeout)
+        if self._open is None:
+            replica = replicas.settle(self)
+            self._open = replica, replica.connection.stream()
+        home, transport = self._open
+        self._looks.note(call)
+        other = self._looks.place(replicas, home)
+        if other is not None and (reply := await self._visit(other, call)) is not None:
+            return reply
         try:
-            with replicas.noting(replica):
-                reply = await transport.send(call)
-                replicas.note_reply(replica, reply)
+            with replicas.noting(home):
+                reply = await transport.send(self._looks.own(call))
+                replicas.note_step(home, reply)
                 return reply
         except ELSEWHERE:
             await self.close()
             raise
+
+    async def _visit(self, other: Replica[AsyncConnection], call: Call) -> Message | None:
+        """Take a step at another replica, and stay if less is waiting there; None if it fails."""
+        assert self._open is not None
+        home, former = self._open
+        replicas, transport = (
+            await self._connection.replicas(call.timeout),
+            other.connection.stream(),
+        )
+        is_better = False
+        try:
+            with replicas.noting(other):
+                reply = await transport.send(self._looks.whole(call))
+                replicas.note_step(other, reply)
+            is_better = self._looks.is_better(home, other)
+            return reply
+        except DeadlineExceededError:
+            raise
+        except ELSEWHERE:
+            return None
+        finally:
+            if is_better:
+                self._open = other, transport
+                home.walkers.discard(self)
+                other.walkers.add(self)
+                await former.close()
+            else:
+                await transport.close()
 
     async def close(self) -> None:
         """End the stream, if there is one."""

@@ -214,7 +214,7 @@ def _request(call: Call, url: Url, encoding: Encoding, access: Access) -> dict[s
     if call.timeout is not None:
         # The service may drop the request once the client no longer waits for the reply.
         headers[TIMEOUT] = repr(call.timeout)
-    connect = min(KEEP_ALIVE.connect, call.timeout or KEEP_ALIVE.connect)
+    connect = min(KEEP_ALIVE.connect_to(url), call.timeout or KEEP_ALIVE.connect)
     timeout = httpx2.Timeout(call.timeout, connect=connect)
     options: dict[str, Any] = {"method": "GET", "headers": headers, "timeout": timeout}
     options["extensions"] = name_for_tls(url)

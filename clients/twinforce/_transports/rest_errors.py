@@ -81,9 +81,10 @@ def service_error(error: httpx2.HTTPError, route: Route, timeout: float | None) 
     if (own := exception_of_handler(error)) is not None:
         raise own
     text = _text_of(error)
-    has_time = timeout is None or timeout > KEEP_ALIVE.connect
+    connect = KEEP_ALIVE.connect_to(route.url)
+    has_time = timeout is None or timeout > connect
     if isinstance(error, httpx2.ConnectTimeout) and has_time:
-        return unreachable(route, f"no connection within {KEEP_ALIVE.connect:g} s")
+        return unreachable(route, f"no connection within {connect:g} s")
     if isinstance(error, httpx2.TimeoutException):
         return deadline_exceeded(route, timeout)
     for pattern, hint in _WRONG:

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from google.protobuf.message import Message
 
 from twinforce._transports.proxies import Route
+from twinforce._transports.url import Url
 from twinforce_proto import DeadlineExceededError, UnavailableError
 from twinforce_proto.v1 import inference_pb2 as pb
 
@@ -101,11 +102,17 @@ class KeepAlive:
         interval: Time without traffic after which the other end is asked for a sign of life.
         patience: Time that it has to give one.
         connect: Time that opening a connection may take.
+        connect_replica: The same where other replicas may answer sooner.
     """
 
     interval: float = 5.0
     patience: float = 8.0
     connect: float = 8.0
+    connect_replica: float = 3.0
+
+    def connect_to(self, url: Url) -> float:
+        """Return the time that opening a connection may take."""
+        return self.connect_replica if url.is_replica else self.connect
 
 
 KEEP_ALIVE = KeepAlive()

@@ -29,6 +29,7 @@ class Url:
         path: Path that a proxy adds, without a slash at its end.
         is_dns: True if the host stands for all of its addresses, each of which is a replica.
         address: Address to connect to; empty if that of the host is looked up for each connection.
+        is_replica: True if there may be other replicas.
     """
 
     transport: Literal["grpc", "rest"]
@@ -38,6 +39,7 @@ class Url:
     path: str
     is_dns: bool = False
     address: str = ""
+    is_replica: bool = False
 
     def __str__(self) -> str:
         return f"{self._scheme}{_DNS if self.is_dns else ''}://{self.netloc}{self.path}"
@@ -57,9 +59,9 @@ class Url:
         """The URL to connect to."""
         return f"{self._scheme}://{self.target}{self.path}"
 
-    def at(self, address: str = "") -> "Url":
+    def at(self, address: str) -> "Url":
         """Return the URL of the replica at one of the addresses of the host."""
-        return replace(self, is_dns=False, address=address)
+        return replace(self, is_dns=False, address=address, is_replica=True)
 
     @property
     def _scheme(self) -> str:
@@ -140,7 +142,7 @@ def parse_address(text: str) -> Address:
         problem = "an empty host" if len(names) <= _MOST_REPLICAS else f"{len(names)} hosts"
         raise ValueError(f"{_EXPECTED}, or with several hosts, a:8001,b:8001, got {problem}")
     urls = [parse_url(f"{scheme}{separator}{name}{slash}{path}") for name in names]
-    return Address(tuple(dict.fromkeys(urls)))
+    return Address(tuple(replace(each, is_replica=True) for each in dict.fromkeys(urls)))
 
 
 def parse_url(url: str) -> Url:

@@ -1,0 +1,110 @@
+"""HAProxy with the documented settings before three server processes, where it is installed."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+from contextlib import ExitStack
+
+import pytest
+
+from tests.chaos.haproxy import HOSTS, SETTINGS, HAProxy
+from tests.chaos.service import Service, free_port
+from tests.systems import crystal
+from tests.waiting import wait_until
+from twinforce import AsyncClient, Client, Integrator, Start
+
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
+PROGRAM = shutil.which("haproxy", path=PATH)
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs the program haproxy")
+
+MODEL = "troubled"
+# More than the streams that a connection may have by default.
+N_WALKERS = 120
+
+
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory):
+    """Three services at addresses of their own, and the proxy before them."""
+    with ExitStack() as stack:
+        ports = free_port(HOSTS), free_port(HOSTS), free_port(HOSTS)
+        services = []
+        for host in HOSTS:
+            services.append(Service(tmp_path_factory.mktemp("service"), host, ports=ports))
+            stack.callback(services[-1].stop)
+        proxy = HAProxy(tmp_path_factory.mktemp("proxy"), ports)
+        stack.callback(proxy.stop)
+        proxy.start()
+        yield services, proxy
+
+
+@pytest.fixture(params=[0, 1], ids=["grpc", "rest"])
+def urls(proxied, request):
+    """The address of the proxy, and that of a service."""
+    services, proxy = proxied
+    return proxy.urls[request.param], services[0].urls[request.param]
+
+
+def test_the_settings_have_no_flaws():
+    named = {"SERVER_A": "127.0.0.1", "SERVER_B": "127.0.0.2", "SERVER_C": "127.0.0.3"}
+    command = [PROGRAM, "-c", "-f", str(SETTINGS)]
+    done = subprocess.run(
+        command, env=os.environ | named, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert not done.stderr.strip()
+
+
+def test_every_kind_of_call_passes(urls):
+    through, direct = urls
+    system = crystal(27, seed=0)
+    start = Start(system, 0.0 * system.positions, Integrator(inner_steps=2), random=1)
+    found = []
+    for url in (through, direct):
+        with Client(url, timeout=60) as client, client.stream(MODEL) as walker:
+            runs = client.propagate(start, 8, 4, model=MODEL), client.relax(system, model=MODEL)
+            steps, reports = (list(run) for run in runs)
+            found.append(
+                (
+                    client.predict(system, model=MODEL).energy,
+                    walker.predict(system).energy,
+                    steps[-1].energy,
+                    reports[-1].energy,
+                )
+            )
+    assert found[0] == pytest.approx(found[1], abs=1e-9)
+
+
+def test_many_walkers_of_a_process_share_a_connection(proxied):
+    _, proxy = proxied
+    systems = [crystal(8, seed=number) for number in range(N_WALKERS)]
+
+    async def walk():
+        async with AsyncClient(proxy.urls[0], timeout=120) as client:
+            walkers = [client.stream(MODEL) for _ in systems]
+            for _ in range(2):  # all streams stay open
+                pairs = zip(walkers, systems, strict=True)
+                steps = [walker.predict(system) for walker, system in pairs]
+                energies = [each.energy for each in await asyncio.gather(*steps)]
+            return energies
+
+    with Client(proxy.urls[1], timeout=120) as client:
+        expected = [each.energy for each in client.predict(systems, model=MODEL)]
+    assert asyncio.run(walk()) == pytest.approx(expected, abs=1e-9)
+
+
+def test_walkers_survive_the_stop_of_a_server_and_a_reload(proxied):
+    services, proxy = proxied
+    system = crystal(27, seed=0)
+    with ExitStack() as stack:
+        walkers = []
+        for number in range(8):
+            client = stack.enter_context(Client(proxy.urls[number % 2], timeout=120))
+            walkers.append(stack.enter_context(client.stream(MODEL)))
+        (expected,) = {round(walker.predict(system).energy, 9) for walker in walkers}
+        services[0].restart(signal.SIGTERM, pause=0.0)
+        assert {round(walker.predict(system).energy, 9) for walker in walkers} == {expected}
+        wait_until(services[0].is_ready)
+        proxy.reload()
+        assert {round(walker.predict(system).energy, 9) for walker in walkers} == {expected}
