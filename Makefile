@@ -72,7 +72,7 @@ test-ase: $(STAMP)  ## run ASE's own tests that use EMT with our calculator in i
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.ecosystem.ase $(ARGS)
 
 # Programs that use the service, each in an environment of its own that takes from $(VENV) what it can.
-PROGRAMS ?= ase geometric grpc_requests ipi janus jupyter lammps matcalc openmm phonopy sella torch_sim
+PROGRAMS ?= ase socket geometric grpc_requests ipi janus jupyter lammps matcalc openmm phonopy sella torch_sim
 PROGRAM_VENVS := .venv-ecosystem
 RESULTS := build/ecosystem
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from twinforce_proto import InvalidSystemError, System, checks
 
 # Limits of one request.
-_MAX_SYSTEMS = 256
+MAX_SYSTEMS = 256
 _MAX_ATOMS = 10_000
 
 _EXPECTED = "expected a System or the Atoms of ASE"
@@ -82,13 +82,13 @@ def as_systems(values: Iterable[SystemLike]) -> list[System]:
     return systems
 
 
-def chunked(systems: Iterable[System]) -> Iterator[list[System]]:
+def chunked(systems: Iterable[System], max_systems: int = MAX_SYSTEMS) -> Iterator[list[System]]:
     """Yield the systems in groups that are small enough for one request."""
     chunk: list[System] = []
     n_atoms = 0
     for system in systems:
         n_atoms += len(system)
-        if chunk and (n_atoms > _MAX_ATOMS or len(chunk) == _MAX_SYSTEMS):
+        if chunk and (n_atoms > _MAX_ATOMS or len(chunk) == max_systems):
             yield chunk
             chunk, n_atoms = [], len(system)
         chunk.append(system)

@@ -8,7 +8,6 @@ import os
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import (
     Calculator,
@@ -18,18 +17,18 @@ from ase.calculators.calculator import (
     external_calculators,
     register_calculator_class,
 )
-from numpy.typing import NDArray
 
-from twinforce._client import Client, Stream
+from twinforce._client import Client
 from twinforce._systems import labels_of, system_of
 from twinforce._transports.access import KeySource
 from twinforce._transports.url import default_url
-from twinforce._weights import KeptWeights, ServedWeights
+from twinforce._weights import ServedWeights
 from twinforce.ase.errors import as_calculator_errors
 from twinforce.ase.misuse import warn_of_misuse
 from twinforce.ase.outputs import check_parameters, check_stress, has_volume, outputs_for
 from twinforce.ase.results import Results, merged, outputs_in
 from twinforce.ase.saved import PerAtom, database_entries, save
+from twinforce.ase.served_model import ServedModel
 from twinforce_proto import (
     OUTPUTS,
     STRESSES,
@@ -41,8 +40,6 @@ from twinforce_proto import (
 )
 
 ForceKind = Literal["conservative", "direct"]
-
-_NO_NUMBERS = np.zeros(0, dtype=np.int32)
 
 
 class TwinForceCalculator(Calculator):  # type: ignore[misc]
@@ -65,9 +62,6 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
     A calculator stays with the weights of the model that it used first. If the service has other
     ones later, for example after a restart, a `ModelChangedError` says so, and nothing is mixed.
     `reset` accepts them once, `allow_model_change` always.
-
-    Attributes:
-        allow_model_change: True to go on with other weights of the model, with a logged warning.
     """
 
     implemented_properties: ClassVar = ["energy", "free_energy", "energies", "forces", "stress"]
@@ -130,8 +124,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         Raises:
             ValueError: The url is not the address of a service, or an argument is invalid.
         """
-        self.allow_model_change = allow_model_change
-        self._owns_client = url is None or isinstance(url, str)
+        owns_client = url is None or isinstance(url, str)
         if url is None or isinstance(url, str):
             url = Client(
                 default_url() if url is None else url,
@@ -143,12 +136,10 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
                 certificate=certificate,
                 private_key=private_key,
             )
-        self._client = url
-        self._stream: Stream | None = None
-        self._info: ModelInfo | None = None
+        self._served = ServedModel(
+            url, owns_client=owns_client, allow_model_change=allow_model_change
+        )
         self._labels: dict[str, float | int] = {}
-        self._numbers: NDArray[np.int32] = _NO_NUMBERS
-        self._weights = _kept_weights()
         self._requested: frozenset[str] = frozenset()
         self._requested_before: frozenset[str] = frozenset()
         self._has_warned = False
@@ -165,7 +156,16 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
     @property
     def client(self) -> Client:
         """The client that makes the requests."""
-        return self._client
+        return self._served.client
+
+    @property
+    def allow_model_change(self) -> bool:
+        """True to go on with other weights of the model, with a logged warning."""
+        return self._served.allow_model_change
+
+    @allow_model_change.setter
+    def allow_model_change(self, is_allowed: bool) -> None:
+        self._served.allow_model_change = is_allowed
 
     @property
     def force_kind(self) -> ForceKind:
@@ -181,9 +181,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
     @property
     def weights(self) -> ServedWeights:
         """The weights that the model began with."""
-        self._model_info()
-        assert self._weights.weights is not None
-        return self._weights.weights
+        self._notice_parameters()
+        return self._served.weights
 
     def set(self, **parameters: Any) -> dict[str, Any]:
         """Change parameters out of `default_parameters`, such as `model`, and discard results."""
@@ -197,10 +196,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
     def reset(self) -> None:
         """Discard all results, and accept whichever weights the service has at the next use."""
         super().reset()
-        self._end_stream()
-        self._info = None
-        self._weights = _kept_weights()
-        self._numbers = _NO_NUMBERS
+        self._served.forget()
         self._requested = self._requested_before = frozenset()
         self._has_warned = False
 
@@ -300,7 +296,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
     @property
     def info(self) -> ModelInfo:
         """Description of the model."""
-        return self._model_info()
+        self._notice_parameters()
+        return self._served.info
 
     def evaluate(self, system: System, outputs: Collection[str]) -> Prediction:
         """Evaluate a system over the stream, without changing the atoms or results of ASE.
@@ -308,12 +305,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         Raises:
             ServiceError: The request failed.
         """
-        if self._stream is None:
-            self._stream = self._client.stream(self._model_info().name)
-        with as_calculator_errors():
-            prediction = self._stream.predict(system, tuple(outputs))
-        self.check_weights(prediction.provenance)
-        return prediction
+        return self._served.follow(system, outputs)
 
     def adopt(self, atoms: Atoms, prediction: Prediction) -> None:
         """Store a prediction as the results for these atoms, so that ASE does not compute them."""
@@ -328,8 +320,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         Raises:
             ModelChangedError: It is from others, and `allow_model_change` is False.
         """
-        if self._weights.check(source, allow_others=self.allow_model_change):
-            self._info = None
+        self._served.check(source)
 
     def find_model(self) -> ModelInfo:
         """Ask the service for the model again, and return its description.
@@ -337,16 +328,11 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         Raises:
             ModelChangedError: It has other weights, and `allow_model_change` is False.
         """
-        info = self._client.model(self.parameters["model"])
-        self.check_weights(info)
-        self._info = info
-        return info
+        return self._served.find()
 
     def close(self) -> None:
         """End the stream, and close the client unless it was passed in."""
-        self._end_stream()
-        if self._owns_client:
-            self._client.close()
+        self._served.close()
 
     def __enter__(self) -> Self:
         return self
@@ -355,31 +341,22 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_client": copy.copy(self._client), "_owns_client": True, "_stream": None}
-        return self.__dict__ | own | {"_weights": copy.copy(self._weights)}
+        return self.__dict__ | {"_served": copy.copy(self._served)}
 
     def _get_name(self) -> str:
         return "twinforce"
-
-    def _end_stream(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-        self._stream = None
 
     def _notice_parameters(self) -> None:
         """Discard what was computed with other parameters, changed by `set` or without it."""
         if self.parameters == self._noticed:
             return
         check_parameters(self.parameters, self.implemented_properties)
-        weights, model = self._weights, self._noticed.get("model")
+        kept, model = self._served.kept, self._noticed.get("model")
         self._noticed = dict(self.parameters)
+        self._served.name = self._noticed["model"]
         self.reset()
         if self._noticed["model"] == model:
-            self._weights = weights
-
-    def _model_info(self) -> ModelInfo:
-        self._notice_parameters()
-        return self.find_model() if self._info is None else self._info
+            self._served.kept = kept
 
     def _expected_outputs(self) -> frozenset[str]:
         """Return the outputs that ASE will likely request, those always wanted, and cheap ones."""
@@ -405,9 +382,9 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         """Compute what is missing and add it to the results; other weights compute all anew."""
         if not missing:
             return
-        before = self._weights.weights
+        before = self._served.kept.weights
         prediction = self._predict(missing)
-        if known and self._weights.weights != before:
+        if known and self._served.kept.weights != before:
             prediction = self._predict(missing | known)
         elif known:
             prediction = merged(self.prediction, prediction)
@@ -417,20 +394,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         with as_calculator_errors():
             system = system_of(self.atoms)
         self._labels = labels_of(self.atoms)
-        is_walker = np.array_equal(system.atomic_numbers, self._numbers)
-        self._numbers = system.atomic_numbers
-        if is_walker:
-            return self.evaluate(system, outputs)
-        model = self._model_info().name
-        with as_calculator_errors():
-            prediction = self._client.predict(system, tuple(outputs), model)
-        self.check_weights(prediction.provenance)
-        return prediction
-
-
-def _kept_weights() -> KeptWeights:
-    remedy = "allow_model_change=True goes on with them, and reset() starts anew"
-    return KeptWeights("which this calculator began with", remedy)
+        return self._served.evaluate(system, outputs)
 
 
 # `ase.calculators.calculator.get_calculator_class("twinforce")` and `ase run` find it by this name.

@@ -13,7 +13,7 @@ import numpy as np
 
 from twinforce._client import Client
 from twinforce._files import replace_file
-from twinforce._systems import chunked
+from twinforce._systems import MAX_SYSTEMS, chunked
 from twinforce._weights import ServedWeights
 from twinforce.cli.arguments import (
     add_command,
@@ -37,6 +37,8 @@ from twinforce_proto import (
 
 _SUFFIXES = {".xyz": "extxyz", ".extxyz": "extxyz", ".json": "json", ".traj": "traj"}
 _FORMATS = tuple(dict.fromkeys(_SUFFIXES.values()))
+# Most systems of one request.
+_MAX_SYSTEMS = MAX_SYSTEMS
 
 
 def add_predict_command(commands: Any) -> None:
@@ -110,7 +112,7 @@ def _predict(
     systems = [_system(index, atoms) for index, atoms in enumerate(all_atoms)]
     predictions: list[Prediction] = []
     with ProgressMeter(len(systems), "systems", is_quiet=is_quiet) as meter:
-        for chunk in chunked(systems):
+        for chunk in chunked(systems, _MAX_SYSTEMS):
             try:
                 predictions += client.predict(chunk, outputs, info.name)
             except ServiceError as error:
