@@ -29,7 +29,7 @@ ALLOWED = {
     ),
     "twinforce": (
         "clients",
-        {"ase", "google", "grpc", "httpcore2", "httpx2", "matplotlib", "numpy", "tqdm",
+        {"ase", "google", "grpc", "httpcore2", "httpx2", "matplotlib", "mcp", "numpy", "tqdm",
          "twinforce_dynamics", "twinforce_proto"},
     ),
 }  # fmt: skip
@@ -61,6 +61,7 @@ ROOMS = [
      ["transports", "settings", "flags", "main"]),
     ("twinforce_service", {"jwt"}, ["callers.tokens"]),
     ("twinforce_service", {"torch"}, ["engine"]),
+    ("twinforce", {"mcp"}, ["mcp"]),
     ("twinforce", {"matplotlib", "tqdm"}, ["assess", "cli", "distill", "md"]),
     ("twinforce", {"ase"}, ["ase", "assess", "cli", "distill", "md"]),
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from twinforce.cli.assess import add_assess_command
 from twinforce.cli.distill import add_distill_command
+from twinforce.cli.mcp import add_mcp_command
 from twinforce.cli.md import add_md_command
 from twinforce.cli.models import add_models_command
 from twinforce.cli.predict import add_predict_command
@@ -67,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_md_command(commands)
     add_assess_command(commands)
     add_distill_command(commands)
+    add_mcp_command(commands)
     return parser
 
 
