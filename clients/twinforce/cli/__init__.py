@@ -14,6 +14,7 @@ from twinforce.cli.assess import add_assess_command
 from twinforce.cli.bench import add_bench_command
 from twinforce.cli.completion import add_completion_command
 from twinforce.cli.distill import add_distill_command
+from twinforce.cli.mcp import add_mcp_command
 from twinforce.cli.md import add_md_command
 from twinforce.cli.models import add_models_command
 from twinforce.cli.predict import add_predict_command
@@ -74,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_bench_command(commands)
     add_assess_command(commands)
     add_distill_command(commands)
+    add_mcp_command(commands)
     add_server_command(commands)
     add_completion_command(commands, build_parser)
     return parser

@@ -23,8 +23,12 @@ _GROWING = ("--log", "--trajectory")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
-def require(module: str) -> Any:
+def require(module: str, extra: str = "cli") -> Any:
     """Import a module of a package that the client itself does not need.
+
+    Args:
+        module: Name of the module.
+        extra: Extra of the distribution that brings what the module needs.
 
     Raises:
         ModuleNotFoundError: The package is missing; the message names the extra to install.
@@ -32,8 +36,9 @@ def require(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
+        name = (error.name or module).partition(".")[0]
         raise ModuleNotFoundError(
-            f"this command needs {module.partition('.')[0]}: pip install 'twinforce[cli]' ({error})"
+            f"this command needs {name}: pip install 'twinforce[{extra}]' ({error})"
         ) from error
 
 
