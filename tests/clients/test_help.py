@@ -9,7 +9,7 @@ from twinforce.cli import build_parser, run
 
 # Commands that ask a service, and all of them.
 ASKING = ["models", "predict", "relax", "md", "bench", "assess", "distill"]
-COMMANDS = [*ASKING, "server", "completion"]
+COMMANDS = [*ASKING, "mcp", "server", "completion"]
 GROUPS = {
     "models": ["models", "output", "service"],
     "predict": ["system", "prediction", "output", "service"],

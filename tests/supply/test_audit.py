@@ -25,11 +25,12 @@ for line in open(arguments["--requirement"]):
     if name in {unknown}:
         report.append({{"name": name, "skip_reason": "not found"}})
     else:
-        vulns = [{{"id": each}} for each in advisories.get(name, [])]
+        found = advisories.get(name) or advisories.get(f"{{name}}=={{version}}", [])
+        vulns = [{{"id": each}} for each in found]
         report.append({{"name": name, "version": version, "vulns": vulns}})
 print(json.dumps({{"dependencies": report}}))
 """
-KNOWN = {"urllib3": ["PYSEC-2019-133"]}
+KNOWN = {"urllib3==1.24": ["PYSEC-2019-133"]}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the simulation takes from measurements, and what it assumes."""
+"""Parameters of the simulation: those that were measured, and those that are assumed."""
 
 from dataclasses import dataclass
 

@@ -28,7 +28,7 @@ from twinforce.ase.misuse import warn_of_misuse
 from twinforce.ase.outputs import check_parameters, check_stress, has_volume, outputs_for
 from twinforce.ase.results import Results, merged, outputs_in
 from twinforce.ase.saved import PerAtom, database_entries, save
-from twinforce.ase.served_model import ServedModel
+from twinforce.ase.served_model import CalculatorModel
 from twinforce_proto import (
     OUTPUTS,
     STRESSES,
@@ -136,7 +136,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
                 certificate=certificate,
                 private_key=private_key,
             )
-        self._served = ServedModel(
+        self._served = CalculatorModel(
             url, owns_client=owns_client, allow_model_change=allow_model_change
         )
         self._labels: dict[str, float | int] = {}

@@ -11,12 +11,12 @@ import numpy as np
 from twinforce._async_client import AsyncClient
 from twinforce.ensembles import FS, NVE, SVR, Ensemble
 from twinforce.mcp.atoms import Atoms, rounded, symbols_of
-from twinforce.mcp.limits import CallerLimits
+from twinforce.mcp.limits import ToolLimits
 from twinforce_dynamics.elements import standard_masses
-from twinforce_dynamics.ensembles import BOLTZMANN
 from twinforce_dynamics.start import Integrator, Start
 from twinforce_dynamics.steps import ForceChoice
 from twinforce_dynamics.trajectory import Snapshot
+from twinforce_dynamics.units import BOLTZMANN
 from twinforce_proto import OUTPUTS, ModelInfo, Provenance, System
 
 Output = Literal[
@@ -46,7 +46,7 @@ class AgentCalls:
         limits: Limits of one call.
     """
 
-    def __init__(self, client: AsyncClient, limits: CallerLimits) -> None:
+    def __init__(self, client: AsyncClient, limits: ToolLimits) -> None:
         self._client = client
         self._limits = limits
 
@@ -136,7 +136,7 @@ class AgentCalls:
         if thermostat == "svr":
             ensemble = SVR(temperature_k=temperature_k, relaxation=relaxation_fs * FS)
         integrator = Integrator(
-            time_step=time_step_fs * FS,
+            time_step_fs=time_step_fs,
             force_kind=forces,
             inner_steps=inner_steps,
             ensemble=ensemble,
