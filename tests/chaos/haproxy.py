@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 
 from tests.chaos.network import Unsupported
-from tests.chaos.service import free_port
+from tests.chaos.service import free_ports
 
 SETTINGS = Path(__file__).resolve().parents[2] / "docs" / "haproxy.cfg"
 # Addresses of the replicas, all of which use the same ports, as hosts of their own would.
@@ -33,7 +33,7 @@ class HAProxy:
     def __init__(self, folder: Path, ports: tuple[int, int, int]) -> None:
         self._log = folder / "haproxy.log"
         rest, grpc, health = ports
-        self._listen = free_port(), free_port()
+        self._listen = free_ports()[:2]
         named = dict(zip(("SERVER_A", "SERVER_B", "SERVER_C"), HOSTS, strict=True))
         numbers = {"REST": rest, "GRPC": grpc, "HEALTH": health}
         named |= {f"PORT_{name}": str(number) for name, number in numbers.items()}

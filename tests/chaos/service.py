@@ -42,7 +42,7 @@ class Service:
         troubled.install(folder / "site")
         self._gate = troubled.write(folder / "model")
         self._folder, self._host, self._prefix = folder, host, prefix
-        self._ports = ports or (free_port(), free_port(), free_port())
+        self._ports = ports or free_ports()
         self.process = self._start()
         try:
             self.wait_until_ready()
@@ -139,14 +139,17 @@ class Service:
             )
 
 
-def free_port(hosts: Sequence[str] = ("127.0.0.1",)) -> int:
-    """Return a port that is free at all of these addresses."""
+def free_ports(hosts: Sequence[str] = ("127.0.0.1",)) -> tuple[int, int, int]:
+    """Return three ports that differ and are free at all of these addresses."""
+    found = []
     for port in random.sample(_PORTS, 100):
         with suppress(OSError), ExitStack() as stack:
             for host in hosts:
                 stack.enter_context(socket.socket()).bind((host, port))
-            return port
-    raise RuntimeError("no free port was found")
+            found.append(port)
+        if len(found) == 3:
+            return found[0], found[1], found[2]
+    raise RuntimeError("no free ports were found")
 
 
 def _children(pid: int) -> list[int]:

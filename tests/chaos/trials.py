@@ -15,7 +15,7 @@ from tests.chaos.clients import Load, Outcome, run_all, share_progress, walk_all
 from tests.chaos.faults import Attacked, Fault, try_one
 from tests.chaos.haproxy import HOSTS, HAProxy
 from tests.chaos.network import SERVER, Network, Unsupported
-from tests.chaos.service import Service, free_port
+from tests.chaos.service import Service, free_ports
 
 # The fault strikes after this part of all steps.
 _STRIKES_AT = 0.25
@@ -137,7 +137,7 @@ class Trials:
             with ExitStack() as stack:
                 replicas, proxy, ports = [], None, None
                 if fault.is_proxied:
-                    ports = free_port(HOSTS), free_port(HOSTS), free_port(HOSTS)
+                    ports = free_ports(HOSTS)
                     proxy = HAProxy(Path(folder), ports)
                 for number in range(fault.n_replicas):
                     path = Path(folder, str(number))

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.chaos.haproxy import HOSTS, SETTINGS, HAProxy
-from tests.chaos.service import Service, free_port
+from tests.chaos.service import Service, free_ports
 from tests.systems import crystal
 from tests.waiting import wait_until
 from twinforce import AsyncClient, Client, Integrator, Start
@@ -28,7 +28,7 @@ N_WALKERS = 120
 def proxied(tmp_path_factory):
     """Three services at addresses of their own, and the proxy before them."""
     with ExitStack() as stack:
-        ports = free_port(HOSTS), free_port(HOSTS), free_port(HOSTS)
+        ports = free_ports(HOSTS)
         services = []
         for host in HOSTS:
             services.append(Service(tmp_path_factory.mktemp("service"), host, ports=ports))

@@ -76,7 +76,7 @@ class _Ramp:
         atoms_wanted = (WANTED_STEP_S - parameters.client_s) / parameters.per_atom_s
         n_homes = math.ceil(n_least * mean_atoms / atoms_wanted)
         self._fleet = Fleet(parameters, n_homes, seed, "two", way.interval)
-        self._mean_run = 1800.0
+        self._mean_run = parameters.mean_run_s
         for _ in range(n_least):
             self._fleet.arrive(float(self._fleet.random.exponential(self._mean_run)))
         self._n_coming = 0

@@ -26,6 +26,12 @@ def _decisions(data: Data) -> dict[str, Any]:
     return {
         "utilization_hours": scaling["utilization"]["replica_hours"]
         / scaling["queue atoms"]["replica_hours"],
+        "one_less": 100.0
+        * (
+            scaling["queue atoms, one replica less per minute"]["replica_hours"]
+            / scaling["queue atoms"]["replica_hours"]
+            - 1.0
+        ),
         "two_fullest": loss["two choices"]["fullest_over_mean"],
         "least_fullest": loss["the least loaded of all"]["fullest_over_mean"],
         "quick_p99": loss["by lot"]["p99_s"],

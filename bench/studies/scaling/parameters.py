@@ -35,6 +35,11 @@ class Parameters:
     median_run_s: float = 1800.0
     spread_run: float = 1.0
 
+    @property
+    def mean_run_s(self) -> float:
+        """Mean duration of a walker, in s."""
+        return self.median_run_s * float(np.exp(self.spread_run**2 / 2.0))
+
     def atoms(self, random: np.random.Generator, n: int) -> np.ndarray:
         """Return the sizes of systems, in atoms."""
         found = self.median_atoms * np.exp(self.spread_atoms * random.standard_normal(n))

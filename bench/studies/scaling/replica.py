@@ -121,7 +121,7 @@ def read_metrics(parameters: Parameters, n_walkers: int, seconds: float, seed: i
     return Reading(
         n_walkers,
         float(atoms.sum()),
-        replica.busy_s / seconds,
+        min(replica.busy_s / seconds, 1.0),  # the last batch ends later
         replica.queue_atom_s / seconds,
         n_walkers * seconds / n_steps,
         n_steps / seconds,

@@ -40,7 +40,7 @@ def _one(
 ) -> dict[str, Any]:
     n_back = n_homes // 3
     fleet = Fleet(parameters, n_homes - n_back, seed, choice, interval)
-    mean_run = parameters.median_run_s * float(np.exp(parameters.spread_run**2 / 2.0))
+    mean_run = parameters.mean_run_s
     for _ in range(n_walkers):
         fleet.arrive(float(fleet.random.exponential(mean_run)))
     fleet.homes += [Home() for _ in range(n_back)]
