@@ -7,13 +7,14 @@ import pytest
 
 from twinforce.cli import build_parser, run
 
-COMMANDS = ["models", "predict", "md", "assess", "distill"]
+COMMANDS = ["models", "predict", "md", "assess", "distill", "mcp"]
 GROUPS = {
     "models": ["models", "output", "service"],
     "predict": ["system", "prediction", "output", "service"],
     "md": ["system", "forces", "steps", "ensemble", "output", "service"],
     "assess": ["system", "scope", "conditions", "output", "service"],
     "distill": ["system", "teacher", "student", "sampling", "output", "service"],
+    "mcp": ["limits of one call", "service"],
 }
 # Options that a command cannot do without.
 REQUIRED = {"distill": {"--teacher": "mace:small", "--out": "folder"}}
