@@ -8,8 +8,8 @@ import pytest
 from twinforce.cli import build_parser, run
 
 # Commands that ask a service, and all of them.
-ASKING = ["models", "predict", "relax", "md", "bench", "assess", "distill"]
-COMMANDS = [*ASKING, "mcp", "server", "completion"]
+ASKING = ["models", "predict", "relax", "md", "bench", "assess", "distill", "mcp"]
+COMMANDS = [*ASKING, "server", "completion"]
 GROUPS = {
     "models": ["models", "output", "service"],
     "predict": ["system", "prediction", "output", "service"],
@@ -18,6 +18,7 @@ GROUPS = {
     "md": ["system", "forces", "steps", "ensemble", "output", "service"],
     "assess": ["system", "scope", "conditions", "output", "service"],
     "distill": ["system", "teacher", "student", "sampling", "output", "service"],
+    "mcp": ["limits of one call", "service"],
 }
 # Options that a command cannot do without.
 REQUIRED = {"distill": {"--teacher": "mace:small", "--out": "folder"}}

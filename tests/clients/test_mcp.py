@@ -10,7 +10,7 @@ import pytest
 from tests.clients.serving import serve
 from tests.potentials import Gated
 from twinforce import AsyncClient, Client, System
-from twinforce.mcp.limits import ToolLimits
+from twinforce.mcp.limits import AgentLimits
 
 mcp = pytest.importorskip("mcp", reason="the SDK is not installed (pip install 'twinforce[mcp]')")
 
@@ -51,7 +51,7 @@ def ask(url, name, limits=None, **arguments):
     """Return what a tool of a server in this process says, and True if it is an error."""
     from twinforce.mcp.server import make_server
 
-    server = make_server(AsyncClient(url), ToolLimits(**limits or {}))
+    server = make_server(AsyncClient(url), AgentLimits(**limits or {}))
     return call(mcp.Client(server, read_timeout_seconds=PATIENCE), name, **arguments)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from twinforce._async_client import AsyncClient
 from twinforce.cli.arguments import add_command, add_service_options, positive, service_options
 from twinforce.cli.files import require
-from twinforce.mcp.limits import ToolLimits
+from twinforce.mcp.limits import AgentLimits
 
 
 def add_mcp_command(commands: Any) -> None:
@@ -15,11 +15,10 @@ def add_mcp_command(commands: Any) -> None:
         commands,
         "mcp",
         "",
-        summary="let agents use the service, over standard input and output (Model Context "
-        "Protocol)",
-        example="twinforce mcp --max-atoms 200 --max-seconds 30",
+        summary="let agents use the service (Model Context Protocol)",
+        example="twinforce mcp --max-atoms=200 --max-seconds=30",
     )
-    limits, defaults = parser.add_argument_group("limits of one call"), ToolLimits()
+    limits, defaults = parser.add_argument_group("limits of one call"), AgentLimits()
     limits.add_argument(
         "--max-atoms",
         type=positive(int),
@@ -47,5 +46,5 @@ def add_mcp_command(commands: Any) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     server = require("twinforce.mcp.server", extra="mcp")
-    limits = ToolLimits(args.max_atoms, args.max_steps, args.max_seconds)
+    limits = AgentLimits(args.max_atoms, args.max_steps, args.max_seconds)
     server.serve(AsyncClient(args.url, **service_options(args)), limits)

@@ -11,7 +11,7 @@ import numpy as np
 from twinforce._async_client import AsyncClient
 from twinforce.ensembles import FS, NVE, SVR, Ensemble
 from twinforce.mcp.atoms import Atoms, rounded, symbols_of
-from twinforce.mcp.limits import ToolLimits
+from twinforce.mcp.limits import AgentLimits
 from twinforce_dynamics.elements import standard_masses
 from twinforce_dynamics.start import Integrator, Start
 from twinforce_dynamics.steps import ForceChoice
@@ -46,7 +46,7 @@ class AgentCalls:
         limits: Limits of one call.
     """
 
-    def __init__(self, client: AsyncClient, limits: ToolLimits) -> None:
+    def __init__(self, client: AsyncClient, limits: AgentLimits) -> None:
         self._client = client
         self._limits = limits
 

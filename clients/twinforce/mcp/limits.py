@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class ToolLimits:
+class AgentLimits:
     """The limits of one call; what exceeds them is refused, except that runs end at their time.
 
     Attributes:

@@ -9,7 +9,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 
 from twinforce._async_client import AsyncClient
 from twinforce.mcp.calls import AgentCalls
-from twinforce.mcp.limits import ToolLimits
+from twinforce.mcp.limits import AgentLimits
 from twinforce_proto import ServiceError
 
 _INSTRUCTIONS = """\
@@ -18,7 +18,7 @@ interatomic potentials. List the models first: each knows some elements only. Le
 energies in eV, forces in eV/Å, times in fs."""
 
 
-def make_server(client: AsyncClient, limits: ToolLimits) -> MCPServer:
+def make_server(client: AsyncClient, limits: AgentLimits) -> MCPServer:
     """Return a server whose tools call a service.
 
     Args:
@@ -38,13 +38,13 @@ def make_server(client: AsyncClient, limits: ToolLimits) -> MCPServer:
     return server
 
 
-def serve(client: AsyncClient, limits: ToolLimits) -> None:
+def serve(client: AsyncClient, limits: AgentLimits) -> None:
     """Answer an agent over standard input and output until it closes them."""
     make_server(client, limits).run("stdio")
 
 
 def _with_readable_errors(
-    call: Callable[..., Awaitable[Any]], limits: ToolLimits
+    call: Callable[..., Awaitable[Any]], limits: AgentLimits
 ) -> Callable[..., Awaitable[Any]]:
     """Return a call whose errors tell an agent what was expected and what came."""
 
