@@ -268,14 +268,6 @@ METRICS: Responses = {
         "content": {"text/plain": {"schema": _TEXT, "example": "twinforce_evaluations …"}},
     }
 }
-EVENTS: Responses = {
-    200: {
-        "description": "OK",
-        "content": {
-            "text/event-stream": {"schema": _TEXT, "example": 'data: {"n_waiting":0.0, …}'}
-        },
-    }
-}
 MODELS: Responses = {200: _reply_docs(ModelsReply, {"models": [examples.INFO]}, "ListModelsReply")}
 MODEL: Responses = {
     200: _reply_docs(ModelReply, examples.INFO, "ModelInfo"),
