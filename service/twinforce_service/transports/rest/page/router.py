@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from twinforce_proto import RequestCancelledError, ServiceError
-from twinforce_service.transports.rest import openapi
 from twinforce_service.transports.rest.page.assets import read_assets
 from twinforce_service.transports.rest.page.live import LiveState
 from twinforce_service.transports.rest.requests import while_connected
@@ -56,13 +55,9 @@ def page_router(live: LiveState) -> APIRouter:
             raise HTTPException(_NOT_FOUND)
         return asset.response(request)
 
-    @router.get("/v1/events", tags=["service"], responses=openapi.EVENTS, response_class=Response)
+    # Not in the description: programs that try all that it lists would wait for the end.
+    @router.get("/v1/events", include_in_schema=False)
     async def follow_state() -> Response:
-        """Send the state of the service each second, as server-sent events, until it stops.
-
-        Each event is a JSON object: what is now, such as `n_waiting`, and counts since the start of
-        the service, such as `models.NAME.n_evaluations`. The last one has the type `end`.
-        """
         events = live.follow()
         return _EventsResponse(await anext(events), events)
 

@@ -176,7 +176,8 @@ export class Playground {
     if (find("thermostat").checked) {
       integrator.svr = { temperature_k: temperature, relaxation_fs: 100 };
     }
-    const start = { system, velocities: velocities(this.system.symbols, temperature), integrator };
+    const seed = Math.floor(Math.random() * 2 ** 32);
+    const start = { system, velocities: velocities(this.system.symbols, temperature), integrator, seed };
     return { model, temperature, body: { start, n_steps: N_STEPS, interval: INNER_STEPS } };
   }
 

@@ -40,15 +40,16 @@ function drawLine(canvas, x, y, { title = "", stroke = "accent", axes = true }) 
   const [left, right, top, bottom] = axes ? [88, 8, 24, 22] : [0, 0, 2, 2];
   const [low, high] = [Math.min(...y), Math.max(...y)];
   const span = high - low || Math.max(Math.abs(high), 1) * 1e-3;
+  const digits = Math.min(Math.max(1 - Math.floor(Math.log10(span)), 0), 12);
   const reach = x.at(-1) - x[0] || 1;
   const toX = (value) => left + ((value - x[0]) / reach) * (width - left - right);
   const toY = (value) => height - bottom - ((value - low) / span) * (height - top - bottom);
   if (axes) {
     context.fillText(title, left, 15);
     context.textAlign = "right";
-    context.fillText(number(high, 9), left - 4, top + 8);
-    context.fillText(number(low, 9), left - 4, height - bottom);
-    context.fillText(String(x.at(-1) ?? 0), width - right, height - 6);
+    context.fillText(high.toFixed(digits), left - 4, top + 8);
+    context.fillText(low.toFixed(digits), left - 4, height - bottom);
+    context.fillText(`step ${x.at(-1) ?? 0}`, width - right, height - 6);
     context.textAlign = "left";
     context.fillText(String(x[0] ?? 0), left, height - 6);
   }

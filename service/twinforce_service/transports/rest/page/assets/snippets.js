@@ -14,10 +14,10 @@ const PYTHON = {
 `,
   run: ({ model, body, temperature }) => {
     const { force_kind: kind, inner_steps: inner, time_step_fs: fs, svr } = body.start.integrator;
-    const bath = svr ? `, ensemble=SVR(${svr.temperature_k}, ${svr.relaxation_fs} * units.fs)` : "";
-    return `    integrator = Integrator(force_kind=${quoted(kind)}, time_step=${fs} * units.fs, inner_steps=${inner}${bath})
-    MaxwellBoltzmannDistribution(atoms, temperature_K=${temperature})
-    start = Start(system_of(atoms), atoms.get_velocities(), integrator)
+    const bath = svr ? `, ensemble=SVR(temperature_k=${svr.temperature_k}, relaxation=${svr.relaxation_fs} * FS)` : "";
+    return `    integrator = Integrator(force_kind=${quoted(kind)}, time_step=${fs} * FS, inner_steps=${inner}${bath})
+    draw_velocities(atoms, ${temperature}, np.random.default_rng(1))
+    start = Start(system_of(atoms), atoms.get_velocities(), integrator, random=1)
     for snapshot in client.propagate(start, ${body.n_steps}, ${body.interval}, model=${quoted(model)}):
         print(snapshot.step, snapshot.energy)
 `;
@@ -25,13 +25,15 @@ const PYTHON = {
 };
 
 const IMPORTS = {
-  predict: () => "from twinforce import Client",
-  relax: () => "from twinforce import Client",
+  predict: () => "\nfrom twinforce import Client",
+  relax: () => "\nfrom twinforce import Client",
   run: ({ body }) =>
-    `from ase import units
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+    `import numpy as np
+
 from twinforce import Client, Integrator, Start
-from twinforce.ase import system_of${body.start.integrator.svr ? "\nfrom twinforce.ensembles import SVR" : ""}`,
+from twinforce.ase import system_of
+from twinforce.ensembles import FS${body.start.integrator.svr ? ", SVR" : ""}
+from twinforce.md import draw_velocities`,
 };
 
 const CALLS = { predict: "predict", relax: "relax", run: "propagate" };
