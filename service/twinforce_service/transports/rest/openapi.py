@@ -308,19 +308,7 @@ METRICS: Responses = {
         "content": {"text/plain": {"schema": _TEXT, "example": "twinforce_evaluations …"}},
     }
 }
-<<<<<<< HEAD
-EVENTS: Responses = {
-    200: {
-        "description": "OK",
-        "content": {
-            "text/event-stream": {"schema": _TEXT, "example": 'data: {"n_waiting":0.0, …}'}
-        },
-    }
-}
 MODELS: Responses = {200: reply_docs(ModelsReply, {"models": [examples.INFO]}, "ListModelsReply")}
-=======
-MODELS: Responses = {200: _reply_docs(ModelsReply, {"models": [examples.INFO]}, "ListModelsReply")}
->>>>>>> h-E
 MODEL: Responses = {
     200: reply_docs(ModelReply, examples.INFO, "ModelInfo"),
     **problems(_UNKNOWN, _STARTING),
