@@ -142,6 +142,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         self._labels: dict[str, float | int] = {}
         self._requested: frozenset[str] = frozenset()
         self._requested_before: frozenset[str] = frozenset()
+        # What the service refused for these atoms, so that it is not asked for it at each step.
+        self._refused: frozenset[str] = frozenset()
         self._has_warned = False
         self._noticed: dict[str, Any] = {}
         super().__init__(
@@ -249,6 +251,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
             raise ValueError("atoms: expected atoms to calculate properties of, got none")
+        if not {"numbers", "cell", "pbc"}.isdisjoint(system_changes):
+            self._refused = frozenset()
         if system_changes:
             self.results = {}
             self._requested, self._requested_before = frozenset(), self._requested
@@ -259,14 +263,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         missing, expected = outputs - known, self._expected_outputs() - known
         if self.force_kind == "direct" and "direct_forces" in missing | expected:
             self._has_warned = self._has_warned or warn_of_misuse()
-        try:
-            self._add(missing | expected, known)
-        except UnsupportedOutputError as error:
-            if not outputs.isdisjoint(STRESSES):
-                raise PropertyNotImplementedError(str(error)) from error
-            if expected <= missing:
-                raise
-            self._add(missing, known)
+        self._compute(missing, expected, known)
         self._requested |= outputs
         self._autosave(atoms)
 
@@ -363,8 +360,8 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         always = self.parameters["always"]
         wanted = outputs_for(always, self.parameters) if always else frozenset()
         cheap = frozenset({"direct_forces"} if self.force_kind == "direct" else ())
-        impossible = frozenset() if has_volume(self.atoms) else STRESSES
-        return (self._requested_before | wanted | cheap) - impossible
+        impossible = self._refused if has_volume(self.atoms) else self._refused | STRESSES
+        return (self._requested_before | wanted | cheap) & set(self.info.outputs) - impossible
 
     def _prediction_of(self, atoms: Atoms) -> Prediction:
         changes = self.check_state(atoms)
@@ -377,6 +374,27 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         per_atom = self.parameters["autosave"]
         if per_atom is not None and atoms is not None and self.prediction is not None:
             save(atoms, self.prediction, per_atom)
+
+    def _compute(
+        self, missing: frozenset[str], expected: frozenset[str], known: frozenset[str]
+    ) -> None:
+        """Compute what is missing, and what is expected as far as the service can.
+
+        Raises:
+            PropertyNotImplementedError: A stress that is missing does not exist.
+            UnsupportedOutputError: Something else that is missing does not exist.
+        """
+        if extra := expected - missing:
+            try:
+                return self._add(missing | extra, known)
+            except UnsupportedOutputError:
+                self._refused |= extra
+        try:
+            self._add(missing, known)
+        except UnsupportedOutputError as error:
+            if missing.isdisjoint(STRESSES):
+                raise
+            raise PropertyNotImplementedError(str(error)) from error
 
     def _add(self, missing: frozenset[str], known: frozenset[str]) -> None:
         """Compute what is missing and add it to the results; other weights compute all anew."""

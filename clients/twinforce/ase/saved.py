@@ -22,6 +22,12 @@ PER_ATOM: tuple[PerAtom, ...] = ("arrays", "info")
 
 RMSE, PROVENANCE = "force_rmse", "twinforce_"
 _PROVENANCE = ("model", "version", "sha256", "dtype", "device")
+# All names under which something is saved; what else a user has in atoms is left alone.
+_SAVED = frozenset(OUTPUTS) - {"energy"} | {
+    RMSE,
+    *(f"{RMSE}_{symbol}" for symbol in SYMBOLS),
+    *(f"{PROVENANCE}{name}" for name in _PROVENANCE),
+}
 
 
 def save(atoms: Atoms, prediction: Prediction, per_atom: PerAtom = "arrays") -> None:
@@ -58,14 +64,8 @@ def database_entries(atoms: Atoms, prediction: Prediction) -> dict[str, dict[str
 def remove_saved(atoms: Atoms) -> None:
     """Remove what was saved of an earlier prediction."""
     for labels in (atoms.info, atoms.arrays):
-        for name in [*labels]:
-            if is_saved(name):
-                del labels[name]
-
-
-def is_saved(name: str) -> bool:
-    """Return True for the name of something that `save` saves."""
-    return name in OUTPUTS or name.startswith((RMSE, PROVENANCE))
+        for name in _SAVED.intersection(labels):
+            del labels[name]
 
 
 def check_per_atom(value: object) -> None:

@@ -7,7 +7,7 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 
 from tests.clients.serving import ARGON, serve
-from tests.potentials import WithoutDirect, loaded
+from tests.potentials import Soft, WithoutDirect, loaded
 from tests.systems import molecule
 from twinforce.ase import TwinForceCalculator
 
@@ -40,6 +40,44 @@ def test_what_does_not_exist_is_left_out(server):
     with TwinForceCalculator(server.grpc_url, always=("forces", "stress")) as calculator:
         argon(calculator, pbc=False).get_potential_energy()
         assert set(calculator.results) == {"energy", "free_energy", "forces"}
+
+
+class WithoutStress(Soft):
+    """A potential that has forces, but neither stresses nor energies of atoms."""
+
+    outputs = frozenset({"energy", "conservative_forces"})
+
+
+class WithoutEnergies(Soft):
+    """A potential without energies of atoms."""
+
+    outputs = frozenset({"energy", "conservative_forces", "conservative_stress"})
+
+
+def test_what_a_model_lacks_costs_neither_the_rest_nor_a_second_evaluation():
+    potential = WithoutStress()
+    with (
+        serve({"plain": loaded(potential)}, engine="thread") as server,
+        TwinForceCalculator(server.grpc_url, always=("forces", "stress")) as calculator,
+    ):
+        atoms = argon(calculator)
+        atoms.get_potential_energy()
+        n_before = len(potential.batches)
+        for _ in range(3):
+            atoms.positions += 0.01
+            atoms.get_potential_energy()
+            assert set(calculator.results) == {"energy", "free_energy", "forces"}
+        assert len(potential.batches) == n_before + 3
+        with pytest.raises(PropertyNotImplementedError, match="conservative_stress"):
+            atoms.get_stress()
+
+
+def test_what_is_requested_is_computed_if_what_is_always_wanted_does_not_exist():
+    with (
+        serve({"plain": loaded(WithoutEnergies())}) as server,
+        TwinForceCalculator(server.grpc_url, always=("energies",)) as calculator,
+    ):
+        assert argon(calculator).get_stress().shape == (6,)
 
 
 def test_direct_forces_come_with_the_energy(server):

@@ -144,3 +144,13 @@ def test_saved_quantities_are_not_taken_for_those_of_another_state(
     assert run([*arguments, "--outputs", "energy", "-o", str(tmp_path / "out.extxyz")]) == 0
     again = ase.io.read(tmp_path / "out.extxyz")
     assert not (set(again.arrays) | set(again.info)) & {*PER_ATOM, *STRESSES, *PROVENANCE}
+
+
+def test_what_a_user_keeps_under_names_of_their_own_stays(atoms, calculator):
+    own = {"energy": -1.5, "twinforce_project": "ice", "force_rmse_note": "ok", "forces_dft": 3}
+    atoms.info |= own
+    atoms.get_forces()
+    calculator.save_in(atoms)
+    calculator.save_in(atoms)
+    assert own.items() <= atoms.info.items()
+    assert "twinforce_model" in atoms.info
