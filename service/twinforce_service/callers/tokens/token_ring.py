@@ -121,7 +121,7 @@ class TokenRing:
         return found.entry
 
     def hold(self, text: str) -> object:
-        """Return an object while which exists a verified token is found, as streams need it."""
+        """Return an object; while it exists, a verified token is found even without room for it."""
         return self._held.get(self._fast_hash(text))
 
     async def verify(self, text: str, address: str) -> AccessEntry:
