@@ -7,15 +7,25 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import ase.io
 import pytest
 from ase import Atoms
 
-from tests.clients.serving import ARGON
+from tests.clients.serving import ARGON, serve
+from tests.potentials import Soft, loaded
 from tests.systems import molecule
 from twinforce.cli import build_parser, run
 from twinforce.cli.progress import suggest
+
+
+class Slow(Soft):
+    """A potential that takes a tenth of a second."""
+
+    def forward_heads(self, batch, *, direct):
+        time.sleep(0.1)
+        return super().forward_heads(batch, direct=direct)
 
 
 @pytest.fixture
@@ -44,7 +54,10 @@ def test_bench_measures_every_kind_of_forces_and_walkers_at_once(url, file, caps
     assert speed == pytest.approx(4 * median["conservative"] / outer)
     assert report["walkers"]["n_walkers"] == 3
     assert report["walkers"]["kind"] == "hybrid"
-    assert report["walkers"]["per_s"] == pytest.approx(report["walkers"]["n"] / 0.2)
+    assert report["walkers"]["per_s"] == pytest.approx(
+        report["walkers"]["n"] / report["walkers"]["s"]
+    )
+    assert report["walkers"]["s"] >= 0.2
 
 
 def test_bench_writes_a_table(url, file, capsys):
@@ -124,11 +137,22 @@ def test_bash_completes_commands_options_values_and_files(file, capsys, words, e
 
 
 def test_the_next_command_is_shown_on_a_terminal_only(capfd, monkeypatch):
-    suggest("twinforce models")
+    args = build_parser().parse_args(["models", "--url", "grpc://host:1"])
+    suggest(args, ["models"])
     assert capfd.readouterr().err == ""
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
-        suggest("twinforce models")
-        assert os.read(ours, 100) == b"next: twinforce models\r\n"
+        suggest(args, ["predict", "my water.xyz"])
+        expected = b"next: twinforce predict 'my water.xyz' --url grpc://host:1\r\n"
+        assert os.read(ours, 100) == expected
     os.close(ours)
+
+
+def test_the_rate_of_walkers_counts_the_time_until_the_last_reply(file, capsys):
+    with serve({"slow": loaded(Slow())}, engine="thread") as server:
+        given = [f"--url={server.grpc_url}", "--seconds=0.01", "--walkers=2", "--json", "-q"]
+        assert run(["bench", str(file), *given]) == 0
+    walkers = json.loads(capsys.readouterr().out)["walkers"]
+    assert walkers["s"] >= 0.1
+    assert walkers["per_s"] <= walkers["n"] / 0.1

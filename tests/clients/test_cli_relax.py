@@ -89,6 +89,9 @@ def test_a_model_with_one_kind_of_forces_is_followed_by_that_kind(file, capsys, 
         (["--trajectory=way.foo"], "way.foo: expected the name of a file that ASE writes"),
         (["--output=/nowhere/at/all.xyz"], "No such file or directory"),
         (["--index=3"], "holds no atoms at '3'"),
+        (["--output=relaxed.db"], "relaxed.db: cannot be written as db"),
+        (["--output=POSCAR"], "POSCAR: cannot be written as vasp"),
+        (["--trajectory=way.gen"], "way.gen: cannot be written as gen"),
     ],
 )
 def test_wrong_files_are_refused_before_anything_is_computed(file, capsys, arguments, text):

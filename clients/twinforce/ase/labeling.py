@@ -17,12 +17,15 @@ from twinforce_proto import Prediction, ServiceError, System
 def labeled(atoms: Atoms, prediction: Prediction) -> Atoms:
     """Return a copy of atoms with a calculator that holds the results of a prediction.
 
-    `forces` and `stress` of the calculator are the conservative ones if both kinds were predicted.
-    All else is in the arrays and the info of the copy; see `twinforce.ase.saved`.
+    `forces` and `stress` of the calculator are of one kind, the conservative one if it was
+    predicted. All else is in the arrays and the info of the copy; see `twinforce.ase.saved`.
     """
     copied = atoms.copy()
     save(copied, prediction)
-    results = Results(prediction, "direct") | Results(prediction, "conservative")
+    is_conservative = prediction.conservative_forces is not None or (
+        prediction.direct_forces is None and prediction.conservative_stress is not None
+    )
+    results = Results(prediction, "conservative" if is_conservative else "direct")
     copied.calc = SinglePointCalculator(copied, **results)
     copied.calc.name = "twinforce"
     return copied

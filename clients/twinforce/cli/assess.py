@@ -157,4 +157,4 @@ def _run(args: argparse.Namespace) -> None:
     sys.stdout.write("\n".join(report["verdict"]["advice"]) + "\n")
     sys.stdout.write(f"{args.output / 'report.html'}\n")
     if not args.quiet:
-        suggest(f"twinforce md {args.file} --forces hybrid")
+        suggest(args, ["md", str(args.file), "--forces", "hybrid"])

@@ -85,12 +85,17 @@ def _run(args: argparse.Namespace) -> None:
                 client, system, info.name, kinds, args.seconds, lambda done: meter.update(int(done))
             )
             name, outputs = list(kinds.items())[-1]
-            crowd = time_crowd(client, system, info.name, outputs, args.walkers, args.seconds)
+            crowd = (
+                time_crowd(client, system, info.name, outputs, args.walkers, args.seconds)
+                if args.walkers
+                else None
+            )
             meter.update(round(total))
-    report = _report(info, len(system), alone) | _of_crowd(name, crowd, args)
+    report = _report(info, len(system), alone) | _of_crowd(name, args.walkers, crowd)
     sys.stdout.write((json.dumps(report, indent=2) if args.json else _text(report)) + "\n")
     if not args.quiet:
-        suggest(_next_command(args.file, report))
+        command = "assess" if "speed_of_inner_steps" in report else "md"
+        suggest(args, [command, str(args.file), "--model", report["model"]])
 
 
 def _kinds_of(info: ModelInfo) -> dict[str, frozenset[str]]:
@@ -136,11 +141,14 @@ def _summary(trips: Sequence[RoundTrip]) -> dict[str, float]:
     }
 
 
-def _of_crowd(name: str, trips: Sequence[RoundTrip], args: argparse.Namespace) -> _Report:
-    if not trips:
+def _of_crowd(
+    name: str, n_walkers: int, crowd: tuple[Sequence[RoundTrip], float] | None
+) -> _Report:
+    if crowd is None:
         return {}
-    rate = len(trips) / args.seconds
-    return {"walkers": {"n_walkers": args.walkers, "kind": name, "per_s": rate} | _summary(trips)}
+    trips, seconds = crowd
+    rate = {"n_walkers": n_walkers, "kind": name, "per_s": len(trips) / seconds, "s": seconds}
+    return {"walkers": rate | _summary(trips)}
 
 
 def _text(report: _Report) -> str:
@@ -172,9 +180,3 @@ def _text(report: _Report) -> str:
             f"{walkers['batch']:.1f} systems in a batch.",
         ]
     return "\n".join(lines)
-
-
-def _next_command(file: Any, report: _Report) -> str:
-    if "speed_of_inner_steps" in report:
-        return f"twinforce assess {file} --model {report['model']}"
-    return f"twinforce md {file} --model {report['model']}"

@@ -127,23 +127,26 @@ def format_to_write(path: Path | None) -> str:
     return kind
 
 
+def check_atoms(path: Path | None, all_atoms: Sequence[Any], file_format: str) -> None:
+    """Check that a format can hold systems like these.
+
+    Raises:
+        ValueError: It cannot, for example because it needs a cell.
+    """
+    _content(path, all_atoms, file_format)
+
+
 def write_atoms(path: Path | None, all_atoms: Sequence[Any], file_format: str) -> None:
     """Write systems to a file, which is replaced as a whole, or to standard output.
 
     Raises:
         ValueError: The format cannot hold them; no file was touched.
     """
-    formats = require("ase.io.formats")
-    file: Any = io.BytesIO() if formats.get_ioformat(file_format).isbinary else io.StringIO()
-    try:
-        formats.write(file, all_atoms, format=file_format)
-    except Exception as error:
-        raise ValueError(f"{path}: cannot be written as {file_format}: {error}") from error
-    content = file.getvalue()
+    content = _content(path, all_atoms, file_format)
     if path is None:
-        sys.stdout.write(content)
+        sys.stdout.write(content.decode())
     else:
-        replace_file(path, content if isinstance(content, bytes) else content.encode())
+        replace_file(path, content)
 
 
 def check_image(path: Path) -> None:
@@ -155,6 +158,18 @@ def check_image(path: Path) -> None:
     known = require("matplotlib.backend_bases").FigureCanvasBase.get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in known:
         raise ValueError(f"{path}: expected a name that ends in .{', .'.join(sorted(known))}")
+
+
+def _content(path: Path | None, all_atoms: Sequence[Any], file_format: str) -> bytes:
+    formats = require("ase.io.formats")
+    file: Any = io.BytesIO() if formats.get_ioformat(file_format).isbinary else io.StringIO()
+    try:
+        formats.write(file, all_atoms, format=file_format)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path}: cannot be written as {file_format}: {reason}") from error
+    content: str | bytes = file.getvalue()
+    return content if isinstance(content, bytes) else content.encode()
 
 
 def _selection(index: str) -> slice:

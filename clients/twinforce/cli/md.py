@@ -234,14 +234,7 @@ def _run(args: argparse.Namespace) -> None:
         warnings.showwarning = _show_warning
         Simulation(atoms, _settings_of(args), args).run(remarks)
     if not args.quiet:
-        _suggest_next(args)
-
-
-def _suggest_next(args: argparse.Namespace) -> None:
-    if args.forces == "conservative":
-        suggest(f"twinforce bench {args.file}")
-    else:
-        suggest(f"twinforce assess {args.file}")
+        suggest(args, ["bench" if args.forces == "conservative" else "assess", str(args.file)])
 
 
 def _taken(atoms: Any, args: argparse.Namespace) -> Iterator[str]:

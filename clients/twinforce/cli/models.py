@@ -43,7 +43,7 @@ def _run(args: argparse.Namespace) -> None:
         text = _table(infos)
     sys.stdout.write(text + "\n")
     if not args.json and infos:
-        suggest(f"twinforce bench FILE --model {infos[0].name}")
+        suggest(args, ["bench", "FILE", "--model", infos[0].name])
 
 
 def _table(infos: Iterable[ModelInfo]) -> str:

@@ -98,7 +98,7 @@ def _run(args: argparse.Namespace) -> None:
         return
     replace_file(args.output, content)
     if not args.quiet:
-        suggest(f"twinforce relax {args.file}", f"twinforce md {args.file}")
+        suggest(args, ["relax", str(args.file)], ["md", str(args.file)])
 
 
 def _predict(

@@ -1,11 +1,14 @@
 """Progress of a command on standard error, and messages there."""
 
+import argparse
 import contextlib
+import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+from twinforce._transports.url import default_url
 from twinforce.cli.files import require
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -18,11 +21,17 @@ def say(text: str) -> None:
         sys.stderr.flush()
 
 
-def suggest(*commands: str) -> None:
-    """Show commands that a user may want next, on a terminal only."""
+def suggest(args: argparse.Namespace, *commands: Sequence[str]) -> None:
+    """Show commands that a user may want next, on a terminal only.
+
+    Args:
+        args: Arguments of this command, whose service the next one is to use.
+        commands: Words of each command, without the name of the program.
+    """
     if sys.stderr.isatty():
-        for command in commands:
-            say(f"next: {command}")
+        url = [] if args.url == default_url() else ["--url", args.url]
+        for words in commands:
+            say(f"next: {shlex.join(['twinforce', *words, *url])}")
 
 
 class ProgressMeter:

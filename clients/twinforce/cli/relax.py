@@ -19,6 +19,7 @@ from twinforce.cli.arguments import (
     service_options,
 )
 from twinforce.cli.files import (
+    check_atoms,
     check_outputs,
     format_to_write,
     read_atoms,
@@ -115,6 +116,10 @@ def _run(args: argparse.Namespace) -> int:
     formats = {path: format_to_write(path) for path in (args.output, args.trajectory)}
     (atoms,) = read_atoms(args.file, args.index)[-1:]
     atoms = without_results(atoms)
+    start = _labeled(atoms, atoms.positions, 0.0)
+    check_atoms(args.output, [start], formats[args.output])
+    if args.trajectory is not None:
+        check_atoms(args.trajectory, [start, start], formats[args.trajectory])
     states: list[Any] = []
     try:
         with Client(args.url, **service_options(args)) as client:
@@ -126,7 +131,7 @@ def _run(args: argparse.Namespace) -> int:
     if not args.quiet:
         say(_summary(last, args.fmax))
         if args.output is not None and last.is_converged:
-            suggest(f"twinforce md {args.output} --new-velocities")
+            suggest(args, ["md", str(args.output), "--new-velocities"])
     return 0 if last.is_converged else NOT_CONVERGED
 
 
@@ -144,7 +149,7 @@ def _follow(client: Client, atoms: Any, states: list[Any], args: argparse.Namesp
     )
     with ProgressMeter(args.max_steps, "steps", is_quiet=args.quiet) as meter:
         for report in reports:
-            states.append(_relaxed(atoms, report))
+            states.append(_labeled(atoms, report.positions, report.energy))
             meter.update(report.step, f"{report.largest_force:.3g} eV/Å, {report.driven_by}")
     return report
 
@@ -155,14 +160,13 @@ def _forces_of(outputs: Collection[str]) -> _Forces:
     return "hybrid" if "conservative_forces" in outputs else "direct"
 
 
-def _relaxed(atoms: Any, report: Relaxed) -> Any:
-    """Return a copy of the atoms at the positions of a report, with its energy."""
+def _labeled(atoms: Any, positions: Any, energy: float) -> Any:
+    """Return a copy of the atoms at other positions, with their energy."""
     single_point = require("ase.calculators.singlepoint").SinglePointCalculator
     moved = atoms.copy()
-    moved.set_positions(np.array(report.positions), apply_constraint=False)
-    if "momenta" in moved.arrays:
-        del moved.arrays["momenta"]
-    moved.calc = single_point(moved, energy=report.energy)
+    moved.set_positions(np.array(positions), apply_constraint=False)
+    moved.arrays.pop("momenta", None)
+    moved.calc = single_point(moved, energy=energy)
     return moved
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +20,9 @@ _N_WARM_UP = 3
 # The kinds of prediction take turns of about this many seconds, so that a machine whose speed
 # changes treats all alike.
 _TURN_S = 0.5
+
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,38 +83,40 @@ def time_crowd(
     outputs: Collection[str],
     n_walkers: int,
     seconds: float,
-) -> list[RoundTrip]:
-    """Return the round trips of many walkers at once, each in a thread of its own.
+) -> tuple[list[RoundTrip], float]:
+    """Return the round trips of many walkers at once, and the time that all took together, in s.
 
     Args:
         client: Client of the service.
         system: System that each begins with.
         model: Name of the model.
         outputs: Outputs to ask for.
-        n_walkers: Number of walkers; there are no round trips of none.
-        seconds: Time that each walks, in s, once all are warm.
+        n_walkers: Number of walkers, each in a thread of its own.
+        seconds: Time after which none begins another round trip, in s, once all are warm.
 
     Raises:
         ServiceError: A prediction failed.
     """
-    if n_walkers == 0:
-        return []
     start = threading.Barrier(n_walkers)
 
-    def walk(seed: int) -> list[RoundTrip]:
+    def walk(seed: int) -> tuple[list[RoundTrip], float, float]:
         try:
             with client.stream(model) as stream:
                 walker = _Subject(stream, system, seed)
                 walker.warm_up(outputs)
                 start.wait()
-                return list(walker.walk(outputs, seconds))
+                began = time.perf_counter()
+                trips = list(walker.walk(outputs, seconds))
+                return trips, began, time.perf_counter()
         except BaseException:
             start.abort()  # the others would wait for this one for ever
             raise
 
     with ThreadPoolExecutor(n_walkers) as threads:
-        several = [threads.submit(walk, seed) for seed in range(n_walkers)]
-    return [trip for trips in _results(several) for trip in trips]
+        several = _results([threads.submit(walk, seed) for seed in range(n_walkers)])
+    first = min(began for _, began, _ in several)
+    last = max(ended for _, _, ended in several)
+    return [trip for trips, _, _ in several for trip in trips], last - first
 
 
 class _Subject:
@@ -155,7 +161,7 @@ def _round_trip(seconds: float, prediction: Prediction) -> RoundTrip:
     return RoundTrip(seconds, timings.queue_s, timings.compute_s, timings.batch_n_systems)
 
 
-def _results(several: Sequence[Future[list[RoundTrip]]]) -> list[list[RoundTrip]]:
+def _results(several: Sequence[Future[_Result]]) -> list[_Result]:
     """Return the results of all, or raise the error that the others ended because of."""
     errors = [error for each in several if (error := each.exception()) is not None]
     for error in sorted(errors, key=lambda each: isinstance(each, threading.BrokenBarrierError)):
