@@ -189,7 +189,9 @@ class TensorHead:
             raise InvalidRequestError.expected(self.name, f"{self.datatype} values", got)
         if dtype.kind == "i" and array.size:
             self._check_range(array, np.iinfo(dtype))
-        return Tensor(self.name, array.astype(dtype, copy=False).reshape(self.shape))
+        with np.errstate(over="ignore"):  # infinity is refused where a value has to be finite
+            array = array.astype(dtype, copy=False)
+        return Tensor(self.name, array.reshape(self.shape))
 
     def _refuse_number(self, n_values: int) -> NoReturn:
         expected = f"{self.n_elements} values for shape {list(self.shape)}"

@@ -18,7 +18,7 @@ from tests.service.transports.open_inference.encodings import (
     tensors_of,
 )
 from tests.systems import crystal, molecule
-from twinforce_proto import InvalidRequestError, SystemTooLargeError
+from twinforce_proto import InvalidRequestError, InvalidSystemError, SystemTooLargeError
 from twinforce_proto.open_inference import protocol_pb2 as pb
 from twinforce_service.embedded import run_in_thread
 
@@ -87,6 +87,13 @@ def test_values_may_be_whole_numbers_and_nested_otherwise(server):
 )  # fmt: skip
 def test_an_input_is_refused(server, changed, message):
     assert refusal(server, NUMBERS | changed, POSITIONS) == message
+
+
+def test_numbers_beyond_single_precision_are_not_finite(server):
+    huge = POSITIONS | {"datatype": "FP32", "data": [1e300, 0, 0, 3, 0, 0]}
+    with pytest.raises(InvalidSystemError, match="positions: expected finite numbers") as refused:
+        ask(server, NUMBERS, huge)
+    assert refused.value.system_index == 0
 
 
 def test_a_tensor_comes_once(server):
