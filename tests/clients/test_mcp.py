@@ -173,6 +173,8 @@ def test_hybrid_dynamics_with_a_thermostat_run(server):
         ("relax", {"system": DIMER, "max_steps": 0}, "max_steps: expected 1 to 50 (--max-steps)"),
         ("molecular_dynamics", {"system": DIMER, "n_steps": 51},
          "n_steps: expected 1 to 50 (--max-steps), got 51"),
+        ("molecular_dynamics", {"system": DIMER, "n_steps": 4, "temperature_k": -1.0},
+         "temperature_k: expected a number from 0, got -1"),
         ("molecular_dynamics", {"system": DIMER, "n_steps": 3}, "InvalidRequestError: n_steps"),
         ("predict", {"system": {"symbols": ["Ar"] * 4, "positions": [[0, 0, 0]] * 4}},
          "system: expected at most 3 atoms (--max-atoms), got 4"),

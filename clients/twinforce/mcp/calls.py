@@ -132,6 +132,8 @@ class AgentCalls:
         """
         checked = self._checked(system)
         self._limits.check_steps("n_steps", n_steps)
+        if not temperature_k >= 0:
+            raise ValueError(f"temperature_k: expected a number from 0, got {temperature_k:g}")
         ensemble: Ensemble = NVE()
         if thermostat == "svr":
             ensemble = SVR(temperature_k=temperature_k, relaxation=relaxation_fs * FS)
@@ -182,7 +184,7 @@ def _velocities(system: System, temperature_k: float, seed: int) -> Any:
     """Return velocities of a Maxwell-Boltzmann distribution, without motion of the whole."""
     masses = standard_masses(system.atomic_numbers)[:, np.newaxis]
     drawn = np.random.default_rng(seed).standard_normal((len(system), 3))
-    velocities = np.sqrt(BOLTZMANN * max(temperature_k, 0.0) / masses) * drawn
+    velocities = np.sqrt(BOLTZMANN * temperature_k / masses) * drawn
     if len(system) > 1:
         velocities -= (masses * velocities).sum(axis=0) / masses.sum()
     return velocities

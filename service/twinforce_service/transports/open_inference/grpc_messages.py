@@ -8,7 +8,7 @@ from google.protobuf.json_format import ParseDict
 from twinforce_proto import InvalidRequestError
 from twinforce_proto.codec.wire import WireCounts, wire_counts
 from twinforce_proto.open_inference import protocol_pb2 as pb
-from twinforce_service.calls.bounds import parsed
+from twinforce_service.calls.bounds import CallLimits, parsed
 from twinforce_service.transports.open_inference.infer_reply import InferReply
 from twinforce_service.transports.open_inference.infer_request import (
     InferRequest,
@@ -46,13 +46,19 @@ def parsed_request(data: bytes) -> pb.ModelInferRequest:
     return parsed(pb.ModelInferRequest, data)
 
 
-def read_infer(message: pb.ModelInferRequest) -> InferRequest:
+def read_infer(message: pb.ModelInferRequest, limits: CallLimits) -> InferRequest:
     """Return the request in a message.
 
+    Args:
+        message: The message.
+        limits: Limits of a call.
+
     Raises:
-        InvalidRequestError: The message is invalid.
+        InvalidRequestError: The message is invalid, or of too many systems or atoms.
     """
-    tensors = _raw_tensors(message) if message.raw_input_contents else _tensors(message.inputs)
+    heads = [_head(each, limits) for each in message.inputs]
+    read = _raw_tensors if message.raw_input_contents else _tensors
+    tensors = read(message, heads)
     for each in message.inputs:
         check_tensor_parameters(_values(each.parameters))
     for output in message.outputs:
@@ -86,14 +92,19 @@ def write_description(kind: Any, values: Mapping[str, Any]) -> bytes:
     return data
 
 
-def _raw_tensors(message: pb.ModelInferRequest) -> list[Tensor]:
+def _head(tensor: pb.ModelInferRequest.InferInputTensor, limits: CallLimits) -> TensorHead:
+    head = TensorHead(tensor.name, tensor.datatype, tuple(tensor.shape))
+    head.check(limits)
+    return head
+
+
+def _raw_tensors(message: pb.ModelInferRequest, heads: Sequence[TensorHead]) -> list[Tensor]:
     if len(message.raw_input_contents) != len(message.inputs):
         expected = f"{len(message.inputs)}, one for each of inputs"
         got = len(message.raw_input_contents)
         raise InvalidRequestError.expected("raw_input_contents", expected, got)
     tensors = []
-    for each, data in zip(message.inputs, message.raw_input_contents, strict=True):
-        head = TensorHead(each.name, each.datatype, tuple(each.shape))
+    for head, each, data in zip(heads, message.inputs, message.raw_input_contents, strict=True):
         if each.HasField("contents"):
             raise InvalidRequestError.expected(
                 head.name, "either contents or raw_input_contents", "both"
@@ -102,10 +113,9 @@ def _raw_tensors(message: pb.ModelInferRequest) -> list[Tensor]:
     return tensors
 
 
-def _tensors(inputs: Sequence[pb.ModelInferRequest.InferInputTensor]) -> list[Tensor]:
+def _tensors(message: pb.ModelInferRequest, heads: Sequence[TensorHead]) -> list[Tensor]:
     tensors = []
-    for each in inputs:
-        head = TensorHead(each.name, each.datatype, tuple(each.shape))
+    for head, each in zip(heads, message.inputs, strict=True):
         used = [field.name for field, _ in each.contents.ListFields()]
         if others := [name for name in used if name != _CONTENTS[head.datatype]]:
             expected = f"{_CONTENTS[head.datatype]} for {head.datatype}"

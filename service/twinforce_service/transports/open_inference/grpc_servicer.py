@@ -98,7 +98,7 @@ class OpenInferenceServicer:
         outcome.model = message.model_name
         permission.get().require(self._call.scope, message.model_name)
         info = find_model(self._engine, message.model_name, message.model_version)
-        infer = await self._converter.convert(len(data), partial(read_infer, message))
+        infer = await self._converter.convert(len(data), partial(read_infer, message, self._limits))
         if infer.options.urgency is not None:
             urgency.set(infer.options.urgency)
         convert = partial(infer.for_model, info, self._limits)

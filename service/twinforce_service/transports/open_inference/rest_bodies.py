@@ -112,7 +112,7 @@ def read_infer(body: bytes, header_length: str | None, limits: CallLimits) -> In
     for each in requested:
         check_tensor_parameters(each.parameters)
         is_set(each.parameters, "binary_data", default=options.is_binary)
-    return InferRequest(values.id, options, _tensors(values.inputs, body, size), requested)
+    return InferRequest(values.id, options, _tensors(values.inputs, body, size, limits), requested)
 
 
 def write_infer(infer: InferRequest, reply: InferReply) -> tuple[bytes, int | None]:
@@ -162,11 +162,14 @@ def _length_of_json(given: str | None, n_bytes: int) -> int:
     return int(given)
 
 
-def _tensors(inputs: Sequence[InputTensorBody], body: bytes, begin: int) -> list[Tensor]:
+def _tensors(
+    inputs: Sequence[InputTensorBody], body: bytes, begin: int, limits: CallLimits
+) -> list[Tensor]:
     """Return the tensors of a request, whose raw bytes begin at a place of the body."""
     tensors, place, view = [], begin, memoryview(body)
     for each in inputs:
         head = TensorHead(each.name, each.datatype, tuple(each.shape))
+        head.check(limits)
         check_tensor_parameters(each.parameters)
         size = each.parameters.get(_SIZE)
         if size is None and each.data is not None:
@@ -198,16 +201,17 @@ def _check_counts(body: bytes, size: int, limits: CallLimits) -> None:
     n_values += _VALUES_PER_SYSTEM * limits.max_systems
     n_lists = _OTHER_VALUES + _LISTS_PER_ATOM * limits.max_atoms
     n_lists += _LISTS_PER_SYSTEM * limits.max_systems
-    bounds = {
-        b"{": (_MAX_OBJECTS, f"at most {_MAX_OBJECTS} objects"),
-        b":": (_MAX_OBJECTS * _MAX_MEMBERS, f"at most {_MAX_OBJECTS * _MAX_MEMBERS} members"),
-        b"[": (n_lists, f"at most {limits.max_atoms} atoms (max_atoms_per_call)"),
-        b",": (n_values, f"at most {limits.max_atoms} atoms (max_atoms_per_call)"),
-    }
-    for mark, (most, expected) in bounds.items():
+    atoms, n_members = f"{limits.max_atoms} atoms (max_atoms_per_call)", _MAX_OBJECTS * _MAX_MEMBERS
+    bounds = (
+        (b"{", "objects", _MAX_OBJECTS, f"{_MAX_OBJECTS} objects"),
+        (b":", "members", n_members, f"{n_members} members"),
+        (b"[", "lists", n_lists, atoms),
+        (b",", "values", n_values, atoms),
+    )
+    for mark, name, most, expected in bounds:
         if (n_marks := _count(body, mark, size)) > most:
-            got = f"{n_marks} times {mark.decode()!r}"
-            raise InvalidRequestError.expected("body", expected, got)
+            got = f"{n_marks} {name}"
+            raise InvalidRequestError.expected("body", f"at most {expected}", got)
 
 
 def _count(body: bytes, mark: bytes, size: int) -> int:

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinforce_proto import InvalidRequestError
 from twinforce_proto.errors import quoted
+from twinforce_service.calls.bounds import CallLimits
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -58,6 +59,9 @@ INPUTS: Mapping[str, TensorKind] = {
     )
 }
 """The tensors of a request: those per atom have the atoms of all systems, one after another."""
+
+PER_ATOM = frozenset({"atomic_numbers", "positions"})
+"""Those with one row per atom; the others have one row per system."""
 
 OUTPUT_KINDS: Mapping[str, TensorKind] = {
     kind.name: kind
@@ -138,6 +142,19 @@ class TensorHead:
         """Number of bytes of all elements."""
         return self.n_elements * DTYPES[self.datatype].itemsize
 
+    def check(self, limits: CallLimits) -> None:
+        """Refuse a tensor of too many atoms or systems, before its elements become objects.
+
+        Raises:
+            InvalidRequestError: There are too many.
+        """
+        if len(self.shape) < len(INPUTS[self.name].shape):  # of one system
+            return
+        if self.name in PER_ATOM:
+            limits.check_atoms(self.shape[0])
+        else:
+            limits.check_systems(self.shape[0])
+
     def of_bytes(self, data: bytes) -> Tensor:
         """Return the tensor whose elements are these raw bytes.
 
@@ -158,20 +175,27 @@ class TensorHead:
             InvalidRequestError: The elements are too few, too many, or of another type.
         """
         dtype = DTYPES[self.datatype]
+        if len(values) > self.n_elements:  # as there is at least one in each
+            self._refuse_number(len(values))
         try:
             array = np.asarray(values)
         except (TypeError, ValueError, OverflowError) as error:
             expected = f"{self.datatype} values"
             raise InvalidRequestError.expected(self.name, expected, "ragged lists") from error
         if array.size != self.n_elements:
-            expected = f"{self.n_elements} values for shape {list(self.shape)}"
-            raise InvalidRequestError.expected(self.name, expected, array.size)
+            self._refuse_number(array.size)
         if array.size and array.dtype.kind not in _KINDS[dtype.kind]:
             got = "values of another type"
             raise InvalidRequestError.expected(self.name, f"{self.datatype} values", got)
         if dtype.kind == "i" and array.size:
             self._check_range(array, np.iinfo(dtype))
-        return Tensor(self.name, array.astype(dtype, copy=False).reshape(self.shape))
+        with np.errstate(over="ignore"):  # infinity is refused where a value has to be finite
+            array = array.astype(dtype, copy=False)
+        return Tensor(self.name, array.reshape(self.shape))
+
+    def _refuse_number(self, n_values: int) -> NoReturn:
+        expected = f"{self.n_elements} values for shape {list(self.shape)}"
+        raise InvalidRequestError.expected(self.name, expected, n_values)
 
     def _check_range(self, array: NDArray[Any], limits: np.iinfo[Any]) -> None:
         lowest, highest = int(array.min()), int(array.max())

@@ -18,7 +18,7 @@ from tests.service.transports.open_inference.encodings import (
     tensors_of,
 )
 from tests.systems import crystal, molecule
-from twinforce_proto import InvalidRequestError, SystemTooLargeError
+from twinforce_proto import InvalidRequestError, InvalidSystemError, SystemTooLargeError
 from twinforce_proto.open_inference import protocol_pb2 as pb
 from twinforce_service.embedded import run_in_thread
 
@@ -87,6 +87,13 @@ def test_values_may_be_whole_numbers_and_nested_otherwise(server):
 )  # fmt: skip
 def test_an_input_is_refused(server, changed, message):
     assert refusal(server, NUMBERS | changed, POSITIONS) == message
+
+
+def test_numbers_beyond_single_precision_are_not_finite(server):
+    huge = POSITIONS | {"datatype": "FP32", "data": [1e300, 0, 0, 3, 0, 0]}
+    with pytest.raises(InvalidSystemError, match="positions: expected finite numbers") as refused:
+        ask(server, NUMBERS, huge)
+    assert refused.value.system_index == 0
 
 
 def test_a_tensor_comes_once(server):
@@ -249,6 +256,20 @@ def test_bodies_are_counted_before_they_become_objects(server, content, expected
         post(server, INFER, content)
 
 
+def test_tensors_are_bounded_before_they_become_objects(server):
+    message = pb.ModelInferRequest(model_name="soft")
+    message.inputs.add(name="atomic_numbers", datatype="INT64", shape=[200_000])
+    message.inputs[0].contents.int64_contents.extend([1] * 200_000)
+    with pytest.raises(InvalidRequestError, match="at most 50 atoms in one call"):
+        call(server, "ModelInfer", message, pb.ModelInferResponse)
+    del message.inputs[0].shape[:]
+    message.inputs[0].shape.append(2)
+    with pytest.raises(InvalidRequestError, match="expected 2 values for shape"):
+        call(server, "ModelInfer", message, pb.ModelInferResponse)
+    charge = {"name": "charge", "datatype": "FP64", "shape": [6], "data": [0.0] * 6}
+    assert "at most 5 in one call" in refusal(server, NUMBERS, POSITIONS, charge)
+
+
 def test_messages_are_counted_before_they_become_objects(server):
     message = pb.ModelInferRequest(model_name="soft", inputs=[{}] * 2001)
     with pytest.raises(InvalidRequestError, match="expected at most 2000 fields"):
@@ -260,6 +281,12 @@ def test_a_system_that_is_too_large_is_named(server):
     with pytest.raises(SystemTooLargeError) as refused:
         call(server, "ModelInfer", message, pb.ModelInferResponse)
     assert refused.value.system_index == 1
+
+
+def test_requests_for_another_host_have_the_text_too(server):
+    reply = httpx2.get(f"{server.rest_url}/v2", headers={"host": "elsewhere"}, timeout=PATIENCE)
+    assert reply.status_code == 421
+    assert reply.json()["error"].startswith("Host: expected ")
 
 
 def test_errors_of_unknown_paths_have_the_text_too(server):
