@@ -28,7 +28,7 @@ from twinforce.ase.misuse import warn_of_misuse
 from twinforce.ase.outputs import check_parameters, check_stress, has_volume, outputs_for
 from twinforce.ase.results import Results, merged, outputs_in
 from twinforce.ase.saved import PerAtom, database_entries, save
-from twinforce.ase.walker_model import WalkerModel
+from twinforce.ase.served_model import CalculatorModel
 from twinforce_proto import (
     OUTPUTS,
     STRESSES,
@@ -136,7 +136,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
                 certificate=certificate,
                 private_key=private_key,
             )
-        self._model = WalkerModel(
+        self._served = CalculatorModel(
             url, owns_client=owns_client, allow_model_change=allow_model_change
         )
         self._labels: dict[str, float | int] = {}
@@ -156,16 +156,16 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
     @property
     def client(self) -> Client:
         """The client that makes the requests."""
-        return self._model.client
+        return self._served.client
 
     @property
     def allow_model_change(self) -> bool:
         """True to go on with other weights of the model, with a logged warning."""
-        return self._model.allow_model_change
+        return self._served.allow_model_change
 
     @allow_model_change.setter
     def allow_model_change(self, is_allowed: bool) -> None:
-        self._model.allow_model_change = is_allowed
+        self._served.allow_model_change = is_allowed
 
     @property
     def force_kind(self) -> ForceKind:
@@ -182,7 +182,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
     def weights(self) -> ServedWeights:
         """The weights that the model began with."""
         self._notice_parameters()
-        return self._model.weights
+        return self._served.weights
 
     def set(self, **parameters: Any) -> dict[str, Any]:
         """Change parameters out of `default_parameters`, such as `model`, and discard results."""
@@ -196,7 +196,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
     def reset(self) -> None:
         """Discard all results, and accept whichever weights the service has at the next use."""
         super().reset()
-        self._model.forget()
+        self._served.forget()
         self._requested = self._requested_before = frozenset()
         self._has_warned = False
 
@@ -297,7 +297,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
     def info(self) -> ModelInfo:
         """Description of the model."""
         self._notice_parameters()
-        return self._model.info
+        return self._served.info
 
     def evaluate(self, system: System, outputs: Collection[str]) -> Prediction:
         """Evaluate a system over the stream, without changing the atoms or results of ASE.
@@ -305,7 +305,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         Raises:
             ServiceError: The request failed.
         """
-        return self._model.follow(system, outputs)
+        return self._served.follow(system, outputs)
 
     def adopt(self, atoms: Atoms, prediction: Prediction) -> None:
         """Store a prediction as the results for these atoms, so that ASE does not compute them."""
@@ -320,7 +320,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         Raises:
             ModelChangedError: It is from others, and `allow_model_change` is False.
         """
-        self._model.check(source)
+        self._served.check(source)
 
     def find_model(self) -> ModelInfo:
         """Ask the service for the model again, and return its description.
@@ -328,11 +328,11 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         Raises:
             ModelChangedError: It has other weights, and `allow_model_change` is False.
         """
-        return self._model.find()
+        return self._served.find()
 
     def close(self) -> None:
         """End the stream, and close the client unless it was passed in."""
-        self._model.close()
+        self._served.close()
 
     def __enter__(self) -> Self:
         return self
@@ -341,7 +341,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_model": copy.copy(self._model)}
+        return self.__dict__ | {"_served": copy.copy(self._served)}
 
     def _get_name(self) -> str:
         return "twinforce"
@@ -351,12 +351,12 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         if self.parameters == self._noticed:
             return
         check_parameters(self.parameters, self.implemented_properties)
-        kept, model = self._model.kept, self._noticed.get("model")
+        kept, model = self._served.kept, self._noticed.get("model")
         self._noticed = dict(self.parameters)
-        self._model.name = self._noticed["model"]
+        self._served.name = self._noticed["model"]
         self.reset()
         if self._noticed["model"] == model:
-            self._model.kept = kept
+            self._served.kept = kept
 
     def _expected_outputs(self) -> frozenset[str]:
         """Return the outputs that ASE will likely request, those always wanted, and cheap ones."""
@@ -382,9 +382,9 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         """Compute what is missing and add it to the results; other weights compute all anew."""
         if not missing:
             return
-        before = self._model.kept.weights
+        before = self._served.kept.weights
         prediction = self._predict(missing)
-        if known and self._model.kept.weights != before:
+        if known and self._served.kept.weights != before:
             prediction = self._predict(missing | known)
         elif known:
             prediction = merged(self.prediction, prediction)
@@ -394,7 +394,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         with as_calculator_errors():
             system = system_of(self.atoms)
         self._labels = labels_of(self.atoms)
-        return self._model.evaluate(system, outputs)
+        return self._served.evaluate(system, outputs)
 
 
 # `ase.calculators.calculator.get_calculator_class("twinforce")` and `ase run` find it by this name.

@@ -28,7 +28,7 @@ class ProtocolError(OSError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SentGeometry:
+class SocketGeometry:
     """Positions and cell that the other side wants the forces of.
 
     Attributes:
@@ -51,7 +51,7 @@ class Messages:
         self._socket = connected
         self._answer: bytes | None = None
 
-    def geometries(self, n_atoms: int) -> Iterator[SentGeometry]:
+    def geometries(self, n_atoms: int) -> Iterator[SocketGeometry]:
         """Yield the geometries that are sent, until the program ends; answer each with `answer`.
 
         Args:
@@ -92,14 +92,14 @@ class Messages:
         )
         self._answer = b"".join(parts)
 
-    def _geometry(self, n_atoms: int) -> SentGeometry:
+    def _geometry(self, n_atoms: int) -> SocketGeometry:
         cell = self._array("<f8", 9).reshape(3, 3).T
         self._array("<f8", 9)  # the inverse of the cell
         (n_sent,) = self._array("<i4", 1)
         if n_sent != n_atoms:
             raise ProtocolError(f"expected {n_atoms} atoms as in the file, got {n_sent}")
         positions = self._array("<f8", 3 * n_atoms).reshape(n_atoms, 3)
-        return SentGeometry(positions * BOHR, np.ascontiguousarray(cell) * BOHR)
+        return SocketGeometry(positions * BOHR, np.ascontiguousarray(cell) * BOHR)
 
     def _skip_init(self) -> None:
         _, n_bytes = self._array("<i4", 2)

@@ -15,7 +15,7 @@ from twinforce_proto import ModelInfo, Prediction, Provenance, System
 _NO_NUMBERS = np.zeros(0, dtype=np.int32)
 
 
-class WalkerModel:
+class CalculatorModel:
     """The model that a calculator uses, from the first use or from when it is forgotten.
 
     Args:
