@@ -33,8 +33,9 @@ from twinforce_models.registry import load
 
 _TOY = "toy:lennard-jones"
 _OUTPUTS = ("energy", "conservative_forces")
-# Runs of i-PI that are compared, in steps, so that its start does not count.
-_SHORT, _LONG = 10, 110
+# Rows in the output of i-PI: the start and the end.
+_N_ROWS = 2
+_POLL_S = 0.002
 
 Way = Callable[[int], float]
 """A function that takes some steps and returns the seconds of a step."""
@@ -169,44 +170,53 @@ def ipi_ways(url: str, folder: Path) -> Iterator[Mapping[str, Way]]:
         "        return energy, forces, np.zeros((3, 3)), ''\n"
     )
     options = f"{{url: {url}, template: start.xyz, stress: false}}"
-    surface = "<ffdirect name='f'><pes>custom</pes><pes_path>{}</pes_path>"
-    surface += f"<parameters>{options}</parameters></ffdirect>"
+
+    def surface(path: Path) -> str:
+        return (
+            f"<ffdirect name='f'><pes>custom</pes><pes_path>{path}</pes_path>"
+            f"<parameters>{options}</parameters></ffdirect>"
+        )
+
     name = f"bench-{time.time_ns()}"
     by_socket = f"<ffsocket name='f' mode='unix'><address>{name}</address></ffsocket>"
     bridge = [sys.executable, "-m", "twinforce.socket_bridge.main", "start.xyz", "--url", url]
     bridge += ["--connect", f"unix:{name}", "--no-virial"]
     yield {
-        "service": lambda _: _ipi_step(folder, surface.format(PES_PATH)),
-        "service by socket": lambda _: _ipi_step(folder, by_socket, bridge),
-        "in process": lambda _: _ipi_step(folder, surface.format(local)),
+        "service": lambda n_steps: _ipi_step(folder, surface(PES_PATH), n_steps),
+        "service by socket": lambda n_steps: _ipi_step(folder, by_socket, n_steps, bridge),
+        "in process": lambda n_steps: _ipi_step(folder, surface(local), n_steps),
     }
 
 
-def _ipi_step(folder: Path, force_field: str, bridge: Sequence[str] = ()) -> float:
-    """Return the seconds of a step of i-PI, from the difference of a long and a short run."""
-    program = Path(sys.executable).with_name("i-pi")
-    taken = []
-    for n_steps in (_SHORT, _LONG):
-        text = (
-            f"<simulation verbosity='quiet'><total_steps>{n_steps}</total_steps>{force_field}"
-            "<system><initialize nbeads='1'><file mode='ase' units='ase'>start.xyz</file>"
-            "<velocities mode='thermal' units='kelvin'>80</velocities></initialize>"
-            "<forces><force forcefield='f'/></forces><motion mode='dynamics'>"
-            "<dynamics mode='nve'><timestep units='femtosecond'>1.0</timestep></dynamics></motion>"
-            "<ensemble><temperature units='kelvin'>80</temperature></ensemble></system>"
-            "</simulation>"
-        )
-        (folder / "input.xml").write_text(text)
-        with ExitStack() as stack:
-            begin = time.perf_counter()
-            if bridge:
-                stack.enter_context(subprocess.Popen(bridge, cwd=folder))
-            command = [sys.executable, str(program), "input.xml"]
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"i-PI failed: {done.stdout[-2000:]}{done.stderr}")
-            taken.append(time.perf_counter() - begin)
-    return (taken[1] - taken[0]) / (_LONG - _SHORT)
+def _ipi_step(folder: Path, force_field: str, n_steps: int, bridge: Sequence[str] = ()) -> float:
+    """Return the seconds of a step of i-PI, from when its output has the first and the last row."""
+    (folder / "input.xml").write_text(
+        "<simulation verbosity='quiet'><output prefix='run'><properties filename='out' "
+        f"stride='{n_steps}' flush='1'>[step]</properties></output>"
+        f"<total_steps>{n_steps}</total_steps>{force_field}"
+        "<system><initialize nbeads='1'><file mode='ase' units='ase'>start.xyz</file>"
+        "<velocities mode='thermal' units='kelvin'>80</velocities></initialize>"
+        "<forces><force forcefield='f'/></forces><motion mode='dynamics'>"
+        "<dynamics mode='nve'><timestep units='femtosecond'>1.0</timestep></dynamics></motion>"
+        "<ensemble><temperature units='kelvin'>80</temperature></ensemble></system></simulation>"
+    )
+    rows = folder / "run.out"
+    rows.unlink(missing_ok=True)
+    command = [sys.executable, str(Path(sys.executable).with_name("i-pi")), "input.xml"]
+    with ExitStack() as stack:
+        ipi = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+        stack.enter_context(ipi)
+        if bridge:
+            stack.enter_context(subprocess.Popen(bridge, cwd=folder))
+        seen: list[float] = []
+        while len(seen) < _N_ROWS:
+            if ipi.poll():
+                raise RuntimeError(f"i-PI failed with exit code {ipi.returncode}")
+            if rows.exists():
+                steps = [row for row in rows.read_text().splitlines() if row[:1] != "#"]
+                seen += [time.perf_counter()] * (len(steps) - len(seen))
+            time.sleep(_POLL_S)
+        return (seen[-1] - seen[0]) / n_steps
 
 
 def _seconds(act: Callable[[], object]) -> float:

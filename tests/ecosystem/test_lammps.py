@@ -12,6 +12,7 @@ from ase import units
 from ase.md.verlet import VelocityVerlet
 
 from tests.docs.pages import ROOT
+from tests.ecosystem.conftest import code_below
 from tests.ecosystem.serving import service_of
 from twinforce import UnavailableError, UnsupportedElementError
 from twinforce.ase import MultipleTimeStepping, TwinForceCalculator
@@ -198,6 +199,21 @@ def test_other_units_and_an_empty_lammps(water):
     with pytest.raises(UnavailableError):
         attach(lmp, "grpc://127.0.0.1:9", types=SYMBOLS, timeout=0.5)
     lmp.close()
+
+
+def test_the_recipe(water, tmp_path, monkeypatch):
+    """The program of the documentation: it runs, and LAMMPS has the energy of the calculator."""
+    (tmp_path / "demo").symlink_to(ROOT / "demo")
+    monkeypatch.chdir(tmp_path)
+    code = code_below("LAMMPS").replace("grpc://127.0.0.1:8001", water)
+    names = {"__name__": "__main__"}
+    exec(compile(code, "ecosystem.md: LAMMPS", "exec"), names)
+    atoms = names["water"]
+    with TwinForceCalculator(water) as atoms.calc:
+        atoms.positions = positions_of(names["lmp"])
+        assert names["lmp"].get_thermo("pe") == pytest.approx(
+            atoms.get_potential_energy(), abs=0.01
+        )
 
 
 def test_several_ranks():

@@ -4,7 +4,7 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def _predict(
     systems = [_system(index, atoms) for index, atoms in enumerate(all_atoms)]
     predictions: list[Prediction] = []
     with ProgressMeter(len(systems), "systems", is_quiet=is_quiet) as meter:
-        for chunk in chunked(systems, _MAX_SYSTEMS):
+        for chunk in _chunks(systems):
             try:
                 predictions += client.predict(chunk, outputs, info.name)
             except ServiceError as error:
@@ -137,6 +137,10 @@ def _system(index: int, atoms: Any) -> System:
     except ServiceError as error:
         raise error.at(index) from error
     return system
+
+
+def _chunks(systems: Sequence[System]) -> Iterator[list[System]]:
+    return chunked(systems, _MAX_SYSTEMS)
 
 
 def _indexed_in_file(error: ServiceError, n_before: int) -> ServiceError:
