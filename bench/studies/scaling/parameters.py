@@ -1,4 +1,4 @@
-"""What the simulation takes from measurements, and what it assumes."""
+"""The parameters of the simulation: some are measured, others are assumed."""
 
 from dataclasses import dataclass
 

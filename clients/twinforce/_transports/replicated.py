@@ -181,8 +181,8 @@ class AsyncReplicatedConnection:
         if not self._names.refresh(self._replicas.n_failures, self._replicas.answers_any):
             await asyncio.get_running_loop().run_in_executor(None, self._names.wait, timeout)
         self._replicas.follow(self._names.found, self._connect)
-        if self._replicas.leaving:
-            await _close_all(self._replicas.take_left())
+        if left := self._replicas.take_left():
+            await _close_all(left)
         return self._replicas
 
 

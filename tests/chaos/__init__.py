@@ -1,1 +1,0 @@
-"""Faults against a real service with real clients, each in processes of their own."""
