@@ -1,0 +1,1 @@
+"""Faults against a real service with real clients, each in processes of their own."""
