@@ -1,4 +1,4 @@
-"""Parameters of the simulation: those that were measured, and those that are assumed."""
+"""The parameters of the simulation: some are measured, others are assumed."""
 
 from dataclasses import dataclass
 

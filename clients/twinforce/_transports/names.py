@@ -57,6 +57,14 @@ def replicas_of(url: Url) -> list[Url]:
     return [url.at(address) for address in addresses]
 
 
+def in_thread(work: Callable[[], None]) -> None:
+    """Do something in a thread that hears no signals; or here, at exit, when none can start."""
+    try:
+        _thread.start_new_thread(work, ())
+    except RuntimeError:
+        work()
+
+
 class Names:
     """The hosts of an address, and the replicas that they stand for.
 
@@ -97,7 +105,7 @@ class Names:
                 self._due_at = min(self._due_at, soon)
             if not self._is_looking and self._clock() >= self._due_at:
                 self._is_looking, self._began = True, self._clock()
-                _thread.start_new_thread(self._look_up, ())
+                in_thread(self._look_up)
         return bool(self.found)
 
     def wait(self, timeout: float | None) -> None:
@@ -134,4 +142,5 @@ class Names:
         pause = random.uniform(*_INTERVAL_S)  # noqa: S311
         self._due_at = self._clock() + (pause if found else _SHORTEST_INTERVAL_S)
         self._is_looking = False
-        self._ended.put(None)
+        if self._ended.empty():
+            self._ended.put(None)

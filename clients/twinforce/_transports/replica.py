@@ -1,14 +1,15 @@
 """One of several replicas of a service: its connection, its walkers, and how it has fared."""
 
-import _thread
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 from google.protobuf.message import Message
 
 from twinforce._transports.balance import Load
+from twinforce._transports.names import in_thread
 from twinforce._transports.proxies import route_to
 from twinforce._transports.transport import KEEP_ALIVE, MisdirectedError
 from twinforce._transports.url import Url
@@ -99,8 +100,8 @@ class Replica(Generic[_Connection]):
             return True
         if not self._is_knocking:
             self._is_knocking = True
-            _thread.start_new_thread(self._knock, (self._url,))
-        return False
+            in_thread(partial(self._knock, self._url))
+        return self._has_opened
 
     def _knock(self, url: Url) -> None:
         try:

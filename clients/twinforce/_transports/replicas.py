@@ -36,7 +36,6 @@ class Replicas(Generic[_Connection]):
 
     Attributes:
         all: The replicas.
-        leaving: Those that are no longer among them, and may still have walkers.
         n_failures: Number of failures of any of them.
     """
 
@@ -51,7 +50,6 @@ class Replicas(Generic[_Connection]):
         self._urls: Sequence[Url] = ()
         self._known: dict[Url, Replica[_Connection]] = {}
         self.all = [Replica(each) for each in connects]
-        self.leaving: list[Replica[_Connection]] = []
         self.n_failures = 0
 
     def follow(self, urls: Sequence[Url], connect: Callable[[Url], _Connection]) -> None:
@@ -63,26 +61,31 @@ class Replicas(Generic[_Connection]):
         """
         if urls is self._urls:
             return
-        self._urls, before = urls, self._known
-        self._known = {url: before.get(url) or Replica(partial(connect, url), url) for url in urls}
-        self.all = list(self._known.values())
-        self.leaving += [each for url, each in before.items() if url not in self._known]
+        # Threads may do this at once; they agree on the replicas, and the URLs are set last.
+        self.all = [
+            self._known.setdefault(url, Replica(partial(connect, url), url)) for url in urls
+        ]
+        self._urls = urls
+
+    def take_left(self) -> list[Replica[_Connection]]:
+        """Remove and return those that are no longer among them, and that no walker uses."""
+        if len(self._known) <= len(self.all):
+            return []
+        left = [
+            url
+            for url, each in list(self._known.items())
+            if each not in self.all and not each.walkers
+        ]
+        return [each for url in left if (each := self._known.pop(url, None)) is not None]
 
     def answers_any(self) -> bool:
         """Return True unless all of them rest after failures."""
         now = self._clock()
         return any(each.rests_until <= now for each in self.all)
 
-    def take_left(self) -> list[Replica[_Connection]]:
-        """Remove and return those that have left and that no walker uses."""
-        left = [each for each in self.leaving if not each.walkers]
-        if left:
-            self.leaving = [each for each in self.leaving if each not in left]
-        return left
-
     def everyone(self) -> list[Replica[_Connection]]:
-        """Return all replicas that may have connections."""
-        return [*self.all, *self.leaving]
+        """Return all replicas that may have connections, those that have left included."""
+        return list(dict.fromkeys([*self.all, *list(self._known.values())]))
 
     def choose(self) -> Replica[_Connection]:
         """Return the replica for the next call or walker.

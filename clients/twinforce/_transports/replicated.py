@@ -1,6 +1,7 @@
 """The connections of clients to several replicas, which a list or the names of hosts stand for."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
 
@@ -18,7 +19,7 @@ from twinforce._transports.transport import (
     Transport,
 )
 from twinforce._transports.url import Url
-from twinforce_proto import DeadlineExceededError
+from twinforce_proto import DeadlineExceededError, ServiceError
 from twinforce_proto.v1 import inference_pb2 as pb
 
 
@@ -95,20 +96,26 @@ class ReplicatedStream:
             self._open = replica, replica.connection.stream()
         home, transport = self._open
         self._looks.note(call)
+        began = time.monotonic()
         other = self._looks.place(replicas, home)
         if other is not None and (reply := self._visit(other, call)) is not None:
             return reply
         try:
             with replicas.noting(home):
-                reply = transport.send(self._looks.own(call))
+                reply = transport.send(self._looks.own(call, time.monotonic() - began))
                 replicas.note_step(home, reply)
+                self._looks.note_reply(reply)
                 return reply
         except ELSEWHERE:
             self.close()
             raise
 
     def _visit(self, other: Replica[Connection], call: Call) -> Message | None:
-        """Take a step at another replica, and stay if less is waiting there; None if it fails."""
+        """Take a step at another replica, and stay if less is waiting there.
+
+        Returns:
+            The reply; None if the step is still to be taken.
+        """
         assert self._open is not None
         home, former = self._open
         replicas, transport = self._connection.replicas(call.timeout), other.connection.stream()
@@ -117,11 +124,13 @@ class ReplicatedStream:
             with replicas.noting(other):
                 reply = transport.send(self._looks.whole(call))
                 replicas.note_step(other, reply)
+            if not self._looks.accepts(reply):
+                return None
             is_better = self._looks.is_better(home, other)
             return reply
         except DeadlineExceededError:
             raise
-        except ELSEWHERE:
+        except ServiceError:
             return None
         finally:
             if is_better:
@@ -181,8 +190,8 @@ class AsyncReplicatedConnection:
         if not self._names.refresh(self._replicas.n_failures, self._replicas.answers_any):
             await asyncio.get_running_loop().run_in_executor(None, self._names.wait, timeout)
         self._replicas.follow(self._names.found, self._connect)
-        if self._replicas.leaving:
-            await _close_all(self._replicas.take_left())
+        if left := self._replicas.take_left():
+            await _close_all(left)
         return self._replicas
 
 
@@ -202,20 +211,26 @@ class AsyncReplicatedStream:
             self._open = replica, replica.connection.stream()
         home, transport = self._open
         self._looks.note(call)
+        began = time.monotonic()
         other = self._looks.place(replicas, home)
         if other is not None and (reply := await self._visit(other, call)) is not None:
             return reply
         try:
             with replicas.noting(home):
-                reply = await transport.send(self._looks.own(call))
+                reply = await transport.send(self._looks.own(call, time.monotonic() - began))
                 replicas.note_step(home, reply)
+                self._looks.note_reply(reply)
                 return reply
         except ELSEWHERE:
             await self.close()
             raise
 
     async def _visit(self, other: Replica[AsyncConnection], call: Call) -> Message | None:
-        """Take a step at another replica, and stay if less is waiting there; None if it fails."""
+        """Take a step at another replica, and stay if less is waiting there.
+
+        Returns:
+            The reply; None if the step is still to be taken.
+        """
         assert self._open is not None
         home, former = self._open
         replicas, transport = (
@@ -227,11 +242,13 @@ class AsyncReplicatedStream:
             with replicas.noting(other):
                 reply = await transport.send(self._looks.whole(call))
                 replicas.note_step(other, reply)
+            if not self._looks.accepts(reply):
+                return None
             is_better = self._looks.is_better(home, other)
             return reply
         except DeadlineExceededError:
             raise
-        except ELSEWHERE:
+        except ServiceError:
             return None
         finally:
             if is_better:

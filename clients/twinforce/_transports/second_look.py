@@ -19,6 +19,7 @@ from twinforce_proto.v1 import inference_pb2 as pb
 
 # Mean time in s between two looks of a walker; docs/scaling.md shows what it changes.
 _INTERVAL_S = 300.0
+_SHORTEST_TIMEOUT_S = 1e-3
 
 
 class SecondLooks:
@@ -32,18 +33,37 @@ class SecondLooks:
         self._clock = clock
         self._steps = StepMemory()
         self._is_whole_next = False
+        self._weights = ""
         self._plan()
 
     def note(self, call: Call) -> None:
         """Take the next call of the walker, which may leave out what the last one said."""
         self._steps.note(call.message)
 
-    def own(self, call: Call) -> Call:
-        """Return the call for the replica of the walker: a whole one after a step elsewhere."""
+    def own(self, call: Call, elapsed: float) -> Call:
+        """Return the call for the replica of the walker: a whole one after a step elsewhere.
+
+        Args:
+            call: The call of the walker.
+            elapsed: Time in s that a look has taken of its time limit.
+        """
         if not self._is_whole_next:
             return call
         self._is_whole_next = False
-        return self.whole(call)
+        left = None if call.timeout is None else max(call.timeout - elapsed, _SHORTEST_TIMEOUT_S)
+        return Call(call.method, self._steps.whole(), left, call.n_lost)
+
+    def note_reply(self, reply: Message) -> None:
+        """Take a reply of the replica of the walker, which tells the weights that it has."""
+        self._weights = _weights_in(reply)
+
+    def accepts(self, reply: Message) -> bool:
+        """Return True if the reply of another replica is as good: of the same weights, no error.
+
+        Otherwise the replica of the walker takes the step, too.
+        """
+        is_error = isinstance(reply, pb.StreamReply) and reply.HasField("error")
+        return not is_error and _weights_in(reply) == self._weights
 
     def whole(self, call: Call) -> Call:
         """Return a call that leaves nothing out, for another replica."""
@@ -104,3 +124,8 @@ class StepMemory:
         if self._cell is not self._system:
             whole.system.cell.CopyFrom(self._cell.move.cell)
         return whole
+
+
+def _weights_in(reply: Any) -> str:
+    """Return the hash of the weights that made a reply, empty if it does not tell."""
+    return str(reply.provenance.sha256)
