@@ -15,7 +15,7 @@ TOOLS := .venv-tools
 STUBS := --python_out=proto --pyi_out=proto --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-models test-models-together check format proto audit sbom lock lock-torch \
+.PHONY: help demo test test-models test-models-together test-page check format proto audit sbom lock lock-torch \
 	chart image image-here attacks chaos fuzz soak bench paper paper-bundled paper-published train \
 	train-pet clean
 
@@ -65,6 +65,11 @@ $(FAMILY_VENVS)/%/.installed: $(STAMP)
 	@$(PIP_IN) --editable ".[$*]"
 	@$(if $(ALONE_$*),$(PIP_IN) --no-deps $(ALONE_$*))
 	@touch $@
+
+test-page: $(STAMP)  ## test the page in a Chromium that is installed with its driver
+	@$(PIP) --quiet --editable ".[browser]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/service/transports/page \
+		tests/service/clusters/test_templates.py $(ARGS)
 
 check: $(STAMP)  ## check format, lint and types
 	$(BIN)/ruff format --check .
