@@ -16,8 +16,8 @@ MESSAGES := --python_out=proto --pyi_out=proto
 STUBS := $(MESSAGES) --grpc_python_out=proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ase test-ecosystem test-models test-models-together check format proto lint-api audit sbom lock \
-	lock-torch release docs chart image image-here attacks chaos fuzz soak scaling bench paper paper-bundled \
+.PHONY: help demo test test-ase test-ecosystem test-models test-models-together test-page check format \
+	proto lint-api audit sbom lock lock-torch release docs chart image image-here attacks chaos fuzz soak scaling bench paper paper-bundled \
 	paper-published train train-pet clean
 
 help:  ## list the targets
@@ -95,6 +95,11 @@ $(PROGRAM_VENVS)/%/.installed: tests/ecosystem/requirements/%.txt $(STAMP)
 	@$(BIN)/pip --disable-pip-version-check --python $(@D)/bin/python install --quiet \
 		--constraint constraints.txt --requirement $<
 	@touch $@
+
+test-page: $(STAMP)  ## test the page in a Chromium that is installed with its driver
+	@$(PIP) --quiet --editable ".[browser]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/service/transports/page \
+		tests/service/clusters/test_templates.py $(ARGS)
 
 check: $(STAMP)  ## check format, lint and types
 	$(BIN)/ruff format --check .

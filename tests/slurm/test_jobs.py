@@ -16,6 +16,8 @@ from tests.waiting import wait_until
 from twinforce import Client
 from twinforce_service.clusters import command
 
+pytestmark = pytest.mark.slow
+
 FLAGS = ("--no-water", "--model", "lj=toy:lennard-jones", "--dtype", "float64", "--device", "cpu")
 TWO_SERVERS = {"TWINFORCE_HOST": "127.0.0.1", "SLURM_NTASKS": "2"}
 

@@ -59,7 +59,11 @@ class Publication:
             OSError: The file cannot be written.
         """
         self._entry |= {"grpc": self._public(grpc_url), "rest": self._public(rest_url)}
-        self._file.add(self._entry)
+        try:
+            self._file.add(self._entry)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise OSError(f"address-file: expected a file that can be written: {reason}") from error
 
     def withdraw(self) -> None:
         """Remove the server from the file, because it takes no more calls."""

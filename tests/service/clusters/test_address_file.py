@@ -108,6 +108,12 @@ def test_secrets_are_removed_in_the_end(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_cannot_be_written_is_reported(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="address-file: expected a file that can be written: "):
+        serve(address_file=str(tmp_path / "file" / "job.json"))
+
+
 def test_a_server_with_an_address_file_needs_no_other_protection():
     assert Settings(address_file="job.json", host="0.0.0.0").host == "0.0.0.0"
     with pytest.raises(ValueError, match="expected --keys FILE"):
