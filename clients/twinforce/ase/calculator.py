@@ -283,7 +283,7 @@ class TwinForceCalculator(Calculator):  # type: ignore[misc]
         save(atoms, self._prediction_of(atoms), per_atom)
 
     def database_entries(self, atoms: Atoms) -> dict[str, dict[str, Any]]:
-        """Return what makes a database keep the same: database.write(atoms, **entries).
+        """Return the arguments that make a database keep the same: `write(atoms, **entries)`.
 
         Raises:
             PropertyNotPresent: Nothing was computed for these atoms as they are.
