@@ -1,7 +1,7 @@
 """A stand-in for `srun` of SLURM 22.05: run a command once per task, and wait for all.
 
-It passes SIGUSR1 on. On SIGTERM it kills the tasks, unless the job is canceled: SLURM then refuses to
-kill them, because it has sent them SIGTERM itself.
+It passes SIGUSR1 on. On SIGTERM it kills the tasks, unless the job is canceled: SLURM then refuses
+to kill them, because it has sent them SIGTERM itself.
 """
 
 import os
