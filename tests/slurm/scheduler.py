@@ -32,7 +32,7 @@ class Scheduler:
         python = shlex.quote(sys.executable)
         self._add("srun", f'exec {python} {ROOT / "tests" / "slurm" / "srun.py"} "$@"')
         self._add("scontrol", '[ "$1" = requeue ] && touch "$HOME/requeued-$2"')
-        self._add("squeue", "date --iso-8601=seconds --date='1 hour'")
+        self._add("squeue", 'echo "$END_OF_JOB"')
         self._add("twinforce", f'exec {python} -m twinforce.cli "$@"')
         self._add("twinforce-server", f'exec {python} -m twinforce_service.main "$@"')
 
@@ -95,9 +95,14 @@ class Job:
         name = re.fullmatch(r"B:(\w+)@\d+", self.options["signal"])[1]
         self._process.send_signal(signal.Signals[f"SIG{name}"])
 
-    def terminate(self):
-        """Send the batch shell and the tasks SIGTERM, as `scancel` does."""
-        self._process.send_signal(signal.SIGTERM)
+    def signal_batch_shell(self, number):
+        """Send a signal to the batch shell only, as `scancel --batch --signal` does."""
+        self._process.send_signal(number)
+
+    def cancel(self):
+        """Send SIGTERM to the batch shell, srun and the tasks, as `scancel` does."""
+        (self._folder / f"canceled-{self.number}").touch()
+        os.killpg(self._process.pid, signal.SIGTERM)
 
     def wait(self):
         """Return the exit code of the batch script."""

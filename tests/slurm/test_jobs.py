@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import stat
 from contextlib import redirect_stdout
 
@@ -98,10 +99,64 @@ def test_clients_find_a_job_that_starts_again_after_it_was_killed(service):
 
 
 def test_a_job_that_is_canceled_stops_and_is_not_queued_again(service):
-    service.terminate()
+    service.cancel()
     assert service.wait() == 0
     assert not service.is_requeued
     assert not service.address_file.exists()
+
+
+def test_a_signal_to_the_batch_script_alone_does_not_kill_the_servers(service):
+    """Real `srun` turns a SIGTERM to itself into SIGKILL for its tasks."""
+    service.signal_batch_shell(signal.SIGTERM)
+    service.warn()
+    assert service.wait() == 0
+    assert not service.address_file.exists()
+
+
+# The command of the trap returns after the servers have ended.
+SLOW_TRAP = """() {
+    builtin kill "$@"
+    while [ "$1" = -USR1 ] && builtin kill -0 "$2" 2>/dev/null; do sleep 0.02; done
+}"""
+
+
+@pytest.mark.parametrize("n_exit", [0, 3])
+def test_the_exit_code_is_that_of_servers_that_end_during_the_trap(slurm, tmp_path, n_exit):
+    server = tmp_path / "server"
+    server.write_text(
+        f"#!/bin/bash\ntrap 'exit {n_exit}' USR1\ntouch ready\nwhile :; do sleep 0.02; done\n"
+    )
+    server.chmod(0o755)
+    variables = {"TWINFORCE_SERVER": str(server), "SLURM_NTASKS": "1"}
+    job = slurm.submit(template("serve"), **variables, **{"BASH_FUNC_kill%%": SLOW_TRAP})
+    wait_until((tmp_path / "ready").exists)
+    job.warn()
+    assert job.wait() == n_exit
+
+
+def environment_of_servers(slurm, **variables):
+    """Return the environment that a job gives to its servers."""
+    job = slurm.submit(template("serve"), TWINFORCE_SERVER="env", SLURM_NTASKS="1", **variables)
+    assert job.wait() == 0
+    return dict(line.partition("=")[::2] for line in job.log.read_text().splitlines())
+
+
+@pytest.mark.parametrize("told", ["", "N/A", "NOT_SET"])
+def test_an_unknown_end_of_the_job_is_not_passed_on(slurm, told):
+    unknown = {"SLURM_JOB_END_TIME": "", "END_OF_JOB": told}
+    stale = {"TWINFORCE_DRAIN_UNTIL": "1"}  # of the shell that submits the job
+    assert "TWINFORCE_DRAIN_UNTIL" not in environment_of_servers(slurm, **unknown, **stale)
+
+
+def test_the_end_of_the_job_is_asked_for_where_slurm_does_not_tell_it(slurm):
+    told = {"SLURM_JOB_END_TIME": "", "END_OF_JOB": "2030-01-02T03:04:05", "TZ": "UTC"}
+    seen = environment_of_servers(slurm, **told)
+    assert seen["TWINFORCE_DRAIN_UNTIL"] == "1893553445"
+
+
+def test_servers_get_the_cpus_of_a_task(slurm):
+    """From SLURM 22.05 to 23.02, `srun` does not take over `--cpus-per-task` of `sbatch`."""
+    assert environment_of_servers(slurm, SLURM_CPUS_PER_TASK="3")["TASK_CPUS"] == "3"
 
 
 def test_a_server_that_cannot_start_is_seen_in_the_exit_code(slurm):

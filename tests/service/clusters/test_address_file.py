@@ -1,10 +1,12 @@
 """The address file: what several servers write to it, and the secrets that one makes for itself."""
 
 import json
+import os
 import socket
 import ssl
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -57,6 +59,108 @@ def test_what_a_job_before_left_is_replaced(tmp_path, left):
     path.write_text(left)
     SharedAddressFile(path, 2).add(ENTRIES[0])
     assert content(path) == {"n_servers": 2, "servers": [ENTRIES[0]]}
+
+
+class Listener:
+    """The port of a server, which may stop in order or be killed."""
+
+    def __init__(self, path, n_servers):
+        self._port = socket.create_server(("127.0.0.1", 0))
+        self.entry = {"grpc": f"grpc://127.0.0.1:{self._port.getsockname()[1]}"}
+        self._file = SharedAddressFile(path, n_servers)
+        self._file.add(self.entry)
+
+    def stop(self):
+        self._file.remove(self.entry)
+        self._port.close()
+
+    def kill(self):
+        self._port.close()
+
+
+@pytest.fixture
+def start_listener(tmp_path):
+    """Return a function that starts one of four servers of the file."""
+    with ExitStack() as stack:
+
+        def start(n_servers=4):
+            found = Listener(tmp_path / "job.json", n_servers)
+            stack.callback(found.kill)
+            return found
+
+        yield start
+
+
+def entries_of(*servers):
+    return [each.entry for each in servers]
+
+
+@pytest.mark.parametrize("end", [Listener.stop, Listener.kill])
+def test_a_server_that_starts_again_does_not_drop_the_others(start_listener, tmp_path, end):
+    servers = [start_listener() for _ in range(4)]
+    for _ in range(3):
+        end(servers.pop(1))
+        servers.append(start_listener())
+        assert content(tmp_path / "job.json") == {"n_servers": 4, "servers": entries_of(*servers)}
+
+
+def test_a_server_that_starts_again_does_not_make_clients_wait_for_more(start_listener, tmp_path):
+    servers = [start_listener() for _ in range(4)]
+    for _ in range(2):
+        servers.pop().stop()
+    servers.append(start_listener())
+    assert content(tmp_path / "job.json") == {"n_servers": 3, "servers": entries_of(*servers)}
+
+
+def test_servers_that_were_all_killed_are_replaced(start_listener, tmp_path):
+    for server in [start_listener() for _ in range(4)]:
+        server.kill()
+    servers = [start_listener()]
+    assert content(tmp_path / "job.json") == {"n_servers": 4, "servers": entries_of(*servers)}
+
+
+def test_a_file_names_no_more_servers_than_share_it(start_listener, tmp_path):
+    servers = [start_listener(n_servers=2) for _ in range(4)]
+    assert content(tmp_path / "job.json")["servers"] == entries_of(*servers[2:])
+    servers[0].stop()  # it is no longer in the file
+    assert content(tmp_path / "job.json")["n_servers"] == 2
+
+
+def test_a_port_that_another_server_took_over_is_named_once(tmp_path):
+    path, port = tmp_path / "job.json", {"grpc": "grpc://node:1"}
+    for key in ("old", "new"):
+        SharedAddressFile(path, 4).add(port | {"key": key})
+    assert content(path)["servers"] == [port | {"key": "new"}]
+
+
+def test_nothing_is_left_when_all_servers_have_stopped(tmp_path):
+    path = tmp_path / "new" / "job.json"
+    for _ in range(3):
+        files = [SharedAddressFile(path, len(ENTRIES)) for _ in ENTRIES]
+
+        def come_and_go(file, entry):
+            file.add(entry)
+            file.remove(entry)
+
+        with ThreadPoolExecutor(len(ENTRIES)) as pool:
+            list(pool.map(come_and_go, files, ENTRIES))
+    assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize("change", [lambda path: path.chmod(0o666), lambda path: give_away(path)])
+def test_entries_that_others_may_have_written_are_not_taken_over(tmp_path, change):
+    path = tmp_path / "job.json"
+    SharedAddressFile(path, 2).add(ENTRIES[0])
+    change(path)
+    SharedAddressFile(path, 2).add(ENTRIES[1])
+    assert content(path) == {"n_servers": 2, "servers": [ENTRIES[1]]}
+
+
+def give_away(path):
+    """Make a file that of another user."""
+    if os.geteuid() != 0:
+        pytest.skip("only the superuser can give files away")
+    os.chown(path, 12345, -1)
 
 
 def test_a_server_publishes_itself_while_it_accepts_requests(tmp_path):
