@@ -3,6 +3,7 @@
 import asyncio
 import random
 import socket
+import threading
 from collections import Counter
 
 import pytest
@@ -230,4 +231,50 @@ def test_replicas_that_have_left_keep_their_walkers():
     assert home in replicas.everyone()
     del walker
     assert replicas.take_left() == [home]
-    assert replicas.everyone() == replicas.all
+    assert replicas.everyone() == list(replicas.all)
+
+
+def test_a_replica_that_comes_back_while_it_has_walkers_is_the_same():
+    replicas, walker = Replicas(), Host()
+    one, two = parse_address("grpc://a:1").urls, parse_address("grpc://b:1").urls
+    replicas.follow(one, str)
+    (home,) = replicas.all
+    home.walkers.add(walker)
+    replicas.follow(two, str)
+    replicas.follow(list(one), str)
+    assert replicas.all == (home,)
+
+
+class HeldUrls(tuple):
+    """URLs whose first reader is held until it is let go."""
+
+    def __new__(cls, urls):
+        made = super().__new__(cls, urls)
+        made.is_held, made.may_go = threading.Event(), threading.Event()
+        return made
+
+    def __iter__(self):
+        if not self.is_held.is_set():
+            self.is_held.set()
+            assert self.may_go.wait(60.0)
+        return super().__iter__()
+
+
+def test_two_threads_that_meet_new_replicas_use_the_same_ones():
+    replicas, urls = Replicas(), HeldUrls(URLS)
+    chosen = []
+
+    def use():
+        replicas.follow(urls, str)
+        chosen.append({id(replicas.choose()) for _ in range(100)})
+
+    slow = threading.Thread(target=use)
+    slow.start()
+    assert urls.is_held.wait(60.0)
+    try:
+        use()
+    finally:
+        urls.may_go.set()
+        slow.join()
+    assert chosen == [{id(each) for each in replicas.all}] * 2
+    assert len(replicas.everyone()) == 2

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -25,6 +26,14 @@ ELSEWHERE = (UnavailableError, OverloadedError, DeadlineExceededError)
 _Connection = TypeVar("_Connection")
 
 
+@dataclass(frozen=True, slots=True)
+class _Members(Generic[_Connection]):
+    """The replicas at some URLs, which threads replace as a whole."""
+
+    urls: Sequence[Url]
+    replicas: tuple[Replica[_Connection], ...]
+
+
 class Replicas(Generic[_Connection]):
     """The replicas of a service that are known at the moment.
 
@@ -35,8 +44,6 @@ class Replicas(Generic[_Connection]):
         clock: Time in s.
 
     Attributes:
-        all: The replicas.
-        leaving: Those that are no longer among them, and may still have walkers.
         n_failures: Number of failures of any of them.
     """
 
@@ -48,11 +55,21 @@ class Replicas(Generic[_Connection]):
         self._clock = clock
         # Many clients start at once; nobody gains from guessing where they go.
         self._lots = random.Random()  # noqa: S311
-        self._urls: Sequence[Url] = ()
-        self._known: dict[Url, Replica[_Connection]] = {}
-        self.all = [Replica(each) for each in connects]
-        self.leaving: list[Replica[_Connection]] = []
+        self._members = _Members((), tuple(Replica(each) for each in connects))
+        # The members by URL, and those before them that may still have walkers.
+        self._by_url: dict[Url, Replica[_Connection]] = {}
         self.n_failures = 0
+
+    @property
+    def all(self) -> tuple[Replica[_Connection], ...]:
+        """The replicas, without those that have left."""
+        return self._members.replicas
+
+    @property
+    def leaving(self) -> list[Replica[_Connection]]:
+        """Those that are no longer among the replicas, and may still have walkers."""
+        members = self._members.replicas
+        return [each for each in list(self._by_url.values()) if each not in members]
 
     def follow(self, urls: Sequence[Url], connect: Callable[[Url], _Connection]) -> None:
         """Know these replicas from now on; those that were known before keep their walkers.
@@ -61,12 +78,16 @@ class Replicas(Generic[_Connection]):
             urls: URL of each, as they were found last.
             connect: Function that makes a connection to one.
         """
-        if urls is self._urls:
+        if urls is self._members.urls:
             return
-        self._urls, before = urls, self._known
-        self._known = {url: before.get(url) or Replica(partial(connect, url), url) for url in urls}
-        self.all = list(self._known.values())
-        self.leaving += [each for url, each in before.items() if url not in self._known]
+        # Of two threads that meet a new URL, both use the replica of one of them.
+        found = {
+            each: self._by_url.setdefault(each, Replica(partial(connect, each), each))
+            for each in urls
+        }
+        self._members = _Members(urls, tuple(found.values()))
+        for url, each in found.items():
+            self._by_url.setdefault(url, each)  # another thread may have removed it meanwhile
 
     def answers_any(self) -> bool:
         """Return True unless all of them rest after failures."""
@@ -76,8 +97,9 @@ class Replicas(Generic[_Connection]):
     def take_left(self) -> list[Replica[_Connection]]:
         """Remove and return those that have left and that no walker uses."""
         left = [each for each in self.leaving if not each.walkers]
-        if left:
-            self.leaving = [each for each in self.leaving if each not in left]
+        for url, each in list(self._by_url.items()):
+            if each in left:
+                self._by_url.pop(url, None)
         return left
 
     def everyone(self) -> list[Replica[_Connection]]:
