@@ -1,6 +1,7 @@
 """A name stands for the addresses of all replicas, and for others after a while."""
 
 import asyncio
+import errno
 import socket
 from contextlib import ExitStack, closing
 
@@ -15,6 +16,7 @@ from tests.clients.test_replicas import start
 from tests.systems import molecule
 from tests.waiting import wait_until
 from twinforce import AsyncClient, Client, UnavailableError
+from twinforce._transports.names import Names
 from twinforce._transports.url import parse_address
 
 NAME = "replicas.example"
@@ -146,8 +148,18 @@ def test_walkers_stay_at_an_address_that_is_no_longer_named(pods, names, monkeyp
         assert pods.used == {0}
 
 
-def test_a_name_without_an_address_is_waited_for(pods, names):
-    names.addresses[NAME] = socket.gaierror(socket.EAI_NODATA, "No address associated")
+@pytest.mark.parametrize(
+    "error",
+    [
+        socket.gaierror(socket.EAI_NODATA, "No address associated"),
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure"),
+        socket.gaierror(socket.EAI_SYSTEM, "System error"),
+        OSError(errno.EMFILE, "Too many open files"),
+    ],
+    ids=["no address", "no answer", "system", "files"],
+)
+def test_a_name_without_an_address_is_waited_for(pods, names, error):
+    names.addresses[NAME] = error
     with Client(pods.url, max_retries=0) as client, pytest.raises(UnavailableError, match=NAME):
         client.models()
     with Client(pods.url, timeout=60) as client:
@@ -183,6 +195,33 @@ def test_names_in_a_list_are_all_looked_up(pods, names):
         for walker in [client.stream("lj") for _ in range(2)]:
             walker.predict(molecule())
         assert pods.used == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(socket.EAI_AGAIN, {0, 2}), (socket.EAI_NODATA, {0, 2}), (socket.EAI_NONAME, {2})],
+    ids=["no answer", "no address", "no such name"],
+)
+def test_a_name_keeps_its_replicas_unless_it_does_not_exist(names, error, expected, monkeypatch):
+    monkeypatch.setattr("twinforce._transports.names._INTERVAL_S", (0.0, 0.0))
+    names.addresses |= {"one.example": [HOSTS[0]], "two.example": [HOSTS[1]]}
+    found = Names(parse_address("grpc+dns://one.example,two.example").urls)
+    found.refresh(0, lambda: True)
+    found.wait(60.0)
+    assert addresses(found) == set(HOSTS[:2])
+    names.addresses["one.example"] = socket.gaierror(error, "as given")
+    names.addresses["two.example"] = [HOSTS[2]]
+
+    def has_changed():
+        assert found.refresh(0, lambda: True)
+        return HOSTS[2] in addresses(found)
+
+    wait_until(has_changed)
+    assert addresses(found) == {HOSTS[number] for number in expected}
+
+
+def addresses(names):
+    return {url.address for url in names.found}
 
 
 @pytest.mark.parametrize("transport", SCHEMES)

@@ -27,8 +27,9 @@ from twinforce_proto import ServiceError, UnavailableError
 # not all ask at once.
 _INTERVAL_S, _AFTER_FAILURE_S, _SHORTEST_INTERVAL_S = (20.0, 40.0), (0.0, 5.0), 1.0
 
-# Errors of the resolver for a name that exists and has no address, as if no replica is ready.
-_NO_ADDRESS = {getattr(socket, name, None) for name in ("EAI_NODATA", "EAI_AGAIN")} - {None}
+# Errors of the resolver for a name that does not exist. All others may pass: a name may have no
+# address because no replica is ready, and the resolver or this process may lack something.
+_NO_SUCH_NAME = {getattr(socket, name, None) for name in ("EAI_NONAME", "EAI_ADDRFAMILY")} - {None}
 
 
 def replicas_of(url: Url) -> list[Url]:
@@ -47,12 +48,12 @@ def replicas_of(url: Url) -> list[Url]:
         return [replace(url, is_dns=False)]
     try:
         found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        if error.errno in _NO_ADDRESS:
-            raise unreachable(route, error) from error
+    except UnicodeError as error:
         raise misdirected(route, error, NO_SUCH_HOST) from error
-    except (OSError, UnicodeError) as error:
-        raise misdirected(route, error, NO_SUCH_HOST) from error
+    except OSError as error:
+        if isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME:
+            raise misdirected(route, error, NO_SUCH_HOST) from error
+        raise unreachable(route, error) from error
     addresses = dict.fromkeys(str(where[0]) for *_, where in found)
     return [url.at(address) for address in addresses]
 
@@ -74,6 +75,8 @@ class Names:
         self._urls = urls
         self._clock = clock
         self._error: ServiceError | None = None
+        # The last addresses of each name, until it does not exist any more.
+        self._by_name: dict[Url, list[Url]] = {}
         self._is_looking = False
         self._n_failures = 0
         self._began = self._due_at = float("-inf")
@@ -117,21 +120,25 @@ class Names:
             raise self._error or UnavailableError(f"{self._urls[0]}: no address was found")
 
     def _look_up(self) -> None:
-        found: list[Url] = []
         errors: list[ServiceError] = []
         for url in self._urls:
             try:
-                found += replicas_of(url)
+                self._by_name[url] = replicas_of(url)
             except ServiceError as error:
                 errors.append(error)
+                if isinstance(error, MisdirectedError):
+                    self._by_name.pop(url, None)
             except ValueError as error:  # the environment names something that is no proxy
                 errors.append(MisdirectedError(str(error)))
+        found = [each for url in self._urls for each in self._by_name.get(url, ())]
         if found:
             # Of several names for one address, the first counts.
             self.found = tuple({each.target: each for each in reversed(found)}.values())
         misfits = [each for each in errors if not isinstance(each, MisdirectedError)]
         self._error = next(iter(misfits or errors), None)
         pause = random.uniform(*_INTERVAL_S)  # noqa: S311
-        self._due_at = self._clock() + (pause if found else _SHORTEST_INTERVAL_S)
+        self._due_at = self._clock() + (
+            pause if len(errors) < len(self._urls) else _SHORTEST_INTERVAL_S
+        )
         self._is_looking = False
         self._ended.put(None)
