@@ -4,12 +4,16 @@ The first look-up is waited for. Later ones are made by threads, so that no step
 """
 
 import _thread
+import asyncio
 import random
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from queue import Empty, SimpleQueue
+from threading import TIMEOUT_MAX
 
 from twinforce._transports.proxies import route_to
 from twinforce._transports.transport import (
@@ -58,6 +62,33 @@ def replicas_of(url: Url) -> list[Url]:
     return [url.at(address) for address in addresses]
 
 
+class _LookUp:
+    """A look-up that may be in progress, and those that wait for its end.
+
+    It takes no lock, which an interrupt could leave locked.
+    """
+
+    def __init__(self) -> None:
+        self.has_ended = False
+        self._callbacks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def call_at_end(self, callback: Callable[[], None]) -> None:
+        """Call a function once the look-up has ended, in any thread."""
+        self._callbacks.put(callback)
+        if self.has_ended:
+            self._call_all()
+
+    def end(self) -> None:
+        """Let those go on who wait."""
+        self.has_ended = True
+        self._call_all()
+
+    def _call_all(self) -> None:
+        with suppress(Empty):
+            while True:
+                self._callbacks.get_nowait()()
+
+
 class Names:
     """The hosts of an address, and the replicas that they stand for.
 
@@ -77,11 +108,9 @@ class Names:
         self._error: ServiceError | None = None
         # The last addresses of each name, until it does not exist any more.
         self._by_name: dict[Url, list[Url]] = {}
-        self._is_looking = False
         self._n_failures = 0
         self._began = self._due_at = float("-inf")
-        # Holds something once a look-up has ended, and from then on.
-        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._last: _LookUp | None = None
         self.is_fixed = not any(each.is_dns for each in urls)
         self.found: tuple[Url, ...] = tuple(urls) if self.is_fixed else ()
 
@@ -98,9 +127,10 @@ class Names:
                 pause = random.uniform(*_AFTER_FAILURE_S) if answers_any() else 0.0  # noqa: S311
                 soon = max(self._clock() + pause, self._began + _SHORTEST_INTERVAL_S)
                 self._due_at = min(self._due_at, soon)
-            if not self._is_looking and self._clock() >= self._due_at:
-                self._is_looking, self._began = True, self._clock()
-                _thread.start_new_thread(self._look_up, ())
+            is_looking = self._last is not None and not self._last.has_ended
+            if not is_looking and self._clock() >= self._due_at:
+                self._last, self._began = _LookUp(), self._clock()
+                _thread.start_new_thread(self._look_up, (self._last,))
         return bool(self.found)
 
     def wait(self, timeout: float | None) -> None:
@@ -112,14 +142,43 @@ class Names:
         Raises:
             ServiceError: No name stands for an address.
         """
-        try:
-            self._ended.put(self._ended.get(timeout=timeout))
-        except Empty:
-            raise deadline_exceeded(route_to(self._urls[0]), timeout) from None
+        ended: SimpleQueue[None] = SimpleQueue()
+        if self._last is not None:
+            self._last.call_at_end(partial(ended.put, None))
+            try:
+                ended.get(timeout=None if timeout is None else min(timeout, TIMEOUT_MAX))
+            except Empty:
+                raise deadline_exceeded(route_to(self._urls[0]), timeout) from None
+        self._check_found()
+
+    async def wait_async(self, timeout: float | None) -> None:
+        """Wait like `wait`; a canceled wait does not last until the resolver answers."""
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(_finish, ended)
+
+        if self._last is not None:
+            self._last.call_at_end(tell)
+            try:
+                await asyncio.wait_for(ended, timeout)
+            except TimeoutError:
+                raise deadline_exceeded(route_to(self._urls[0]), timeout) from None
+        self._check_found()
+
+    def _check_found(self) -> None:
         if not self.found:
             raise self._error or UnavailableError(f"{self._urls[0]}: no address was found")
 
-    def _look_up(self) -> None:
+    def _look_up(self, look_up: _LookUp) -> None:
+        try:
+            self._find()
+        finally:
+            look_up.end()
+
+    def _find(self) -> None:
         errors: list[ServiceError] = []
         for url in self._urls:
             try:
@@ -140,5 +199,8 @@ class Names:
         self._due_at = self._clock() + (
             pause if len(errors) < len(self._urls) else _SHORTEST_INTERVAL_S
         )
-        self._is_looking = False
-        self._ended.put(None)
+
+
+def _finish(waiting: "asyncio.Future[None]") -> None:
+    if not waiting.done():
+        waiting.set_result(None)

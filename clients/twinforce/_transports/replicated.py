@@ -1,6 +1,5 @@
 """The connections of clients to several replicas, which a list or the names of hosts stand for."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
 
@@ -179,7 +178,7 @@ class AsyncReplicatedConnection:
     async def replicas(self, timeout: float | None) -> Replicas[AsyncConnection]:
         """Return the replicas as the names stand for them now."""
         if not self._names.refresh(self._replicas.n_failures, self._replicas.answers_any):
-            await asyncio.get_running_loop().run_in_executor(None, self._names.wait, timeout)
+            await self._names.wait_async(timeout)
         self._replicas.follow(self._names.found, self._connect)
         if self._replicas.leaving:
             await _close_all(self._replicas.take_left())
