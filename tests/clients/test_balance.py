@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from tests.clients.scarce_threads import ScarceThreads
 from tests.clients.serving import free_port
 from tests.waiting import wait_until
 from twinforce._transports.balance import Load, Standing, choose
@@ -214,6 +215,23 @@ def test_a_replica_whose_port_is_closed_is_left_out_until_it_opens():
         clock.now += 10.0
         assert replicas.choose() is not away
     with socket.create_server(("127.0.0.1", port)):
+        wait_until(lambda: replicas.choose() is away)
+
+
+def test_a_port_is_tried_once_there_are_threads_again(monkeypatch):
+    clock, threads = Clock(), ScarceThreads(2)
+    monkeypatch.setattr("twinforce._transports.replica._thread", threads)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        replicas = Replicas(clock=clock)
+        urls = parse_address(f"grpc://127.0.0.1:{port},127.0.0.1:1").urls
+        replicas.follow(urls, lambda _: object())
+        away = replicas.all[0]
+        with pytest.raises(UnavailableError), replicas.noting(away):
+            raise UnavailableError("away")
+        clock.now += 10.0
+        assert [replicas.choose() is away for _ in range(2)] == [False, False]
+        assert threads.n_refused == 2
         wait_until(lambda: replicas.choose() is away)
 
 

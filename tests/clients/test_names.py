@@ -15,6 +15,7 @@ from tests.clients.certificates import Authority
 from tests.clients.http_proxy import NamingProxy
 from tests.clients.name_server import NameServer
 from tests.clients.proxy import CountingProxy
+from tests.clients.scarce_threads import ScarceThreads
 from tests.clients.serving import free_port, port_of, serve
 from tests.clients.test_replicas import start
 from tests.systems import molecule
@@ -171,6 +172,24 @@ def test_a_name_without_an_address_is_waited_for(pods, names, error):
         answers = iter([names.addresses[NAME], ["127.0.0.2"]])
         names.addresses[NAME] = lambda: next(answers)
         assert client.models()
+
+
+def test_a_name_is_looked_up_once_there_are_threads_again(pods, monkeypatch):
+    threads = ScarceThreads(2)
+    monkeypatch.setattr(names_module, "_thread", threads)
+    monkeypatch.setattr(names_module, "_SHORTEST_INTERVAL_S", 0.0)
+    with (
+        Client(pods.url, max_retries=0) as client,
+        pytest.raises(UnavailableError, match="can't start new thread"),
+    ):
+        client.models()
+
+    async def ask():
+        async with AsyncClient(pods.url, timeout=60) as client:
+            return await client.models()
+
+    assert asyncio.run(ask())
+    assert threads.n_refused == 2
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values())

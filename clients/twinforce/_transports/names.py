@@ -129,9 +129,18 @@ class Names:
                 self._due_at = min(self._due_at, soon)
             is_looking = self._last is not None and not self._last.has_ended
             if not is_looking and self._clock() >= self._due_at:
-                self._last, self._began = _LookUp(), self._clock()
-                _thread.start_new_thread(self._look_up, (self._last,))
+                self._begin()
         return bool(self.found)
+
+    def _begin(self) -> None:
+        self._last = look_up = _LookUp()
+        self._began = self._clock()
+        try:
+            _thread.start_new_thread(self._look_up, (look_up,))
+        except RuntimeError as error:  # the system has no more threads
+            self._error = UnavailableError(f"{self._urls[0]}: cannot be looked up now: {error}")
+            self._due_at = self._began + _SHORTEST_INTERVAL_S
+            look_up.end()
 
     def wait(self, timeout: float | None) -> None:
         """Wait until there are URLs to use.

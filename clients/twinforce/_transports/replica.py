@@ -99,7 +99,10 @@ class Replica(Generic[_Connection]):
             return True
         if not self._is_knocking:
             self._is_knocking = True
-            _thread.start_new_thread(self._knock, (self._url,))
+            try:
+                _thread.start_new_thread(self._knock, (self._url,))
+            except RuntimeError:  # the system has no more threads
+                self._is_knocking = False
         return False
 
     def _knock(self, url: Url) -> None:
