@@ -78,11 +78,13 @@ class Host:
     Attributes:
         n_waiting: Atoms in its queue.
         n_calls: Calls that it has answered.
+        error: Error that it answers with, if any.
+        stream_error: Error of opening a stream to it, if any.
     """
 
     def __init__(self):
         self.n_waiting = self.n_calls = 0
-        self.error = None
+        self.error = self.stream_error = None
 
     def answer(self):
         self.n_calls += 1
@@ -93,7 +95,7 @@ class Host:
 
 
 class Connected:
-    """A connection to such a replica; its streams are alike."""
+    """A connection to such a replica; its streams are alike, and may fail to open."""
 
     def __init__(self, host):
         self._host = host
@@ -102,6 +104,8 @@ class Connected:
         return self._host.answer()
 
     def stream(self):
+        if self._host.stream_error is not None:
+            raise self._host.stream_error
         return self
 
     def close(self):
@@ -113,9 +117,6 @@ class AsyncConnected(Connected):
 
     async def send(self, _):
         return self._host.answer()
-
-    def stream(self):
-        return self
 
     async def close(self):
         """Do nothing."""
@@ -180,6 +181,65 @@ def test_a_walker_leaves_a_replica_that_does_not_answer(hosts, error):
     for _ in range(3):
         walker.send(STEP)
     assert (home.n_calls, other.n_calls) == (2, 3)
+
+
+@pytest.fixture
+def long_pauses(monkeypatch):
+    """Let no replica that has failed be tried again during a test."""
+    monkeypatch.setattr("twinforce._transports.replica._SHORTEST_REST_S", 1e6)
+    monkeypatch.setattr("twinforce._transports.replica._LONGEST_REST_S", 1e6)
+
+
+@pytest.mark.usefixtures("long_pauses")
+def test_walkers_leave_out_a_replica_whose_streams_fail_to_open(hosts):
+    away, other = hosts.values()
+    away.stream_error = UnavailableError("no stream")
+    connection = ReplicatedConnection(URLS, lambda url: Connected(hosts[url]))
+    n_failures = 0
+    for _ in range(50):
+        walker = connection.stream()
+        try:
+            walker.send(STEP)
+        except UnavailableError:
+            n_failures += 1
+            walker.send(STEP)
+    assert n_failures <= 1
+    assert (away.n_calls, other.n_calls) == (0, 50)
+
+
+@pytest.mark.usefixtures("long_pauses")
+def test_asyncio_walkers_leave_out_a_replica_whose_streams_fail_to_open(hosts):
+    away, other = hosts.values()
+    away.stream_error = UnavailableError("no stream")
+
+    async def walk():
+        connection = AsyncReplicatedConnection(URLS, lambda url: AsyncConnected(hosts[url]))
+        n_failures = 0
+        for _ in range(50):
+            walker = connection.stream()
+            try:
+                await walker.send(STEP)
+            except UnavailableError:
+                n_failures += 1
+                await walker.send(STEP)
+        assert n_failures <= 1
+
+    asyncio.run(walk())
+    assert (away.n_calls, other.n_calls) == (0, 50)
+
+
+@pytest.mark.parametrize("error", [UnavailableError("no stream"), OSError("no such file")])
+def test_a_walker_whose_stream_fails_to_open_does_not_count(error):
+    replicas, walker = Replicas([object]), Host()
+
+    def open_stream():
+        with replicas.settling(walker) as replica:
+            assert walker in replica.walkers
+            raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        open_stream()
+    assert not replicas.all[0].walkers
 
 
 class Clock:

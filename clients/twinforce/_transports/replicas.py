@@ -141,6 +141,21 @@ class Replicas(Generic[_Connection]):
         replica.walkers.add(walker)
         return replica
 
+    @contextmanager
+    def settling(self, walker: object) -> Iterator[Replica[_Connection]]:
+        """Yield the replica for a new walker, which counts there unless its stream fails to open.
+
+        Raises:
+            ServiceError: As `noting` does.
+        """
+        replica = self.settle(walker)
+        try:
+            with self._noting_failure(replica):
+                yield replica
+        except BaseException:
+            replica.walkers.discard(walker)
+            raise
+
     def note_reply(self, replica: Replica[_Connection], reply: Message) -> None:
         """Note a reply of a replica."""
         replica.note_reply(reply, self._clock())
@@ -167,6 +182,12 @@ class Replicas(Generic[_Connection]):
             OverloadedError: Its queue is full. Neither asks for a wait if another one may answer.
             DeadlineExceededError: It has not answered in time.
         """
+        with self._noting_failure(replica):
+            yield
+        replica.note_reply()
+
+    @contextmanager
+    def _noting_failure(self, replica: Replica[_Connection]) -> Iterator[None]:
         try:
             yield
         except ELSEWHERE as error:
@@ -178,4 +199,3 @@ class Replicas(Generic[_Connection]):
             if replica.is_misdirected and not all(each.is_misdirected for each in self.all):
                 raise UnavailableError(str(error)) from error
             raise
-        replica.note_reply()

@@ -90,8 +90,8 @@ class ReplicatedStream:
         """Send a message and wait for its reply; after a failure the next one goes elsewhere."""
         replicas = self._connection.replicas(call.timeout)
         if self._open is None:
-            replica = replicas.settle(self)
-            self._open = replica, replica.connection.stream()
+            with replicas.settling(self) as replica:
+                self._open = replica, replica.connection.stream()
         home, transport = self._open
         self._looks.note(call)
         other = self._looks.place(replicas, home)
@@ -110,10 +110,11 @@ class ReplicatedStream:
         """Take a step at another replica, and stay if less is waiting there; None if it fails."""
         assert self._open is not None
         home, former = self._open
-        replicas, transport = self._connection.replicas(call.timeout), other.connection.stream()
-        is_better = False
+        replicas = self._connection.replicas(call.timeout)
+        is_better, transport = False, None
         try:
             with replicas.noting(other):
+                transport = other.connection.stream()
                 reply = transport.send(self._looks.whole(call))
                 replicas.note_step(other, reply)
             is_better = self._looks.is_better(home, other)
@@ -123,12 +124,12 @@ class ReplicatedStream:
         except ELSEWHERE:
             return None
         finally:
-            if is_better:
+            if is_better and transport is not None:
                 self._open = other, transport
                 home.walkers.discard(self)
                 other.walkers.add(self)
                 former.close()
-            else:
+            elif transport is not None:
                 transport.close()
 
     def close(self) -> None:
@@ -197,8 +198,8 @@ class AsyncReplicatedStream:
         """Send a message and wait for its reply; after a failure the next one goes elsewhere."""
         replicas = await self._connection.replicas(call.timeout)
         if self._open is None:
-            replica = replicas.settle(self)
-            self._open = replica, replica.connection.stream()
+            with replicas.settling(self) as replica:
+                self._open = replica, replica.connection.stream()
         home, transport = self._open
         self._looks.note(call)
         other = self._looks.place(replicas, home)
@@ -217,13 +218,11 @@ class AsyncReplicatedStream:
         """Take a step at another replica, and stay if less is waiting there; None if it fails."""
         assert self._open is not None
         home, former = self._open
-        replicas, transport = (
-            await self._connection.replicas(call.timeout),
-            other.connection.stream(),
-        )
-        is_better = False
+        replicas = await self._connection.replicas(call.timeout)
+        is_better, transport = False, None
         try:
             with replicas.noting(other):
+                transport = other.connection.stream()
                 reply = await transport.send(self._looks.whole(call))
                 replicas.note_step(other, reply)
             is_better = self._looks.is_better(home, other)
@@ -233,12 +232,12 @@ class AsyncReplicatedStream:
         except ELSEWHERE:
             return None
         finally:
-            if is_better:
+            if is_better and transport is not None:
                 self._open = other, transport
                 home.walkers.discard(self)
                 other.walkers.add(self)
                 await former.close()
-            else:
+            elif transport is not None:
                 await transport.close()
 
     async def close(self) -> None:
