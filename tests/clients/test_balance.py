@@ -186,8 +186,8 @@ def test_a_walker_leaves_a_replica_that_does_not_answer(hosts, error):
 @pytest.fixture
 def long_pauses(monkeypatch):
     """Let no replica that has failed be tried again during a test."""
-    monkeypatch.setattr("twinforce._transports.replica._SHORTEST_REST_S", 1e6)
-    monkeypatch.setattr("twinforce._transports.replica._LONGEST_REST_S", 1e6)
+    monkeypatch.setattr("twinforce._transports.replica._SHORTEST_BACKOFF_S", 1e6)
+    monkeypatch.setattr("twinforce._transports.replica._LONGEST_BACKOFF_S", 1e6)
 
 
 @pytest.mark.usefixtures("long_pauses")
@@ -233,7 +233,7 @@ def test_a_walker_whose_stream_fails_to_open_does_not_count(error):
     replicas, walker = Replicas([object]), Host()
 
     def open_stream():
-        with replicas.settling(walker) as replica:
+        with replicas.assigning(walker) as replica:
             assert walker in replica.walkers
             raise error
 
@@ -267,7 +267,7 @@ def test_a_replica_whose_port_is_closed_is_left_out_until_it_opens():
     clock, port = Clock(), free_port()
     urls = parse_address(f"grpc://127.0.0.1:{port},127.0.0.1:1").urls
     replicas = Replicas(clock=clock)
-    replicas.follow(urls, lambda _: object())
+    replicas.update(urls, lambda _: object())
     away = replicas.all[0]
     with pytest.raises(UnavailableError), replicas.noting(away):
         raise UnavailableError("away")
@@ -285,7 +285,7 @@ def test_a_port_is_tried_once_there_are_threads_again(monkeypatch):
         port = server.getsockname()[1]
         replicas = Replicas(clock=clock)
         urls = parse_address(f"grpc://127.0.0.1:{port},127.0.0.1:1").urls
-        replicas.follow(urls, lambda _: object())
+        replicas.update(urls, lambda _: object())
         away = replicas.all[0]
         with pytest.raises(UnavailableError), replicas.noting(away):
             raise UnavailableError("away")
@@ -295,31 +295,31 @@ def test_a_port_is_tried_once_there_are_threads_again(monkeypatch):
         wait_until(lambda: replicas.choose() is away)
 
 
-def test_replicas_that_have_left_keep_their_walkers():
+def test_former_replicas_keep_their_walkers():
     clock = Clock()
     replicas = Replicas(clock=clock)
     one, two = parse_address("grpc://a:1").urls, parse_address("grpc://b:1").urls
-    replicas.follow(one, lambda url: str(url))
+    replicas.update(one, lambda url: str(url))
     walker = Host()
     (home,) = replicas.all
     home.walkers.add(walker)
-    replicas.follow(two, lambda url: str(url))
+    replicas.update(two, lambda url: str(url))
     assert [each.connection for each in replicas.all] == ["grpc://b:1"]
-    assert replicas.take_left() == []
-    assert home in replicas.everyone()
+    assert replicas.take_unused() == []
+    assert home in replicas.all_and_former()
     del walker
-    assert replicas.take_left() == [home]
-    assert replicas.everyone() == list(replicas.all)
+    assert replicas.take_unused() == [home]
+    assert replicas.all_and_former() == list(replicas.all)
 
 
 def test_a_replica_that_comes_back_while_it_has_walkers_is_the_same():
     replicas, walker = Replicas(), Host()
     one, two = parse_address("grpc://a:1").urls, parse_address("grpc://b:1").urls
-    replicas.follow(one, str)
+    replicas.update(one, str)
     (home,) = replicas.all
     home.walkers.add(walker)
-    replicas.follow(two, str)
-    replicas.follow(list(one), str)
+    replicas.update(two, str)
+    replicas.update(list(one), str)
     assert replicas.all == (home,)
 
 
@@ -343,7 +343,7 @@ def test_two_threads_that_meet_new_replicas_use_the_same_ones():
     chosen = []
 
     def use():
-        replicas.follow(urls, str)
+        replicas.update(urls, str)
         chosen.append({id(replicas.choose()) for _ in range(100)})
 
     slow = threading.Thread(target=use)
@@ -355,4 +355,4 @@ def test_two_threads_that_meet_new_replicas_use_the_same_ones():
         urls.may_go.set()
         slow.join()
     assert chosen == [{id(each) for each in replicas.all}] * 2
-    assert len(replicas.everyone()) == 2
+    assert len(replicas.all_and_former()) == 2

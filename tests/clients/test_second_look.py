@@ -66,9 +66,9 @@ def test_a_walker_moves_once_and_not_to_and_fro(hosts, monkeypatch):
 
 
 def test_loads_that_differ_little_are_no_reason_to_move():
-    assert is_worth_a_move(home=1000.0, other=600.0)
-    assert not is_worth_a_move(home=1000.0, other=800.0)
-    assert not is_worth_a_move(home=1000.0, other=1000.0)
+    assert is_worth_a_move(own=1000.0, other=600.0)
+    assert not is_worth_a_move(own=1000.0, other=800.0)
+    assert not is_worth_a_move(own=1000.0, other=1000.0)
 
 
 @pytest.mark.usefixtures("looks_always")

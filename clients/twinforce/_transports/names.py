@@ -27,8 +27,8 @@ from twinforce._transports.url import Url
 from twinforce_proto import ServiceError, UnavailableError
 
 # Times in s after which addresses are looked up again: while all is well, after a failure of one of
-# them, and if none answers. They are drawn by lot, so that the clients of a zone that is lost do
-# not all ask at once.
+# them, and if none answers. They are random, so that the clients of a zone that is lost do not all
+# ask at once.
 _INTERVAL_S, _AFTER_FAILURE_S, _SHORTEST_INTERVAL_S = (20.0, 40.0), (0.0, 5.0), 1.0
 
 # Errors of the resolver for a name that does not exist. All others may pass: a name may have no
@@ -114,17 +114,17 @@ class Names:
         self.is_fixed = not any(each.is_dns for each in urls)
         self.found: tuple[Url, ...] = tuple(urls) if self.is_fixed else ()
 
-    def refresh(self, n_failures: int, answers_any: Callable[[], bool]) -> bool:
+    def refresh(self, n_failures: int, is_any_available: Callable[[], bool]) -> bool:
         """Begin a look-up if one is due; return True if there are URLs to use.
 
         Args:
             n_failures: Number of failures of replicas so far; a new one makes a look-up due.
-            answers_any: Returns False if none of the replicas answers.
+            is_any_available: Returns False if all replicas are left out after failures.
         """
         if not self.is_fixed:
             if n_failures != self._n_failures:
                 self._n_failures = n_failures
-                pause = random.uniform(*_AFTER_FAILURE_S) if answers_any() else 0.0  # noqa: S311
+                pause = random.uniform(*_AFTER_FAILURE_S) if is_any_available() else 0.0  # noqa: S311
                 soon = max(self._clock() + pause, self._began + _SHORTEST_INTERVAL_S)
                 self._due_at = min(self._due_at, soon)
             is_looking = self._last is not None and not self._last.has_ended
@@ -202,8 +202,8 @@ class Names:
         if found:
             # Of several names for one address, the first counts.
             self.found = tuple({each.target: each for each in reversed(found)}.values())
-        misfits = [each for each in errors if not isinstance(each, MisdirectedError)]
-        self._error = next(iter(misfits or errors), None)
+        temporary = [each for each in errors if not isinstance(each, MisdirectedError)]
+        self._error = next(iter(temporary or errors), None)
         pause = random.uniform(*_INTERVAL_S)  # noqa: S311
         self._due_at = self._clock() + (
             pause if len(errors) < len(self._urls) else _SHORTEST_INTERVAL_S

@@ -37,7 +37,7 @@ class ReplicatedConnection:
     def send(self, call: Call) -> Message:
         """Send a call to a replica and wait for the reply."""
         mark = _Mark()
-        replica = self.replicas(call.timeout).settle(mark)
+        replica = self.replicas(call.timeout).assign(mark)
         with self._replicas.noting(replica):
             reply = replica.connection.send(call)
             self._replicas.note_reply(replica, reply)
@@ -46,7 +46,7 @@ class ReplicatedConnection:
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a call to a replica and yield the replies; closing the generator cancels it."""
         mark = _Mark()
-        replica = self.replicas(call.timeout).settle(mark)
+        replica = self.replicas(call.timeout).assign(mark)
         with self._replicas.noting(replica), closing(replica.connection.receive(call)) as replies:
             for reply in replies:
                 self._replicas.note_reply(replica, reply)
@@ -58,7 +58,7 @@ class ReplicatedConnection:
 
     def close(self) -> None:
         """Close all connections."""
-        for each in self._replicas.everyone():
+        for each in self._replicas.all_and_former():
             if (opened := each.opened) is not None:
                 opened.close()
 
@@ -71,10 +71,10 @@ class ReplicatedConnection:
         Raises:
             ServiceError: No replica is known.
         """
-        if not self._names.refresh(self._replicas.n_failures, self._replicas.answers_any):
+        if not self._names.refresh(self._replicas.n_failures, self._replicas.is_any_available):
             self._names.wait(timeout)
-        self._replicas.follow(self._names.found, self._connect)
-        self._replicas.take_left()  # their connections close once nobody holds them
+        self._replicas.update(self._names.found, self._connect)
+        self._replicas.take_unused()  # their connections close once nobody holds them
         return self._replicas
 
 
@@ -90,17 +90,17 @@ class ReplicatedStream:
         """Send a message and wait for its reply; after a failure the next one goes elsewhere."""
         replicas = self._connection.replicas(call.timeout)
         if self._open is None:
-            with replicas.settling(self) as replica:
+            with replicas.assigning(self) as replica:
                 self._open = replica, replica.connection.stream()
-        home, transport = self._open
+        current, transport = self._open
         self._looks.note(call)
-        other = self._looks.place(replicas, home)
+        other = self._looks.place(replicas, current)
         if other is not None and (reply := self._visit(other, call)) is not None:
             return reply
         try:
-            with replicas.noting(home):
+            with replicas.noting(current):
                 reply = transport.send(self._looks.own(call))
-                replicas.note_step(home, reply)
+                replicas.note_step(current, reply)
                 return reply
         except ELSEWHERE:
             self.close()
@@ -109,7 +109,7 @@ class ReplicatedStream:
     def _visit(self, other: Replica[Connection], call: Call) -> Message | None:
         """Take a step at another replica, and stay if less is waiting there; None if it fails."""
         assert self._open is not None
-        home, former = self._open
+        current, former = self._open
         replicas = self._connection.replicas(call.timeout)
         is_better, transport = False, None
         try:
@@ -117,7 +117,7 @@ class ReplicatedStream:
                 transport = other.connection.stream()
                 reply = transport.send(self._looks.whole(call))
                 replicas.note_step(other, reply)
-            is_better = self._looks.is_better(home, other)
+            is_better = self._looks.is_better(current, other)
             return reply
         except DeadlineExceededError:
             raise
@@ -126,7 +126,7 @@ class ReplicatedStream:
         finally:
             if is_better and transport is not None:
                 self._open = other, transport
-                home.walkers.discard(self)
+                current.walkers.discard(self)
                 other.walkers.add(self)
                 former.close()
             elif transport is not None:
@@ -152,7 +152,7 @@ class AsyncReplicatedConnection:
     async def send(self, call: Call) -> Message:
         """Send a call to a replica and wait for the reply."""
         mark = _Mark()
-        replica = (await self.replicas(call.timeout)).settle(mark)
+        replica = (await self.replicas(call.timeout)).assign(mark)
         with self._replicas.noting(replica):
             reply = await replica.connection.send(call)
             self._replicas.note_reply(replica, reply)
@@ -161,7 +161,7 @@ class AsyncReplicatedConnection:
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a call to a replica and yield the replies; closing the generator cancels it."""
         mark = _Mark()
-        replica = (await self.replicas(call.timeout)).settle(mark)
+        replica = (await self.replicas(call.timeout)).assign(mark)
         with self._replicas.noting(replica):
             async with aclosing(replica.connection.receive(call)) as replies:
                 async for reply in replies:
@@ -174,15 +174,15 @@ class AsyncReplicatedConnection:
 
     async def close(self) -> None:
         """Close all connections."""
-        await _close_all(self._replicas.everyone())
+        await _close_all(self._replicas.all_and_former())
 
     async def replicas(self, timeout: float | None) -> Replicas[AsyncConnection]:
         """Return the replicas as the names stand for them now."""
-        if not self._names.refresh(self._replicas.n_failures, self._replicas.answers_any):
+        if not self._names.refresh(self._replicas.n_failures, self._replicas.is_any_available):
             await self._names.wait_async(timeout)
-        self._replicas.follow(self._names.found, self._connect)
-        if self._replicas.leaving:
-            await _close_all(self._replicas.take_left())
+        self._replicas.update(self._names.found, self._connect)
+        if self._replicas.former:
+            await _close_all(self._replicas.take_unused())
         return self._replicas
 
 
@@ -198,17 +198,17 @@ class AsyncReplicatedStream:
         """Send a message and wait for its reply; after a failure the next one goes elsewhere."""
         replicas = await self._connection.replicas(call.timeout)
         if self._open is None:
-            with replicas.settling(self) as replica:
+            with replicas.assigning(self) as replica:
                 self._open = replica, replica.connection.stream()
-        home, transport = self._open
+        current, transport = self._open
         self._looks.note(call)
-        other = self._looks.place(replicas, home)
+        other = self._looks.place(replicas, current)
         if other is not None and (reply := await self._visit(other, call)) is not None:
             return reply
         try:
-            with replicas.noting(home):
+            with replicas.noting(current):
                 reply = await transport.send(self._looks.own(call))
-                replicas.note_step(home, reply)
+                replicas.note_step(current, reply)
                 return reply
         except ELSEWHERE:
             await self.close()
@@ -217,7 +217,7 @@ class AsyncReplicatedStream:
     async def _visit(self, other: Replica[AsyncConnection], call: Call) -> Message | None:
         """Take a step at another replica, and stay if less is waiting there; None if it fails."""
         assert self._open is not None
-        home, former = self._open
+        current, former = self._open
         replicas = await self._connection.replicas(call.timeout)
         is_better, transport = False, None
         try:
@@ -225,7 +225,7 @@ class AsyncReplicatedStream:
                 transport = other.connection.stream()
                 reply = await transport.send(self._looks.whole(call))
                 replicas.note_step(other, reply)
-            is_better = self._looks.is_better(home, other)
+            is_better = self._looks.is_better(current, other)
             return reply
         except DeadlineExceededError:
             raise
@@ -234,7 +234,7 @@ class AsyncReplicatedStream:
         finally:
             if is_better and transport is not None:
                 self._open = other, transport
-                home.walkers.discard(self)
+                current.walkers.discard(self)
                 other.walkers.add(self)
                 await former.close()
             elif transport is not None:
