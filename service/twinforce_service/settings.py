@@ -273,8 +273,8 @@ class Settings(BaseSettings):
         0,
         ge=0,
         description="Maximum requests of one caller that are answered at the same time; a caller "
-        "is the owner of a key or, without keys, an address. 0 means no limit, here and in the "
-        "next four; keys may have limits of their own.",
+        "is the owner of a key or, without keys, an address or a /64 network of IPv6. 0 means no "
+        "limit, here and in the next four; keys may have limits of their own.",
     )
     caller_atoms: int = Field(
         0, ge=0, description="Maximum atoms in the requests of one caller at the same time."
@@ -305,8 +305,8 @@ class Settings(BaseSettings):
     max_connections_per_address: int = Field(
         1024,
         ge=1,
-        description="Maximum open connections from one address (of IPv6: one /64 network) over "
-        "REST, and as many over gRPC; further ones get 429, or are closed within a second.",
+        description="Maximum open connections over REST, and as many over gRPC, from one address, "
+        "or from one /64 network of IPv6; further ones get 429, or are closed within a second.",
     )
     max_streams_per_connection: int = Field(
         4096,

@@ -3,10 +3,12 @@
 import asyncio
 import random
 import socket
+import threading
 from collections import Counter
 
 import pytest
 
+from tests.clients.scarce_threads import ScarceThreads
 from tests.clients.serving import free_port
 from tests.waiting import wait_until
 from twinforce._transports.balance import Load, Standing, choose
@@ -76,11 +78,13 @@ class Host:
     Attributes:
         n_waiting: Atoms in its queue.
         n_calls: Calls that it has answered.
+        error: Error that it answers with, if any.
+        stream_error: Error of opening a stream to it, if any.
     """
 
     def __init__(self):
         self.n_waiting = self.n_calls = 0
-        self.error = None
+        self.error = self.stream_error = None
 
     def answer(self):
         self.n_calls += 1
@@ -91,7 +95,7 @@ class Host:
 
 
 class Connected:
-    """A connection to such a replica; its streams are alike."""
+    """A connection to such a replica; its streams are alike, and may fail to open."""
 
     def __init__(self, host):
         self._host = host
@@ -100,6 +104,8 @@ class Connected:
         return self._host.answer()
 
     def stream(self):
+        if self._host.stream_error is not None:
+            raise self._host.stream_error
         return self
 
     def close(self):
@@ -111,9 +117,6 @@ class AsyncConnected(Connected):
 
     async def send(self, _):
         return self._host.answer()
-
-    def stream(self):
-        return self
 
     async def close(self):
         """Do nothing."""
@@ -180,6 +183,65 @@ def test_a_walker_leaves_a_replica_that_does_not_answer(hosts, error):
     assert (home.n_calls, other.n_calls) == (2, 3)
 
 
+@pytest.fixture
+def long_pauses(monkeypatch):
+    """Let no replica that has failed be tried again during a test."""
+    monkeypatch.setattr("twinforce._transports.replica._SHORTEST_BACKOFF_S", 1e6)
+    monkeypatch.setattr("twinforce._transports.replica._LONGEST_BACKOFF_S", 1e6)
+
+
+@pytest.mark.usefixtures("long_pauses")
+def test_walkers_leave_out_a_replica_whose_streams_fail_to_open(hosts):
+    away, other = hosts.values()
+    away.stream_error = UnavailableError("no stream")
+    connection = ReplicatedConnection(URLS, lambda url: Connected(hosts[url]))
+    n_failures = 0
+    for _ in range(50):
+        walker = connection.stream()
+        try:
+            walker.send(STEP)
+        except UnavailableError:
+            n_failures += 1
+            walker.send(STEP)
+    assert n_failures <= 1
+    assert (away.n_calls, other.n_calls) == (0, 50)
+
+
+@pytest.mark.usefixtures("long_pauses")
+def test_asyncio_walkers_leave_out_a_replica_whose_streams_fail_to_open(hosts):
+    away, other = hosts.values()
+    away.stream_error = UnavailableError("no stream")
+
+    async def walk():
+        connection = AsyncReplicatedConnection(URLS, lambda url: AsyncConnected(hosts[url]))
+        n_failures = 0
+        for _ in range(50):
+            walker = connection.stream()
+            try:
+                await walker.send(STEP)
+            except UnavailableError:
+                n_failures += 1
+                await walker.send(STEP)
+        assert n_failures <= 1
+
+    asyncio.run(walk())
+    assert (away.n_calls, other.n_calls) == (0, 50)
+
+
+@pytest.mark.parametrize("error", [UnavailableError("no stream"), OSError("no such file")])
+def test_a_walker_whose_stream_fails_to_open_does_not_count(error):
+    replicas, walker = Replicas([object]), Host()
+
+    def open_stream():
+        with replicas.assigning(walker) as replica:
+            assert walker in replica.walkers
+            raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        open_stream()
+    assert not replicas.all[0].walkers
+
+
 class Clock:
     now = 100.0
 
@@ -205,7 +267,7 @@ def test_a_replica_whose_port_is_closed_is_left_out_until_it_opens():
     clock, port = Clock(), free_port()
     urls = parse_address(f"grpc://127.0.0.1:{port},127.0.0.1:1").urls
     replicas = Replicas(clock=clock)
-    replicas.follow(urls, lambda _: object())
+    replicas.update(urls, lambda _: object())
     away = replicas.all[0]
     with pytest.raises(UnavailableError), replicas.noting(away):
         raise UnavailableError("away")
@@ -216,18 +278,81 @@ def test_a_replica_whose_port_is_closed_is_left_out_until_it_opens():
         wait_until(lambda: replicas.choose() is away)
 
 
-def test_replicas_that_have_left_keep_their_walkers():
+def test_a_port_is_tried_once_there_are_threads_again(monkeypatch):
+    clock, threads = Clock(), ScarceThreads(2)
+    monkeypatch.setattr("twinforce._transports.replica._thread", threads)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        replicas = Replicas(clock=clock)
+        urls = parse_address(f"grpc://127.0.0.1:{port},127.0.0.1:1").urls
+        replicas.update(urls, lambda _: object())
+        away = replicas.all[0]
+        with pytest.raises(UnavailableError), replicas.noting(away):
+            raise UnavailableError("away")
+        clock.now += 10.0
+        assert [replicas.choose() is away for _ in range(2)] == [False, False]
+        assert threads.n_refused == 2
+        wait_until(lambda: replicas.choose() is away)
+
+
+def test_former_replicas_keep_their_walkers():
     clock = Clock()
     replicas = Replicas(clock=clock)
     one, two = parse_address("grpc://a:1").urls, parse_address("grpc://b:1").urls
-    replicas.follow(one, lambda url: str(url))
+    replicas.update(one, lambda url: str(url))
     walker = Host()
     (home,) = replicas.all
     home.walkers.add(walker)
-    replicas.follow(two, lambda url: str(url))
+    replicas.update(two, lambda url: str(url))
     assert [each.connection for each in replicas.all] == ["grpc://b:1"]
-    assert replicas.take_left() == []
-    assert home in replicas.everyone()
+    assert replicas.take_unused() == []
+    assert home in replicas.all_and_former()
     del walker
-    assert replicas.take_left() == [home]
-    assert replicas.everyone() == replicas.all
+    assert replicas.take_unused() == [home]
+    assert replicas.all_and_former() == list(replicas.all)
+
+
+def test_a_replica_that_comes_back_while_it_has_walkers_is_the_same():
+    replicas, walker = Replicas(), Host()
+    one, two = parse_address("grpc://a:1").urls, parse_address("grpc://b:1").urls
+    replicas.update(one, str)
+    (home,) = replicas.all
+    home.walkers.add(walker)
+    replicas.update(two, str)
+    replicas.update(list(one), str)
+    assert replicas.all == (home,)
+
+
+class HeldUrls(tuple):
+    """URLs whose first reader is held until it is let go."""
+
+    def __new__(cls, urls):
+        made = super().__new__(cls, urls)
+        made.is_held, made.may_go = threading.Event(), threading.Event()
+        return made
+
+    def __iter__(self):
+        if not self.is_held.is_set():
+            self.is_held.set()
+            assert self.may_go.wait(60.0)
+        return super().__iter__()
+
+
+def test_two_threads_that_meet_new_replicas_use_the_same_ones():
+    replicas, urls = Replicas(), HeldUrls(URLS)
+    chosen = []
+
+    def use():
+        replicas.update(urls, str)
+        chosen.append({id(replicas.choose()) for _ in range(100)})
+
+    slow = threading.Thread(target=use)
+    slow.start()
+    assert urls.is_held.wait(60.0)
+    try:
+        use()
+    finally:
+        urls.may_go.set()
+        slow.join()
+    assert chosen == [{id(each) for each in replicas.all}] * 2
+    assert len(replicas.all_and_former()) == 2

@@ -1,7 +1,12 @@
 """A name stands for the addresses of all replicas, and for others after a while."""
 
 import asyncio
+import errno
+import gc
+import itertools
 import socket
+import threading
+import tracemalloc
 from contextlib import ExitStack, closing
 
 import pytest
@@ -10,11 +15,14 @@ from tests.clients.certificates import Authority
 from tests.clients.http_proxy import NamingProxy
 from tests.clients.name_server import NameServer
 from tests.clients.proxy import CountingProxy
+from tests.clients.scarce_threads import ScarceThreads
 from tests.clients.serving import free_port, port_of, serve
 from tests.clients.test_replicas import start
 from tests.systems import molecule
 from tests.waiting import wait_until
-from twinforce import AsyncClient, Client, UnavailableError
+from twinforce import AsyncClient, Client, DeadlineExceededError, UnavailableError
+from twinforce._transports import names as names_module
+from twinforce._transports.names import Names
 from twinforce._transports.url import parse_address
 
 NAME = "replicas.example"
@@ -146,14 +154,42 @@ def test_walkers_stay_at_an_address_that_is_no_longer_named(pods, names, monkeyp
         assert pods.used == {0}
 
 
-def test_a_name_without_an_address_is_waited_for(pods, names):
-    names.addresses[NAME] = socket.gaierror(socket.EAI_NODATA, "No address associated")
+@pytest.mark.parametrize(
+    "error",
+    [
+        socket.gaierror(socket.EAI_NODATA, "No address associated"),
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure"),
+        socket.gaierror(socket.EAI_SYSTEM, "System error"),
+        OSError(errno.EMFILE, "Too many open files"),
+    ],
+    ids=["no address", "no answer", "system", "files"],
+)
+def test_a_name_without_an_address_is_waited_for(pods, names, error):
+    names.addresses[NAME] = error
     with Client(pods.url, max_retries=0) as client, pytest.raises(UnavailableError, match=NAME):
         client.models()
     with Client(pods.url, timeout=60) as client:
         answers = iter([names.addresses[NAME], ["127.0.0.2"]])
         names.addresses[NAME] = lambda: next(answers)
         assert client.models()
+
+
+def test_a_name_is_looked_up_once_there_are_threads_again(pods, monkeypatch):
+    threads = ScarceThreads(2)
+    monkeypatch.setattr(names_module, "_thread", threads)
+    monkeypatch.setattr(names_module, "_SHORTEST_INTERVAL_S", 0.0)
+    with (
+        Client(pods.url, max_retries=0) as client,
+        pytest.raises(UnavailableError, match="can't start new thread"),
+    ):
+        client.models()
+
+    async def ask():
+        async with AsyncClient(pods.url, timeout=60) as client:
+            return await client.models()
+
+    assert asyncio.run(ask())
+    assert threads.n_refused == 2
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values())
@@ -183,6 +219,116 @@ def test_names_in_a_list_are_all_looked_up(pods, names):
         for walker in [client.stream("lj") for _ in range(2)]:
             walker.predict(molecule())
         assert pods.used == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(socket.EAI_AGAIN, {0, 2}), (socket.EAI_NODATA, {0, 2}), (socket.EAI_NONAME, {2})],
+    ids=["no answer", "no address", "no such name"],
+)
+def test_a_name_keeps_its_replicas_unless_it_does_not_exist(names, error, expected, monkeypatch):
+    monkeypatch.setattr("twinforce._transports.names._INTERVAL_S", (0.0, 0.0))
+    names.addresses |= {"one.example": [HOSTS[0]], "two.example": [HOSTS[1]]}
+    found = Names(parse_address("grpc+dns://one.example,two.example").urls)
+    found.refresh(0, lambda: True)
+    found.wait(60.0)
+    assert addresses(found) == set(HOSTS[:2])
+    names.addresses["one.example"] = socket.gaierror(error, "as given")
+    names.addresses["two.example"] = [HOSTS[2]]
+
+    def has_changed():
+        assert found.refresh(0, lambda: True)
+        return HOSTS[2] in addresses(found)
+
+    wait_until(has_changed)
+    assert addresses(found) == {HOSTS[number] for number in expected}
+
+
+def addresses(names):
+    return {url.address for url in names.found}
+
+
+class HeldResolver:
+    """A resolver that does not answer until it is let go."""
+
+    def __init__(self, answer):
+        self._answer = answer
+        self.may_go, self.has_answered = threading.Event(), threading.Event()
+
+    def __call__(self):
+        assert self.may_go.wait(60.0)
+        self.has_answered.set()
+        return self._answer
+
+
+def test_a_call_waits_for_the_look_up_that_it_has_begun(names, monkeypatch):
+    monkeypatch.setattr("twinforce._transports.names._SHORTEST_INTERVAL_S", 0.0)
+    names.addresses[NAME] = socket.gaierror(socket.EAI_NODATA, "No address associated")
+    found = Names(parse_address(f"grpc+dns://{NAME}").urls)
+    assert not found.refresh(0, lambda: True)
+    with pytest.raises(UnavailableError):
+        found.wait(60.0)
+    resolver = names.addresses[NAME] = HeldResolver([HOSTS[0]])
+
+    def let_go_once_asked():
+        wait_until(lambda: names.n_asked[NAME] == 2)
+        resolver.may_go.set()
+
+    helper = threading.Thread(target=let_go_once_asked)
+    helper.start()
+    assert not found.refresh(0, lambda: True)
+    found.wait(60.0)
+    helper.join()
+    assert addresses(found) == {HOSTS[0]}
+
+
+def test_a_wait_for_a_look_up_ends_in_time(names):
+    resolver = names.addresses[NAME] = HeldResolver([HOSTS[0]])
+    found = Names(parse_address(f"grpc+dns://{NAME}").urls)
+    assert not found.refresh(0, lambda: True)
+    with pytest.raises(DeadlineExceededError, match=NAME):
+        found.wait(0.01)
+    with pytest.raises(DeadlineExceededError, match=NAME):
+        asyncio.run(found.wait_async(0.01))
+    resolver.may_go.set()
+    found.wait(60.0)
+
+
+def test_a_canceled_asyncio_call_does_not_wait_for_the_resolver(names):
+    resolver = names.addresses[NAME] = HeldResolver([HOSTS[0]])
+
+    async def run():
+        async with AsyncClient(f"grpc+dns://{NAME}:1") as client:
+            call = asyncio.create_task(client.models())
+            while NAME not in names.n_asked:
+                await asyncio.sleep(0.002)
+            call.cancel()
+            await asyncio.wait([call])
+            assert call.cancelled()
+
+    asyncio.run(run())
+    assert not resolver.has_answered.is_set()
+    resolver.may_go.set()
+    assert resolver.has_answered.wait(60.0)
+
+
+def test_the_memory_of_look_ups_is_bounded(names):
+    urls, ticks = parse_address(f"grpc+dns://{NAME}").urls, itertools.count(0.0, 1000.0)
+    found = Names(urls, lambda: next(ticks))
+    tracemalloc.start()
+    try:
+        sizes = []
+        for n_looks in (100, 3000):
+            while names.n_asked.get(NAME, 0) < n_looks:
+                found.refresh(0, lambda: True)
+                found.wait(60.0)
+            gc.collect()
+            own = tracemalloc.Filter(inclusive=True, filename_pattern=names_module.__file__)
+            taken = tracemalloc.take_snapshot().filter_traces([own])
+            sizes.append(sum(each.size for each in taken.traces))
+    finally:
+        tracemalloc.stop()
+    assert sizes[1] < sizes[0] + 10_000
 
 
 @pytest.mark.parametrize("transport", SCHEMES)

@@ -182,7 +182,7 @@ def fail(found, replica, error):
     return caught.value
 
 
-def test_the_replica_with_the_fewest_walkers_is_chosen_by_lot():
+def test_one_of_the_replicas_with_the_fewest_walkers_is_chosen_at_random():
     random.seed(0)
     found, _ = replicas(3)
     assert {id(found.choose()) for _ in range(100)} == {id(each) for each in found.all}
@@ -194,14 +194,14 @@ def test_the_replica_with_the_fewest_walkers_is_chosen_by_lot():
     assert sorted(len(each.walkers) for each in found.all) == [0, 0, 1]
 
 
-def test_a_replica_that_failed_rests_twice_as_long_each_time():
+def test_a_replica_that_failed_is_left_out_twice_as_long_each_time():
     found, clock = replicas(2)
     bad, good = found.all
-    for rest in (0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0):
+    for backoff in (0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0):
         fail(found, bad, UnavailableError("gone"))
-        clock.now += 0.99 * rest
+        clock.now += 0.99 * backoff
         assert {found.choose() for _ in range(30)} == {good}
-        clock.now += 0.02 * rest
+        clock.now += 0.02 * backoff
         assert {found.choose() for _ in range(30)} == {bad, good}
     with found.noting(bad):
         pass
@@ -210,7 +210,7 @@ def test_a_replica_that_failed_rests_twice_as_long_each_time():
     assert {found.choose() for _ in range(30)} == {bad, good}
 
 
-def test_if_all_rest_the_one_that_rests_longest_is_asked():
+def test_if_all_have_failed_the_one_that_failed_first_is_asked():
     found, clock = replicas(2)
     fail(found, found.all[1], UnavailableError("gone"))
     clock.now += 0.1
@@ -223,7 +223,7 @@ def test_a_replica_that_asks_for_time_is_waited_for_only_if_there_is_no_other(ki
     found, clock = replicas(2)
     busy, other = found.all
     assert fail(found, busy, kind("not now", retry_after=9.0)).retry_after == 0.0
-    clock.now += 8.9  # longer than a replica rests that does not say for how long
+    clock.now += 8.9  # longer than a replica is left out that does not say for how long
     assert {found.choose() for _ in range(30)} == {other}
     assert fail(found, other, kind("not now", retry_after=9.0)).retry_after == 9.0
     clock.now += 0.2

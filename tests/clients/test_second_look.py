@@ -60,14 +60,15 @@ def test_a_walker_moves_once_and_not_to_and_fro(hosts, monkeypatch):
         clock[0] += 30.0
         walker.send(STEP)
     # It has looked some time after the beginning, has moved, and has looked back now and then.
+    # By then it takes a look after every 5 to 15 steps.
     assert other.n_calls > 140
     assert home.n_calls > 10
 
 
 def test_loads_that_differ_little_are_no_reason_to_move():
-    assert is_worth_a_move(home=1000.0, other=600.0)
-    assert not is_worth_a_move(home=1000.0, other=800.0)
-    assert not is_worth_a_move(home=1000.0, other=1000.0)
+    assert is_worth_a_move(own=1000.0, other=600.0)
+    assert not is_worth_a_move(own=1000.0, other=800.0)
+    assert not is_worth_a_move(own=1000.0, other=1000.0)
 
 
 @pytest.mark.usefixtures("looks_always")
@@ -106,6 +107,31 @@ def test_a_look_at_a_replica_that_is_different_is_not_noticed(hosts, monkeypatch
         assert walker.send(STEP).timings.batch_n_atoms == 10
     assert home.n_calls == 5
     assert asked
+
+
+@pytest.mark.usefixtures("looks_always")
+def test_a_look_at_a_replica_whose_streams_fail_to_open_is_not_noticed(hosts):
+    connection = ReplicatedConnection(URLS, lambda url: Connected(hosts[url]))
+    walker, home, other = placed(connection, hosts)
+    other.stream_error = UnavailableError("no stream")
+    for _ in range(5):
+        walker.send(STEP)
+    assert (home.n_calls, other.n_calls) == (6, 0)
+
+
+@pytest.mark.usefixtures("looks_always")
+def test_an_asyncio_look_at_a_replica_whose_streams_fail_to_open_is_not_noticed(hosts):
+    async def walk():
+        connection = AsyncReplicatedConnection(URLS, lambda url: AsyncConnected(hosts[url]))
+        walker = connection.stream()
+        await walker.send(STEP)
+        home, other = sorted(hosts.values(), key=lambda host: -host.n_calls)
+        other.stream_error = UnavailableError("no stream")
+        for _ in range(5):
+            await walker.send(STEP)
+        assert (home.n_calls, other.n_calls) == (6, 0)
+
+    asyncio.run(walk())
 
 
 @pytest.mark.usefixtures("looks_always")

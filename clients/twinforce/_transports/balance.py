@@ -1,18 +1,18 @@
 """The choice of a replica for a new walker or a single call, without I/O.
 
-Of two replicas that are drawn by lot, the less loaded one is chosen: unlike the least loaded of
-all, it is not chosen by everybody else at the same time (Mitzenmacher, "The power of two choices in
-randomized load balancing", 2001).
+Of two random replicas, the less loaded one is chosen: unlike the least loaded of all, it is not
+chosen by all clients at the same time (Mitzenmacher, "The power of two choices in randomized load
+balancing", 2001).
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Age in s up to which a load is believed.
+# Age in s up to which a load is used.
 _LONGEST_AGE_S = 10.0
-# Part of the load of its home at which another replica is worth the move of a walker.
-_WORTH = 0.7
+# Ratio of the load of another replica to that of its own below which a walker moves.
+_MOVE_RATIO = 0.7
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class Standing:
     load: float | None
 
 
-def choose(standings: Sequence[Standing], draw: random.Random) -> int:
+def choose(standings: Sequence[Standing], generator: random.Random) -> int:
     """Return the index of the replica for a new walker or a single call.
 
     While the loads of some are not known, only those with the fewest walkers of this client take
@@ -59,27 +59,27 @@ def choose(standings: Sequence[Standing], draw: random.Random) -> int:
 
     Args:
         standings: State of each replica that answers; at least one.
-        draw: Source of the lots.
+        generator: Source of random numbers.
     """
     candidates = list(range(len(standings)))
     if any(each.load is None for each in standings):
         fewest = min(each.n_own for each in standings)
         candidates = [i for i in candidates if standings[i].n_own == fewest]
-    pair = draw.sample(candidates, min(2, len(candidates)))
+    pair = generator.sample(candidates, min(2, len(candidates)))
     loads = [standings[i].load for i in pair]
     if None in loads:
         return pair[0]
     return min(pair, key=lambda i: (standings[i].load, standings[i].n_own))
 
 
-def is_worth_a_move(home: float, other: float) -> bool:
+def is_worth_a_move(own: float, other: float) -> bool:
     """Return True if a walker should move.
 
     The margin keeps walkers where they are if loads differ by chance, as they do from batch to
     batch.
 
     Args:
-        home: Load of its replica, in atoms, itself included.
+        own: Load of its replica, in atoms, itself included.
         other: Load of another replica after a step there, itself included.
     """
-    return other < _WORTH * home
+    return other < _MOVE_RATIO * own

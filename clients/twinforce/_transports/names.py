@@ -4,12 +4,16 @@ The first look-up is waited for. Later ones are made by threads, so that no step
 """
 
 import _thread
+import asyncio
 import random
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from queue import Empty, SimpleQueue
+from threading import TIMEOUT_MAX
 
 from twinforce._transports.proxies import route_to
 from twinforce._transports.transport import (
@@ -23,12 +27,13 @@ from twinforce._transports.url import Url
 from twinforce_proto import ServiceError, UnavailableError
 
 # Times in s after which addresses are looked up again: while all is well, after a failure of one of
-# them, and if none answers. They are drawn by lot, so that the clients of a zone that is lost do
-# not all ask at once.
+# them, and if none answers. They are random, so that the clients of a zone that is lost do not all
+# ask at once.
 _INTERVAL_S, _AFTER_FAILURE_S, _SHORTEST_INTERVAL_S = (20.0, 40.0), (0.0, 5.0), 1.0
 
-# Errors of the resolver for a name that exists and has no address, as if no replica is ready.
-_NO_ADDRESS = {getattr(socket, name, None) for name in ("EAI_NODATA", "EAI_AGAIN")} - {None}
+# Errors of the resolver for a name that does not exist. All others may pass: a name may have no
+# address because no replica is ready, and the resolver or this process may lack something.
+_NO_SUCH_NAME = {getattr(socket, name, None) for name in ("EAI_NONAME", "EAI_ADDRFAMILY")} - {None}
 
 
 def replicas_of(url: Url) -> list[Url]:
@@ -47,22 +52,41 @@ def replicas_of(url: Url) -> list[Url]:
         return [replace(url, is_dns=False)]
     try:
         found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        if error.errno in _NO_ADDRESS:
-            raise unreachable(route, error) from error
+    except UnicodeError as error:
         raise misdirected(route, error, NO_SUCH_HOST) from error
-    except (OSError, UnicodeError) as error:
-        raise misdirected(route, error, NO_SUCH_HOST) from error
+    except OSError as error:
+        if isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME:
+            raise misdirected(route, error, NO_SUCH_HOST) from error
+        raise unreachable(route, error) from error
     addresses = dict.fromkeys(str(where[0]) for *_, where in found)
     return [url.at(address) for address in addresses]
 
 
-def in_thread(work: Callable[[], None]) -> None:
-    """Do something in a thread that hears no signals; or here, at exit, when none can start."""
-    try:
-        _thread.start_new_thread(work, ())
-    except RuntimeError:
-        work()
+class _LookUp:
+    """A look-up that may be in progress, and those that wait for its end.
+
+    It takes no lock, which an interrupt could leave locked.
+    """
+
+    def __init__(self) -> None:
+        self.has_ended = False
+        self._callbacks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def call_at_end(self, callback: Callable[[], None]) -> None:
+        """Call a function once the look-up has ended, in any thread."""
+        self._callbacks.put(callback)
+        if self.has_ended:
+            self._call_all()
+
+    def end(self) -> None:
+        """Let those go on who wait."""
+        self.has_ended = True
+        self._call_all()
+
+    def _call_all(self) -> None:
+        with suppress(Empty):
+            while True:
+                self._callbacks.get_nowait()()
 
 
 class Names:
@@ -82,31 +106,41 @@ class Names:
         self._urls = urls
         self._clock = clock
         self._error: ServiceError | None = None
-        self._is_looking = False
+        # The last addresses of each name, until it does not exist any more.
+        self._by_name: dict[Url, list[Url]] = {}
         self._n_failures = 0
         self._began = self._due_at = float("-inf")
-        # Holds something once a look-up has ended, and from then on.
-        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._last: _LookUp | None = None
         self.is_fixed = not any(each.is_dns for each in urls)
         self.found: tuple[Url, ...] = tuple(urls) if self.is_fixed else ()
 
-    def refresh(self, n_failures: int, answers_any: Callable[[], bool]) -> bool:
+    def refresh(self, n_failures: int, is_any_available: Callable[[], bool]) -> bool:
         """Begin a look-up if one is due; return True if there are URLs to use.
 
         Args:
             n_failures: Number of failures of replicas so far; a new one makes a look-up due.
-            answers_any: Returns False if none of the replicas answers.
+            is_any_available: Returns False if all replicas are left out after failures.
         """
         if not self.is_fixed:
             if n_failures != self._n_failures:
                 self._n_failures = n_failures
-                pause = random.uniform(*_AFTER_FAILURE_S) if answers_any() else 0.0  # noqa: S311
+                pause = random.uniform(*_AFTER_FAILURE_S) if is_any_available() else 0.0  # noqa: S311
                 soon = max(self._clock() + pause, self._began + _SHORTEST_INTERVAL_S)
                 self._due_at = min(self._due_at, soon)
-            if not self._is_looking and self._clock() >= self._due_at:
-                self._is_looking, self._began = True, self._clock()
-                in_thread(self._look_up)
+            is_looking = self._last is not None and not self._last.has_ended
+            if not is_looking and self._clock() >= self._due_at:
+                self._begin()
         return bool(self.found)
+
+    def _begin(self) -> None:
+        self._last = look_up = _LookUp()
+        self._began = self._clock()
+        try:
+            _thread.start_new_thread(self._look_up, (look_up,))
+        except RuntimeError as error:  # the system has no more threads
+            self._error = UnavailableError(f"{self._urls[0]}: cannot be looked up now: {error}")
+            self._due_at = self._began + _SHORTEST_INTERVAL_S
+            look_up.end()
 
     def wait(self, timeout: float | None) -> None:
         """Wait until there are URLs to use.
@@ -117,30 +151,65 @@ class Names:
         Raises:
             ServiceError: No name stands for an address.
         """
-        try:
-            self._ended.put(self._ended.get(timeout=timeout))
-        except Empty:
-            raise deadline_exceeded(route_to(self._urls[0]), timeout) from None
+        ended: SimpleQueue[None] = SimpleQueue()
+        if self._last is not None:
+            self._last.call_at_end(partial(ended.put, None))
+            try:
+                ended.get(timeout=None if timeout is None else min(timeout, TIMEOUT_MAX))
+            except Empty:
+                raise deadline_exceeded(route_to(self._urls[0]), timeout) from None
+        self._check_found()
+
+    async def wait_async(self, timeout: float | None) -> None:
+        """Wait like `wait`; a canceled wait does not last until the resolver answers."""
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(_finish, ended)
+
+        if self._last is not None:
+            self._last.call_at_end(tell)
+            try:
+                await asyncio.wait_for(ended, timeout)
+            except TimeoutError:
+                raise deadline_exceeded(route_to(self._urls[0]), timeout) from None
+        self._check_found()
+
+    def _check_found(self) -> None:
         if not self.found:
             raise self._error or UnavailableError(f"{self._urls[0]}: no address was found")
 
-    def _look_up(self) -> None:
-        found: list[Url] = []
+    def _look_up(self, look_up: _LookUp) -> None:
+        try:
+            self._find()
+        finally:
+            look_up.end()
+
+    def _find(self) -> None:
         errors: list[ServiceError] = []
         for url in self._urls:
             try:
-                found += replicas_of(url)
+                self._by_name[url] = replicas_of(url)
             except ServiceError as error:
                 errors.append(error)
+                if isinstance(error, MisdirectedError):
+                    self._by_name.pop(url, None)
             except ValueError as error:  # the environment names something that is no proxy
                 errors.append(MisdirectedError(str(error)))
+        found = [each for url in self._urls for each in self._by_name.get(url, ())]
         if found:
             # Of several names for one address, the first counts.
             self.found = tuple({each.target: each for each in reversed(found)}.values())
-        misfits = [each for each in errors if not isinstance(each, MisdirectedError)]
-        self._error = next(iter(misfits or errors), None)
+        temporary = [each for each in errors if not isinstance(each, MisdirectedError)]
+        self._error = next(iter(temporary or errors), None)
         pause = random.uniform(*_INTERVAL_S)  # noqa: S311
-        self._due_at = self._clock() + (pause if found else _SHORTEST_INTERVAL_S)
-        self._is_looking = False
-        if self._ended.empty():
-            self._ended.put(None)
+        self._due_at = self._clock() + (
+            pause if len(errors) < len(self._urls) else _SHORTEST_INTERVAL_S
+        )
+
+
+def _finish(waiting: "asyncio.Future[None]") -> None:
+    if not waiting.done():
+        waiting.set_result(None)

@@ -1,6 +1,5 @@
 """The connections of clients to several replicas, which a list or the names of hosts stand for."""
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
@@ -39,7 +38,7 @@ class ReplicatedConnection:
     def send(self, call: Call) -> Message:
         """Send a call to a replica and wait for the reply."""
         mark = _Mark()
-        replica = self.replicas(call.timeout).settle(mark)
+        replica = self.replicas(call.timeout).assign(mark)
         with self._replicas.noting(replica):
             reply = replica.connection.send(call)
             self._replicas.note_reply(replica, reply)
@@ -48,7 +47,7 @@ class ReplicatedConnection:
     def receive(self, call: Call) -> Generator[pb.Snapshot | pb.Relaxed, None, None]:
         """Send a call to a replica and yield the replies; closing the generator cancels it."""
         mark = _Mark()
-        replica = self.replicas(call.timeout).settle(mark)
+        replica = self.replicas(call.timeout).assign(mark)
         with self._replicas.noting(replica), closing(replica.connection.receive(call)) as replies:
             for reply in replies:
                 self._replicas.note_reply(replica, reply)
@@ -60,7 +59,7 @@ class ReplicatedConnection:
 
     def close(self) -> None:
         """Close all connections."""
-        for each in self._replicas.everyone():
+        for each in self._replicas.all_and_former():
             if (opened := each.opened) is not None:
                 opened.close()
 
@@ -73,10 +72,10 @@ class ReplicatedConnection:
         Raises:
             ServiceError: No replica is known.
         """
-        if not self._names.refresh(self._replicas.n_failures, self._replicas.answers_any):
+        if not self._names.refresh(self._replicas.n_failures, self._replicas.is_any_available):
             self._names.wait(timeout)
-        self._replicas.follow(self._names.found, self._connect)
-        self._replicas.take_left()  # their connections close once nobody holds them
+        self._replicas.update(self._names.found, self._connect)
+        self._replicas.take_unused()  # their connections close once nobody holds them
         return self._replicas
 
 
@@ -92,18 +91,18 @@ class ReplicatedStream:
         """Send a message and wait for its reply; after a failure the next one goes elsewhere."""
         replicas = self._connection.replicas(call.timeout)
         if self._open is None:
-            replica = replicas.settle(self)
-            self._open = replica, replica.connection.stream()
-        home, transport = self._open
+            with replicas.assigning(self) as replica:
+                self._open = replica, replica.connection.stream()
+        current, transport = self._open
         self._looks.note(call)
         began = time.monotonic()
-        other = self._looks.place(replicas, home)
+        other = self._looks.place(replicas, current)
         if other is not None and (reply := self._visit(other, call)) is not None:
             return reply
         try:
-            with replicas.noting(home):
+            with replicas.noting(current):
                 reply = transport.send(self._looks.own(call, time.monotonic() - began))
-                replicas.note_step(home, reply)
+                replicas.note_step(current, reply)
                 self._looks.note_reply(reply)
                 return reply
         except ELSEWHERE:
@@ -117,28 +116,29 @@ class ReplicatedStream:
             The reply; None if the step is still to be taken.
         """
         assert self._open is not None
-        home, former = self._open
-        replicas, transport = self._connection.replicas(call.timeout), other.connection.stream()
-        is_better = False
+        current, former = self._open
+        replicas = self._connection.replicas(call.timeout)
+        is_better, transport = False, None
         try:
             with replicas.noting(other):
+                transport = other.connection.stream()
                 reply = transport.send(self._looks.whole(call))
                 replicas.note_step(other, reply)
             if not self._looks.accepts(reply):
                 return None
-            is_better = self._looks.is_better(home, other)
+            is_better = self._looks.is_better(current, other)
             return reply
         except DeadlineExceededError:
             raise
         except ServiceError:
             return None
         finally:
-            if is_better:
+            if is_better and transport is not None:
                 self._open = other, transport
-                home.walkers.discard(self)
+                current.walkers.discard(self)
                 other.walkers.add(self)
                 former.close()
-            else:
+            elif transport is not None:
                 transport.close()
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class AsyncReplicatedConnection:
     async def send(self, call: Call) -> Message:
         """Send a call to a replica and wait for the reply."""
         mark = _Mark()
-        replica = (await self.replicas(call.timeout)).settle(mark)
+        replica = (await self.replicas(call.timeout)).assign(mark)
         with self._replicas.noting(replica):
             reply = await replica.connection.send(call)
             self._replicas.note_reply(replica, reply)
@@ -170,7 +170,7 @@ class AsyncReplicatedConnection:
     async def receive(self, call: Call) -> AsyncGenerator[pb.Snapshot | pb.Relaxed, None]:
         """Send a call to a replica and yield the replies; closing the generator cancels it."""
         mark = _Mark()
-        replica = (await self.replicas(call.timeout)).settle(mark)
+        replica = (await self.replicas(call.timeout)).assign(mark)
         with self._replicas.noting(replica):
             async with aclosing(replica.connection.receive(call)) as replies:
                 async for reply in replies:
@@ -183,15 +183,15 @@ class AsyncReplicatedConnection:
 
     async def close(self) -> None:
         """Close all connections."""
-        await _close_all(self._replicas.everyone())
+        await _close_all(self._replicas.all_and_former())
 
     async def replicas(self, timeout: float | None) -> Replicas[AsyncConnection]:
         """Return the replicas as the names stand for them now."""
-        if not self._names.refresh(self._replicas.n_failures, self._replicas.answers_any):
-            await asyncio.get_running_loop().run_in_executor(None, self._names.wait, timeout)
-        self._replicas.follow(self._names.found, self._connect)
-        if left := self._replicas.take_left():
-            await _close_all(left)
+        if not self._names.refresh(self._replicas.n_failures, self._replicas.is_any_available):
+            await self._names.wait_async(timeout)
+        self._replicas.update(self._names.found, self._connect)
+        if self._replicas.former:
+            await _close_all(self._replicas.take_unused())
         return self._replicas
 
 
@@ -207,18 +207,18 @@ class AsyncReplicatedStream:
         """Send a message and wait for its reply; after a failure the next one goes elsewhere."""
         replicas = await self._connection.replicas(call.timeout)
         if self._open is None:
-            replica = replicas.settle(self)
-            self._open = replica, replica.connection.stream()
-        home, transport = self._open
+            with replicas.assigning(self) as replica:
+                self._open = replica, replica.connection.stream()
+        current, transport = self._open
         self._looks.note(call)
         began = time.monotonic()
-        other = self._looks.place(replicas, home)
+        other = self._looks.place(replicas, current)
         if other is not None and (reply := await self._visit(other, call)) is not None:
             return reply
         try:
-            with replicas.noting(home):
+            with replicas.noting(current):
                 reply = await transport.send(self._looks.own(call, time.monotonic() - began))
-                replicas.note_step(home, reply)
+                replicas.note_step(current, reply)
                 self._looks.note_reply(reply)
                 return reply
         except ELSEWHERE:
@@ -232,31 +232,29 @@ class AsyncReplicatedStream:
             The reply; None if the step is still to be taken.
         """
         assert self._open is not None
-        home, former = self._open
-        replicas, transport = (
-            await self._connection.replicas(call.timeout),
-            other.connection.stream(),
-        )
-        is_better = False
+        current, former = self._open
+        replicas = await self._connection.replicas(call.timeout)
+        is_better, transport = False, None
         try:
             with replicas.noting(other):
+                transport = other.connection.stream()
                 reply = await transport.send(self._looks.whole(call))
                 replicas.note_step(other, reply)
             if not self._looks.accepts(reply):
                 return None
-            is_better = self._looks.is_better(home, other)
+            is_better = self._looks.is_better(current, other)
             return reply
         except DeadlineExceededError:
             raise
         except ServiceError:
             return None
         finally:
-            if is_better:
+            if is_better and transport is not None:
                 self._open = other, transport
-                home.walkers.discard(self)
+                current.walkers.discard(self)
                 other.walkers.add(self)
                 await former.close()
-            else:
+            elif transport is not None:
                 await transport.close()
 
     async def close(self) -> None:

@@ -1,7 +1,8 @@
 """The second look of a walker: now and then it takes one step at another replica.
 
-It moves if less is waiting there, as it may after replicas have come back empty. Otherwise it goes
-on where it was. Replies alone tell the loads, so that nobody is asked, and no step is made twice.
+It moves if less is waiting there, as it may after replicas have started again. Otherwise it goes
+on where it was. Loads are known from replies alone: no call is made for them, and no step is made
+twice.
 """
 
 import random
@@ -69,22 +70,22 @@ class SecondLooks:
         """Return a call that leaves nothing out, for another replica."""
         return Call(call.method, self._steps.whole(), call.timeout, call.n_lost)
 
-    def place(self, replicas: Replicas[Any], home: Replica[Any]) -> Replica[Any] | None:
+    def place(self, replicas: Replicas[Any], current: Replica[Any]) -> Replica[Any] | None:
         """Return another replica to take the next step at, if it is time for that."""
         is_back = self._is_whole_next  # from there, so that its own replica tells its load first
-        if self._clock() < self._due_at or home.load is None or is_back:
+        if self._clock() < self._due_at or current.load is None or is_back:
             return None
         self._plan()
-        other = replicas.draw_other(home)
+        other = replicas.choose_other(current)
         if other is not None:
             self._is_whole_next = True
         return other
 
-    def is_better(self, home: Replica[Any], other: Replica[Any]) -> bool:
+    def is_better(self, current: Replica[Any], other: Replica[Any]) -> bool:
         """Return True if the walker should stay where it has taken its last step."""
-        if home.load is None or other.load is None:
+        if current.load is None or other.load is None:
             return False
-        is_better = is_worth_a_move(home.load.n_atoms, other.load.n_atoms)
+        is_better = is_worth_a_move(current.load.n_atoms, other.load.n_atoms)
         self._is_whole_next = not is_better
         return is_better
 

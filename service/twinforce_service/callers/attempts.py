@@ -1,4 +1,4 @@
-"""The failed attempts to give a key, counted by address."""
+"""The failed attempts to give a key, counted by address, or by /64 network of IPv6."""
 
 import time
 from collections import OrderedDict
@@ -12,7 +12,7 @@ _MOST_ADDRESSES = 10_000
 
 
 class FailedAttempts:
-    """The number of failed attempts that each address has left.
+    """The number of failed attempts that each address, or /64 network of IPv6, has left.
 
     Only the addresses that failed last are kept, so that memory is bounded.
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException
+from io import FileIO
 from pathlib import Path
-from typing import IO
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -35,7 +35,7 @@ _EXPECTED = "NAME=URL#sha256=HASH"
 
 
 class DownloadError(Exception):
-    """A file that could not be downloaded, or is another one than expected."""
+    """A file that could not be downloaded or written, or is another one than expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ def fetch(
         wait: Waits between attempts.
 
     Raises:
-        DownloadError: The file cannot be had, or has another hash.
+        DownloadError: The file cannot be had, cannot be written, or has another hash.
+        OSError: The folder cannot be used.
     """
     target = folder / download.name
     if _is_right(target, download):
@@ -101,7 +102,6 @@ def fetch(
         try:
             _complete(request, download, file, wait)
             os.fchmod(file.fileno(), 0o644)
-            file.flush()
             os.fsync(file.fileno())
             part.replace(target)
         except BaseException:
@@ -112,21 +112,34 @@ def fetch(
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[IO[bytes]]:
+def _locked(path: Path) -> Iterator[FileIO]:
     """Yield a file that no other process writes to; it is made if it does not exist.
 
     Another process may have renamed or removed the file while this one waited for it.
     """
     while True:
-        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:  # noqa: PTH123
+        with FileIO(path, "r+", opener=_open_or_make) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            if _is_at(path, file):
                 yield file
                 return
 
 
+def _open_or_make(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, 0o644)
+
+
+def _is_at(path: Path, file: FileIO) -> bool:
+    """Return True if a path leads to an open file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(file.fileno()))
+
+
 def _complete(
-    request: Request, download: Download, file: IO[bytes], wait: Callable[[float], None]
+    request: Request, download: Download, file: FileIO, wait: Callable[[float], None]
 ) -> None:
     """Download what is missing in a file; begin again if what was there is of another one.
 
@@ -159,7 +172,7 @@ def _request(download: Download, token: str) -> Request:
     return request
 
 
-def _receive(request: Request, file: IO[bytes], wait: Callable[[float], None]) -> None:
+def _receive(request: Request, file: FileIO, wait: Callable[[float], None]) -> None:
     """Write the content of an address into a file; begin again where a connection broke."""
     for delay in (*_DELAYS_S, None):
         try:
@@ -180,7 +193,7 @@ def _receive(request: Request, file: IO[bytes], wait: Callable[[float], None]) -
     raise _failed(request, problem)
 
 
-def _receive_rest(request: Request, file: IO[bytes]) -> bool:
+def _receive_rest(request: Request, file: FileIO) -> bool:
     """Append what is missing in a file; return True once it is complete."""
     request.remove_header("Range")
     if (begin := file.tell()) > 0:
@@ -196,18 +209,31 @@ def _receive_rest(request: Request, file: IO[bytes]) -> bool:
             _empty(file)
         n_left = reply.length  # None where only the end of the connection tells
         while part := reply.read1(_PART_BYTES):
-            file.write(part)
+            _write(part, file)
             n_left = None if n_left is None else n_left - len(part)
         return not n_left
 
 
-def _empty(file: IO[bytes]) -> None:
+def _write(part: bytes, file: FileIO) -> None:
+    """Append bytes to a file, at once, so that closing it has nothing left to write.
+
+    Raises:
+        DownloadError: They cannot be written; unlike an error of the network, this does not pass.
+    """
+    rest = memoryview(part)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        raise DownloadError(f"{file.name}: cannot be written: {error.strerror}") from error
+
+
+def _empty(file: FileIO) -> None:
     file.seek(0)
     file.truncate()
 
 
-def _n_bytes(file: IO[bytes]) -> int:
-    file.flush()
+def _n_bytes(file: FileIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
@@ -216,13 +242,16 @@ def _failed(request: Request, problem: object) -> DownloadError:
 
 
 def _is_right(path: Path, download: Download) -> bool:
-    if not path.is_file():
+    try:
+        if not path.is_file():
+            return False
+        with FileIO(path) as file:
+            return _sha256(file) == download.sha256
+    except FileNotFoundError:  # somebody has removed it meanwhile
         return False
-    with path.open("rb") as file:
-        return _sha256(file) == download.sha256
 
 
-def _sha256(file: IO[bytes]) -> str:
+def _sha256(file: FileIO) -> str:
     """Return the hash of a whole file, whose end is the place to write to afterwards."""
     file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    return hashlib.file_digest(file, "sha256").hexdigest()

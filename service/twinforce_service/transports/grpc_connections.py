@@ -75,7 +75,8 @@ class GrpcConnections:
     """The connections of the gRPC port, kept within the limits that those of REST have.
 
     Args:
-        max_per_address: Number of open connections from one address; the newest ones are closed.
+        max_per_address: Number of open connections from one address, or /64 network of IPv6; the
+            newest ones are closed.
         timeout: Seconds that a client may take to read something.
         min_rate: Bytes per second at which clients read, averaged over these seconds.
         clock: Returns the time, in s.
@@ -134,7 +135,9 @@ class GrpcConnections:
             for number, each in self._connections.items()
             if self._is_slow(each, now, sending.get(each.place))
         ]
-        self._close(surplus, "too many came from one address (max_connections_per_address)")
+        self._close(
+            surplus, "too many came from one address or /64 network (max_connections_per_address)"
+        )
         self._close(unread, "their clients did not read")
 
     def _find(self, port: int) -> None:

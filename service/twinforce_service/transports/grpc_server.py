@@ -58,7 +58,7 @@ class GrpcConnectionLimits:
 
     Attributes:
         max_connections: Number of open connections.
-        max_per_address: Number of open connections from one address.
+        max_per_address: Number of open connections from one address, or /64 network of IPv6.
         max_streams: Calls at a time on one connection; further ones wait at the client.
         header_timeout: Seconds until a new connection speaks HTTP/2, and to read something.
         min_rate: Bytes per second at which clients read.

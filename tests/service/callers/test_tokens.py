@@ -628,3 +628,29 @@ def test_a_stream_goes_on_without_room_for_its_token_and_ends_when_that_is_revok
     asyncio.run(run())
     gc.collect()
     assert ring.find(tokens[0]) is None
+
+
+@pytest.mark.parametrize("n_kept", [0, 1])
+def test_streams_that_open_at_once_with_one_token_do_not_depend_on_each_other(
+    issuer, monkeypatch, n_kept
+):
+    monkeypatch.setattr("twinforce_service.callers.tokens.token_ring._MOST_REMEMBERED", 3000)
+    ring, _ = make_ring(issuer)
+    tokens = [issuer.token(x="y" * 1000, n=n) for n in range(5)]
+
+    async def open_stream():
+        await KeyCheck(None, ring).verify(f"Bearer {tokens[0]}", HERE)
+        return check_again.get()
+
+    async def run():
+        streams = await asyncio.gather(open_stream(), open_stream())
+        kept = streams.pop(n_kept)
+        streams.clear()  # the other one ends
+        gc.collect()
+        for token in tokens[1:]:
+            await outcome(ring, token)
+        assert ring.find(tokens[1]) is None
+        kept()
+        assert caller.get().name == "all:ada"
+
+    asyncio.run(run())

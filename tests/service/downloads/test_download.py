@@ -1,4 +1,5 @@
 import hashlib
+import resource
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -193,6 +195,50 @@ def test_two_downloads_of_one_file_do_not_mix(server, tmp_path):
         assert [first.result(PATIENCE), second.result(PATIENCE)] == [True, False]
     assert len(server.asked) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
+
+
+@pytest.mark.parametrize("is_another_file", [True, False])
+def test_a_download_begins_again_if_another_process_has_taken_the_file_away(
+    server, tmp_path, monkeypatch, is_another_file
+):
+    part, stat, looks = tmp_path / PART, Path.stat, []
+
+    def stat_meanwhile(path, **options):
+        """Stand for a process that ends its download while this one waited for the file."""
+        if path != part:
+            return stat(path, **options)
+        looks.append(path)
+        if len(looks) > 1:
+            return stat(path, **options)
+        part.rename(tmp_path / "before")
+        if is_another_file:
+            part.touch()
+        try:
+            return stat(path, **options)
+        finally:
+            part.unlink(missing_ok=True)
+
+    monkeypatch.setattr(Path, "stat", stat_meanwhile)
+    assert fetch(download(server), tmp_path)
+    assert (tmp_path / "weights.pt").read_bytes() == CONTENT
+    assert looks
+
+
+@pytest.fixture
+def small_files():
+    """Let no file of this process get larger than half of the content."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (HALF, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_file_that_cannot_be_written_is_an_error_at_once(server, tmp_path):
+    with pytest.raises(DownloadError, match=rf"{PART}: cannot be written: File too large"):
+        fetch(download(server), tmp_path, wait=pytest.fail)
+    assert len(server.asked) == 1
+    assert (tmp_path / PART).read_bytes() == CONTENT[:HALF]  # goes on from here once there is room
 
 
 def test_a_refusal_is_final_and_a_failure_is_tried_again(server, tmp_path):

@@ -190,7 +190,7 @@ def test_one_address_has_a_limited_number_of_connections():
         assert status == 429
         assert problem["type"] == "urn:twinforce:error:OverloadedError"
         assert problem["retry_after"] == 1.0
-        assert "max_connections_per_address" in problem["detail"]
+        assert "from one /64 network of IPv6 (max_connections_per_address)" in problem["detail"]
         opened[0].close()
         wait_until(lambda: _answers(server))
 

@@ -40,7 +40,7 @@ class ConnectionLimits:
 
     Attributes:
         max_connections: Number of open connections.
-        max_per_address: Number of open connections from one address.
+        max_per_address: Number of open connections from one address, or /64 network of IPv6.
         header_timeout: Seconds to send the first line and the headers of a request.
         min_rate: Bytes per second at which clients send bodies and read replies, averaged over
             `header_timeout`.
@@ -77,8 +77,11 @@ class OpenConnections:
             OverloadedError: Too many come from this address, or all have a request to answer.
         """
         if self._n_by_address[address] >= self.limits.max_per_address:
-            text = f"at most {self.limits.max_per_address} connections may come from one address"
-            raise OverloadedError(f"{text} (max_connections_per_address)", retry_after=1.0)
+            raise OverloadedError(
+                f"at most {self.limits.max_per_address} connections may come from one address, or "
+                "from one /64 network of IPv6 (max_connections_per_address)",
+                retry_after=1.0,
+            )
         if len(self._addresses) >= self.limits.max_connections:
             if not self._waiting:
                 text = f"at most {self.limits.max_connections} connections may be open"
