@@ -6,7 +6,7 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -117,28 +117,74 @@ async def _serve(
     drain_time: DrainTime,
     published: Publication | None,
 ) -> None:
-    """Build all objects, wire them, and serve."""
+    """Build all objects, serve until `stop` is set, and stop in order."""
+    async with contextlib.AsyncExitStack() as stack:
+        service = _build(settings, load_models, stack)
+        engine = service.engine
+        open_ports = await _open_ports(service, drain_time, stack)
+        engine.start()
+        await _until(lambda: engine.is_ready or not engine.is_alive, stop, _START_INTERVAL)
+        if not stop.is_set():
+            engine.wait_until_ready(0)
+            ready = _ready(settings, open_ports, engine)
+            await _begin(service, ready, published, stack)
+            announce(ready)
+        health = asyncio.create_task(_follow_health(engine, service.grpc_server))
+        stack.callback(health.cancel)
+        rest_ended = open_ports.serving.done
+        await _until(lambda: rest_ended() or not engine.is_alive, stop, _WATCH_INTERVAL)
+        if not (stop.is_set() and engine.is_alive):
+            culprit = "REST server" if engine.is_alive else "engine"
+            raise UnavailableError(f"the {culprit} has failed; see the logs for the reason")
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """The objects of a service that outlive its construction."""
+
+    settings: Settings
+    access: AccessControl
+    metrics: Metrics
+    engine: OwnedEngine
+    intake: Intake
+    rest: RestServer
+    grpc_server: GrpcServer
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenPorts:
+    """The ports that a service listens to, and the task that serves REST."""
+
+    rest: int
+    grpc: int
+    metrics: int | None
+    serving: "asyncio.Task[None]"
+
+
+def _build(
+    settings: Settings, load_models: LoadModels | None, stack: contextlib.AsyncExitStack
+) -> _Service:
+    """Build all objects and wire them; those that hold something are closed with the stack."""
     access = AccessControl(settings)
     metrics = Metrics(service_version())
+    intake, converter = Intake(), Converter()
+    stack.callback(converter.close)
     traces = make_traces(settings)
+    if traces is not None:
+        stack.push_async_callback(traces.close)
     engine = make_engine(settings, load_models, metrics, traces)
-    metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)
     allowances = Allowances(settings.caller_limits())
     jacobians = Jacobians(engine, settings.max_jacobian_atoms, settings.jacobian_rows, allowances)
     dynamics = Dynamics(
         engine, settings.max_propagations, settings.max_propagation_steps, allowances
     )
-    for name in settings.specs() if load_models is None else ():
-        metrics.watch_model(name, partial(_is_available, engine, name))
-    metrics.watch_runs(lambda: dynamics.n_running)
+    _watch(metrics, engine, dynamics, settings.specs() if load_models is None else ())
     limits = _call_limits(settings)
-    intake, converter = Intake(), Converter()
     calls = describe_calls(engine, jacobians, dynamics, allowances, limits, converter)
     outcomes = Outcomes(metrics, engine, traces)
     app = make_app(
         engine, calls, metrics, outcomes, intake, limits, converter, allowances, access, settings
     )
-    rest = make_rest_server(app, access, settings)
     grpc_server = GrpcServer(
         engine,
         calls,
@@ -150,39 +196,51 @@ async def _serve(
         access.key_check,
         access.certificates,
     )
-    async with contextlib.AsyncExitStack() as stack:
-        stack.callback(converter.close)
-        if traces is not None:
-            stack.push_async_callback(traces.close)
-        listeners = listen(settings.host, settings.rest_port, "REST")
-        for listener in listeners:
-            stack.enter_context(listener)
-        metrics_port = await serve_metrics(engine, metrics, intake, settings, stack)
-        grpc_port = await grpc_server.start(settings.host, settings.grpc_port)
-        serving = asyncio.create_task(rest.serve(listeners))
-        stack.push_async_callback(_stop, intake, engine, rest, serving, grpc_server, drain_time)
-        following = asyncio.create_task(access.follow_files())
-        stack.callback(following.cancel)
-        engine.start()
-        await _until(lambda: engine.is_ready or not engine.is_alive, stop, _START_INTERVAL)
-        if not stop.is_set():
-            engine.wait_until_ready(0)
-            for info in engine.models.values():
-                metrics.watch_model(info.name, partial(_is_available, engine, info.name))
-                metrics.show_model(info)
-            await grpc_server.set_healthy(is_healthy=True)
-            rest_port = listeners[0].getsockname()[1]
-            ready = _ready(settings, rest_port, grpc_port, metrics_port, engine)
-            if published is not None:
-                published.publish(ready.rest_url, ready.grpc_url)
-                stack.callback(published.withdraw)
-            announce(ready)
-        health = asyncio.create_task(_follow_health(engine, grpc_server))
-        stack.callback(health.cancel)
-        await _until(lambda: serving.done() or not engine.is_alive, stop, _WATCH_INTERVAL)
-        if not (stop.is_set() and engine.is_alive):
-            culprit = "REST server" if engine.is_alive else "engine"
-            raise UnavailableError(f"the {culprit} has failed; see the logs for the reason")
+    rest = make_rest_server(app, access, settings)
+    return _Service(settings, access, metrics, engine, intake, rest, grpc_server)
+
+
+def _watch(metrics: Metrics, engine: OwnedEngine, dynamics: Dynamics, names: Iterable[str]) -> None:
+    """Let the metrics read the queue, the runs, and the availability of models of these names."""
+    metrics.watch_queue(lambda: engine.n_waiting, lambda: engine.n_waiting_atoms)
+    metrics.watch_runs(lambda: dynamics.n_running)
+    for name in names:
+        metrics.watch_model(name, partial(_is_available, engine, name))
+
+
+async def _open_ports(
+    service: _Service, drain_time: DrainTime, stack: contextlib.AsyncExitStack
+) -> _OpenPorts:
+    """Listen to all ports, which answer that the service is not ready yet."""
+    settings, engine, intake = service.settings, service.engine, service.intake
+    rest, grpc_server = service.rest, service.grpc_server
+    listeners = listen(settings.host, settings.rest_port, "REST")
+    for listener in listeners:
+        stack.enter_context(listener)
+    metrics_port = await serve_metrics(engine, service.metrics, intake, settings, stack)
+    grpc_port = await grpc_server.start(settings.host, settings.grpc_port)
+    serving = asyncio.create_task(rest.serve(listeners))
+    stack.push_async_callback(_stop, intake, engine, rest, serving, grpc_server, drain_time)
+    following = asyncio.create_task(service.access.follow_files())
+    stack.callback(following.cancel)
+    return _OpenPorts(listeners[0].getsockname()[1], grpc_port, metrics_port, serving)
+
+
+async def _begin(
+    service: _Service,
+    ready: Ready,
+    published: Publication | None,
+    stack: contextlib.AsyncExitStack,
+) -> None:
+    """Accept requests, and say so in health, metrics and the address file."""
+    engine, metrics = service.engine, service.metrics
+    for info in engine.models.values():
+        metrics.watch_model(info.name, partial(_is_available, engine, info.name))
+        metrics.show_model(info)
+    await service.grpc_server.set_healthy(is_healthy=True)
+    if published is not None:  # in threads, as a shared file system may be slow
+        await asyncio.to_thread(published.publish, ready.rest_url, ready.grpc_url)
+        stack.push_async_callback(asyncio.to_thread, published.withdraw)
 
 
 def main() -> int:
@@ -303,20 +361,14 @@ def _grpc_connections(settings: Settings) -> GrpcConnectionLimits:
     )
 
 
-def _ready(
-    settings: Settings,
-    rest_port: int,
-    grpc_port: int,
-    metrics_port: int | None,
-    engine: OwnedEngine,
-) -> Ready:
+def _ready(settings: Settings, ports: _OpenPorts, engine: OwnedEngine) -> Ready:
     tls = "s" if settings.tls_certificate else ""
     metrics_url = None
-    if metrics_port is not None:
-        metrics_url = f"http://{address_of(settings.metrics_host, metrics_port)}"
+    if ports.metrics is not None:
+        metrics_url = f"http://{address_of(settings.metrics_host, ports.metrics)}"
     return Ready(
-        f"http{tls}://{address_of(settings.host, rest_port)}",
-        f"grpc{tls}://{address_of(settings.host, grpc_port)}",
+        f"http{tls}://{address_of(settings.host, ports.rest)}",
+        f"grpc{tls}://{address_of(settings.host, ports.grpc)}",
         tuple(engine.models.values()),
         metrics_url,
     )

@@ -6,6 +6,7 @@ import os
 import pickle
 import threading
 import time
+import traceback
 from contextlib import ExitStack
 
 import numpy as np
@@ -188,6 +189,26 @@ def test_the_certificate_in_the_file_is_trusted(service, url, tmp_path):
             client.models()
 
 
+def test_the_certificate_in_the_file_precedes_that_of_the_environment(
+    service, url, tmp_path, monkeypatch
+):
+    folders = [tmp_path / name for name in ("right", "wrong")]
+    for each in folders:
+        each.mkdir()
+    authority, other = map(Authority, folders)
+    certificate, key = authority.issue("server")
+    with serve(tls_certificate=str(certificate), tls_key=str(key)) as server:
+        entry = {"grpc": server.grpc_url, "rest": server.rest_url}
+        service.write(entry | {"ca": authority.ca.read_text()})
+        for found in (other.ca, tmp_path / "missing.pem"):
+            monkeypatch.setenv("TWINFORCE_CA", str(found))
+            with Client(url, timeout=60) as client:
+                assert [each.name for each in client.models()] == ["lj"]
+        service.write(entry | {"ca": other.ca.read_text()})
+        with Client(url, timeout=60, ca=authority.ca) as client:
+            assert [each.name for each in client.models()] == ["lj"]
+
+
 def test_a_key_that_is_given_precedes_that_in_the_file(settled, service, url, monkeypatch):
     monkeypatch.setenv("TWINFORCE_KEY", "another")
     service.path.write_bytes(settled.path.read_bytes())
@@ -266,6 +287,13 @@ GOOD = {"grpc": "grpc://127.0.0.1:8001"}
         ('{"servers": [{"grpc": "grpc://node:1", "key": "k"}]}', "begins with grpcs://"),
         ('{"servers": [{"grpc": "grpc://a:1", "ca": 3}]}', "certificate in PEM"),
         ('{"servers": [{"grpc": "grpcs://a:1", "ca": "none"}]}', "certificate in PEM"),
+        ('{"servers": [{"grpc": "grpcs://a:1", "ca": ""}]}', "certificate in PEM"),
+        ('{"servers": [{"grpc": "grpcs://a:1", "ca": "\\u00e9"}]}', "certificate in PEM"),
+        ('{"servers": [{"rest": "https://a:1", "ca": "\\ud800"}]}', "certificate in PEM"),
+        ('{"servers": [{"grpc": "grpcs://a:1", "key": ["k"]}]}', "key: expected a text, got list"),
+        ("[" * 100_000, "nested less deeply"),
+        ('{"servers":' * 100_000, "nested less deeply"),
+        ("\0\0", "not an address file"),
         (
             '{"servers": [{"grpc": "grpc://a:1"}, {"grpc": "grpcs://a:1"}]}',
             "differ in host and port only",
@@ -286,6 +314,69 @@ def test_a_file_that_others_may_write_is_refused(tmp_path):
     path.chmod(0o620)
     with pytest.raises(ValueError, match="only its owner may write to: chmod 600"):
         Client(f"file:{path}")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
+def test_a_file_of_another_user_is_refused(tmp_path, monkeypatch):
+    """It could lead the user, with the key of the environment, to a server of the other."""
+    monkeypatch.setenv("TWINFORCE_KEY", "mine")
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({"servers": [{"grpc": "grpcs://elsewhere:1"}]}))
+    path.chmod(0o644)
+    os.chown(path, 12345, -1)
+    with pytest.raises(ValueError, match=r"expected a file of this user .* user with id 12345"):
+        Client(f"file:{path}")
+
+
+SECRET = "tf_0123456789_abcdefghijklmnop"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"servers": [{"grpc": "grpcs://a:1", "key": "%s", "ca": "none"}]}',
+        '{"servers": [{"grpc": "grpc://node:1", "key": "%s"}]}',
+        '{"servers": [{"grpc": "grpcs://a:1", "key": "%s é"}]}',
+        '{"servers": [{"grpc": "http://a:1", "key": "%s"}]}',
+        '{"servers": [{"grpc": "grpcs://a:1", "key": "%s"}], "n_servers": "1"}',
+        '{"servers": [{"grpc": "grpcs://a:1", "key": "%s"}',
+    ],
+)
+def test_no_traceback_shows_the_key_in_a_file(content, tmp_path):
+    path = tmp_path / "job.json"
+    path.write_text(content % SECRET)
+    path.chmod(0o600)
+    with pytest.raises(ValueError, match="not an address file") as caught:
+        Client(f"file:{path}")
+    assert SECRET not in with_values(caught.value)
+
+
+def test_no_traceback_shows_a_key_that_is_given(service, url):
+    service.write({"grpc": "grpcs://127.0.0.1:1", "rest": "https://127.0.0.1:1"})
+    client = Client(url, timeout=0.2, key=SECRET)
+    service.path.write_text("[" * 100_000)
+    with client, pytest.raises(UnavailableError) as caught:
+        client.models()
+    assert SECRET not in with_values(caught.value)
+    service.write({"grpc": "grpcs://127.0.0.1:1", "rest": "https://127.0.0.1:1", "ca": "none"})
+    with Client(f"file:{service.path}2", timeout=0.2, key=SECRET) as client:
+        service.path.rename(f"{service.path}2")
+        with pytest.raises(UnavailableError, match="in PEM") as caught:
+            client.models()
+    assert SECRET not in with_values(caught.value)
+
+
+def with_values(error):
+    """Return an error, its causes, and the values of all variables but those of the test."""
+    texts, traces = [], [error.__traceback__.tb_next]
+    while (error := error.__cause__ or error.__context__) is not None:
+        texts += [repr(error), repr(vars(error))]
+        traces.append(error.__traceback__)
+    for trace in traces:
+        for frame, _ in traceback.walk_tb(trace):
+            values = (value for name, value in frame.f_locals.items() if name != "self")
+            texts += [repr(each) for each in values]
+    return "".join(texts)
 
 
 def test_a_folder_is_refused(tmp_path):

@@ -185,10 +185,10 @@ def _checked_key(key: Any) -> SecretText | None:
         return None
     if not isinstance(key, str):
         raise ValueError(f"key: expected a text, got {type(key).__name__}")
-    key = key.strip()
-    if not (key.isascii() and key.isprintable() and key and " " not in key):
+    text = key = SecretText(key.strip())  # so that no traceback shows it
+    if not (text.isascii() and text.isprintable() and text and " " not in text):
         raise ValueError("key: expected printable ASCII characters without spaces, got others")
-    return SecretText(key)
+    return text
 
 
 def _path(name: str, given: Any) -> str | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from twinforce._transports.access import Access, access_to
+from twinforce._transports.access import Access, SecretText, access_to
 from twinforce._transports.transport import MisdirectedError
 from twinforce._transports.url import Address, Url, parse_address, parse_url
 from twinforce_proto import UnavailableError
@@ -31,6 +31,7 @@ _SCHEMES: dict[str, Literal["grpc", "rest"] | None] = {
 }
 _EXPECTED = "expected the path of an address file, such as file:~/.twinforce/job-123.json"
 _MOST_BYTES = 16 * 2**20
+_ROOT = 0
 # Seconds without a further server after which those that have started are used alone.
 _LONGEST_START_S = 60.0
 
@@ -88,35 +89,45 @@ class AddressFile:
             raise UnavailableError(f"{self}: {len(found)} of {n_expected} servers have started")
         return found
 
-    def current_key(self) -> str:
+    def current_key(self) -> SecretText:
         """Return the key of the first server, or an empty text if there is none."""
         try:
             headers = self.servers()[0].access.headers
         except UnavailableError:
-            return ""
-        return headers.get("authorization", "").removeprefix("Bearer ")
+            return SecretText()
+        return SecretText(headers.get("authorization", "").removeprefix("Bearer "))
 
     def _content(self) -> tuple[Any, float]:
-        """Return the content of the file, and the time at which it changed."""
+        """Return the members in the file, and the time at which it changed."""
         try:
-            with self.path.open("rb") as file:
-                found = os.fstat(file.fileno())
-                content = file.read(_MOST_BYTES + 1)
+            members, changed = self._read()
         except FileNotFoundError as error:
             text = f"{self}: no such file: the service has not started yet, or has ended"
             raise UnavailableError(text) from error
         except OSError as error:
             raise MisdirectedError(f"{self}: {(error.strerror or str(error)).lower()}") from error
+        if isinstance(members, _Undecodable):
+            raise MisdirectedError(f"{self}: {members.reason}")
+        return members, changed
+
+    def _read(self) -> tuple[Any, float]:
+        """Return what is in the file; nothing is raised once its keys have been read."""
+        with self.path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            self._check_owner(found)
+            return _decoded(file.read(_MOST_BYTES + 1)), found.st_mtime
+
+    def _check_owner(self, found: os.stat_result) -> None:
+        """Refuse a file by which another user could lead this one, and the key, elsewhere."""
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise MisdirectedError(
                 f"{self}: expected a file that only its owner may write to: chmod 600"
             )
-        if len(content) > _MOST_BYTES:
-            raise MisdirectedError(f"{self}: expected at most {_MOST_BYTES} bytes")
-        try:
-            return json.loads(content), found.st_mtime
-        except ValueError as error:
-            raise MisdirectedError(f"{self}: not an address file: {error}") from error
+        if hasattr(os, "geteuid") and found.st_uid not in (os.geteuid(), _ROOT):
+            raise MisdirectedError(
+                f"{self}: expected a file of this user (id {os.geteuid()}) or of root, got one of "
+                f"the user with id {found.st_uid}"
+            )
 
     def _server(self, members: Any) -> Server:
         if not isinstance(members, dict):
@@ -132,15 +143,47 @@ class AddressFile:
         if given.get("key") is None:
             given["key"] = members.get("key")
         access, authority = access_to(Address((url,)), **given), members.get("ca")
-        if authority is not None and not isinstance(authority, str):
-            raise ValueError("servers: expected a certificate in PEM as the member ca")
-        if access.ca is None and authority is not None:
-            access = replace(access, authority=authority)
-            try:
-                access.tls()
-            except OSError as error:  # as those of ssl are
-                raise ValueError(f"servers: expected a certificate in PEM: {error}") from error
+        if given.get("ca") is None and authority is not None:
+            access = replace(access, ca=None, authority=authority)
+            _check_authority(access)
         return Server(url, access)
+
+
+@dataclass(frozen=True, slots=True)
+class _Undecodable:
+    """The reason why there are no members in a content."""
+
+    reason: str
+
+
+def _decoded(content: bytes) -> Any:
+    """Return the members in a content; it raises nothing, as errors would hold the keys in it."""
+    if len(content) > _MOST_BYTES:
+        return _Undecodable(f"expected at most {_MOST_BYTES} bytes")
+    try:
+        return json.loads(content, object_hook=_with_secret_key)
+    except RecursionError:
+        return _Undecodable("not an address file: expected JSON that is nested less deeply")
+    except UnicodeDecodeError:
+        return _Undecodable("not an address file: expected UTF-8")
+    except ValueError as error:
+        return _Undecodable(f"not an address file: {error}")
+
+
+def _with_secret_key(members: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(key := members.get("key"), str):
+        members["key"] = SecretText(key)
+    return members
+
+
+def _check_authority(access: Access) -> None:
+    """Refuse certificates that cannot be used, which would look like an outage later."""
+    if not isinstance(access.authority, str) or not access.authority:
+        raise ValueError("servers: expected a certificate in PEM as the member ca")
+    try:
+        access.tls()
+    except (OSError, TypeError, ValueError) as error:  # OSError is the base of those of ssl
+        raise ValueError(f"servers: expected a certificate in PEM: {error}") from error
 
 
 def locate(url: str, **access: Any) -> tuple[Address | AddressFile, Access]:
@@ -153,6 +196,8 @@ def locate(url: str, **access: Any) -> tuple[Address | AddressFile, Access]:
     Raises:
         ValueError: The url or an argument is invalid, or the address file is.
     """
+    if isinstance(key := access.get("key"), str):
+        access["key"] = key = SecretText(key)
     scheme = url.partition(":")[0].lower() if isinstance(url, str) else ""
     if scheme not in _SCHEMES:
         address = parse_address(url)
