@@ -55,6 +55,7 @@ _VALUES = [
     [[]],
     [None],
 ]
+_LARGE = [2**63, 2**200, 10**400, "a" * 200_000]
 _BYTES = [b"", b"\x00", b"\x7f", b"\x80", b"\xff", b"\xff" * 9, b"\x12\x00", b"\xf0\x7f", b"\x0b"]
 
 
@@ -79,6 +80,17 @@ def changed_value(value: object, chance: random.Random) -> object:
     if chance.random() < 0.1:
         return {name: each for name, each in value.items() if name != key} | {key + "x": value[key]}
     return value | {key: changed_value(value[key], chance)}
+
+
+def enlarged_value(value: object, chance: random.Random) -> object:
+    """Return a value of JSON in which one number or text, at any depth, is a large one."""
+    if not isinstance(value, dict | list) or not value:
+        return chance.choice(_LARGE)
+    if isinstance(value, list):
+        index = chance.randrange(len(value))
+        return [*value[:index], enlarged_value(value[index], chance), *value[index + 1 :]]
+    key = chance.choice(sorted(value))
+    return value | {key: enlarged_value(value[key], chance)}
 
 
 def body_of(path: str, chance: random.Random) -> tuple[bytes, str]:

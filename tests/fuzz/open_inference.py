@@ -7,13 +7,14 @@ from urllib.parse import urlsplit
 import grpc
 import httpx2
 
-from tests.fuzz.messages import changed_bytes, changed_value
+from tests.fuzz.messages import changed_bytes, changed_value, enlarged_value
 from tests.fuzz.sending import PATIENCE, Findings, is_good_status
 from tests.service.transports.open_inference.encodings import grpc_request, rest_body, tensors_of
 from tests.systems import crystal
 
 ARRAYS = tensors_of(crystal(4), crystal(1, seed=1))
 _PATH, _METHOD = "/v2/models/soft/infer", "/inference.GRPCInferenceService/ModelInfer"
+_PARAMETERS = {"priority": 2, "timeout": 50_000_000}
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
@@ -35,8 +36,9 @@ def send_as_tensors(
 def _send_over_rest(
     rest: httpx2.Client, encoding: str, chance: random.Random, findings: Findings
 ) -> None:
-    header, raw = rest_body(encoding == "binary", ARRAYS, ["energy"], "1", {"priority": 2})
-    header = json.dumps(changed_value(json.loads(header), chance)).encode()
+    header, raw = rest_body(encoding == "binary", ARRAYS, ["energy"], "1", _PARAMETERS)
+    change = chance.choice([changed_value, enlarged_value])
+    header = json.dumps(change(json.loads(header), chance)).encode()
     length = len(header)
     if chance.random() < 0.3:
         header = changed_bytes(header, chance)
@@ -49,7 +51,7 @@ def _send_over_rest(
 def _send_over_grpc(
     channel: grpc.Channel, encoding: str, chance: random.Random, findings: Findings
 ) -> None:
-    message = grpc_request(encoding, ARRAYS, ["energy"], label="1", parameters={"priority": 2})
+    message = grpc_request(encoding, ARRAYS, ["energy"], label="1", parameters=_PARAMETERS)
     data = changed_bytes(message.SerializeToString(), chance)
     outcome, details = "OK", ""
     try:

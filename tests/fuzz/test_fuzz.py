@@ -1,5 +1,7 @@
 """Tests that malformed messages are the error of their sender, never one of the service."""
 
+import tracemalloc
+
 import pytest
 
 from tests.conftest import free_ports
@@ -7,6 +9,9 @@ from tests.fuzz.open_inference import send_as_tensors
 from tests.fuzz.sending import Findings, send_over_grpc, send_over_rest
 from tests.potentials import Soft, loaded
 from twinforce_service.embedded import run_in_thread
+
+# Bytes that Python and numpy take at once, while messages have at most 200 kB.
+MAX_BYTES = 10_000_000
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +23,14 @@ def server():
 
 def test_no_malformed_tensor_is_an_error_of_the_service(server):
     findings = Findings()
-    send_as_tensors(server.rest_url, server.grpc_url, 400, 1, findings)
+    tracemalloc.start()
+    try:
+        send_as_tensors(server.rest_url, server.grpc_url, 800, 3, findings)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert not findings.failures
+    assert peak < MAX_BYTES
     assert len(findings.outcomes) > 1
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from twinforce_proto import ModelInfo, UnknownModelError
+from twinforce_proto import ModelInfo, SystemTooLargeError, UnknownModelError
 from twinforce_proto.errors import quoted
 from twinforce_service.context import permission
 from twinforce_service.engine.engine import Engine
@@ -17,7 +17,19 @@ from twinforce_service.version import service_version
 # Triton names what its models run on in this way.
 _PLATFORM = "pytorch_twinforce"
 _BACKEND = "twinforce"
+# Bytes of a request for a description: such requests hold a name and a version at most.
+_MAX_BYTES = 4096
 _EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "schedule_policy")
+
+
+def check_length(n_bytes: int) -> None:
+    """Refuse a request for a description that is too large to be read at once.
+
+    Raises:
+        SystemTooLargeError: It is too large.
+    """
+    if n_bytes > _MAX_BYTES:
+        raise SystemTooLargeError.expected("body", f"at most {_MAX_BYTES} bytes", n_bytes)
 
 
 def find_model(engine: Engine, name: str, version: str = "") -> ModelInfo:

@@ -93,7 +93,7 @@ def write_description(kind: Any, values: Mapping[str, Any]) -> bytes:
 
 
 def _head(tensor: pb.ModelInferRequest.InferInputTensor, limits: CallLimits) -> TensorHead:
-    head = TensorHead(tensor.name, tensor.datatype, tuple(tensor.shape))
+    head = TensorHead.of(tensor.name, tensor.datatype, tensor.shape)
     head.check(limits)
     return head
 

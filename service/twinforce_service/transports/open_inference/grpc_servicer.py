@@ -17,6 +17,7 @@ from twinforce_service.context import permission, urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.transports.grpc_calls import Context, GrpcCalls, time_remaining
 from twinforce_service.transports.open_inference.descriptions import (
+    check_length,
     describe_config,
     describe_model,
     describe_server,
@@ -110,7 +111,7 @@ class OpenInferenceServicer:
     async def _describe(self, method: str, data: bytes) -> bytes:
         """Return the reply of a method that describes the server or a model."""
         kind = _SERVICE.methods_by_name[method]
-        check_size(len(data), self._limits.max_bytes)
+        check_length(len(data))
         request: Any = parsed(getattr(pb, kind.input_type.name), data)
         values = _DESCRIBED[method](self, request)
         return write_description(getattr(pb, kind.output_type.name), values)

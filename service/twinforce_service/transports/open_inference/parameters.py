@@ -12,6 +12,8 @@ _REPLY_DTYPES = ("float64", "float32")
 _FIRST_PRIORITY = 1
 _LAST_PRIORITY = LEAST_URGENT - MOST_URGENT + _FIRST_PRIORITY
 _MICROSECONDS = 1e6
+# Longest timeout, in microseconds: the largest integer of 64 bits.
+_MAX_TIMEOUT = 2**63 - 1
 
 # What would change the meaning of a request or of a tensor, and is not served. Other parameters
 # are for programs between the client and the service, or for other servers.
@@ -88,8 +90,8 @@ def _urgency(priority: object) -> int | None:
 
 
 def _timeout(microseconds: object) -> float | None:
-    if not _is_whole(microseconds) or microseconds < 0:
-        expected = "0, or a positive whole number of microseconds"
+    if not _is_whole(microseconds) or not 0 <= microseconds <= _MAX_TIMEOUT:
+        expected = "0, or a positive whole number of microseconds below 2**63"
         raise InvalidRequestError.expected(_field("timeout"), expected, repr(microseconds))
     return microseconds / _MICROSECONDS if microseconds else None
 

@@ -168,7 +168,7 @@ def _tensors(
     """Return the tensors of a request, whose raw bytes begin at a place of the body."""
     tensors, place, view = [], begin, memoryview(body)
     for each in inputs:
-        head = TensorHead(each.name, each.datatype, tuple(each.shape))
+        head = TensorHead.of(each.name, each.datatype, each.shape)
         head.check(limits)
         check_tensor_parameters(each.parameters)
         size = each.parameters.get(_SIZE)

@@ -20,6 +20,7 @@ from twinforce_service.context import permission, set_urgency, urgency
 from twinforce_service.engine.engine import Engine
 from twinforce_service.transports.open_inference import openapi
 from twinforce_service.transports.open_inference.descriptions import (
+    check_length,
     describe_config,
     describe_model,
     describe_server,
@@ -101,22 +102,23 @@ class _Paths:
     async def index(self, http: HTTPRequest) -> Response:
         """List the models that the caller may use."""
         body = await read_body(http, self._limits.max_bytes)
+        check_length(len(body))
         return _json(list_models(self._engine, only_ready=is_only_ready(body)))
 
-    async def model(self, model: str, version: str = "") -> Response:
+    async def model(self, http: HTTPRequest, model: str) -> Response:
         """Describe the tensors of a model."""
-        return _json(describe_model(find_model(self._engine, model, version)))
+        return _json(describe_model(find_model(self._engine, model, _version_of(http))))
 
-    async def model_ready(self, model: str, version: str = "") -> Response:
+    async def model_ready(self, http: HTTPRequest, model: str) -> Response:
         """Report whether requests for a model are accepted."""
-        info = find_model(self._engine, model, version)
+        info = find_model(self._engine, model, _version_of(http))
         if self._intake.is_closing or not is_model_ready(self._engine, info):
             raise UnavailableError(f"the model {model!r} is not ready", retry_after=1.0)
         return _json({"name": model, "ready": True})
 
-    async def config(self, model: str, version: str = "") -> Response:
+    async def config(self, http: HTTPRequest, model: str) -> Response:
         """Describe a model in the form of Triton's configurations."""
-        return _json(describe_config(find_model(self._engine, model, version)))
+        return _json(describe_config(find_model(self._engine, model, _version_of(http))))
 
 
 class _Inference:
@@ -136,7 +138,7 @@ class _Inference:
         self._limits = limits
         self._converter = converter
 
-    async def infer(self, http: HTTPRequest, model: str, version: str = "") -> Response:
+    async def infer(self, http: HTTPRequest, model: str) -> Response:
         """Evaluate the systems that tensors describe."""
         body_type(http, (JSON, BINARY))
         with self._outcomes.of("rest_v2", self._call.scope, model):
@@ -144,7 +146,7 @@ class _Inference:
             body = await read_body(http, self._limits.max_bytes)
             timeout = timeout_of(http)
             set_urgency(http.headers.get(URGENCY))
-            infer, request = await self._read(http, body, model, version)
+            infer, request = await self._read(http, body, model)
             timeout = infer.options.timeout_within(timeout)
             predictions = await while_connected(http, self._call.answer(request, timeout))
             write = partial(_written, infer, request, predictions)
@@ -154,10 +156,10 @@ class _Inference:
         return Response(content, HTTPStatus.OK, headers, media_type=media_type)
 
     async def _read(
-        self, http: HTTPRequest, body: bytes, model: str, version: str
+        self, http: HTTPRequest, body: bytes, model: str
     ) -> tuple[InferRequest, PredictRequest]:
         """Return the request in a body, in the words of the protocol and of the service."""
-        info = find_model(self._engine, model, version)
+        info = find_model(self._engine, model, _version_of(http))
         parse = partial(read_infer, body, http.headers.get(HEADER_LENGTH), self._limits)
         infer = await self._converter.convert(len(body), parse)
         if infer.options.urgency is not None:
@@ -166,6 +168,14 @@ class _Inference:
         request = await self._converter.convert(BYTES_PER_SYSTEM * infer.n_systems, convert)
         self._call.check(request)
         return infer, request
+
+
+def _version_of(http: HTTPRequest) -> str:
+    """Return the version in the path of a request, or an empty text if there is none.
+
+    If it were an argument of the handlers, paths without a version would take it from the query.
+    """
+    return str(http.path_params.get("version", ""))
 
 
 def _written(

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from itertools import chain
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,12 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 """The datatypes that are read and written, as the raw bytes of a tensor hold them."""
 
 _NAMES = {(each.kind, each.itemsize): name for name, each in DTYPES.items()}
-# Kinds of numpy arrays that the elements of a list may become, by the kind of the datatype.
-_KINDS = {"b": "b", "i": "iu", "f": "iuf"}
+# Types that the elements of a list may have, by the kind of the datatype.
+_TYPES: Mapping[str, frozenset[type]] = {
+    "b": frozenset({bool}),
+    "i": frozenset({int}),
+    "f": frozenset({int, float}),
+}
 _ANY_LENGTH = -1
 
 
@@ -78,6 +83,8 @@ OUTPUT_KINDS: Mapping[str, TensorKind] = {
 
 # Longest axis of a tensor: more elements than any message holds.
 _MAX_LENGTH = 2**40
+# Axes of a shape that are read: more than any tensor has, so a longer shape is refused as well.
+_MAX_AXES = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,17 +126,31 @@ class TensorHead:
     datatype: str
     shape: tuple[int, ...]
 
+    @classmethod
+    def of(cls, name: str, datatype: str, shape: Sequence[int]) -> Self:
+        """Return the head of a tensor in a message, whose shape may be too long to become objects.
+
+        Args:
+            name: Name of the tensor.
+            datatype: Name of its datatype.
+            shape: Length along each axis; only the first axes are read.
+
+        Raises:
+            InvalidRequestError: There is no such tensor, or its datatype or shape is another one.
+        """
+        return cls(name, datatype, tuple(shape[:_MAX_AXES]))
+
     def __post_init__(self) -> None:
         if (kind := INPUTS.get(self.name)) is None:
             raise InvalidRequestError.expected("inputs", ", ".join(INPUTS), quoted(self.name))
         if self.datatype not in kind.datatypes:
             expected = f"datatype {' or '.join(kind.datatypes)}"
             raise InvalidRequestError.expected(self.name, expected, quoted(self.datatype))
-        if any(not 0 <= length <= _MAX_LENGTH for length in self.shape) or not any(
-            _fits(self.shape, shape) for shape in _shapes(kind)
+        if not any(_fits(self.shape, shape) for shape in _shapes(kind)) or any(
+            not 0 <= length <= _MAX_LENGTH for length in self.shape
         ):
             expected = " or ".join(f"shape {list(shape)}" for shape in _shapes(kind))
-            got = f"shape {list(self.shape[:10])}"
+            got = f"shape {list(self.shape)}"
             raise InvalidRequestError.expected(self.name, expected, got)
 
     @property
@@ -177,31 +198,43 @@ class TensorHead:
         dtype = DTYPES[self.datatype]
         if len(values) > self.n_elements:  # as there is at least one in each
             self._refuse_number(len(values))
+        # Numpy would pad texts to the longest one, so it gets only what is known to be numbers.
+        elements = self._flat(values)
+        if len(elements) != self.n_elements:
+            self._refuse_number(len(elements))
+        if dtype.kind == "i" and elements:
+            self._check_range(elements, np.iinfo(dtype))
         try:
-            array = np.asarray(values)
-        except (TypeError, ValueError, OverflowError) as error:
-            expected = f"{self.datatype} values"
-            raise InvalidRequestError.expected(self.name, expected, "ragged lists") from error
-        if array.size != self.n_elements:
-            self._refuse_number(array.size)
-        if array.size and array.dtype.kind not in _KINDS[dtype.kind]:
-            got = "values of another type"
-            raise InvalidRequestError.expected(self.name, f"{self.datatype} values", got)
-        if dtype.kind == "i" and array.size:
-            self._check_range(array, np.iinfo(dtype))
-        with np.errstate(over="ignore"):  # infinity is refused where a value has to be finite
-            array = array.astype(dtype, copy=False)
+            with np.errstate(over="ignore"):  # infinity is refused where a value has to be finite
+                array = np.array(elements, np.float64 if dtype.kind == "f" else dtype)
+                array = array.astype(dtype, copy=False)
+        except OverflowError as error:
+            raise self._other_values("a whole number beyond the range of FP64") from error
         return Tensor(self.name, array.reshape(self.shape))
+
+    def _flat(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Return the elements in nested lists, whose types are those of the datatype."""
+        while (types := set(map(type, values))) == {list}:
+            if len(set(map(len, values))) > 1:
+                raise self._other_values("ragged lists")
+            values = list(chain.from_iterable(values))
+        if list in types:
+            raise self._other_values("ragged lists")
+        if not types <= _TYPES[DTYPES[self.datatype].kind]:
+            raise self._other_values("values of another type")
+        return values
+
+    def _other_values(self, got: object) -> InvalidRequestError:
+        return InvalidRequestError.expected(self.name, f"{self.datatype} values", got)
 
     def _refuse_number(self, n_values: int) -> NoReturn:
         expected = f"{self.n_elements} values for shape {list(self.shape)}"
         raise InvalidRequestError.expected(self.name, expected, n_values)
 
-    def _check_range(self, array: NDArray[Any], limits: np.iinfo[Any]) -> None:
-        lowest, highest = int(array.min()), int(array.max())
+    def _check_range(self, elements: Sequence[int], limits: np.iinfo[Any]) -> None:
+        lowest, highest = min(elements), max(elements)
         if lowest < limits.min or highest > limits.max:
-            got = lowest if lowest < limits.min else highest
-            raise InvalidRequestError.expected(self.name, f"{self.datatype} values", got)
+            raise self._other_values(lowest if lowest < limits.min else highest)
 
 
 def check_names(names: Iterable[str], field: str) -> None:

@@ -1,6 +1,8 @@
 """Tests that bodies and messages which are not as the protocol says are refused in words."""
 
 import json
+import math
+import tracemalloc
 
 import httpx2
 import numpy as np
@@ -54,6 +56,16 @@ def refusal(server, *inputs, **more):
     return refused.value.message
 
 
+def with_peak_memory(ask, *arguments):
+    """Return the result of a call, and the bytes that Python and numpy took for it at once."""
+    tracemalloc.start()
+    try:
+        result = ask(*arguments)
+        return result, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def test_values_may_be_whole_numbers_and_nested_otherwise(server):
     nested = POSITIONS | {"data": [[[0], [0]], [[0], [3]], [[0], [0.0]]]}
     expected = ask(server, NUMBERS, POSITIONS)["outputs"]
@@ -68,8 +80,12 @@ def test_values_may_be_whole_numbers_and_nested_otherwise(server):
         ({"data": [None, 18]}, OTHER_TYPE),
         ({"data": [True, False]}, OTHER_TYPE),
         ({"data": [{}, {}]}, OTHER_TYPE),
+        ({"data": [True, 18]}, OTHER_TYPE),
+        ({"data": [[18], [True]]}, OTHER_TYPE),
+        ({"data": [18, [18]]}, "atomic_numbers: expected INT32 values, got ragged lists"),
+        ({"data": [[[18]], [18]]}, "atomic_numbers: expected INT32 values, got ragged lists"),
         ({"data": [18, 2**40]}, f"atomic_numbers: expected INT32 values, got {2**40}"),
-        ({"data": [18, 2**70]}, OTHER_TYPE),
+        ({"data": [18, 2**70]}, f"atomic_numbers: expected INT32 values, got {2**70}"),
         ({"data": [[18], [18, 18]]}, "atomic_numbers: expected INT32 values, got ragged lists"),
         ({"data": [18]}, "atomic_numbers: expected 2 values for shape [2], got 1"),
         ({"shape": [-2]}, "atomic_numbers: expected shape [-1], got shape [-2]"),
@@ -87,6 +103,51 @@ def test_values_may_be_whole_numbers_and_nested_otherwise(server):
 )  # fmt: skip
 def test_an_input_is_refused(server, changed, message):
     assert refusal(server, NUMBERS | changed, POSITIONS) == message
+
+
+@pytest.mark.parametrize(
+    "positions", [[0.0, 0, 0, 3, 0, True], [False] * 6, [0, 0, 0, 3, 0, "0"], [0, 0, 0, 3, 0, None]]
+)
+def test_only_numbers_are_floats(server, positions):
+    message = refusal(server, NUMBERS, POSITIONS | {"data": positions})
+    assert message == "positions: expected FP64 values, got values of another type"
+
+
+def test_whole_numbers_may_be_floats_as_far_as_they_go(server):
+    message = refusal(server, NUMBERS, POSITIONS | {"data": [0, 0, 0, 3, 0, 10**400]})
+    expected = "positions: expected FP64 values, got a whole number beyond the range of FP64"
+    assert message == expected
+    with pytest.raises(InvalidSystemError, match="positions: expected finite numbers within"):
+        ask(server, NUMBERS, POSITIONS | {"data": [0, 0, 0, 2**70, 0, 0]})
+
+
+@pytest.mark.parametrize(
+    ("name", "datatype", "shape"),
+    [("atomic_numbers", "INT32", [20]), ("positions", "FP64", [20, 3]), ("pbc", "BOOL", [5, 3])],
+)
+def test_long_texts_take_no_more_memory_than_their_body(server, name, datatype, shape):
+    data = [0] * (math.prod(shape) - 1) + ["a" * 200_000]
+    tensor = {"name": name, "datatype": datatype, "shape": shape, "data": data}
+    message, n_bytes = with_peak_memory(refusal, server, tensor)
+    assert message == f"{name}: expected {datatype} values, got values of another type"
+    assert n_bytes < 4_000_000
+
+
+def test_a_shape_of_many_axes_takes_no_more_memory_than_its_message(server):
+    message = pb.ModelInferRequest(model_name="soft")
+    message.inputs.add(name="positions", datatype="FP64", shape=[300] * 140_000)
+    kind = pb.ModelInferResponse
+
+    def refuse():
+        with pytest.raises(InvalidRequestError) as refused:
+            call(server, "ModelInfer", message, kind)
+        return refused.value.message
+
+    text, n_bytes = with_peak_memory(refuse)
+    assert text == f"positions: expected shape [-1, 3], got shape {[300] * 10}"
+    assert n_bytes < 3_000_000
+    shape = {"shape": [300] * 1000}
+    assert refusal(server, NUMBERS, POSITIONS | shape) == text
 
 
 def test_numbers_beyond_single_precision_are_not_finite(server):

@@ -15,7 +15,12 @@ from tests.service.transports.open_inference.encodings import (
     tensors_of,
 )
 from tests.systems import crystal
-from twinforce_proto import PermissionDeniedError, UnauthenticatedError, UnknownModelError
+from twinforce_proto import (
+    PermissionDeniedError,
+    SystemTooLargeError,
+    UnauthenticatedError,
+    UnknownModelError,
+)
 from twinforce_proto.open_inference import protocol_pb2 as pb
 from twinforce_service.embedded import run_in_thread
 from twinforce_service.version import service_version
@@ -142,6 +147,33 @@ def test_other_models_and_versions_are_not_known(server, transport, method):
     expected = "version: expected '1', in which the model 'soft' is served, or none, got '2'"
     with pytest.raises(UnknownModelError, match=expected):
         ask(server, transport, method, "soft", "2")
+
+
+def test_the_version_of_a_model_is_part_of_the_path_alone(server):
+    paths = httpx2.get(f"{server.rest_url}/openapi.json", timeout=PATIENCE).json()["paths"]
+    for name in ("", "/ready", "/config", "/infer"):
+        (method,) = paths[f"/v2/models/{{model}}{name}"].values()
+        places = {each["in"] for each in method["parameters"]}
+        assert "query" not in places
+    for name in ("", "/ready", "/config"):
+        path = f"{server.rest_url}/v2/models/soft{name}"
+        reply = checked(httpx2.get(path, params={"version": "2"}, timeout=PATIENCE))
+        assert reply.json()["name"] == "soft"
+
+
+def test_large_requests_are_refused(server):
+    expected = "body: expected at most 4096 bytes, got 5000"
+    for content in (b" " * 5000, b"[" * 5000):
+        with pytest.raises(SystemTooLargeError, match=expected):
+            checked(
+                httpx2.post(
+                    f"{server.rest_url}/v2/repository/index", content=content, timeout=PATIENCE
+                )
+            )
+    for method in METHODS:
+        _, _, reply = METHODS[method]
+        with pytest.raises(SystemTooLargeError, match=expected):
+            call(server, method, b"\x78\x00" * 2500, reply)
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ def test_the_shorter_one_of_two_timeouts_holds(serve, timeout):
 
 
 PRIORITY = "priority: expected 0, or a whole number from 1, the first, to 8, got"
-TIMEOUT = "timeout: expected 0, or a positive whole number of microseconds, got"
+TIMEOUT = "timeout: expected 0, or a positive whole number of microseconds below 2**63, got"
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,15 @@ def test_invalid_parameters_are_refused(server, encoding, parameters, message):
     with pytest.raises(InvalidRequestError) as refused:
         infer(server, encoding, tensors_of(molecule(2)), parameters=parameters)
     assert refused.value.message == f"parameters.{message}"
+
+
+@pytest.mark.parametrize("timeout", [2**63, 10**400], ids=["2**63", "10**400"])
+def test_a_timeout_is_a_number_of_64_bits(server, timeout):
+    arrays = tensors_of(molecule(2))
+    with pytest.raises(InvalidRequestError) as refused:
+        infer(server, "json", arrays, parameters={"timeout": timeout})
+    assert refused.value.message.startswith(f"parameters.{TIMEOUT} {str(timeout)[:19]}")
+    assert infer(server, "json", arrays, parameters={"timeout": 2**63 - 1}).arrays
 
 
 def test_parameters_for_others_are_ignored(server, encoding):
