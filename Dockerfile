@@ -62,7 +62,7 @@ ENV PATH=/opt/twinforce/bin:$PATH \
     CUDA_CACHE_PATH=/home/twinforce/.cache/cuda \
     TWINFORCE_CONFIG=/etc/twinforce.toml
 
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="TwinForce" \
       org.opencontainers.image.description="Energies and forces from machine-learned interatomic potentials, over gRPC and REST" \

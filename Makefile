@@ -183,7 +183,7 @@ $(CHART)/.installed: tests/chart/requirements.txt
 # The program that builds images: docker, podman or buildah. EXTRA, FAMILIES, BASE and others are
 # arguments of the Dockerfile: make image IMAGE_ARGS="--build-arg EXTRA=cuda --tag twinforce:cuda"
 BUILDER ?= docker
-IMAGE_ARGS ?= --tag twinforce:0.1.0
+IMAGE_ARGS ?= --tag twinforce:0.2.0
 
 image:  ## build the image (BUILDER=docker, podman or buildah; IMAGE_ARGS="--build-arg EXTRA=cuda --tag ...")
 	$(BUILDER) build --build-arg REVISION=$$(git rev-parse HEAD) $(IMAGE_ARGS) .

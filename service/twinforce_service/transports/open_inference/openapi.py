@@ -79,7 +79,7 @@ _CONFIG = {
     "input": [{"name": "positions", "data_type": "TYPE_FP64", "dims": [-1, 3]}],
     "output": [{"name": "energy", "data_type": "TYPE_FP64", "dims": [-1]}],
 }
-_SERVER = {"name": "TwinForce", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
+_SERVER = {"name": "TwinForce", "version": "0.2.0", "extensions": ["binary_tensor_data"]}
 _ENTRY = {"name": "water", "version": "1", "state": "READY", "reason": ""}
 
 _OF_MODEL = problems(_UNKNOWN, _STARTING)

@@ -15,7 +15,7 @@ _PROVENANCE = {
     "sha256": "66336559c8cd…",
     "dtype": "float32",
     "device": "cpu",
-    "service_version": "0.1.0",
+    "service_version": "0.2.0",
 }
 _TIMINGS = {
     "queue_s": 0.0004,
