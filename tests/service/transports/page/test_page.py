@@ -150,6 +150,15 @@ def test_everyone_sees_the_page_of_a_service_with_keys_and_nothing_else(guarded)
         assert httpx2.get(url + path, headers=BROWSER).status_code == 401, path
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/events", "/metrics", "/openapi.json"])
+@pytest.mark.parametrize("host", ["{}/page/?", "{}/page/#", "{}/page/", "/page/?", "x@{}/page/?"])
+def test_no_header_makes_another_path_a_part_of_the_page(guarded, path, host):
+    url, _, _ = guarded
+    given = BROWSER | {"host": host.format(url.partition("//")[2])}
+    with httpx2.stream("GET", url + path, headers=given) as reply:
+        assert reply.status_code in (400, 401, 421)
+
+
 def test_pages_of_other_names_are_refused(rest):
     assert rest.get("/", headers=BROWSER | {"host": "evil.example"}).status_code == 421
 
