@@ -222,6 +222,16 @@ def test_events_tell_what_the_service_does(rest):
     assert after["callers"][caller]["n_evaluations"] == model["n_evaluations"]
 
 
+def test_events_name_no_callers_if_metrics_have_a_port_of_their_own():
+    with serve(metrics_port=0) as server, Following(server.rest_url) as events:
+        body = json_body(molecule())
+        reply = httpx2.post(f"{server.rest_url}/v1/models/lj/predict", json=body)
+        assert reply.status_code == 200
+        wait_until(lambda: (after := events.state())["models"]["lj"]["n_evaluations"] and after)
+        assert events.state()["callers"] == {}
+        assert "127.0.0.1" in httpx2.get(f"{server.metrics_url}/metrics").text
+
+
 def test_events_need_a_key_for_metrics(guarded):
     url, keys, _ = guarded
     with Following(url, keys["viewer"]) as events:
