@@ -85,14 +85,22 @@ def span_of(method: str) -> SpanOfCall:
     Args:
         method: Name of the call.
     """
-    api = sys.modules.get(_MODULE)
+    api = _imported()
     return _NO_SPAN if api is None else _ClientSpan(api, method)
 
 
 def current_headers() -> dict[str, str]:
     """Return the headers that tell the service of the current span of the program, if any."""
-    api = sys.modules.get(_MODULE)
+    api = _imported()
     return _NONE if api is None else _headers_of(api.get_current_span().get_span_context())
+
+
+def _imported() -> Any:
+    """Return the module `opentelemetry.trace`, or None until it has been imported completely."""
+    api = sys.modules.get(_MODULE)
+    if getattr(getattr(api, "__spec__", None), "_initializing", False):
+        return None
+    return api
 
 
 @lru_cache(maxsize=4)

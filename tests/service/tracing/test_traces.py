@@ -3,9 +3,11 @@
 import asyncio
 import json
 import logging
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from types import SimpleNamespace
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import httpx2
 import pytest
@@ -243,6 +245,16 @@ def test_a_call_that_fails_is_an_error_of_its_span(program):
         assert span.status.code == 2
     assert len(collector.spans) == 2
     assert program.spans()["twinforce.Client Predict"].status.status_code.name == "ERROR"
+
+
+def test_a_module_that_is_still_being_imported_is_left_alone(monkeypatch):
+    partial = ModuleType("opentelemetry.trace")
+    partial.__spec__ = ModuleSpec("opentelemetry.trace", None)
+    partial.__spec__._initializing = True
+    with serve(engine="thread") as server, Client(server.grpc_url) as client:
+        monkeypatch.setitem(sys.modules, "opentelemetry.trace", partial)
+        assert client.predict(molecule(3), model="lj")
+        monkeypatch.undo()
 
 
 def test_a_collector_over_http_gets_the_same_with_the_headers_of_the_environment(monkeypatch):

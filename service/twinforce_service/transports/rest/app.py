@@ -74,7 +74,7 @@ def create_app(
         allowances: What is left of the limits of each caller, to be told in headers.
         key_check: Check of keys; None means that no key is needed.
         trusted_hosts: Names that the header Host may have; None means any.
-        has_metrics: True to show the metrics.
+        has_metrics: True to show the metrics, and the callers on the page.
         has_page: True to show a page to browsers.
     """
     app = FastAPI(
@@ -97,7 +97,8 @@ def create_app(
     if has_metrics:
         app.include_router(_metrics(metrics))
     if has_page:
-        app.include_router(page_router(LiveState(engine, metrics, intake)))
+        live = LiveState(engine, metrics, intake, has_callers=has_metrics)
+        app.include_router(page_router(live))
     open_requests = OpenRequests()
     app.include_router(_requests(open_requests))
     add_docs_page(app)

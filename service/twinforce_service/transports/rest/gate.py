@@ -61,12 +61,12 @@ class Gate:
                 expected = ", ".join(sorted(self._trusted_hosts))
                 detail = f"Host: expected {expected} (see --trusted-hosts), got {host[:100]!r}"
                 status = HTTPStatus.MISDIRECTED_REQUEST
-                return plain_problem(status, detail, path=request.url.path)
+                return plain_problem(status, detail, path=request.scope["path"])
         if self._key_check is not None and not (self._has_page and _is_for_page(request)):
             try:
                 await _check(self._key_check, request)
             except ServiceError as error:
-                return problem_of(error, request.url.path)
+                return problem_of(error, request.scope["path"])
         return None
 
 
@@ -80,7 +80,7 @@ async def _check(key_check: KeyCheck, request: Request) -> None:
 
 
 def _is_for_page(request: Request) -> bool:
-    return is_part_of_page(request.method, request.url.path, request.headers.get("accept", ""))
+    return is_part_of_page(request.method, request.scope["path"], request.headers.get("accept", ""))
 
 
 def _name_in(host: str) -> str:

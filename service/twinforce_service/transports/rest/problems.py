@@ -48,21 +48,21 @@ def plain_problem(
 async def report_service_error(request: Request, error: Exception) -> Response:
     """Answer a request that ended with a `ServiceError`."""
     assert isinstance(error, ServiceError)
-    return problem_of(error, request.url.path)
+    return problem_of(error, request.scope["path"])
 
 
 async def report_media_type(request: Request, error: Exception) -> Response:
     """Answer a request whose body has an unsupported media type."""
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-    return plain_problem(status, str(error), path=request.url.path)
+    return plain_problem(status, str(error), path=request.scope["path"])
 
 
 async def report_http_error(request: Request, error: Exception) -> Response:
     """Answer a request with an unknown path or method."""
     status = getattr(error, "status_code", HTTPStatus.INTERNAL_SERVER_ERROR)
-    detail = f"{request.method} {request.url.path}: {HTTPStatus(status).phrase.lower()}"
+    detail = f"{request.method} {request.scope['path']}: {HTTPStatus(status).phrase.lower()}"
     headers = dict(getattr(error, "headers", None) or {})
-    return plain_problem(status, detail, headers, request.url.path)
+    return plain_problem(status, detail, headers, request.scope["path"])
 
 
 def _response(problem: dict[str, Any], status: int, headers: dict[str, str], path: str) -> Response:

@@ -150,6 +150,15 @@ def test_everyone_sees_the_page_of_a_service_with_keys_and_nothing_else(guarded)
         assert httpx2.get(url + path, headers=BROWSER).status_code == 401, path
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/events", "/metrics", "/openapi.json"])
+@pytest.mark.parametrize("host", ["{}/page/?", "{}/page/#", "{}/page/", "/page/?", "x@{}/page/?"])
+def test_no_header_makes_another_path_a_part_of_the_page(guarded, path, host):
+    url, _, _ = guarded
+    given = BROWSER | {"host": host.format(url.partition("//")[2])}
+    with httpx2.stream("GET", url + path, headers=given) as reply:
+        assert reply.status_code in (400, 401, 421)
+
+
 def test_pages_of_other_names_are_refused(rest):
     assert rest.get("/", headers=BROWSER | {"host": "evil.example"}).status_code == 421
 
@@ -211,6 +220,16 @@ def test_events_tell_what_the_service_does(rest):
     (caller,) = after["callers"]
     assert caller == "127.0.0.1"
     assert after["callers"][caller]["n_evaluations"] == model["n_evaluations"]
+
+
+def test_events_name_no_callers_if_metrics_have_a_port_of_their_own():
+    with serve(metrics_port=0) as server, Following(server.rest_url) as events:
+        body = json_body(molecule())
+        reply = httpx2.post(f"{server.rest_url}/v1/models/lj/predict", json=body)
+        assert reply.status_code == 200
+        wait_until(lambda: (after := events.state())["models"]["lj"]["n_evaluations"] and after)
+        assert events.state()["callers"] == {}
+        assert "127.0.0.1" in httpx2.get(f"{server.metrics_url}/metrics").text
 
 
 def test_events_need_a_key_for_metrics(guarded):

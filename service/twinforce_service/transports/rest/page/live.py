@@ -51,6 +51,7 @@ class LiveState:
         metrics: Metrics to read.
         intake: Intake of the calls; when it closes, nobody follows any more.
         clock: Time in s, which only ever grows.
+        has_callers: True to show what each caller has used.
     """
 
     def __init__(
@@ -59,11 +60,14 @@ class LiveState:
         metrics: Metrics,
         intake: Intake,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        has_callers: bool = True,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
         self._intake = intake
         self._clock = clock
+        self._has_callers = has_callers
         self._n_viewers = 0
         self._event = b""
         self._taken_at = float("-inf")
@@ -127,5 +131,5 @@ class LiveState:
             "time_s": self._clock(),
             "is_ready": self._engine.is_ready and not self._intake.is_closing,
             "models": models,
-            "callers": callers,
+            "callers": callers if self._has_callers else {},
         } | service
