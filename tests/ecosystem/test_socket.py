@@ -1,5 +1,6 @@
 """Tests of the bridge from the socket protocol of i-PI, with ASE on the other side."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -113,6 +114,35 @@ def test_errors_end_the_bridge(service, tmp_path, arguments, text):
         _, said = process.communicate(timeout=60)
     assert process.returncode > 0
     assert text in said
+
+
+def test_a_socket_in_use_is_left_alone(service, copper, tmp_path):
+    """Errors: a second bridge at the same file ends, and the first one goes on."""
+    address = f"unix:{tmp_path / 'socket'}"
+    options = ["--listen", address, "--url", service, "--model", "water"]
+    with bridge(tmp_path, *options) as first:
+        assert first.stderr.readline() == "twinforce-socket: ready\n"
+        with bridge(tmp_path, *options) as second:
+            _, said = second.communicate(timeout=60)
+        assert second.returncode == 1
+        assert f"Address already in use: '{tmp_path / 'socket'}'" in said
+        with Endpoint.parse(address).connect() as connected:
+            assert IPIProtocol(connected).status() == "READY"
+        first.send_signal(signal.SIGINT)
+        assert first.wait(timeout=60) == 130
+    assert not (tmp_path / "socket").exists()
+
+
+def test_files_at_the_address(tmp_path):
+    """Sockets that were left behind are replaced; other files are kept."""
+    left = Endpoint.parse(f"unix:{tmp_path / 'left'}")
+    left.listen().close()
+    with left.listen() as listening, left.connect():
+        listening.accept()[0].close()
+    (tmp_path / "notes").write_text("kept")
+    with pytest.raises(OSError, match="in use: .*notes"):
+        Endpoint.parse(f"unix:{tmp_path / 'notes'}").listen()
+    assert (tmp_path / "notes").read_text() == "kept"
 
 
 def is_closed(connected):

@@ -77,8 +77,8 @@ def _connect(endpoint: Endpoint, wait_s: float, forwarding: Forwarding) -> None:
 
 def _listen(endpoint: Endpoint, forwarding: Forwarding) -> int:
     """Answer every program that connects, each in a thread, until the process is ended."""
-    try:
-        with endpoint.listen() as listening:
+    with endpoint.listen() as listening:
+        try:
             sys.stderr.write("twinforce-socket: ready\n")
             sys.stderr.flush()
             while True:
@@ -86,8 +86,8 @@ def _listen(endpoint: Endpoint, forwarding: Forwarding) -> int:
                 threading.Thread(
                     target=_guarded, args=(lambda to=connected: forwarding.serve(to),), daemon=True
                 ).start()
-    finally:
-        endpoint.remove()
+        finally:
+            endpoint.remove()
 
 
 def _guarded(act: Callable[[], object]) -> int:
