@@ -98,6 +98,26 @@ def test_programs_that_connect(service, copper, tmp_path):
                 np.testing.assert_allclose(stress, atoms.get_stress(voigt=False), atol=1e-9)
 
 
+@pytest.mark.parametrize("pbc", [(True, True, False), (False, False, True)])
+def test_partly_periodic_structures_have_virials(service, copper, tmp_path, pbc):
+    """The bridge answers the virial of slabs and wires, too."""
+    copper.center(vacuum=4.0, axis=[axis for axis in range(3) if not pbc[axis]])
+    copper.pbc = pbc
+    ase.io.write(tmp_path / "start.xyz", copper, format="extxyz")
+    address = f"127.0.0.1:{free_port()}"
+    with bridge(tmp_path, "--listen", address, "--url", service, "--model", "water") as process:
+        process.stderr.readline()
+        with Endpoint.parse(address).connect() as connected:
+            program = IPIProtocol(connected)
+            program.sendposdata(copper.cell, np.linalg.inv(copper.cell), copper.positions)
+            assert program.status() == "HAVEDATA"
+            *_, virial, _ = program.sendrecv_force()
+    copper.calc = EMT()
+    expected = -copper.get_volume() * copper.get_stress(voigt=False)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(virial, expected, atol=1e-8)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -10,7 +10,7 @@ from pathlib import Path
 import ase.io
 
 from twinforce._client import Client
-from twinforce._systems import system_of
+from twinforce._systems import has_periodic_volume, system_of
 from twinforce._transports.url import default_url
 from twinforce.socket_bridge.bridge import Forwarding
 from twinforce.socket_bridge.endpoint import Endpoint, without_delay
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _forwarding(options: argparse.Namespace, client: Client) -> Forwarding:
     system = system_of(ase.io.read(options.file))
-    has_virial = bool(system.pbc.all()) and not options.no_virial
+    has_virial = has_periodic_volume(system) and not options.no_virial
     info = client.model(options.model)
     return Forwarding(client, info, system, options.forces, has_virial)
 
