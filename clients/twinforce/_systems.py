@@ -113,7 +113,7 @@ def system_of(atoms: AtomsLike) -> System:
 
 
 def has_periodic_volume(system: System) -> bool:
-    """Return True if a system is periodic, in all directions or in some, and its cell has a volume."""
+    """Return True if a system is periodic in some direction and its cell has a volume."""
     pbc = system.pbc
     return bool(pbc.all() or (pbc.any() and checks.has_volume(system.cell)))
 

@@ -136,7 +136,8 @@ def test_errors_end_the_bridge(service, tmp_path, arguments, text):
     assert text in said
 
 
-def test_a_socket_in_use_is_left_alone(service, copper, tmp_path):
+@pytest.mark.usefixtures("copper")
+def test_a_socket_in_use_is_left_alone(service, tmp_path):
     """Errors: a second bridge at the same file ends, and the first one goes on."""
     address = f"unix:{tmp_path / 'socket'}"
     options = ["--listen", address, "--url", service, "--model", "water"]
@@ -160,7 +161,7 @@ def test_files_at_the_address(tmp_path):
     with left.listen() as listening, left.connect():
         listening.accept()[0].close()
     (tmp_path / "notes").write_text("kept")
-    with pytest.raises(OSError, match="in use: .*notes"):
+    with pytest.raises(OSError, match=r"in use: .*notes"):
         Endpoint.parse(f"unix:{tmp_path / 'notes'}").listen()
     assert (tmp_path / "notes").read_text() == "kept"
 
