@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import ase.io
@@ -16,7 +17,8 @@ from ase.calculators.socketio import IPIProtocol, SocketIOCalculator
 from ase.optimize import BFGS
 
 from tests.clients.serving import free_port
-from twinforce.socket_bridge import Endpoint
+from twinforce.socket_bridge import Endpoint, Forwarding
+from twinforce.socket_bridge.main import main
 
 PROGRAM = "ase"
 
@@ -124,6 +126,9 @@ def test_partly_periodic_structures_have_virials(service, copper, tmp_path, pbc)
         (["--forces", "direct"], "UnsupportedOutputError: outputs: expected a model with direct_"),
         (["--model", "none"], "UnknownModelError"),
         (["--connect", "nowhere"], "address: expected HOST:PORT or unix:NAME, got 'nowhere'"),
+        (["--connections", "0"], "argument --connections: expected a whole number from 1, got 0"),
+        (["--wait", "nan"], "argument --wait: expected a number of seconds from 0, got nan"),
+        (["--connect", "a..b:1", "--connections", "2"], "twinforce-socket: UnicodeError: "),
     ],
 )
 @pytest.mark.usefixtures("copper")
@@ -164,6 +169,47 @@ def test_files_at_the_address(tmp_path):
     with pytest.raises(OSError, match=r"in use: .*notes"):
         Endpoint.parse(f"unix:{tmp_path / 'notes'}").listen()
     assert (tmp_path / "notes").read_text() == "kept"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.usefixtures("copper")
+def test_a_connection_that_dies_is_a_failure(service, tmp_path, monkeypatch):
+    """Errors: one that nobody foresaw ends a connection, and the exit status tells of it."""
+    answer = Forwarding.serve
+
+    def dying(forwarding, connected):
+        if died:
+            return answer(forwarding, connected)
+        died.append(connected)
+        connected.close()
+        raise RuntimeError("a mistake")
+
+    died = []
+    monkeypatch.setattr(Forwarding, "serve", dying)
+    endpoint = Endpoint("127.0.0.1", free_port())
+    with endpoint.listen() as listening:
+        arguments = [str(tmp_path / "start.xyz"), "--connect", f"127.0.0.1:{endpoint.port}"]
+        arguments += ["--connections", "2", "--model", "water", "--url", service]
+        with ThreadPoolExecutor(1) as pool:
+            ending = pool.submit(main, arguments)
+            for _ in range(2):
+                listening.accept()[0].close()
+            with pytest.raises(SystemExit) as end:
+                ending.result(timeout=60)
+    assert end.value.code == 1
+
+
+@pytest.mark.usefixtures("copper")
+def test_an_interrupt_ends_the_bridge(service, tmp_path):
+    """Ctrl-C ends the bridge while a program is connected that asks for nothing."""
+    endpoint = Endpoint("127.0.0.1", free_port())
+    address = f"127.0.0.1:{endpoint.port}"
+    with endpoint.listen() as listening:
+        options = ["--connect", address, "--url", service, "--model", "water"]
+        with bridge(tmp_path, *options) as process, listening.accept()[0] as connected:
+            assert IPIProtocol(connected).status() == "READY"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 130
 
 
 def is_closed(connected):
