@@ -112,6 +112,12 @@ def system_of(atoms: AtomsLike) -> System:
     return System(atoms.numbers, atoms.positions, cell, atoms.pbc, **labels_of(atoms))
 
 
+def has_periodic_volume(system: System) -> bool:
+    """Return True if a system is periodic in some direction and its cell has a volume."""
+    pbc = system.pbc
+    return bool(pbc.all() or (pbc.any() and checks.has_volume(system.cell)))
+
+
 def labels_of(atoms: AtomsLike) -> dict[str, Any]:
     """Return the charge and the spin multiplicity in `atoms.info`, those that are there.
 

@@ -100,8 +100,11 @@ def test_sockets(water, atoms, tmp_path):
     np.testing.assert_allclose(found, direct, atol=1e-5)
 
 
-def test_a_structure(service, atoms):
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, True, False)])
+def test_a_structure(service, atoms, pbc):
     """The surface itself: energy, forces and virial of a calculator, in the units of i-PI."""
+    atoms.pbc = pbc
+    ase.io.write("start.xyz", atoms, format="extxyz")
     driver = driver_of(template="start.xyz", url=service, model="water")
     cell, positions = atoms.cell.array.T / units.Bohr, atoms.positions / units.Bohr
     atoms.calc = EMT()

