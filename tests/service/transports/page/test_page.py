@@ -1,5 +1,6 @@
 """The page without a browser: its files and headers, and the events that it follows."""
 
+import asyncio
 import hashlib
 import json
 import re
@@ -17,6 +18,7 @@ from tests.service.transports.rest_bodies import json_body
 from tests.systems import molecule
 from tests.waiting import wait_until
 from twinforce_service.transports.rest.page import assets, live
+from twinforce_service.transports.rest.page.router import _EventsResponse
 
 FOLDER = Path(assets.__file__).with_name("assets")
 OURS = sorted(path for path in FOLDER.iterdir() if path.is_file())
@@ -277,3 +279,31 @@ def test_a_stop_ends_the_events():
             found.append(event)
         stopping.join()
     assert found[-1] == "event: end\ndata: {}"
+
+
+def test_the_reply_to_a_viewer_that_does_not_read_ends(monkeypatch):
+    monkeypatch.setattr("twinforce_service.transports.rest.page.router._PATIENCE_S", 0.05)
+    sent, is_closed = [], []
+
+    async def events():
+        try:
+            while True:
+                yield b"data: {}\n\n"
+        finally:
+            is_closed.append(True)
+
+    async def send(message):
+        sent.append(message["type"])
+        if len(sent) > 2:  # the buffer is full from now on
+            await asyncio.Event().wait()
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def reply():
+        scope = {"type": "http", "method": "GET", "path": "/v1/events", "headers": []}
+        await _EventsResponse(b"data: {}\n\n", events())(scope, receive, send)
+
+    asyncio.run(asyncio.wait_for(reply(), 60))
+    assert is_closed
+    assert len(sent) == 3

@@ -1,7 +1,6 @@
 """The paths of the page."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -91,10 +90,14 @@ class _EventsResponse(Response):
     async def _send_events(self, send: Send) -> None:
         async with aclosing(self._others) as others:
             await send(_part(self._first))
-            with contextlib.suppress(ServiceError, TimeoutError):
+            try:
                 async for event in others:
                     async with asyncio.timeout(_PATIENCE_S):
                         await send(_part(event))
+            except TimeoutError:
+                return  # a last part would wait like the one before
+            except ServiceError:
+                pass
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

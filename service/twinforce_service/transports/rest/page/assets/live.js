@@ -122,8 +122,10 @@ export async function follow(onReady) {
       }
       tell(false, "the service has stopped; waiting for it");
     } catch (error) {
-      if (error.status === 403) {
-        find("live-state").textContent = error.message;
+      if (error.status === 401 || error.status === 403) {
+        // To ask again and again would open the dialog that was closed.
+        const hint = error.status === 401 ? " Reload the page to give a key." : "";
+        find("live-state").textContent = `${error.message}${hint}`;
         find("state").textContent = "";
         return;
       }

@@ -75,12 +75,35 @@ function words(line) {
   return [...line.matchAll(/'([^']*)'|"([^"]*)"|(\S+)/g)].map((found) => found[1] ?? found[2] ?? found[3]);
 }
 
-// Return the values and the loops of the first block of a CIF.
+// Return the values and the loops of the first block of a CIF. Texts between lines that begin with a
+// semicolon are single values, whatever is in them.
 function readCif(text) {
   const values = {};
   const loops = [];
   let loop = null;
-  for (const line of text.split(/\r?\n/).map((each) => each.replace(/^#.*|\s#.*/, "").trim())) {
+  let name = "";
+  let isInBlock = false;
+  let field = null;
+  const add = (...found) => {
+    if (loop) {
+      loop.cells.push(...found);
+    } else if (name && found.length) {
+      [values[name]] = found;
+    }
+  };
+  for (const raw of text.split(/\r?\n/)) {
+    if (field !== null || raw.startsWith(";")) {
+      if (field === null) {
+        field = [raw.slice(1)];
+      } else if (raw.startsWith(";")) {
+        add(field.join("\n").trim());
+        field = null;
+      } else {
+        field.push(raw);
+      }
+      continue;
+    }
+    const line = raw.replace(/^#.*|\s#.*/, "").trim();
     if (/^loop_$/i.test(line)) {
       loop = { names: [], cells: [] };
       loops.push(loop);
@@ -88,12 +111,18 @@ function readCif(text) {
       loop.names.push(line.toLowerCase());
     } else if (line.startsWith("_")) {
       loop = null;
-      const [name, value] = words(line);
-      values[name.toLowerCase()] = value;
+      const [tag, ...found] = words(line);
+      name = tag.toLowerCase();
+      add(...found);
     } else if (/^data_/i.test(line)) {
+      if (isInBlock) {
+        break;
+      }
+      isInBlock = true;
       loop = null;
-    } else if (line && loop) {
-      loop.cells.push(...words(line));
+      name = "";
+    } else if (line) {
+      add(...words(line));
     }
   }
   return { values, loops };
@@ -117,7 +146,11 @@ const plain = (text) => Number(String(text).replace(/\(.*\)/, ""));
 function operation(text) {
   const rows = text.toLowerCase().replace(/\s/g, "").split(",").map((part) => {
     const row = [0, 0, 0, 0];
-    for (const [, sign, over, by, axis] of part.matchAll(/([+-]?)(?:(\d+(?:\.\d+)?)(?:\/(\d+))?)?\*?([xyz]?)/g)) {
+    const terms = [...part.matchAll(/([+-]?)(?:(\d*\.?\d+)(?:\/(\d+))?)?\*?([xyz]?)/g)];
+    if (!part || terms.map(([term]) => term).join("") !== part) {
+      throw new Error(`CIF: expected a symmetry operation such as -x+1/2,y,z, got ${text}`);
+    }
+    for (const [, sign, over, by, axis] of terms) {
       if (over === undefined && !axis) {
         continue;
       }
@@ -126,7 +159,24 @@ function operation(text) {
     }
     return row;
   });
+  if (rows.length !== 3) {
+    throw new Error(`CIF: expected a symmetry operation such as -x+1/2,y,z, got ${text}`);
+  }
   return (x) => rows.map((row) => row[0] * x[0] + row[1] * x[1] + row[2] * x[2] + row[3]);
+}
+
+// Return the name or the number of the space group, if there is one and it is not that without symmetry.
+function groupWithSymmetry(values) {
+  const without = { "_symmetry_int_tables_number": "1", "_space_group_it_number": "1" };
+  for (const name of ["_symmetry_space_group_name_h-m", "_space_group_name_h-m_alt",
+    "_symmetry_space_group_name_hall", "_space_group_name_hall"]) {
+    without[name] = "P1";
+  }
+  const found = Object.entries(without).find(([name, plainGroup]) => {
+    const value = (values[name] ?? "?").replace(/\s/g, "").toUpperCase();
+    return ![plainGroup, "?", "."].includes(value);
+  });
+  return found && values[found[0]];
 }
 
 export function parseCif(text) {
@@ -143,8 +193,8 @@ export function parseCif(text) {
     ...rowsOf(loops, "_symmetry_equiv_pos_as_xyz").map((row) => row["_symmetry_equiv_pos_as_xyz"]),
     ...rowsOf(loops, "_space_group_symop_operation_xyz").map((row) => row["_space_group_symop_operation_xyz"]),
   ];
-  const group = values["_symmetry_space_group_name_h-m"] ?? values["_space_group_name_h-m_alt"] ?? "P 1";
-  if (!symmetry.length && group.replace(/\s/g, "").toUpperCase() !== "P1") {
+  const group = groupWithSymmetry(values);
+  if (!symmetry.length && group) {
     throw new Error(`CIF: expected the symmetry operations of the space group ${group}`);
   }
   const cx = c * Math.cos(beta);
