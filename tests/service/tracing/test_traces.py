@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -289,11 +290,15 @@ def test_an_engine_in_another_process_is_traced_alike(program):
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_a_collector_that_does_not_answer_delays_nothing(protocol):
-    with collecting() as gone:
-        pass
-    given = {"otlp_endpoint": gone.url, "otlp_protocol": protocol, "engine": "thread"}
-    with serve(trace_share=1.0, **given) as server, Client(server.grpc_url) as client:
-        assert client.predict(molecule(3), model="lj")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        given = {"otlp_endpoint": url, "otlp_protocol": protocol, "engine": "thread"}
+        with serve(trace_share=1.0, **given) as server, Client(server.grpc_url) as client:
+            assert client.predict(molecule(3), model="lj")
+            connection, _ = listener.accept()
+            with connection:  # the spans are on their way, and nobody reads them
+                assert client.predict(molecule(3), model="lj")
 
 
 def test_logs_name_the_trace_whether_or_not_calls_are_traced(caplog):
