@@ -444,7 +444,7 @@ def test_the_command_line_refuses_and_accepts_other_weights(service, tmp_path, t
 
 
 def test_a_file_of_predictions_is_of_one_model(service, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("twinforce._systems._MAX_SYSTEMS", 1)
+    monkeypatch.setattr("twinforce.cli.predict._MAX_SYSTEMS", 1)
     path = tmp_path / "all.xyz"
     ase.io.write(path, [argon(), argon()])
     arguments = ["predict", str(path), f"--url={service.url}", f"--output={tmp_path / 'out.xyz'}"]
