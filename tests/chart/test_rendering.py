@@ -183,14 +183,15 @@ def test_autoscalers_decide_alone():
     assert one(rendered(OPEN), "Deployment")["spec"]["replicas"] == 1
 
 
-def test_pods_are_removed_one_at_a_time_and_each_has_its_time_to_stop():
+def test_few_pods_are_removed_at_a_time_and_each_has_its_time_to_stop():
     objects = rendered(
         OPEN | {"autoscaling": {"enabled": True}, "settings": {"drain_timeout": 600}}
     )
-    (policy,) = one(objects, "HorizontalPodAutoscaler")["spec"]["behavior"]["scaleDown"]["policies"]
+    behavior = one(objects, "HorizontalPodAutoscaler")["spec"]["behavior"]["scaleDown"]
     pod, _ = server_of(objects)
-    assert policy["value"] == 1
-    assert policy["periodSeconds"] >= pod["terminationGracePeriodSeconds"]
+    assert {each["type"]: each["value"] for each in behavior["policies"]} == {"Percent": 5, "Pods": 1}
+    for policy in behavior["policies"]:
+        assert policy["periodSeconds"] >= pod["terminationGracePeriodSeconds"]
 
 
 def test_pods_are_replaced_if_settings_change_and_not_if_others_do():
