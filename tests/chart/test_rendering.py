@@ -189,7 +189,10 @@ def test_few_pods_are_removed_at_a_time_and_each_has_its_time_to_stop():
     )
     behavior = one(objects, "HorizontalPodAutoscaler")["spec"]["behavior"]["scaleDown"]
     pod, _ = server_of(objects)
-    assert {each["type"]: each["value"] for each in behavior["policies"]} == {"Percent": 5, "Pods": 1}
+    assert {each["type"]: each["value"] for each in behavior["policies"]} == {
+        "Percent": 5,
+        "Pods": 1,
+    }
     for policy in behavior["policies"]:
         assert policy["periodSeconds"] >= pod["terminationGracePeriodSeconds"]
 
