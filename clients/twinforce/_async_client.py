@@ -19,7 +19,7 @@ from twinforce._transports.access import Access, KeySource
 from twinforce._transports.address_file import AddressFile, Server, locate
 from twinforce._transports.following import AsyncFollowingConnection
 from twinforce._transports.grpc import AsyncGrpcTransport
-from twinforce._transports.replicated import AsyncReplicatedConnection
+from twinforce._transports.replication.connections import AsyncReplicatedConnection
 from twinforce._transports.rest import AsyncRestTransport
 from twinforce._transports.transport import AsyncConnection, AsyncTransport, Call
 from twinforce._transports.url import Address, Url

@@ -21,7 +21,7 @@ from twinforce._transports.access import Access, KeySource
 from twinforce._transports.address_file import AddressFile, Server, locate
 from twinforce._transports.following import FollowingConnection
 from twinforce._transports.grpc import GrpcTransport
-from twinforce._transports.replicated import ReplicatedConnection
+from twinforce._transports.replication.connections import ReplicatedConnection
 from twinforce._transports.rest import RestTransport
 from twinforce._transports.transport import Call, Connection, Transport
 from twinforce._transports.url import Address, Url

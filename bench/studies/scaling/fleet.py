@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.studies.scaling.events import Events
 from bench.studies.scaling.parameters import Parameters
-from twinforce._transports.balance import is_worth_a_move
+from twinforce._transports.replication.balance import is_worth_a_move
 
 # Standard deviation of the logarithm of a reported load: queues are seen at some moment of a batch.
 _NOISE = 0.3

@@ -11,9 +11,12 @@ import pytest
 from tests.clients.scarce_threads import ScarceThreads
 from tests.clients.serving import free_port
 from tests.waiting import wait_until
-from twinforce._transports.balance import Load, Standing, choose
-from twinforce._transports.replicas import Replicas
-from twinforce._transports.replicated import AsyncReplicatedConnection, ReplicatedConnection
+from twinforce._transports.replication.balance import Load, Standing, choose
+from twinforce._transports.replication.connections import (
+    AsyncReplicatedConnection,
+    ReplicatedConnection,
+)
+from twinforce._transports.replication.replicas import Replicas
 from twinforce._transports.transport import Call
 from twinforce._transports.url import parse_address
 from twinforce_proto import DeadlineExceededError, UnavailableError
@@ -186,8 +189,8 @@ def test_a_walker_leaves_a_replica_that_does_not_answer(hosts, error):
 @pytest.fixture
 def long_pauses(monkeypatch):
     """Let no replica that has failed be tried again during a test."""
-    monkeypatch.setattr("twinforce._transports.replica._SHORTEST_BACKOFF_S", 1e6)
-    monkeypatch.setattr("twinforce._transports.replica._LONGEST_BACKOFF_S", 1e6)
+    monkeypatch.setattr("twinforce._transports.replication.replica._SHORTEST_BACKOFF_S", 1e6)
+    monkeypatch.setattr("twinforce._transports.replication.replica._LONGEST_BACKOFF_S", 1e6)
 
 
 @pytest.mark.usefixtures("long_pauses")
@@ -280,7 +283,7 @@ def test_a_replica_whose_port_is_closed_is_left_out_until_it_opens():
 
 def test_a_port_is_tried_once_there_are_threads_again(monkeypatch):
     clock, threads = Clock(), ScarceThreads(2)
-    monkeypatch.setattr("twinforce._transports.replica._thread", threads)
+    monkeypatch.setattr("twinforce._transports.replication.replica._thread", threads)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         replicas = Replicas(clock=clock)

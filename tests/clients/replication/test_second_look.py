@@ -6,13 +6,23 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
+from tests.clients.replication.test_balance import CALL, STEP, URLS, AsyncConnected, Connected, Host
 from tests.clients.serving import serve
-from tests.clients.test_balance import CALL, STEP, URLS, AsyncConnected, Connected, Host
 from tests.systems import crystal
-from twinforce import AsyncClient, Client, InvalidSystemError, UnavailableError
-from twinforce._transports.balance import is_worth_a_move
-from twinforce._transports.replicated import AsyncReplicatedConnection, ReplicatedConnection
-from twinforce._transports.second_look import StepMemory
+from twinforce import (
+    AsyncClient,
+    Client,
+    DeadlineExceededError,
+    InvalidSystemError,
+    UnavailableError,
+)
+from twinforce._transports.replication.balance import is_worth_a_move
+from twinforce._transports.replication.connections import (
+    AsyncReplicatedConnection,
+    ReplicatedConnection,
+)
+from twinforce._transports.replication.second_look import StepMemory
+from twinforce._transports.transport import Call
 from twinforce_proto.codec.stream import StreamDecoder, StreamEncoder
 from twinforce_proto.v1 import inference_pb2 as pb
 
@@ -21,7 +31,7 @@ SCHEMES = {"grpc": "grpc", "rest": "http"}
 
 @pytest.fixture
 def looks_always(monkeypatch):
-    monkeypatch.setattr("twinforce._transports.second_look._INTERVAL_S", 0.0)
+    monkeypatch.setattr("twinforce._transports.replication.second_look._INTERVAL_S", 0.0)
 
 
 @pytest.fixture
@@ -80,6 +90,35 @@ def test_a_look_at_a_replica_that_fails_is_not_noticed(hosts):
         walker.send(STEP)
     assert home.n_calls == 6
     assert other.n_calls == 1  # it is left out afterwards
+
+
+@pytest.mark.usefixtures("looks_always")
+def test_a_look_at_a_replica_that_hangs_leaves_half_of_the_time(hosts, monkeypatch):
+    connection = ReplicatedConnection(URLS, lambda url: Connected(hosts[url]))
+    timeouts = []
+    send = Connected.send
+
+    def sending(self, call):
+        timeouts.append(call.timeout)
+        return send(self, call)
+
+    monkeypatch.setattr(Connected, "send", sending)
+    walker, home, other = placed(connection, hosts)
+    other.error = DeadlineExceededError("no reply in time")
+    assert walker.send(Call("PredictStream", STEP.message, 60.0)).timings.batch_n_atoms == 10
+    assert (home.n_calls, other.n_calls) == (2, 1)
+    look, rest = timeouts[-2:]
+    assert look == 30.0
+    assert 0.0 < rest <= 60.0
+
+
+@pytest.mark.usefixtures("looks_always")
+def test_a_look_ends_if_the_step_has_no_time_limit(hosts):
+    connection = ReplicatedConnection(URLS, lambda url: Connected(hosts[url]))
+    walker, home, other = placed(connection, hosts)
+    other.error = DeadlineExceededError("no reply in time")
+    assert walker.send(Call("PredictStream", STEP.message, None)).timings.batch_n_atoms == 10
+    assert (home.n_calls, other.n_calls) == (2, 1)
 
 
 OTHERS = {

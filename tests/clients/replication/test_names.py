@@ -15,14 +15,14 @@ from tests.clients.certificates import Authority
 from tests.clients.http_proxy import NamingProxy
 from tests.clients.name_server import NameServer
 from tests.clients.proxy import CountingProxy
+from tests.clients.replication.test_replicas import start
 from tests.clients.scarce_threads import ScarceThreads
 from tests.clients.serving import free_port, port_of, serve
-from tests.clients.test_replicas import start
 from tests.systems import molecule
 from tests.waiting import wait_until
 from twinforce import AsyncClient, Client, DeadlineExceededError, UnavailableError
-from twinforce._transports import names as names_module
-from twinforce._transports.names import Names
+from twinforce._transports.replication import names as names_module
+from twinforce._transports.replication.names import Names
 from twinforce._transports.url import parse_address
 
 NAME = "replicas.example"
@@ -135,7 +135,7 @@ def test_a_name_is_looked_up_again_after_a_failure(pods, names):
 
 
 def test_walkers_stay_at_an_address_that_is_no_longer_named(pods, names, monkeypatch):
-    monkeypatch.setattr("twinforce._transports.names._INTERVAL_S", (0.0, 0.0))
+    monkeypatch.setattr("twinforce._transports.replication.names._INTERVAL_S", (0.0, 0.0))
     names.addresses[NAME] = ["127.0.0.1"]
     with Client(pods.url, timeout=60) as client:
         walker = client.stream("lj")
@@ -227,7 +227,7 @@ def test_names_in_a_list_are_all_looked_up(pods, names):
     ids=["no answer", "no address", "no such name"],
 )
 def test_a_name_keeps_its_replicas_unless_it_does_not_exist(names, error, expected, monkeypatch):
-    monkeypatch.setattr("twinforce._transports.names._INTERVAL_S", (0.0, 0.0))
+    monkeypatch.setattr("twinforce._transports.replication.names._INTERVAL_S", (0.0, 0.0))
     names.addresses |= {"one.example": [HOSTS[0]], "two.example": [HOSTS[1]]}
     found = Names(parse_address("grpc+dns://one.example,two.example").urls)
     found.refresh(0, lambda: True)
@@ -262,7 +262,7 @@ class HeldResolver:
 
 
 def test_a_call_waits_for_the_look_up_that_it_has_begun(names, monkeypatch):
-    monkeypatch.setattr("twinforce._transports.names._SHORTEST_INTERVAL_S", 0.0)
+    monkeypatch.setattr("twinforce._transports.replication.names._SHORTEST_INTERVAL_S", 0.0)
     names.addresses[NAME] = socket.gaierror(socket.EAI_NODATA, "No address associated")
     found = Names(parse_address(f"grpc+dns://{NAME}").urls)
     assert not found.refresh(0, lambda: True)

@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from twinforce._transports.balance import Standing, choose
-from twinforce._transports.replica import Replica
+from twinforce._transports.replication.balance import Standing, choose
+from twinforce._transports.replication.replica import Replica
 from twinforce._transports.url import Url
 from twinforce_proto import DeadlineExceededError, OverloadedError, UnavailableError
 from twinforce_proto.codec.messages import error_from_proto
@@ -68,6 +68,8 @@ class Replicas(Generic[_Connection]):
     @property
     def former(self) -> list[Replica[_Connection]]:
         """Those that are no longer among the replicas, and may still have walkers."""
+        if len(self._by_url) <= len(self._members.replicas):
+            return []  # as in nearly every step
         members = set(self._members.replicas)
         return [each for each in list(self._by_url.values()) if each not in members]
 

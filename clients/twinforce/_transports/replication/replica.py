@@ -8,8 +8,8 @@ from weakref import WeakSet
 
 from google.protobuf.message import Message
 
-from twinforce._transports.balance import Load
 from twinforce._transports.proxies import route_to
+from twinforce._transports.replication.balance import Load
 from twinforce._transports.transport import KEEP_ALIVE, MisdirectedError
 from twinforce._transports.url import Url
 from twinforce_proto import ServiceError

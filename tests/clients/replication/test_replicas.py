@@ -12,7 +12,7 @@ from tests.clients.proxy import CountingProxy
 from tests.clients.serving import free_port, port_of, serve
 from tests.systems import molecule
 from twinforce import AsyncClient, Client, Integrator, Start, UnavailableError
-from twinforce._transports.replicas import Replicas
+from twinforce._transports.replication.replicas import Replicas
 from twinforce._transports.transport import MisdirectedError
 from twinforce._transports.url import parse_address
 from twinforce_proto import OverloadedError

@@ -6,10 +6,10 @@ from contextlib import aclosing, closing
 
 from google.protobuf.message import Message
 
-from twinforce._transports.names import Names
-from twinforce._transports.replica import Replica
-from twinforce._transports.replicas import ELSEWHERE, Replicas
-from twinforce._transports.second_look import SecondLooks
+from twinforce._transports.replication.names import Names
+from twinforce._transports.replication.replica import Replica
+from twinforce._transports.replication.replicas import ELSEWHERE, Replicas
+from twinforce._transports.replication.second_look import SecondLooks
 from twinforce._transports.transport import (
     AsyncConnection,
     AsyncTransport,
@@ -18,7 +18,7 @@ from twinforce._transports.transport import (
     Transport,
 )
 from twinforce._transports.url import Url
-from twinforce_proto import DeadlineExceededError, ServiceError
+from twinforce_proto import ServiceError
 from twinforce_proto.v1 import inference_pb2 as pb
 
 
@@ -128,8 +128,6 @@ class ReplicatedStream:
                 return None
             is_better = self._looks.is_better(current, other)
             return reply
-        except DeadlineExceededError:
-            raise
         except ServiceError:
             return None
         finally:
@@ -244,8 +242,6 @@ class AsyncReplicatedStream:
                 return None
             is_better = self._looks.is_better(current, other)
             return reply
-        except DeadlineExceededError:
-            raise
         except ServiceError:
             return None
         finally:

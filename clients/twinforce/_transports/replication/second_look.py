@@ -12,15 +12,17 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from twinforce._transports.balance import is_worth_a_move
-from twinforce._transports.replica import Replica
-from twinforce._transports.replicas import Replicas
+from twinforce._transports.replication.balance import is_worth_a_move
+from twinforce._transports.replication.replica import Replica
+from twinforce._transports.replication.replicas import Replicas
 from twinforce._transports.transport import Call
 from twinforce_proto.v1 import inference_pb2 as pb
 
 # Mean time in s between two looks of a walker; docs/scaling.md shows what it changes.
 _INTERVAL_S = 300.0
 _SHORTEST_TIMEOUT_S = 1e-3
+# Time limit in s of a look during a step that has none.
+_LONGEST_LOOK_S = 60.0
 
 
 class SecondLooks:
@@ -67,8 +69,13 @@ class SecondLooks:
         return not is_error and _weights_in(reply) == self._weights
 
     def whole(self, call: Call) -> Call:
-        """Return a call that leaves nothing out, for another replica."""
-        return Call(call.method, self._steps.whole(), call.timeout, call.n_lost)
+        """Return a call that leaves nothing out, for another replica.
+
+        It may take half of the time of the step: if the other replica does not answer, the replica
+        of the walker has the rest.
+        """
+        timeout = _LONGEST_LOOK_S if call.timeout is None else call.timeout / 2.0
+        return Call(call.method, self._steps.whole(), timeout, call.n_lost)
 
     def place(self, replicas: Replicas[Any], current: Replica[Any]) -> Replica[Any] | None:
         """Return another replica to take the next step at, if it is time for that."""

@@ -1,0 +1,1 @@
+"""Several replicas of a service behind one connection: names, loads, choices and moves."""
