@@ -14,7 +14,13 @@ from twinforce._connections.forks import open_run, waits_for_replies
 from twinforce._connections.ownership import abandon
 from twinforce._transports.access import Access
 from twinforce._transports.grpc_errors import service_error
-from twinforce._transports.grpc_loading import check_asyncio, check_process, grpc, own
+from twinforce._transports.grpc_loading import (
+    check_asyncio,
+    check_process,
+    grpc,
+    outlive_exit,
+    own,
+)
 from twinforce._transports.grpc_stream import (
     GrpcStream,
     Metadata,
@@ -74,6 +80,7 @@ class GrpcTransport:
         replies = getattr(self._stub, call.method)(
             call.message, timeout=call.timeout, metadata=self._metadata(call)
         )
+        outlive_exit(replies)
         try:
             with open_run():
                 for reply in replies:  # noqa: UP028

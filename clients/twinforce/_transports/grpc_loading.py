@@ -1,5 +1,6 @@
 """gRPC, loaded so that processes that are forked can use it; import it from here."""
 
+import atexit
 import os
 from typing import Any
 from weakref import WeakKeyDictionary, finalize
@@ -23,6 +24,8 @@ from twinforce._connections.ownership import abandon  # noqa: E402
 _USERS: set[int] = set()
 # The channels for asyncio, and the processes that opened them.
 _CHANNELS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+# The blocking calls with a stream of replies that still exist.
+_CALLS: WeakKeyDictionary[Any, None] = WeakKeyDictionary()
 
 
 def check_process(url: object) -> None:
@@ -63,6 +66,24 @@ def check_asyncio(url: object) -> None:
             "while an AsyncClient was connected over gRPC: close that client before the fork, or "
             "use Client or http:// in this process, or start it by 'spawn' or 'forkserver'"
         )
+
+
+def outlive_exit(call: Any) -> None:
+    """Keep a call with a stream of replies at exit, if it still exists then.
+
+    Its destructor takes a lock. When Python ends it stops the threads of gRPC wherever they are,
+    and one of them may hold that lock for good.
+    """
+    _CALLS[call] = None
+
+
+def _keep_calls() -> None:
+    for reference in _CALLS.keyrefs():
+        abandon(reference())
+
+
+# Exit functions run in reverse, so those of a program that uses a client in them run before.
+atexit.register(_keep_calls)
 
 
 def _drop(channel: Any, pid: int) -> None:

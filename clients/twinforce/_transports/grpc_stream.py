@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from twinforce._connections.forks import waits_for_replies
 from twinforce._transports.grpc_errors import service_error
-from twinforce._transports.grpc_loading import grpc
+from twinforce._transports.grpc_loading import grpc, outlive_exit
 from twinforce._transports.proxies import Route
 from twinforce._transports.transport import Call, deadline_exceeded
 from twinforce_proto import UnavailableError
@@ -102,6 +102,7 @@ def _correspond(
     opened: SimpleQueue[Any] = SimpleQueue()
     try:
         call = stub.PredictStream(_messages(requests, opened), metadata=metadata)
+        outlive_exit(call)
         opened.put(call)
         for reply in call:
             replies.put(reply)

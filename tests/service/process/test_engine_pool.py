@@ -80,7 +80,8 @@ def test_requests_go_to_the_engine_with_the_fewest_atoms(pair, gate):
         requests = [request(n, HELIUM) for n in (9, 2, 3, 5)]
         pair.pool.submit(requests)
         assert [engine.n_pending_atoms for engine in pair.engines] == [9, 10]
-        pair.pool.submit([request(4, HELIUM)])
+        requests.append(request(4, HELIUM))
+        pair.pool.submit(requests[-1:])
         assert [engine.n_pending_atoms for engine in pair.engines] == [13, 10]
     for each in requests:
         each.future.result(PATIENCE)
