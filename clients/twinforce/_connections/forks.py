@@ -28,19 +28,19 @@ _PATIENCE_S = 2.0
 _WAITS_FOR_EVENTS = ("channel_spin", "grpc._channel")
 
 
-class Stream(Protocol):
+class Reopening(Protocol):
     """A stream that may be closed at any time, and opens again when it is used."""
 
     def close(self) -> None:
         """Close the stream."""
 
 
-_STREAMS: WeakKeyDictionary[Stream, None] = WeakKeyDictionary()
+_STREAMS: WeakKeyDictionary[Reopening, None] = WeakKeyDictionary()
 # Threads that did not end with the streams, so that they serve other users of gRPC.
 _FOREIGN: set[int] = set()
 
 
-def close_before_forks(stream: Stream) -> None:
+def close_before_forks(stream: Reopening) -> None:
     """Close a stream before each fork if gRPC has a thread for any stream."""
     _STREAMS[stream] = None
 
