@@ -27,7 +27,7 @@ README = ROOT / "README.md"
 LONGER_PAGES = [ROOT / "docs" / "tutorial.md", ROOT / "docs" / "dynamics.md"]
 PROGRAMS = [block for page in PAGES for block in blocks_of(page) if block.language == "python"]
 # `twinforce assess` takes minutes.
-QUICK_COMMANDS = {"models", "predict", "md"}
+QUICK_COMMANDS = {"status", "models", "predict", "md"}
 _MODULE = re.compile(r"python -m ([\w.]+)")
 
 
