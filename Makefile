@@ -72,7 +72,12 @@ test-ase: $(STAMP)  ## run ASE's own tests that use EMT with our calculator in i
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.ecosystem.ase $(ARGS)
 
 # Programs that use the service, each in an environment of its own that takes from $(VENV) what it can.
-PROGRAMS ?= ase socket geometric grpc_requests ipi janus jupyter lammps matcalc openmm phonopy sella torch_sim
+PROGRAMS ?= ase socket geometric grpc_requests ipi janus jobflow jupyter kserve lammps matcalc openmm perf_analyzer \
+	phono3py phonopy sella torch_sim tritonclient
+# Packages of Debian whose libraries a program needs; they need not be installed and run nothing.
+DEBIAN_perf_analyzer := libb64-0d
+# It is a program; the package of Python beside it wants an old numpy.
+PIP_OPTIONS_perf_analyzer := --no-deps
 PROGRAM_VENVS := .venv-ecosystem
 RESULTS := build/ecosystem
 
@@ -93,7 +98,9 @@ $(PROGRAM_VENVS)/%/.installed: tests/ecosystem/requirements/%.txt $(STAMP)
 	@$(BIN)/python -m venv --without-pip $(@D)
 	@$(BIN)/python -c '$(LINK)' > $$($(@D)/bin/python -c '$(SITE)')/twinforce-base.pth
 	@$(BIN)/pip --disable-pip-version-check --python $(@D)/bin/python install --quiet \
-		--constraint constraints.txt --requirement $<
+		--constraint constraints.txt $(PIP_OPTIONS_$*) --requirement $<
+	@$(if $(DEBIAN_$*),cd $(@D) && apt-get download --quiet $(DEBIAN_$*) && for each in *.deb; do \
+		dpkg-deb --extract $$each debian; done && mv debian/usr/lib/*/*.so* lib/)
 	@touch $@
 
 test-page: $(STAMP)  ## test the page in a Chromium that is installed with its driver

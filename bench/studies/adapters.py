@@ -2,10 +2,15 @@
 
     .venv-ecosystem/lammps/bin/python -m bench.studies.adapters lammps
 
-The programs are ase, ipi, lammps and openmm, each in the environment that `make test-ecosystem`
-makes for it. 192 atoms of argon move at constant energy with a toy potential in float64. A step
-with the service has in it what the program costs, the evaluation, and the way to another process of
-this machine. The service keeps the neighbor list of a walker; the potential itself makes one anew.
+The programs are ase, ipi, lammps, openmm and torch_sim, each in the environment that `make
+test-ecosystem` makes for it. 192 atoms of argon move at constant energy with a toy potential in
+float64. A step with the service has in it what the program costs, the evaluation, and the way to
+another process of this machine. The service keeps the neighbor list of a walker; the potential
+itself makes one anew. openmm_mts compares multiple time stepping by OpenMM with its steps on
+conservative forces, for 192 atoms of the bundled model `water`.
+
+The ways take turns, round by round, so that what else the machine does acts on all of them; ratios
+are of the same round.
 """
 
 import subprocess
@@ -13,9 +18,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import ase.io
@@ -26,6 +31,7 @@ from ase.md.verlet import VelocityVerlet
 
 from bench.runner.command_line import parser_of
 from bench.runner.systems import gas
+from twinforce import Client, System
 from twinforce.ase import TwinForceCalculator, system_of
 from twinforce.distill.programs.services import ServiceOptions, running_service
 from twinforce_models.prediction import predict
@@ -33,6 +39,8 @@ from twinforce_models.registry import load
 
 _TOY = "toy:lennard-jones"
 _OUTPUTS = ("energy", "conservative_forces")
+_REMOTE, _LOCAL, _CONSERVATIVE = "service", "in process", "conservative"
+_WATER = Path(__file__).parents[2] / "demo" / "water64.xyz"
 # Rows in the output of i-PI: the start and the end.
 _N_ROWS = 2
 _POLL_S = 0.002
@@ -81,33 +89,120 @@ def ase_ways(url: str, folder: Path) -> Iterator[Mapping[str, Way]]:
         return lambda n_steps: _seconds(lambda: dynamics.run(n_steps)) / n_steps
 
     with TwinForceCalculator(url) as remote:
-        yield {"service": way(remote), "in process": way(LocalPotential())}
+        yield {_REMOTE: way(remote), _LOCAL: way(LocalPotential())}
 
 
 @contextmanager
 def openmm_ways(url: str, folder: Path) -> Iterator[Mapping[str, Way]]:
     """Yield the ways with OpenMM and OpenMM-ML."""
-    from openmm import Platform, VerletIntegrator, unit
-    from openmm.app import Element, Simulation, Topology
+    del folder
+    with TwinForceCalculator(url) as remote:
+        yield {
+            _REMOTE: _openmm_way(argon(), remote, step_fs=1.0),
+            _LOCAL: _openmm_way(argon(), LocalPotential(), step_fs=1.0),
+        }
+
+
+def _openmm_way(atoms: Atoms, calculator: Calculator, step_fs: float) -> Way:
+    from openmm import VerletIntegrator, unit
+    from openmm.app import Element, Topology
     from openmmml import MLPotential
 
-    del folder
-    atoms, topology = argon(), Topology()
+    topology = Topology()
     chain = topology.addChain()
-    for _ in atoms:
-        topology.addAtom("Ar", Element.getBySymbol("Ar"), topology.addResidue("AR", chain))
+    for symbol in atoms.symbols:
+        residue = topology.addResidue("X", chain)
+        topology.addAtom(symbol, Element.getBySymbol(symbol), residue)
     topology.setPeriodicBoxVectors(atoms.cell.array * unit.angstrom)
+    system = MLPotential("ase").createSystem(topology, calculator=calculator)
+    context = _openmm_context(atoms, system, VerletIntegrator(step_fs * unit.femtosecond))
+    return lambda n_steps: _seconds(lambda: context.getIntegrator().step(n_steps)) / n_steps
 
-    def way(calculator: Calculator) -> Way:
-        system = MLPotential("ase").createSystem(topology, calculator=calculator)
-        integrator = VerletIntegrator(1.0 * unit.femtosecond)
-        platform = Platform.getPlatformByName("Reference")
-        simulation = Simulation(topology, system, integrator, platform)
-        simulation.context.setPositions(atoms.positions * unit.angstrom)
-        return lambda n_steps: _seconds(lambda: simulation.step(n_steps)) / n_steps
 
-    with TwinForceCalculator(url) as remote:
-        yield {"service": way(remote), "in process": way(LocalPotential())}
+def _openmm_context(atoms: Atoms, system: Any, integrator: Any) -> Any:
+    from openmm import Context, Platform, unit
+
+    context = Context(system, integrator, Platform.getPlatformByName("Reference"))
+    context.setPositions(atoms.positions * unit.angstrom)
+    context.setVelocitiesToTemperature(300.0 * unit.kelvin, 1)
+    return context
+
+
+@contextmanager
+def openmm_mts_ways(url: str, folder: Path) -> Iterator[Mapping[str, Way]]:
+    """Yield the ways with OpenMM on conservative forces and by multiple time stepping."""
+    import openmm
+    from openmm import unit
+    from openmm.mtsintegrator import MTSIntegrator
+
+    from twinforce.openmm import INNER_GROUP, OUTER_GROUP, add_hybrid_forces
+
+    del folder
+    atoms = ase.io.read(_WATER)
+
+    def way(stack: ExitStack, client: Client, inner_steps: int) -> Way:
+        system = openmm.System()
+        system.setDefaultPeriodicBoxVectors(*(atoms.cell.array * unit.angstrom))
+        for mass in atoms.get_masses():
+            system.addParticle(mass)
+        walker = stack.enter_context(client.stream())
+        add_hybrid_forces(system, walker, system_of(atoms), inner_steps)
+        groups = [(OUTER_GROUP, 1), (INNER_GROUP, inner_steps)]
+        integrator = MTSIntegrator(0.5 * inner_steps * unit.femtosecond, groups)
+        context = _openmm_context(atoms, system, integrator)
+
+        def steps(n_steps: int) -> float:
+            n_outer = max(n_steps // inner_steps, 1)
+            return _seconds(lambda: context.getIntegrator().step(n_outer)) / n_outer / inner_steps
+
+        return steps
+
+    with TwinForceCalculator(url) as remote, Client(url) as client, ExitStack() as stack:
+        mts = {f"MTS-{m}": way(stack, client, m) for m in (4, 8)}
+        yield mts | {_CONSERVATIVE: _openmm_way(atoms, remote, step_fs=0.5)}
+
+
+@contextmanager
+def torch_sim_ways(url: str, folder: Path) -> Iterator[Mapping[str, Way]]:
+    """Yield the ways with TorchSim, whose model asks the service or the potential."""
+    import torch
+    import torch_sim
+    from torch_sim.models.interface import ModelInterface
+
+    del folder
+
+    class Model(ModelInterface):  # type: ignore[misc]
+        _memory_scales_with = "n_atoms"
+
+        def __init__(self, evaluate: Callable[[Sequence[System]], Sequence[Any]]) -> None:
+            super().__init__()
+            self._evaluate = evaluate
+            self._device, self._dtype = torch.device("cpu"), torch.float64
+            self._compute_stress, self._compute_forces = False, True
+
+        def forward(self, state: Any, **_: Any) -> dict[str, torch.Tensor]:
+            cell = state.row_vector_cell[0].numpy()
+            system = System(state.atomic_numbers, state.positions.numpy(), cell, True)
+            (found,) = self._evaluate([system])
+            energy = torch.tensor([found.energy], dtype=torch.float64)
+            return {"energy": energy, "forces": torch.tensor(found.conservative_forces)}
+
+    def way(evaluate: Callable[[Sequence[System]], Sequence[Any]]) -> Way:
+        state, model = argon(), Model(evaluate)
+
+        def steps(n_steps: int) -> float:
+            options = {"integrator": torch_sim.nve, "temperature": 80.0, "timestep": 0.001}
+            run = lambda: torch_sim.integrate(state, model, n_steps=n_steps, **options)  # noqa: E731
+            return _seconds(run) / n_steps
+
+        return steps
+
+    potential = load(_TOY, device="cpu", dtype="float64").potential
+    with Client(url) as client, client.stream() as walker:
+        yield {
+            _REMOTE: way(lambda systems: [walker.predict(each, _OUTPUTS) for each in systems]),
+            _LOCAL: way(lambda systems: predict(potential, systems, _OUTPUTS)),
+        }
 
 
 @contextmanager
@@ -142,7 +237,7 @@ def lammps_ways(url: str, folder: Path) -> Iterator[Mapping[str, Way]]:
     local, remote = start(), start()
     local.set_fix_external_callback("twinforce", evaluate, None)
     with attach(remote, url, types=["Ar"], virial=False):
-        yield {"service": way(remote), "in process": way(local)}
+        yield {_REMOTE: way(remote), _LOCAL: way(local)}
     local.close()
     remote.close()
 
@@ -182,9 +277,9 @@ def ipi_ways(url: str, folder: Path) -> Iterator[Mapping[str, Way]]:
     bridge = [sys.executable, "-m", "twinforce.socket_bridge.main", "start.xyz", "--url", url]
     bridge += ["--connect", f"unix:{name}", "--no-virial"]
     yield {
-        "service": lambda n_steps: _ipi_step(folder, surface(PES_PATH), n_steps),
+        _REMOTE: lambda n_steps: _ipi_step(folder, surface(PES_PATH), n_steps),
         "service by socket": lambda n_steps: _ipi_step(folder, by_socket, n_steps, bridge),
-        "in process": lambda n_steps: _ipi_step(folder, surface(local), n_steps),
+        _LOCAL: lambda n_steps: _ipi_step(folder, surface(local), n_steps),
     }
 
 
@@ -225,29 +320,76 @@ def _seconds(act: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-WAYS = {"ase": ase_ways, "ipi": ipi_ways, "lammps": lammps_ways, "openmm": openmm_ways}
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program to measure.
+
+    Attributes:
+        ways: Yields its ways to take steps.
+        model: Model to serve.
+        reference: Way that the others are compared with.
+    """
+
+    ways: Callable[[str, Path], AbstractContextManager[Mapping[str, Way]]]
+    model: str = _TOY
+    reference: str = _LOCAL
+
+
+PROGRAMS = {
+    "ase": Program(ase_ways),
+    "ipi": Program(ipi_ways),
+    "lammps": Program(lammps_ways),
+    "openmm": Program(openmm_ways),
+    "openmm_mts": Program(openmm_mts_ways, "water", _CONSERVATIVE),
+    "torch_sim": Program(torch_sim_ways),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Take steps in each way in turn, and print the median milliseconds of a step."""
+    """Take steps in each way in turn, and print rows of the table in docs/ecosystem.md."""
     parser = parser_of("bench.studies.adapters", __doc__)
-    parser.add_argument("program", choices=WAYS, help="program to measure")
-    parser.add_argument("--steps", type=int, default=200, help="number of steps of a round")
-    parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
+    parser.add_argument("program", choices=PROGRAMS, help="program to measure")
+    parser.add_argument("--steps", type=int, default=100, help="number of steps of a round")
+    parser.add_argument("--rounds", type=int, default=9, help="number of rounds")
     options = parser.parse_args(arguments)
+    program = PROGRAMS[options.program]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        service = ServiceOptions(dtype="float64", device="cpu", threads=1, is_compiled=False)
+        is_toy = program.model == _TOY
+        service = ServiceOptions(
+            dtype="float64" if is_toy else "float32",
+            device="cpu",
+            threads=1,
+            is_compiled=not is_toy,
+        )
         with (
-            running_service({"toy": _TOY}, service, folder / "log", "the service") as client,
-            WAYS[options.program](client.url, folder) as ways,
+            running_service(
+                {"served": program.model},
+                service,
+                folder / "log",
+                "the service",
+                waits_for_compilation=True,
+            ) as client,
+            program.ways(client.url, folder) as ways,
         ):
+            for way in ways.values():  # what is compiled or loaded at first does not count
+                way(options.steps)
             taken: dict[str, list[float]] = {each: [] for each in ways}
             for _ in range(options.rounds):
                 for each, way in ways.items():
                     taken[each].append(1e3 * way(options.steps))
     for each, values in taken.items():
-        print(f"{options.program:8} {each:18} {median(values):7.2f} ms per step")
+        row = f"| {options.program}, {each} | {_spread(values, '.1f')} |"
+        if each != program.reference:
+            pairs = zip(values, taken[program.reference], strict=True)
+            row += f" {_spread([value / reference for value, reference in pairs], '.2f')} |"
+        print(row)
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    """Return the median of values, and the least and the largest of the middle half of them."""
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
 if __name__ == "__main__":

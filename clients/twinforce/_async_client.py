@@ -33,6 +33,7 @@ from twinforce_proto import (
     Nonconservativity,
     Prediction,
     ServiceError,
+    ServiceStatus,
     parse_outputs,
 )
 from twinforce_proto.codec.stream import StreamEncoder
@@ -206,6 +207,10 @@ class AsyncClient:
     async def model(self, name: str | None = None) -> ModelInfo:
         """Return the description of one model; see `Client.model`."""
         return await self._execute(self._conversation.model(name))
+
+    async def status(self) -> ServiceStatus:
+        """Return the state of the service, also while it is not ready; see `Client.status`."""
+        return await self._execute(self._conversation.status())
 
     async def close(self) -> None:
         """Close the connections and their streams; those of another process stay open."""

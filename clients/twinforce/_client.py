@@ -36,6 +36,7 @@ from twinforce_proto import (
     Nonconservativity,
     Prediction,
     ServiceError,
+    ServiceStatus,
     parse_outputs,
 )
 from twinforce_proto.codec.stream import StreamEncoder
@@ -336,6 +337,13 @@ class Client:
             UnknownModelError: No model of this name is served.
         """
         return self._execute(self._conversation.model(name))
+
+    def status(self) -> ServiceStatus:
+        """Return the state of the service, also while it is not ready.
+
+        Of several replicas, one answers.
+        """
+        return self._execute(self._conversation.status())
 
     def with_timeout(self, timeout: float | None) -> "Client":
         """Return a new client of the same service with another time limit of a request.

@@ -25,6 +25,7 @@ from twinforce_proto import (
     PredictionError,
     PredictRequest,
     ServiceError,
+    ServiceStatus,
     parse_outputs,
 )
 from twinforce_proto.codec.messages import (
@@ -36,6 +37,7 @@ from twinforce_proto.codec.nonconservativity import (
     nonconservativity_reply_from_proto,
     nonconservativity_request_to_proto,
 )
+from twinforce_proto.codec.status import status_from_proto
 from twinforce_proto.codec.stream import StreamEncoder, stream_reply_from_proto
 from twinforce_proto.headers import BUNDLED_MODEL, is_model_name
 from twinforce_proto.v1 import inference_pb2 as pb
@@ -121,6 +123,11 @@ class Conversation:
         """Return the description of one model."""
         message = pb.GetModelRequest(model=(yield from self.resolve_model(name)))
         return (yield from self._call("GetModel", lambda: message, model_info_from_proto))
+
+    def status(self) -> Flow[ServiceStatus]:
+        """Return the state of the service."""
+        message = pb.GetStatusRequest()
+        return (yield from self._call("GetStatus", lambda: message, status_from_proto))
 
     def resolve_model(self, model: str | None) -> Flow[str]:
         """Return the name of the model to use: the default model if none is given.

@@ -1,7 +1,6 @@
-"""The ensembles of a simulation, with the units of their parameters.
+"""The ensembles of a simulation, and the units of velocities and stresses.
 
-Times are in ASE's unit, such as `100 * FS`, and pressures in eV/Å³, such as `1.0 * BAR`; `FS` and
-`BAR` equal `ase.units.fs` and `ase.units.bar`.
+Names of numbers end with their unit. `FS` and `BAR` equal `ase.units.fs` and `ase.units.bar`.
 """
 
 from twinforce_dynamics.ensembles import NPT, NVE, SVR, Ensemble, Langevin

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from twinforce_dynamics.ensembles import NPT, SVR, Ensemble, Langevin, thermostat_of
 from twinforce_dynamics.steps import Floats, State, kinetic_energy, volume
-from twinforce_dynamics.units import BOLTZMANN
+from twinforce_dynamics.units import BAR, BOLTZMANN, FS
 
 _NO_MOTION = (
     "momenta: expected nonzero momenta for every mobile atom, because velocity rescaling "
@@ -170,7 +170,7 @@ class Bath:
 
     def _with_friction(self, momenta: Floats, thermostat: Langevin, duration: float) -> Floats:
         """Return p' = c p + sqrt((1 - c²) m kT) ξ with c = exp(-dt/τ)."""
-        kept = math.exp(-duration / thermostat.relaxation)
+        kept = math.exp(-duration / (thermostat.relaxation_fs * FS))
         spread = np.sqrt((1.0 - kept * kept) * BOLTZMANN * thermostat.temperature_k * self.masses)
         noise = spread * self.rng.standard_normal(momenta.shape)
         return kept * momenta + (noise if self.mobile is None else noise * self.mobile)
@@ -187,10 +187,11 @@ class Bath:
         thermal = self.thermal(state.momenta)
         size = volume(state.cell)
         kt = BOLTZMANN * ensemble.thermostat.temperature_k
-        mobility = ensemble.compressibility * duration / (3.0 * ensemble.relaxation)
+        compressibility = ensemble.compressibility_per_bar / BAR
+        mobility = compressibility * duration / (3.0 * (ensemble.relaxation_fs * FS))
         pressure = (thermal / self.masses).T @ thermal / size - total_stress
         noise = math.sqrt(2.0 * mobility * kt / size) * self.rng.standard_normal((3, 3))
-        strain = mobility * (pressure - ensemble.pressure * np.eye(3)) + noise
+        strain = mobility * (pressure - ensemble.pressure_bar * BAR * np.eye(3)) + noise
         if ensemble.coupling == "isotropic":
             isotropic: Floats = np.trace(strain) / 3.0 * np.eye(3)
             return isotropic
@@ -212,7 +213,7 @@ def _rescaling_factors(
     degrees of freedom. The factor is sqrt(K'/K) with the sign of R + x. This is the equation in
     the appendix of Bussi et al. 2007, with the square completed.
     """
-    kept = math.exp(-duration / thermostat.relaxation)
+    kept = math.exp(-duration / (thermostat.relaxation_fs * FS))
     share = (1.0 - kept) * BOLTZMANN * thermostat.temperature_k / 2.0
     first = rng.standard_normal(len(kinetic)) + np.sqrt(kept * kinetic / share)
     others = rng.chisquare(n_dof - 1.0, len(kinetic)) if n_dof > 1.0 else 0.0

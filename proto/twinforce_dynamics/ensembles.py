@@ -1,17 +1,28 @@
 """Ensembles of constant energy, temperature or pressure: thermostats and the barostat.
 
-Times are in ASE's unit of time, so that `100 * units.fs` is 100 fs. Pressures are in eV/Å³, so that
-`units.bar` is 1 bar. `make_ensemble` takes fs and bar instead.
+Names of numbers end with their unit. Former names, of numbers in ASE's units, are refused.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
+from twinforce_dynamics.former_names import refuse_former
 from twinforce_dynamics.units import BAR, FS
 
-# Compressibility of water, in 1/bar and in Å³/eV.
+# Compressibility of water, in 1/bar.
 WATER_COMPRESSIBILITY_PER_BAR = 4.6e-5
-WATER_COMPRESSIBILITY = WATER_COMPRESSIBILITY_PER_BAR / BAR
+
+_DIVIDE = "(in ASE's unit, divide it by ase.units.{})"
+_FORMER_TIME = {
+    "relaxation": "relaxation_fs, the relaxation time in fs, such as relaxation_fs=100 "
+    + _DIVIDE.format("fs")
+}
+_FORMER = _FORMER_TIME | {
+    "pressure": "pressure_bar, the pressure in bar, such as pressure_bar=1 "
+    + _DIVIDE.format("bar"),
+    "compressibility": "compressibility_per_bar, in 1/bar, such as compressibility_per_bar=4.6e-5 "
+    "(in ASE's unit, multiply it by ase.units.bar)",
+}
 
 ThermostatName = Literal["svr", "svr-local", "langevin"]
 EnsembleName = Literal["nve", "svr", "svr-local", "langevin", "npt-isotropic", "npt-anisotropic"]
@@ -34,16 +45,21 @@ class SVR:
 
     Attributes:
         temperature_k: Temperature, in K.
-        relaxation: Relaxation time τ of the kinetic energy.
+        relaxation_fs: Relaxation time τ of the kinetic energy, in fs.
         scope: "global" rescales all atoms by one factor, "local" each atom by a separate one.
     """
 
     temperature_k: float
-    relaxation: float
+    relaxation_fs: float
     scope: Literal["global", "local"] = "global"
 
+    def __new__(cls, **values: object) -> Self:
+        """Refuse the former `relaxation`, in ASE's unit."""
+        refuse_former(values, _FORMER_TIME)
+        return object.__new__(cls)
+
     def __post_init__(self) -> None:
-        _check_positive("SVR", temperature_k=self.temperature_k, relaxation=self.relaxation)
+        _check_positive("SVR", temperature_k=self.temperature_k, relaxation_fs=self.relaxation_fs)
         _check_choice("SVR: scope", self.scope, ("global", "local"))
 
 
@@ -55,14 +71,21 @@ class Langevin:
 
     Attributes:
         temperature_k: Temperature, in K.
-        relaxation: Relaxation time τ of the momenta, 1/friction.
+        relaxation_fs: Relaxation time τ of the momenta, 1/friction, in fs.
     """
 
     temperature_k: float
-    relaxation: float
+    relaxation_fs: float
+
+    def __new__(cls, **values: object) -> Self:
+        """Refuse the former `relaxation`, in ASE's unit."""
+        refuse_former(values, _FORMER_TIME)
+        return object.__new__(cls)
 
     def __post_init__(self) -> None:
-        _check_positive("Langevin", temperature_k=self.temperature_k, relaxation=self.relaxation)
+        _check_positive(
+            "Langevin", temperature_k=self.temperature_k, relaxation_fs=self.relaxation_fs
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,26 +98,37 @@ class NPT:
 
     Attributes:
         thermostat: Thermostat, which also sets the temperature.
-        pressure: Pressure, in eV/Å³.
+        pressure_bar: Pressure, in bar.
         coupling: "isotropic" changes the volume alone, "anisotropic" each length and angle of the
             cell.
-        relaxation: Relaxation time τ_p of the volume.
-        compressibility: Approximate compressibility of the system, in Å³/eV.
+        relaxation_fs: Relaxation time τ_p of the volume, in fs.
+        compressibility_per_bar: Approximate compressibility of the system, in 1/bar.
     """
 
     thermostat: SVR | Langevin
-    pressure: float
-    relaxation: float
+    pressure_bar: float
+    relaxation_fs: float
     coupling: Literal["isotropic", "anisotropic"] = "isotropic"
-    compressibility: float = WATER_COMPRESSIBILITY
+    compressibility_per_bar: float = WATER_COMPRESSIBILITY_PER_BAR
+
+    def __new__(cls, **values: object) -> Self:
+        """Refuse the former names of numbers, in ASE's units."""
+        refuse_former(values, _FORMER)
+        return object.__new__(cls)
 
     def __post_init__(self) -> None:
-        _check_positive("NPT", relaxation=self.relaxation, compressibility=self.compressibility)
+        _check_positive(
+            "NPT",
+            relaxation_fs=self.relaxation_fs,
+            compressibility_per_bar=self.compressibility_per_bar,
+        )
         _check_choice("NPT: coupling", self.coupling, ("isotropic", "anisotropic"))
         if not isinstance(self.thermostat, SVR | Langevin):
             raise TypeError(f"NPT: thermostat: expected SVR or Langevin, got {self.thermostat!r}")
-        if not abs(self.pressure) < float("inf"):
-            raise ValueError(f"NPT: pressure: expected a finite number, got {self.pressure}")
+        if not abs(self.pressure_bar) < float("inf"):
+            raise ValueError(
+                f"NPT: pressure_bar: expected a finite number, got {self.pressure_bar}"
+            )
 
 
 Ensemble = NVE | SVR | Langevin | NPT
@@ -137,10 +171,28 @@ def make_ensemble(
     )
     return NPT(
         thermostat=_make_thermostat(thermostat, temperature_k, relaxation_fs),
-        pressure=pressure_bar * BAR,
-        relaxation=pressure_relaxation_fs * FS,
+        pressure_bar=pressure_bar,
+        relaxation_fs=pressure_relaxation_fs,
         coupling="anisotropic" if name == "npt-anisotropic" else "isotropic",
-        compressibility=compressibility_per_bar / BAR,
+        compressibility_per_bar=compressibility_per_bar,
+    )
+
+
+def text_in_ase_units(ensemble: Ensemble) -> str:
+    """Return an ensemble as restart files and trajectories have it, in ASE's units and names."""
+    if isinstance(ensemble, NVE):
+        return repr(ensemble)
+    if isinstance(ensemble, NPT):
+        thermostat = text_in_ase_units(ensemble.thermostat)
+        return (
+            f"NPT(thermostat={thermostat}, pressure={ensemble.pressure_bar * BAR!r}, "
+            f"relaxation={ensemble.relaxation_fs * FS!r}, coupling={ensemble.coupling!r}, "
+            f"compressibility={ensemble.compressibility_per_bar / BAR!r})"
+        )
+    scope = f", scope={ensemble.scope!r}" if isinstance(ensemble, SVR) else ""
+    return (
+        f"{type(ensemble).__name__}(temperature_k={ensemble.temperature_k!r}, "
+        f"relaxation={ensemble.relaxation_fs * FS!r}{scope})"
     )
 
 
@@ -166,11 +218,10 @@ def parse_thermostat_name(text: str) -> ThermostatName:
 def _make_thermostat(text: str, temperature_k: float, relaxation_fs: float) -> SVR | Langevin:
     name = parse_thermostat_name(text)
     _check_positive(name, temperature_k=temperature_k, relaxation_fs=relaxation_fs)
-    relaxation = relaxation_fs * FS
     if name == "langevin":
-        return Langevin(temperature_k=temperature_k, relaxation=relaxation)
+        return Langevin(temperature_k=temperature_k, relaxation_fs=relaxation_fs)
     scope: Literal["global", "local"] = "local" if name == "svr-local" else "global"
-    return SVR(temperature_k=temperature_k, relaxation=relaxation, scope=scope)
+    return SVR(temperature_k=temperature_k, relaxation_fs=relaxation_fs, scope=scope)
 
 
 def _check_positive(kind: str, **values: float) -> None:

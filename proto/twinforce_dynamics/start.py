@@ -9,11 +9,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from twinforce_dynamics.elements import standard_masses
 from twinforce_dynamics.ensembles import NPT, NVE, Ensemble
+from twinforce_dynamics.former_names import refuse_former
 from twinforce_dynamics.steps import Floats, ForceChoice
 from twinforce_dynamics.units import FS
 from twinforce_proto import InvalidRequestError, System, checks
 
 _NVE = NVE()
+_FORMER = {
+    "time_step": "time_step_fs, the inner step in fs, such as time_step_fs=0.5 (in ASE's unit, "
+    "divide it by ase.units.fs)"
+}
 _VELOCITY_UNIT = "Å per unit of time"
 
 
@@ -39,11 +44,7 @@ class Integrator:
 
     def __new__(cls, **values: object) -> Self:
         """Refuse the former `time_step`, which was in ASE's unit of time."""
-        if "time_step" in values:
-            raise TypeError(
-                "time_step: expected time_step_fs, the inner step in fs, such as time_step_fs=0.5, "
-                f"got time_step={values['time_step']!r}; in ASE's unit, divide it by ase.units.fs"
-            )
+        refuse_former(values, _FORMER)
         return object.__new__(cls)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,5 @@
 """The units of dynamics, in those of ASE: eV, Å, amu, and sqrt(amu Å²/eV) for times."""
 
-from collections.abc import Callable
 from math import inf, nextafter
 
 # Boltzmann constant in eV/K, from CODATA 2014, as ASE has it.
@@ -14,16 +13,11 @@ BAR = 6.241509126e-7
 def in_fs(duration: float) -> float:
     """Return a duration in fs, so that `FS` times the number is exactly the given one if possible.
 
+    Checkpoints are decoded and encoded over and over; rounding must not change their numbers.
+
     Args:
         duration: Duration in ASE's unit of time.
     """
-    return exact_inverse(lambda fs: fs * FS, duration, duration / FS)
-
-
-def exact_inverse(convert: Callable[[float], float], value: float, guess: float) -> float:
-    """Return a number near the guess that converts to exactly this value, if there is one.
-
-    Checkpoints are decoded and encoded over and over; rounding must not change their numbers.
-    """
+    guess = duration / FS
     near = (guess, nextafter(guess, inf), nextafter(guess, -inf))
-    return next((number for number in near if convert(number) == value), guess)
+    return next((number for number in near if number * FS == duration), guess)

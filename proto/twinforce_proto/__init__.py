@@ -32,6 +32,7 @@ from twinforce_proto.outputs import (
     parse_outputs,
 )
 from twinforce_proto.prediction import Prediction, PredictRequest, Provenance, Timings
+from twinforce_proto.status import CallerUsage, DeviceStatus, ModelStatus, ServiceStatus
 from twinforce_proto.system import System
 from twinforce_proto.units import UNITS
 
@@ -42,13 +43,16 @@ __all__ = [
     "OUTPUTS",
     "STRESSES",
     "UNITS",
+    "CallerUsage",
     "DeadlineExceededError",
+    "DeviceStatus",
     "FatalSystemError",
     "InvalidRequestError",
     "InvalidSystemError",
     "ModelChangedError",
     "ModelInfo",
     "ModelLoadError",
+    "ModelStatus",
     "NonFinitePredictionError",
     "Nonconservativity",
     "NonconservativityRequest",
@@ -60,6 +64,7 @@ __all__ = [
     "Provenance",
     "RequestCancelledError",
     "ServiceError",
+    "ServiceStatus",
     "System",
     "SystemTooLargeError",
     "Timings",

@@ -23,6 +23,7 @@ from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.calls.outcomes import Outcomes
+from twinforce_service.calls.status import StatusReader
 from twinforce_service.clusters import command as slurm_command
 from twinforce_service.clusters.drain import DrainTime
 from twinforce_service.clusters.publication import Publication, publication
@@ -30,6 +31,7 @@ from twinforce_service.downloads import command as download_command
 from twinforce_service.engine.engine import OwnedEngine
 from twinforce_service.engines import LoadModels, make_engine
 from twinforce_service.environments import command
+from twinforce_service.environments.placement import environments_of
 from twinforce_service.flags import file_of_keys, folder_of_environments, parse_settings
 from twinforce_service.metrics import Metrics
 from twinforce_service.servers import (
@@ -180,7 +182,15 @@ def _build(
     )
     _watch(metrics, engine, dynamics, settings.specs() if load_models is None else ())
     limits = _call_limits(settings)
-    calls = describe_calls(engine, jacobians, dynamics, allowances, limits, converter)
+    status = StatusReader(
+        engine,
+        metrics,
+        intake,
+        environments_of(settings.specs()) if load_models is None else {},
+        # Those who monitor have a port of their own then.
+        names_callers=settings.metrics_port is None,
+    )
+    calls = describe_calls(engine, jacobians, dynamics, allowances, limits, converter, status)
     outcomes = Outcomes(metrics, engine, traces)
     app = make_app(
         engine, calls, metrics, outcomes, intake, limits, converter, allowances, access, settings

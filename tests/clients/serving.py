@@ -13,10 +13,14 @@ ARGON = 18
 
 
 def serve(potentials=None, **settings):
-    """Start a service of the given loaded models, or of `lj`, the toy potential in float64."""
+    """Start a service of the given loaded models, or of `lj`, the toy potential in float64.
+
+    A function in place of the models is called to load them.
+    """
     defaults = {"dtype": "float64", "model": {"lj": TOY}, "rest_port": 0, "grpc_port": 0}
     settings = Settings(water=False, device="cpu", n_threads=1, **defaults | settings)
-    return run_in_thread(settings, None if potentials is None else lambda: potentials)
+    load = potentials if potentials is None or callable(potentials) else lambda: potentials
+    return run_in_thread(settings, load)
 
 
 def port_of(url):

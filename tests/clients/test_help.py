@@ -8,9 +8,10 @@ import pytest
 from twinforce.cli import build_parser, run
 
 # Commands that ask a service, and all of them.
-ASKING = ["models", "predict", "relax", "md", "bench", "assess", "distill", "mcp"]
+ASKING = ["status", "models", "predict", "relax", "md", "bench", "assess", "distill", "mcp"]
 COMMANDS = [*ASKING, "server", "completion"]
 GROUPS = {
+    "status": ["output", "service"],
     "models": ["models", "output", "service"],
     "predict": ["system", "prediction", "output", "service"],
     "relax": ["system", "relaxation", "output", "service"],

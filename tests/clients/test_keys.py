@@ -38,6 +38,7 @@ CALLS = {
     "relax": lambda client: list(client.relax(molecule(), max_steps=2, model="lj")),
     "models": lambda client: client.models(),
     "model": lambda client: client.model("lj"),
+    "status": lambda client: client.status(),
 }
 SCOPED = ["predict", "nonconservativity", "propagate", "relax"]
 EXPECTED = "expected the header 'Authorization: Bearer KEY' with a key of this service, got none"

@@ -10,6 +10,7 @@ from tests.clients.serving import ARGON
 from tests.systems import crystal
 from twinforce.ase import NPT, NVE, SVR, MultipleTimeStepping, TwinForceCalculator
 from twinforce.restart import Restart
+from twinforce_dynamics.units import BAR, in_fs
 
 SETTINGS = {
     "time-step": "0.2",
@@ -57,13 +58,13 @@ def path(tmp_path):
 def test_a_file_of_an_earlier_version_continues(url, path):
     system = crystal(8)
     atoms = Atoms([ARGON] * 8, system.positions, cell=system.cell, pbc=True)
-    thermostat = SVR(temperature_k=40.0, relaxation=1.0)
+    thermostat = SVR(temperature_k=40.0, relaxation_fs=in_fs(1.0))
     ensemble = NPT(
         thermostat=thermostat,
-        pressure=0.0,
-        relaxation=10.0,
+        pressure_bar=0.0,
+        relaxation_fs=in_fs(10.0),
         coupling="anisotropic",
-        compressibility=70.0,
+        compressibility_per_bar=70.0 * BAR,
     )
     with TwinForceCalculator(url) as atoms.calc:
         dynamics = MultipleTimeStepping(atoms, 0.2, inner_steps=4, ensemble=ensemble)

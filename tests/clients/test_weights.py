@@ -250,7 +250,7 @@ def test_allowed_weights_move_the_atoms_from_where_they_are(
 def test_weights_that_change_while_the_server_moves_the_atoms(service, is_allowed):
     with TwinForceCalculator(service.url, allow_model_change=is_allowed) as calculator:
         atoms = argon(calculator)
-        ensemble = SVR(temperature_k=60, relaxation=50 * FS)
+        ensemble = SVR(temperature_k=60, relaxation_fs=50)
         dynamics = MultipleTimeStepping(atoms, 2 * FS, inner_steps=2, ensemble=ensemble, seed=1)
         moving = dynamics.irun_on_server(200)
         next(moving), next(moving)

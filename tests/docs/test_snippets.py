@@ -27,7 +27,7 @@ README = ROOT / "README.md"
 LONGER_PAGES = [ROOT / "docs" / "tutorial.md", ROOT / "docs" / "dynamics.md"]
 PROGRAMS = [block for page in PAGES for block in blocks_of(page) if block.language == "python"]
 # `twinforce assess` takes minutes.
-QUICK_COMMANDS = {"models", "predict", "md"}
+QUICK_COMMANDS = {"status", "models", "predict", "md"}
 _MODULE = re.compile(r"python -m ([\w.]+)")
 
 
@@ -99,7 +99,7 @@ def run_page(page, server, monkeypatch):
 
 
 def test_the_readme_runs(water, monkeypatch, capsys):
-    assert run_page(README, water, monkeypatch) == {"python": 2, "twinforce": 3}
+    assert run_page(README, water, monkeypatch) == {"python": 2, "twinforce": 4}
     assert "water" in capsys.readouterr().out
     assert Path("predicted.xyz").stat().st_size > 0
     assert Path("run.png").stat().st_size > 0

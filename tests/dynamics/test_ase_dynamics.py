@@ -31,17 +31,17 @@ from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 from twinforce_models.registry import LoadedModel
 
 KRYPTON = 36
-FS = units.fs
-GLOBAL = SVR(temperature_k=60.0, relaxation=50 * FS)
-LANGEVIN = Langevin(temperature_k=60.0, relaxation=50 * FS)
+FS, BAR = units.fs, units.bar
+GLOBAL = SVR(temperature_k=60.0, relaxation_fs=50)
+LANGEVIN = Langevin(temperature_k=60.0, relaxation_fs=50)
 ENSEMBLES = {
     "nve": NVE(),
     "svr": GLOBAL,
-    "local": SVR(temperature_k=60.0, relaxation=50 * FS, scope="local"),
+    "local": SVR(temperature_k=60.0, relaxation_fs=50, scope="local"),
     "langevin": LANGEVIN,
-    "isotropic": NPT(thermostat=GLOBAL, pressure=0.001, relaxation=500 * FS),
+    "isotropic": NPT(thermostat=GLOBAL, pressure_bar=1600.0, relaxation_fs=500),
     "anisotropic": NPT(
-        thermostat=LANGEVIN, pressure=0.001, relaxation=500 * FS, coupling="anisotropic"
+        thermostat=LANGEVIN, pressure_bar=1600.0, relaxation_fs=500, coupling="anisotropic"
     ),
 }
 
@@ -357,7 +357,10 @@ def test_constant_pressure_dynamics_on_a_service_stay_near_the_set_point(calcula
     atoms = argon(calculator)
     pressure = 0.002
     ensemble = NPT(
-        thermostat=LANGEVIN, pressure=pressure, relaxation=100 * FS, compressibility=50.0
+        thermostat=LANGEVIN,
+        pressure_bar=pressure / BAR,
+        relaxation_fs=100,
+        compressibility_per_bar=50 * BAR,
     )
     dynamics = MultipleTimeStepping(atoms, 4 * FS, inner_steps=4, ensemble=ensemble, seed=3)
     temperatures, pressures = [], []

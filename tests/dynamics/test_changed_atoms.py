@@ -208,7 +208,7 @@ def test_changed_atoms_are_moved_as_if_they_had_always_been_so(calculator, chang
 @pytest.mark.parametrize("change", CHANGES)
 def test_atoms_changed_at_a_snapshot_go_on_changed_on_the_server(calculator, change, interval):
     ends = []
-    ensemble = SVR(temperature_k=60.0, relaxation=50 * FS)
+    ensemble = SVR(temperature_k=60.0, relaxation_fs=50)
     for is_there in (False, True):
         atoms = argon(TwinForceCalculator(calculator.client, model="ion"))
         dynamics = MultipleTimeStepping(atoms, 2 * FS, inner_steps=2, ensemble=ensemble, seed=3)
@@ -527,7 +527,7 @@ def test_an_ensemble_may_be_replaced_for_annealing(calculator, on_server):
         atoms = argon(calculator)
         dynamics = MultipleTimeStepping(atoms, 2 * FS, inner_steps=2, seed=0)
         for temperature_k in temperatures:
-            dynamics.ensemble = SVR(temperature_k=temperature_k, relaxation=20 * FS)
+            dynamics.ensemble = SVR(temperature_k=temperature_k, relaxation_fs=20)
             steps(dynamics, 20, on_server)
             if temperature_k == 100.0:
                 assert dynamics.temperature_k > 60

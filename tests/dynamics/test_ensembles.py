@@ -1,5 +1,7 @@
 """Ensembles, compared with distributions that are known in closed form or by quadrature."""
 
+import copy
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -21,19 +23,19 @@ from twinforce_dynamics.units import BAR, BOLTZMANN, FS
 
 KT = 0.7
 TEMPERATURE = KT / BOLTZMANN
-GLOBAL = SVR(temperature_k=TEMPERATURE, relaxation=1.0)
-LOCAL = SVR(temperature_k=TEMPERATURE, relaxation=1.0, scope="local")
-LANGEVIN = Langevin(temperature_k=TEMPERATURE, relaxation=1.0)
+GLOBAL = SVR(temperature_k=TEMPERATURE, relaxation_fs=1.0 / FS)
+LOCAL = SVR(temperature_k=TEMPERATURE, relaxation_fs=1.0 / FS, scope="local")
+LANGEVIN = Langevin(temperature_k=TEMPERATURE, relaxation_fs=1.0 / FS)
 PRESSURE = 0.3
 
 
-def constant_pressure(thermostat, coupling="isotropic", relaxation=1.0):
+def constant_pressure(thermostat, coupling="isotropic", relaxation_fs=1.0 / FS):
     return NPT(
         thermostat=thermostat,
-        pressure=PRESSURE,
-        relaxation=relaxation,
+        pressure_bar=PRESSURE / BAR,
+        relaxation_fs=relaxation_fs,
         coupling=coupling,
-        compressibility=1.0 / PRESSURE,
+        compressibility_per_bar=BAR / PRESSURE,
     )
 
 
@@ -80,7 +82,7 @@ def test_velocity_rescaling_alone_draws_kinetic_energies_from_their_distribution
     _, state = walker(Hills(), thermostat, MIXED, cell=9.0 * np.eye(3))
     drawn = []
     for _ in range(2000):
-        state = bath.rescale_momenta(state, 8.0 * thermostat.relaxation)
+        state = bath.rescale_momenta(state, 8.0 * thermostat.relaxation_fs * FS)
         drawn.append(kinetic_energy(bath.thermal(state.momenta), MIXED))
     n_dof = 24 if thermostat is GLOBAL else 27
     assert bath.degrees_of_freedom() == pytest.approx(n_dof)
@@ -131,7 +133,7 @@ def test_a_thermostat_around_multiple_time_steps_samples_the_canonical_distribut
 
 def test_direct_forces_alone_miss_the_temperature():
     wells = Wells(k=1.0, q=0.0, swirl=0.15)
-    gentle = SVR(temperature_k=TEMPERATURE, relaxation=5.0)
+    gentle = SVR(temperature_k=TEMPERATURE, relaxation_fs=5.0 / FS)
     stepper, state = walker(
         wells, gentle, MIXED, time_step=0.04, force_kind="direct", inner_steps=1
     )
@@ -177,7 +179,9 @@ def test_the_volume_of_an_ideal_gas_follows_its_distribution(coupling, thermosta
     """
     toy = Lattice(k=40.0 if coupling == "anisotropic" else 0.0, length=2.4)
     masses = np.ones((8, 1))
-    fast = {GLOBAL: SVR, LANGEVIN: Langevin}[thermostat](temperature_k=TEMPERATURE, relaxation=0.1)
+    fast = {GLOBAL: SVR, LANGEVIN: Langevin}[thermostat](
+        temperature_k=TEMPERATURE, relaxation_fs=0.1 / FS
+    )
     stepper, state = walker(
         toy,
         constant_pressure(fast, coupling),
@@ -229,7 +233,9 @@ def test_the_reference_distribution_of_the_ideal_gas_matches_its_closed_form():
 def test_the_cell_follows_the_conservative_stress_if_the_direct_one_is_wrong():
     toy = Lattice(k=60.0, length=2.0, wrong_pressure=2.0)
     masses = np.ones((8, 1))
-    ensemble = constant_pressure(SVR(temperature_k=TEMPERATURE, relaxation=0.1), relaxation=4.0)
+    ensemble = constant_pressure(
+        SVR(temperature_k=TEMPERATURE, relaxation_fs=0.1 / FS), relaxation_fs=4.0 / FS
+    )
     means = {}
     for forces, inner_steps in (("hybrid", 4), ("direct", 1)):
         stepper, state = walker(
@@ -256,9 +262,9 @@ ENSEMBLES = {
     "svr": GLOBAL,
     "local": LOCAL,
     "langevin": LANGEVIN,
-    "isotropic": constant_pressure(GLOBAL, relaxation=10.0),
-    "anisotropic": constant_pressure(GLOBAL, "anisotropic", relaxation=10.0),
-    "isotropic langevin": constant_pressure(LANGEVIN, relaxation=10.0),
+    "isotropic": constant_pressure(GLOBAL, relaxation_fs=10.0 / FS),
+    "anisotropic": constant_pressure(GLOBAL, "anisotropic", relaxation_fs=10.0 / FS),
+    "isotropic langevin": constant_pressure(LANGEVIN, relaxation_fs=10.0 / FS),
 }
 
 
@@ -300,17 +306,46 @@ def test_the_conserved_energy_is_conserved_to_second_order(name, inner_steps):
     ("make", "text"),
     [
         (
-            lambda: SVR(temperature_k=-1.0, relaxation=1.0),
+            lambda: SVR(temperature_k=-1.0, relaxation_fs=1.0 / FS),
             "SVR: temperature_k: expected a positive",
         ),
-        (lambda: Langevin(temperature_k=1.0, relaxation=0.0), "Langevin: relaxation: expected"),
-        (lambda: SVR(temperature_k=1.0, relaxation=1.0, scope="all"), "SVR: scope: expected one"),
+        (
+            lambda: Langevin(temperature_k=1.0, relaxation_fs=0.0),
+            "Langevin: relaxation_fs: expected",
+        ),
+        (
+            lambda: SVR(temperature_k=1.0, relaxation_fs=1.0 / FS, scope="all"),
+            "SVR: scope: expected one",
+        ),
         (lambda: constant_pressure(GLOBAL, "diagonal"), "NPT: coupling: expected one of isotropic"),
     ],
 )
 def test_ensembles_with_invalid_values_are_refused(make, text):
     with pytest.raises(ValueError, match=text):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: SVR(temperature_k=300.0, relaxation=1.0), r"relaxation: expected relaxation_fs"),
+        (lambda: Langevin(temperature_k=300.0, relaxation=1.0), "relaxation: expected relaxation_"),
+        (lambda: replace(constant_pressure(GLOBAL), relaxation=1.0), "relaxation_fs=100 "),
+        (lambda: replace(constant_pressure(GLOBAL), pressure=1.0), "pressure: expected pressure_b"),
+        (
+            lambda: replace(constant_pressure(GLOBAL), compressibility=70.0),
+            "multiply it by ase.units.bar\\), got compressibility=70.0$",
+        ),
+    ],
+)
+def test_former_names_of_numbers_without_units_are_refused_by_the_new_ones(make, text):
+    with pytest.raises(TypeError, match=text):
+        make()
+
+
+@pytest.mark.parametrize("ensemble", [GLOBAL, LOCAL, LANGEVIN, constant_pressure(GLOBAL)])
+def test_ensembles_survive_pickling_and_copying(ensemble):
+    assert pickle.loads(pickle.dumps(ensemble)) == copy.deepcopy(ensemble) == ensemble
 
 
 PLAIN = {
@@ -326,18 +361,18 @@ PLAIN = {
     ("name", "thermostat", "expected"),
     [
         ("nve", "svr", NVE()),
-        ("svr", "svr", SVR(temperature_k=300.0, relaxation=100.0 * FS)),
-        ("svr-local", "svr", SVR(temperature_k=300.0, relaxation=100.0 * FS, scope="local")),
-        ("langevin", "svr", Langevin(temperature_k=300.0, relaxation=100.0 * FS)),
+        ("svr", "svr", SVR(temperature_k=300.0, relaxation_fs=100.0)),
+        ("svr-local", "svr", SVR(temperature_k=300.0, relaxation_fs=100.0, scope="local")),
+        ("langevin", "svr", Langevin(temperature_k=300.0, relaxation_fs=100.0)),
         (
             "npt-anisotropic",
             "langevin",
             NPT(
-                thermostat=Langevin(temperature_k=300.0, relaxation=100.0 * FS),
-                pressure=2.0 * BAR,
-                relaxation=500.0 * FS,
+                thermostat=Langevin(temperature_k=300.0, relaxation_fs=100.0),
+                pressure_bar=2.0,
+                relaxation_fs=500.0,
                 coupling="anisotropic",
-                compressibility=1e-5 / BAR,
+                compressibility_per_bar=1e-5,
             ),
         ),
     ],
@@ -354,7 +389,7 @@ def test_an_ensemble_is_made_from_plain_settings(name, thermostat, expected):
         ("svr-local", {"temperature_k": 0.0}, "svr-local: temperature_k: expected a positive"),
         ("langevin", {"relaxation_fs": -1.0}, "langevin: relaxation_fs: .* got -1.0"),
         ("npt-isotropic", {"pressure_relaxation_fs": 0.0}, "pressure_relaxation_fs: expected"),
-        ("npt-isotropic", {"pressure_bar": np.nan}, "pressure: expected a finite number"),
+        ("npt-isotropic", {"pressure_bar": np.nan}, "pressure_bar: expected a finite number"),
     ],
 )
 def test_invalid_plain_settings_are_refused(name, changes, text):

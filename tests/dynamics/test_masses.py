@@ -32,7 +32,7 @@ def with_masses(masses, calculator=None):
 @pytest.mark.parametrize("thermostat", [SVR, Langevin])
 def test_isotopes_move_alike_on_both_sides_and_after_a_restart(calculator, tmp_path, thermostat):
     ends = []
-    ensemble = thermostat(temperature_k=60, relaxation=50 * FS)
+    ensemble = thermostat(temperature_k=60, relaxation_fs=50)
     for is_there in (False, True):
         atoms = with_masses(ISOTOPES, calculator)
         dynamics = MultipleTimeStepping(atoms, 2 * FS, inner_steps=2, ensemble=ensemble, seed=2)

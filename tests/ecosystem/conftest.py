@@ -74,14 +74,15 @@ def service(tmp_path_factory):
 def recipe(service, tmp_path, monkeypatch):
     """Return a function that runs the program below a heading of the page; it returns its names.
 
-    With `is_local`, the calculator is EMT in this process instead of that of the service.
+    With `is_local`, the calculator is EMT in this process instead of that of the service. With
+    `url`, another service is used.
     """
     (tmp_path / "demo").symlink_to(ROOT / "demo")
     monkeypatch.chdir(tmp_path)
 
-    def run(heading, *, is_local=False):
-        code = code_below(heading).replace("grpc://127.0.0.1:8001", service)
-        code = code.replace("127.0.0.1:8001", service.removeprefix("grpc://"))
+    def run(heading, *, is_local=False, url=service):
+        code = code_below(heading).replace("grpc://127.0.0.1:8001", url)
+        code = code.replace("127.0.0.1:8001", url.removeprefix("grpc://"))
         names = {"__name__": "__main__"}
         with monkeypatch.context() as patch:
             if is_local:

@@ -21,6 +21,7 @@ MESSAGES = {
     "Propagate": pb.PropagateRequest(model="soft", start=START, n_steps=2, interval=1),
     "Relax": pb.RelaxRequest(model="soft", system=SYSTEM, force_kind=1, max_steps=2),
     "GetModel": pb.GetModelRequest(model="soft"),
+    "GetStatus": pb.GetStatusRequest(),
     "PredictStream": pb.StreamRequest(model="soft", system=CRYSTAL, outputs=[1]),
 }
 _SYSTEM_JSON = {"atomic_numbers": [18, 10], "positions": [[0.0, 0, 0], [3.0, 0, 0]], "pbc": False}

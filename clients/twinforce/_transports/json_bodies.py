@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from google.protobuf.message import Message
 
 from twinforce._transports.transport import Method
@@ -77,8 +77,10 @@ def reply_message(method: Method, values: Any) -> Message:
             return _nonconservativity_reply(values)
         if method == "ListModels":
             return pb.ListModelsReply(models=map(_model_info, values["models"]))
+        if method == "GetStatus":  # without what a newer service may have added
+            return ParseDict(values, pb.ServiceStatus(), ignore_unknown_fields=True)
         return _model_info(values)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, ParseError, TypeError, ValueError) as error:
         raise PredictionError(f"reply: invalid body of a reply to {method}: {error!r}") from error
 
 

@@ -45,7 +45,10 @@ _REPLIES: dict[Method, type[Message]] = {
     "Nonconservativity": pb.NonconservativityReply,
     "ListModels": pb.ListModelsReply,
     "GetModel": pb.ModelInfo,
+    "GetStatus": pb.ServiceStatus,
 }
+# Calls about no model in particular, and their paths.
+_PATHS: dict[Method, str] = {"ListModels": "models", "GetStatus": "status"}
 
 
 class RestTransport:
@@ -219,8 +222,8 @@ def _request(call: Call, url: Url, encoding: Encoding, access: Access) -> dict[s
     options: dict[str, Any] = {"method": "GET", "headers": headers, "timeout": timeout}
     options["extensions"] = name_for_tls(url)
     message: Any = call.message
-    if call.method == "ListModels":
-        return options | {"url": f"{url.location}/v1/models"}
+    if call.method in _PATHS:
+        return options | {"url": f"{url.location}/v1/{_PATHS[call.method]}"}
     model = f"{url.location}/v1/models/{quote(message.model, safe='')}"
     if call.method == "GetModel":
         return options | {"url": model}

@@ -23,7 +23,14 @@ PROXY_REFUSES = "the proxy refuses to connect"
 ANOTHER = "another program answers there, or a TwinForce that does not have this call"
 
 Method = Literal[
-    "Predict", "PredictStream", "Nonconservativity", "Propagate", "Relax", "ListModels", "GetModel"
+    "Predict",
+    "PredictStream",
+    "Nonconservativity",
+    "Propagate",
+    "Relax",
+    "ListModels",
+    "GetModel",
+    "GetStatus",
 ]
 
 

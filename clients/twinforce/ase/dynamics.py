@@ -21,7 +21,7 @@ from twinforce.restart import Restart
 from twinforce_dynamics.bath import Bath
 from twinforce_dynamics.codec.checkpoint import Checkpoint
 from twinforce_dynamics.disagreement import Disagreement, ForceDisagreementWarning
-from twinforce_dynamics.ensembles import NVE, Ensemble
+from twinforce_dynamics.ensembles import NVE, Ensemble, text_in_ase_units
 from twinforce_dynamics.start import Integrator
 from twinforce_dynamics.steps import ForceChoice, State, kinetic_energy, volume
 from twinforce_dynamics.trajectory import Snapshot
@@ -322,7 +322,7 @@ class MultipleTimeStepping(MolecularDynamics):  # type: ignore[misc]
             "time-step": repr(float(self.dt)),
             "inner-steps": str(self.inner_steps),
             "forces": self.forces,
-            "ensemble": repr(self.ensemble),
+            "ensemble": text_in_ase_units(self.ensemble),
         }
 
     def _refresh_properties(self) -> None:

@@ -1,8 +1,9 @@
-"""The command line, `twinforce`: list models, evaluate and relax systems, run dynamics, and more.
+"""The command line, `twinforce`: ask how a service is, evaluate and relax systems, and more.
 
-The exit status is 0 on success, 1 if the service refused, failed or could not be reached, 2 for
-wrong usage or a file that cannot be read or written, 3 if a relaxation did not converge, and 128
-plus the number of a signal that ended the command: 130 if interrupted, 143 if terminated.
+The exit status is 0 on success, 1 if the service refused, failed, could not be reached or (for
+`twinforce status`) is not ready, 2 for wrong usage or a file that cannot be read or written, 3 if a
+relaxation did not converge, and 128 plus the number of a signal that ended the command: 130 if
+interrupted, 143 if terminated.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from twinforce.cli.progress import say
 from twinforce.cli.relax import add_relax_command
 from twinforce.cli.server import add_server_command
 from twinforce.cli.signals import Interrupted, interruptible
+from twinforce.cli.status import add_status_command
 from twinforce_proto import ServiceError
 from twinforce_proto.errors import ERRORS
 
@@ -29,9 +31,9 @@ _EPILOG = """\
 example:
   twinforce predict water.xyz --outputs hybrid --output predicted.xyz
 
-exit status: 0 success; 1 the service refused, failed or could not be reached;
-2 wrong usage or a file that cannot be read or written; 3 a relaxation that
-did not converge; 130 interrupted, 143 terminated"""
+exit status: 0 success; 1 the service refused, failed, could not be reached or,
+for status, is not ready; 2 wrong usage or a file that cannot be read or
+written; 3 a relaxation that did not converge; 130 interrupted, 143 terminated"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_status_command(commands)
     add_models_command(commands)
     add_predict_command(commands)
     add_relax_command(commands)

@@ -33,8 +33,8 @@ def add_command(
     return parser
 
 
-def add_service_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where the service is and how long to wait for it."""
+def add_service_options(parser: argparse.ArgumentParser) -> Any:
+    """Add the options that say where the service is and how long to wait for it, as a group."""
     group = parser.add_argument_group("service")
     group.add_argument(
         "--url",
@@ -75,6 +75,7 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--certificate", metavar="FILE", help="certificate of the client, in PEM")
     group.add_argument("--private-key", metavar="FILE", help="private key of that certificate")
+    return group
 
 
 def service_options(args: argparse.Namespace) -> dict[str, Any]:

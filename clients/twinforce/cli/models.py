@@ -3,12 +3,13 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from typing import Any
 
 from twinforce._client import Client
 from twinforce.cli.arguments import add_command, add_service_options, service_options
+from twinforce.cli.columns import aligned
 from twinforce.cli.progress import suggest
 from twinforce_proto import ModelInfo
 
@@ -53,18 +54,14 @@ def _table(infos: Iterable[ModelInfo]) -> str:
             info.name,
             info.version,
             info.architecture,
-            _elements(info),
+            elements_of(info.elements),
             info.dtype,
             info.device,
             " ".join(info.outputs),
         )
         for info in infos
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return aligned(rows)
 
 
 def _description(info: ModelInfo) -> str:
@@ -74,7 +71,7 @@ def _description(info: ModelInfo) -> str:
         "architecture": info.architecture,
         "parameters": info.n_parameters,
         "cutoff": f"{info.cutoff:g} Å",
-        "elements": _elements(info),
+        "elements": elements_of(info.elements),
         "dtype": info.dtype,
         "device": info.device,
         "outputs": ", ".join(f"{name} ({info.units.get(name, '')})" for name in info.outputs),
@@ -85,12 +82,12 @@ def _description(info: ModelInfo) -> str:
     return "\n".join([*lines, "", info.card]).rstrip()
 
 
-def _elements(info: ModelInfo) -> str:
+def elements_of(elements: Collection[int]) -> str:
     """Return the symbols of the elements, or their atomic numbers if ASE is not installed."""
     try:
         from ase.data import chemical_symbols
     except ModuleNotFoundError:
-        names = [str(number) for number in info.elements]
+        names = [str(number) for number in elements]
     else:
-        names = [chemical_symbols[number] for number in info.elements]
+        names = [chemical_symbols[number] for number in elements]
     return " ".join(names) if len(names) <= 12 else f"{len(names)} elements"

@@ -95,11 +95,12 @@ class ProgressMeter:
         rate = (n_done - self._initial) / seconds if seconds > 0.0 else 0.0
         parts = [f"{n_done} of {self._total} {self._unit}", f"{rate:.3g} {self._unit}/s"]
         if rate > 0.0:
-            parts.append(f"{_duration((self._total - n_done) / rate)} left")
+            parts.append(f"{duration((self._total - n_done) / rate)} left")
         return ", ".join([*parts, *([note] if note else [])])
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time with a unit that suits it, such as 3 h."""
     for name, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {name}"

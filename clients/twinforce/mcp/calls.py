@@ -136,7 +136,7 @@ class AgentCalls:
             raise ValueError(f"temperature_k: expected a number from 0, got {temperature_k:g}")
         ensemble: Ensemble = NVE()
         if thermostat == "svr":
-            ensemble = SVR(temperature_k=temperature_k, relaxation=relaxation_fs * FS)
+            ensemble = SVR(temperature_k=temperature_k, relaxation_fs=relaxation_fs)
         integrator = Integrator(
             time_step_fs=time_step_fs,
             force_kind=forces,

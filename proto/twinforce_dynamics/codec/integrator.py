@@ -14,7 +14,6 @@ from twinforce_dynamics.ensembles import (
 )
 from twinforce_dynamics.start import Integrator
 from twinforce_dynamics.steps import ForceChoice
-from twinforce_dynamics.units import BAR, exact_inverse, in_fs
 from twinforce_proto import InvalidRequestError
 from twinforce_proto.v1 import inference_pb2 as pb
 
@@ -138,16 +137,11 @@ def _thermostat_from_proto(message: pb.Integrator | pb.NPT) -> tuple[str, float,
 
 
 def _npt_to_proto(ensemble: NPT) -> pb.NPT:
-    compressibility = ensemble.compressibility
     message = pb.NPT(
-        pressure_bar=exact_inverse(
-            lambda bar: bar * BAR, ensemble.pressure, ensemble.pressure / BAR
-        ),
-        relaxation_fs=in_fs(ensemble.relaxation),
+        pressure_bar=ensemble.pressure_bar,
+        relaxation_fs=ensemble.relaxation_fs,
         is_anisotropic=ensemble.coupling == "anisotropic",
-        compressibility_per_bar=exact_inverse(
-            lambda per_bar: per_bar / BAR, compressibility, compressibility * BAR
-        ),
+        compressibility_per_bar=ensemble.compressibility_per_bar,
     )
     _set_thermostat(message, ensemble.thermostat)
     return message
@@ -158,13 +152,11 @@ def _set_thermostat(message: pb.Integrator | pb.NPT, ensemble: Ensemble) -> None
         message.svr.CopyFrom(
             pb.SVR(
                 temperature_k=ensemble.temperature_k,
-                relaxation_fs=in_fs(ensemble.relaxation),
+                relaxation_fs=ensemble.relaxation_fs,
                 is_local=ensemble.scope == "local",
             )
         )
     elif isinstance(ensemble, Langevin):
         message.langevin.CopyFrom(
-            pb.Langevin(
-                temperature_k=ensemble.temperature_k, relaxation_fs=in_fs(ensemble.relaxation)
-            )
+            pb.Langevin(temperature_k=ensemble.temperature_k, relaxation_fs=ensemble.relaxation_fs)
         )

@@ -486,3 +486,79 @@ class GetModelRequest(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     model: str
     def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ServiceStatus(_message.Message):
+    __slots__ = ("version", "uptime_s", "is_alive", "is_ready", "models", "devices", "callers", "n_waiting", "n_waiting_atoms", "n_runs", "n_restarts")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    IS_ALIVE_FIELD_NUMBER: _ClassVar[int]
+    IS_READY_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    CALLERS_FIELD_NUMBER: _ClassVar[int]
+    N_WAITING_FIELD_NUMBER: _ClassVar[int]
+    N_WAITING_ATOMS_FIELD_NUMBER: _ClassVar[int]
+    N_RUNS_FIELD_NUMBER: _ClassVar[int]
+    N_RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    uptime_s: float
+    is_alive: bool
+    is_ready: bool
+    models: _containers.RepeatedCompositeFieldContainer[ModelStatus]
+    devices: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
+    callers: _containers.RepeatedCompositeFieldContainer[CallerUsage]
+    n_waiting: int
+    n_waiting_atoms: int
+    n_runs: int
+    n_restarts: int
+    def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., is_alive: bool = ..., is_ready: bool = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ..., devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., callers: _Optional[_Iterable[_Union[CallerUsage, _Mapping]]] = ..., n_waiting: _Optional[int] = ..., n_waiting_atoms: _Optional[int] = ..., n_runs: _Optional[int] = ..., n_restarts: _Optional[int] = ...) -> None: ...
+
+class ModelStatus(_message.Message):
+    __slots__ = ("name", "is_available", "environments", "n_evaluations", "n_atoms", "n_batches", "batch_fill", "device_s", "queue_s")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    IS_AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENTS_FIELD_NUMBER: _ClassVar[int]
+    N_EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    N_ATOMS_FIELD_NUMBER: _ClassVar[int]
+    N_BATCHES_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FILL_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_S_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_S_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    is_available: bool
+    environments: _containers.RepeatedScalarFieldContainer[str]
+    n_evaluations: int
+    n_atoms: int
+    n_batches: int
+    batch_fill: float
+    device_s: float
+    queue_s: float
+    def __init__(self, name: _Optional[str] = ..., is_available: bool = ..., environments: _Optional[_Iterable[str]] = ..., n_evaluations: _Optional[int] = ..., n_atoms: _Optional[int] = ..., n_batches: _Optional[int] = ..., batch_fill: _Optional[float] = ..., device_s: _Optional[float] = ..., queue_s: _Optional[float] = ...) -> None: ...
+
+class DeviceStatus(_message.Message):
+    __slots__ = ("name", "used_bytes", "reserved_bytes", "free_bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    used_bytes: int
+    reserved_bytes: int
+    free_bytes: int
+    def __init__(self, name: _Optional[str] = ..., used_bytes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ...) -> None: ...
+
+class CallerUsage(_message.Message):
+    __slots__ = ("name", "n_evaluations", "n_atoms", "device_s")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    N_EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    N_ATOMS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_S_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    n_evaluations: int
+    n_atoms: int
+    device_s: float
+    def __init__(self, name: _Optional[str] = ..., n_evaluations: _Optional[int] = ..., n_atoms: _Optional[int] = ..., device_s: _Optional[float] = ...) -> None: ...

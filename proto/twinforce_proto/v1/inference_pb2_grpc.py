@@ -70,6 +70,11 @@ class InferenceStub(object):
                 request_serializer=twinforce__proto_dot_v1_dot_inference__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.ModelInfo.FromString,
                 _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/twinforce.v1.Inference/GetStatus',
+                request_serializer=twinforce__proto_dot_v1_dot_inference__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.ServiceStatus.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer(object):
@@ -131,6 +136,13 @@ class InferenceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStatus(self, request, context):
+        """Tell the state of the service, also while it is not ready.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -168,6 +180,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.GetModelRequest.FromString,
                     response_serializer=twinforce__proto_dot_v1_dot_inference__pb2.ModelInfo.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=twinforce__proto_dot_v1_dot_inference__pb2.GetStatusRequest.FromString,
+                    response_serializer=twinforce__proto_dot_v1_dot_inference__pb2.ServiceStatus.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -360,6 +377,33 @@ class Inference(object):
             '/twinforce.v1.Inference/GetModel',
             twinforce__proto_dot_v1_dot_inference__pb2.GetModelRequest.SerializeToString,
             twinforce__proto_dot_v1_dot_inference__pb2.ModelInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/twinforce.v1.Inference/GetStatus',
+            twinforce__proto_dot_v1_dot_inference__pb2.GetStatusRequest.SerializeToString,
+            twinforce__proto_dot_v1_dot_inference__pb2.ServiceStatus.FromString,
             options,
             channel_credentials,
             insecure,

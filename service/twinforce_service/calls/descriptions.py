@@ -42,6 +42,7 @@ from twinforce_service.calls.message_sizes import (
 )
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.calls.predictions import predict
+from twinforce_service.calls.status import StatusReader
 from twinforce_service.engine.engine import Engine
 from twinforce_service.scheduling.request import Walker
 
@@ -105,6 +106,8 @@ class Calls:
     relax: StreamingCall[RelaxRequest, Relaxed]
     step: Callable[[PredictRequest, float | None, Walker], Coroutine[Any, Any, list[Prediction]]]
     """Answers the next step of a walker within a timeout in s."""
+    status: StatusReader
+    """Reads the state of the service."""
 
 
 def describe_calls(
@@ -114,9 +117,11 @@ def describe_calls(
     allowances: Allowances,
     limits: CallLimits,
     converter: Converter,
+    status: StatusReader,
 ) -> Calls:
     """Return the calls that these objects answer, within the allowances of each caller."""
     return Calls(
+        status=status,
         step=partial(predict, engine, allowances),
         predict=UnaryCall(
             scope="predict",

@@ -75,6 +75,20 @@ def place(specs: Mapping[str, str]) -> Placement:
     return placement
 
 
+def environments_of(specs: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return the environments that each model runs in: two for a split hybrid.
+
+    Args:
+        specs: Specs by name.
+
+    Raises:
+        ModelLoadError: A spec cannot be parsed.
+    """
+    return {
+        name: tuple(environment for environment, _ in _parts(spec)) for name, spec in specs.items()
+    }
+
+
 def _parts(spec: str) -> list[tuple[str, str]]:
     """Return environment and spec of a model, or of each part of a hybrid in two environments."""
     if (composed := parse_composed_spec(spec)) is None:

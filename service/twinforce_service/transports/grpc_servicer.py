@@ -9,6 +9,7 @@ import grpc
 
 from twinforce_proto import ServiceError
 from twinforce_proto.codec.messages import model_info_to_proto
+from twinforce_proto.codec.status import status_to_proto
 from twinforce_proto.codec.stream import stream_reply_to_proto
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceServicer
@@ -125,6 +126,13 @@ class GrpcServicer(InferenceServicer):
         """Return the capabilities of one model."""
         return await self._grpc.answer(context, self._get_model(request))
 
+    async def GetStatus(  # noqa: N802
+        self, request: bytes, context: Context
+    ) -> bytes:
+        """Return the state of the service."""
+        del request
+        return await self._grpc.answer(context, self._get_status())
+
     async def _unary(self, call: UnaryCall[Any, Any], data: bytes, context: Context) -> bytes:
         with self._grpc.open, self._grpc.outcomes.of("grpc", call.scope) as outcome:
             request = await self._decode(call, data, outcome)
@@ -176,3 +184,6 @@ class GrpcServicer(InferenceServicer):
         name = parsed(pb.GetModelRequest, data).model
         permission.get().require_model(name)
         return model_info_to_proto(self._engine.find(name)).SerializeToString()
+
+    async def _get_status(self) -> bytes:
+        return status_to_proto(self._calls.status.of_caller()).SerializeToString()

@@ -98,7 +98,7 @@ def test_fixed_atoms_and_masses_are_sent_to_the_server(server):
         moving.set_masses([20.0] * 8)
         moving.set_constraint(FixAtoms([0, 5]))
         with TwinForceCalculator(server.grpc_url) as moving.calc:
-            ensemble = SVR(temperature_k=60, relaxation=50 * units.fs)
+            ensemble = SVR(temperature_k=60, relaxation_fs=50)
             dynamics = MultipleTimeStepping(
                 moving, units.fs, inner_steps=2, ensemble=ensemble, seed=1
             )

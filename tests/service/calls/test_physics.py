@@ -14,18 +14,18 @@ from twinforce_dynamics.elements import MASSES, SYMBOLS
 
 ENSEMBLES = {
     "nve": NVE(),
-    "svr": SVR(temperature_k=60.0, relaxation=50 * FS),
-    "local": SVR(temperature_k=60.0, relaxation=50 * FS, scope="local"),
-    "langevin": Langevin(temperature_k=60.0, relaxation=50 * FS),
+    "svr": SVR(temperature_k=60.0, relaxation_fs=50),
+    "local": SVR(temperature_k=60.0, relaxation_fs=50, scope="local"),
+    "langevin": Langevin(temperature_k=60.0, relaxation_fs=50),
     "isotropic": NPT(
-        thermostat=SVR(temperature_k=60.0, relaxation=50 * FS),
-        pressure=0.001,
-        relaxation=500 * FS,
+        thermostat=SVR(temperature_k=60.0, relaxation_fs=50),
+        pressure_bar=1600.0,
+        relaxation_fs=500,
     ),
     "anisotropic": NPT(
-        thermostat=Langevin(temperature_k=60.0, relaxation=50 * FS),
-        pressure=0.001,
-        relaxation=500 * FS,
+        thermostat=Langevin(temperature_k=60.0, relaxation_fs=50),
+        pressure_bar=1600.0,
+        relaxation_fs=500,
         coupling="anisotropic",
     ),
 }

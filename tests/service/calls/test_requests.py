@@ -28,8 +28,8 @@ from twinforce_dynamics.codec.integrator import integrator_from_proto, integrato
 from twinforce_proto.v1 import inference_pb2 as pb
 
 MTS = Integrator(inner_steps=4)
-THERMOSTAT = SVR(temperature_k=60.0, relaxation=50 * FS)
-PRESSURE = NPT(thermostat=THERMOSTAT, pressure=0.001, relaxation=500 * FS)
+THERMOSTAT = SVR(temperature_k=60.0, relaxation_fs=50)
+PRESSURE = NPT(thermostat=THERMOSTAT, pressure_bar=1600.0, relaxation_fs=500)
 
 
 def body(**changes):
@@ -242,8 +242,8 @@ def test_an_integrator_is_the_same_after_repeated_encoding():
     rng = np.random.default_rng(0)
     for _ in range(300):
         fs, relaxation, bar = rng.uniform(0.1, 100.0, 3)
-        thermostat = Langevin(temperature_k=60.0, relaxation=relaxation * FS)
-        pressure = NPT(thermostat=thermostat, pressure=bar * 1e-5, relaxation=relaxation * 3 * FS)
+        thermostat = Langevin(temperature_k=60.0, relaxation_fs=relaxation)
+        pressure = NPT(thermostat=thermostat, pressure_bar=bar, relaxation_fs=3 * relaxation)
         integrator = Integrator(time_step_fs=fs, ensemble=pressure)
         once = integrator_from_proto(integrator_to_proto(integrator))
         assert once == integrator_from_proto(integrator_to_proto(once))

@@ -29,7 +29,7 @@ from twinforce import (
     System,
     UnavailableError,
 )
-from twinforce.ensembles import FS, SVR
+from twinforce.ensembles import SVR
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 
@@ -198,7 +198,7 @@ def test_the_number_of_active_runs_is_limited():
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
 def test_a_client_resumes_from_the_last_snapshot_after_a_lost_connection(server, transport):
     url = server.grpc_url if transport == "grpc" else server.rest_url
-    integrator = Integrator(inner_steps=2, ensemble=SVR(temperature_k=60.0, relaxation=50 * FS))
+    integrator = Integrator(inner_steps=2, ensemble=SVR(temperature_k=60.0, relaxation_fs=50))
     with Client(url) as client:
         expected = list(client.propagate(start(integrator), 600, 2))
     proxy = CountingProxy(port_of(url), cut_after=[30_000, 30_000])

@@ -15,7 +15,7 @@ from tests.service.troubled import HELIUM
 from tests.systems import crystal, molecule
 from tests.waiting import wait_until
 from twinforce import Client, Integrator, Start
-from twinforce.ensembles import FS, Langevin
+from twinforce.ensembles import Langevin
 from twinforce_proto import (
     OUTPUTS,
     InvalidRequestError,
@@ -143,7 +143,7 @@ def start(system, force_kind="hybrid"):
     integrator = Integrator(
         force_kind=force_kind,
         inner_steps=4 if force_kind == "hybrid" else 1,
-        ensemble=Langevin(temperature_k=60.0, relaxation=50 * FS),
+        ensemble=Langevin(temperature_k=60.0, relaxation_fs=50),
     )
     velocities = np.random.default_rng(3).normal(scale=0.01, size=system.positions.shape)
     return Start(system, velocities, integrator, random=7)

@@ -16,7 +16,6 @@ from twinforce_dynamics.requests import PropagateRequest, RelaxRequest
 from twinforce_dynamics.start import Integrator, Start
 from twinforce_dynamics.steps import complete
 from twinforce_dynamics.trajectory import Snapshot, Trajectory
-from twinforce_dynamics.units import BAR, FS
 from twinforce_proto import InvalidRequestError, Prediction
 from twinforce_service.callers.caller import Caller
 from twinforce_service.engine.runs import Run
@@ -32,8 +31,8 @@ from twinforce_service.version import provenance_of
 
 PROVENANCE = provenance_of(loaded(Soft(), "soft").info)
 GENERATOR = np.random.default_rng(0)
-THERMOSTAT = SVR(temperature_k=300.1, relaxation=7 * FS)
-HOT = NPT(thermostat=THERMOSTAT, pressure=1.1 * BAR, relaxation=500 * FS)
+THERMOSTAT = SVR(temperature_k=300.1, relaxation_fs=7)
+HOT = NPT(thermostat=THERMOSTAT, pressure_bar=1.1, relaxation_fs=500)
 
 
 def start(n_atoms=8, **how):

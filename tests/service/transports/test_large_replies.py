@@ -133,7 +133,7 @@ def test_the_size_is_that_of_the_reply(server, outputs, dtype):
 def test_snapshots_are_at_most_as_large_as_expected(server):
     system = crystal(64)
     velocities = np.random.default_rng(0).normal(0, 1e-3, (64, 3))
-    integrator = Integrator(inner_steps=2, ensemble=SVR(temperature_k=50.0, relaxation=10.0))
+    integrator = Integrator(inner_steps=2, ensemble=SVR(temperature_k=50.0, relaxation_fs=100.0))
     start = Start(system, velocities, integrator, fixed_atoms=[3])
     with Client(server.grpc_url) as client:
         *_, snapshot = client.propagate(start, 2)

@@ -36,6 +36,7 @@ from twinforce_service.calls.dynamics import Dynamics
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.calls.outcomes import Outcomes
+from twinforce_service.calls.status import StatusReader
 from twinforce_service.embedded import run_in_thread
 from twinforce_service.metrics import Metrics
 from twinforce_service.transports.rest import bodies
@@ -643,8 +644,9 @@ def test_an_unexpected_exception_is_a_problem_without_details():
     engine = FailingEngine()
     allowances = Allowances()
     jacobians, dynamics = (kind(engine, 10, 10, allowances) for kind in (Jacobians, Dynamics))
-    calls = describe_calls(engine, jacobians, dynamics, allowances, LIMITS, Converter())
     metrics = Metrics("0")
+    status = StatusReader(engine, metrics, Intake(), {})
+    calls = describe_calls(engine, jacobians, dynamics, allowances, LIMITS, Converter(), status)
     outcomes = Outcomes(metrics, engine)
     app = create_app(engine, calls, metrics, outcomes, Intake(), LIMITS, Converter(), allowances)
 

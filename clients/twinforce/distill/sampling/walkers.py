@@ -107,9 +107,7 @@ class LabeledWalker:
             step_fs * units.fs,
             inner_steps=self._inner_steps,
             forces="hybrid" if is_hybrid else "conservative",
-            ensemble=Langevin(
-                temperature_k=self.walk.temperature_k, relaxation=_RELAXATION_FS * units.fs
-            ),
+            ensemble=Langevin(temperature_k=self.walk.temperature_k, relaxation_fs=_RELAXATION_FS),
             rng=self._rng,
         )
         self._label_step_fs = step_fs * self._inner_steps

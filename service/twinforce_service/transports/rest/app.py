@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from twinforce_proto import ModelInfo, ServiceError, UnavailableError
 from twinforce_proto.codec.messages import model_info_to_proto
+from twinforce_proto.codec.status import status_to_proto
 from twinforce_proto.headers import JSON, PROTOBUF
 from twinforce_proto.v1 import inference_pb2 as pb
 from twinforce_service.callers.allowances import Allowances
@@ -24,6 +25,7 @@ from twinforce_service.calls.conversion import Converter
 from twinforce_service.calls.descriptions import Calls
 from twinforce_service.calls.intake import Intake
 from twinforce_service.calls.outcomes import Outcomes
+from twinforce_service.calls.status import StatusReader
 from twinforce_service.context import permission
 from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
@@ -74,7 +76,7 @@ def create_app(
         allowances: What is left of the limits of each caller, to be told in headers.
         key_check: Check of keys; None means that no key is needed.
         trusted_hosts: Names that the header Host may have; None means any.
-        has_metrics: True to show the metrics, and the callers on the page.
+        has_metrics: True to show the metrics.
         has_page: True to show a page to browsers.
     """
     app = FastAPI(
@@ -94,10 +96,11 @@ def create_app(
     app.include_router(open_inference_router(engine, calls, outcomes, intake, limits, converter))
     app.include_router(_models(engine))
     app.include_router(_health(engine, intake))
+    app.include_router(_status(calls.status))
     if has_metrics:
         app.include_router(_metrics(metrics))
     if has_page:
-        live = LiveState(engine, metrics, intake, has_callers=has_metrics)
+        live = LiveState(calls.status, metrics, intake)
         app.include_router(page_router(live))
     open_requests = OpenRequests()
     app.include_router(_requests(open_requests))
@@ -158,6 +161,21 @@ def _health(engine: Engine, intake: Intake) -> APIRouter:
         missing = sorted({*engine.models} - {*available})
         found = {"status": "ready", "models": available}
         return _json(found | ({"unavailable": missing} if missing else {}))
+
+    return router
+
+
+def _status(status: StatusReader) -> APIRouter:
+    router = APIRouter(tags=["service"])
+
+    @router.get("/v1/status", responses=openapi.STATUS)
+    async def show_status(request: HTTPRequest) -> Response:
+        """Return the state of the service, also while it is not ready.
+
+        Keys for metrics see the usage of all callers, and others their own.
+        """
+        found = status.of_caller()
+        return _reply(request, lambda: asdict(found), lambda: status_to_proto(found))
 
     return router
 

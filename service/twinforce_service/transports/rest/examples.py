@@ -134,3 +134,39 @@ def prediction_reply(path: str) -> dict[str, Any]:
         "provenance": _PROVENANCE,
         "timings": _TIMINGS,
     }
+
+
+STATUS = {
+    "version": "0.2.0",
+    "uptime_s": 86400.0,
+    "is_alive": True,
+    "is_ready": True,
+    "models": [
+        {
+            "name": "water",
+            "is_available": True,
+            "environments": ["main"],
+            "n_evaluations": 120_000,
+            "n_atoms": 23_040_000,
+            "n_batches": 30_000,
+            "batch_fill": 0.12,
+            "device_s": 3600.0,
+            "queue_s": 1200.0,
+        }
+    ],
+    "devices": [
+        {
+            "name": "cuda:0",
+            "used_bytes": 2_000_000_000,
+            "reserved_bytes": 3_000_000_000,
+            "free_bytes": 75_000_000_000,
+        }
+    ],
+    "callers": [
+        {"name": "alice", "n_evaluations": 120_000, "n_atoms": 23_040_000, "device_s": 3600.0}
+    ],
+    "n_waiting": 3,
+    "n_waiting_atoms": 576,
+    "n_runs": 1,
+    "n_restarts": 0,
+}

@@ -39,6 +39,7 @@ from twinforce_service.transports.rest.replies import (
     ReadyReply,
     RelaxedReply,
     SnapshotReply,
+    StatusReply,
 )
 
 Responses = dict[int | str, dict[str, Any]]
@@ -301,6 +302,7 @@ RELAX: dict[str, Any] = {
 LIVE: Responses = {200: reply_docs(LiveReply, {"status": "live"}), **problems(_STARTING)}
 _READY = {"status": "ready", "models": ["water"], "unavailable": ["mace"]}
 READY: Responses = {200: reply_docs(ReadyReply, _READY), **problems(_STARTING)}
+STATUS: Responses = {200: reply_docs(StatusReply, examples.STATUS, "ServiceStatus")}
 OPEN_REQUEST: Responses = {200: reply_docs(OpenRequestReply, {"is_open": True, "n_lines_sent": 0})}
 METRICS: Responses = {
     200: {

@@ -156,6 +156,58 @@ class ReadyReply(BaseModel):
     unavailable: list[str] | None = Field(None, description="Models whose engine is restarting.")
 
 
+class ModelStatusReply(BaseModel):
+    """The state of a model, and what it has done since the start of the service."""
+
+    name: str
+    is_available: bool
+    environments: list[str] = Field(
+        description="Environment of Python that it runs in; two for a hybrid whose parts are apart."
+    )
+    n_evaluations: int = Field(ge=0)
+    n_atoms: int = Field(ge=0)
+    n_batches: int = Field(ge=0)
+    batch_fill: float = Field(description="Mean part of what a batch may have.", ge=0)
+    device_s: float = Field(description="Time of its batches on the device, in s.", ge=0)
+    queue_s: float = Field(description="Time that its systems waited, in s, added up.", ge=0)
+
+
+class DeviceStatusReply(BaseModel):
+    """The memory of a GPU."""
+
+    name: str
+    used_bytes: int
+    reserved_bytes: int
+    free_bytes: int
+
+
+class CallerUsageReply(BaseModel):
+    """The usage of a caller since the start of the service."""
+
+    name: str
+    n_evaluations: int = Field(ge=0)
+    n_atoms: int = Field(ge=0)
+    device_s: float = Field(description="Time on the device, in s.", ge=0)
+
+
+class StatusReply(BaseModel):
+    """The state of the service."""
+
+    version: str
+    uptime_s: float = Field(description="Time since its start, in s.", ge=0)
+    is_alive: bool = Field(description="False after a failure that it does not recover from.")
+    is_ready: bool = Field(description="True while requests are accepted.")
+    models: list[ModelStatusReply] = Field(description="Models that the caller may use.")
+    devices: list[DeviceStatusReply] = Field(description="GPUs that have been used.")
+    callers: list[CallerUsageReply] = Field(
+        description="All callers for those who may see metrics, else the caller alone."
+    )
+    n_waiting: int = Field(description="Systems that wait for the device.", ge=0)
+    n_waiting_atoms: int = Field(description="Atoms of these systems.", ge=0)
+    n_runs: int = Field(description="Systems that the service is moving.", ge=0)
+    n_restarts: int = Field(description="Engines that were restarted.", ge=0)
+
+
 class OpenRequestReply(BaseModel):
     """The state of a request."""
 
@@ -186,6 +238,7 @@ REPLIES: tuple[type[BaseModel], ...] = (
     ModelsReply,
     LiveReply,
     ReadyReply,
+    StatusReply,
     OpenRequestReply,
     Problem,
 )

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -11,8 +11,8 @@ import orjson
 from twinforce_proto import OverloadedError
 from twinforce_service.callers.permission import METRICS
 from twinforce_service.calls.intake import Intake
+from twinforce_service.calls.status import StatusReader
 from twinforce_service.context import check_again, permission
-from twinforce_service.engine.engine import Engine
 from twinforce_service.metrics import Metrics
 
 _INTERVAL_S = 1.0
@@ -22,52 +22,30 @@ _STEP_S = 0.1
 _MAX_VIEWERS = 32
 _RETRY_AFTER_S = 10.0
 
-# Sample of the metrics -> its name in the state, for counts of each model and of each caller.
-_OF_MODEL = {
-    "twinforce_evaluations_total": "n_evaluations",
-    "twinforce_atoms_total": "n_atoms",
-    "twinforce_batch_systems_count": "n_batches",
-    "twinforce_compute_seconds_sum": "device_s",
-    "twinforce_queue_seconds_sum": "queue_s",
-}
-_OF_CALLER = {
-    "twinforce_caller_device_seconds_total": "device_s",
-    "twinforce_caller_evaluations_total": "n_evaluations",
-}
-_OF_SERVICE = {
-    "twinforce_queue_requests": "n_waiting",
-    "twinforce_queue_atoms": "n_waiting_atoms",
-    "twinforce_propagations": "n_runs",
-}
 _DISAGREEMENT = "twinforce_force_disagreement_bucket"
-_RESTARTS = "twinforce_engine_restarts_total"
 
 
 class LiveState:
     """The state of the service, and those who follow it.
 
     Args:
-        engine: Evaluates systems.
-        metrics: Metrics to read.
+        status: Reads the state.
+        metrics: Metrics to read the disagreement of forces from.
         intake: Intake of the calls; when it closes, nobody follows any more.
         clock: Time in s, which only ever grows.
-        has_callers: True to show what each caller has used.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        status: StatusReader,
         metrics: Metrics,
         intake: Intake,
         clock: Callable[[], float] = time.monotonic,
-        *,
-        has_callers: bool = True,
     ) -> None:
-        self._engine = engine
+        self._status = status
         self._metrics = metrics
         self._intake = intake
         self._clock = clock
-        self._has_callers = has_callers
         self._n_viewers = 0
         self._event = b""
         self._taken_at = float("-inf")
@@ -106,30 +84,11 @@ class LiveState:
 
     def state(self) -> dict[str, Any]:
         """Return the state: what is now, and counts since the start of the service."""
-        available = set(self._engine.available_models)
-        models: dict[str, Any] = {
-            name: dict.fromkeys(_OF_MODEL.values(), 0.0)
-            | {"is_available": name in available, "disagreement": []}
-            for name in self._engine.models
-        }
-        callers: dict[str, dict[str, float]] = defaultdict(dict)
-        service = {"n_restarts": 0.0}
-        for family in self._metrics.registry.collect():
+        state = asdict(self._status.of_service())
+        models = {each["name"]: each | {"disagreement": []} for each in state["models"]}
+        for family in self._metrics.registry.restricted_registry([_DISAGREEMENT]).collect():
             for sample in family.samples:
-                model = models.get(sample.labels.get("model", ""))
-                if (name := _OF_MODEL.get(sample.name)) and model is not None:
-                    model[name] = sample.value
-                elif sample.name == _DISAGREEMENT and model is not None:
+                if (model := models.get(sample.labels["model"])) is not None:
                     model["disagreement"].append([sample.labels["le"], sample.value])
-                elif name := _OF_CALLER.get(sample.name):
-                    callers[sample.labels["caller"]][name] = sample.value
-                elif name := _OF_SERVICE.get(sample.name):
-                    service[name] = sample.value
-                elif sample.name == _RESTARTS:
-                    service["n_restarts"] += sample.value
-        return {
-            "time_s": self._clock(),
-            "is_ready": self._engine.is_ready and not self._intake.is_closing,
-            "models": models,
-            "callers": callers if self._has_callers else {},
-        } | service
+        callers = {each["name"]: each for each in state["callers"]}
+        return state | {"time_s": self._clock(), "models": models, "callers": callers}
