@@ -1,11 +1,19 @@
 # Pin the base by its digest: --build-arg BASE=docker.io/library/python@sha256:...
 ARG BASE=docker.io/library/python:3.12-slim-bookworm
+# Extra of twinforce to install: server or cuda. The defaults build an image for the CPU.
+ARG EXTRA=server
+# Processors that the bundled models are compiled for, so that no container has to: x86-64-v3, or
+# nothing. On other machines than x86-64, nothing is compiled.
+ARG COMPILED_FOR=x86-64-v3
+# Compiler of the final image. It compiles kernels for GPUs, and native models that are not bundled, at
+# the first start; without one, those are served uncompiled on the CPU. By default there is one only
+# where the bundled models are not compiled here, and for GPUs.
+ARG COMPILER=auto
 
-# The defaults build an image for the CPU. For GPUs: --build-arg EXTRA=cuda
 # hadolint ignore=DL3006
 FROM ${BASE} AS builder
-# Extra of twinforce to install: server or cuda.
-ARG EXTRA=server
+ARG EXTRA
+ARG COMPILED_FOR
 # Extras for models of other projects, such as orb,mace, and oidc for tokens of an issuer. docs/models.md
 # lists those that go together.
 ARG FAMILIES=
@@ -15,6 +23,12 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/twinforce
 ENV PATH=/opt/twinforce/bin:$PATH
 WORKDIR /src
+# hadolint ignore=DL3008
+RUN if [ -n "$COMPILED_FOR" ]; then \
+        apt-get update \
+        && apt-get install --yes --no-install-recommends g++ \
+        && rm -rf /var/lib/apt/lists/*; \
+    fi
 
 # What is installed is pinned by hashes where there is a lock file, and by versions otherwise. These are
 # layers of their own, so that a change of the code installs nothing else again.
@@ -35,14 +49,21 @@ RUN if [ -f "locks/$EXTRA.lock" ]; then \
         pip install --constraint locks/constraints.txt ".[$EXTRA]"; \
     fi \
     && if [ -n "$FAMILIES" ]; then pip install --constraint locks/constraints.txt ".[$FAMILIES]"; fi
+RUN if [ -n "$COMPILED_FOR" ]; then \
+        python -m twinforce_models.potentials.hybrid_net.compilation.bundled "$COMPILED_FOR"; \
+    fi
 
 # hadolint ignore=DL3006
 FROM ${BASE}
-# The compiler builds native models (for the CPU) and kernels (for GPUs) at the first start. Without one,
-# models for the CPU are served uncompiled; GPUs need it: --build-arg COMPILER=
-ARG COMPILER=g++
+ARG EXTRA
+ARG COMPILED_FOR
+ARG COMPILER
 # hadolint ignore=DL3008
-RUN if [ -n "$COMPILER" ]; then \
+RUN if [ "$COMPILER" = auto ]; then \
+        COMPILER=g++; \
+        if [ "$EXTRA$(uname -m)" = serverx86_64 ] && [ -n "$COMPILED_FOR" ]; then COMPILER=; fi; \
+    fi; \
+    if [ -n "$COMPILER" ]; then \
         apt-get update \
         && apt-get install --yes --no-install-recommends "$COMPILER" \
         && rm -rf /var/lib/apt/lists/*; \

@@ -52,7 +52,7 @@ def make_engine(
     Raises:
         ModelLoadError: There is no environment of a name that a spec mentions.
     """
-    observe = _observer(metrics, traces)
+    observe = _observer(metrics, traces, MAIN)
     if load_models is not None:
         return _thread_engine(settings, {}, load_models, observe)
     placement = place(settings.specs())
@@ -68,7 +68,7 @@ def make_engine(
             settings,
             environments[name],
             specs,
-            observe,
+            _observer(metrics, traces, name),
             metrics,
             [TurnOf(each, index) for each in turns],
             suspects,
@@ -159,14 +159,14 @@ def _thread_engine(
     return ThreadEngine(load_all, spec.limits, observe)
 
 
-def _observer(metrics: Metrics, traces: "CallTraces | None") -> Callable[[BatchReport], None]:
-    """Return the function that is called with the report of each batch."""
-    if traces is None:
-        return metrics.observe_batch
+def _observer(
+    metrics: Metrics, traces: "CallTraces | None", environment: str
+) -> Callable[[BatchReport], None]:
+    """Return the function that is called with the report of each batch of an environment."""
 
     def observe(report: BatchReport) -> None:
-        metrics.observe_batch(report)
-        if report.traces:
+        metrics.observe_batch(report, environment)
+        if traces is not None and report.traces:
             traces.observe_batch(report)
 
     return observe

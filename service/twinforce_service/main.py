@@ -280,6 +280,8 @@ async def _serve_until_signaled(settings: Settings) -> None:
     loop.set_exception_handler(AcceptFailures())
 
     def stop_on_signal() -> None:
+        if stop.is_set():  # by SIGUSR1
+            drain_time.shorten()
         stop.set()
         for number in (signal.SIGINT, signal.SIGTERM):  # a second signal ends the process at once
             loop.remove_signal_handler(number)
@@ -287,7 +289,7 @@ async def _serve_until_signaled(settings: Settings) -> None:
     def stop_before_the_end() -> None:  # of the job; sent to it and to its steps, maybe twice
         if not stop.is_set():
             drain_time.use_what_is_left()
-            stop_on_signal()
+            stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop_on_signal)
@@ -319,10 +321,21 @@ async def _stop(
     await asyncio.sleep(0)
     intake.close()
     await asyncio.gather(
-        asyncio.to_thread(engine.stop, timeout),
+        _stop_engine(engine, drain_time),
         grpc_server.drain(timeout + REPLY_TIME),
         serving,
     )
+
+
+async def _stop_engine(engine: OwnedEngine, drain_time: DrainTime) -> None:
+    """Stop the engine within the time to drain, also if that is shortened meanwhile."""
+    stopping = asyncio.create_task(asyncio.to_thread(engine.stop, drain_time.seconds))
+    shortened = asyncio.create_task(drain_time.shortened.wait())
+    await asyncio.wait([stopping, shortened], return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        await asyncio.to_thread(engine.stop, drain_time.seconds)
+    shortened.cancel()
+    await stopping
 
 
 async def _until(is_reached: Callable[[], bool], stop: asyncio.Event, interval: float) -> None:

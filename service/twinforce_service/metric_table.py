@@ -67,7 +67,7 @@ TABLE = (
         Gauge,
         "twinforce_device_memory_bytes",
         "Memory of a GPU: used by tensors, reserved for them by the engine, and free for all.",
-        ("device", "kind"),
+        ("environment", "device", "kind"),
     ),
     Metric(
         Histogram,

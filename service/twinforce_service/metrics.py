@@ -61,8 +61,8 @@ class Metrics:
             counter = self._requests[labels] = self._metrics["twinforce_requests"].labels(*labels)
         counter.inc()
 
-    def observe_batch(self, report: BatchReport) -> None:
-        """Record a batch, or some rows of a Jacobian."""
+    def observe_batch(self, report: BatchReport, environment: str) -> None:
+        """Record a batch, or some rows of a Jacobian, of an engine of this environment."""
         for usage in report.usage:
             seconds, evaluations, atoms = self._caller_metrics(usage.caller)
             seconds.inc(usage.device_s)
@@ -88,7 +88,7 @@ class Metrics:
         for queue_s in report.queue_s:
             metrics.queue_s.observe(queue_s, _exemplar_of(spans.get(queue_s)))
         if report.memory is not None:
-            self._show_memory(report.memory)
+            self._show_memory(report.memory, environment)
         for disagreement in report.disagreements:
             self._observe_disagreement(report.model, disagreement)
 
@@ -126,10 +126,10 @@ class Metrics:
         for atomic_number, rmse in disagreement.by_element.items():
             by_element.labels(model, atomic_number).observe(rmse)
 
-    def _show_memory(self, memory: DeviceMemory) -> None:
+    def _show_memory(self, memory: DeviceMemory, environment: str) -> None:
         gauge = self._metrics["twinforce_device_memory_bytes"]
         for kind in ("used", "reserved", "free"):
-            gauge.labels(memory.device, kind).set(getattr(memory, kind))
+            gauge.labels(environment, memory.device, kind).set(getattr(memory, kind))
 
     def watch_queue(self, n_requests: Callable[[], float], n_atoms: Callable[[], float]) -> None:
         """Read the size of the queue from these functions at each scrape."""

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.chaos.clients import flood, vanish
+from tests.chaos.envoy import Envoy
 from tests.chaos.haproxy import HAProxy
 from tests.chaos.network import Network
+from tests.chaos.proxy import Proxy
 from tests.chaos.service import Service
 from tests.potentials import NEON
 from tests.service.troubled import HELIUM
@@ -32,7 +34,7 @@ class Attacked:
     service: Service
     network: Network | None = None
     others: tuple[Service, ...] = ()
-    proxy: HAProxy | None = None
+    proxy: Proxy | None = None
 
     @property
     def urls(self) -> tuple[str, str]:
@@ -57,7 +59,7 @@ class Fault:
         is_short: True if it is a part of the short selection.
         needs_network: True if it needs a network of our own.
         n_replicas: Number of replicas of the service.
-        is_proxied: True if there are three of them, behind a proxy that clients know alone.
+        proxy: Proxy before three of them, which clients know alone, if there is one.
     """
 
     name: str
@@ -65,7 +67,7 @@ class Fault:
     is_short: bool = False
     needs_network: bool = False
     n_replicas: int = 1
-    is_proxied: bool = False
+    proxy: type[Proxy] | None = None
 
 
 def _kill_engine(attacked: Attacked) -> str:
@@ -210,10 +212,16 @@ FAULTS = (
     Fault("SIGTERM of the server, new start", _restart_server, is_short=True),
     Fault("rolling restart of three replicas", _restart_replicas, n_replicas=3),
     Fault("kill -9 of one of three replicas", _kill_replica, n_replicas=3),
-    Fault("rolling restart behind HAProxy", _restart_replicas, n_replicas=3, is_proxied=True),
-    Fault("kill -9 of a replica behind HAProxy", _kill_replica, n_replicas=3, is_proxied=True),
-    Fault("SIGSTOP of a replica behind HAProxy", _hang_replica, n_replicas=3, is_proxied=True),
-    Fault("reload of HAProxy", _reload_proxy, n_replicas=3, is_proxied=True),
+    *(
+        Fault(name.format(proxy.__name__), inject, n_replicas=3, proxy=proxy)
+        for proxy in (HAProxy, Envoy)
+        for name, inject in (
+            ("rolling restart behind {}", _restart_replicas),
+            ("kill -9 of a replica behind {}", _kill_replica),
+            ("SIGSTOP of a replica behind {}", _hang_replica),
+            ("reload of {}", _reload_proxy),
+        )
+    ),
     Fault("partition of the network", _cut, needs_network=True),
     Fault("loss of packets", _lose, needs_network=True),
 )

@@ -14,8 +14,9 @@ from those without a fault by more than 10⁻⁶ Å; a relaxation, which may fin
 forces at its end, asked again, are not below its threshold.
 The recovery is the longest time in which none of the clients took a step, and the pause the longest
 between two steps of any one of them. Clients of three replicas know the addresses of all, or
-that of HAProxy before them, whose settings are [haproxy.cfg](haproxy.cfg). The potential is a toy,
-and the watchdog is set to {watchdog:g} s (its default is 10 s).
+that of a proxy before them: HAProxy with [haproxy.cfg](haproxy.cfg), or Envoy with
+[envoy.yaml](envoy.yaml). The potential is a toy, and the watchdog is set to {watchdog:g} s (its
+default is 10 s).
 
 | fault | clients | hung | lost | wrong | recovery / s | pause / s | server / MB | engine / MB | |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |

@@ -1,24 +1,21 @@
 """The service under attack: a server process, its engine processes, and their memory."""
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
 
+from tests.chaos.ports import free_ports
 from tests.service import troubled
 
 WATCHDOG = 4.0
 _LONGEST_START = 300.0
-# Ports that the system gives to nobody, so that they are free for a new start.
-_PORTS = range(10000, 32000)
 _LONGEST_STOP = 120.0
 
 
@@ -37,7 +34,7 @@ class Service:
         folder: Path,
         host: str = "127.0.0.1",
         prefix: Sequence[str] = (),
-        ports: tuple[int, int, int] | None = None,
+        ports: Sequence[int] | None = None,
     ) -> None:
         troubled.install(folder / "site")
         self._gate = troubled.write(folder / "model")
@@ -137,19 +134,6 @@ class Service:
                 stderr=log,
                 env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             )
-
-
-def free_ports(hosts: Sequence[str] = ("127.0.0.1",)) -> tuple[int, int, int]:
-    """Return three ports that differ and are free at all of these addresses."""
-    found = []
-    for port in random.sample(_PORTS, 100):
-        with suppress(OSError), ExitStack() as stack:
-            for host in hosts:
-                stack.enter_context(socket.socket()).bind((host, port))
-            found.append(port)
-        if len(found) == 3:
-            return found[0], found[1], found[2]
-    raise RuntimeError("no free ports were found")
 
 
 def _children(pid: int) -> list[int]:

@@ -13,9 +13,10 @@ from typing import Any
 
 from tests.chaos.clients import Load, Outcome, run_all, share_progress, walk_all
 from tests.chaos.faults import Attacked, Fault, try_one
-from tests.chaos.haproxy import HOSTS, HAProxy
 from tests.chaos.network import SERVER, Network, Unsupported
-from tests.chaos.service import Service, free_ports
+from tests.chaos.ports import free_ports
+from tests.chaos.proxy import HOSTS
+from tests.chaos.service import Service
 
 # The fault strikes after this part of all steps.
 _STRIKES_AT = 0.25
@@ -136,9 +137,9 @@ class Trials:
             host, prefix = (SERVER, network.prefix) if network else ("127.0.0.1", [])
             with ExitStack() as stack:
                 replicas, proxy, ports = [], None, None
-                if fault.is_proxied:
+                if fault.proxy is not None:
                     ports = free_ports(HOSTS)
-                    proxy = HAProxy(Path(folder), ports)
+                    proxy = fault.proxy(Path(folder), ports)
                 for number in range(fault.n_replicas):
                     path = Path(folder, str(number))
                     path.mkdir()

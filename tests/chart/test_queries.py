@@ -18,7 +18,7 @@ QUERIES = {name: target["expr"] for name, target in PANELS.items()} | {
 # Metrics that have no samples before something has happened that a test does not bring about.
 SILENT = {
     "twinforce_engine_restarts_total": {"environment", "device"},
-    "twinforce_device_memory_bytes": {"device", "kind"},
+    "twinforce_device_memory_bytes": {"environment", "device", "kind"},
 }
 
 

@@ -1,8 +1,10 @@
 """Build the image with buildah, run it as Kubernetes would, and use it: python -m tests.image.
 
 The root file system is read-only, the user is that of the image, and what may be written lies in
-volumes. A client evaluates a molecule over REST and gRPC with a key, the water of the demo moves
-with both kinds of forces, and the service stops on a signal. Needs root and buildah.
+volumes. The health check of the image succeeds, a client evaluates a molecule over REST and gRPC
+with a key, the water of the demo moves with both kinds of forces, and the service stops on a
+signal. Where there is no GPU, the service says so if it is asked for one. Needs root, buildah and
+port 8002.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.clients.serving import free_port
+from tests.image.pip_settings import volumes
 from tests.service.callers.making import add_key
 
 ROOT = Path(__file__).parents[2]
@@ -50,8 +53,8 @@ def told(*command: object, **options: Any) -> str:
     return done.stdout.strip()
 
 
-def build(flags: list[str]) -> float:
-    """Build the image; return the seconds that it took."""
+def build(flags: list[str], folder: Path) -> float:
+    """Build the image, with the settings of pip of this machine; return the seconds it took."""
     begin = time.monotonic()
     command = [
         "buildah",
@@ -59,6 +62,7 @@ def build(flags: list[str]) -> float:
         "--isolation=chroot",
         "--format=docker",
         f"--tag={TAG}",
+        *volumes(folder),
         *flags,
         str(ROOT),
     ]
@@ -76,17 +80,26 @@ def container() -> Iterator[Path]:
         told("buildah", "rm", name)
 
 
-@contextmanager
-def service(root: Path, cache: Path, keys: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
-    """Run the image's own program, user, folder and environment; yield it once it is ready."""
-    config = json.loads(told("buildah", "inspect", "--type=image", TAG))["OCIv1"]["config"]
+def image() -> dict[str, Any]:
+    """Return the description of the image in the format of Docker."""
+    found: dict[str, Any] = json.loads(told("buildah", "inspect", "--type=image", TAG))["Docker"]
+    return found["config"]
+
+
+def in_pod(root: Path, cache: Path, keys: Path, *program: str) -> list[str]:
+    """Return the command that runs a program with the user, folder and environment of the image."""
+    config = image()
     assert config["User"] == "10001:10001"
     pod = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]
     place = [str(root), str(cache), str(keys), config["WorkingDir"]]
-    program = [*config["Env"], *config["Entrypoint"], *flags]
-    process = subprocess.Popen(
-        [*pod, "bash", "-c", POD, "pod", *place, *program], stdout=subprocess.PIPE, text=True
-    )
+    return [*pod, "bash", "-c", POD, "pod", *place, *config["Env"], *program]
+
+
+@contextmanager
+def service(root: Path, cache: Path, keys: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the image's own program; yield it once it is ready."""
+    command = in_pod(root, cache, keys, *image()["Entrypoint"], *flags)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline() if process.stdout else ""
         assert line.startswith("TwinForce"), line
@@ -108,12 +121,11 @@ def use(root: Path, folder: Path) -> dict[str, float]:
     os.environ["TWINFORCE_KEY"] = add_key(keys, "alice")
     cache.mkdir(mode=0o700)
     os.chown(cache, 10001, 10001)
-    rest, grpc, metrics = (str(free_port()) for _ in range(3))
+    rest, grpc = (str(free_port()) for _ in range(2))
     flags = [
         "--host=127.0.0.1",
         f"--rest-port={rest}",
         f"--grpc-port={grpc}",
-        f"--metrics-port={metrics}",
         "--keys=/tmp/secrets/keys.json",
     ]
     urls = f"http://127.0.0.1:{rest}", f"grpc://127.0.0.1:{grpc}"
@@ -124,8 +136,9 @@ def use(root: Path, folder: Path) -> dict[str, float]:
             taken[f"{attempt} start"] = time.monotonic() - begin
             predict = ROOT / "helm" / "twinforce" / "files" / "predict.py"
             sys.stderr.write(told(sys.executable, predict, *urls) + "\n")
-            health = "import sys, urllib.request as u; u.urlopen(sys.argv[1])"
-            told(sys.executable, "-c", health, f"http://127.0.0.1:{metrics}/health/ready")
+            (kind, *health) = image()["Healthcheck"]["Test"]
+            assert kind == "CMD"
+            told(*in_pod(root, cache, keys, *health))
             if attempt == "second":
                 md = ["md", ROOT / "demo" / "water64.xyz", "--url", urls[1]]
                 md += ["--forces", "hybrid", "--steps", "16"]
@@ -135,6 +148,15 @@ def use(root: Path, folder: Path) -> dict[str, float]:
             assert process.wait(60) == 0
             taken[f"{attempt} stop"] = time.monotonic() - begin
     return taken
+
+
+def refusal_of_cuda(root: Path, folder: Path) -> str:
+    """Return the error of a service that is asked for a GPU where there is none."""
+    flags = ["--insecure", "--rest-port=0", "--grpc-port=0", "--device=cuda"]
+    command = in_pod(root, folder / "cache", folder / "keys.json", "twinforce-server", *flags)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout
+    return done.stderr.strip()
 
 
 def sizes(root: Path) -> dict[str, int]:
@@ -154,14 +176,16 @@ def main() -> int:
     parser.add_argument("--no-build", action="store_true", help="use the image that is there")
     arguments, flags = parser.parse_known_args()
     found: dict[str, Any] = {}
-    if not arguments.no_build:
-        found["build"] = round(build(flags), 1)
     folder = Path(tempfile.mkdtemp(prefix="twinforce-image-"))
     folder.chmod(0o755)
     try:
+        if not arguments.no_build:
+            found["build"] = round(build(flags, folder), 1)
         with container() as root:
             found["MB"] = sizes(root)
             found["seconds"] = {name: round(s, 2) for name, s in use(root, folder).items()}
+            if not Path("/dev/nvidiactl").exists():
+                found["--device cuda"] = refusal_of_cuda(root, folder)
             compilers = [each for each in ("g++", "cc", "ld") if list(root.glob(f"usr/bin/{each}"))]
             found["compilers"] = compilers
     finally:

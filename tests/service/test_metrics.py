@@ -69,26 +69,29 @@ def test_a_model_is_not_available_while_it_is_loaded(metrics):
 
 def test_a_batch_tells_how_full_it_was_and_how_much_was_padding(metrics):
     for _ in range(2):
-        metrics.observe_batch(REPORT)
+        metrics.observe_batch(REPORT, "main")
     assert values(metrics, "twinforce_batch_fill_sum") == {("lj",): 0.5}
     assert values(metrics, "twinforce_padding_atoms_total") == {("lj",): 8.0}
 
 
-def test_the_memory_of_a_device_is_that_of_its_last_report(metrics):
-    for free in (7, 5):
-        memory = DeviceMemory("cuda:0", used=1, reserved=3, free=free)
-        metrics.observe_batch(replace(REPORT, memory=memory))
-    metrics.observe_batch(REPORT)
+def test_the_memory_of_an_engine_is_that_of_its_last_report(metrics):
+    for environment, used, free in [("main", 1, 7), ("main", 1, 5), ("sevenn", 2, 4)]:
+        memory = DeviceMemory("cuda:0", used=used, reserved=3, free=free)
+        metrics.observe_batch(replace(REPORT, memory=memory), environment)
+    metrics.observe_batch(REPORT, "main")
     assert values(metrics, "twinforce_device_memory_bytes") == {
-        ("cuda:0", "used"): 1.0,
-        ("cuda:0", "reserved"): 3.0,
-        ("cuda:0", "free"): 5.0,
+        ("cuda:0", "main", "used"): 1.0,
+        ("cuda:0", "main", "reserved"): 3.0,
+        ("cuda:0", "main", "free"): 5.0,
+        ("cuda:0", "sevenn", "used"): 2.0,
+        ("cuda:0", "sevenn", "reserved"): 3.0,
+        ("cuda:0", "sevenn", "free"): 4.0,
     }
 
 
 def test_exemplars_name_the_traces_of_calls_that_are_recorded(metrics):
-    metrics.observe_batch(replace(REPORT, traces=((PARENT, 0.2),)))
-    metrics.observe_batch(REPORT)
+    metrics.observe_batch(replace(REPORT, traces=((PARENT, 0.2),)), "main")
+    metrics.observe_batch(REPORT, "main")
     text = metrics.exposition(OPEN_METRICS)[0].decode()
     exemplars = {
         (sample.name, sample.exemplar.labels["trace_id"], sample.exemplar.value)

@@ -1,5 +1,6 @@
 """The time that a server may take to finish its requests when it stops."""
 
+import asyncio
 import time
 
 # Seconds before the machine is taken away at which all requests have ended: the rest is for their
@@ -16,13 +17,21 @@ class DrainTime:
 
     Attributes:
         seconds: Seconds that it may take now.
+        shortened: Set once it was shortened.
     """
 
     def __init__(self, timeout: float, until: float = 0.0) -> None:
-        self.seconds = timeout
+        self.seconds = self._timeout = timeout
+        self.shortened = asyncio.Event()
         self._until = until
 
     def use_what_is_left(self) -> None:
         """Allow all the time that is left until the machine is taken away."""
         if self._until:
             self.seconds = max(self._until - time.time() - _MARGIN_S, 0.0)
+
+    def shorten(self) -> None:
+        """Allow the usual time from now on, as the machine may be taken away earlier."""
+        self.use_what_is_left()
+        self.seconds = min(self.seconds, self._timeout)
+        self.shortened.set()

@@ -5,8 +5,10 @@ import signal
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import httpx2
+import pytest
 
 from tests.service.test_main import PATIENCE, is_reachable, queue_depth, running, urls
 from tests.service.transports.rest_bodies import json_body
@@ -16,12 +18,12 @@ from tests.waiting import wait_until
 from twinforce_service.clusters.drain import DrainTime
 
 
-def test_accepted_requests_may_take_the_time_that_is_left(troubled_model, gate, monkeypatch):
-    """On SIGTERM they would end at once here, because the time to drain is 0 s."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+@contextmanager
+def draining(model, gate, drain_timeout):
+    """A server that drains after SIGUSR1, with three of four systems waiting; and its replies."""
     until = str(time.time() + 1000)
-    model = ["--model", f"troubled={troubled_model[0]}", "--max-batch-atoms", "3"]
-    flags = [*model, "--drain-timeout", "0", "--drain-until", until]
+    flags = ["--model", f"troubled={model}", "--max-batch-atoms", "3"]
+    flags += ["--drain-timeout", drain_timeout, "--drain-until", until]
     with running(*flags) as (process, lines), gate.closed():
         rest_url, _ = urls(lines)
         replies = []
@@ -36,13 +38,39 @@ def test_accepted_requests_may_take_the_time_that_is_left(troubled_model, gate, 
         wait_until(lambda: queue_depth(rest_url) == 3)  # one of the four is on the device
         process.send_signal(signal.SIGUSR1)
         wait_until(lambda: not is_reachable(rest_url))
-        process.send_signal(signal.SIGUSR1)  # sent to the job and to its steps
-        gate.open()
+        yield process, replies
         asking.join(PATIENCE)
-        assert replies[0].status_code == 200
-        assert len(replies[0].json()["predictions"]) == 4
         _, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, err) == (0, "")
+
+
+@pytest.fixture(autouse=True)
+def _same_imports(monkeypatch):
+    """The server finds the model in the folders of this process."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+
+
+def test_accepted_requests_may_take_the_time_that_is_left(troubled_model, gate):
+    """On SIGTERM they would end at once here, because the time to drain is 0 s."""
+    with draining(troubled_model[0], gate, "0") as (process, replies):
+        process.send_signal(signal.SIGUSR1)  # sent to the job and to its steps
+        gate.open()
+    assert replies[0].status_code == 200
+    assert len(replies[0].json()["predictions"]) == 4
+
+
+def test_sigterm_lets_a_drain_go_on(troubled_model, gate):
+    with draining(troubled_model[0], gate, str(PATIENCE)) as (process, replies):
+        process.send_signal(signal.SIGTERM)
+        gate.open()
+    assert replies[0].status_code == 200
+
+
+def test_sigterm_during_a_drain_leaves_it_no_more_than_the_usual_time(troubled_model, gate):
+    with draining(troubled_model[0], gate, "0") as (process, replies):
+        process.send_signal(signal.SIGTERM)  # the gate stays closed
+        process.wait(PATIENCE)
+    assert replies[0].status_code == 503
 
 
 def test_the_time_that_is_left_ends_before_the_machine_is_taken_away():
@@ -56,3 +84,15 @@ def test_the_time_that_is_left_ends_before_the_machine_is_taken_away():
     unknown = DrainTime(30.0)
     unknown.use_what_is_left()
     assert unknown.seconds == 30
+    unknown.shorten()
+    assert unknown.seconds == 30
+
+
+def test_a_time_that_is_shortened_is_never_longer_than_what_is_left():
+    for left, expected in [(120, 30), (40, 20)]:
+        later = DrainTime(30.0, time.time() + left)
+        later.use_what_is_left()
+        assert not later.shortened.is_set()
+        later.shorten()
+        assert expected - 10 < later.seconds <= expected
+        assert later.shortened.is_set()

@@ -33,6 +33,8 @@ from twinforce_models.potentials.hybrid_net.compilation.spec import (
 from twinforce_models.potentials.hybrid_net.core import HybridCore
 from twinforce_models.potentials.hybrid_net.fused import Inputs, direct, hybrid
 
+_AVX2_BITS = 256
+
 
 def build(spec: Spec, path: Path) -> None:
     """Compile a part into a file.
@@ -44,12 +46,12 @@ def build(spec: Spec, path: Path) -> None:
     Raises:
         Exception: If the compiler fails, as it does without a C++ compiler.
     """
-    torch.set_num_threads(spec.n_threads)
+    torch.set_num_threads(max(spec.n_threads, 1))
     program, inputs = exported(spec)
     torch._inductor.aoti_compile_and_package(
         program,
         package_path=str(path),
-        inductor_configs={"cpp.threads": spec.n_threads, "compile_threads": _n_workers(spec)},
+        inductor_configs=_processor(spec) | {"compile_threads": _n_workers(spec)},
     )
     _try(spec, path, inputs)
 
@@ -82,6 +84,13 @@ def _try(spec: Spec, path: Path, inputs: list[Tensor]) -> None:
     results = load(path, spec)(inputs)
     if not all(result.isfinite().all() for result in results):
         raise ArithmeticError("the compiled part returns NaN or infinity")
+
+
+def _processor(spec: Spec) -> dict[str, Any]:
+    """Return the settings of the compiler that depend on where the part runs."""
+    if not spec.level:
+        return {"cpp.threads": spec.n_threads}
+    return {"cpp.march": spec.level, "cpp.simdlen": _AVX2_BITS, "cpp.dynamic_threads": True}
 
 
 def _n_workers(spec: Spec) -> int:

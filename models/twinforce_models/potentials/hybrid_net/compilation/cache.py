@@ -20,6 +20,7 @@ _SOURCES = (
     *(Path(__file__).with_name(name) for name in ("spec.py", "build.py")),
     *(Path(str(module.__file__)) for module in (core, fused, messages)),
 )
+_ROOT = 0
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -41,7 +42,7 @@ def prepared(folder: Path) -> Path:
 def path_of(spec: Spec, folder: Path) -> Path:
     """Return the path of a compiled part, whether it exists or not."""
     digest = hashlib.sha256()
-    for text in (spec.to_json(), torch.__version__, platform.machine(), _hardware(spec.device)):
+    for text in (spec.to_json(), torch.__version__, platform.machine(), _hardware(spec)):
         digest.update(text.encode() + b"\0")
     for source in _SOURCES:
         digest.update(source.read_bytes())
@@ -62,17 +63,22 @@ def is_built(path: Path) -> bool:
 
 def _check_own(path: Path) -> None:
     status = path.stat()
-    if status.st_uid != os.getuid() or status.st_mode & _WRITABLE_BY_OTHERS:
+    is_ours = status.st_uid in (os.getuid(), _ROOT)
+    if not is_ours or status.st_mode & _WRITABLE_BY_OTHERS:
         raise PermissionError(
-            f"{path}: expected to belong to this user and to be writable by no other, since it "
-            f"holds machine code; got owner {status.st_uid}, mode {stat.filemode(status.st_mode)}"
+            f"{path}: expected to belong to this user, or to root, and to be writable by no other, "
+            f"since it holds machine code; got owner {status.st_uid}, mode "
+            f"{stat.filemode(status.st_mode)}"
         )
 
 
-def _hardware(device: str) -> str:
+def _hardware(spec: Spec) -> str:
     """Return a description of the hardware that compiled code depends on."""
-    if torch.device(device).type == "cuda":
-        properties = torch.cuda.get_device_properties(torch.device(device))
+    if spec.level:
+        return spec.level
+    device = torch.device(spec.device)
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
         return f"{properties.name} {properties.major}.{properties.minor} {torch.version.cuda}"
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -24,6 +24,7 @@ from twinforce_models.potential import Potential
 from twinforce_models.potentials.composed import Composed
 from twinforce_models.potentials.hybrid_net.compilation.cache import is_built, path_of, prepared
 from twinforce_models.potentials.hybrid_net.compilation.loading import Compiled, load
+from twinforce_models.potentials.hybrid_net.compilation.portable import FOLDER, can_run, portable
 from twinforce_models.potentials.hybrid_net.compilation.potential import CompiledHybridNet
 from twinforce_models.potentials.hybrid_net.compilation.spec import Part, Spec
 from twinforce_models.potentials.hybrid_net.potential import HybridNet
@@ -69,8 +70,12 @@ def _compiled(
 ) -> CompiledHybridNet:
     target = CompiledHybridNet(potential)
     try:
+        specs = [
+            each for each in specs_of(potential, parts, n_threads) if not _use_shipped(target, each)
+        ]
+        if not specs:
+            return target
         folder = prepared(folder)
-        specs = _specs(potential, parts, n_threads)
         paths = {spec: path_of(spec, folder) for spec in specs}
         missing = {spec: path for spec, path in paths.items() if not _use_kept(target, spec, path)}
     except OSError as error:
@@ -83,11 +88,20 @@ def _compiled(
     return target
 
 
-def _specs(potential: HybridNet, parts: Sequence[Part], n_threads: int) -> list[Spec]:
+def specs_of(potential: HybridNet, parts: Sequence[Part], n_threads: int) -> list[Spec]:
+    """Return the specs of parts of a potential on its device."""
     dtype = str(potential.dtype).removeprefix("torch.")
     threads = n_threads if potential.device.type == "cpu" else 1
     h = potential.core.hyperparameters
     return [Spec(part, h, dtype, str(potential.device), threads) for part in parts]
+
+
+def _use_shipped(target: CompiledHybridNet, spec: Spec) -> bool:
+    """Use the part that comes with the package, and return True if there is one."""
+    shipped = portable(spec)
+    if shipped is None or not (path := path_of(shipped, FOLDER)).exists() or not can_run():
+        return False
+    return _use_kept(target, shipped, path)
 
 
 def _use_kept(target: CompiledHybridNet, spec: Spec, path: Path) -> bool:
@@ -99,7 +113,8 @@ def _use_kept(target: CompiledHybridNet, spec: Spec, path: Path) -> bool:
         _check(target.plain, spec, part)
     except Exception as error:  # foreign machine code may raise anything
         logger.warning("%s cannot be used and will be built again: %s", path, error)
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # one that comes with the package may belong to another user
+            path.unlink()
         return False
     target.use(spec, part)
     return True
@@ -110,7 +125,7 @@ def _build_all(target: CompiledHybridNet, paths: Mapping[Spec, Path], *, wait: b
     one_by_one = [[each] for each in paths.items()]
     try:
         for some in [list(paths.items())] if wait else one_by_one:
-            _build(some, is_nice=not wait)
+            build(some, is_nice=not wait)
             for spec, path in some:
                 if not _use_kept(target, spec, path):
                     raise ModelLoadError(f"the {spec.part} part was built but cannot be used")
@@ -118,8 +133,12 @@ def _build_all(target: CompiledHybridNet, paths: Mapping[Spec, Path], *, wait: b
         _failed(target, str(error), wait=wait)
 
 
-def _build(some: Sequence[tuple[Spec, Path]], *, is_nice: bool) -> None:
-    """Build parts, each in a separate process that ends with this one."""
+def build(some: Sequence[tuple[Spec, Path]], *, is_nice: bool) -> None:
+    """Build parts, each in a separate process that ends with this one.
+
+    Raises:
+        ModelLoadError: If a part could not be built.
+    """
     started = time.monotonic()
     with ExitStack() as stack:
         processes = [stack.enter_context(_builder(*each, is_nice=is_nice)) for each in some]

@@ -26,7 +26,8 @@ class Spec:
         hyperparameters: Hyperparameters of the network.
         dtype: Such as "float32".
         device: Such as "cpu" or "cuda:0".
-        n_threads: Number of CPU threads that one operation may use.
+        n_threads: Number of CPU threads that one operation may use; 0 leaves it to torch.
+        level: Level of processors that it runs on, such as "x86-64-v3"; empty for this very one.
     """
 
     part: Part
@@ -34,6 +35,7 @@ class Spec:
     dtype: str
     device: str
     n_threads: int
+    level: str = ""
 
     def to_json(self) -> str:
         """Return the spec as JSON, for `from_json`."""

@@ -1,39 +1,43 @@
-"""HAProxy with the documented settings before three server processes, where it is installed."""
+"""Proxies with the documented settings before three server processes, where they are installed."""
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 from contextlib import ExitStack
 
 import pytest
 
-from tests.chaos.haproxy import HOSTS, SETTINGS, HAProxy
-from tests.chaos.service import Service, free_ports
+from tests.chaos.envoy import Envoy
+from tests.chaos.haproxy import SETTINGS, HAProxy
+from tests.chaos.ports import free_ports
+from tests.chaos.proxy import HOSTS
+from tests.chaos.service import Service
 from tests.systems import crystal
 from tests.waiting import wait_until
 from twinforce import AsyncClient, Client, Integrator, Start
-
-PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
-PROGRAM = shutil.which("haproxy", path=PATH)
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs the program haproxy")
 
 MODEL = "troubled"
 # More than the streams that a connection may have by default.
 N_WALKERS = 120
 
 
-@pytest.fixture(scope="module")
-def proxied(tmp_path_factory):
+def skip_without(proxy):
+    if proxy.path() is None:
+        pytest.skip(f"needs the program {proxy.program}")
+
+
+@pytest.fixture(scope="module", params=[HAProxy, Envoy], ids=["haproxy", "envoy"])
+def proxied(request, tmp_path_factory):
     """Three services at addresses of their own, and the proxy before them."""
+    skip_without(request.param)
     with ExitStack() as stack:
         ports = free_ports(HOSTS)
         services = []
         for host in HOSTS:
             services.append(Service(tmp_path_factory.mktemp("service"), host, ports=ports))
             stack.callback(services[-1].stop)
-        proxy = HAProxy(tmp_path_factory.mktemp("proxy"), ports)
+        proxy = request.param(tmp_path_factory.mktemp("proxy"), ports)
         stack.callback(proxy.stop)
         proxy.start()
         yield services, proxy
@@ -46,9 +50,10 @@ def urls(proxied, request):
     return proxy.urls[request.param], services[0].urls[request.param]
 
 
-def test_the_settings_have_no_flaws():
+def test_the_settings_of_haproxy_have_no_flaws():
+    skip_without(HAProxy)
     named = {"SERVER_A": "127.0.0.1", "SERVER_B": "127.0.0.2", "SERVER_C": "127.0.0.3"}
-    command = [PROGRAM, "-c", "-f", str(SETTINGS)]
+    command = [HAProxy.path(), "-c", "-f", str(SETTINGS)]
     done = subprocess.run(
         command, env=os.environ | named, capture_output=True, text=True, check=False
     )
