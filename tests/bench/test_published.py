@@ -258,7 +258,7 @@ def test_the_errors_of_soap_stand_beside_those_of_the_paper():
 
 def test_models_that_a_command_makes_are_left_out_until_it_has_run(tmp_path):
     part = ServedPart(family="metatomic", file=tmp_path / "model.pt", environment="soap")
-    with pytest.raises(weights.WeightsUnavailableError, match="soap makes it"):
+    with pytest.raises(weights.WeightsUnavailableError, match="train-soap` makes it"):
         part.spec(None)
     (tmp_path / "model.pt").touch()
     assert part.spec(None) == f"metatomic:{tmp_path / 'model.pt'}"

@@ -200,6 +200,6 @@ def _found(file: str | Path) -> Path:
         return published_weights(file)
     if not file.exists():
         raise WeightsUnavailableError(
-            f"{file} does not exist: python -m bench.paper.published.soap makes it"
+            f"{file} does not exist: `make train-soap` makes it"
         )
     return file
