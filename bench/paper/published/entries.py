@@ -199,7 +199,5 @@ def _found(file: str | Path) -> Path:
     if isinstance(file, str):
         return published_weights(file)
     if not file.exists():
-        raise WeightsUnavailableError(
-            f"{file} does not exist: `make train-soap` makes it"
-        )
+        raise WeightsUnavailableError(f"{file} does not exist: `make train-soap` makes it")
     return file
