@@ -18,7 +18,7 @@ STUBS := $(MESSAGES) --grpc_python_out=proto
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-ase test-ecosystem test-models test-models-together test-page check format \
 	proto lint-api audit sbom lock lock-torch release docs chart image image-here attacks chaos fuzz soak scaling bench paper paper-bundled \
-	paper-published train train-pet clean
+	paper-published train train-pet train-soap clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test: $(STAMP)  ## run the tests (ARGS="-k name", WORKERS=0 to run them in one p
 # environment lacks, such as torch, it finds in $(VENV): it takes seconds and few megabytes.
 FAMILIES ?= orb mace chgnet sevenn mattersim nequip ani fairchem aimnet2
 FAMILY_VENVS := .venv-models
+# SOAP-BPNN is no family: metatrain exports it for metatomic.
+EXTRA_soap := metatomic
+ALSO_soap := "metatrain[soap-bpnn]"
 # Packages whose own requirements cannot all be met; the extra of the family lists those that count.
 ALONE_mattersim := mattersim
 SITE := import sysconfig; print(sysconfig.get_path("purelib"))
@@ -63,7 +66,7 @@ $(FAMILY_VENVS)/%/.installed: $(STAMP)
 	@rm -rf $(@D)
 	@$(BIN)/python -m venv --without-pip $(@D)
 	@$(BIN)/python -c '$(LINK)' > $$($(@D)/bin/python -c '$(SITE)')/twinforce-base.pth
-	@$(PIP_IN) --editable ".[$*]"
+	@$(PIP_IN) --editable ".[$(or $(EXTRA_$*),$*)]" $(ALSO_$*)
 	@$(if $(ALONE_$*),$(PIP_IN) --no-deps $(ALONE_$*))
 	@touch $@
 
@@ -259,6 +262,10 @@ train: $(STAMP)  ## train a bundled model: make train DATA=folder-of-its-data [R
 train-pet: $(STAMP)  ## train a hybrid PET with metatrain: make train-pet DATA=folder-of-the-water-data
 	@test -n "$(DATA)" || { echo 'make train-pet needs the training data: make train-pet DATA=path/to/water'; exit 2; }
 	$(BIN)/python -m twinforce_models.training.pet.main --data "$(DATA)" --out runs/pet $(ARGS)
+
+train-soap: $(FAMILY_VENVS)/soap/.installed  ## train SOAP-BPNN with metatrain for docs/published.md: make train-soap DATA=folder-of-the-water-data
+	@test -n "$(DATA)" || { echo 'make train-soap needs the training data: make train-soap DATA=path/to/water'; exit 2; }
+	$(FAMILY_VENVS)/soap/bin/python -m bench.paper.published.soap --data "$(DATA)" $(ARGS)
 
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) $(FAMILY_VENVS) $(PROGRAM_VENVS) $(TOOLS) $(DOCS) $(CHART) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -11,7 +11,7 @@ from ase.build import bulk
 from bench.paper.published import entries
 from bench.paper.published.__main__ import main
 from bench.paper.published.claims import beyond, claims_of, near, within
-from bench.paper.published.entries import ENTRIES, ServedPart, silicon, water
+from bench.paper.published.entries import ENTRIES, ServedPart, silicon, small_water, water
 from bench.paper.published.page import document
 from bench.runner import weights
 
@@ -101,9 +101,12 @@ REPORTS = {
             "lambda": {"lambda:server": unit(**{"lambda": 0.014, "jacobian_norm": 100.0})},
             "nve": {"nve:direct": energies(18.0, 0.5)},
             "nvt": {"nvt:direct:svr:10": simulation(-68.0, 34.0)},
-            "optimise": {"optimise:direct": optimization(0, 3)},
-            "cost": {"cost": unit(f=value(2.6, 0.02), ways={}, calls={})},
         },
+    ),
+    "orb-water16": report(
+        "orb-water16",
+        cost={"cost": unit(f=value(2.6, 0.02), ways={}, calls={})},
+        **optimizations("direct", 0, 3),
     ),
     "orb-silicon": report(
         "orb-silicon",
@@ -116,11 +119,15 @@ REPORTS = {
         nve={"nve:conservative": energies(0.001, 0.004)},
         **optimizations("conservative", 4, 4),
     ),
+    "mace-silicon": report(
+        "mace-silicon",
+        nve={"nve:conservative": energies(0.001, 0.004)},
+        **optimizations("conservative", 4, 4),
+    ),
     "mace-orb": report(
         "mace-orb",
         nve={"nve:conservative": energies(0.001, 0.004)},
         nvt={"nvt:conservative:svr:10": simulation(1.0, -0.5, error=2.0)},
-        **optimizations("conservative", 4, 4),
         resonance={
             "resonance": unit(
                 drifts={"3": value(1.0, 0.1), "4": value(2.0, 0.1)}, rmse=value(0.2, 0.01)
@@ -141,16 +148,16 @@ def changed(name, piece, key, **values):
 
 
 def test_statements_that_the_numbers_support_agree():
-    assert verdicts(REPORTS) == ["yes"] * 19
+    assert verdicts(REPORTS) == ["yes"] * 20
 
 
 @pytest.mark.parametrize(
     "reports", [{}, {name: each | {"pieces": {}} for name, each in REPORTS.items()}]
 )
 def test_statements_without_runs_are_not_shown(reports):
-    assert verdicts(reports) == ["not shown"] * 19
+    assert verdicts(reports) == ["not shown"] * 20
     page = document(reports, [])
-    assert "0 of these statements hold, 0 do not hold, and 19 are not shown" in page
+    assert "0 of these statements hold, 0 do not hold, and 20 are not shown" in page
 
 
 @pytest.mark.parametrize(
@@ -171,7 +178,7 @@ def test_statements_without_runs_are_not_shown(reports):
             "not shown",
         ),
         (changed("orb", "nvt", "nvt:direct:svr:10", **simulation(-68, 34, mean=320)), "no"),
-        (changed("orb", "optimise", "optimise:direct", **optimization(2, 4)), "no"),
+        (changed("orb-water16", "optimise", "optimise:direct", **optimization(2, 4)), "no"),
         (
             changed(
                 "orb-silicon",
@@ -182,7 +189,7 @@ def test_statements_without_runs_are_not_shown(reports):
             "not shown",
         ),
         (changed("orb-silicon", "nve", "nve:direct", drift={"rate": 0.1, "error": 1}), "not shown"),
-        (changed("orb", "cost", "cost", f=value(1.7, 0.02)), "no"),
+        (changed("orb-water16", "cost", "cost", f=value(1.7, 0.02)), "no"),
         (
             changed("mace-orb", "nve", "nve:conservative", drift={"rate": 0.4, "error": 0.1}),
             "no",
@@ -191,7 +198,7 @@ def test_statements_without_runs_are_not_shown(reports):
             changed("mace-orb", "nve", "nve:conservative", drift={"rate": 0.0, "error": 1.0}),
             "not shown",
         ),
-        (changed("mace-orb", "optimise", "optimise:conservative", **optimization(3, 4)), "no"),
+        (changed("mace-silicon", "optimise", "optimise:conservative", **optimization(3, 4)), "no"),
         (
             changed(
                 "mace-orb", "nvt", "nvt:conservative:svr:10", **simulation(20.0, -9.0, error=2.0)
@@ -251,7 +258,7 @@ def test_the_errors_of_soap_stand_beside_those_of_the_paper():
 
 def test_models_that_a_command_makes_are_left_out_until_it_has_run(tmp_path):
     part = ServedPart(family="metatomic", file=tmp_path / "model.pt", environment="soap")
-    with pytest.raises(weights.WeightsUnavailableError, match="soap makes it"):
+    with pytest.raises(weights.WeightsUnavailableError, match="train-soap` makes it"):
         part.spec(None)
     (tmp_path / "model.pt").touch()
     assert part.spec(None) == f"metatomic:{tmp_path / 'model.pt'}"
@@ -274,6 +281,15 @@ def test_water_has_the_size_of_the_paper_and_moves():
     assert atoms.get_chemical_formula() == "H128O64"
     assert atoms.get_temperature() == pytest.approx(300.0, rel=0.2)
     np.testing.assert_array_equal(atoms.get_momenta(), water().get_momenta())
+
+
+def test_small_water_has_the_density_of_the_larger_one_and_whole_molecules():
+    small, large = small_water(), water()
+    assert small.get_chemical_formula() == "H32O16"
+    assert small.get_volume() / 16 == pytest.approx(large.get_volume() / 64)
+    assert small.get_temperature() == pytest.approx(300.0, rel=0.3)
+    near_each = small.get_all_distances(mic=True)[small.numbers == 8] < 1.25
+    np.testing.assert_array_equal(near_each.sum(axis=1), 3)  # itself and two hydrogens
 
 
 def test_no_two_neighbors_in_silicon_are_equally_near():
@@ -320,6 +336,24 @@ def test_the_study_writes_its_page_and_continues(study):
     assert f"| `orb` | direct, automatic differentiation (service) | {found:.5f} |" in page
     assert "`orb`, loops: not run" not in page
     assert "| `sevennet` | conservative |" in page
+
+
+def test_a_new_checkout_adds_to_the_experiments_of_the_page(study):
+    _, folder = study("--only", "orb", "--pieces=loops", "--minutes=5")
+    (folder / "out").rename(folder / "lost")
+    study("--only", "orb", "--pieces=lambda:server", "--minutes=5")
+    saved = json.loads((folder / "published" / "orb.json").read_text())
+    assert len(saved["pieces"]["loops"]["loops"]["loops"]) == 4
+    assert saved["pieces"]["lambda"]["lambda:server"]["status"] == "done"
+    assert saved["wall_s"] >= saved["pieces"]["loops"]["loops"]["wall_s"]
+
+
+def test_experiments_under_other_conditions_are_replaced(study):
+    _, folder = study("--only", "orb", "--pieces=loops", "--minutes=5")
+    study("--only", "orb", "--pieces=lambda:server", "--minutes=5", "--seed=1", "--anew")
+    saved = json.loads((folder / "published" / "orb.json").read_text())
+    assert "loops" not in saved["pieces"]
+    assert saved["conditions"]["seed"] == 1
 
 
 def test_the_page_alone_needs_no_service(study):

@@ -13,6 +13,9 @@ does one model, and some of its experiments, only.
     python -m bench.paper.published --page-only
 
 writes the page again from docs/published/*.json, without a service.
+
+Experiments in those files that are not in runs/published stay as they are, so that a new checkout
+adds to the page.
 """
 
 import argparse
@@ -21,7 +24,9 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bench.paper.__main__ import rounded
 from bench.paper.published.entries import ENTRIES, PublishedEntry
@@ -32,7 +37,10 @@ from bench.runner.processes import running_service
 from bench.runner.weights import WeightsUnavailableError
 from twinforce import Client
 from twinforce.assess import Conditions, Progress, assess
+from twinforce.assess.folder import as_json
 from twinforce.assess.plan import PRESETS
+from twinforce.assess.report.content import Report
+from twinforce.assess.report.verdict import Thresholds, judge
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,8 +131,53 @@ def assess_one(entry: PublishedEntry, url: str, minutes: float, given: argparse.
         )
     folder = given.docs / "published"
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{entry.name}.json"
+    if path.exists():
+        report = merged(json.loads(path.read_text()), report)
     text = json.dumps(rounded(report), separators=(",", ":"))
-    (folder / f"{entry.name}.json").write_text(f"{text}\n")
+    path.write_text(f"{text}\n")
+
+
+def merged(earlier: Report, report: dict[str, Any]) -> dict[str, Any]:
+    """Return the report with those experiments of an earlier one that went further.
+
+    An earlier report of other weights, atoms or conditions is ignored.
+    """
+    if subject_of(earlier) != subject_of(report):
+        return report
+    pieces = {
+        piece: furthest(earlier["pieces"].get(piece, {}), report["pieces"].get(piece, {}))
+        for piece in report["pieces"] | earlier["pieces"]
+    }
+    seconds = sum(_seconds(unit) for units in pieces.values() for unit in units.values())
+    found = report | {"pieces": pieces, "wall_s": seconds}
+    return found | {"verdict": as_json(asdict(judge(found, Thresholds(**report["thresholds"]))))}
+
+
+def furthest(earlier: Report, units: Report) -> dict[str, Any]:
+    """Return experiments by key, each the later one unless the earlier went further."""
+
+    def progress(unit: Report) -> tuple[bool, float]:
+        return unit.get("status") == "done", _seconds(unit)
+
+    return dict(earlier) | {
+        key: unit for key, unit in units.items() if progress(unit) >= progress(earlier.get(key, {}))
+    }
+
+
+def subject_of(report: Report) -> dict[str, Any]:
+    """Return what all experiments of a report have in common."""
+    return {
+        "weights": report["provenance"]["sha256"],
+        "dtype": report["provenance"]["dtype"],
+        "atoms": report["atoms"]["sha256"],
+        "conditions": report["conditions"],
+    }
+
+
+def _seconds(unit: Report) -> float:
+    """Return the wall time of an experiment."""
+    return float(unit.get("wall_s", 0.0))
 
 
 if __name__ == "__main__":

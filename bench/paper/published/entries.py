@@ -29,6 +29,14 @@ def water() -> Atoms:
     return atoms
 
 
+def small_water() -> Atoms:
+    """Return 16 molecules of liquid water at the same density, with velocities of 300 K."""
+    atoms = ase.io.read(Path(__file__).with_name("water16.xyz"))
+    assert isinstance(atoms, Atoms)
+    draw_velocities(atoms, 300.0, np.random.default_rng(0))
+    return atoms
+
+
 def silicon() -> Atoms:
     """Return 16 atoms of crystalline silicon at about 300 K.
 
@@ -101,11 +109,6 @@ class PublishedEntry:
     pieces: tuple[str, ...]
     share: float
 
-    @property
-    def is_water(self) -> bool:
-        """True if the model moves the water that all models share."""
-        return self.start is water
-
     def spec(self, folder: Path | None) -> str:
         """Return the spec that a service serves; see `ServedPart.spec`."""
         return "+".join(part.spec(folder) for part in self.parts)
@@ -119,11 +122,16 @@ ENTRIES: dict[str, PublishedEntry] = {
             title="ORB d3-xs-v2",
             parts=(ServedPart(family="orb", file=ORB, options=("untrained=conservative",)),),
             start=water,
-            pieces=(
-                *("lambda:server", "nvt:direct:svr:10", "nve:direct", "loops"),
-                *("optimise:direct", "optimise:conservative", "cost", "nve:conservative"),
-            ),
-            share=5,
+            pieces=("lambda:server", "nvt:direct:svr:10", "nve:direct"),
+            share=4,
+        ),
+        PublishedEntry(
+            name="orb-water16",
+            title="ORB d3-xs-v2",
+            parts=(ServedPart(family="orb", file=ORB, options=("untrained=conservative",)),),
+            start=small_water,
+            pieces=("cost", "optimise:direct", "loops", "optimise:conservative"),
+            share=1,
         ),
         PublishedEntry(
             name="mace-orb",
@@ -132,11 +140,8 @@ ENTRIES: dict[str, PublishedEntry] = {
                 ServedPart(family="mace", file=MACE, kind="conservative"),
                 ServedPart(family="orb", file=ORB, kind="direct"),
             ),
-            start=water,
-            pieces=(
-                *("nve:conservative", "resonance", "nve:hybrid-4", "optimise:conservative"),
-                *("loops", "nvt:conservative:svr:10", "cost"),
-            ),
+            start=small_water,
+            pieces=("resonance", "nve:conservative", "nvt:conservative:svr:10"),
             share=4,
         ),
         PublishedEntry(
@@ -148,6 +153,14 @@ ENTRIES: dict[str, PublishedEntry] = {
                 *("lambda:server", "loops", "optimise:direct", "optimise:conservative"),
                 *("nve:direct", "nve:conservative"),
             ),
+            share=1,
+        ),
+        PublishedEntry(
+            name="mace-silicon",
+            title="MACE-MP-0 small",
+            parts=(ServedPart(family="mace", file=MACE),),
+            start=silicon,
+            pieces=("nve:conservative", "optimise:conservative"),
             share=1,
         ),
         PublishedEntry(
@@ -186,7 +199,5 @@ def _found(file: str | Path) -> Path:
     if isinstance(file, str):
         return published_weights(file)
     if not file.exists():
-        raise WeightsUnavailableError(
-            f"{file} does not exist: python -m bench.paper.published.soap makes it"
-        )
+        raise WeightsUnavailableError(f"{file} does not exist: `make train-soap` makes it")
     return file

@@ -1,10 +1,11 @@
 """Train SOAP-BPNN on the water data with metatrain, with conservative and with direct forces.
 
-    python -m bench.paper.published.soap --data path/to/water --epochs 100 50
+    make train-soap DATA=path/to/water ARGS="--epochs 100 50"
 
-Each kind is trained by itself, as in the paper, with the options in this folder, and exported for
-the service. A repeated command resumes an interrupted training from its last epoch. The test
-systems are those of the bundled model. It needs `pip install "metatrain[soap-bpnn]"`.
+makes an environment with `metatrain[soap-bpnn]`, in which the study serves both models later. Each
+kind is trained by itself, as in the paper, with the options in this folder, and exported for the
+service. A repeated command resumes an interrupted training from its last epoch. The test systems
+are those of the bundled model.
 """
 
 import importlib.util
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="number of epochs of each kind (default: as in its options)")  # fmt: skip
     given = parser.parse_args(arguments)
     if importlib.util.find_spec("spex") is None:
-        parser.exit(2, "training SOAP-BPNN needs pip install 'metatrain[soap-bpnn]'\n")
+        parser.exit(2, "training SOAP-BPNN needs metatrain[soap-bpnn]: run `make train-soap`\n")
     environment = os.environ | {"OMP_NUM_THREADS": str(given.threads)}
     for index, kind in enumerate(KINDS):
         folder = given.out / kind
