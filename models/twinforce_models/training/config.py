@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from twinforce_models.potentials.hybrid_net.core import Hyperparameters
 
 CompiledPart = Literal["step", "messages", "nothing"]
+OptimizerName = Literal["adamw", "muon"]
 
 # Marks a field that older recipes lack: at its default, it does not change the hash of a recipe.
 _ADDED_LATER = {"is_added_later": True}
@@ -148,7 +149,7 @@ class Recipe:
         ema_decay: Decay of the exponential moving average of the weights, which is evaluated and
             exported.
         max_gradient_norm: Largest norm of a gradient; longer ones are clipped.
-        weight_decay: Weight decay of AdamW.
+        weight_decay: Weight decay of the optimizer.
         evaluate_every: Number of epochs between evaluations of the test systems.
         split_key: Key of an example's `info` whose value is "train" or "test"; it replaces
             `test_fraction`.
@@ -159,6 +160,7 @@ class Recipe:
         sampling: Settings of the dynamics that add systems to the data. None: no systems are added.
         group_key: Key of an example's `info` whose value, an integer, is the same for an example
             and its twin, the next example. Empty: the data have no twins.
+        optimizer: "adamw", or "muon", which needs fewer steps.
     """
 
     name: str
@@ -177,6 +179,19 @@ class Recipe:
     balance: float = field(default=0.0, metadata=_ADDED_LATER)
     sampling: Sampling | None = field(default=None, metadata=_ADDED_LATER)
     group_key: str = field(default="", metadata=_ADDED_LATER)
+    optimizer: OptimizerName = field(default="adamw", metadata=_ADDED_LATER)
+
+    def __post_init__(self) -> None:
+        """Check `optimizer`.
+
+        Raises:
+            ValueError: If it is unknown.
+        """
+        if self.optimizer not in get_args(OptimizerName):
+            raise ValueError(
+                f"optimizer: expected one of {', '.join(get_args(OptimizerName))}, got "
+                f"{self.optimizer!r}"
+            )
 
     def sha256(self) -> str:
         """Return a hash of all values."""

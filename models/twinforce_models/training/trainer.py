@@ -22,6 +22,7 @@ from twinforce_models.potentials.hybrid_net.core import HybridCore
 from twinforce_models.training.config import CompiledPart, Recipe, Stage
 from twinforce_models.training.dataset import Sample
 from twinforce_models.training.errors import Errors, measure_errors
+from twinforce_models.training.muon import Muon
 from twinforce_models.training.steps import (
     Evaluate,
     Evaluation,
@@ -107,8 +108,10 @@ class Trainer:
         """The file with the state after the last complete epoch."""
         return self.folder / "checkpoint.pt"
 
-    def _new_optimizer(self) -> torch.optim.AdamW:
+    def _new_optimizer(self) -> torch.optim.Optimizer:
         decay = self.recipe.weight_decay
+        if self.recipe.optimizer == "muon":
+            return Muon(self.parameters, decay)
         return torch.optim.AdamW(
             self.parameters, lr=0.0, weight_decay=decay, betas=(0.9, 0.99), fused=True
         )
