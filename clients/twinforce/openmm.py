@@ -1,7 +1,7 @@
 """Both kinds of forces as two forces of OpenMM, for its integrators with multiple time stepping.
 
-    with Client("grpc://127.0.0.1:8001") as client, client.stream("water") as walker:
-        add_hybrid_forces(system, walker, system_of(atoms), inner_steps=4)
+    with Client("grpc://127.0.0.1:8001") as client, client.stream("water") as stream:
+        add_hybrid_forces(system, stream, system_of(atoms), inner_steps=4)
         integrator = MTSIntegrator(2 * femtosecond, [(0, 1), (1, 4)])
 
 The integrator gives the correction of the force group 0, conservative minus direct forces, at each
@@ -10,11 +10,12 @@ outer step, and the direct forces of the group 1 at each inner one: the steps of
 they come from one evaluation where both act.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twinforce._client import Stream
 from twinforce_proto import Prediction, System
 
 __all__ = ["INNER_GROUP", "OUTER_GROUP", "add_hybrid_forces"]
@@ -28,21 +29,14 @@ _EV = 96.48533212331  # kJ/mol
 _ANGSTROM = 0.1  # nm
 
 
-class Walker(Protocol):
-    """The stream of a client, `Client.stream(model)`."""
-
-    def predict(self, system: System, outputs: tuple[str, ...]) -> Prediction:
-        """Evaluate a system."""
-
-
-def add_hybrid_forces(openmm_system: Any, walker: Walker, system: System, inner_steps: int) -> None:
+def add_hybrid_forces(openmm_system: Any, stream: Stream, system: System, inner_steps: int) -> None:
     """Add the correction and the direct forces to a `System` of OpenMM, in two force groups.
 
     The energy of the potential is that of the correction, and the direct forces have none.
 
     Args:
         openmm_system: System of OpenMM, with a particle for each atom, in the same order.
-        walker: Stream of a client, which must stay open.
+        stream: Stream of a client, which must stay open.
         system: The atoms, and whether they are periodic.
         inner_steps: Steps of the inner group per step of the outer one, as the integrator takes
             them. Another number of them costs further evaluations and changes no forces.
@@ -56,7 +50,7 @@ def add_hybrid_forces(openmm_system: Any, walker: Walker, system: System, inner_
         raise ValueError(f"system: expected {n_particles} atoms, got {len(system)}")
     import openmm
 
-    latest = _LatestForces(walker, system, int(inner_steps))
+    latest = _LatestForces(stream, system, int(inner_steps))
     for group, evaluate in ((OUTER_GROUP, latest.correction), (INNER_GROUP, latest.direct)):
         force = openmm.PythonForce(evaluate)
         force.setForceGroup(group)
@@ -68,13 +62,13 @@ class _LatestForces:
     """The forces at the latest coordinates that OpenMM has asked for.
 
     Args:
-        walker: Stream of a client.
+        stream: Stream of a client.
         system: The atoms.
         inner_steps: Number of new coordinates after which both kinds of forces act.
     """
 
-    def __init__(self, walker: Walker, system: System, inner_steps: int) -> None:
-        self._walker = walker
+    def __init__(self, stream: Stream, system: System, inner_steps: int) -> None:
+        self._stream = stream
         self._system = system
         self._inner_steps = inner_steps
         self._prediction = Prediction()
@@ -118,4 +112,4 @@ class _LatestForces:
 
     def _evaluate(self, outputs: tuple[str, ...]) -> None:
         self._n_since_both = 0 if outputs is _BOTH else self._n_since_both + 1
-        self._prediction = self._walker.predict(self._system, outputs)
+        self._prediction = self._stream.predict(self._system, outputs)
