@@ -351,6 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("program", choices=PROGRAMS, help="program to measure")
     parser.add_argument("--steps", type=int, default=100, help="number of steps of a round")
     parser.add_argument("--rounds", type=int, default=9, help="number of rounds")
+    parser.add_argument("--compile", action="store_true", help="compile the model first")
     options = parser.parse_args(arguments)
     program = PROGRAMS[options.program]
     with tempfile.TemporaryDirectory() as name:
@@ -360,7 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             dtype="float64" if is_toy else "float32",
             device="cpu",
             threads=1,
-            is_compiled=not is_toy,
+            is_compiled=options.compile and not is_toy,
         )
         with (
             running_service(

@@ -10,11 +10,12 @@ outer step, and the direct forces of the group 1 at each inner one: the steps of
 they come from one evaluation where both act.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twinforce._client import Stream
 from twinforce_proto import Prediction, System
 
 __all__ = ["INNER_GROUP", "OUTER_GROUP", "add_hybrid_forces"]
@@ -28,14 +29,7 @@ _EV = 96.48533212331  # kJ/mol
 _ANGSTROM = 0.1  # nm
 
 
-class Walker(Protocol):
-    """The stream of a client, `Client.stream(model)`."""
-
-    def predict(self, system: System, outputs: tuple[str, ...]) -> Prediction:
-        """Evaluate a system."""
-
-
-def add_hybrid_forces(openmm_system: Any, walker: Walker, system: System, inner_steps: int) -> None:
+def add_hybrid_forces(openmm_system: Any, walker: Stream, system: System, inner_steps: int) -> None:
     """Add the correction and the direct forces to a `System` of OpenMM, in two force groups.
 
     The energy of the potential is that of the correction, and the direct forces have none.
@@ -73,7 +67,7 @@ class _LatestForces:
         inner_steps: Number of new coordinates after which both kinds of forces act.
     """
 
-    def __init__(self, walker: Walker, system: System, inner_steps: int) -> None:
+    def __init__(self, walker: Stream, system: System, inner_steps: int) -> None:
         self._walker = walker
         self._system = system
         self._inner_steps = inner_steps
