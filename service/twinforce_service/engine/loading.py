@@ -14,6 +14,7 @@ from twinforce_models.potentials.hybrid_net.compilation.compiling import compile
 from twinforce_models.registry import LoadedModel, load
 from twinforce_models.tables.predictor import TablePredictor
 from twinforce_models.tables.search import check_search
+from twinforce_proto import ModelLoadError
 from twinforce_service.engine.evaluation import MAX_PADDING
 from twinforce_service.engine.spec import EngineSpec
 
@@ -70,12 +71,21 @@ def choose_device(name: str) -> torch.device:
 
     Args:
         name: Name of a device; "auto" is the first GPU if there is one.
+
+    Raises:
+        ModelLoadError: There is no such GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda":  # kernels, streams and graphs are made for the current device
-        torch.cuda.set_device(device)
+        n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= n_gpus:
+            build = f"PyTorch {torch.__version__}"
+            raise ModelLoadError(
+                f"device {name!r}: expected a GPU, got {n_gpus} that {build} can use"
+            )
+        torch.cuda.set_device(device.index or 0)
     return device
 
 
