@@ -34,7 +34,7 @@ def claims_of(reports: Mapping[str, Report]) -> list[Claim]:
     for name in CONTROLS:
         control = reports.get(name) or _no_report(name)
         found += [_steady(control), _minima(control)]
-    return [*found, _steady(hybrid), _equipartition(hybrid), _undistilled(hybrid)]
+    return [*found, _equipartition(hybrid), _undistilled(hybrid)]
 
 
 def _no_report(name: str) -> Report:

@@ -141,7 +141,7 @@ ENTRIES: dict[str, PublishedEntry] = {
                 ServedPart(family="orb", file=ORB, kind="direct"),
             ),
             start=small_water,
-            pieces=("resonance", "nve:conservative", "nvt:conservative:svr:10"),
+            pieces=("resonance", "nvt:conservative:svr:10"),
             share=4,
         ),
         PublishedEntry(
