@@ -15,6 +15,9 @@ from twinforce_models.training.config import About, Recipe
 from twinforce_models.training.trainer import Trainer
 from twinforce_proto.units import UNITS
 
+# Metadata that are kept of the model that training started from.
+_ORIGIN = ("name", "version", "sha256", "data_sha256", "recipe", "recipe_sha256", "started_from")
+
 
 def export(
     trainer: Trainer,
@@ -40,8 +43,7 @@ def export(
     save(potential, folder)
     metadata = describe(trainer.recipe, about, potential.core, measured)
     if start is not None:
-        kept = ("name", "version", "sha256", "data_sha256", "recipe", "recipe_sha256")
-        metadata["started_from"] = {key: start[key] for key in kept if key in start}
+        metadata["started_from"] = {key: start[key] for key in _ORIGIN if key in start}
     metadata["data_sha256"] = trainer.data_sha256
     metadata["sha256"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     (folder / "model.json").write_text(json.dumps(metadata, indent=2) + "\n")
@@ -89,7 +91,7 @@ def card(metadata: dict[str, Any]) -> str:
         for symbol, each in metadata["force_disagreement"].items()
     )
     origin = metadata.get("started_from", {})
-    before, after = origin.get("recipe", {}).get("stages", []), metadata["recipe"]["stages"]
+    before, after = stages_of(origin), metadata["recipe"]["stages"]
     stages = "\n".join(
         f"{n}. `{s['name']}`: {s['epochs']} epochs, learning rate up to {s['learning_rate']:g}"
         for n, s in enumerate([*before, *after], 1)
@@ -144,6 +146,12 @@ meV/Å:
 Direct forces are not the gradient of an energy: on their own, they heat NVE runs and prevent
 geometry optimizations from converging. Use conservative forces there.
 """
+
+
+def stages_of(metadata: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return all stages of training, those of the models that it started from first."""
+    own = metadata.get("recipe", {}).get("stages", [])
+    return [*(stages_of(origin) if (origin := metadata.get("started_from")) else []), *own]
 
 
 def taught(teacher: Mapping[str, Any] | None) -> str:
