@@ -6,6 +6,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -18,6 +19,7 @@ from ase import Atoms
 from tests.clients.proxy import CountingProxy
 from tests.waiting import wait_until
 from twinforce import AsyncClient, Client, Integrator, Start, System
+from twinforce._transports.grpc_stream import GrpcStream
 from twinforce.ase import TwinForceCalculator
 
 # The service and its libraries are not loaded, so that the children end quickly.
@@ -199,6 +201,35 @@ def forks_beside_calls_warn(url):
     for thread in threads:
         thread.join()
     assert warnings_of_a_fork() == []
+
+
+def a_fork_inside_of_a_call_warns(url):
+    """A signal handler may fork while the thread that it interrupts waits for a reply."""
+    proxy = CountingProxy(urlsplit(url).port)
+    caught = []
+
+    def fork(*_):
+        caught.extend(warnings_of_a_fork())
+        proxy.resume()
+
+    signal.signal(signal.SIGUSR1, fork)
+    with Client(f"grpc://127.0.0.1:{proxy.port}") as client, client.stream("lj") as stream:
+        energy = stream.predict(pair(3.7)).energy
+        proxy.hold()
+        main = threading.get_ident()
+
+        def interrupt():
+            wait_until(
+                lambda: "exchange" in functions_that_run("twinforce._transports.grpc_stream")
+            )
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        assert stream.predict(pair(3.7)).energy == energy
+        thread.join()
+    (warning,) = caught
+    assert "1 calls and 0 open runs over gRPC" in warning
 
 
 def warnings_of_a_fork():

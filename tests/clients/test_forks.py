@@ -45,6 +45,10 @@ def test_a_fork_beside_calls_over_grpc_warns(server):
     run(forking.forks_beside_calls_warn, server.grpc_url)
 
 
+def test_a_fork_inside_of_a_call_over_grpc_warns(server):
+    run(forking.a_fork_inside_of_a_call_warns, server.grpc_url)
+
+
 def test_a_fork_that_grpc_was_told_not_to_survive_is_reported(server):
     run(forking.grpc_does_not_support_forks, server.grpc_url, GRPC_ENABLE_FORK_SUPPORT="0")
 

@@ -8,14 +8,13 @@ while nobody uses it: the thread waits for events, with an entry in a list that 
 
 import os
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 # Code of the functions that wait for replies.
 _WAITING: set[CodeType] = set()
@@ -24,8 +23,10 @@ _RUNS: dict[object, None] = {}
 
 # Seconds to wait at a fork until the threads of ended streams are gone; they take milliseconds.
 _PATIENCE_S = 2.0
-# The function, and its module, in which a thread of gRPC waits for the events of streams.
+# The function, and its module, in which a thread of gRPC waits for the events of streams; the name
+# of the local variable that holds the state of their channel; and that attribute of the channel.
 _WAITS_FOR_EVENTS = ("channel_spin", "grpc._channel")
+_STATE, _STATE_OF_CHANNEL = "state", "_call_state"
 
 
 class Reopening(Protocol):
@@ -36,13 +37,19 @@ class Reopening(Protocol):
 
 
 _STREAMS: WeakKeyDictionary[Reopening, None] = WeakKeyDictionary()
-# Threads that did not end with the streams, so that they serve other users of gRPC.
-_FOREIGN: set[int] = set()
+# States of the channels of this package; a program may have others.
+_STATES: WeakSet[object] = WeakSet()
 
 
 def close_before_forks(stream: Reopening) -> None:
-    """Close a stream before each fork if gRPC has a thread for any stream."""
+    """Close a stream before each fork if gRPC has a thread for any stream of this package."""
     _STREAMS[stream] = None
+
+
+def register_channel(channel: object) -> None:
+    """Register a channel, whose streams have a thread of gRPC."""
+    if (state := getattr(channel, _STATE_OF_CHANNEL, None)) is not None:
+        _STATES.add(state)
 
 
 def waits_for_replies(code: CodeType) -> None:
@@ -74,34 +81,32 @@ def _warn() -> None:
 
 
 def _close_streams() -> None:
-    if not _threads_that_wait():
+    if not _is_thread_waiting():
         return
     for reference in _STREAMS.keyrefs():
         if (stream := reference()) is not None:
             stream.close()
     gives_up_at = time.monotonic() + _PATIENCE_S
-    while (threads := _threads_that_wait()) and not _count_calls():
-        if time.monotonic() > gives_up_at:
-            _FOREIGN.update(threads)
+    while _is_thread_waiting() and not _count_calls() and time.monotonic() < gives_up_at:
         time.sleep(0.001)
 
 
-def _threads_that_wait() -> set[int]:
-    """Return the threads of gRPC that wait for events of streams."""
-    frames = sys._current_frames().items()
-    return {thread for thread, frame in frames if _waits_for_events(frame)} - _FOREIGN
+def _is_thread_waiting() -> bool:
+    """Return True if a thread of gRPC waits for events of streams of this package."""
+    return any(map(_waits_for_events, sys._current_frames().values()))
 
 
 def _waits_for_events(frame: FrameType) -> bool:
-    names = ((each.f_code.co_name, each.f_globals.get("__name__")) for each in _callers(frame))
-    return _WAITS_FOR_EVENTS in names
+    return any(
+        (each.f_code.co_name, each.f_globals.get("__name__")) == _WAITS_FOR_EVENTS
+        and each.f_locals.get(_STATE) in _STATES
+        for each in _callers(frame)
+    )
 
 
 def _count_calls() -> int:
-    """Return the number of other threads that are in a call."""
-    own = threading.get_ident()
-    frames = sys._current_frames().items()
-    return sum(thread != own and _is_waiting(frame) for thread, frame in frames)
+    """Return the number of threads in a call, which a signal handler that forks may be inside."""
+    return sum(map(_is_waiting, sys._current_frames().values()))
 
 
 def _is_waiting(frame: FrameType) -> bool:
@@ -116,5 +121,5 @@ def _callers(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_close_streams, after_in_child=_FOREIGN.clear)
+    os.register_at_fork(before=_close_streams)
     os.register_at_fork(before=_warn, after_in_child=_RUNS.clear)

@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from twinforce._connections.closer import Closer
-from twinforce._connections.forks import open_run, waits_for_replies
+from twinforce._connections.forks import open_run, register_channel, waits_for_replies
 from twinforce._connections.ownership import abandon
 from twinforce._transports.access import Access
 from twinforce._transports.grpc_errors import service_error
@@ -61,6 +61,7 @@ class GrpcTransport:
         self._route = route_to(url)
         self._metadata = partial(_metadata, urgency, access)
         channel = _open_channel(grpc, self._route, access)
+        register_channel(channel)
         self._stub = InferenceStub(channel)
         self._close = Closer(self, channel.close)
 

@@ -26,6 +26,7 @@ _USERS: set[int] = set()
 _CHANNELS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 # The blocking calls with a stream of replies that still exist.
 _CALLS: WeakKeyDictionary[Any, None] = WeakKeyDictionary()
+_is_ending = False
 
 
 def check_process(url: object) -> None:
@@ -74,15 +75,20 @@ def outlive_exit(call: Any) -> None:
     Its destructor takes a lock. When Python ends it stops the threads of gRPC wherever they are,
     and one of them may hold that lock for good.
     """
-    _CALLS[call] = None
+    if _is_ending:
+        abandon(call)
+    else:
+        _CALLS[call] = None
 
 
 def _keep_calls() -> None:
+    global _is_ending
+    _is_ending = True
     for reference in _CALLS.keyrefs():
         abandon(reference())
 
 
-# Exit functions run in reverse, so those of a program that uses a client in them run before.
+# Exit functions run in reverse, so most of those of a program run before.
 atexit.register(_keep_calls)
 
 
