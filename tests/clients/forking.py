@@ -19,7 +19,6 @@ from ase import Atoms
 from tests.clients.proxy import CountingProxy
 from tests.waiting import wait_until
 from twinforce import AsyncClient, Client, Integrator, Start, System
-from twinforce._transports.grpc_stream import GrpcStream
 from twinforce.ase import TwinForceCalculator
 
 # The service and its libraries are not loaded, so that the children end quickly.
