@@ -90,6 +90,20 @@ def test_the_page_shows_models_state_and_a_system_and_the_browser_has_no_complai
     assert page.complaints() == []
 
 
+def test_what_was_chosen_last_is_shown_although_something_else_arrives_later(page):
+    page.run(
+        "const usual = fetch; window.fetch = async (...given) => {"
+        "  const reply = await usual(...given);"
+        "  await new Promise((go) => setTimeout(go, 200));"
+        "  window.hasArrived = true; return reply; };"
+    )
+    page.choose("#example", "water")
+    page.choose("#example", "argon")
+    page.wait(lambda: page.run("return window.hasArrived"))
+    page.evaluate("await new Promise((go) => setTimeout(go, 200));")
+    assert page.text("#system").startswith("Argon")
+
+
 def test_a_prediction_is_shown_with_arrows_of_both_forces_and_can_be_saved(page, server, downloads):
     page.click("#predict")
     page.wait(lambda: "difference, RMSE" in page.text("#values"))

@@ -93,7 +93,16 @@ export class Playground {
   async #chooseExample() {
     const example = this.examples.find(([name]) => name === find("example").value);
     if (example) {
-      this.#setSystem(await example[2](), example[1]);
+      await this.#choose(Promise.resolve(example[2]()), example[1]);
+    }
+  }
+
+  // Show a system once it has arrived, unless another one was chosen meanwhile.
+  async #choose(arriving, title) {
+    this.arriving = arriving;
+    const system = await arriving;
+    if (this.arriving === arriving) {
+      this.#setSystem(system, title);
     }
   }
 
@@ -105,7 +114,7 @@ export class Playground {
       if (file.size > LARGEST_FILE) {
         throw new Error(`${file.name}: expected at most ${LARGEST_FILE / 2 ** 20} MiB`);
       }
-      this.#setSystem(parse(file.name, await file.text()), file.name);
+      await this.#choose(file.text().then((text) => parse(file.name, text)), file.name);
     } catch (error) {
       this.#tell(error.message);
     }

@@ -14,8 +14,8 @@ const PYTHON = {
 `,
   run: ({ model, body, temperature }) => {
     const { force_kind: kind, inner_steps: inner, time_step_fs: fs, svr } = body.start.integrator;
-    const bath = svr ? `, ensemble=SVR(temperature_k=${svr.temperature_k}, relaxation=${svr.relaxation_fs} * FS)` : "";
-    return `    integrator = Integrator(force_kind=${quoted(kind)}, time_step=${fs} * FS, inner_steps=${inner}${bath})
+    const bath = svr ? `, ensemble=SVR(temperature_k=${svr.temperature_k}, relaxation_fs=${svr.relaxation_fs})` : "";
+    return `    integrator = Integrator(force_kind=${quoted(kind)}, time_step_fs=${fs}, inner_steps=${inner}${bath})
     draw_velocities(atoms, ${temperature}, np.random.default_rng(1))
     start = Start(system_of(atoms), atoms.get_velocities(), integrator, random=1)
     for snapshot in client.propagate(start, ${body.n_steps}, ${body.interval}, model=${quoted(model)}):
@@ -31,8 +31,7 @@ const IMPORTS = {
     `import numpy as np
 
 from twinforce import Client, Integrator, Start
-from twinforce.ase import system_of
-from twinforce.ensembles import FS${body.start.integrator.svr ? ", SVR" : ""}
+from twinforce.ase import system_of${body.start.integrator.svr ? "\nfrom twinforce.ensembles import SVR" : ""}
 from twinforce.md import draw_velocities`,
 };
 
