@@ -157,7 +157,7 @@ class StatusReader:
         )
 
     def _model(self, name: str, found: Mapping[str, float]) -> ModelStatus:
-        counts = dict.fromkeys(_OF_MODEL.values(), 0.0) | found
+        counts = {**dict.fromkeys(_OF_MODEL.values(), 0.0), **found}
         counts["batch_fill"] /= max(counts["n_batches"], 1)
         return replace(
             _made(ModelStatus, name, counts),
