@@ -341,7 +341,7 @@ class Client:
     def status(self) -> ServiceStatus:
         """Return the state of the service, also while it is not ready.
 
-        Of several replicas, one answers. Counts may be half a second old, as of the time `uptime_s`.
+        Of several replicas, one answers. Counts may be half a second old, as of `uptime_s`.
 
         Raises:
             ServiceError: The service is older than TwinForce 0.2.0.
