@@ -341,7 +341,10 @@ class Client:
     def status(self) -> ServiceStatus:
         """Return the state of the service, also while it is not ready.
 
-        Of several replicas, one answers.
+        Of several replicas, one answers. Counts may be half a second old, as of `uptime_s`.
+
+        Raises:
+            ServiceError: The service is older than TwinForce 0.2.0.
         """
         return self._execute(self._conversation.status())
 

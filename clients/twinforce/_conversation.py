@@ -15,7 +15,7 @@ from twinforce._options import Options
 from twinforce._retries import Outage, Retries
 from twinforce._systems import SystemLike, as_system, as_systems
 from twinforce._tracing import span_of
-from twinforce._transports.transport import Call, Method
+from twinforce._transports.transport import Call, Method, MissingMethodError
 from twinforce_proto import (
     InvalidRequestError,
     ModelInfo,
@@ -26,6 +26,8 @@ from twinforce_proto import (
     PredictRequest,
     ServiceError,
     ServiceStatus,
+    UnavailableError,
+    UnknownModelError,
     parse_outputs,
 )
 from twinforce_proto.codec.messages import (
@@ -44,6 +46,8 @@ from twinforce_proto.v1 import inference_pb2 as pb
 
 # Seconds after which a client that waits looks whether it was closed.
 LONGEST_SLEEP_S = 0.1
+# Methods that name no model and are younger than the API -> first version that has them.
+_SINCE: dict[Method, str] = {"GetStatus": "0.2.0"}
 
 T = TypeVar("T")
 
@@ -125,20 +129,34 @@ class Conversation:
         return (yield from self._call("GetModel", lambda: message, model_info_from_proto))
 
     def status(self) -> Flow[ServiceStatus]:
-        """Return the state of the service."""
+        """Return the state of the service.
+
+        Raises:
+            ServiceError: The service is too old to have this call.
+        """
         message = pb.GetStatusRequest()
         return (yield from self._call("GetStatus", lambda: message, status_from_proto))
 
     def resolve_model(self, model: str | None) -> Flow[str]:
         """Return the name of the model to use: the default model if none is given.
 
-        The default is the only served model, or else `water`; it is looked up once.
+        The default is the only served model, or else `water`; it is looked up once, as soon as
+        the service has loaded its models.
         """
         if model:
             return _checked_name(model)
         if not self._default_model:
-            self._default_model = _default_of([info.name for info in (yield from self.models())])
+            infos = yield from self.models()
+            if not infos:
+                is_loaded = (yield from self.status()).is_ready
+                infos = yield from self.models() if is_loaded else self._loaded_models()
+            self._default_model = _default_of([info.name for info in infos])
         return self._default_model
+
+    def _loaded_models(self) -> Flow[list[ModelInfo]]:
+        """Return the description of every served model, once there is one."""
+        message = pb.ListModelsRequest()
+        return (yield from self._call("ListModels", lambda: message, _some_model_infos))
 
     def _call(
         self,
@@ -161,6 +179,7 @@ class Conversation:
                 try:
                     value = parse((yield call))
                 except ServiceError as error:
+                    _check_age(method, error)
                     pause = retries.pause_after(error)
                     span.note_failure(error)
                 else:
@@ -193,6 +212,24 @@ def _predictions(n_systems: int) -> Callable[[pb.PredictReply], list[Prediction]
 
 def _model_infos(reply: pb.ListModelsReply) -> list[ModelInfo]:
     return [model_info_from_proto(info) for info in reply.models]
+
+
+def _some_model_infos(reply: pb.ListModelsReply) -> list[ModelInfo]:
+    if not reply.models:
+        raise UnavailableError("the service is still loading its models")
+    return _model_infos(reply)
+
+
+def _check_age(method: Method, error: ServiceError) -> None:
+    """Raise another error for one that means that the service is older than the method."""
+    if method not in _SINCE:
+        return
+    is_missing = isinstance(error, UnknownModelError) or any(
+        isinstance(each, MissingMethodError) for each in (error, error.__cause__)
+    )
+    if is_missing:
+        text = f"the service does not have this call: expected TwinForce {_SINCE[method]} or later"
+        raise ServiceError(f"{method}: {text}") from error
 
 
 def _checked_name(model: str) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 class ModelStatus:
     """The state of a model, and what it has done for all callers since the start of the service.
 
+    Its counts and times are None for those who may not see metrics.
+
     Attributes:
         name: Name of the model.
         is_available: True while requests for the model are accepted.
@@ -23,12 +25,12 @@ class ModelStatus:
     name: str
     is_available: bool = False
     environments: tuple[str, ...] = ()
-    n_evaluations: int = 0
-    n_atoms: int = 0
-    n_batches: int = 0
-    batch_fill: float = 0.0
-    device_s: float = 0.0
-    queue_s: float = 0.0
+    n_evaluations: int | None = None
+    n_atoms: int | None = None
+    n_batches: int | None = None
+    batch_fill: float | None = None
+    device_s: float | None = None
+    queue_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class ServiceStatus:
         n_waiting_atoms: Number of atoms of these systems.
         n_runs: Number of systems that the service is moving.
         n_restarts: Number of engines that were restarted.
+        start_id: Random text that is new at each start. Replies that differ in it come from
+            different processes, such as replicas, and their counts cannot be compared.
     """
 
     version: str
@@ -94,3 +98,4 @@ class ServiceStatus:
     n_waiting_atoms: int = 0
     n_runs: int = 0
     n_restarts: int = 0
+    start_id: str = ""

@@ -14,9 +14,10 @@ from twinforce_service.context import trace_id_of
 from twinforce_service.engine.report import BatchReport, DeviceMemory
 from twinforce_service.metric_table import TABLE
 
-# Number of callers with a label of their own, and the label of those that come after them.
+# Number of callers with a label of their own, and the label of those that come after them, which
+# is the name of no key.
 _MAX_CALLERS = 256
-OTHER_CALLERS = "other"
+OTHER_CALLERS = "(other)"
 # Label of all models that are not served, so that clients cannot create any number of labels.
 UNKNOWN_MODEL = "unknown"
 

@@ -14,6 +14,7 @@ from twinforce._transports.transport import (
     PROXY_REFUSES,
     TLS,
     UNTRUSTED,
+    MissingMethodError,
     deadline_exceeded,
     misdirected,
     unreachable,
@@ -45,6 +46,8 @@ _WRONG = (
     ("Domain name not found|answer with no data", NO_SUCH_HOST),
     ("HTTP proxy returned response code 40[0-57]", PROXY_REFUSES),
 )
+# Details by which the servers of gRPC for Python refuse a method that they do not have.
+_NO_METHOD = "Method not found!"
 # Statuses by which a proxy refuses a call for want of a key.
 _REFUSALS: dict[grpc.StatusCode, type[ServiceError]] = {
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
@@ -78,7 +81,8 @@ def _error_of_status(
     if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return _connection_error(details, route)
     if status is grpc.StatusCode.UNIMPLEMENTED:
-        return misdirected(route, details, ANOTHER)
+        error = misdirected(route, details, ANOTHER)
+        return MissingMethodError(str(error)) if details == _NO_METHOD else error
     if _BROKEN_OFF.search(details):
         return unreachable(route, details)
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED:

@@ -97,6 +97,10 @@ class MisdirectedError(UnavailableError):
     """The address is at fault rather than the service, so that waiting for it makes no sense."""
 
 
+class MissingMethodError(MisdirectedError):
+    """The program that answers does not have this method."""
+
+
 class LostReplyError(UnavailableError):
     """The service has answered, or does not know the request, and no reply has arrived."""
 

@@ -9,11 +9,18 @@ from dataclasses import asdict
 from typing import Any
 
 from twinforce._client import Client
+from twinforce._transports.transport import MisdirectedError
 from twinforce.cli.arguments import add_command, add_service_options, positive, service_options
 from twinforce.cli.columns import aligned
 from twinforce.cli.models import elements_of
 from twinforce.cli.progress import duration, suggest
-from twinforce_proto import CallerUsage, ModelInfo, ModelStatus, ServiceStatus
+from twinforce_proto import (
+    DeadlineExceededError,
+    ModelInfo,
+    ModelStatus,
+    ServiceStatus,
+    UnavailableError,
+)
 
 # Exit status if the service answers and accepts no requests.
 NOT_READY = 1
@@ -52,17 +59,46 @@ def add_status_command(commands: Any) -> None:
 def _run(args: argparse.Namespace) -> int:
     args.url = args.address or args.url
     with Client(args.url, **service_options(args)) as client:
-        before = client.status()
+        looks = _Looks(client, args.url, rides_through_outages=args.watch)
+        looks.report()
         while True:
             time.sleep(args.interval)
-            now = client.status()
-            _show(report_of(args.url, client.models(), before, now), args)
-            before = now
+            report = looks.report()
+            _show(report, args)
             if not args.watch:
                 break
     if not args.json:
-        suggest(args, *_next_commands(now))
-    return 0 if now.is_ready else NOT_READY
+        suggest(args, *_next_commands(report))
+    return 0 if report["is_ready"] else NOT_READY
+
+
+class _Looks:
+    """Looks at a service, each of which another process may answer."""
+
+    def __init__(self, client: Client, url: str, *, rides_through_outages: bool) -> None:
+        self._client = client
+        self._url = url
+        self._rides_through_outages = rides_through_outages
+        self._last: dict[str, ServiceStatus] = {}
+
+    def report(self) -> _Report:
+        """Return what is now, and rates since the last look that the same process answered.
+
+        Raises:
+            UnavailableError: Nobody answers, and outages are not ridden through or the address
+                is wrong.
+            DeadlineExceededError: The answer takes too long, and outages are not ridden through.
+        """
+        try:
+            now, infos = self._client.status(), self._client.models()
+        except (UnavailableError, DeadlineExceededError) as error:
+            has_wrong_address = isinstance(error, MisdirectedError) and not self._last
+            if has_wrong_address or not self._rides_through_outages:
+                raise
+            return {"url": self._url, "is_ready": False, "error": str(error)}
+        before = self._last.get(now.start_id)
+        self._last[now.start_id] = now
+        return report_of(self._url, infos, before, now)
 
 
 def _show(report: _Report, args: argparse.Namespace) -> None:
@@ -76,43 +112,44 @@ def _show(report: _Report, args: argparse.Namespace) -> None:
     sys.stdout.flush()
 
 
-def _next_commands(status: ServiceStatus) -> Sequence[Sequence[str]]:
-    if not status.is_ready:
+def _next_commands(report: _Report) -> Sequence[Sequence[str]]:
+    if not report["is_ready"]:
         return [["status", "--watch"]]
-    return [["bench", "FILE", "--model", each.name] for each in status.models[:1]]
+    return [["bench", "FILE", "--model", each["name"]] for each in report["models"][:1]]
 
 
 def report_of(
-    url: str, infos: Iterable[ModelInfo], before: ServiceStatus, now: ServiceStatus
+    url: str, infos: Iterable[ModelInfo], before: ServiceStatus | None, now: ServiceStatus
 ) -> _Report:
-    """Return what is now, and rates since the time before, as JSON values.
+    """Return what is now, and rates since the time before, as JSON values; None if not known.
 
     Args:
         url: Address of the service.
         infos: Descriptions of its models.
-        before: An earlier state.
+        before: An earlier state, if there is one; without effect if another process told it.
         now: The state to report.
     """
+    if before is None or before.start_id != now.start_id:
+        before = now
     seconds = now.uptime_s - before.uptime_s
-    if seconds <= 0:  # another process answers
-        seconds, before = now.uptime_s, ServiceStatus("", 0.0, is_alive=True, is_ready=False)
     described = {info.name: info for info in infos}
     models = [
         _described(described.get(each.name)) | asdict(each) | _rates(past, each, seconds)
-        for past, each in _pairs(before.models, now.models, ModelStatus)
+        for past, each in _pairs(before.models, now.models)
     ]
     callers = [
-        asdict(each) | {"device_share": (each.device_s - past.device_s) / seconds}
-        for past, each in _pairs(before.callers, now.callers, CallerUsage)
+        asdict(each) | {"device_share": _rate("device_s", past, each, seconds)}
+        for past, each in _pairs(before.callers, now.callers)
     ]
-    total = {"evaluations_per_s": sum(each["evaluations_per_s"] for each in models)}
+    rates = [each["evaluations_per_s"] for each in models]
+    total = {"evaluations_per_s": None if None in rates else sum(rates)}
     return {"url": url} | asdict(now) | total | {"models": models, "callers": callers}
 
 
-def _pairs(before: Iterable[Any], now: Iterable[Any], kind: Any) -> Iterable[tuple[Any, Any]]:
-    """Yield each object with that of the same name before, or with an empty one."""
+def _pairs(before: Iterable[Any], now: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
+    """Yield each object with that of the same name before; None if there was none."""
     past = {each.name: each for each in before}
-    return ((past.get(each.name, kind(each.name)), each) for each in now)
+    return ((past.get(each.name), each) for each in now)
 
 
 def _described(info: ModelInfo | None) -> _Report:
@@ -122,27 +159,40 @@ def _described(info: ModelInfo | None) -> _Report:
     return {name: getattr(info, name) for name in names}
 
 
-def _rates(before: ModelStatus, now: ModelStatus, seconds: float) -> _Report:
-    return {
-        "evaluations_per_s": (now.n_evaluations - before.n_evaluations) / seconds,
-        "atoms_per_s": (now.n_atoms - before.n_atoms) / seconds,
-        "device_busy": (now.device_s - before.device_s) / seconds,
+def _rates(before: ModelStatus | None, now: ModelStatus, seconds: float) -> _Report:
+    counts = {
+        "evaluations_per_s": "n_evaluations",
+        "atoms_per_s": "n_atoms",
+        "device_busy": "device_s",
     }
+    return {rate: _rate(count, before, now, seconds) for rate, count in counts.items()}
+
+
+def _rate(count: str, before: Any, now: Any, seconds: float) -> float | None:
+    """Return the growth of a count per second; None if it or the time is not known."""
+    first, last = 0 if before is None else getattr(before, count), getattr(now, count)
+    if seconds <= 0 or first is None or last is None:
+        return None
+    return float(last - first) / seconds
 
 
 def text_of(report: _Report) -> str:
     """Return a report as text: the service, its models, their load, devices and callers."""
+    if "error" in report:
+        return f"no answer: {report['error']}"
     state = "ready" if report["is_ready"] else "NOT READY" if report["is_alive"] else "FAILED"
     parts = [
         f"TwinForce {report['version']} at {report['url']} is {state}, "
         f"up for {duration(report['uptime_s'])}"
     ]
     if report["models"]:
-        parts += [_models(report["models"]), _load(report["models"])]
+        parts.append(_models(report["models"]))
+    if counted := [each for each in report["models"] if each["n_evaluations"] is not None]:
+        parts.append(_load(counted))
     waiting, atoms, runs = (report[name] for name in ("n_waiting", "n_waiting_atoms", "n_runs"))
     parts.append(
-        f"{report['evaluations_per_s']:.1f} evaluations/s; waiting: {waiting} systems of {atoms} "
-        f"atoms; runs under way: {runs}; engines restarted: {report['n_restarts']}"
+        f"{_shown(report['evaluations_per_s'], '.1f')} evaluations/s; waiting: {waiting} systems "
+        f"of {atoms} atoms; runs under way: {runs}; engines restarted: {report['n_restarts']}"
     )
     if report["devices"]:
         parts.append(_devices(report["devices"]))
@@ -177,15 +227,19 @@ def _load(models: Iterable[_Report]) -> str:
         (
             each["name"],
             str(each["n_evaluations"]),
-            f"{each['evaluations_per_s']:.1f}",
-            f"{each['atoms_per_s']:.0f}",
+            _shown(each["evaluations_per_s"], ".1f"),
+            _shown(each["atoms_per_s"], ".0f"),
             f"{each['n_evaluations'] / max(each['n_batches'], 1):.1f}",
             f"{each['batch_fill']:.0%}",
-            f"{each['device_busy']:.0%}",
+            _shown(each["device_busy"], ".0%"),
         )
         for each in models
     )
     return aligned([header, *rows])
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _devices(devices: Iterable[_Report]) -> str:
@@ -205,7 +259,7 @@ def _callers(callers: Iterable[_Report]) -> str:
             str(each["n_evaluations"]),
             str(each["n_atoms"]),
             f"{each['device_s']:.1f}",
-            f"{each['device_share']:.0%}",
+            _shown(each["device_share"], ".0%"),
         )
         for each in sorted(callers, key=lambda each: -each["device_s"])
     )

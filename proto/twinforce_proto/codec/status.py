@@ -31,6 +31,14 @@ def status_from_proto(message: pb.ServiceStatus) -> ServiceStatus:
 
 
 def _from_proto(kind: type[_T], message: Message, **given: Any) -> _T:
-    """Return an object whose attributes are those given, or else the fields of a message."""
+    """Return an object whose attributes are those given, or else the fields of a message.
+
+    What an optional field leaves out is None.
+    """
     names = [each.name for each in fields(kind) if each.name not in given]  # type: ignore[arg-type]
-    return kind(**{name: getattr(message, name) for name in names}, **given)
+    return kind(**{name: _value(message, name) for name in names}, **given)
+
+
+def _value(message: Message, name: str) -> Any:
+    is_optional = message.DESCRIPTOR.fields_by_name[name].has_presence
+    return None if is_optional and not message.HasField(name) else getattr(message, name)

@@ -492,7 +492,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServiceStatus(_message.Message):
-    __slots__ = ("version", "uptime_s", "is_alive", "is_ready", "models", "devices", "callers", "n_waiting", "n_waiting_atoms", "n_runs", "n_restarts")
+    __slots__ = ("version", "uptime_s", "is_alive", "is_ready", "models", "devices", "callers", "n_waiting", "n_waiting_atoms", "n_runs", "n_restarts", "start_id")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
     IS_ALIVE_FIELD_NUMBER: _ClassVar[int]
@@ -504,6 +504,7 @@ class ServiceStatus(_message.Message):
     N_WAITING_ATOMS_FIELD_NUMBER: _ClassVar[int]
     N_RUNS_FIELD_NUMBER: _ClassVar[int]
     N_RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    START_ID_FIELD_NUMBER: _ClassVar[int]
     version: str
     uptime_s: float
     is_alive: bool
@@ -515,7 +516,8 @@ class ServiceStatus(_message.Message):
     n_waiting_atoms: int
     n_runs: int
     n_restarts: int
-    def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., is_alive: bool = ..., is_ready: bool = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ..., devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., callers: _Optional[_Iterable[_Union[CallerUsage, _Mapping]]] = ..., n_waiting: _Optional[int] = ..., n_waiting_atoms: _Optional[int] = ..., n_runs: _Optional[int] = ..., n_restarts: _Optional[int] = ...) -> None: ...
+    start_id: str
+    def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., is_alive: bool = ..., is_ready: bool = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ..., devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., callers: _Optional[_Iterable[_Union[CallerUsage, _Mapping]]] = ..., n_waiting: _Optional[int] = ..., n_waiting_atoms: _Optional[int] = ..., n_runs: _Optional[int] = ..., n_restarts: _Optional[int] = ..., start_id: _Optional[str] = ...) -> None: ...
 
 class ModelStatus(_message.Message):
     __slots__ = ("name", "is_available", "environments", "n_evaluations", "n_atoms", "n_batches", "batch_fill", "device_s", "queue_s")

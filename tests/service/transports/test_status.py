@@ -1,14 +1,24 @@
 """Tests of the state that a service tells of itself, alike over both transports."""
 
 import asyncio
+import re
+from types import SimpleNamespace
 
 import httpx2
 import pytest
 
 from tests.clients.serving import TOY, serve
-from tests.service.callers.making import add_key
+from tests.service.callers.making import add_key, run_keys
 from tests.systems import molecule
+from tests.waiting import wait_until
 from twinforce import AsyncClient, Client
+from twinforce_service.callers.caller import Caller
+from twinforce_service.callers.permission import CALLS, Permission
+from twinforce_service.calls.intake import Intake
+from twinforce_service.calls.status import StatusReader
+from twinforce_service.context import caller, permission
+from twinforce_service.engine.report import BatchReport, DeviceMemory, Usage
+from twinforce_service.metrics import Metrics
 from twinforce_service.version import service_version
 
 N_ATOMS = len(molecule())
@@ -49,9 +59,11 @@ def url_of(server, transport):
 def test_a_client_learns_the_state(server, transport, encoding):
     with Client(url_of(server, transport), encoding=encoding) as client:
         status = client.status()
-        later = client.status()
+        wait_until(lambda: client.status().uptime_s > status.uptime_s)
+        assert client.status().start_id == status.start_id
     assert status.version == service_version()
-    assert 0 < status.uptime_s < later.uptime_s
+    assert status.uptime_s > 0
+    assert re.fullmatch("[0-9a-f]{16}", status.start_id)
     assert status.is_alive is status.is_ready is True
     assert [each.name for each in status.models] == ["lj", "second"]
     used, unused = status.models
@@ -91,21 +103,28 @@ def test_the_json_has_what_the_documentation_shows(server):
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
 @pytest.mark.parametrize(
-    ("name", "models", "callers"),
+    ("name", "models", "callers", "n_evaluations"),
     [
-        ("alice", ["second"], ["alice"]),
-        ("bob", ["lj", "second"], ["bob"]),
-        ("monitor", ["lj", "second"], ["alice", "bob"]),
-        ("root", ["lj", "second"], ["alice", "bob"]),
+        ("alice", ["second"], ["alice"], [None]),
+        ("bob", ["lj", "second"], ["bob"], [None, None]),
+        ("monitor", ["lj", "second"], ["alice", "bob"], [0, 2]),
+        ("root", ["lj", "second"], ["alice", "bob"], [0, 2]),
     ],
 )
+@pytest.mark.parametrize("encoding", ["protobuf", "json"])
 def test_a_key_sees_its_models_and_itself_and_one_for_metrics_everybody(
-    guarded, transport, name, models, callers
+    guarded, transport, encoding, name, models, callers, n_evaluations
 ):
     server, keys = guarded
-    with Client(url_of(server, transport), key=keys[name]) as client:
+    url = url_of(server, transport)
+    with Client(url, key=keys[name], encoding=encoding) as client:
         status = client.status()
     assert [each.name for each in status.models] == models
+    assert [each.n_evaluations for each in status.models] == n_evaluations
+    counts = ("n_atoms", "n_batches", "batch_fill", "device_s", "queue_s")
+    told = [getattr(each, count) is not None for each in status.models for count in counts]
+    assert told == [name in ("monitor", "root")] * len(told)
+    assert all(each.is_available and each.environments == ("main",) for each in status.models)
     assert sorted(each.name for each in status.callers) == callers
 
 
@@ -116,8 +135,89 @@ def test_callers_see_themselves_alone_if_metrics_have_a_port_of_their_own(tmp_pa
         for key in keys.values():
             with Client(server.grpc_url, key=key) as client:
                 client.predict(molecule())
-                status = client.status()
-    assert [each.name for each in status.callers] == ["bob"]
+        wait_until(lambda: "bob" in usage_told(server, keys["bob"]))
+        assert usage_told(server, keys["alice"]) == {"alice"}
+        assert usage_told(server, keys["bob"]) == {"bob"}
+
+
+def usage_told(server, key):
+    with Client(server.grpc_url, key=key) as client:
+        return {each.name for each in client.status().callers}
+
+
+class _Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self):
+        self.time = 100.0
+
+    def __call__(self):
+        return self.time
+
+
+@pytest.fixture
+def read():
+    """A reader of the state of a service of one model, its metrics and its clock."""
+    engine = SimpleNamespace(is_alive=True, is_ready=True, models={"lj": None}, available_models={})
+    metrics, clock = Metrics("1"), _Clock()
+    return StatusReader(engine, metrics, Intake(), {}, clock), metrics, clock
+
+
+def used(n_systems, caller="alice", memory=None):
+    """Return the report of a batch of a caller, whose systems have 4 atoms."""
+    usage = (Usage(caller, n_systems, 4 * n_systems, 2.0),)
+    waited = (0.1,) * n_systems
+    return BatchReport("lj", n_systems, 4 * n_systems, waited, 2.0, usage=usage, memory=memory)
+
+
+def test_the_memory_of_a_device_is_that_of_all_engines_on_it(read):
+    reader, metrics, _ = read
+    metrics.observe_batch(used(1, memory=DeviceMemory("cuda:0", 2, 3, 90)), "main")
+    metrics.observe_batch(used(1, memory=DeviceMemory("cuda:0", 10, 20, 70)), "mace")
+    metrics.observe_batch(used(1, memory=DeviceMemory("cuda:1", 5, 6, 80)), "mace")
+    found = {
+        each.name: (each.used_bytes, each.reserved_bytes, each.free_bytes)
+        for each in reader.of_service().devices
+    }
+    assert found == {"cuda:0": (12, 23, 70), "cuda:1": (5, 6, 80)}
+
+
+def test_metrics_are_read_twice_a_second_for_callers_and_at_once_for_the_page(read):
+    reader, metrics, clock = read
+    metrics.observe_batch(used(3), "main")
+    assert reader.of_caller().models[0].n_evaluations == 3
+    metrics.observe_batch(used(2), "main")
+    clock.time += 0.4
+    kept = reader.of_caller()
+    assert (kept.models[0].n_evaluations, kept.uptime_s) == (3, 0.0)
+    assert reader.of_service().models[0].n_evaluations == 5
+    clock.time += 0.2
+    new = reader.of_caller()
+    assert (new.models[0].n_evaluations, new.uptime_s) == (5, pytest.approx(0.6))
+
+
+def test_a_caller_named_as_those_beyond_the_first_256_sees_itself_alone(read, tmp_path):
+    reader, metrics, _ = read
+    metrics.observe_batch(used(1, "other"), "main")
+    for number in range(300):
+        metrics.observe_batch(used(1, f"caller-{number}"), "main")
+    (rest,) = [each for each in reader.of_service().callers if each.n_evaluations > 1]
+    assert rest.n_evaluations == 301 - 256
+    status, written = run_keys(tmp_path / "keys.json", "add", rest.name)
+    assert status == 1
+    assert "name: expected letters, digits" in written
+    assert _told_without_metrics(reader, "other") == {"other": 1}
+    assert _told_without_metrics(reader, "caller-299") == {}
+
+
+def _told_without_metrics(reader, name):
+    named = caller.set(Caller(name))
+    allowed = permission.set(Permission(name, frozenset(CALLS)))
+    try:
+        return {each.name: each.n_evaluations for each in reader.of_caller().callers}
+    finally:
+        caller.reset(named)
+        permission.reset(allowed)
 
 
 def test_a_model_of_another_environment_says_where_it_runs():

@@ -172,7 +172,8 @@ def _status(status: StatusReader) -> APIRouter:
     async def show_status(request: HTTPRequest) -> Response:
         """Return the state of the service, also while it is not ready.
 
-        Keys for metrics see the usage of all callers, and others their own.
+        Keys for metrics see what models have done and the usage of all callers, and others their
+        own usage.
         """
         found = status.of_caller()
         return _reply(request, lambda: asdict(found), lambda: status_to_proto(found))

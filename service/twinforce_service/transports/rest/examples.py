@@ -169,4 +169,5 @@ STATUS = {
     "n_waiting_atoms": 576,
     "n_runs": 1,
     "n_restarts": 0,
+    "start_id": "5f0c1d7be2a94e83",
 }

@@ -157,19 +157,22 @@ class ReadyReply(BaseModel):
 
 
 class ModelStatusReply(BaseModel):
-    """The state of a model, and what it has done since the start of the service."""
+    """The state of a model, and what it has done since the start of the service.
+
+    Its counts and times are null for those who may not see metrics.
+    """
 
     name: str
     is_available: bool
     environments: list[str] = Field(
         description="Environment of Python that it runs in; two for a hybrid whose parts are apart."
     )
-    n_evaluations: int = Field(ge=0)
-    n_atoms: int = Field(ge=0)
-    n_batches: int = Field(ge=0)
-    batch_fill: float = Field(description="Mean part of what a batch may have.", ge=0)
-    device_s: float = Field(description="Time of its batches on the device, in s.", ge=0)
-    queue_s: float = Field(description="Time that its systems waited, in s, added up.", ge=0)
+    n_evaluations: int | None = Field(ge=0)
+    n_atoms: int | None = Field(ge=0)
+    n_batches: int | None = Field(ge=0)
+    batch_fill: float | None = Field(description="Mean part of what a batch may have.", ge=0)
+    device_s: float | None = Field(description="Time of its batches on the device, in s.", ge=0)
+    queue_s: float | None = Field(description="Time that its systems waited, in s, added up.", ge=0)
 
 
 class DeviceStatusReply(BaseModel):
@@ -206,6 +209,9 @@ class StatusReply(BaseModel):
     n_waiting_atoms: int = Field(description="Atoms of these systems.", ge=0)
     n_runs: int = Field(description="Systems that the service is moving.", ge=0)
     n_restarts: int = Field(description="Engines that were restarted.", ge=0)
+    start_id: str = Field(
+        description="Random text that is new at each start; replicas differ in it."
+    )
 
 
 class OpenRequestReply(BaseModel):
