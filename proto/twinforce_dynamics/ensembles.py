@@ -4,7 +4,7 @@ Names of numbers end with their unit. Former names, of numbers in ASE's units, a
 """
 
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 from twinforce_dynamics.former_names import refuse_former
 from twinforce_dynamics.units import BAR, FS
@@ -35,6 +35,7 @@ class NVE:
     """Constant energy: no thermostat and no barostat."""
 
 
+@refuse_former(_FORMER_TIME)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SVR:
     """Stochastic velocity rescaling (Bussi, Donadio, Parrinello, JCP 126, 014101 (2007)).
@@ -53,16 +54,12 @@ class SVR:
     relaxation_fs: float
     scope: Literal["global", "local"] = "global"
 
-    def __new__(cls, **values: object) -> Self:
-        """Refuse the former `relaxation`, in ASE's unit."""
-        refuse_former(values, _FORMER_TIME)
-        return object.__new__(cls)
-
     def __post_init__(self) -> None:
         _check_positive("SVR", temperature_k=self.temperature_k, relaxation_fs=self.relaxation_fs)
         _check_choice("SVR: scope", self.scope, ("global", "local"))
 
 
+@refuse_former(_FORMER_TIME)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Langevin:
     """Langevin dynamics of each atom, as BAOAB (Leimkuhler, Matthews, AMRX 2013, 34 (2013)).
@@ -77,17 +74,13 @@ class Langevin:
     temperature_k: float
     relaxation_fs: float
 
-    def __new__(cls, **values: object) -> Self:
-        """Refuse the former `relaxation`, in ASE's unit."""
-        refuse_former(values, _FORMER_TIME)
-        return object.__new__(cls)
-
     def __post_init__(self) -> None:
         _check_positive(
             "Langevin", temperature_k=self.temperature_k, relaxation_fs=self.relaxation_fs
         )
 
 
+@refuse_former(_FORMER)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NPT:
     """Constant pressure and temperature: stochastic cell rescaling with a thermostat.
@@ -110,11 +103,6 @@ class NPT:
     relaxation_fs: float
     coupling: Literal["isotropic", "anisotropic"] = "isotropic"
     compressibility_per_bar: float = WATER_COMPRESSIBILITY_PER_BAR
-
-    def __new__(cls, **values: object) -> Self:
-        """Refuse the former names of numbers, in ASE's units."""
-        refuse_former(values, _FORMER)
-        return object.__new__(cls)
 
     def __post_init__(self) -> None:
         _check_positive(
