@@ -3,6 +3,7 @@
 Names of numbers end with their unit. Former names, of numbers in ASE's units, are refused.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,6 +23,12 @@ _FORMER = _FORMER_TIME | {
     + _DIVIDE.format("bar"),
     "compressibility": "compressibility_per_bar, in 1/bar, such as compressibility_per_bar=4.6e-5 "
     "(in ASE's unit, multiply it by ase.units.bar)",
+}
+
+_PRESENT_UNITS = {
+    "relaxation": ("relaxation_fs", FS),
+    "pressure": ("pressure_bar", BAR),
+    "compressibility": ("compressibility_per_bar", 1 / BAR),
 }
 
 ThermostatName = Literal["svr", "svr-local", "langevin"]
@@ -182,6 +189,19 @@ def text_in_ase_units(ensemble: Ensemble) -> str:
         f"{type(ensemble).__name__}(temperature_k={ensemble.temperature_k!r}, "
         f"relaxation={ensemble.relaxation_fs * FS!r}{scope})"
     )
+
+
+def text_in_present_units(text: str) -> str:
+    """Return an ensemble as `repr` has it, from the text that `text_in_ase_units` made of it."""
+
+    def present(found: re.Match[str]) -> str:
+        name, unit = _PRESENT_UNITS[found["name"]]
+        in_ase_unit = float(found["number"])
+        guess = in_ase_unit / unit
+        rounded = float(f"{guess:.12g}")
+        return f"{name}={rounded if rounded * unit == in_ase_unit else guess!r}"
+
+    return re.sub(rf"\b(?P<name>{'|'.join(_PRESENT_UNITS)})=(?P<number>[^,)]+)", present, text)
 
 
 def thermostat_of(ensemble: Ensemble) -> SVR | Langevin | None:
