@@ -49,8 +49,7 @@ def add_hybrid_forces(openmm_system: Any, stream: Stream, system: System, inner_
             not those of `system` where it is periodic, or `inner_steps` is not a positive number.
         ImportError: OpenMM is missing, or older than 8.5.
     """
-    is_whole = isinstance(inner_steps, Integral) and not isinstance(inner_steps, bool)
-    if not (is_whole and inner_steps >= 1):
+    if not (_is_whole(inner_steps) and inner_steps >= 1):
         raise ValueError(f"inner_steps: expected a whole number, at least 1, got {inner_steps!r}")
     if (n_particles := openmm_system.getNumParticles()) != len(system):
         raise ValueError(f"system: expected {n_particles} atoms, got {len(system)}")
@@ -65,6 +64,10 @@ def add_hybrid_forces(openmm_system: Any, stream: Stream, system: System, inner_
         force.setForceGroup(group)
         force.setUsesPeriodicBoundaryConditions(bool(system.pbc.any()))
         openmm_system.addForce(force)
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def _check_box(openmm_system: Any, system: System) -> None:

@@ -110,7 +110,7 @@ class Restart:
             raise ValueError(f"{path}: saved with other masses of these atoms")
         for name, value in settings.items():
             if self.settings.get(name) != value:
-                expected, got = (_shown(name, each.get(name)) for each in (settings, self.settings))
+                expected, got = _shown(name, value), _shown(name, self.settings.get(name))
                 raise ValueError(f"{path}: expected a file saved with {name} {expected}, got {got}")
         for name, value in self.system.items():
             if system.get(name) != value:
