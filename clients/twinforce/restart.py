@@ -110,8 +110,8 @@ class Restart:
             raise ValueError(f"{path}: saved with other masses of these atoms")
         for name, value in settings.items():
             if self.settings.get(name) != value:
-                expected, got = _shown(name, value), _shown(name, self.settings.get(name))
-                raise ValueError(f"{path}: expected a file saved with {name} {expected}, got {got}")
+                told = f"{name} {_shown(name, value)}, got {_shown(name, self.settings.get(name))}"
+                raise ValueError(f"{path}: expected a file saved with {told}")
         for name, value in self.system.items():
             if system.get(name) != value:
                 got = system.get(name)
