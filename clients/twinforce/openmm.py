@@ -10,6 +10,7 @@ outer step, and the direct forces of the group 1 at each inner one: the steps of
 they come from one evaluation where both act.
 """
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ _DIRECT = ("direct_forces",)
 _BOTH = ("energy", "conservative_forces", "direct_forces")
 _EV = 96.48533212331  # kJ/mol
 _ANGSTROM = 0.1  # nm
+_SAME_BOX = 1e-3  # Å, as files of PDB are rounded
 
 
 def add_hybrid_forces(openmm_system: Any, stream: Stream, system: System, inner_steps: int) -> None:
@@ -37,25 +39,51 @@ def add_hybrid_forces(openmm_system: Any, stream: Stream, system: System, inner_
     Args:
         openmm_system: System of OpenMM, with a particle for each atom, in the same order.
         stream: Stream of a client, which must stay open.
-        system: The atoms, and whether they are periodic.
+        system: The atoms, and whether they are periodic. Where they are, its cell and the default
+            periodic box vectors of OpenMM span the same lattice, within 0.001 Å.
         inner_steps: Steps of the inner group per step of the outer one, as the integrator takes
             them. Another number of them costs further evaluations and changes no forces.
 
     Raises:
-        ValueError: The number of particles is another one, or `inner_steps` is not positive.
+        ValueError: The number of particles is another one, the default periodic box vectors are
+            not those of `system` where it is periodic, or `inner_steps` is not a positive number.
+        ImportError: OpenMM is missing, or older than 8.5.
     """
-    if inner_steps != int(inner_steps) or inner_steps < 1:
+    if not (_is_whole(inner_steps) and inner_steps >= 1):
         raise ValueError(f"inner_steps: expected a whole number, at least 1, got {inner_steps!r}")
     if (n_particles := openmm_system.getNumParticles()) != len(system):
         raise ValueError(f"system: expected {n_particles} atoms, got {len(system)}")
     import openmm
 
+    if not hasattr(openmm, "PythonForce"):
+        raise ImportError(f"openmm: expected 8.5 or later, got {openmm.__version__}")
+    _check_box(openmm_system, system)
     latest = _LatestForces(stream, system, int(inner_steps))
     for group, evaluate in ((OUTER_GROUP, latest.correction), (INNER_GROUP, latest.direct)):
         force = openmm.PythonForce(evaluate)
         force.setForceGroup(group)
         force.setUsesPeriodicBoundaryConditions(bool(system.pbc.any()))
         openmm_system.addForce(force)
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def _check_box(openmm_system: Any, system: System) -> None:
+    """Check that both have the same lattice; OpenMM may describe it by other, reduced vectors."""
+    from openmm import unit
+
+    vectors = openmm_system.getDefaultPeriodicBoxVectors()
+    box = np.array([vector.value_in_unit(unit.angstrom) for vector in vectors])
+    found, expected = box[system.pbc], system.cell[system.pbc]
+    combinations = np.rint(found @ np.linalg.pinv(expected))
+    is_basis = abs(abs(np.linalg.det(combinations)) - 1.0) < 0.5  # of no vectors, det is 1
+    if not (is_basis and np.allclose(combinations @ expected, found, rtol=0.0, atol=_SAME_BOX)):
+        raise ValueError(
+            f"openmm_system: expected the box {system.cell.tolist()} Å of system, "
+            f"got {box.tolist()} Å; set it with setDefaultPeriodicBoxVectors"
+        )
 
 
 class _LatestForces:

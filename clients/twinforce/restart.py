@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from twinforce._files import replace_file
 from twinforce._weights import ServedWeights
+from twinforce_dynamics.ensembles import text_in_present_units
 from twinforce_dynamics.steps import State
+from twinforce_dynamics.units import in_fs
 from twinforce_proto import OUTPUTS, Prediction
 
 __all__ = ["Restart"]
@@ -108,8 +110,8 @@ class Restart:
             raise ValueError(f"{path}: saved with other masses of these atoms")
         for name, value in settings.items():
             if self.settings.get(name) != value:
-                got = self.settings.get(name)
-                raise ValueError(f"{path}: expected a file saved with {name} {value}, got {got}")
+                told = f"{name} {_shown(name, value)}, got {_shown(name, self.settings.get(name))}"
+                raise ValueError(f"{path}: expected a file saved with {told}")
         for name, value in self.system.items():
             if system.get(name) != value:
                 got = system.get(name)
@@ -175,6 +177,18 @@ class Restart:
             raise
         except Exception as error:
             raise ValueError(f"{path}: expected a restart file; {error}") from error
+
+
+def _shown(name: str, value: str | None) -> str:
+    """Return a setting in the units of arguments, or as it is if it cannot be converted."""
+    try:
+        if value and name == "ensemble":
+            return text_in_present_units(value)
+        if value and name == "time-step":
+            return f"{in_fs(float(value))!r} fs"
+    except ValueError:
+        pass
+    return str(value)
 
 
 def _weights(stored: Mapping[str, Any]) -> ServedWeights | None:

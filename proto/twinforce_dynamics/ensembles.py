@@ -3,8 +3,9 @@
 Names of numbers end with their unit. Former names, of numbers in ASE's units, are refused.
 """
 
+import re
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 from twinforce_dynamics.former_names import refuse_former
 from twinforce_dynamics.units import BAR, FS
@@ -24,6 +25,12 @@ _FORMER = _FORMER_TIME | {
     "(in ASE's unit, multiply it by ase.units.bar)",
 }
 
+_PRESENT_UNITS = {
+    "relaxation": ("relaxation_fs", FS),
+    "pressure": ("pressure_bar", BAR),
+    "compressibility": ("compressibility_per_bar", 1 / BAR),
+}
+
 ThermostatName = Literal["svr", "svr-local", "langevin"]
 EnsembleName = Literal["nve", "svr", "svr-local", "langevin", "npt-isotropic", "npt-anisotropic"]
 THERMOSTATS: tuple[ThermostatName, ...] = get_args(ThermostatName)
@@ -35,6 +42,7 @@ class NVE:
     """Constant energy: no thermostat and no barostat."""
 
 
+@refuse_former(_FORMER_TIME)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SVR:
     """Stochastic velocity rescaling (Bussi, Donadio, Parrinello, JCP 126, 014101 (2007)).
@@ -53,16 +61,12 @@ class SVR:
     relaxation_fs: float
     scope: Literal["global", "local"] = "global"
 
-    def __new__(cls, **values: object) -> Self:
-        """Refuse the former `relaxation`, in ASE's unit."""
-        refuse_former(values, _FORMER_TIME)
-        return object.__new__(cls)
-
     def __post_init__(self) -> None:
         _check_positive("SVR", temperature_k=self.temperature_k, relaxation_fs=self.relaxation_fs)
         _check_choice("SVR: scope", self.scope, ("global", "local"))
 
 
+@refuse_former(_FORMER_TIME)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Langevin:
     """Langevin dynamics of each atom, as BAOAB (Leimkuhler, Matthews, AMRX 2013, 34 (2013)).
@@ -77,17 +81,13 @@ class Langevin:
     temperature_k: float
     relaxation_fs: float
 
-    def __new__(cls, **values: object) -> Self:
-        """Refuse the former `relaxation`, in ASE's unit."""
-        refuse_former(values, _FORMER_TIME)
-        return object.__new__(cls)
-
     def __post_init__(self) -> None:
         _check_positive(
             "Langevin", temperature_k=self.temperature_k, relaxation_fs=self.relaxation_fs
         )
 
 
+@refuse_former(_FORMER)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NPT:
     """Constant pressure and temperature: stochastic cell rescaling with a thermostat.
@@ -110,11 +110,6 @@ class NPT:
     relaxation_fs: float
     coupling: Literal["isotropic", "anisotropic"] = "isotropic"
     compressibility_per_bar: float = WATER_COMPRESSIBILITY_PER_BAR
-
-    def __new__(cls, **values: object) -> Self:
-        """Refuse the former names of numbers, in ASE's units."""
-        refuse_former(values, _FORMER)
-        return object.__new__(cls)
 
     def __post_init__(self) -> None:
         _check_positive(
@@ -194,6 +189,19 @@ def text_in_ase_units(ensemble: Ensemble) -> str:
         f"{type(ensemble).__name__}(temperature_k={ensemble.temperature_k!r}, "
         f"relaxation={ensemble.relaxation_fs * FS!r}{scope})"
     )
+
+
+def text_in_present_units(text: str) -> str:
+    """Return an ensemble as `repr` has it, from the text that `text_in_ase_units` made of it."""
+
+    def present(found: re.Match[str]) -> str:
+        name, unit = _PRESENT_UNITS[found["name"]]
+        in_ase_unit = float(found["number"])
+        guess = in_ase_unit / unit
+        rounded = float(f"{guess:.12g}")
+        return f"{name}={rounded if rounded * unit == in_ase_unit else guess!r}"
+
+    return re.sub(rf"\b(?P<name>{'|'.join(_PRESENT_UNITS)})=(?P<number>[^,)]+)", present, text)
 
 
 def thermostat_of(ensemble: Ensemble) -> SVR | Langevin | None:

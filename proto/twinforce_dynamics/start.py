@@ -22,6 +22,7 @@ _FORMER = {
 _VELOCITY_UNIT = "Å per unit of time"
 
 
+@refuse_former(_FORMER)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Integrator:
     """The forces, time steps and ensemble that move a system.
@@ -41,11 +42,6 @@ class Integrator:
     force_kind: ForceChoice = "hybrid"
     inner_steps: int = 8
     ensemble: Ensemble = _NVE
-
-    def __new__(cls, **values: object) -> Self:
-        """Refuse the former `time_step`, which was in ASE's unit of time."""
-        refuse_former(values, _FORMER)
-        return object.__new__(cls)
 
     def __post_init__(self) -> None:
         if self.force_kind not in get_args(ForceChoice):

@@ -1,10 +1,12 @@
 """Tests that restart files of earlier versions are still read."""
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 
 from tests.clients.serving import ARGON
 from tests.systems import crystal
@@ -75,6 +77,53 @@ def test_a_file_of_an_earlier_version_continues(url, path):
         assert dynamics.rng.bit_generator.state == RNG
         dynamics.run(1)
         assert dynamics.nsteps == 6
+
+
+STORED = (
+    "NPT(thermostat=SVR(temperature_k=40.0, relaxation_fs=100.0, scope='global'), "
+    "pressure_bar=2.0, relaxation_fs=1000.0, coupling='anisotropic', "
+    "compressibility_per_bar=4.6e-05)"
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            {"ensemble": SVR(temperature_k=40.0, relaxation_fs=50.0)},
+            "ensemble SVR(temperature_k=40.0, relaxation_fs=50.0, scope='global'), got " + STORED,
+        ),
+        ({"ensemble": NVE()}, "ensemble NVE(), got " + STORED),
+        ({"timestep": 0.25 * units.fs}, "time-step 0.25 fs, got 0.5 fs"),
+    ],
+)
+def test_other_settings_are_told_in_units_of_arguments(url, tmp_path, change, expected):
+    system, path = crystal(8), tmp_path / "run.npz"
+    atoms = Atoms([ARGON] * 8, system.positions, cell=system.cell, pbc=True)
+    thermostat = SVR(temperature_k=40.0, relaxation_fs=100.0)
+    ensemble = NPT(
+        thermostat=thermostat, pressure_bar=2.0, relaxation_fs=1000.0, coupling="anisotropic"
+    )
+    assert repr(ensemble) == STORED
+    given = {"timestep": 0.5 * units.fs, "ensemble": ensemble}
+    with TwinForceCalculator(url) as atoms.calc:
+        MultipleTimeStepping(atoms, **given).save(path)
+        with pytest.raises(ValueError, match=re.escape(expected) + "$"):
+            MultipleTimeStepping(atoms, **given | change).restore(path)
+
+
+def test_settings_that_are_no_numbers_are_told_as_they_are(crystal_dynamics, tmp_path):
+    path = tmp_path / "run.npz"
+    crystal_dynamics.save(path)
+    saved = Restart.load(path)
+    for settings, got in (
+        ({"ensemble": "SVR(relaxation=long)"}, "got SVR(relaxation=long)"),
+        ({"time-step": "short"}, "got short"),
+        ({"forces": None}, "got None"),
+    ):
+        replace(saved, settings={**saved.settings, **settings}).save(path)
+        with pytest.raises(ValueError, match=re.escape(got) + "$"):
+            crystal_dynamics.restore(path)
 
 
 def test_a_file_is_written_with_the_same_content(path, tmp_path):

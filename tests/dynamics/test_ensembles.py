@@ -1,8 +1,9 @@
 """Ensembles, compared with distributions that are known in closed form or by quadrature."""
 
 import copy
+import inspect
 import pickle
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -345,7 +346,45 @@ def test_former_names_of_numbers_without_units_are_refused_by_the_new_ones(make,
 
 @pytest.mark.parametrize("ensemble", [GLOBAL, LOCAL, LANGEVIN, constant_pressure(GLOBAL)])
 def test_ensembles_survive_pickling_and_copying(ensemble):
-    assert pickle.loads(pickle.dumps(ensemble)) == copy.deepcopy(ensemble) == ensemble
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(ensemble, protocol)) == ensemble
+    assert copy.copy(ensemble) == copy.deepcopy(ensemble) == ensemble
+    assert hash(copy.deepcopy(ensemble)) == hash(ensemble)
+
+
+OLD_SVR = (  # of SVR(temperature_k=300.0, relaxation=100 * ase.units.fs), by position
+    b"\x80\x02ctwinforce_dynamics.ensembles\nSVR\nq\x00)\x81q\x01]q\x02("
+    b"G@r\xc0\x00\x00\x00\x00\x00G@#\xa58@V\x15\xe9X\x06\x00\x00\x00globalq\x03eb."
+)
+OLD_NPT = (  # of one at 1 bar, with relaxation=1000 * ase.units.fs; without its thermostat
+    b"ccopy_reg\n_reconstructor\np0\n(ctwinforce_dynamics.ensembles\nNPT\np1\n"
+    b"c__builtin__\nobject\np2\nNtp3\nRp4\n(lp5\nNaF6.241509126e-07\naF98.22694788464064\n"
+    b"aVisotropic\np11\naF73.7001245554215\nab."
+)
+
+
+@pytest.mark.parametrize(
+    ("pickled", "text"),
+    [
+        (OLD_SVR, "SVR: expected a pickle with names of values, .* with relaxation_fs, .*=100 "),
+        (OLD_NPT, "NPT: expected .* relaxation_fs, .* pressure_bar, .* compressibility_per_bar, "),
+    ],
+)
+def test_pickles_of_values_by_position_in_former_units_are_refused(pickled, text):
+    with pytest.raises(TypeError, match=text):
+        pickle.loads(pickled)
+
+
+@pytest.mark.parametrize("ensemble", [GLOBAL, LANGEVIN, constant_pressure(GLOBAL)])
+def test_signatures_tell_the_values_and_values_without_names_are_refused(ensemble):
+    kind = type(ensemble)
+    parameters = inspect.signature(kind).parameters
+    assert list(parameters) == [each.name for each in fields(kind)]
+    assert {each.kind for each in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
+    with pytest.raises(TypeError, match=rf"{kind.__name__}: .* by name \(.*_fs.*, got 2 without"):
+        kind(300.0, 100.0)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'temperature'"):
+        kind(temperature=300.0)
 
 
 PLAIN = {

@@ -1,6 +1,7 @@
 """Tests that invalid requests for runs are refused with the name of the field."""
 
 import dataclasses
+import inspect
 import pickle
 
 import httpx2
@@ -60,6 +61,27 @@ def test_the_time_step_says_its_unit_and_its_former_name_is_refused():
     assert not hasattr(Integrator(), "time_step")
     copied = pickle.loads(pickle.dumps(Integrator(time_step_fs=0.25, inner_steps=2)))
     assert copied == dataclasses.replace(Integrator(inner_steps=2), time_step_fs=0.25)
+    assert "time_step_fs" in inspect.signature(Integrator).parameters
+    with pytest.raises(TypeError, match=r"Integrator: expected values by name .* got 1 without"):
+        Integrator(0.5)
+
+
+def test_a_pickle_with_a_time_step_in_the_former_unit_is_refused():
+    old = (  # of Integrator(time_step=0.5 * ase.units.fs), by position
+        b"\x80\x02ctwinforce_dynamics.start\nIntegrator\nq\x00)\x81q\x01]q\x02("
+        b"G?\xa9%f\xb8\xc0\x1c\x0bX\x06\x00\x00\x00hybridq\x03K\x08"
+        b"ctwinforce_dynamics.ensembles\nNVE\nq\x04)\x81q\x05]q\x06beb."
+    )
+    with pytest.raises(TypeError, match=r"Integrator: .* names of values.* time_step_fs=0\.5"):
+        pickle.loads(old)
+
+
+def test_a_start_survives_pickling():
+    expected = start(MTS, random=1)
+    found = pickle.loads(pickle.dumps(expected))
+    assert found.integrator == MTS
+    assert found.random_state == expected.random_state
+    np.testing.assert_array_equal(found.velocities, expected.velocities)
 
 
 @pytest.mark.parametrize(
