@@ -320,22 +320,24 @@ async def _stop(
     grpc_server.close(timeout + REPLY_TIME)
     await asyncio.sleep(0)
     intake.close()
+    shortening = asyncio.create_task(_stop_earlier(engine, rest, grpc_server, drain_time))
     await asyncio.gather(
-        _stop_engine(engine, drain_time),
+        asyncio.to_thread(engine.stop, timeout),
         grpc_server.drain(timeout + REPLY_TIME),
         serving,
     )
+    shortening.cancel()
 
 
-async def _stop_engine(engine: OwnedEngine, drain_time: DrainTime) -> None:
-    """Stop the engine within the time to drain, also if that is shortened meanwhile."""
-    stopping = asyncio.create_task(asyncio.to_thread(engine.stop, drain_time.seconds))
-    shortened = asyncio.create_task(drain_time.shortened.wait())
-    await asyncio.wait([stopping, shortened], return_when=asyncio.FIRST_COMPLETED)
-    if not stopping.done():
-        await asyncio.to_thread(engine.stop, drain_time.seconds)
-    shortened.cancel()
-    await stopping
+async def _stop_earlier(
+    engine: OwnedEngine, rest: RestServer, grpc_server: GrpcServer, drain_time: DrainTime
+) -> None:
+    """Stop the engine and end the connections earlier once the time to drain is shortened."""
+    await drain_time.shortened.wait()
+    timeout = drain_time.seconds
+    rest.stop(timeout + REPLY_TIME)
+    grpc_server.close(timeout + REPLY_TIME)
+    await asyncio.to_thread(engine.stop, timeout)
 
 
 async def _until(is_reached: Callable[[], bool], stop: asyncio.Event, interval: float) -> None:

@@ -24,7 +24,11 @@ from twinforce_service.settings import Settings
 from twinforce_service.transports.accepting import ACCEPTED_AT_ONCE
 from twinforce_service.transports.ports import BACKLOG, listen
 from twinforce_service.transports.rest.app import create_app, create_monitoring_app
-from twinforce_service.transports.rest.connections import ConnectionLimits, protocol_for
+from twinforce_service.transports.rest.connections import (
+    BoundedProtocol,
+    ConnectionLimits,
+    protocol_for,
+)
 
 # Seconds to send the last replies after the engine has stopped.
 REPLY_TIME = 5.0
@@ -40,9 +44,20 @@ class RestServer(uvicorn.Server):
             listener.listen(BACKLOG)
 
     def stop(self, timeout: float) -> None:
-        """Close connections after their replies, and after so many seconds at the latest."""
-        self.config.timeout_graceful_shutdown = math.ceil(timeout)
-        self.should_exit = True
+        """Close connections after their replies, and after so many seconds at the latest.
+
+        It may be called again with a shorter time.
+        """
+        if not self.should_exit:
+            self.config.timeout_graceful_shutdown = math.ceil(timeout)
+            self.should_exit = True
+        asyncio.get_running_loop().call_later(timeout, self._drop_connections)
+
+    def _drop_connections(self) -> None:
+        """End all connections; the calls of their clients end then."""
+        for connection in tuple(self.server_state.connections):
+            if isinstance(connection, BoundedProtocol):
+                connection.drop()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

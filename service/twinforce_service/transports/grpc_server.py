@@ -192,7 +192,10 @@ class GrpcServer:
             yield probe
 
     def close(self, timeout: float) -> None:
-        """Refuse connections and send the clients away; open calls may take `timeout` s more."""
+        """Refuse connections and send the clients away; open calls may take `timeout` s more.
+
+        It may be called again with a shorter time.
+        """
         self._stopped = asyncio.ensure_future(self._server.stop(timeout))
 
     async def drain(self, timeout: float) -> None:

@@ -1,11 +1,14 @@
 """SIGUSR1, which a scheduler sends some time before it takes the machine away."""
 
+import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -13,7 +16,7 @@ import pytest
 from tests.service.test_main import PATIENCE, is_reachable, queue_depth, running, urls
 from tests.service.transports.rest_bodies import json_body
 from tests.service.troubled import HELIUM
-from tests.systems import molecule
+from tests.systems import crystal, molecule
 from tests.waiting import wait_until
 from twinforce_service.clusters.drain import DrainTime
 
@@ -73,6 +76,28 @@ def test_sigterm_during_a_drain_leaves_it_no_more_than_the_usual_time(troubled_m
     assert replies[0].status_code == 503
 
 
+def test_sigterm_during_a_drain_bounds_the_time_for_a_client_that_does_not_read():
+    systems = [crystal(1000, seed=seed) for seed in range(4)]
+    body = json.dumps(json_body(*systems)).encode()
+    head = "POST /v1/models/lj/predict HTTP/1.1\r\nHost: localhost\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    flags = ["--model", "lj=toy:lennard-jones", "--header-timeout", "1000"]
+    flags += ["--drain-timeout", "0", "--drain-until", str(time.time() + 1000)]
+    with running(*flags) as (process, lines), socket.socket() as client:
+        rest_url, _ = urls(lines)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(PATIENCE)
+        address = urlsplit(rest_url)
+        client.connect((address.hostname, address.port))
+        client.sendall(head.encode() + body)
+        assert b" 200 " in client.recv(64)  # and no more is read
+        process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: not is_reachable(rest_url))
+        process.send_signal(signal.SIGTERM)
+        process.wait(PATIENCE)
+    assert process.returncode == 0
+
+
 def test_the_time_that_is_left_ends_before_the_machine_is_taken_away():
     later = DrainTime(30.0, time.time() + 120)
     assert later.seconds == 30
@@ -85,7 +110,7 @@ def test_the_time_that_is_left_ends_before_the_machine_is_taken_away():
     unknown.use_what_is_left()
     assert unknown.seconds == 30
     unknown.shorten()
-    assert unknown.seconds == 30
+    assert 20 < unknown.seconds <= 30
 
 
 def test_a_time_that_is_shortened_is_never_longer_than_what_is_left():
