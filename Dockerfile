@@ -3,7 +3,8 @@ ARG BASE=docker.io/library/python:3.12-slim-bookworm
 # Extra of twinforce to install: server or cuda. The defaults build an image for the CPU.
 ARG EXTRA=server
 # Processors that the bundled models are compiled for, so that no container has to: x86-64-v3, or
-# nothing. On other machines than x86-64, nothing is compiled.
+# nothing. The machine that builds must be one of them; on other machines than x86-64, nothing is
+# compiled.
 ARG COMPILED_FOR=x86-64-v3
 # Compiler of the final image. It compiles kernels for GPUs, and native models that are not bundled, at
 # the first start; without one, those are served uncompiled on the CPU. By default there is one only

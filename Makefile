@@ -198,11 +198,11 @@ IMAGE_ARGS ?= --tag twinforce:0.2.0
 image:  ## build the image (BUILDER=docker, podman or buildah; IMAGE_ARGS="--build-arg EXTRA=cuda --tag ...")
 	$(BUILDER) build --build-arg REVISION=$$(git rev-parse HEAD) $(IMAGE_ARGS) .
 
-# Needs root, buildah and debootstrap. The base is this machine's Python on Debian.
+# Needs root, buildah and debootstrap. The base is the Python of PREFIX on Debian.
 STAND_IN ?= build/stand-in
 PREFIX ?= $(shell $(PYTHON) -c 'import sys; print(sys.base_prefix)')
 
-image-here: $(STAMP)  ## build the image on a base that needs no registry, run it read-only, and use it
+image-here: $(STAMP)  ## build the image without a container registry, run it read-only, and use it
 	mkdir -p $(dir $(STAND_IN))
 	tests/image/stand_in.sh localhost/twinforce-base "$(STAND_IN)" "$(PREFIX)"
 	PYTHONPATH=. $(BIN)/python -m tests.image --build-arg BASE=localhost/twinforce-base $(ARGS)

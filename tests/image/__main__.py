@@ -1,15 +1,19 @@
 """Build the image with buildah, run it as Kubernetes would, and use it: python -m tests.image.
 
 The root file system is read-only, the user is that of the image, and what may be written lies in
-volumes. The health check of the image succeeds, a client evaluates a molecule over REST and gRPC
-with a key, the water of the demo moves with both kinds of forces, and the service stops on a
-signal. Where there is no GPU, the service says so if it is asked for one. Needs root, buildah and
-port 8002.
+volumes. The parts of models that were compiled with the image are used, so that nothing is compiled
+in a container, and the default image has no compiler. The health check of the image succeeds, a
+client evaluates a molecule over REST and gRPC with a key, the water of the demo moves with both
+kinds of forces, and the service stops on a signal. Where there is no GPU, the service says so if it
+is asked for one. Needs root, buildah and port 8002.
+
+Flags, such as --build-arg EXTRA=cuda, go to buildah; with --no-build, they tell which image it is.
 """
 
 import argparse
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -96,10 +100,13 @@ def in_pod(root: Path, cache: Path, keys: Path, *program: str) -> list[str]:
 
 
 @contextmanager
-def service(root: Path, cache: Path, keys: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
-    """Run the image's own program; yield it once it is ready."""
+def service(
+    root: Path, cache: Path, keys: Path, log: Path, *flags: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Run the image's own program, with a file for its log; yield it once it is ready."""
     command = in_pod(root, cache, keys, *image()["Entrypoint"], *flags)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with log.open("w") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
     try:
         line = process.stdout.readline() if process.stdout else ""
         assert line.startswith("TwinForce"), line
@@ -107,6 +114,7 @@ def service(root: Path, cache: Path, keys: Path, *flags: str) -> Iterator[subpro
     finally:
         process.kill()
         process.wait()
+        sys.stderr.write(log.read_text())
 
 
 def inner_pid(process: subprocess.Popen[str]) -> int:
@@ -116,7 +124,12 @@ def inner_pid(process: subprocess.Popen[str]) -> int:
 
 
 def use(root: Path, folder: Path) -> dict[str, float]:
-    """Run the service twice and use it; return how long it took to start, and to stop."""
+    """Run the service twice and use it; return how long it took to start, and to stop.
+
+    Args:
+        root: Root file system of the container.
+        folder: Folder for its keys, its cache, and the logs `first.log` and `second.log`.
+    """
     keys, cache = folder / "keys.json", folder / "cache"
     os.environ["TWINFORCE_KEY"] = add_key(keys, "alice")
     cache.mkdir(mode=0o700)
@@ -132,7 +145,8 @@ def use(root: Path, folder: Path) -> dict[str, float]:
     taken = {}
     for attempt in ("first", "second"):
         begin = time.monotonic()
-        with service(root, cache, keys, *flags) as process:
+        log = folder / f"{attempt}.log"
+        with service(root, cache, keys, log, *flags) as process:
             taken[f"{attempt} start"] = time.monotonic() - begin
             predict = ROOT / "helm" / "twinforce" / "files" / "predict.py"
             sys.stderr.write(told(sys.executable, predict, *urls) + "\n")
@@ -148,6 +162,19 @@ def use(root: Path, folder: Path) -> dict[str, float]:
             assert process.wait(60) == 0
             taken[f"{attempt} stop"] = time.monotonic() - begin
     return taken
+
+
+def check_nothing_was_compiled(folder: Path) -> None:
+    """Check that the service used the parts that come with the image, in the folder of `use`.
+
+    Raises:
+        AssertionError: If it evaluated a network uncompiled, or compiled a part or began to.
+    """
+    logs = [each.read_text() for each in sorted(folder.glob("*.log"))]
+    assert len(logs) == 2
+    assert not [log for log in logs if "compiled" in log], "see the log above"
+    parts = [each for end in ("pt2", "lock") for each in (folder / "cache").rglob(f"*.{end}")]
+    assert parts == []
 
 
 def refusal_of_cuda(root: Path, folder: Path) -> str:
@@ -188,6 +215,10 @@ def main() -> int:
                 found["--device cuda"] = refusal_of_cuda(root, folder)
             compilers = [each for each in ("g++", "cc", "ld") if list(root.glob(f"usr/bin/{each}"))]
             found["compilers"] = compilers
+            if platform.machine() == "x86_64" and "COMPILED_FOR=" not in " ".join(flags):
+                check_nothing_was_compiled(folder)
+                is_default = not {"EXTRA=cuda", "COMPILER=g++"}.intersection(flags)
+                assert is_default == (compilers == []), compilers
     finally:
         shutil.rmtree(folder)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")

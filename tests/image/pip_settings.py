@@ -23,6 +23,7 @@ def volumes(folder: Path) -> list[str]:
         settings[name.rpartition(".")[2]] = str(ast.literal_eval(value))
     lines = [f"{name} = {' '.join(value.split())}" for name, value in settings.items()]
     file = folder / "pip.conf"
+    file.touch(mode=0o600)  # an index may be named with a password
     file.write_text("\n".join(["[global]", *lines, ""]))
     places = {place for value in settings.values() for each in value.split() for place in _of(each)}
     mounts = [f"{place}:{place}:ro" for place in sorted(places)]

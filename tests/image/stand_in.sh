@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make an image that stands in for python:slim where no registry can be reached: Debian from its packages,
-# and the Python of this machine. Usage: stand_in.sh NAME FOLDER PREFIX, as root.
+# Make an image that can take the place of python:slim, without a container registry: Debian from its
+# packages, and the Python of a prefix. Usage: stand_in.sh NAME FOLDER PREFIX, as root.
 #
 #   NAME    name of the image
 #   FOLDER  folder of the Debian system; it is made if it is not there

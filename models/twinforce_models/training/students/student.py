@@ -2,9 +2,6 @@
 
 import json
 import logging
-import os
-import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +12,10 @@ import ase
 import numpy as np
 
 from twinforce_models import registry
+from twinforce_models.potentials.hybrid_net.compilation.compiler import (
+    compiler_name,
+    has_compiler,
+)
 from twinforce_models.potentials.hybrid_net.core import Hyperparameters
 from twinforce_models.potentials.hybrid_net.potential import neighbor_counts
 from twinforce_models.prediction import predict
@@ -154,18 +155,14 @@ def draft_stages(preset: StudentPreset) -> tuple[Stage, Stage]:
     """
     direct, conservative = preset.learning_rates
     part: CompiledPart = "messages"
-    if shutil.which(compiler := compiler_name()) is None:
-        logger.warning("%s is not installed: direct steps will be three times slower", compiler)
+    if not has_compiler():
+        name = compiler_name()
+        logger.warning("%s is not installed: direct steps will be three times slower", name)
         part = "nothing"
     return (
         Stage("direct", 1, direct, preset.direct, compiled=part),
         Stage("conservative", 1, conservative, preset.conservative, compiled="nothing"),
     )
-
-
-def compiler_name() -> str:
-    """Return the name of the C++ compiler that torch uses."""
-    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 def shares_of(preset: StudentPreset) -> tuple[float, float]:

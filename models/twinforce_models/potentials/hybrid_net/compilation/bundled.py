@@ -2,10 +2,12 @@
 
     python -m twinforce_models.potentials.hybrid_net.compilation.bundled x86-64-v3
 
-It takes minutes, a C++ compiler, and a package that may be written to, as while an image is built.
+It takes minutes, a C++ compiler, one of these processors, and a package that may be written to, as
+while an image is built.
 """
 
 import argparse
+import platform
 import sys
 from pathlib import Path
 
@@ -25,13 +27,22 @@ from twinforce_models.registry import bundled_models, load
 
 
 def main() -> None:
-    """Compile the parts of each bundled model, unless this is another kind of processor."""
+    """Compile the parts of each bundled model; none on machines that are not x86-64.
+
+    Raises:
+        SystemExit: If this is an x86-64 processor that lacks the level.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("level", choices=[LEVEL], help="processors to compile for")
     parser.parse_args()
-    if not can_run():
-        sys.stdout.write(f"Nothing is compiled, as this processor is not {LEVEL}.\n")
+    if platform.machine() != "x86_64":
+        sys.stdout.write(f"Nothing is compiled, as this machine is not {LEVEL}.\n")
         return
+    if not can_run():
+        sys.exit(
+            f"The bundled models cannot be compiled for {LEVEL}, since this processor lacks it: "
+            "build the image on another machine, or with COMPILED_FOR=, to compile in containers."
+        )
     FOLDER.mkdir(exist_ok=True)
     FOLDER.chmod(0o755)
     parts = [each for name in bundled_models() for each in _parts(name)]

@@ -23,8 +23,17 @@ from twinforce_models.batch import Batch
 from twinforce_models.potential import Potential
 from twinforce_models.potentials.composed import Composed
 from twinforce_models.potentials.hybrid_net.compilation.cache import is_built, path_of, prepared
+from twinforce_models.potentials.hybrid_net.compilation.compiler import (
+    compiler_name,
+    has_compiler,
+)
 from twinforce_models.potentials.hybrid_net.compilation.loading import Compiled, load
-from twinforce_models.potentials.hybrid_net.compilation.portable import FOLDER, can_run, portable
+from twinforce_models.potentials.hybrid_net.compilation.portable import (
+    FOLDER,
+    LEVEL,
+    can_run,
+    portable,
+)
 from twinforce_models.potentials.hybrid_net.compilation.potential import CompiledHybridNet
 from twinforce_models.potentials.hybrid_net.compilation.spec import Part, Spec
 from twinforce_models.potentials.hybrid_net.potential import HybridNet
@@ -80,9 +89,13 @@ def _compiled(
         missing = {spec: path for spec, path in paths.items() if not _use_kept(target, spec, path)}
     except OSError as error:
         return _failed(target, str(error), wait=wait)
-    if missing and wait:
+    if not missing:
+        return target
+    if not has_compiler():
+        return _failed(target, f"{compiler_name()} is not installed", wait=wait)
+    if wait:
         _build_all(target, missing, wait=True)
-    elif missing:
+    else:
         build_all = partial(_build_all, target, missing, wait=False)
         threading.Thread(target=build_all, name="compiling", daemon=True).start()
     return target
@@ -97,11 +110,18 @@ def specs_of(potential: HybridNet, parts: Sequence[Part], n_threads: int) -> lis
 
 
 def _use_shipped(target: CompiledHybridNet, spec: Spec) -> bool:
-    """Use the part that comes with the package, and return True if there is one."""
+    """Use the part that comes with the package, and return True if this machine can run it."""
     shipped = portable(spec)
-    if shipped is None or not (path := path_of(shipped, FOLDER)).exists() or not can_run():
+    try:
+        if shipped is None or not (path := path_of(shipped, FOLDER)).exists():
+            return False
+        if can_run():
+            return _use_kept(target, shipped, path)
+    except OSError as error:  # another user may have installed the package
+        logger.warning("a compiled part of the package is not used: %s", error)
         return False
-    return _use_kept(target, shipped, path)
+    logger.warning("the compiled models need %s, which this processor lacks", LEVEL)
+    return False
 
 
 def _use_kept(target: CompiledHybridNet, spec: Spec, path: Path) -> bool:
