@@ -236,6 +236,10 @@ _TEXTS = {
         "The service computes it by automatic differentiation; by finite differences, "
         "conservative forces show the noise of that method."
     ),
+    "cost": (
+        f"{EXPLANATIONS['cost']} Many programs shared the two cores of the machine while ORB was "
+        "timed, so that the times are those of a busy machine, and ratios have large errors."
+    ),
     "optimise": (
         "The same perturbed starts are optimized on direct forces and on conservative forces, with "
         "FIRE. The optimizer reports convergence when the forces that it follows fall below "
