@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
+from twinforce._connections.forks import close_before_forks
 from twinforce._connections.ownership import OfProcess
 from twinforce._connections.threads import Connections
 from twinforce._conversation import LONGEST_SLEEP_S, Conversation, Flow, Pause
@@ -427,6 +428,7 @@ class Stream:
         self._model = model
         self._outputs = parse_outputs(outputs)
         self._turns = OfProcess(_Turns)
+        close_before_forks(self)
 
     def predict(self, system: SystemLike, outputs: str | Sequence[str] | None = None) -> Prediction:
         """Evaluate the next system.

@@ -81,7 +81,7 @@ def test_those_who_choose_by_lot_do_not_crowd():
     found = loss(PARAMETERS, 60, 6000, seed=0)
     assert found["the least loaded of all"]["fullest_over_mean"] > 2.0
     assert found["two choices"]["fullest_over_mean"] < 1.3
-    assert found["by lot"]["p99_s"] < found["by lot, 8 s to connect"]["p99_s"]
+    assert found["at random"]["p99_s"] < found["at random, 8 s to connect"]["p99_s"]
     pauses = np.array([row["pauses_s"] for row in found.values()])
     assert (pauses.min(axis=1) >= 8.0).all()
 

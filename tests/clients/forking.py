@@ -223,6 +223,27 @@ def exit_functions_use_what_the_parent_used(url):
         join(in_a_child(work))
 
 
+def idle_streams_have_no_thread_at_a_fork(url):
+    """A child would follow what the thread left behind."""
+    with Client(url) as client, client.stream() as stream:
+        energy = stream.predict(pair(3.7)).energy
+        assert functions_that_run("grpc._channel")
+        join(in_a_child(lambda: None))
+        assert not functions_that_run("grpc._channel")
+        assert stream.predict(pair(3.7)).energy == energy
+
+
+def functions_that_run(module):
+    """Return the names of the functions of a module that threads of Python are in."""
+    names = []
+    for frame in sys._current_frames().values():
+        while frame is not None:
+            if frame.f_globals.get("__name__") == module:
+                names.append(frame.f_code.co_name)
+            frame = frame.f_back
+    return names
+
+
 def an_open_run_goes_on_in_both(url):
     start = Start(pair(3.7), np.zeros((2, 3)), Integrator(force_kind="conservative"))
     with Client(url) as client:

@@ -198,7 +198,9 @@ def test_a_stalled_connection_ends_with_the_timeout(url):
         assert eventually(lambda: stream.predict(molecule()).energy) == expected
         proxy.hold()
         for predict in (partial(client.predict, model="lj"), stream.predict):
-            with pytest.raises(DeadlineExceededError, match=r"no answer from .* within 1 s"):
+            with pytest.raises(
+                DeadlineExceededError, match=r"no answer from .* within (1|0.9..) s"
+            ):
                 predict(crystal())
         proxy.resume()
         for predict in (client.predict, stream.predict):

@@ -37,6 +37,10 @@ def test_a_program_that_forks_beside_calls_over_rest(program, server):
     run(program, server.rest_url)
 
 
+def test_idle_streams_have_no_thread_at_a_fork(server):
+    run(forking.idle_streams_have_no_thread_at_a_fork, server.grpc_url)
+
+
 def test_a_fork_beside_calls_over_grpc_warns(server):
     run(forking.forks_beside_calls_warn, server.grpc_url)
 

@@ -48,7 +48,7 @@ class Fleet:
         parameters: Times and sizes.
         n_homes: Number of replicas.
         seed: Seed of all that is random.
-        choice: "two" for the less loaded of two, or "lot".
+        choice: "two" for the less loaded of two, or "random".
         interval: Mean time in s after which a walker looks at another replica; None means never.
     """
 

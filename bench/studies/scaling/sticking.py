@@ -10,7 +10,7 @@ from bench.studies.scaling.parameters import Parameters
 
 # What is compared: the choice of new walkers, and the mean time between two looks, in s.
 WAYS: Mapping[str, tuple[str, float | None]] = {
-    "by lot, never looking": ("lot", None),
+    "at random, never looking": ("random", None),
     "two choices, never looking": ("two", None),
     "two choices, a look every 30 min": ("two", 1800.0),
     "two choices, a look every 10 min": ("two", 600.0),

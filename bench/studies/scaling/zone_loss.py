@@ -24,13 +24,13 @@ class Behavior:
     """A behavior of clients.
 
     Attributes:
-        choice: "lot"; "least", of a common table of loads; or "two" of that table.
+        choice: "random"; "least", of a common table of loads; or "two" of that table.
         connect_s: Time that opening a connection may take, in s.
         is_noticed_at_once: True if all walkers notice the loss at the same time.
-        lookup_s: Time in s within which names are looked up again after a failure, by lot.
+        lookup_s: Time in s within which names are looked up again after a failure, at random.
     """
 
-    choice: str = "lot"
+    choice: str = "random"
     connect_s: float = 8.0
     is_noticed_at_once: bool = False
     lookup_s: float = 0.0
@@ -39,11 +39,11 @@ class Behavior:
 WAYS: Mapping[str, Behavior] = {
     "the least loaded of all": Behavior("least", 3.0),
     "two choices": Behavior("two", 3.0),
-    "by lot": Behavior("lot", 3.0),
-    "by lot, 8 s to connect": Behavior("lot", 8.0),
-    "by lot, all at once": Behavior("lot", 3.0, is_noticed_at_once=True),
-    "by lot, all at once, look-ups within 5 s": Behavior(
-        "lot", 3.0, is_noticed_at_once=True, lookup_s=5.0
+    "at random": Behavior("random", 3.0),
+    "at random, 8 s to connect": Behavior("random", 8.0),
+    "at random, all at once": Behavior("random", 3.0, is_noticed_at_once=True),
+    "at random, all at once, look-ups within 5 s": Behavior(
+        "random", 3.0, is_noticed_at_once=True, lookup_s=5.0
     ),
 }
 
@@ -128,5 +128,5 @@ class _Loss:
             emptiest = np.flatnonzero(table <= table.min() + 0.5)
             return first + int(self._random.choice(emptiest))
         one, other = self._random.integers(first, self._n_homes, 2)
-        is_lot = self._way.choice == "lot"
-        return int(one if is_lot or self._table[one] <= self._table[other] else other)
+        is_random = self._way.choice == "random"
+        return int(one if is_random or self._table[one] <= self._table[other] else other)
