@@ -88,7 +88,7 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     """
     a, b, c = _COEFFICIENTS
     is_tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if is_tall else matrices
+    x: Tensor = matrices.mT if is_tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-12)
     for _ in range(_N_ITERATIONS):
         square = x @ x.mT

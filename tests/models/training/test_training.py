@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import ase.io
@@ -19,6 +20,7 @@ from twinforce_models import registry
 from twinforce_models.potentials.toys.lennard_jones import lennard_jones
 from twinforce_models.prediction import predict
 from twinforce_models.training import dataset
+from twinforce_models.training.bundle import export
 from twinforce_models.training.config import read_recipe
 from twinforce_models.training.main import main
 from twinforce_models.training.run import prepare
@@ -323,6 +325,19 @@ def test_a_model_names_the_model_that_its_training_started_from(trained, agreein
     n_before = len(before["recipe"]["stages"])
     assert f"{n_before + 1}. `agreement`: 8 epochs" in card
     assert f"began with stage {n_before + 1}, from the weights of {before['name']}" in card
+
+
+def test_the_card_counts_the_stages_of_all_models_before(agreeing, data, tmp_path):
+    recipe, about = read_recipe(agreeing / "agreement.toml")
+    recipe = replace(recipe, sampling=None)
+    run = prepare(recipe, data, tmp_path, is_compiled=False, start=str(agreeing / "model"))
+    measured = {"errors": {}, "errors_by_elements": {}, "force_disagreement": {}}
+    export(run.trainer, about, run.potential(), measured, tmp_path / "model", start=run.start)
+    card = (tmp_path / "model" / "CARD.md").read_text()
+    assert "1. `direct`" in card
+    assert "3. `agreement`" in card
+    assert "4. `agreement`" in card
+    assert "began with stage 4" in card
 
 
 def test_sampled_systems_are_labeled_by_the_model_that_sampled_them(trained, agreeing):
