@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -48,7 +49,8 @@ class Proxy(ABC):
     @classmethod
     def path(cls) -> str | None:
         """Return the path of the program; None if it is not installed."""
-        return shutil.which(cls.program, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        folders = [os.environ.get("PATH", ""), str(Path(sys.executable).parent), "/usr/sbin"]
+        return shutil.which(cls.program, path=os.pathsep.join(folders))
 
     @abstractmethod
     def command(self, earlier: Sequence[int]) -> Sequence[str]:

@@ -6,6 +6,8 @@ import signal
 import subprocess
 from contextlib import ExitStack
 
+import grpc
+import httpx2
 import pytest
 
 from tests.chaos.envoy import Envoy
@@ -13,13 +15,19 @@ from tests.chaos.haproxy import SETTINGS, HAProxy
 from tests.chaos.ports import free_ports
 from tests.chaos.proxy import HOSTS
 from tests.chaos.service import Service
+from tests.service.transports.rest_bodies import json_body, protobuf_body
 from tests.systems import crystal
 from tests.waiting import wait_until
 from twinforce import AsyncClient, Client, Integrator, Start
+from twinforce_proto.v1 import inference_pb2 as pb
+from twinforce_proto.v1.inference_pb2_grpc import InferenceStub
 
 MODEL = "troubled"
 # More than the streams that a connection may have by default.
 N_WALKERS = 120
+# More than the retries at a time that a proxy may allow by default.
+N_CALLS = 100
+PATIENCE = 120.0
 
 
 def skip_without(proxy):
@@ -27,20 +35,29 @@ def skip_without(proxy):
         pytest.skip(f"needs the program {proxy.program}")
 
 
-@pytest.fixture(scope="module", params=[HAProxy, Envoy], ids=["haproxy", "envoy"])
-def proxied(request, tmp_path_factory):
-    """Three services at addresses of their own, and the proxy before them."""
-    skip_without(request.param)
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory):
+    """Three services at addresses of their own, and their ports."""
     with ExitStack() as stack:
         ports = free_ports(HOSTS)
         services = []
         for host in HOSTS:
             services.append(Service(tmp_path_factory.mktemp("service"), host, ports=ports))
             stack.callback(services[-1].stop)
-        proxy = request.param(tmp_path_factory.mktemp("proxy"), ports)
-        stack.callback(proxy.stop)
+        yield services, ports
+
+
+@pytest.fixture(scope="module", params=[HAProxy, Envoy], ids=["haproxy", "envoy"])
+def proxied(request, tmp_path_factory):
+    """Three services, and the proxy before them."""
+    skip_without(request.param)
+    services, ports = request.getfixturevalue("replicas")
+    proxy = request.param(tmp_path_factory.mktemp("proxy"), ports)
+    try:
         proxy.start()
         yield services, proxy
+    finally:
+        proxy.stop()
 
 
 @pytest.fixture(params=[0, 1], ids=["grpc", "rest"])
@@ -97,6 +114,41 @@ def test_many_walkers_of_a_process_share_a_connection(proxied):
     with Client(proxy.urls[1], timeout=120) as client:
         expected = [each.energy for each in client.predict(systems, model=MODEL)]
     assert asyncio.run(walk()) == pytest.approx(expected, abs=1e-9)
+
+
+def test_callers_that_do_not_retry_notice_nothing_of_a_dead_server(proxied):
+    """All calls that the proxy tries there first reach another one, however many there are."""
+    services, proxy = proxied
+    message = protobuf_body(crystal(8, seed=0), outputs=["energy"], model=MODEL)
+    body = json_body(crystal(8, seed=0))
+
+    async def ask_grpc():
+        options = [("grpc.enable_retries", 0), ("grpc.enable_http_proxy", 0)]
+        address = proxy.urls[0].removeprefix("grpc://")
+        async with grpc.aio.insecure_channel(address, options) as channel:
+            predict = InferenceStub(channel).Predict
+            request = pb.PredictRequest.FromString(message)
+            calls = [predict(request, timeout=PATIENCE) for _ in range(N_CALLS)]
+            return [await call.code() for call in calls]
+
+    async def ask_rest():
+        limits = httpx2.Limits(max_connections=N_CALLS)
+        async with httpx2.AsyncClient(limits=limits, timeout=PATIENCE, trust_env=False) as client:
+            url = f"{proxy.urls[1]}/v1/models/{MODEL}/energy"
+            calls = [client.post(url, json=body) for _ in range(N_CALLS)]
+            return [reply.status_code for reply in await asyncio.gather(*calls)]
+
+    services[0].process.kill()
+    services[0].process.wait(PATIENCE)
+    try:
+        for url in proxy.urls:  # the proxy has seen that the connections have ended
+            with Client(url, timeout=PATIENCE) as client:
+                client.predict(crystal(8, seed=0), model=MODEL)
+        assert asyncio.run(ask_grpc()) == [grpc.StatusCode.OK] * N_CALLS
+        assert asyncio.run(ask_rest()) == [200] * N_CALLS
+    finally:
+        services[0].restart(signal.SIGKILL, pause=0.0)
+        wait_until(services[0].is_ready)
 
 
 def test_walkers_survive_the_stop_of_a_server_and_a_reload(proxied):
