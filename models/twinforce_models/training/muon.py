@@ -1,4 +1,4 @@
-"""The optimizer Muon, which reaches the errors of AdamW in fewer steps."""
+"""The optimizer Muon, which may need fewer steps than AdamW."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +21,7 @@ class Muon(torch.optim.Optimizer):
     It is scaled by 0.2 √max(rows, columns), so that its elements are as large as those of a step of
     AdamW and the same learning rates suit both (Liu et al., arXiv 2502.16982). Parameters that are
     not matrices, and matrices with fewer than 8 rows or columns, take steps of AdamW.
+    `torch.optim.Muon` takes matrices alone and iterates in bfloat16.
     """
 
     def __init__(self, parameters: Iterable[Tensor], weight_decay: float) -> None:
