@@ -10,13 +10,13 @@ outer step, and the direct forces of the group 1 at each inner one: the steps of
 they come from one evaluation where both act.
 """
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinforce._client import Stream
+from twinforce_dynamics.steps import check_inner_steps
 from twinforce_proto import Prediction, System
 
 __all__ = ["INNER_GROUP", "OUTER_GROUP", "add_hybrid_forces"]
@@ -49,8 +49,7 @@ def add_hybrid_forces(openmm_system: Any, stream: Stream, system: System, inner_
             not those of `system` where it is periodic, or `inner_steps` is not a positive number.
         ImportError: OpenMM is missing, or older than 8.5.
     """
-    if not (_is_whole(inner_steps) and inner_steps >= 1):
-        raise ValueError(f"inner_steps: expected a whole number, at least 1, got {inner_steps!r}")
+    check_inner_steps(inner_steps)
     if (n_particles := openmm_system.getNumParticles()) != len(system):
         raise ValueError(f"system: expected {n_particles} atoms, got {len(system)}")
     import openmm
@@ -64,10 +63,6 @@ def add_hybrid_forces(openmm_system: Any, stream: Stream, system: System, inner_
         force.setForceGroup(group)
         force.setUsesPeriodicBoundaryConditions(bool(system.pbc.any()))
         openmm_system.addForce(force)
-
-
-def _is_whole(number: object) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def _check_box(openmm_system: Any, system: System) -> None:

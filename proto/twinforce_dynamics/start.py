@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from twinforce_dynamics.elements import standard_masses
 from twinforce_dynamics.ensembles import NPT, NVE, Ensemble
 from twinforce_dynamics.former_names import refuse_former
-from twinforce_dynamics.steps import Floats, ForceChoice
+from twinforce_dynamics.steps import Floats, ForceChoice, is_number_of_steps
 from twinforce_dynamics.units import FS
 from twinforce_proto import InvalidRequestError, System, checks
 
@@ -50,8 +50,9 @@ class Integrator:
         if not 0.0 < self.time_step_fs < float("inf"):
             got = self.time_step_fs
             raise InvalidRequestError.expected("time_step_fs", "a positive number", got)
-        if self.force_kind == "hybrid" and self.inner_steps < 1:
-            raise InvalidRequestError.expected("inner_steps", "at least 1", self.inner_steps)
+        if self.force_kind == "hybrid" and not is_number_of_steps(self.inner_steps):
+            expected = "a whole number, at least 1"
+            raise InvalidRequestError.expected("inner_steps", expected, repr(self.inner_steps))
 
     @property
     def duration(self) -> float:

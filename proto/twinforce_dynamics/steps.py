@@ -21,6 +21,23 @@ ForceFunction = Callable[[Floats, Floats], Prediction]
 _T = TypeVar("_T")
 
 
+def is_number_of_steps(number: object) -> bool:
+    """Return True for whole numbers from 1 on."""
+    if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        return False
+    return int(number) >= 1
+
+
+def check_inner_steps(inner_steps: object) -> None:
+    """Check a number of inner steps per outer step.
+
+    Raises:
+        ValueError: It is not a whole number, or below 1.
+    """
+    if not is_number_of_steps(inner_steps):
+        raise ValueError(f"inner_steps: expected a whole number, at least 1, got {inner_steps!r}")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class NeededEvaluation:
     """An evaluation of the potential that a step needs before it can continue.

@@ -5,7 +5,7 @@ from ase import Atoms
 
 from twinforce._systems import are_fixed
 from twinforce_dynamics.ensembles import NPT, Ensemble
-from twinforce_dynamics.steps import Floats, ForceChoice
+from twinforce_dynamics.steps import Floats, ForceChoice, check_inner_steps
 from twinforce_dynamics.trajectory import outputs_of
 from twinforce_proto import UnsupportedOutputError
 
@@ -20,8 +20,7 @@ def check_numbers(forces: str, timestep: float, inner_steps: int) -> None:
         raise ValueError(f"forces: expected 'hybrid', 'conservative' or 'direct', got {forces!r}")
     if not 0.0 < timestep < float("inf"):
         raise ValueError(f"timestep: expected a positive number, got {timestep!r}")
-    if inner_steps != int(inner_steps) or inner_steps < 1:
-        raise ValueError(f"inner_steps: expected a whole number, at least 1, got {inner_steps!r}")
+    check_inner_steps(inner_steps)
 
 
 def check_atoms(atoms: Atoms, ensemble: Ensemble) -> None:

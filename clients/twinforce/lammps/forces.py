@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from twinforce_dynamics.steps import check_inner_steps
 from twinforce_proto import ModelInfo, Prediction, UnsupportedOutputError
 
 Forces = Literal["conservative", "direct", "hybrid"]
@@ -47,9 +48,7 @@ class ForceScheme:
     def __post_init__(self) -> None:
         if self.forces not in _KINDS:
             raise ValueError(f"forces: expected {', '.join(_KINDS)}, got {self.forces!r}")
-        if self.inner_steps != int(self.inner_steps) or self.inner_steps < 1:
-            got = repr(self.inner_steps)
-            raise ValueError(f"inner_steps: expected a whole number, at least 1, got {got}")
+        check_inner_steps(self.inner_steps)
 
     def is_outer(self, step: int) -> bool:
         """Return True if the conservative forces act at this step."""
