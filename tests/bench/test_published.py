@@ -4,12 +4,13 @@ import copy
 import functools
 import json
 import shutil
+import subprocess
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from ase.build import bulk
-from bench.paper.published import entries
+from bench.paper.published import entries, soap
 from bench.paper.published.__main__ import furthest, main
 from bench.paper.published.claims import beyond, claims_of, near, within
 from bench.paper.published.entries import ENTRIES, ServedPart, silicon, small_water, water
@@ -323,6 +324,44 @@ def test_the_errors_of_soap_stand_beside_those_of_the_paper():
     assert "## Errors of SOAP-BPNN" not in document(REPORTS, [])
 
 
+@pytest.mark.parametrize(
+    ("epochs", "n_before", "is_trained"),
+    [
+        (None, 0, True),
+        (None, 100, False),
+        (50, 100, False),
+        (100, 100, False),
+        (200, 100, True),
+    ],
+)
+def test_soap_is_trained_until_it_has_the_epochs_that_are_asked_for(
+    monkeypatch, tmp_path, capsys, epochs, n_before, is_trained
+):
+    commands = []
+    monkeypatch.setattr(soap.subprocess, "run", lambda command, **_: commands.append(command))
+    if n_before:
+        (tmp_path / "model.pt").touch()
+        attempt = tmp_path / "outputs" / "2026-01-01" / "00-00-00"
+        attempt.mkdir(parents=True)
+        for epoch in (0, 9, n_before - 1):
+            (attempt / f"model_{epoch}.ckpt").touch()
+    soap.train("direct", tmp_path, epochs, {})
+    assert len(commands) == is_trained
+    if is_trained and epochs:
+        assert commands[0][-1] == f"architecture.training.num_epochs={epochs}"
+    if n_before:
+        said = f"continues to {epochs}" if is_trained else f"delete {tmp_path} to train anew"
+        assert f"direct: trained for 100 epochs before; {said}" in capsys.readouterr().out
+
+
+def test_training_soap_asks_for_the_data_before_it_installs_anything(tmp_path):
+    command = ["make", "train-soap", f"FAMILY_VENVS={tmp_path}/venvs", f"DATA={tmp_path}/none"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"DATA: expected a folder, got {tmp_path}/none" in done.stdout
+    assert not (tmp_path / "venvs").exists()
+
+
 def test_models_that_a_command_makes_are_left_out_until_it_has_run(tmp_path):
     part = ServedPart(family="metatomic", file=tmp_path / "model.pt", environment="soap")
     with pytest.raises(weights.WeightsUnavailableError, match="train-soap` makes it"):
@@ -418,9 +457,10 @@ def test_a_new_checkout_adds_to_the_experiments_of_the_page(study):
         for piece, key in (("loops", "loops"), ("lambda", "lambda:server"))
     ]
     assert dates[0] <= dates[1] == saved["provenance"]["written"]
-    assert f"| {dates[0][:10]} ({saved['provenance']['service_version']})" in (
-        folder / "published.md"
-    ).read_text()
+    assert (
+        f"| {dates[0][:10]} ({saved['provenance']['service_version']})"
+        in (folder / "published.md").read_text()
+    )
 
 
 def test_experiments_under_other_conditions_are_replaced(study):
