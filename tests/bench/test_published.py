@@ -354,6 +354,7 @@ def test_soap_is_trained_until_it_has_the_epochs_that_are_asked_for(
         assert f"direct: trained for 100 epochs before; {said}" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_training_soap_asks_for_the_data_before_it_installs_anything(tmp_path):
     command = ["make", "train-soap", f"FAMILY_VENVS={tmp_path}/venvs", f"DATA={tmp_path}/none"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
