@@ -263,8 +263,10 @@ train-pet: $(STAMP)  ## train a hybrid PET with metatrain: make train-pet DATA=f
 	@test -n "$(DATA)" || { echo 'make train-pet needs the training data: make train-pet DATA=path/to/water'; exit 2; }
 	$(BIN)/python -m twinforce_models.training.pet.main --data "$(DATA)" --out runs/pet $(ARGS)
 
-train-soap: $(FAMILY_VENVS)/soap/.installed  ## train SOAP-BPNN with metatrain for docs/published.md: make train-soap DATA=folder-of-the-water-data
+train-soap:  ## train SOAP-BPNN with metatrain for docs/published.md: make train-soap DATA=folder-of-the-water-data
 	@test -n "$(DATA)" || { echo 'make train-soap needs the training data: make train-soap DATA=path/to/water'; exit 2; }
+	@test -d "$(DATA)" || { echo 'make train-soap: DATA: expected a folder, got $(DATA)'; exit 2; }
+	@$(MAKE) --no-print-directory $(FAMILY_VENVS)/soap/.installed
 	$(FAMILY_VENVS)/soap/bin/python -m bench.paper.published.soap --data "$(DATA)" $(ARGS)
 
 clean:  ## remove the virtual environment and everything built

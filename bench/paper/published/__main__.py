@@ -4,7 +4,7 @@
 
 The command serves one model after another, continues the assessment of each in runs/published for
 its share of the given time, and writes docs/published.md with its plots. The weights come from
-packages of the registry, by their hash.
+packages on PyPI, by their hash.
 
     python -m bench.paper.published --only orb --pieces nve:direct
 
@@ -132,10 +132,22 @@ def assess_one(entry: PublishedEntry, url: str, minutes: float, given: argparse.
     folder = given.docs / "published"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{entry.name}.json"
+    found = dated(rounded(report))
     if path.exists():
-        report = merged(json.loads(path.read_text()), report)
-    text = json.dumps(rounded(report), separators=(",", ":"))
+        found = merged(json.loads(path.read_text()), found)
+    text = json.dumps(rounded(found), separators=(",", ":"))
     path.write_text(f"{text}\n")
+
+
+def dated(report: Report) -> dict[str, Any]:
+    """Return a report whose experiments have the versions and the date of the run, `measured`."""
+    names = ("service_version", "client_version", "written")
+    measured = {name: report["provenance"][name] for name in names}
+    pieces = {
+        piece: {key: {**unit, "measured": measured} for key, unit in units.items()}
+        for piece, units in report["pieces"].items()
+    }
+    return {**report, "pieces": pieces}
 
 
 def merged(earlier: Report, report: dict[str, Any]) -> dict[str, Any]:
@@ -155,14 +167,29 @@ def merged(earlier: Report, report: dict[str, Any]) -> dict[str, Any]:
 
 
 def furthest(earlier: Report, units: Report) -> dict[str, Any]:
-    """Return experiments by key, each the later one unless the earlier went further."""
+    """Return experiments by key, each the later one unless the earlier went further.
 
-    def progress(unit: Report) -> tuple[bool, float]:
-        return unit.get("status") == "done", _seconds(unit)
+    An experiment that this run did not continue keeps the date of the earlier report.
+    """
+    found = dict(earlier)
+    for key, unit in units.items():
+        before = earlier.get(key, {})
+        date = "measured" if _seconds(unit) == _seconds(before) else ""
+        if progress_of(unit) >= progress_of(before):
+            found[key] = {**unit, **{name: before[name] for name in before if name == date}}
+    return found
 
-    return dict(earlier) | {
-        key: unit for key, unit in units.items() if progress(unit) >= progress(earlier.get(key, {}))
-    }
+
+def progress_of(unit: Report) -> tuple[bool, float, bool]:
+    """Return how far an experiment went, in an order that does not depend on the machine.
+
+    The values are whether it has results; its length in ps, or the number of its optimizations,
+    closed paths or rounds of timing; and whether it is done.
+    """
+    status = unit.get("status", "not run")
+    counted = unit.get("loops", unit.get("rounds", ()))
+    amount = unit.get("picoseconds", unit.get("n_done", len(counted)))
+    return _seconds(unit) > 0.0, float(amount), status == "done"
 
 
 def subject_of(report: Report) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A verdict is "yes", "no", or "not shown" if errors are too large or a run is missing. Deviations
 within two errors count as agreement if the errors are small enough to tell, and those beyond three
-as a difference.
+as a difference. Errors are statistical only.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ def claims_of(reports: Mapping[str, Report]) -> list[Claim]:
     )
     found = [_lambda(direct), *_heating(direct), *_species(direct), _mean(direct)]
     found += [_unconverged(small), _f(small)]
-    found += [_crystal(crystal), _work(crystal), _unconverged(crystal)]
+    found += [_crystal(crystal), _work(crystal), _unconverged(crystal), _steady(crystal)]
     for name in CONTROLS:
         control = reports.get(name) or _no_report(name)
         found += [_steady(control), _minima(control)]
@@ -120,7 +120,11 @@ def _species(report: Report) -> Iterator[Claim]:
             yield from (Claim(text, "not shown", "") for text in texts)
             continue
         value, error, is_reliable = found
-        shown = f"{with_error(value, error, signed=True)} K{'' if is_reliable else ' ?'}"
+        length = unit_of(report, key)["picoseconds"]
+        shown = (
+            f"{with_error(value, error, signed=True)} K{'' if is_reliable else ' ?'} in "
+            f"{length:.2g} ps"
+        )
         sign = 1.0 if theirs > 0 else -1.0
         yield Claim(texts[0], beyond(sign * value, error) if is_reliable else "not shown", shown)
         yield Claim(
@@ -132,8 +136,8 @@ def _species(report: Report) -> Iterator[Claim]:
 
 def _mean(report: Report) -> Claim:
     text = (
-        "ORB, direct forces, SVR, τ = 10 fs: the mean temperature hides it, within two errors of "
-        f"the paper's {reference.TEMPERATURES['ORB direct; SVR, τ = 10 fs'][0]} K above the target"
+        "ORB, direct forces, SVR, τ = 10 fs: the mean temperature is within two errors of the "
+        f"paper's {reference.TEMPERATURES['ORB direct; SVR, τ = 10 fs'][0]} K above the target"
     )
     theirs = float(reference.TEMPERATURES["ORB direct; SVR, τ = 10 fs"][0])
     unit = unit_of(report, f"nvt:direct:{SVR}")
@@ -141,9 +145,12 @@ def _mean(report: Report) -> Claim:
     if not each or each["error"] is None:
         return Claim(text, "not shown", "")
     value = each["value"] - report["conditions"]["temperature_k"]
-    shown = f"{with_error(value, each['error'], signed=True)} K"
-    if not each["is_reliable"]:
-        return Claim(text, "not shown", f"{shown} ?")
+    mark = "" if each["is_reliable"] else " ?"
+    shown = (
+        f"{with_error(value, each['error'], signed=True)} K{mark} in {unit['picoseconds']:.2g} ps"
+    )
+    if mark:
+        return Claim(text, "not shown", shown)
     return Claim(text, near(value - theirs, each["error"], MAX_ERROR_K), shown)
 
 
@@ -248,10 +255,10 @@ def deviation(report: Report, key: str, symbol: str) -> tuple[float, float, bool
 
 
 def beyond(value: float, error: float) -> str:
-    """Return whether a value is positive: "yes" beyond three errors, "no" below minus two."""
+    """Return whether a value is positive: "yes" beyond three errors, "no" below minus three."""
     if value > 3.0 * error:
         return "yes"
-    return "no" if value <= -2.0 * error or (error == 0.0 and value <= 0.0) else "not shown"
+    return "no" if value <= -3.0 * error else "not shown"
 
 
 def near(difference: float, error: float, sharp: float) -> str:
@@ -268,8 +275,8 @@ def near(difference: float, error: float, sharp: float) -> str:
 
 
 def within(value: float, error: float, low: float, high: float) -> str:
-    """Return whether a value lies in a range, by two errors; "no" if it lies outside by two."""
+    """Return whether a value lies in a range, by two errors; "no" if it lies outside by three."""
     if low <= value - 2.0 * error and value + 2.0 * error <= high:
         return "yes"
-    is_outside = value + 2.0 * error < low or value - 2.0 * error > high
+    is_outside = value + 3.0 * error < low or value - 3.0 * error > high
     return "no" if is_outside else "not shown"

@@ -77,7 +77,7 @@ class ServedPart:
                 None if no model is to be loaded in another environment.
 
         Raises:
-            WeightsUnavailableError: They are neither here nor in the registry.
+            WeightsUnavailableError: They are neither in the cache nor on PyPI.
         """
         path, options = _found(self.file), list(self.options)
         if isinstance(self.file, str):

