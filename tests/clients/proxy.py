@@ -15,11 +15,14 @@ class CountingProxy:
             is cut; later connections are not cut. Such a cut does not depend on how fast either
             side is.
         place: Host and port to listen on; port 0 means any.
+        silent_after: Number of bytes of replies after which the first, the second, ... connection
+            falls silent, as by `silence`.
     """
 
-    def __init__(self, port, cut_after=(), place=("127.0.0.1", 0)):
+    def __init__(self, port, cut_after=(), place=("127.0.0.1", 0), silent_after=()):
         self.target = port
         self._limits = iter(cut_after)
+        self._quotas = iter(silent_after)
         self._listener = socket.create_server(place)
         self._sockets = []
         self._silent = set()
@@ -74,7 +77,8 @@ class CountingProxy:
         far = socket.create_connection(("127.0.0.1", self.target))
         self._sockets += [near, far]
         self._start(self._forward_requests, near, far)
-        self._start(self._forward_replies, far, near, next(self._limits, math.inf))
+        limit, quota = next(self._limits, math.inf), next(self._quotas, math.inf)
+        self._start(self._forward_replies, far, near, limit, quota)
 
     @staticmethod
     def _start(forward, *arguments):
@@ -88,13 +92,16 @@ class CountingProxy:
                     far.sendall(data)
         _shut(near, far)
 
-    def _forward_replies(self, far, near, n_left):
+    def _forward_replies(self, far, near, n_left, n_loud):
         with contextlib.suppress(OSError):
             while n_left > 0 and (data := far.recv(min(65536, n_left))):
                 n_left -= len(data)
                 self._is_flowing.wait()
                 if near not in self._silent:
-                    near.sendall(data)
+                    near.sendall(data[: min(len(data), n_loud)])
+                n_loud -= len(data)
+                if n_loud <= 0:
+                    self._silent.update((near, far))
         _shut(near, far)
 
 

@@ -89,7 +89,7 @@ def test_a_start_survives_pickling():
     [
         (lambda: Integrator(force_kind="both"), "force_kind", "expected conservative or direct"),
         (lambda: Integrator(time_step_fs=0.0), "time_step_fs", "expected a positive number"),
-        (lambda: Integrator(inner_steps=0), "inner_steps", "expected at least 1, got 0"),
+        (lambda: Integrator(inner_steps=0), "inner_steps", "whole number, at least 1, got 0"),
         (lambda: start(MTS, masses=[1.0]), "masses", r"expected shape \[8\], got shape \[1\]"),
         (lambda: start(MTS, masses=[0.0] * 8), "masses", r"got 0.0 at \[0\]"),
         (lambda: start(MTS, fixed_atoms=[8]), "fixed_atoms", "indices from 0 to 7, got 8"),
