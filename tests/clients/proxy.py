@@ -92,7 +92,7 @@ class CountingProxy:
                     far.sendall(data)
         _shut(near, far)
 
-    def _forward_replies(self, far, near, n_left, n_loud):
+    def _forward_replies(self, far, near, n_left, n_loud=math.inf):
         with contextlib.suppress(OSError):
             while n_left > 0 and (data := far.recv(min(65536, n_left))):
                 n_left -= len(data)
