@@ -18,7 +18,7 @@ STUBS := $(MESSAGES) --grpc_python_out=proto
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-ase test-ecosystem test-models test-models-together test-page check format \
 	proto lint-api audit sbom lock lock-torch release docs chart image image-here attacks chaos fuzz soak scaling bench paper paper-bundled \
-	paper-published train train-pet train-soap clean
+	paper-published data-folder train train-pet train-soap clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -255,17 +255,17 @@ paper-published: $(STAMP) $(FAMILY_VENVS)/orb/.installed $(FAMILY_VENVS)/mace/.i
 	$(BIN)/python -m bench.paper.published --minutes $(PAPER_MINUTES) \
 		--environment-folder $(FAMILY_VENVS) $(ARGS)
 
-train: $(STAMP)  ## train a bundled model: make train DATA=folder-of-its-data [RECIPE=water|elements6]
-	@test -n "$(DATA)" || { echo 'make train needs the training data: make train DATA=path/to/$(RECIPE)'; exit 2; }
+# Refused before anything is installed.
+data-folder:
+	@test -d "$(DATA)" || { echo "make $(MAKECMDGOALS): DATA: expected the folder of the training data, got '$(DATA)'" >&2; exit 2; }
+
+train: data-folder $(STAMP)  ## train a bundled model: make train DATA=folder-of-its-data [RECIPE=water|elements6]
 	$(BIN)/twinforce-train models/twinforce_models/training/$(RECIPE).toml --data "$(DATA)" --out runs/$(RECIPE) $(ARGS)
 
-train-pet: $(STAMP)  ## train a hybrid PET with metatrain: make train-pet DATA=folder-of-the-water-data
-	@test -n "$(DATA)" || { echo 'make train-pet needs the training data: make train-pet DATA=path/to/water'; exit 2; }
+train-pet: data-folder $(STAMP)  ## train a hybrid PET with metatrain: make train-pet DATA=folder-of-the-water-data
 	$(BIN)/python -m twinforce_models.training.pet.main --data "$(DATA)" --out runs/pet $(ARGS)
 
-train-soap:  ## train SOAP-BPNN with metatrain for docs/published.md: make train-soap DATA=folder-of-the-water-data
-	@test -n "$(DATA)" || { echo 'make train-soap needs the training data: make train-soap DATA=path/to/water'; exit 2; }
-	@test -d "$(DATA)" || { echo 'make train-soap: DATA: expected a folder, got $(DATA)'; exit 2; }
+train-soap: data-folder  ## train SOAP-BPNN with metatrain for docs/published.md: make train-soap DATA=folder-of-the-water-data
 	@$(MAKE) --no-print-directory $(FAMILY_VENVS)/soap/.installed
 	$(FAMILY_VENVS)/soap/bin/python -m bench.paper.published.soap --data "$(DATA)" $(ARGS)
 
