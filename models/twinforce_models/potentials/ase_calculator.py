@@ -87,7 +87,7 @@ class AsePotential:
             raise _without(missing, atoms)
         if missing:
             raise PredictionError(f"the calculator returned no {', '.join(missing)}")
-        if "free_energy" in results and "forces" in names:
+        if results.get("free_energy") is not None:
             results["energy"] = results["free_energy"]
         found = {name: _array(name, results[name], len(atoms)) for name in names}
         if "stress" in found and found["stress"].shape != (3, 3):

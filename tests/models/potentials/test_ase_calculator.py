@@ -176,6 +176,7 @@ def test_the_energy_is_the_one_that_the_forces_belong_to():
     assert potential.outputs == {"energy", "conservative_forces"}
     hydrogen = System([1], [[0, 0, 0]])
     assert predict(potential, [hydrogen], OUTPUTS[:2])[0].energy == 2.0
+    assert predict(potential, [hydrogen], OUTPUTS[:1])[0].energy == 2.0
 
 
 def test_atoms_lie_inside_an_open_cell():
