@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from twinforce_models.loading.catalog import families
 from twinforce_models.loading.composition import compose_info, parse_composed_spec
 from twinforce_models.loading.families import FoundModel, find_family, load_family
 from twinforce_models.loading.model_file import file_sha256
@@ -77,9 +78,9 @@ def load(
 
     Args:
         spec: The name of a bundled model, such as "water"; a toy, such as "toy:harmonic"; the
-            path of a model's directory; a file or a published name of a family of `loading`, such
-            as "model.ckpt" or "orb:orb-v2"; or two models combined into one,
-            "conservative:A+direct:B".
+            path of a model's directory, also with #sha256= of its weights; a file or a published
+            name of a family of `loading`, such as "model.ckpt" or "orb:orb-v2"; or two models
+            combined into one, "conservative:A+direct:B".
         device: Device to compute on.
         dtype: Data type to compute in. None uses the one that the model specifies.
         name: Name by which clients request the model. None uses the model's own name.
@@ -97,22 +98,24 @@ def load(
         return _compose(conservative, direct, name)
     if str(spec) in _TOYS:
         return _load_toy(str(spec), device, parsed_dtype, name)
-    if (found := _load_of_family(str(spec), device, parsed_dtype, trust)) is not None:
+    if Path(spec).expanduser().is_dir():
+        return _load_directory(Path(spec).expanduser(), device, parsed_dtype, name)
+    parsed = ModelSpec.parse(str(spec))
+    if (found := _load_of_family(parsed, device, parsed_dtype, trust)) is not None:
         facts = found.facts | ({"name": name} if name else {})
         return LoadedModel(_describe(found.potential, **facts), found.potential)
-    return _load_directory(_find_directory(spec), device, parsed_dtype, name)
+    return _load_directory(_find_directory(parsed), device, parsed_dtype, name, parsed.sha256)
 
 
 def _load_of_family(
-    spec: str, device: torch.device, dtype: torch.dtype | None, trust: Trust
+    spec: ModelSpec, device: torch.device, dtype: torch.dtype | None, trust: Trust
 ) -> FoundModel | None:
     """Return the model of a family that a spec names; None if it names a toy or a directory."""
-    if spec.startswith(_TOY) or Path(spec).expanduser().is_dir():
+    if spec.text.startswith(_TOY) or Path(spec.start).expanduser().is_dir():
         return None
-    parsed = ModelSpec.parse(spec)
-    if (family := find_family(parsed)) is None:
+    if (family := find_family(spec)) is None:
         return None
-    return load_family(family, Source(parsed, device, dtype, trust))
+    return load_family(family, Source(spec, device, dtype, trust))
 
 
 def bundled_models() -> tuple[str, ...]:
@@ -125,23 +128,46 @@ def toy_models() -> tuple[str, ...]:
     return tuple(_TOYS)
 
 
-def _find_directory(spec: str | Path) -> Path:
-    if str(spec) in bundled_models():
-        return _BUNDLED / str(spec)
-    directory = Path(spec).expanduser()
-    if not directory.is_dir():
-        known = ", ".join((*bundled_models(), *_TOYS))
+def _find_directory(spec: ModelSpec) -> Path:
+    """Return the directory of a model of this package, or of one that a path names."""
+    directory = Path(spec.start).expanduser()
+    if spec.start in bundled_models():
+        directory = _BUNDLED / spec.start
+    elif not directory.is_dir():
+        raise ModelLoadError(_unknown_place(spec, directory))
+    if spec.options:
         raise ModelLoadError(
-            f"model {str(spec)!r} is neither a directory nor a model of this package: {known}"
+            f"model {spec.text!r}: expected no option but sha256 after #, for a model of "
+            f"TwinForce, got {', '.join(sorted(spec.options))}"
         )
     return directory
 
 
+def _unknown_place(spec: ModelSpec, path: Path) -> str:
+    if spec.start in _TOYS:
+        return f"model {spec.text!r}: expected nothing after a toy, got #"
+    known = ", ".join(sorted(families()))
+    if path.is_file():
+        return (
+            f"model {spec.text!r}: the name of this file tells no family; expected "
+            f"FAMILY:{spec.start}, with one of the families {known}"
+        )
+    return (
+        f"model {spec.text!r} is neither a directory nor a model of this package: "
+        f"{', '.join((*bundled_models(), *_TOYS))}; models of other projects are FAMILY:FILE or "
+        f"FAMILY:NAME, with one of the families {known}"
+    )
+
+
 def _load_directory(
-    directory: Path, device: torch.device, dtype: torch.dtype | None, name: str | None
+    directory: Path,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    name: str | None,
+    sha256: str | None = None,
 ) -> LoadedModel:
     metadata = _read_metadata(directory)
-    _check_weights(directory, metadata)
+    _check_weights(directory, metadata, sha256)
     dtype = dtype or _parse_dtype(metadata["dtype"])
     load_potential = _find_loader(directory, metadata["architecture"])
     try:
@@ -183,7 +209,8 @@ def _read_metadata(directory: Path) -> dict[str, Any]:
     return metadata
 
 
-def _check_weights(directory: Path, metadata: dict[str, Any]) -> None:
+def _check_weights(directory: Path, metadata: dict[str, Any], expected: str | None) -> None:
+    """Raise unless the weights have the hash in model.json, and the expected one if there is."""
     path = directory / "model.safetensors"
     if not path.is_file():
         raise ModelLoadError(f"{directory}: no model.safetensors in this directory")
@@ -191,6 +218,8 @@ def _check_weights(directory: Path, metadata: dict[str, Any]) -> None:
         raise ModelLoadError(
             f"{path}: its SHA-256 is {sha256}, expected {metadata['sha256']} as in model.json"
         )
+    if expected not in (None, sha256):
+        raise ModelLoadError(f"{path}: its SHA-256 is {sha256}, expected {expected}")
 
 
 def _find_loader(directory: Path, architecture: str) -> Loader:

@@ -77,6 +77,20 @@ def write_metadata(path, **changes):
     (path / "model.json").write_text(json.dumps(kept))
 
 
+def test_the_weights_in_a_directory_may_be_known_by_their_hash(directory):
+    sha256 = file_sha256(directory / "model.safetensors")
+    assert load(f"{directory}#sha256={sha256}").info.sha256 == sha256
+    with pytest.raises(ModelLoadError, match=rf"its SHA-256 is {sha256}, expected 00"):
+        load(f"{directory}#sha256=00")
+
+
+def test_a_bundled_model_may_be_known_by_its_hash():
+    sha256 = load("water").info.sha256
+    assert load(f"water#sha256={sha256}").info.name == "water"
+    with pytest.raises(ModelLoadError, match=rf"its SHA-256 is {sha256}, expected 00"):
+        load("water#sha256=00")
+
+
 def test_a_model_of_a_third_party_is_loaded_by_its_entry_point(directory):
     model = load(directory)
     assert model.info.name == "argon"

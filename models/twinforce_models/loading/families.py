@@ -127,7 +127,8 @@ def _missing(family: Family, error: Exception) -> ModelLoadError:
     alone = f" && {pip} --no-deps '{family.alone}'" if family.alone else ""
     return ModelLoadError(
         f"models of the family {family.name} need additional packages: "
-        f"{pip} 'twinforce[{family.extra}]'{alone} ({error})"
+        f"{pip} 'twinforce[{family.extra}]'{alone} ({error}). If they do not fit those here, add "
+        f"#env={family.name} after 'twinforce-server env create {family.name}'"
     )
 
 

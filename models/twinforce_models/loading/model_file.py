@@ -59,7 +59,7 @@ class ModelFile:
             ModelLoadError: If the file cannot be read without running code, or at all.
         """
         try:
-            with torch.serialization.safe_globals(list(allowed)):
+            with _only(allowed):
                 return self._load(weights_only=True)
         except Exception as error:  # of many classes, if the bytes are no checkpoint
             if self.is_trusted:
@@ -90,10 +90,20 @@ class ModelFile:
 
     def _unknown(self, allowed: Sequence[Any]) -> str:
         try:
-            found = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(self.content))
+            found = unsafe_names(self.content)
         except Exception:  # not a file that torch can list
             return ""
         return ", ".join(sorted({*found} - {_name(each) for each in allowed}))
+
+
+def unsafe_names(content: bytes) -> list[str]:
+    """Return the names in a checkpoint that torch does not allow by itself.
+
+    Raises:
+        ValueError: If the bytes are a checkpoint that torch cannot list.
+    """
+    with _only(()):
+        return torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content))
 
 
 def read_file(path: Path, sha256: str | None, *, trusted: bool, published: bool) -> ModelFile:
@@ -122,6 +132,19 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _only(allowed: Sequence[Any]) -> Iterator[None]:
+    """Allow these names in files, and none that packages have allowed for the whole process."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(list(allowed))
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 def _short(error: Exception) -> str:

@@ -33,6 +33,11 @@ class ModelSpec:
     sha256: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def start(self) -> str:
+        """The spec without its options: family and place."""
+        return self.text.partition("#")[0]
+
     @classmethod
     def parse(cls, text: str) -> "ModelSpec":
         """Split a spec into its parts.

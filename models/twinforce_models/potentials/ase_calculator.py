@@ -78,7 +78,7 @@ class AsePotential:
             results = dict(self._calculator.results)
         except PropertyNotImplementedError as error:
             raise _without(names, atoms) from error
-        except Exception as error:  # of the calculator's own classes
+        except (Exception, SystemExit) as error:  # of the calculator's own classes
             raise PredictionError(
                 f"the calculator failed: {type(error).__name__}: {error}"
             ) from error
@@ -87,9 +87,9 @@ class AsePotential:
             raise _without(missing, atoms)
         if missing:
             raise PredictionError(f"the calculator returned no {', '.join(missing)}")
-        found = {name: np.asarray(results[name], np.float64) for name in names}
-        if "free_energy" in results and "forces" in names:
-            found["energy"] = np.asarray(results["free_energy"], np.float64)
+        if results.get("free_energy") is not None:
+            results["energy"] = results["free_energy"]
+        found = {name: _array(name, results[name], len(atoms)) for name in names}
         if "stress" in found and found["stress"].shape != (3, 3):
             found["stress"] = voigt_6_to_full_3x3_stress(found["stress"])
         return found
@@ -130,6 +130,28 @@ class _Evaluation(torch.autograd.Function):
         positions, cells = ctx.saved_tensors
         per_atom = weights.index_select(0, ctx.index)
         return per_atom[:, None] * positions, weights[:, None, None] * cells, None, None
+
+
+def _array(name: str, value: Any, n_atoms: int) -> Floats:
+    """Return a result of a calculator as an array of numbers.
+
+    Raises:
+        PredictionError: If it has other types or another shape than in ASE.
+    """
+    shapes = {"energy": ((), (1,)), "forces": ((n_atoms, 3),), "stress": ((6,), (3, 3))}[name]
+    try:
+        found = np.asarray(value)
+        numbers = found.astype(np.float64, casting="same_kind")
+    except (TypeError, ValueError) as error:
+        raise PredictionError(
+            f"the calculator returned no real numbers as {name}: {error}"
+        ) from error
+    if found.shape not in shapes:
+        raise PredictionError(
+            f"the calculator returned {name} of shape {found.shape}, expected "
+            f"{' or '.join(map(str, shapes))}"
+        )
+    return numbers.reshape(()) if name == "energy" else numbers
 
 
 def _known(names: Sequence[str], atoms: Atoms) -> list[str]:
@@ -200,10 +222,15 @@ def load(
     values = {name: _value(text) for name, text in arguments.items()}
     try:
         calculator = factory(**values)
-    except Exception as error:  # of the calculator's own classes
+    except (Exception, SystemExit) as error:  # of the calculator's own classes
         raise ModelLoadError(
             f"model {source.spec.text!r}: {type(error).__name__}: {error}"
         ) from error
+    if "energy" not in getattr(calculator, "implemented_properties", ()):
+        raise ModelLoadError(
+            f"model {source.spec.text!r}: expected an ASE calculator that implements the energy, "
+            f"got {type(calculator).__name__}"
+        )
     potential = AsePotential(calculator, _numbers(elements))
     if source.dtype not in (None, potential.dtype) or source.device.type != "cpu":
         raise ModelLoadError(

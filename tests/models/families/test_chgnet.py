@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pathlib
 import warnings
 
 import numpy as np
@@ -16,6 +17,7 @@ with warnings.catch_warnings():
 
 from tests.conftest import free_ports
 from tests.models.families.agreement import assert_agree
+from tests.models.families.payload import Payload
 from tests.models.families.systems import open_systems, ours, periodic, slab
 from twinforce import Client
 from twinforce_models import registry
@@ -90,6 +92,14 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     torch.save({"weights": torch.ones(2)}, tmp_path / "other.pth.tar")
     with pytest.raises(ModelLoadError, match="expected a checkpoint of CHGNet"):
         registry.load(f"chgnet:{tmp_path / 'other.pth.tar'}")
+
+
+def test_a_malicious_file_is_refused_without_running_it(tmp_path):
+    owned, path = tmp_path / "owned", tmp_path / "bad.pth.tar"
+    torch.save({"model": Payload(pathlib.Path.touch, owned)}, path)
+    with pytest.raises(ModelLoadError, match=r"contains .*pathlib.*--trust-pickles"):
+        registry.load(f"chgnet:{path}")
+    assert not owned.exists()
 
 
 def test_loading_leaves_global_state_alone():

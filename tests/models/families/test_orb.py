@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pathlib
 import warnings
 from contextlib import contextmanager
 
@@ -19,6 +20,7 @@ with warnings.catch_warnings():
 
 from tests.conftest import free_ports
 from tests.models.families.agreement import assert_agree
+from tests.models.families.payload import Payload
 from tests.models.families.systems import open_systems, ours, periodic, slab
 from tests.models.families.weights import WEIGHTS, weights
 from twinforce import Client
@@ -225,6 +227,14 @@ def test_an_architecture_is_told_by_the_name_of_the_file_or_asked_for(file, tmp_
     torch.save([1], tmp_path / "list.ckpt")
     with pytest.raises(ModelLoadError, match="expected the weights of an ORB model"):
         registry.load(f"orb:{tmp_path / 'list.ckpt'}#arch=orb-v2")
+
+
+def test_a_malicious_file_is_refused_without_running_it(tmp_path):
+    owned, path = tmp_path / "owned", tmp_path / "bad.ckpt"
+    torch.save({"model": Payload(pathlib.Path.touch, owned)}, path)
+    with pytest.raises(ModelLoadError, match=r"contains .*pathlib.*--trust-pickles"):
+        registry.load(f"orb:{path}#arch=orb-v2")
+    assert not owned.exists()
 
 
 def test_a_published_name_is_looked_up_in_the_cache_of_the_package(file, tmp_path, monkeypatch):

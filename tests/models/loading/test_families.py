@@ -158,6 +158,10 @@ def test_a_known_hash_is_compared(weights):
         ("gone:x", r"cannot import the loader of gone, no_such_module:load: No module named"),
         ("halfway:x", r"cannot import the loader of halfway.*No module named 'no_such_package'"),
         ("toy:nonsense", r"neither a directory nor a model of this package: .*toy:harmonic"),
+        ("orb-v2", r"neither a directory nor.* FAMILY:FILE or FAMILY:NAME, with.*counting.*orb"),
+        ("{}", r"name of this file tells no family; expected FAMILY:.*weights.bin.*counting"),
+        ("water#variant=pbe", r"no option but sha256 after #, for a model of Twin.*got variant"),
+        ("toy:harmonic#stiffness=1", r"expected nothing after a toy, got #"),
     ],
 )
 def test_errors_say_what_was_expected(weights, spec, message):
@@ -179,7 +183,9 @@ def test_a_missing_package_names_its_extra(monkeypatch, family, rest):
             monkeypatch.delitem(sys.modules, name)
     for package in ("orb_models.forcefield.base", "cached_path", "mace", "mattersim"):
         monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ModelLoadError, match=rf"-m pip install 'twinforce\[{family}\]'{rest}"):
+    with pytest.raises(
+        ModelLoadError, match=rf"-m pip install 'twinforce\[{family}\]'{rest}.*env create {family}"
+    ):
         registry.load(f"{family}:weights")
 
 

@@ -92,6 +92,16 @@ def test_a_family_allows_classes(tmp_path):
         file.unpickle()
 
 
+def test_what_other_packages_allow_for_the_whole_process_is_refused_all_the_same(tmp_path):
+    torch.save({"shape": Shape()}, tmp_path / "shape.ckpt")
+    before = torch.serialization.get_safe_globals()
+    with torch.serialization.safe_globals([Shape]):
+        during = torch.serialization.get_safe_globals()
+        with pytest.raises(ModelLoadError, match=r"contains .*Shape,? and loading it"):
+            read(tmp_path / "shape.ckpt").unpickle()
+        assert torch.serialization.get_safe_globals() == during != before
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04", b"\x80\x02."])
 def test_what_is_no_checkpoint_is_an_error(tmp_path, content):
     path = tmp_path / "note.ckpt"

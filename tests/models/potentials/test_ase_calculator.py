@@ -176,6 +176,7 @@ def test_the_energy_is_the_one_that_the_forces_belong_to():
     assert potential.outputs == {"energy", "conservative_forces"}
     hydrogen = System([1], [[0, 0, 0]])
     assert predict(potential, [hydrogen], OUTPUTS[:2])[0].energy == 2.0
+    assert predict(potential, [hydrogen], OUTPUTS[:1])[0].energy == 2.0
 
 
 def test_atoms_lie_inside_an_open_cell():
@@ -191,6 +192,50 @@ def test_atoms_lie_inside_an_open_cell():
 def test_a_failing_calculator_says_why(number, message):
     with pytest.raises(PredictionError, match=message):
         predict(AsePotential(Smeared()), [System([number], [[0, 0, 0]])], OUTPUTS[:2])
+
+
+class Careless(Calculator):
+    """Returns what ASE does not expect, named by the number of the first atom."""
+
+    implemented_properties = ("energy", "forces", "stress")
+
+    def calculate(self, atoms=None, *_):
+        zeros = np.zeros((len(atoms), 3))
+        self.results = {"energy": np.array([2.5]), "forces": zeros, "stress": np.zeros((3, 3))}
+        wrong = {
+            2: {"energy": np.zeros(2)},
+            3: {"energy": "low"},
+            4: {"forces": zeros[1:]},
+            5: {"forces": zeros.ravel()},
+            6: {"forces": zeros + 1j},
+            7: {"stress": np.zeros(9)},
+        }
+        self.results |= wrong.get(atoms.numbers[0], {})
+        if atoms.numbers[0] == 8:
+            raise SystemExit("stop")
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (2, r"returned energy of shape \(2,\), expected \(\) or \(1,\)"),
+        (3, "returned no real numbers as energy"),
+        (4, r"returned forces of shape \(1, 3\), expected \(2, 3\)"),
+        (5, r"returned forces of shape \(6,\), expected \(2, 3\)"),
+        (6, "returned no real numbers as forces"),
+        (7, r"returned stress of shape \(9,\), expected \(6,\) or \(3, 3\)"),
+        (8, "the calculator failed: SystemExit: stop"),
+    ],
+)
+def test_results_of_another_shape_are_an_error_that_names_them(number, message):
+    system = System([number, 1], [[0, 0, 0], [0, 0, 1]], np.eye(3) * 5, True)
+    with pytest.raises(PredictionError, match=message):
+        predict(AsePotential(Careless()), [system], OUTPUTS)
+
+
+def test_an_energy_may_be_an_array_of_one():
+    potential = AsePotential(Careless())
+    assert predict(potential, [System([1], [[0, 0, 0]])], OUTPUTS[:1])[0].energy == 2.5
 
 
 def test_there_are_no_second_derivatives():
@@ -230,6 +275,7 @@ def test_the_server_trusts_the_packages_that_its_user_names(monkeypatch, tmp_pat
         ("ase:ase.cli.main:main", "--trust-packages ase"),
         ("ase:ase.calculators.emt:XMT", "no attribute 'XMT'"),
         ("ase:ase.calculators.mixing:SumCalculator", "TypeError: .*calcs"),
+        ("ase:ase.calculators.calculator:Calculator", "implements the energy, got Calculator"),
         ("ase:ase.calculators.emt:EMT#elements=Cu-Xx", "elements: expected symbols.*got Xx"),
     ],
 )

@@ -4,7 +4,6 @@ Only the settings and weights in the file are used. Every class of mace and e3nn
 replaced by one that does nothing but hold attributes, and the network is built anew by mace.
 """
 
-import io
 import re
 import warnings
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from e3nn import o3
 from mace.modules import ScaleShiftMACE, interaction_classes, readout_classes
 from mace.tools.scripts_utils import extract_config_mace_model
 
-from twinforce_models.loading.model_file import NUMPY, ModelFile
+from twinforce_models.loading.model_file import NUMPY, ModelFile, unsafe_names
 from twinforce_proto import ModelLoadError
 
 _REPLACED = ("mace.", "e3nn.", "torch.fx.")
@@ -87,7 +86,7 @@ def read_network(file: ModelFile, dtype: torch.dtype | None) -> torch.nn.Module:
 def _allowed(file: ModelFile) -> Iterator[tuple[Any, str]]:
     """Yield for each global name in the file what takes its place, unless it is refused."""
     try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(file.content))
+        names = unsafe_names(file.content)
     except Exception:  # not a file that torch can list: `unpickle` tells why
         return
     for name in names:
