@@ -14,7 +14,7 @@ import pytest
 
 from tests.chart.rendering import CHART, ROOT, rendered, run, server_of, settings_in
 from tests.clients.certificates import Authority
-from tests.clients.serving import free_port
+from tests.ports import free_port
 from tests.service.callers.issuer import AUDIENCE, issuing
 from tests.service.callers.making import add_key
 from tests.waiting import wait_until

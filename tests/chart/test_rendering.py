@@ -20,9 +20,8 @@ from tests.chart.rendering import (
     template,
     unmounted,
 )
+from twinforce_service.clusters.drain import END_TIME
 from twinforce_service.flags import parse_settings
-from twinforce_service.main import _SETTLE_TIME
-from twinforce_service.servers import REPLY_TIME
 from twinforce_service.settings import ENV_PREFIX, Settings
 
 pytestmark = pytest.mark.chart
@@ -69,7 +68,7 @@ def test_a_pod_has_more_time_to_stop_than_the_service_takes(path, tmp_path):
     drain = parse_settings(["--config", str(file)]).drain_timeout
     program, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
     assert program == "sleep"
-    longest = float(seconds) + _SETTLE_TIME + drain + REPLY_TIME
+    longest = float(seconds) + drain + END_TIME
     assert longest + 3 <= pod["terminationGracePeriodSeconds"] <= math.ceil(longest) + 10
 
 
