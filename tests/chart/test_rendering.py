@@ -27,6 +27,7 @@ from twinforce_service.settings import ENV_PREFIX, Settings
 pytestmark = pytest.mark.chart
 OPEN = {"insecure": True}
 TOKENS = {"oidc_issuer": "https://a.example", "oidc_audience": "a", "oidc_scope_claim": "scope"}
+ANYWHERE = {"networkPolicy": {"egress": [{}]}}
 ALL = pytest.mark.parametrize("path", VALUES, ids=lambda path: path.stem)
 
 
@@ -253,6 +254,14 @@ def test_names_are_looked_up_where_the_values_say_by_the_pods_and_their_test():
             {"settings": TOKENS | {"oidc_scope_claim": ""}},
             "settings.oidc_issuer: expected keys.secretName, a Secret with entries for tokens",
         ),
+        (
+            {"settings": TOKENS},
+            "settings.oidc_issuer: expected networkPolicy.egress, rules that let the pods read",
+        ),
+        (
+            OPEN | {"settings": {"otlp_endpoint": "http://a.example:4317"}},
+            "settings.otlp_endpoint: expected networkPolicy.egress, rules that let the pods reach",
+        ),
         (OPEN | {"tls": {"clientCa": True}}, "expected tls.secretName or tls.issuerRef"),
         (OPEN | {"test": {"caSecretName": "c"}}, "test.caSecretName: expected TLS of the pods"),
         (OPEN | {"models": {"bundled": False}}, "expected models to serve"),
@@ -322,8 +331,8 @@ def test_values_that_cannot_be_are_refused(values, message):
         (OPEN | {"test": {"enabled": False}}, False),
         ({"keys": {"secretName": "k"}}, False),
         ({"keys": {"secretName": "k"}, "test": {"keySecretName": "t"}}, True),
-        ({"settings": TOKENS}, False),
-        ({"settings": TOKENS, "test": {"keySecretName": "t"}}, True),
+        ({"settings": TOKENS} | ANYWHERE, False),
+        ({"settings": TOKENS, "test": {"keySecretName": "t"}} | ANYWHERE, True),
         ({"tls": {"secretName": "t", "clientCa": True}}, False),
         ({"tls": {"secretName": "t", "clientCa": True}, "test": {"tlsSecretName": "c"}}, True),
     ],
