@@ -15,8 +15,8 @@ ARG COMPILER=auto
 FROM ${BASE} AS builder
 ARG EXTRA
 ARG COMPILED_FOR
-# Extras for models of other projects, such as orb,mace, and oidc for tokens of an issuer. docs/models.md
-# lists those that go together.
+# Extras for models of other projects, such as orb,mace (docs/models.md lists those that go together),
+# oidc for tokens of an issuer, and tracing for traces.
 ARG FAMILIES=
 # Package index for torch without CUDA; PyPI has it with CUDA.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

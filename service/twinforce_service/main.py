@@ -25,7 +25,7 @@ from twinforce_service.calls.nonconservativity import Jacobians
 from twinforce_service.calls.outcomes import Outcomes
 from twinforce_service.calls.status import StatusReader
 from twinforce_service.clusters import command as slurm_command
-from twinforce_service.clusters.drain import DrainTime
+from twinforce_service.clusters.drain import REPLY_TIME, DrainTime
 from twinforce_service.clusters.publication import Publication, publication
 from twinforce_service.downloads import command as download_command
 from twinforce_service.engine.engine import OwnedEngine
@@ -34,13 +34,7 @@ from twinforce_service.environments import command
 from twinforce_service.environments.placement import environments_of
 from twinforce_service.flags import file_of_keys, folder_of_environments, parse_settings
 from twinforce_service.metrics import Metrics
-from twinforce_service.servers import (
-    REPLY_TIME,
-    RestServer,
-    make_app,
-    make_rest_server,
-    serve_metrics,
-)
+from twinforce_service.servers import RestServer, make_app, make_rest_server, serve_metrics
 from twinforce_service.settings import Settings
 from twinforce_service.tracing.export import make_traces
 from twinforce_service.transports.accepting import AcceptFailures
@@ -52,8 +46,10 @@ logger = logging.getLogger(__name__)
 
 # Seconds between checks whether the engine is ready, and later whether it is alive.
 _START_INTERVAL, _WATCH_INTERVAL = 0.02, 0.25
-# Seconds to take the last calls before the engine stops.
-_SETTLE_TIME = 10.0
+# Seconds to take the last calls, of the time to drain; at least so many also if that is shorter.
+_SETTLE_TIME, _SHORTEST_SETTLE_TIME = 10.0, 1.0
+# Seconds to leave the address file, after which its file system does not delay the stop any more.
+_WITHDRAWAL_TIME = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +246,7 @@ async def _begin(
     await service.grpc_server.set_healthy(is_healthy=True)
     if published is not None:  # in threads, as a shared file system may be slow
         await asyncio.to_thread(published.publish, ready.rest_url, ready.grpc_url)
-        stack.push_async_callback(asyncio.to_thread, published.withdraw)
+        stack.push_async_callback(_withdraw, published)
 
 
 def main() -> int:
@@ -279,17 +275,22 @@ async def _serve_until_signaled(settings: Settings) -> None:
     drain_time = DrainTime(settings.drain_timeout, settings.drain_until)
     loop.set_exception_handler(AcceptFailures())
 
+    def begin_to_stop() -> None:
+        drain_time.begin()
+        drain_time.end_process_later()
+        stop.set()
+
     def stop_on_signal() -> None:
         if stop.is_set():  # by SIGUSR1
             drain_time.shorten()
-        stop.set()
+        begin_to_stop()
         for number in (signal.SIGINT, signal.SIGTERM):  # a second signal ends the process at once
             loop.remove_signal_handler(number)
 
     def stop_before_the_end() -> None:  # of the job; sent to it and to its steps, maybe twice
         if not stop.is_set():
             drain_time.use_what_is_left()
-            stop.set()
+            begin_to_stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop_on_signal)
@@ -303,6 +304,12 @@ def _print(ready: Ready) -> None:
     sys.stdout.flush()
 
 
+async def _withdraw(published: Publication) -> None:
+    """Remove the server from its address file."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.to_thread(published.withdraw), _WITHDRAWAL_TIME)
+
+
 async def _stop(
     intake: Intake,
     engine: OwnedEngine,
@@ -312,9 +319,11 @@ async def _stop(
     drain_time: DrainTime,
 ) -> None:
     """Stop in order: readiness, the calls that have arrived, connections, the engine, the ports."""
+    drain_time.begin()
     await grpc_server.set_healthy(is_healthy=False)
+    settle_time = max(min(drain_time.seconds, _SETTLE_TIME), _SHORTEST_SETTLE_TIME)
     async with grpc_server.probe() as probe:
-        await intake.settle(probe, _SETTLE_TIME)  # which /health/ready reports, too
+        await intake.settle(probe, settle_time)  # which /health/ready reports, too
     timeout = drain_time.seconds
     rest.stop(timeout + REPLY_TIME)
     grpc_server.close(timeout + REPLY_TIME)

@@ -18,8 +18,9 @@ from twinforce_service.metric_table import TABLE
 # is the name of no key.
 _MAX_CALLERS = 256
 OTHER_CALLERS = "(other)"
-# Label of all models that are not served, so that clients cannot create any number of labels.
-UNKNOWN_MODEL = "unknown"
+# Label of all models that are not served, so that clients cannot create any number of labels; no
+# model can have this name.
+UNKNOWN_MODEL = "(unknown)"
 
 
 @dataclass(frozen=True, slots=True)

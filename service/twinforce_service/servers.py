@@ -30,8 +30,8 @@ from twinforce_service.transports.rest.connections import (
     protocol_for,
 )
 
-# Seconds to send the last replies after the engine has stopped.
-REPLY_TIME = 5.0
+# Seconds to send the last answers about health and metrics.
+_MONITORING_TIME = 1.0
 
 
 class RestServer(uvicorn.Server):
@@ -132,7 +132,7 @@ async def serve_metrics(
     serving = asyncio.create_task(server.serve(listeners))
 
     async def stop() -> None:
-        server.should_exit = True
+        server.stop(_MONITORING_TIME)
         await serving
 
     stack.push_async_callback(stop)
@@ -156,7 +156,6 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         log_config=None,
         proxy_headers=False,  # anyone on this machine could choose an address otherwise
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.drain_timeout + REPLY_TIME),
         timeout_keep_alive=math.ceil(settings.keep_alive),
         ws="none",
     )

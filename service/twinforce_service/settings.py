@@ -334,7 +334,10 @@ class Settings(BaseSettings):
         "one when they need it.",
     )
     drain_timeout: float = Field(
-        30.0, ge=0, description="Seconds to finish accepted requests when the server stops."
+        30.0,
+        ge=0,
+        description="Seconds to finish accepted requests when the server stops. It has ended 10 s "
+        "later in any case.",
     )
     drain_until: float = Field(
         0.0,

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 
 from tests.chaos.network import Unsupported
-from tests.chaos.ports import free_ports
+from tests.ports import free_ports
 
 # Addresses of the replicas, all of which use the same ports, as hosts of their own would.
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")

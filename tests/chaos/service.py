@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 
-from tests.chaos.ports import free_ports
+from tests.ports import free_ports
 from tests.service import troubled
 
 WATCHDOG = 4.0

@@ -14,9 +14,9 @@ from typing import Any
 from tests.chaos.clients import Load, Outcome, run_all, share_progress, walk_all
 from tests.chaos.faults import Attacked, Fault, try_one
 from tests.chaos.network import SERVER, Network, Unsupported
-from tests.chaos.ports import free_ports
 from tests.chaos.proxy import HOSTS
 from tests.chaos.service import Service
+from tests.ports import free_ports
 
 # The fault strikes after this part of all steps.
 _STRIKES_AT = 0.25

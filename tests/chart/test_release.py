@@ -14,7 +14,7 @@ import pytest
 
 from tests.chart.rendering import CHART, ROOT, rendered, run, server_of, settings_in
 from tests.clients.certificates import Authority
-from tests.clients.serving import free_port
+from tests.ports import free_port
 from tests.service.callers.issuer import AUDIENCE, issuing
 from tests.service.callers.making import add_key
 from tests.waiting import wait_until
@@ -144,6 +144,7 @@ def test_a_release_without_keys_takes_the_tokens_of_an_issuer(tmp_path):
             "oidc_scope_claim": "scope",
         }
         values = VALUES | {"keys": {}, "settings": VALUES["settings"] | tokens}
+        values["networkPolicy"] = {"egress": [{"ports": [{"port": 443}]}]}
         settings, urls, _ = settings_here(rendered(values), tmp_path)
         with service(settings):
             done = predicted(issuer.token(scope="predict"), authority.ca, *urls)

@@ -20,14 +20,14 @@ from tests.chart.rendering import (
     template,
     unmounted,
 )
+from twinforce_service.clusters.drain import END_TIME
 from twinforce_service.flags import parse_settings
-from twinforce_service.main import _SETTLE_TIME
-from twinforce_service.servers import REPLY_TIME
 from twinforce_service.settings import ENV_PREFIX, Settings
 
 pytestmark = pytest.mark.chart
 OPEN = {"insecure": True}
 TOKENS = {"oidc_issuer": "https://a.example", "oidc_audience": "a", "oidc_scope_claim": "scope"}
+ANYWHERE = {"networkPolicy": {"egress": [{}]}}
 ALL = pytest.mark.parametrize("path", VALUES, ids=lambda path: path.stem)
 
 
@@ -69,7 +69,7 @@ def test_a_pod_has_more_time_to_stop_than_the_service_takes(path, tmp_path):
     drain = parse_settings(["--config", str(file)]).drain_timeout
     program, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
     assert program == "sleep"
-    longest = float(seconds) + _SETTLE_TIME + drain + REPLY_TIME
+    longest = float(seconds) + drain + END_TIME
     assert longest + 3 <= pod["terminationGracePeriodSeconds"] <= math.ceil(longest) + 10
 
 
@@ -254,6 +254,14 @@ def test_names_are_looked_up_where_the_values_say_by_the_pods_and_their_test():
             {"settings": TOKENS | {"oidc_scope_claim": ""}},
             "settings.oidc_issuer: expected keys.secretName, a Secret with entries for tokens",
         ),
+        (
+            {"settings": TOKENS},
+            "settings.oidc_issuer: expected networkPolicy.egress, rules that let the pods read",
+        ),
+        (
+            OPEN | {"settings": {"otlp_endpoint": "http://a.example:4317"}},
+            "settings.otlp_endpoint: expected networkPolicy.egress, rules that let the pods reach",
+        ),
         (OPEN | {"tls": {"clientCa": True}}, "expected tls.secretName or tls.issuerRef"),
         (OPEN | {"test": {"caSecretName": "c"}}, "test.caSecretName: expected TLS of the pods"),
         (OPEN | {"models": {"bundled": False}}, "expected models to serve"),
@@ -323,8 +331,8 @@ def test_values_that_cannot_be_are_refused(values, message):
         (OPEN | {"test": {"enabled": False}}, False),
         ({"keys": {"secretName": "k"}}, False),
         ({"keys": {"secretName": "k"}, "test": {"keySecretName": "t"}}, True),
-        ({"settings": TOKENS}, False),
-        ({"settings": TOKENS, "test": {"keySecretName": "t"}}, True),
+        ({"settings": TOKENS} | ANYWHERE, False),
+        ({"settings": TOKENS, "test": {"keySecretName": "t"}} | ANYWHERE, True),
         ({"tls": {"secretName": "t", "clientCa": True}}, False),
         ({"tls": {"secretName": "t", "clientCa": True}, "test": {"tlsSecretName": "c"}}, True),
     ],

@@ -23,7 +23,8 @@ from tests.chart.rendering import (
     template,
 )
 from tests.chart.serving import use
-from tests.clients.serving import free_port, serve
+from tests.clients.serving import serve
+from tests.ports import free_port
 
 pytestmark = pytest.mark.chart
 HERE = ROOT / "tests" / "chart"

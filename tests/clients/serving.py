@@ -1,8 +1,5 @@
 """Services of the toy potential for the tests of the clients."""
 
-import contextlib
-import random
-import socket
 from urllib.parse import urlsplit
 
 from twinforce_service.embedded import run_in_thread
@@ -25,11 +22,3 @@ def serve(potentials=None, **settings):
 
 def port_of(url):
     return urlsplit(url).port
-
-
-def free_port():
-    """Return an unused port that the system does not assign to sockets bound to port 0."""
-    while True:
-        port = random.randrange(20_000, 32_000)  # below the ephemeral ports of Linux
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port

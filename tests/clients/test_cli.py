@@ -12,7 +12,8 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from tests.clients.serving import ARGON, free_port
+from tests.clients.serving import ARGON
+from tests.ports import free_port
 from tests.systems import molecule
 from twinforce import Client
 from twinforce.ase import system_of

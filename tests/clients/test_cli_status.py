@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.clients.serving import free_port, port_of, serve
+from tests.clients.serving import port_of, serve
+from tests.ports import free_port
 from tests.potentials import Soft, loaded
 from tests.systems import molecule
 from tests.waiting import wait_until

@@ -14,7 +14,8 @@ import pytest
 
 from tests.clients.conftest import url_of
 from tests.clients.proxy import CountingProxy
-from tests.clients.serving import ARGON, TOY, free_port, port_of, serve
+from tests.clients.serving import ARGON, TOY, port_of, serve
+from tests.ports import free_port
 from tests.potentials import Soft, loaded
 from tests.systems import crystal, molecule
 from tests.waiting import wait_until

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.clients.serving import free_port, serve
+from tests.clients.serving import serve
+from tests.ports import free_port
 from tests.potentials import Soft, loaded
 from tests.service.callers.making import add_key
 from tests.systems import molecule

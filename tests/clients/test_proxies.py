@@ -7,7 +7,8 @@ from contextlib import closing
 import pytest
 
 from tests.clients.http_proxy import NamingProxy
-from tests.clients.serving import free_port, port_of
+from tests.clients.serving import port_of
+from tests.ports import free_port
 from tests.systems import molecule
 from twinforce import AsyncClient, Client, UnavailableError
 from twinforce._transports.proxies import route_to

@@ -12,9 +12,9 @@ import pytest
 
 from tests.chaos.envoy import Envoy
 from tests.chaos.haproxy import SETTINGS, HAProxy
-from tests.chaos.ports import free_ports
 from tests.chaos.proxy import HOSTS
 from tests.chaos.service import Service
+from tests.ports import free_ports
 from tests.service.transports.rest_bodies import json_body, protobuf_body
 from tests.systems import crystal
 from tests.waiting import wait_until

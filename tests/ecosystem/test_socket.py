@@ -16,7 +16,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.socketio import IPIProtocol, SocketIOCalculator
 from ase.optimize import BFGS
 
-from tests.clients.serving import free_port
+from tests.ports import free_port
 from twinforce.socket_bridge import Endpoint, Forwarding
 from twinforce.socket_bridge.main import main
 

@@ -25,8 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.clients.serving import free_port
 from tests.image.pip_settings import volumes
+from tests.ports import free_port
 from tests.service.callers.making import add_key
 
 ROOT = Path(__file__).parents[2]

@@ -16,8 +16,8 @@ import grpc
 import httpx2
 import pytest
 
-from tests.clients.serving import free_port
 from tests.conftest import free_ports
+from tests.ports import free_port
 from tests.potentials import Gated, Raising, Soft, loaded
 from tests.service.transports.rest_bodies import json_body, protobuf_body
 from tests.service.troubled import HELIUM

@@ -61,9 +61,9 @@ labels:
 {{- end -}}
 {{- end -}}
 
-{{- /* Seconds to stop: before the signal, the last calls (10), --drain-timeout, the last replies (5), a margin (5). */ -}}
+{{- /* Seconds to stop: before the signal, --drain-timeout, the last replies and the end (10), a margin (5). */ -}}
 {{- define "twinforce.graceSeconds" -}}
-{{ add .Values.preStopSeconds 10 (ceil .Values.settings.drain_timeout | int64) 5 5 }}
+{{ add .Values.preStopSeconds (ceil .Values.settings.drain_timeout | int64) 10 5 }}
 {{- end -}}
 
 {{- define "twinforce.containerSecurity" -}}

@@ -24,8 +24,8 @@ class Caller:
     limits: CallerLimits | None = None
 
 
-UNKNOWN = Caller("unknown")
-"""The caller of requests that come from no connection, such as those of a warm-up."""
+UNKNOWN = Caller("(service)")
+"""The caller of requests from no connection, such as those of a warm-up; no key has this name."""
 
 
 @lru_cache(maxsize=10_000)

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from tests.clients.scarce_threads import ScarceThreads
-from tests.clients.serving import free_port
+from tests.ports import free_port
 from tests.waiting import wait_until
 from twinforce._transports.replication.balance import Load, Standing, choose
 from twinforce._transports.replication.connections import (

@@ -17,7 +17,8 @@ from tests.clients.name_server import NameServer
 from tests.clients.proxy import CountingProxy
 from tests.clients.replication.test_replicas import start
 from tests.clients.scarce_threads import ScarceThreads
-from tests.clients.serving import free_port, port_of, serve
+from tests.clients.serving import port_of, serve
+from tests.ports import free_port
 from tests.systems import molecule
 from tests.waiting import wait_until
 from twinforce import AsyncClient, Client, DeadlineExceededError, UnavailableError

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.clients.proxy import CountingProxy
-from tests.clients.serving import free_port, port_of, serve
+from tests.clients.serving import port_of, serve
+from tests.ports import free_port
 from tests.systems import molecule
 from twinforce import AsyncClient, Client, Integrator, Start, UnavailableError
 from twinforce._transports.replication.replicas import Replicas

@@ -1,5 +1,6 @@
 """SIGUSR1, which a scheduler sends some time before it takes the machine away."""
 
+import fcntl
 import json
 import os
 import signal
@@ -96,6 +97,32 @@ def test_sigterm_during_a_drain_bounds_the_time_for_a_client_that_does_not_read(
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE)
     assert process.returncode == 0
+
+
+def test_a_process_ends_in_time_whatever_holds_it_up(tmp_path):
+    """It says so to its callers before, and cannot leave its address file, which is locked."""
+    flags = ["--model", "lj=toy:lennard-jones", "--drain-timeout", "0"]
+    flags += ["--address-file", str(tmp_path / "job.json")]
+    with running(*flags) as (process, lines):
+        rest_url, _ = urls(lines)
+        with (tmp_path / ".job.json.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            process.send_signal(signal.SIGTERM)
+            wait_until(lambda: not is_reachable(rest_url))
+            assert process.poll() is None
+            _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "the service has not stopped in time and ends now" in err
+
+
+def test_the_time_counts_from_the_begin_of_the_stop():
+    later = DrainTime(30.0)
+    assert later.seconds == 30
+    later.begin()
+    left = later.seconds
+    assert 20 < left < 30
+    later.begin()
+    assert later.seconds <= left
 
 
 def test_the_time_that_is_left_ends_before_the_machine_is_taken_away():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from twinforce_service.clusters import command
+from twinforce_service.clusters.drain import END_TIME
 from twinforce_service.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -33,6 +34,11 @@ def test_a_script_is_one_of_bash_whose_options_come_first(name, capsys):
 def test_the_service_is_warned_earlier_than_it_takes_to_stop(capsys):
     seconds = int(re.search(r"--signal=B:USR1@(\d+)", template("serve", capsys))[1])
     assert seconds >= 20 + Settings().drain_timeout
+
+
+def test_servers_have_ended_before_a_job_that_is_canceled_is_killed(capsys):
+    seconds = int(re.search(r"DRAIN_TIMEOUT:-(\d+)", template("serve", capsys))[1])
+    assert seconds + END_TIME < 30  # KillWait, by default
 
 
 def test_variables_of_the_script_are_settings_of_the_service(capsys):

@@ -542,12 +542,12 @@ def test_calls_are_counted_by_model_and_outcome(shared):
         labels = f'{{model="{model}",outcome="{outcome}",transport="rest"}}'
         return metric(shared, f"twinforce_requests_total{labels}")
 
-    before = count("soft", "ok"), count("unknown", "UnknownModelError")
+    before = count("soft", "ok"), count("(unknown)", "UnknownModelError")
     post(shared, json=json_body(molecule()))
     for model in ("ice", "steam"):
         post(shared, model=model, json=json_body(molecule()))
     assert count("soft", "ok") == before[0] + 1
-    assert count("unknown", "UnknownModelError") == before[1] + 2
+    assert count("(unknown)", "UnknownModelError") == before[1] + 2
 
 
 def test_metrics_describe_batches(serve):

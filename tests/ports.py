@@ -34,3 +34,8 @@ def free_ports(hosts: Sequence[str] = ("127.0.0.1",), n_ports: int = 3) -> list[
         if len(found) == n_ports:
             return found
     raise RuntimeError("no free ports were found")
+
+
+def free_port() -> int:
+    """Return a port as `free_ports` does."""
+    return free_ports(n_ports=1)[0]
