@@ -13,6 +13,7 @@ The ways take turns, round by round. Of each block of rounds the fastest one cou
 other work on the machine only ever adds time; the spread is that between blocks.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from bench.runner.systems import gas
 from twinforce import Client, System
 from twinforce.ase import TwinForceCalculator, system_of
 from twinforce.distill.programs.services import ServiceOptions, running_service
+from twinforce.socket_bridge import Endpoint
 from twinforce_models.prediction import predict
 from twinforce_models.registry import load
 
@@ -273,21 +275,37 @@ def ipi_ways(url: str, folder: Path) -> Iterator[Mapping[str, Way]]:
         )
 
     name = f"bench-{time.time_ns()}"
+    address = str(Endpoint.parse(f"unix:{name}").path)
     by_socket = f"<ffsocket name='f' mode='unix'><address>{name}</address></ffsocket>"
     bridge = [sys.executable, "-m", "twinforce.socket_bridge.main", "start.xyz", "--url", url]
     bridge += ["--connect", f"unix:{name}", "--no-virial"]
+    # The driver that i-PI brings.
+    driver = [sys.executable, str(_script("i-pi-driver-py")), "--unix", "--address", name]
+    driver += ["--mode", "custom", "--pes_path", str(local), "--param", "template=start.xyz"]
     yield {
         _REMOTE: lambda n_steps: _ipi_step(folder, surface(PES_PATH), n_steps),
-        "service by socket": lambda n_steps: _ipi_step(folder, by_socket, n_steps, bridge),
+        "service by socket": lambda n: _ipi_step(folder, by_socket, n, bridge, address),
+        "driver of i-PI by socket": lambda n: _ipi_step(folder, by_socket, n, driver, address),
         _LOCAL: lambda n_steps: _ipi_step(folder, surface(local), n_steps),
     }
 
 
-def _ipi_step(folder: Path, force_field: str, n_steps: int, bridge: Sequence[str] = ()) -> float:
-    """Return the seconds of a step of i-PI, from when its output has the first and the last row."""
+def _script(name: str) -> Path:
+    """Return a program of the environment."""
+    return Path(sys.executable).with_name(name)
+
+
+def _ipi_step(
+    folder: Path, force_field: str, n_steps: int, driver: Sequence[str] = (), address: str = ""
+) -> float:
+    """Return the seconds of a step of i-PI, from when its output has the first and the last row.
+
+    The first row has an energy, so that a driver has connected by then. It is started once i-PI
+    listens at the address.
+    """
     (folder / "input.xml").write_text(
         "<simulation verbosity='quiet'><output prefix='run'><properties filename='out' "
-        f"stride='{n_steps}' flush='1'>[step]</properties></output>"
+        f"stride='{n_steps}' flush='1'>[step, potential]</properties></output>"
         f"<total_steps>{n_steps}</total_steps>{force_field}"
         "<system><initialize nbeads='1'><file mode='ase' units='ase'>start.xyz</file>"
         "<velocities mode='thermal' units='kelvin'>80</velocities></initialize>"
@@ -297,16 +315,18 @@ def _ipi_step(folder: Path, force_field: str, n_steps: int, bridge: Sequence[str
     )
     rows = folder / "run.out"
     rows.unlink(missing_ok=True)
-    command = [sys.executable, str(Path(sys.executable).with_name("i-pi")), "input.xml"]
+    command = [sys.executable, str(_script("i-pi")), "input.xml"]
+    # The surface in the process of i-PI imports this module.
+    here = {"cwd": folder, "env": os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}}
     with ExitStack() as stack:
-        ipi = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-        stack.enter_context(ipi)
-        if bridge:
-            stack.enter_context(subprocess.Popen(bridge, cwd=folder))
+        ipi = stack.enter_context(subprocess.Popen(command, stdout=subprocess.DEVNULL, **here))
+        is_started = not driver
         seen: list[float] = []
         while len(seen) < _N_ROWS:
             if ipi.poll():
                 raise RuntimeError(f"i-PI failed with exit code {ipi.returncode}")
+            if not is_started and (is_started := Path(address).exists()):
+                stack.enter_context(subprocess.Popen(driver, **here))
             if rows.exists():
                 steps = [row for row in rows.read_text().splitlines() if row[:1] != "#"]
                 seen += [time.perf_counter()] * (len(steps) - len(seen))

@@ -298,6 +298,30 @@ def test_a_service_with_keys_asks_for_one_and_the_tab_keeps_it(browser, tmp_path
         browser.run("sessionStorage.clear()")
 
 
+def test_the_description_of_the_api_is_shown_with_the_key_of_the_page(browser, tmp_path):
+    path = tmp_path / "keys.json"
+    key = add_key(path, "me")
+    with serve(keys=str(path)) as server:
+        browser.open(server.rest_url)
+        give(browser, key)
+        browser.wait(lambda: browser.find("#predict").is_enabled())
+        browser.click("nav a[href=docs]")
+        browser.wait(lambda: "/v1/models/{model}/predict" in browser.text("#description"))
+        assert browser.complaints() == []
+        browser.click("#operations-models-list_models_v1_models_get button")
+        browser.click(".try-out button")
+        browser.click("button.execute")
+        browser.wait(
+            lambda: '"name": "lj"' in browser.text(".live-responses-table").replace("\n", "")
+        )
+        assert browser.text(".live-responses-table .response-col_status").startswith("200")
+        assert key not in browser.run("return document.documentElement.outerHTML")
+        browser.click("#forget")
+        give(browser, key)  # whoever comes here first is asked here
+        browser.wait(lambda: "/v1/models/{model}/predict" in browser.text("#description"))
+        browser.run("sessionStorage.clear()")
+
+
 def give(browser, key):
     """Give the key that the page asks for."""
     browser.wait(lambda: browser.find("#key").is_displayed())

@@ -56,7 +56,7 @@ def test_a_browser_sees_the_page_and_others_what_they_got_before(rest):
 
 
 def test_the_page_can_neither_load_nor_send_anything_elsewhere(rest):
-    for path in ("/", "/page/main.js", "/page/icon.svg"):
+    for path in ("/", "/docs", "/page/main.js", "/page/icon.svg"):
         headers = rest.get(path, headers=BROWSER).headers
         policy = dict(
             part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";")
@@ -91,17 +91,30 @@ class Document(HTMLParser):
             self.named.append(given["id"])
 
 
-def test_the_document_holds_no_code_and_all_that_it_names_is_there(rest):
-    document = Document(rest.get("/", headers=BROWSER).text)
+def scripts_of(document):
+    """Return the texts of our scripts that a document loads, and of those that they import."""
+    names = [path.removeprefix("page/") for path in document.loaded if path.startswith("page/")]
+    texts = {}
+    while names:
+        name = names.pop()
+        if name.endswith(".js") and name not in texts and (FOLDER / name) in OURS:
+            texts[name] = (FOLDER / name).read_text()
+            names += re.findall(r'from "\./([\w.]+)"', texts[name])
+    return texts
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_the_document_holds_no_code_and_all_that_it_names_is_there(rest, path):
+    document = Document(rest.get(path, headers=BROWSER).text)
     assert not document.inline
     assert len(document.ids) == len(set(document.ids))
     assert set(document.named) <= set(document.labeled)
-    assert document.loaded
-    scripts = "".join(path.read_text() for path in OURS if path.suffix == ".js")
+    scripts = "".join(scripts_of(document).values())
+    assert 'from "./api.js"' in scripts
     imported = re.findall(r'from "\./([\w.]+)"', scripts)
     fetched = re.findall(r'fetch\("([\w./]+)"\)', scripts)
-    for path in {*document.loaded, *(f"page/{name}" for name in imported), *fetched}:
-        assert rest.get(f"/{path}").status_code == 200, path
+    for each in {*document.loaded, *(f"page/{name}" for name in imported), *fetched}:
+        assert rest.get(f"/{each}").status_code == 200, each
     assert set(re.findall(r'find\("([\w-]+)"\)', scripts)) <= set(document.ids)
 
 
@@ -137,23 +150,42 @@ def test_the_library_of_others_is_what_its_page_says():
 
 def test_the_page_can_be_turned_off():
     with serve(page=False) as server:
-        for path in ("/", "/page/main.js", "/v1/events"):
+        for path in ("/", "/page/main.js", "/page/reference.js", "/v1/events"):
             reply = httpx2.get(server.rest_url + path, headers=BROWSER)
             assert reply.status_code == 404, path
 
 
 def test_everyone_sees_the_page_of_a_service_with_keys_and_nothing_else(guarded):
     url, _, _ = guarded
-    for path in ("/", "/page/main.js", "/page/vendor/3Dmol-min.js"):
+    shown = (
+        "/",
+        "/page/main.js",
+        "/page/vendor/3Dmol-min.js",
+        "/docs",
+        "/docs/assets/swagger-ui.css",
+    )
+    for path in shown:
         assert httpx2.get(url + path, headers=BROWSER).status_code == 200, path
-    assert httpx2.post(url + "/", headers=BROWSER).status_code == 401
-    assert httpx2.get(url + "/", headers={"accept": "application/json"}).status_code == 401
-    for path in ("/v1/models", "/v1/events", "/metrics", "/docs", "/openapi.json", "/pagelike"):
+    for path in ("/", "/docs"):
+        assert httpx2.post(url + path, headers=BROWSER).status_code == 401
+        assert httpx2.get(url + path, headers={"accept": "application/json"}).status_code == 401
+    closed = (
+        "/v1/models",
+        "/v1/events",
+        "/metrics",
+        "/openapi.json",
+        "/pagelike",
+        "/docs/",
+        "/docsx",
+    )
+    for path in closed:
         assert httpx2.get(url + path, headers=BROWSER).status_code == 401, path
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/events", "/metrics", "/openapi.json"])
-@pytest.mark.parametrize("host", ["{}/page/?", "{}/page/#", "{}/page/", "/page/?", "x@{}/page/?"])
+@pytest.mark.parametrize(
+    "host", ["{}/page/?", "{}/docs?", "{}/page/#", "{}/page/", "/page/?", "x@{}/page/?"]
+)
 def test_no_header_makes_another_path_a_part_of_the_page(guarded, path, host):
     url, _, _ = guarded
     given = BROWSER | {"host": host.format(url.partition("//")[2])}

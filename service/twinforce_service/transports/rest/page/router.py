@@ -17,6 +17,8 @@ from twinforce_service.transports.rest.page.live import LiveState
 from twinforce_service.transports.rest.requests import while_connected
 
 _HOME, _FOLDER = "/", "/page/"
+_DOCS, _DOCS_FOLDER = "/docs", "/docs/assets/"
+_TEXT = "text/html"
 _NOT_FOUND = 404
 # Seconds that a viewer may leave an event unread.
 _PATIENCE_S = 30.0
@@ -32,7 +34,9 @@ def is_part_of_page(method: str, path: str, accept: str) -> bool:
     """
     if method not in ("GET", "HEAD"):
         return False
-    return path.startswith(_FOLDER) or (path == _HOME and "text/html" in accept)
+    if path.startswith((_FOLDER, _DOCS_FOLDER)):
+        return True
+    return path in (_HOME, _DOCS) and _TEXT in accept
 
 
 def page_router(live: LiveState) -> APIRouter:
@@ -47,6 +51,11 @@ def page_router(live: LiveState) -> APIRouter:
         response = assets["index.html"].response(request)
         response.headers["Vary"] = "Accept"
         return response
+
+    # The description that it shows is not a part of it.
+    @router.get(_DOCS, include_in_schema=False)
+    async def show_docs(request: HTTPRequest) -> Response:
+        return assets["reference.html"].response(request)
 
     @router.get(f"{_FOLDER}{{name:path}}", include_in_schema=False)
     async def show_asset(request: HTTPRequest, name: str) -> Response:
