@@ -40,7 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if found.get("sha256") != loaded.info.sha256:
         found = {"sha256": loaded.info.sha256, "machine": describe_machine(1), "dynamics": {}}
     if options.data is not None:
-        found["crystals"] = compare_crystals(loaded.potential, options.data)
+        found["crystals"] = compare_crystals(
+            loaded.potential,
+            options.data,
+            loaded.info.metadata["recipe"].get("stress_offsets", ()),
+        )
         path.write_text(json.dumps(found, indent=2) + "\n")
     settings = Settings(
         rest_port=0, grpc_port=0, n_threads=1, water=False, model={"elements6": options.model}

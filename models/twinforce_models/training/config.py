@@ -161,6 +161,10 @@ class Recipe:
         group_key: Key of an example's `info` whose value, an integer, is the same for an example
             and its twin, the next example. Empty: the data have no twins.
         optimizer: "adamw", or "muon", which needs fewer steps.
+        stress_offsets: Volume times stress that labels contain in excess, per atom of each element
+            of the network, in eV; it is subtracted from the labels. Plane-wave calculations with
+            too few waves have such an error, the Pulay stress: their stress is then not the
+            derivative of their energy. Empty: labels are used as they are.
     """
 
     name: str
@@ -180,13 +184,21 @@ class Recipe:
     sampling: Sampling | None = field(default=None, metadata=_ADDED_LATER)
     group_key: str = field(default="", metadata=_ADDED_LATER)
     optimizer: OptimizerName = field(default="adamw", metadata=_ADDED_LATER)
+    stress_offsets: tuple[float, ...] = field(default=(), metadata=_ADDED_LATER)
 
     def __post_init__(self) -> None:
-        """Check `optimizer`.
+        """Check `optimizer` and `stress_offsets`.
 
         Raises:
-            ValueError: If it is unknown.
+            ValueError: If the optimizer is unknown, or the number of offsets is not that of the
+                elements.
         """
+        n_elements = len(self.hyperparameters.elements)
+        if self.stress_offsets and len(self.stress_offsets) != n_elements:
+            raise ValueError(
+                f"stress_offsets: expected one for each of {n_elements} elements, got "
+                f"{len(self.stress_offsets)}"
+            )
         if self.optimizer not in get_args(OptimizerName):
             raise ValueError(
                 f"optimizer: expected one of {', '.join(get_args(OptimizerName))}, got "
@@ -290,6 +302,7 @@ def read_recipe(path: Path) -> tuple[Recipe, About]:
             for stage in values.pop("stages")
         )
         network = Hyperparameters.from_values(values.pop("hyperparameters"))
+        values["stress_offsets"] = tuple(values.pop("stress_offsets", ()))
         values["tables"] = tuple(TableShape(**table) for table in values.pop("tables", []))
         if sampling := values.pop("sampling", None):
             temperatures = tuple(sampling.pop("temperatures_k"))

@@ -10,6 +10,7 @@ import ase
 import ase.io
 import numpy as np
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -89,6 +90,32 @@ def read_examples(path: Path) -> list[ase.Atoms]:
                 f"{' and '.join(sorted(missing))}"
             )
     return examples
+
+
+def with_stress_offsets(
+    examples: Sequence[ase.Atoms], elements: Sequence[int], offsets: Sequence[float]
+) -> list[ase.Atoms]:
+    """Return the examples with the offsets subtracted from the labels of the stress.
+
+    Args:
+        examples: Labeled systems; those without a stress, and all without offsets, are unchanged.
+        elements: Atomic numbers of the offsets.
+        offsets: Volume times stress per atom of each element, in eV.
+    """
+    if not any(offsets):
+        return list(examples)
+    of_element = np.zeros(max(elements) + 1)
+    of_element[list(elements)] = offsets
+    changed = []
+    for example in examples:
+        labels = dict(example.calc.results)
+        if "stress" in labels:
+            excess = of_element[example.numbers].sum() / example.get_volume()
+            labels["stress"] = labels["stress"] - excess * np.array([1.0, 1, 1, 0, 0, 0])
+            example = example.copy()
+            example.calc = SinglePointCalculator(example, **labels)
+        changed.append(example)
+    return changed
 
 
 def data_sha256(examples: Sequence[ase.Atoms], keys: Sequence[str] = ()) -> str:

@@ -63,9 +63,10 @@ def prepare(
             recipe has sampling.
     """
     examples = dataset.read_examples(data)
-    train, test = dataset.split_examples(examples, recipe)
-    dataset.group_examples(examples, recipe)  # raises if twins lie in different parts
     h = recipe.hyperparameters
+    corrected = dataset.with_stress_offsets(examples, h.elements, recipe.stress_offsets)
+    train, test = dataset.split_examples(corrected, recipe)
+    dataset.group_examples(corrected, recipe)  # raises if twins lie in different parts
     metadata = None
     if start is None:
         references = dataset.fit_reference_energies(train, h.elements)

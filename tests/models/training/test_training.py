@@ -195,6 +195,7 @@ def test_a_checkpoint_of_other_data_is_refused(trained, recipe_file, tmp_path):
         ("seed = 3", "sead = 3", "sead"),
         ("seed = 3", "", "seed"),
         ("cutoff = 5.0", "cut_off = 5.0", "cut_off"),
+        ("seed = 3", "seed = 3\nstress_offsets = [0.1]", "stress_offsets: expected"),
     ],
 )
 def test_an_invalid_recipe_is_refused_with_the_reason(tmp_path, old, new, message):
@@ -231,6 +232,27 @@ def test_training_evaluates_the_same_values_as_the_potential(run):
     ):
         np.testing.assert_allclose(
             value.detach().numpy(), getattr(prediction, name), atol=2e-6, err_msg=name
+        )
+
+
+def test_offsets_of_the_stress_are_subtracted_from_the_labels_for_each_atom(data, tmp_path):
+    examples = dataset.read_examples(data)
+    for example in examples:
+        labels = example.calc.results | {"stress": np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.06])}
+        example.calc = SinglePointCalculator(example, **labels)
+    (tmp_path / "data").mkdir()
+    ase.io.write(tmp_path / "data" / "argon.xyz", examples)
+    path = tmp_path / "offsets.toml"
+    path.write_text("stress_offsets = [0.3, 0.2]\n" + RECIPE)
+    recipe, _ = read_recipe(path)
+    run = prepare(recipe, tmp_path / "data", tmp_path / "run", is_compiled=False)
+    train, _ = dataset.split_examples(examples, recipe)
+    for example, sample in zip(train, run.trainer.train, strict=True):
+        expected = example.get_volume() * example.get_stress(voigt=False) - 4 * 0.5 * np.eye(3)
+        np.testing.assert_allclose(sample.strain_gradient_labels[0], expected, rtol=1e-5)
+    for example in run.test_examples:  # those that errors are measured on
+        assert 3 * 4 * 0.5 / example.get_volume() == pytest.approx(
+            0.06 - np.trace(example.get_stress(voigt=False)), rel=1e-6
         )
 
 
