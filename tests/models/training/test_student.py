@@ -127,7 +127,7 @@ def shorten(out, *epochs):
     """
     recipe, about = read_recipe(out / "recipe.toml")
     stages = tuple(
-        dataclasses.replace(stage, epochs=n, learning_rate=5.0 * stage.learning_rate)
+        dataclasses.replace(stage, epochs=n, learning_rate=2.0 * stage.learning_rate)
         for stage, n in zip(recipe.stages, epochs, strict=True)
     )
     recipe = dataclasses.replace(recipe, stages=stages, evaluate_every=10, ema_decay=0.9)

@@ -46,8 +46,8 @@ class StudentPreset:
     n_radial: int
     n_atoms_per_step: int = 192
     optimizer: OptimizerName = "muon"
-    weight_decay: float = 0.1
-    learning_rates: tuple[float, float] = (4e-3, 1e-3)
+    weight_decay: float = 0.04
+    learning_rates: tuple[float, float] = (1e-2, 2.5e-3)
     conservative_share: float = 0.2
     force_tolerance: float = 0.02
     energy_tolerance: float = 0.0005
