@@ -198,7 +198,7 @@ class Distillation:
                 student = ServedModel(client, client.model("student"))
             has_stress = len(outputs_of(teacher.info, self._systems)) > 2
             joined = JoinedClient(teacher, student, has_stress=has_stress)
-            n_labels = settings.n_labels(len(self._systems[0]))
+            n_labels = settings.n_labels(len(self._systems[0]), number)
             sampling.run(joined, n_labels, deadline, self._progress)
         trajectories = sampling.trajectories()
         path = folder.data / f"round-{number}.xyz"

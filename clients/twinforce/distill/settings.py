@@ -9,7 +9,7 @@ from twinforce.distill.programs.services import ServiceOptions
 StudentPreset = Literal["fast", "accurate"]
 
 # Share of the time for each kind of work, in percent.
-SAMPLING, TRAINING, MEASURING = 25.0, 45.0, 30.0
+SAMPLING, TRAINING, MEASURING = 40.0, 35.0, 25.0
 # Share of the last training in the time of all of them.
 _LAST_TRAINING = 0.6
 # Temperatures go this far above the highest that was asked for, so that the student also knows
@@ -18,7 +18,7 @@ _MARGIN = 1.2
 # Inner steps of the rounds in which a student drives; later rounds take as many as the last.
 _INNER_STEPS = (1, 4, 8)
 # Atoms in labeled systems that training can make use of, for each minute of the whole.
-_ATOMS_PER_MINUTE = 4_000
+_ATOMS_PER_MINUTE = 6_000
 _FEWEST_LABELS = 48
 
 
@@ -98,19 +98,27 @@ class DistillSettings:
             is_last = number == n - 1
             early = 0.0 if n == 1 else (1.0 - _LAST_TRAINING) / (n - 1)
             late = 1.0 if n == 1 else _LAST_TRAINING
-            shares[f"sample-{number}"] = SAMPLING / n
+            shares[f"sample-{number}"] = SAMPLING * self._sampling_share(number)
             shares[f"train-{number}"] = TRAINING * (late if is_last else early)
         shares["measure"] = MEASURING
         return shares
 
-    def n_labels(self, n_atoms: int) -> int:
+    def n_labels(self, n_atoms: int, round_number: int) -> int:
         """Return the number of labeled systems that a round should add for training.
 
         Args:
             n_atoms: Number of atoms of a system.
+            round_number: Number of the round.
         """
         total = _ATOMS_PER_MINUTE * self.minutes / n_atoms
-        return max(math.ceil(total / self.rounds), _FEWEST_LABELS)
+        return max(math.ceil(total * self._sampling_share(round_number)), _FEWEST_LABELS)
+
+    def _sampling_share(self, round_number: int) -> float:
+        """Return the share of a round in all sampling, which grows with the steps of the round.
+
+        Labels of later rounds lie further apart, so that a student learns more from each.
+        """
+        return (round_number + 1) / (self.rounds * (self.rounds + 1) / 2)
 
 
 def default_time_step_fs(lightest: float) -> float:

@@ -11,10 +11,11 @@ import torch
 
 from twinforce_models.potentials.hybrid_net.core import HybridCore
 from twinforce_models.potentials.hybrid_net.potential import HybridNet, save
-from twinforce_models.training.config import About, Recipe
+from twinforce_models.training.config import About, OptimizerName, Recipe
 from twinforce_models.training.trainer import Trainer
 from twinforce_proto.units import UNITS
 
+_OPTIMIZERS: dict[OptimizerName, str] = {"adamw": "AdamW", "muon": "Muon"}
 # Metadata that are kept of the model that training started from.
 _ORIGIN = ("name", "version", "sha256", "data_sha256", "recipe", "recipe_sha256", "started_from")
 
@@ -103,6 +104,7 @@ def card(metadata: dict[str, Any]) -> str:
         if origin
         else ""
     )
+    optimizer = _OPTIMIZERS[metadata["recipe"]["optimizer"]]
     return f"""# {metadata["name"]} {metadata["version"]}
 
 {metadata["description"]}
@@ -133,7 +135,8 @@ meV/Å:
 
 {stages}
 
-{start}The recipe has the hash {metadata["recipe_sha256"][:16]}; `model.json` contains all of it.
+{start}The optimizer is {optimizer}. The recipe has the hash
+{metadata["recipe_sha256"][:16]}; `model.json` contains all of it.
 
 ## Training data
 

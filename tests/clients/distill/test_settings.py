@@ -14,8 +14,18 @@ def test_the_shares_of_the_phases_add_up(rounds):
     assert next(iter(shares)) == "sample-0"
     assert list(shares)[-1] == "measure"
     trainings = [share for name, share in shares.items() if name.startswith("train")]
-    assert sum(trainings) == pytest.approx(45)
+    assert sum(trainings) == pytest.approx(35)
     assert max(trainings) == trainings[-1]
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 5])
+def test_later_rounds_sample_for_longer_and_add_more_labels(rounds):
+    settings = DistillSettings(teacher="a:b", rounds=rounds)
+    shares = [settings.phases()[f"sample-{number}"] for number in range(rounds)]
+    labels = [settings.n_labels(192, number) for number in range(rounds)]
+    assert shares == pytest.approx([shares[0] * (number + 1) for number in range(rounds)])
+    assert labels == pytest.approx([labels[0] * (number + 1) for number in range(rounds)], abs=3)
+    assert DistillSettings(teacher="a:b", minutes=1.0).n_labels(10_000, 0) == 48
 
 
 def test_the_first_round_is_driven_by_the_teacher_and_later_ones_by_students():

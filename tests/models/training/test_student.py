@@ -121,10 +121,14 @@ def plan(data, out, teacher_file=None, **options):
 
 
 def shorten(out, *epochs):
-    """Give the recipe of a student these epochs; their number no longer depends on the machine."""
+    """Give the recipe of a student these epochs; their number no longer depends on the machine.
+
+    With so few steps, each must be longer than in a student of some minutes.
+    """
     recipe, about = read_recipe(out / "recipe.toml")
     stages = tuple(
-        dataclasses.replace(stage, epochs=n) for stage, n in zip(recipe.stages, epochs, strict=True)
+        dataclasses.replace(stage, epochs=n, learning_rate=2.0 * stage.learning_rate)
+        for stage, n in zip(recipe.stages, epochs, strict=True)
     )
     recipe = dataclasses.replace(recipe, stages=stages, evaluate_every=10, ema_decay=0.9)
     (out / "recipe.toml").write_text(recipe_text(recipe, about, "A test."))
@@ -135,7 +139,7 @@ def shorten(out, *epochs):
 def trained(data, more, teacher_file, tmp_path_factory):
     out = tmp_path_factory.mktemp("student")
     plan(data, out, teacher_file, name="noble")
-    main(arguments(data, shorten(out, 40, 8), *more))
+    main(arguments(data, shorten(out, 80, 8), *more))
     return out
 
 
@@ -190,6 +194,8 @@ def test_the_card_and_the_metadata_of_a_student_name_its_teacher(trained):
     card = (trained / "model" / "CARD.md").read_text()
     assert 'Crystals and clusters of "argon" and neon.' in card
     assert f"toy:lennard-jones (sha256 {'ab' * 8})" in card
+    assert metadata["recipe"]["optimizer"] == "muon"
+    assert "The optimizer is Muon." in card
 
 
 def test_the_recipe_of_a_student_is_made_from_its_data_and_written(data, tmp_path):
@@ -199,6 +205,7 @@ def test_the_recipe_of_a_student_is_made_from_its_data_and_written(data, tmp_pat
     assert [stage.name for stage in recipe.stages] == ["direct", "conservative"]
     assert [stage.is_conservative for stage in recipe.stages] == [False, True]
     assert min(stage.epochs for stage in recipe.stages) > 1
+    assert recipe.optimizer == "muon"
 
 
 def test_the_sums_of_messages_are_compiled_where_there_is_a_compiler(monkeypatch, caplog):

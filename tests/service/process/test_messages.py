@@ -1,5 +1,6 @@
 """Tests of the messages between processes: they are decoded unchanged."""
 
+import socket
 from dataclasses import fields
 
 import numpy as np
@@ -19,6 +20,7 @@ from twinforce_proto import (
 from twinforce_service.callers.caller import Caller
 from twinforce_service.engine.report import BatchReport, DeviceMemory, Usage
 from twinforce_service.process import messages
+from twinforce_service.process.channel import Channel
 from twinforce_service.process.request_messages import requests_from_message, requests_to_frames
 from twinforce_service.scheduling.request import JacobianRequest, JacobianRows, Request
 from twinforce_service.version import provenance_of
@@ -158,3 +160,22 @@ def test_large_arrays_are_not_copied():
     message = messages.read([memoryview(head), *map(memoryview, arrays)])
     [(_, request)] = requests_from_message(message)
     assert np.shares_memory(request.system.positions, system.positions)
+
+
+@pytest.mark.parametrize("n_answers", [1, 2])
+def test_answers_whose_columns_are_adjacent_in_memory_arrive_unchanged(n_answers):
+    generator = np.random.default_rng(5)
+    sent = [
+        Prediction(direct_forces=np.asfortranarray(generator.normal(size=(4, 3))))
+        for _ in range(n_answers)
+    ]
+    one, other = map(Channel, socket.socketpair())
+    try:
+        one.send(messages.answers_to_frames(enumerate(sent), REPORT))
+        (message,) = other.receive()
+    finally:
+        one.close()
+        other.close()
+    answers, _ = messages.answers_from_message(messages.read(message), {"soft": PROVENANCE})
+    for (_, answer), expected in zip(answers, sent, strict=True):
+        np.testing.assert_array_equal(answer.direct_forces, expected.direct_forces)

@@ -38,7 +38,7 @@ def write_round(
     testing = _groups((each for each in trajectories if each.walk.is_test), systems)
     if number == 0:
         testing = testing[int(_SETTLING * len(testing)) :]
-    n_labels = settings.n_labels(len(systems[0]))
+    n_labels = settings.n_labels(len(systems[0]), number)
     rng = np.random.default_rng([settings.seed, number])
     chosen = select_groups(training, n_labels, rng)
     tests = select_groups(testing, max(int(_TEST_SHARE * n_labels), 2), rng)

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from twinforce_models.training.config import Weights
+from twinforce_models.training.config import OptimizerName, Weights
 
-_DIRECT = Weights(energy=1.0, direct_forces=1.0, direct_stress=0.1, change=1.0)
+_DIRECT = Weights(energy=1.0, direct_forces=1.0, direct_stress=0.1, change=4.0)
 _CONSERVATIVE = Weights(
     energy=1.0,
     conservative_forces=0.5,
     conservative_stress=0.1,
     direct_forces=1.0,
     direct_stress=0.1,
-    change=1.0,
+    change=4.0,
 )
 
 
@@ -27,6 +27,8 @@ class StudentPreset:
         n_layers: Number of message-passing layers.
         n_radial: Number of radial functions.
         n_atoms_per_step: Number of atoms that a step evaluates if systems are smaller than that.
+        optimizer: Name of the optimizer.
+        weight_decay: Weight decay of the optimizer.
         learning_rates: Highest learning rate of the direct and of the conservative stage.
         conservative_share: Share of the time that the conservative stage gets.
         force_tolerance: Limit between quadratic and linear loss of a force error, relative to the
@@ -43,7 +45,9 @@ class StudentPreset:
     n_layers: int
     n_radial: int
     n_atoms_per_step: int = 192
-    learning_rates: tuple[float, float] = (4e-3, 1e-3)
+    optimizer: OptimizerName = "muon"
+    weight_decay: float = 0.04
+    learning_rates: tuple[float, float] = (1e-2, 2.5e-3)
     conservative_share: float = 0.2
     force_tolerance: float = 0.02
     energy_tolerance: float = 0.0005

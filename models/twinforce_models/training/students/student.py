@@ -130,10 +130,11 @@ def draft_recipe(order: StudentOrder, examples: Sequence[ase.Atoms]) -> Recipe:
         energy_tolerance=p.energy_tolerance,
         ema_decay=0.99,
         max_gradient_norm=10.0,
-        weight_decay=1e-4,
+        weight_decay=p.weight_decay,
         evaluate_every=1,
         split_key=_KEYS[0],
         group_key=_KEYS[1],
+        optimizer=p.optimizer,
     )
     parts = dataset.split_examples(examples, draft)
     for name, part in zip(("train", "test"), parts, strict=True):
