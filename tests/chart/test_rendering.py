@@ -20,6 +20,7 @@ from tests.chart.rendering import (
     template,
     unmounted,
 )
+from tests.chart.test_generated import generate
 from twinforce_service.clusters.drain import END_TIME
 from twinforce_service.flags import parse_settings
 from twinforce_service.settings import ENV_PREFIX, Settings
@@ -262,6 +263,7 @@ def test_names_are_looked_up_where_the_values_say_by_the_pods_and_their_test():
             OPEN | {"settings": {"otlp_endpoint": "http://a.example:4317"}},
             "settings.otlp_endpoint: expected networkPolicy.egress, rules that let the pods reach",
         ),
+        (OPEN | {"service": {"restPort": 8001}}, "service: expected different ports"),
         (OPEN | {"tls": {"clientCa": True}}, "expected tls.secretName or tls.issuerRef"),
         (OPEN | {"test": {"caSecretName": "c"}}, "test.caSecretName: expected TLS of the pods"),
         (OPEN | {"models": {"bundled": False}}, "expected models to serve"),
@@ -322,6 +324,14 @@ def test_names_are_looked_up_where_the_values_say_by_the_pods_and_their_test():
 def test_values_that_cannot_be_are_refused(values, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         template(values=values)
+
+
+def test_variables_that_would_precede_what_the_chart_relies_on_are_refused():
+    for name in sorted(generate.MADE | {"drain_timeout", "watchdog", "config"}):
+        variable = f"{ENV_PREFIX}{name.upper()}"
+        with pytest.raises(ValueError, match=f"in place of {variable}"):
+            template(values=OPEN | {"env": [{"name": variable, "value": "1"}]})
+    assert template(values=OPEN | {"env": [{"name": "TWINFORCE_MAX_WAITING", "value": "9"}]})
 
 
 @pytest.mark.parametrize(

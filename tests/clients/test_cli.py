@@ -204,6 +204,7 @@ def test_md_warns_of_direct_forces_without_a_thermostat(file, capsys):
     ("arguments", "status", "text"),
     [
         (["predict", "nothing.xyz"], 2, "nothing.xyz: no such file"),
+        (["bench", "grpc://127.0.0.1:1"], 2, "give the address of a service with --url"),
         (["predict", __file__], 2, "cannot be read"),
         (["predict", "{file}", "--index", "7:"], 2, "holds no atoms at '7:'"),
         (["predict", "{file}", "--outputs", "forces"], 1, "InvalidRequestError: outputs: expected"),

@@ -55,7 +55,8 @@ def read_atoms(path: Path, index: str) -> list[Any]:
     require("ase.io")
     selection = _selection(index)
     if not path.exists():
-        raise ValueError(f"{path}: no such file")
+        hint = "; give the address of a service with --url" if ":/" in str(path) else ""
+        raise ValueError(f"{path}: no such file{hint}")
     if not path.is_file():
         raise ValueError(f"{path}: expected a file, got {'a folder' if path.is_dir() else path}")
     found = _read(path, selection)

@@ -73,6 +73,7 @@ class AsePotential:
             UnsupportedOutputError: If it has no stress of a system like this one.
         """
         try:
+            self._calculator.results = {}  # as ASE does, before it asks about another system
             with torch.enable_grad():  # for calculators that use torch themselves
                 self._calculator.calculate(atoms, list(names), all_changes)
             results = dict(self._calculator.results)

@@ -157,6 +157,25 @@ def test_a_stress_that_one_system_asks_for_costs_another_nothing():
     np.testing.assert_array_equal(together.conservative_forces, forces)
 
 
+class Keeping(Calculator):
+    """Keeps what it has computed before, and tells a stress of crystals only."""
+
+    implemented_properties = ("energy", "forces", "stress")
+
+    def calculate(self, atoms=None, *_):
+        self.results |= {"energy": 1.0, "forces": np.zeros((len(atoms), 3))}
+        if atoms.pbc.all():
+            self.results["stress"] = np.ones(6)
+
+
+def test_nothing_is_left_of_the_system_before():
+    potential = AsePotential(Keeping())
+    crystal, _, slab, _ = map(ours, metals())
+    assert (predict(potential, [crystal], OUTPUTS)[0].conservative_stress != 0).any()
+    with pytest.raises(UnsupportedOutputError, match="lacks the stress"):
+        predict(potential, [slab], OUTPUTS)
+
+
 class Smeared(Calculator):
     """Tells a free energy, no stress, and where the atoms are."""
 

@@ -305,6 +305,7 @@ def test_the_description_of_the_api_is_shown_with_the_key_of_the_page(browser, t
         browser.open(server.rest_url)
         give(browser, key)
         browser.wait(lambda: browser.find("#predict").is_enabled())
+        browser.complaints()  # those of the page, which has asked for a key
         browser.click("nav a[href=docs]")
         browser.wait(lambda: "/v1/models/{model}/predict" in browser.text("#description"))
         assert browser.complaints() == []
