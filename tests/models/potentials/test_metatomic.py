@@ -1,5 +1,10 @@
 """An exported model with energies per system only, and with an output that is not served."""
 
+import json
+import shutil
+import sysconfig
+import zipfile
+from pathlib import Path
 from typing import Dict, List, Optional  # noqa: UP035
 
 import numpy as np
@@ -22,7 +27,7 @@ from tests import pets
 from twinforce_models import registry
 from twinforce_models.contract.contract import check_potential
 from twinforce_models.prediction import predict
-from twinforce_proto import OUTPUTS, UnsupportedOutputError
+from twinforce_proto import OUTPUTS, ModelLoadError, UnsupportedOutputError
 
 
 class Springs(torch.nn.Module):
@@ -118,3 +123,49 @@ def test_an_exported_model_can_be_the_conservative_part_of_a_hybrid(path):
     (alone,) = predict(registry.load(path).potential, [system], {"energy"})
     assert answer.energy == pytest.approx(alone.energy, abs=1e-12)
     assert np.abs(answer.direct_forces).max() > 0
+
+
+def listing(path, libraries, folder):
+    """Return a copy of an exported model that lists compiled extensions, by name and path."""
+    text = json.dumps([{"name": name, "path": each} for name, each in libraries.items()])
+    copy = folder / "listing.pt"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w") as new:
+        for entry in old.infolist():
+            is_list = entry.filename.endswith("/extra/extensions")
+            new.writestr(entry.filename, text if is_list else old.read(entry))
+    return copy
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """Install a package with a compiled library for the torch that runs here; return its path."""
+    built = sorted(Path(sysconfig.get_config_var("DESTSHARED") or "").glob("_heapq.*.so"))
+    if not built:
+        pytest.skip("this Python has no compiled module in a file of its own")
+    version = ".".join(torch.__version__.split(".")[:2])
+    path = tmp_path / "site" / "twist" / f"torch-{version}" / "libtwist.so"
+    path.parent.mkdir(parents=True)
+    shutil.copyfile(built[0], path)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    return path
+
+
+def test_an_installed_extension_is_loaded_in_the_build_for_this_torch(path, library, tmp_path):
+    model = registry.load(listing(path, {"twist": "twist/torch-1.0/libtwist.so"}, tmp_path))
+    assert str(library) in torch.ops.loaded_libraries
+    assert model.info.elements == (1, 6, 8)
+
+
+def test_what_lies_outside_of_the_installed_packages_is_not_loaded(path, library, tmp_path):
+    outside = shutil.copyfile(library, tmp_path / "libtwist.so")
+    libraries = {"upwards": "../libtwist.so", "absolute": str(outside)}
+    registry.load(listing(path, libraries, tmp_path))  # which needs none of them
+    assert str(outside) not in torch.ops.loaded_libraries
+
+
+def test_an_extension_that_is_missing_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "broken.pt", "w") as archive:
+        libraries = [{"name": "twist_torch", "path": "twist/lib/libtwist_torch.so"}]
+        archive.writestr("broken/extra/extensions", json.dumps(libraries))
+    with pytest.raises(ModelLoadError, match=r"compiled extensions that are not.*: twist_torch$"):
+        registry.load(tmp_path / "broken.pt")
