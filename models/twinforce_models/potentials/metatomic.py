@@ -24,7 +24,7 @@ from torch import Tensor
 from twinforce_models.batch import Batch
 from twinforce_models.loading.source import Source
 from twinforce_models.potential import DirectHeads, Heads
-from twinforce_models.potentials.extensions import load_extensions
+from twinforce_models.potentials.extensions import import_extensions
 from twinforce_models.potentials.quantities import (
     DIRECT_FORCE,
     DIRECT_STRESS,
@@ -219,7 +219,7 @@ def load(
         ModelLoadError: If the file is not an exported model, or the model cannot be served.
     """
     file = source.read()
-    missing = load_extensions(file.content)
+    missing = import_extensions(file.content)
     try:
         with file.private_copy() as copy:
             model = load_atomistic_model(str(copy))
@@ -227,7 +227,7 @@ def load(
         if missing:
             raise ModelLoadError(
                 f"{file.path}: the model was exported with compiled extensions that are not "
-                f"installed for torch {torch.__version__}: {', '.join(missing)}"
+                f"installed: {', '.join(missing)}"
             ) from error
         raise ModelLoadError(f"{file.path}: not an exported metatomic model: {error}") from error
     potential = MetatomicPotential(model, source.device, variant)

@@ -1,8 +1,7 @@
 """An exported model with energies per system only, and with an output that is not served."""
 
 import json
-import shutil
-import sysconfig
+import sys
 import zipfile
 from pathlib import Path
 from typing import Dict, List, Optional  # noqa: UP035
@@ -136,31 +135,22 @@ def listing(path, libraries, folder):
     return copy
 
 
-@pytest.fixture
-def library(tmp_path, monkeypatch):
-    """Install a package with a compiled library for the torch that runs here; return its path."""
-    built = sorted(Path(sysconfig.get_config_var("DESTSHARED") or "").glob("_heapq.*.so"))
-    if not built:
-        pytest.skip("this Python has no compiled module in a file of its own")
-    version = ".".join(torch.__version__.split(".")[:2])
-    path = tmp_path / "site" / "twist" / f"torch-{version}" / "libtwist.so"
-    path.parent.mkdir(parents=True)
-    shutil.copyfile(built[0], path)
+def test_the_package_of_an_extension_is_imported(path, tmp_path, monkeypatch):
+    """It registers the derivatives of its operations, which a library alone may lack."""
+    package = tmp_path / "site" / "twist" / "torch"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path / "site")
-    return path
-
-
-def test_an_installed_extension_is_loaded_in_the_build_for_this_torch(path, library, tmp_path):
-    model = registry.load(listing(path, {"twist": "twist/torch-1.0/libtwist.so"}, tmp_path))
-    assert str(library) in torch.ops.loaded_libraries
-    assert model.info.elements == (1, 6, 8)
-
-
-def test_what_lies_outside_of_the_installed_packages_is_not_loaded(path, library, tmp_path):
-    outside = shutil.copyfile(library, tmp_path / "libtwist.so")
-    libraries = {"upwards": "../libtwist.so", "absolute": str(outside)}
-    registry.load(listing(path, libraries, tmp_path))  # which needs none of them
-    assert str(outside) not in torch.ops.loaded_libraries
+    libraries = {
+        "twist_torch": "twist/torch/torch-2.0/lib/libtwist_torch.so",
+        "outside": "../twist/libtwist.so",
+    }
+    model = registry.load(listing(path, libraries, tmp_path))
+    assert Path(sys.modules["twist.torch"].__file__).parent == package
+    assert model.info.elements == (1, 6, 8)  # the model itself needs neither of them
+    for name in ("twist.torch", "twist"):
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_an_extension_that_is_missing_is_named(tmp_path):
