@@ -321,7 +321,12 @@ def test_the_errors_of_soap_stand_beside_those_of_the_paper():
     page = document(REPORTS, [], errors)
     assert "| **SOAP-BPNN conservative, 7 epochs** | **123.4** | **2.35** |" in page
     assert "| SOAP-BPNN direct | 111.9 | 3.20 |" in page
+    assert (
+        "options of the training ask for 200 epochs. After fewer (conservative and direct)" in page
+    )
     assert "## Errors of SOAP-BPNN" not in document(REPORTS, [])
+    whole = errors | {"conservative_epochs": 200.0, "direct_epochs": 250.0}
+    assert "After fewer" not in document(REPORTS, [], whole)
 
 
 @pytest.mark.parametrize(

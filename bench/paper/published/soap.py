@@ -11,6 +11,7 @@ are now asked for, from its last epoch. The test systems are those of the bundle
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -72,8 +73,8 @@ def train(kind: str, folder: Path, epochs: int | None, environment: Mapping[str,
             return
         print(f"{kind}: trained for {n_before} epochs before; continues to {epochs}")
     overrides = [] if epochs is None else ["-r", f"architecture.training.num_epochs={epochs}"]
-    recipe = Path(__file__).with_name(f"soap_{kind}.yaml")
-    command = [sys.executable, "-m", "metatrain", "train", str(recipe), "--restart", "auto"]
+    options = str(_options(kind))
+    command = [sys.executable, "-m", "metatrain", "train", options, "--restart", "auto"]
     subprocess.run([*command, *overrides], cwd=folder, env=environment, check=True)
 
 
@@ -86,6 +87,16 @@ def errors_of(folder: Path) -> dict[str, float]:
     epochs = {f"{kind}_epochs": float(n_epochs(folder / kind)) for kind in KINDS}
     errors = report.errors_of(report.compare(examples, predictions))
     return {"n_test_systems": float(len(examples))} | epochs | errors
+
+
+def n_planned(kind: str) -> int:
+    """Return the number of epochs in the options of a kind of forces."""
+    text = _options(kind).read_text(encoding="utf-8")
+    return int(re.findall(r"num_epochs: (\d+)", text)[0])
+
+
+def _options(kind: str) -> Path:
+    return Path(__file__).with_name(f"soap_{kind}.yaml")
 
 
 def n_epochs(folder: Path) -> int:

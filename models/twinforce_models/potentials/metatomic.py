@@ -24,6 +24,7 @@ from torch import Tensor
 from twinforce_models.batch import Batch
 from twinforce_models.loading.source import Source
 from twinforce_models.potential import DirectHeads, Heads
+from twinforce_models.potentials.extensions import import_extensions
 from twinforce_models.potentials.quantities import (
     DIRECT_FORCE,
     DIRECT_STRESS,
@@ -218,10 +219,16 @@ def load(
         ModelLoadError: If the file is not an exported model, or the model cannot be served.
     """
     file = source.read()
+    missing = import_extensions(file.content)
     try:
         with file.private_copy() as copy:
             model = load_atomistic_model(str(copy))
     except (RuntimeError, ValueError) as error:
+        if missing:
+            raise ModelLoadError(
+                f"{file.path}: the model was exported with compiled extensions that are not "
+                f"installed: {', '.join(missing)}"
+            ) from error
         raise ModelLoadError(f"{file.path}: not an exported metatomic model: {error}") from error
     potential = MetatomicPotential(model, source.device, variant)
     if source.dtype not in (None, potential.dtype):

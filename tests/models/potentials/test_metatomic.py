@@ -1,5 +1,9 @@
 """An exported model with energies per system only, and with an output that is not served."""
 
+import json
+import sys
+import zipfile
+from pathlib import Path
 from typing import Dict, List, Optional  # noqa: UP035
 
 import numpy as np
@@ -22,7 +26,7 @@ from tests import pets
 from twinforce_models import registry
 from twinforce_models.contract.contract import check_potential
 from twinforce_models.prediction import predict
-from twinforce_proto import OUTPUTS, UnsupportedOutputError
+from twinforce_proto import OUTPUTS, ModelLoadError, UnsupportedOutputError
 
 
 class Springs(torch.nn.Module):
@@ -118,3 +122,40 @@ def test_an_exported_model_can_be_the_conservative_part_of_a_hybrid(path):
     (alone,) = predict(registry.load(path).potential, [system], {"energy"})
     assert answer.energy == pytest.approx(alone.energy, abs=1e-12)
     assert np.abs(answer.direct_forces).max() > 0
+
+
+def listing(path, libraries, folder):
+    """Return a copy of an exported model that lists compiled extensions, by name and path."""
+    text = json.dumps([{"name": name, "path": each} for name, each in libraries.items()])
+    copy = folder / "listing.pt"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w") as new:
+        for entry in old.infolist():
+            is_list = entry.filename.endswith("/extra/extensions")
+            new.writestr(entry.filename, text if is_list else old.read(entry))
+    return copy
+
+
+def test_the_package_of_an_extension_is_imported(path, tmp_path, monkeypatch):
+    """It registers the derivatives of its operations, which a library alone may lack."""
+    package = tmp_path / "site" / "twist" / "torch"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    libraries = {
+        "twist_torch": "twist/torch/torch-2.0/lib/libtwist_torch.so",
+        "outside": "../twist/libtwist.so",
+    }
+    model = registry.load(listing(path, libraries, tmp_path))
+    assert Path(sys.modules["twist.torch"].__file__).parent == package
+    assert model.info.elements == (1, 6, 8)  # the model itself needs neither of them
+    for name in ("twist.torch", "twist"):
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_an_extension_that_is_missing_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "broken.pt", "w") as archive:
+        libraries = [{"name": "twist_torch", "path": "twist/lib/libtwist_torch.so"}]
+        archive.writestr("broken/extra/extensions", json.dumps(libraries))
+    with pytest.raises(ModelLoadError, match=r"compiled extensions that are not.*: twist_torch$"):
+        registry.load(tmp_path / "broken.pt")
