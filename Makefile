@@ -84,7 +84,7 @@ PIP_OPTIONS_perf_analyzer := --no-deps
 PROGRAM_VENVS := .venv-ecosystem
 RESULTS := build/ecosystem
 
-test-ecosystem: $(PROGRAMS:%=test-ecosystem-%)  ## run other programs with a service, and write the table of docs/ecosystem.md (PROGRAMS="sella ipi")
+test-ecosystem: $(PROGRAMS:%=test-ecosystem-%)  ## run other programs with a service, and print the table of docs/ecosystem.md (PROGRAMS="sella ipi")
 	PYTHONPATH=. $(BIN)/python -m tests.ecosystem.table $(RESULTS)
 
 # The programs that bring libraries of their own, such as MPI, have them in lib.

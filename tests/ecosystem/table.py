@@ -1,5 +1,7 @@
 """Print the table of programs from the results of their tests, and write it into docs/ecosystem.md.
 
+The page is written only if there are results of all programs, so that none is lost from it.
+
 python -m tests.ecosystem.table build/ecosystem
 """
 
@@ -38,12 +40,21 @@ def table_of(folder):
     ]
 
 
+def without_results(folder):
+    """Return the programs that have a test here but no file of results in a folder."""
+    tested = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
+    return sorted(tested - {path.stem for path in folder.glob("*.json")})
+
+
 def main(folder):
     lines = table_of(Path(folder))
     sys.stdout.write("\n".join([*lines, ""]))
-    before, rest = PAGE.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{after}")
+    if missing := without_results(Path(folder)):
+        sys.stdout.write(f"{PAGE} is left as it is: no results of {', '.join(missing)}\n")
+    else:
+        before, rest = PAGE.read_text().split(BEGIN)
+        after = rest.split(END)[1]
+        PAGE.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{after}")
     if any(result_of(row["outcomes"]) != "works" for row in rows_in(Path(folder))):
         sys.exit("some tests of programs failed or were not run")
 
