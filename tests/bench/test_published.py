@@ -364,7 +364,7 @@ def test_training_soap_asks_for_the_data_before_it_installs_anything(tmp_path):
     command = ["make", "train-soap", f"FAMILY_VENVS={tmp_path}/venvs", f"DATA={tmp_path}/none"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
-    assert f"DATA: expected a folder, got {tmp_path}/none" in done.stdout
+    assert f"DATA: expected the folder of the training data, got '{tmp_path}/none'" in done.stderr
     assert not (tmp_path / "venvs").exists()
 
 

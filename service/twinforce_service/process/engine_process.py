@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twinforce_proto import ModelLoadError, ServiceError, UnavailableError
+from twinforce_proto import ModelLoadError, PredictionError, ServiceError, UnavailableError
 from twinforce_service import logs
 from twinforce_service.engine.report import BatchReport
 from twinforce_service.engine.runs import Credit, Run, Update
@@ -81,10 +81,21 @@ class Outbox:
             self._send_failure(number, error)
 
     def send_batch(self, report: BatchReport) -> None:
-        """Send the answers since the last batch, and the report of this batch."""
+        """Send the answers since the last batch, and the report of this batch.
+
+        If they cannot be sent, which is an error in this program, their requests fail.
+        """
         answers, self._answers = self._answers, []
         if answers or not self._runs:
-            self._send(messages.answers_to_frames(answers, report))
+            try:
+                self._send(messages.answers_to_frames(answers, report))
+            except Exception as error:
+                logger.exception("the answers of a batch cannot be sent")
+                failure = PredictionError(
+                    f"the answer cannot be sent to the service: {type(error).__name__}: {error}"
+                )
+                failures = [(number, failure) for number, _ in answers]
+                self._send(messages.errors_to_frames(failures))
             return
         self._reports.append(report)
         if time.monotonic() - self._reported_at > _REPORTS_INTERVAL:
