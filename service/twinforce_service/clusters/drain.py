@@ -18,7 +18,7 @@ _MARGIN_S = 20.0
 
 
 class DrainTime:
-    """The time to finish accepted requests, from the begin of the stop.
+    """The time to finish accepted requests, from the beginning of the stop.
 
     Args:
         timeout: Seconds that it takes at most.
