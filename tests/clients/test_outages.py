@@ -13,6 +13,7 @@ import pytest
 from tests.clients.proxy import CountingProxy
 from tests.clients.refusing import RefusingProxy, RefusingServer
 from tests.clients.serving import port_of, serve
+from tests.logs import records_of
 from tests.potentials import Gated, loaded
 from tests.systems import molecule
 from tests.waiting import wait_until
@@ -577,7 +578,7 @@ def test_long_waits_are_logged_at_once_every_minute_and_at_the_end(clock, caplog
         retries.succeed()
     waiting = "waiting for the service: away"
     over = "the service answers again, after 150 s"
-    assert [record.message for record in caplog.records] == [waiting] * 3 + [over]
+    assert [record.message for record in records_of(caplog, "twinforce")] == [waiting] * 3 + [over]
 
 
 def test_short_outages_are_not_logged(clock, caplog):
@@ -585,4 +586,4 @@ def test_short_outages_are_not_logged(clock, caplog):
     retries.begin()
     clock.now += retries.pause_after(AWAY)
     retries.succeed()
-    assert not caplog.records
+    assert not records_of(caplog, "twinforce")

@@ -16,6 +16,7 @@ from ase.optimize import BFGS
 
 from tests.clients.proxy import CountingProxy
 from tests.clients.serving import ARGON, port_of, serve
+from tests.logs import records_of
 from tests.potentials import loaded
 from tests.systems import molecule
 from twinforce import AsyncClient, Client, Integrator, InvalidRequestError, ModelChangedError, Start
@@ -168,7 +169,7 @@ def test_allowed_weights_compute_all_anew_with_a_warning(service, servers, caplo
         service.switch()
         with caplog.at_level(logging.WARNING, logger="twinforce"):
             atoms.get_forces()
-        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert [record.levelname for record in records_of(caplog, "twinforce")] == ["WARNING"]
         assert SHORT_OLD in caplog.text
         assert SHORT_NEW in caplog.text
         energy = calculator.results["energy"]
@@ -177,7 +178,7 @@ def test_allowed_weights_compute_all_anew_with_a_warning(service, servers, caplo
         assert calculator.prediction.provenance.sha256 == NEW
         atoms.rattle(0.01)
         atoms.get_potential_energy()
-        assert len(caplog.records) == 1
+        assert len(records_of(caplog, "twinforce")) == 1
 
 
 def test_an_optimization_stops(service):
@@ -303,7 +304,7 @@ def test_a_restart_file_without_weights_says_that_they_were_not_checked(service,
         assert f"{old}: the weights that it was saved with are not known" in caplog.text
         caplog.clear()
         dynamics.restore(path)
-        assert not caplog.records
+        assert not records_of(caplog, "twinforce")
 
 
 def test_a_restart_file_of_a_service_is_not_continued_without_one(service, tmp_path):
@@ -361,7 +362,7 @@ def test_an_allowed_relaxation_goes_on_with_other_weights(service, caplog):
         service.switch()
         *_, last = reports
         assert last.provenance.sha256 == NEW
-        assert len(caplog.records) == 1
+        assert len(records_of(caplog, "twinforce")) == 1
 
 
 @pytest.mark.parametrize("encoding", ["protobuf", "json"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import free_ports
+from tests.logs import records_of
 from tests.potentials import ARGON, Soft, loaded
 from tests.systems import crystal
 from twinforce import Client
@@ -55,7 +56,7 @@ def nothing_is_computed(potential, caplog):
     n_before = len(potential.batches)
     yield
     assert len(potential.batches) == n_before
-    assert not caplog.records
+    assert not records_of(caplog, "twinforce_service")
 
 
 @pytest.mark.usefixtures("nothing_is_computed")
